@@ -1,0 +1,27 @@
+# make demo, make test: the README's two commands; make lint, make bench for developers.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test lint bench chaos
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/beatray demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+chaos: .venv/installed
+	BEATRAY_CHAOS=1 $(BIN)/python -m pytest tests/hostile

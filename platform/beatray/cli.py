@@ -1,0 +1,155 @@
+"""The command line. Light on purpose: help, version and errors need neither torch nor ray nor mlflow.
+
+Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the words do not make sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+KEYS = "settings as dotted words, for example train.workers=8; see configs/"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their help."""
+    top = argparse.ArgumentParser(
+        prog="beatray",
+        description="Self-supervised pretraining on clinical 12-lead ECGs, from recordings to a proven encoder.",
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="the whole main job on the bundled real recordings",
+        description="Ingest the bundled recordings, pretrain, evaluate on both tasks, track, report. About five minutes.",
+    )
+    demo.add_argument("--out", help="folder for everything it makes (default: beatray-demo)")
+    demo.add_argument("--overwrite", action="store_true", help="start anew: delete what an earlier demo made there")
+    _settings_words(demo)
+
+    ingest = commands.add_parser(
+        "ingest",
+        help="recordings into a corpus",
+        description="Read recordings (a folder, zip, tar or URI per source) into a verified Parquet corpus. "
+        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder). Interrupted, it continues; new recordings are added.",
+    )
+    ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and {KEYS}")
+    ingest.add_argument("--out", help="the corpus folder (default: corpus)")
+    ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first")
+    ingest.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+
+    corpus = commands.add_parser("corpus", help="look into a corpus: show, verify, splits")
+    corpus.add_argument("action", choices=("show", "verify", "splits"))
+    corpus.add_argument("path", metavar="CORPUS", help="folder or URI of the corpus")
+    corpus.add_argument("--json", action="store_true", help="print JSON")
+
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="train an encoder on a corpus",
+        description="Pretrain on a corpus with Ray Train; the same command continues an interrupted run. "
+        "Words: corpus= out= run= seed= objective= encoder= train.workers= train.epochs= train.batch_size= ...",
+    )
+    _settings_words(pretrain)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="prove an encoder on both tasks, beside its controls",
+        description="PTB-XL superclasses and LUDB segmentation, beside random weights, training from scratch and "
+        "hand-made features. Words: encoder=PATH|random corpus= out= task=classify|segment|all evaluate.KEY= ...",
+    )
+    _settings_words(evaluate)
+    return top
+
+
+def _settings_words(command: argparse.ArgumentParser) -> None:
+    command.add_argument("words", nargs="*", metavar="key=value", help=KEYS)
+    command.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; errors a user can mend are one readable line."""
+    words = parser().parse_args(argv)
+    if words.version:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(version("beatray"))
+        except PackageNotFoundError:
+            print("not installed (running from the source tree)")
+        return 0
+    if words.command is None:
+        parser().print_help()
+        return 2
+    from beatray.corpus.manifest import CorpusError
+    from beatray.settings import SettingsError
+
+    try:
+        return _dispatch(words)
+    except SettingsError as error:
+        print(f"beatray {words.command}: {error}", file=sys.stderr)
+        return 2
+    except (CorpusError, FileNotFoundError, FileExistsError) as error:
+        print(f"beatray {words.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: argparse.Namespace) -> int:
+    if getattr(words, "print_config", False):
+        return _print_config(words)
+    if words.command == "ingest":
+        from beatray.commands import ingest
+
+        ingest.run(*ingest.settings_from(words.words, words.out), overwrite=words.overwrite)
+        return 0
+    if words.command == "corpus":
+        from beatray.commands import corpus
+
+        if words.action == "show":
+            return corpus.show_corpus(words.path, words.json)
+        return corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
+    from beatray.train.checkpoint import CheckpointError
+    from beatray.train.errors import TrainingError
+
+    try:
+        if words.command == "pretrain":
+            from beatray.commands import pretrain
+
+            return 0 if pretrain.run(pretrain.settings_from(words.words)).finished else 1
+        if words.command == "evaluate":
+            from beatray.commands import evaluate
+
+            evaluate.run(evaluate.settings_from(words.words))
+            return 0
+        from beatray.commands import demo
+
+        return demo.run(demo.settings_from(words.words, words.out), overwrite=words.overwrite)
+    except (CheckpointError, TrainingError) as error:
+        print(f"beatray {words.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _print_config(words: argparse.Namespace) -> int:
+    import yaml
+
+    from beatray.settings import compose
+
+    extra = [f"out={words.out}"] if getattr(words, "out", None) else []
+    given = words.words
+    if words.command == "ingest":
+        from beatray.commands.ingest import split_words
+
+        sources, given = split_words(given)
+        content = {"sources": sources, **compose("ingest", [*given, *extra])}
+    else:
+        content = compose(words.command, [*given, *extra])
+    print(yaml.safe_dump(content, sort_keys=False), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""`beatray corpus show|verify|splits CORPUS`: what is in a corpus, whether it is whole, what may be trained on."""
+
+from __future__ import annotations
+
+import json
+
+from beatray.commands.console import say
+from beatray.commands.ingest import summary_text
+from beatray.corpus.reader import open_corpus, verify
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
+from beatray.corpus.summary import show
+
+
+def show_corpus(uri: str, as_json: bool) -> int:
+    """Print the summary; with `as_json` as one JSON object."""
+    manifest = open_corpus(uri).manifest
+    public = show(manifest)
+    if as_json:
+        say(json.dumps(public, indent=1, sort_keys=True))
+        return 0
+    say(f"corpus {uri}, manifest {manifest.number} ({manifest.hash[:12]})")
+    say(summary_text(public))
+    size = sum(shard.bytes for shard in manifest.shards)
+    say(f"  shards      {len(manifest.shards)} ({size / 1e6:.1f} MB)")
+    say(f"  detector    {manifest.recipe['detector']}")
+    return 0
+
+
+def verify_corpus(uri: str) -> int:
+    """Check every byte against the manifest; exit code 1 if anything differs."""
+    corpus = open_corpus(uri)
+    faults = list(verify(corpus))
+    for fault in faults:
+        say(fault)
+    if faults:
+        say(f"{len(faults)} faults. Restore the files named above from a copy, or ingest again with --overwrite.")
+        return 1
+    say(f"whole: {len(corpus.manifest.shards)} shards, {corpus.manifest.rows:,} rows, manifest {corpus.manifest.number}")
+    return 0
+
+
+def show_splits(uri: str, as_json: bool) -> int:
+    """Count rows by source and role, and the signals that came in more than once."""
+    index = open_corpus(uri).index
+    roles = assign_roles(index, SplitPolicy())
+    counts = {
+        source: {role.name.lower(): int(((index["source"] == source) & (roles == role)).sum()) for role in Role}
+        for source in sorted(index["source"].unique())
+    }
+    repeated = duplicates(index)
+    if as_json:
+        say(json.dumps({"rows": counts, "duplicates": repeated["record_id"].tolist()}, indent=1))
+        return 0
+    for source, by_role in counts.items():
+        say(f"  {source:10s} " + ", ".join(f"{name} {count:,}" for name, count in by_role.items()))
+    signals = repeated["content_hash"].nunique()
+    say(f"  {signals} signals occur more than once ({len(repeated)} rows); all rows of a signal share one role")
+    return 0

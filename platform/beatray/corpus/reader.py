@@ -1,0 +1,223 @@
+"""Reads a corpus: its index, whole columns of chosen rows, or single row groups for streaming.
+
+Contract: what is returned is what was written, or an error that names the shard. Page checksums catch damage inside
+pages; the byte count and SHA-256 of the manifest catch the rest (`verify`). Row groups are compared with the manifest
+as they are read, because a Parquet file that lost its tail or was emptied must not look like a smaller corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from beatray.corpus import schema
+from beatray.corpus.manifest import CorpusError, Manifest, Shard, read_manifest
+from beatray.corpus.store import Store
+from beatray.corpus.writer import FOLDER
+
+INDEX_COLUMNS = ("record_id", "patient_id", "source", "fold", "content_hash")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Chosen corpus rows in memory. Arrays are indexed by row; per-beat data are lists of arrays."""
+
+    record_id: list[str]
+    patient_id: list[str | None]
+    source: list[str]
+    fold: NDArray[np.int8]  # (n,), -1 where the source publishes none
+    signal_uv: NDArray[np.int16]  # (n, 12, 5000)
+    n_samples: NDArray[np.int32]
+    lead_mask: NDArray[np.int16]
+    flags: NDArray[np.int32]
+    r_peaks: list[NDArray[np.int32]]
+    beat_features: list[NDArray[np.float32]]  # (n_beats, F) each
+    record_features: NDArray[np.float32]  # (n, G)
+    labels: list[tuple[str, ...]]
+    waves: list[NDArray[np.void]]  # record.WAVE_DTYPE
+    age: NDArray[np.float32]  # NaN where unknown
+    sex: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.record_id)
+
+    def take(self, index: Sequence[int] | NDArray[Any]) -> Rows:
+        """The rows at `index` (positions or a boolean mask), in that order."""
+        positions = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index, np.int64)
+        chosen = {}
+        for item in fields(self):
+            column = getattr(self, item.name)
+            chosen[item.name] = (
+                column[positions] if isinstance(column, np.ndarray) else [column[p] for p in positions.tolist()]
+            )
+        return Rows(**chosen)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One snapshot of a corpus, opened for reading."""
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the rows were made; a model refuses a corpus whose recipe differs."""
+        return self.manifest.recipe
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One light line per row, in manifest order: `INDEX_COLUMNS` and (shard, group, row), fold -1 for none."""
+        parts = []
+        for number, shard in enumerate(self.manifest.shards):
+            table = self._read(shard, list(INDEX_COLUMNS))
+            frame = pd.DataFrame({name: table[name].to_pylist() for name in INDEX_COLUMNS})
+            frame["fold"] = [-1 if f is None else f for f in table["fold"].to_pylist()]
+            groups = np.repeat(np.arange(len(shard.row_groups)), shard.row_groups)
+            starts = np.concatenate([[0], np.cumsum(shard.row_groups)[:-1]]) if shard.rows else np.empty(0, int)
+            frame["shard"], frame["group"] = number, groups
+            frame["row"] = np.arange(shard.rows) - np.asarray(starts, int)[groups]
+            parts.append(frame)
+        if not parts:
+            return pd.DataFrame(columns=[*INDEX_COLUMNS, "shard", "group", "row"])
+        return pd.concat(parts, ignore_index=True)
+
+    def rows(self, positions: Sequence[int] | NDArray[Any] | None = None) -> Rows:
+        """Load rows by their position in `index` (default: all), in the order asked for."""
+        index = self.index
+        wanted = np.arange(len(index)) if positions is None else np.asarray(positions)
+        wanted = np.flatnonzero(wanted) if wanted.dtype == bool else wanted.astype(np.int64)
+        first = np.concatenate([[0], np.cumsum([s.rows for s in self.manifest.shards])]).astype(np.int64)
+        shard_of = np.searchsorted(first, wanted, side="right") - 1
+        parts, order = [], []
+        for number in np.unique(shard_of).tolist():
+            here = np.flatnonzero(shard_of == number)
+            table = self._read(self.manifest.shards[number], None)
+            parts.append(table.take(pa.array(wanted[here] - first[number])))
+            order.append(here)
+        if not parts:
+            return rows_of(schema.SCHEMA.empty_table())
+        table = pa.concat_tables(parts)
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return rows_of(table.take(pa.array(back)))
+
+    def row_group(self, shard_number: int, group: int, columns: Sequence[str]) -> pa.Table:
+        """One row group, checked against the manifest; CorpusError names the shard when it does not match."""
+        return read_row_group(self.store, self.manifest.shards[shard_number], group, columns)
+
+    def _read(self, shard: Shard, columns: list[str] | None) -> pa.Table:
+        with _named(shard):
+            file = _open(self.store, shard)
+            table = file.read(columns=columns)
+        if table.num_rows != shard.rows:
+            raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest says {shard.rows}")
+        return table
+
+
+class _named:
+    """Turns a reading error into a CorpusError that names the shard: Arrow's own errors carry no path."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, pa.ArrowException)) and not isinstance(error, CorpusError):
+            raise CorpusError(
+                f"shard {self.shard.name} cannot be read ({error}). Restore it from a copy, or run "
+                "`beatray corpus verify` to see every damaged shard."
+            ) from error
+
+
+def _open(store: Store, shard: Shard) -> pq.ParquetFile:
+    size = store.size(f"{FOLDER}/{shard.name}")
+    if size != shard.bytes:
+        what = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
+        raise CorpusError(f"shard {shard.name} {what}. Restore it from a copy or ingest again.")
+    return pq.ParquetFile(store.open_input(f"{FOLDER}/{shard.name}"), page_checksum_verification=True)
+
+
+def read_row_group(store: Store, shard: Shard, group: int, columns: Sequence[str]) -> pa.Table:
+    """Row group `group` of `shard` with `columns`; CorpusError names the shard when it is not what was written."""
+    with _named(shard):
+        file = _open(store, shard)
+        if file.num_row_groups != len(shard.row_groups):
+            raise CorpusError(f"shard {shard.name} has {file.num_row_groups} row groups, not {len(shard.row_groups)}")
+        table = file.read_row_group(group, columns=list(columns))
+    if table.num_rows != shard.row_groups[group]:
+        raise CorpusError(f"row group {group} of shard {shard.name} has {table.num_rows} rows")
+    return table
+
+
+def rows_of(table: pa.Table) -> Rows:
+    """A table of the corpus schema as `Rows`."""
+    table = table.combine_chunks()
+    features = [schema.beat_features_of(raw) for raw in table["beat_features"].to_pylist()]
+    record_features = [np.asarray(row, np.float32) for row in table["record_features"].to_pylist()]
+    return Rows(
+        record_id=table["record_id"].to_pylist(),
+        patient_id=table["patient_id"].to_pylist(),
+        source=table["source"].to_pylist(),
+        fold=np.array([-1 if f is None else f for f in table["fold"].to_pylist()], np.int8),
+        signal_uv=schema.signals_of(table["signal"]) if len(table) else np.empty((0, 12, 5000), np.int16),
+        n_samples=table["n_samples"].to_numpy().astype(np.int32),
+        lead_mask=table["lead_mask"].to_numpy().astype(np.int16),
+        flags=table["flags"].to_numpy().astype(np.int32),
+        r_peaks=[np.asarray(p, np.int32) for p in table["r_peaks"].to_pylist()],
+        beat_features=features,
+        record_features=np.stack(record_features) if record_features else np.empty((0, 0), np.float32),
+        labels=[tuple(codes) for codes in table["labels"].to_pylist()],
+        waves=[schema.waves_in(w) for w in table["waves"].to_pylist()],
+        age=np.array([np.nan if a is None else a for a in table["age"].to_pylist()], np.float32),
+        sex=table["sex"].to_pylist(),
+    )
+
+
+def open_corpus(uri: str, number: int | None = None) -> Corpus:
+    """Open the corpus at a folder or URI: its latest snapshot, or manifest `number`.
+
+    Raises CorpusError if there is none, if the manifest is damaged or if its schema is newer than this version reads.
+    """
+    store = Store(str(uri))
+    manifest = read_manifest(store, number)
+    version = manifest.recipe.get("schema_version")
+    if version != schema.VERSION:
+        raise CorpusError(f"{uri} has schema version {version}; this beatray reads {schema.VERSION}. Ingest it again.")
+    return Corpus(store, manifest)
+
+
+def verify(corpus: Corpus) -> Iterator[str]:
+    """Check every shard against the manifest; yields one line per fault, nothing if all is whole."""
+    expected = {shard.name for shard in corpus.manifest.shards}
+    for shard in corpus.manifest.shards:
+        try:
+            data = corpus.store.read(f"{FOLDER}/{shard.name}")
+        except OSError as error:
+            yield f"shard {shard.name}: cannot be read ({error})"
+            continue
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            yield f"shard {shard.name}: its SHA-256 is not the one in the manifest ({len(data)} of {shard.bytes} bytes)"
+            continue
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns=["record_id"])
+        if table.num_rows != shard.rows:
+            yield f"shard {shard.name}: {table.num_rows} rows where the manifest says {shard.rows}"
+    refused = corpus.manifest.quarantine
+    if refused:
+        try:
+            if hashlib.sha256(corpus.store.read(refused["name"])).hexdigest() != refused["sha256"]:
+                yield f"{refused['name']}: its SHA-256 is not the one in the manifest"
+        except OSError as error:
+            yield f"{refused['name']}: cannot be read ({error})"
+    if len(expected) != len(corpus.manifest.shards):
+        yield "the manifest names a shard twice"

@@ -1,0 +1,85 @@
+"""Which rows may be trained on: splits by patient, never by recording.
+
+Published folds decide where a source has them (PTB-XL: 1-8 train, 9 validation, 10 test; Strodthoff et al. 2021,
+doi:10.1109/JBHI.2020.3022989). LUDB publishes none: two fifths of its records, chosen by a hash of the record's name,
+are the test set for good. Rows tied together, by patient or by the same signal in another source, always share the
+strictest role among them, so a test recording that comes in twice never leaks into training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+class Role(IntEnum):
+    """What a row may be used for; the larger value wins within a group of tied rows."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPolicy:
+    """Which published folds are kept out of training, and how much of a source without folds is its test set."""
+
+    validation_folds: tuple[int, ...] = (9,)
+    test_folds: tuple[int, ...] = (10,)
+    fold_sources: tuple[str, ...] = ("ptbxl",)
+    hashed_test_sources: tuple[str, ...] = ("ludb",)
+    hashed_test_fifths: int = 2
+
+
+def hashed_fifth(record_name: str) -> int:
+    """0..4, by BLAKE2b of the record's name: stable over versions, machines and other records."""
+    return int.from_bytes(hashlib.blake2b(record_name.encode(), digest_size=8).digest(), "little") % 5
+
+
+def assign_roles(index: pd.DataFrame, policy: SplitPolicy) -> NDArray[np.int8]:
+    """Role of every row of `index` (columns record_id, patient_id, source, fold, content_hash)."""
+    source, fold = index["source"].to_numpy(), index["fold"].to_numpy(np.int16)
+    roles = np.zeros(len(index), np.int8)
+    by_fold = np.isin(source, policy.fold_sources)
+    roles[by_fold & np.isin(fold, policy.validation_folds)] = Role.VALIDATION
+    roles[by_fold & np.isin(fold, policy.test_folds)] = Role.TEST
+    for position in np.flatnonzero(np.isin(source, policy.hashed_test_sources)):
+        name = str(index["record_id"].iloc[position]).partition("#")[0]
+        if hashed_fifth(name) < policy.hashed_test_fifths:
+            roles[position] = Role.TEST
+    groups = tied_groups(index)
+    strictest = np.zeros(groups.max(initial=-1) + 1, np.int8)
+    np.maximum.at(strictest, groups, roles)
+    return strictest[groups]
+
+
+def tied_groups(index: pd.DataFrame) -> NDArray[np.int64]:
+    """Group number of every row: rows of one recording, one patient or one signal share a group.
+
+    Connected components of the bipartite graph between rows and their patient and content-hash keys.
+    """
+    n = len(index)
+    if n == 0:
+        return np.empty(0, np.int64)
+    recording = index["record_id"].str.partition("#")[0]
+    owner = index["patient_id"].where(index["patient_id"].notna(), "recording:" + recording)
+    patient = pd.factorize(owner)[0]
+    signal = pd.factorize(index["content_hash"])[0] + patient.max() + 1
+    rows = np.arange(n)
+    keys = np.concatenate([patient, signal])
+    size = n + int(keys.max()) + 1
+    graph = coo_array((np.ones(2 * n, np.int8), (np.concatenate([rows, rows]), n + keys)), shape=(size, size))
+    return np.asarray(connected_components(graph, directed=False)[1][:n], np.int64)
+
+
+def duplicates(index: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose signal occurs more than once, ordered by signal."""
+    repeated = index[index.duplicated("content_hash", keep=False)]
+    return repeated.sort_values(["content_hash", "record_id"])

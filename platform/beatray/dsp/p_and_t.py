@@ -1,0 +1,180 @@
+"""The P and the T wave of every beat, once the QRS bounds are known: the second half of `delineate`.
+
+Both waves are looked for in the smoothed lead vector, measured from the chord that joins the ends of their search window;
+what sets them apart is where the window lies, and that a P wave must also prove that it is there (`P_RULE`).
+
+Contract: `slow_btl` is float32 (B, T, L), time before lead, at about 125 Hz; every position that goes in or comes out is
+a sample of it. Beats of all records stand in one row, record after record (`Beats`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+T_WINDOW_S, T_START_S, T_GAP_S, T_RR_SHARE = 0.62, 0.04, 0.04, 0.65
+T_ONSET_REACH_S, T_OFFSET_REACH_S = 0.12, 0.13
+P_WINDOW_S, P_END_S, P_BLEND = 0.32, 0.024, 0.6
+P_ONSET_REACH_S, P_OFFSET_REACH_S = 0.10, 0.065
+MIN_WAVE_MV = 0.01
+P_RULE = {"bias": -3.6, "agreement": 2.3, "coherence": 5.8, "irregularity": -7.4, "prematurity": 1.3}
+"""P present if bias + sum of weight * feature > 0. `agreement`: correlation of the beat's P window with the mean of the
+other beats; `coherence`: share of the windows' energy that repeats, (n |mean|^2 / mean |.|^2 - 1) / (n - 1);
+`irregularity`: SD over mean of RR, at most 0.5; `prematurity`: RR before the beat over mean RR, at most 1.5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """The beats of a chunk in one row: record, position at the working rate, neighbours (-1 and n_time if none)."""
+
+    owner: NDArray[np.int64]
+    first: NDArray[np.bool_]
+    last: NDArray[np.bool_]
+    r: NDArray[np.int64]
+
+
+def _window(
+    slow_btl: NDArray[np.float32], owner: NDArray[np.int64], start: NDArray[np.int64], width: int
+) -> NDArray[np.float32]:
+    """(n_beats, width, L) samples from `start` on; the record's ends are held."""
+    n_records, n_time, n_leads = slow_btl.shape
+    at = np.clip(start[:, None] + np.arange(width), 0, n_time - 1) + owner[:, None] * n_time
+    return slow_btl.reshape(n_records * n_time, n_leads).take(at, axis=0)
+
+
+def _from_chord(
+    window: NDArray[np.float32], low: NDArray[np.int64], high: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The window minus the straight line through its samples `low` and `high`, per beat and lead."""
+    row = np.arange(len(window))
+    left = window[row, low]
+    slope = (window[row, high] - left) / np.maximum(high - low, 1)[:, None].astype(np.float32)
+    position = (np.arange(window.shape[1]) - low[:, None]).astype(np.float32)
+    return window - left[:, None] - slope[:, None] * position[..., None]
+
+
+def find_t(
+    slow_btl: NDArray[np.float32],
+    rate_hz: float,
+    beats: Beats,
+    qrs_onset: NDArray[np.int64],
+    qrs_offset: NDArray[np.int64],
+    last_sample: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Onset, peak, offset (3, n_beats) at the rate of `slow_btl`, and presence."""
+    width = round(T_WINDOW_S * rate_hz)
+    here = last_sample[beats.owner]
+    until = np.where(beats.last, here, np.append(qrs_onset[1:], 0) - round(0.04 * rate_hz))
+    rr = np.where(beats.last, np.where(beats.first, 0.8 * rate_hz, beats.r - np.append(0, beats.r[:-1])), 0)
+    rr = np.where(beats.last, rr, np.append(beats.r[1:], 0) - beats.r)
+    until = np.minimum(until, beats.r + (T_RR_SHARE * rr).astype(np.int64))
+    length = np.clip(np.minimum(until, here) - qrs_offset, 0, width - 1)
+    low = np.minimum(round(T_START_S * rate_hz), length)
+    window = _window(slow_btl, beats.owner, qrs_offset, width)
+    away = _from_chord(window, low, length)
+    column = np.arange(width)
+    inside = (column >= low[:, None] + round(T_GAP_S * rate_hz)) & (column <= length[:, None] - round(0.02 * rate_hz))
+    distance = np.where(inside, np.einsum("nwl,nwl->nw", away, away), 0)
+    peak = distance.argmax(axis=1)
+    curve, height = _project(window, away, peak)
+    reach = np.minimum(length, peak + round(T_OFFSET_REACH_S * rate_hz))
+    offset = _trapezium(curve, peak, reach, +1)
+    onset = _trapezium(curve, peak, np.maximum(0, peak - round(T_ONSET_REACH_S * rate_hz)), -1)
+    present = (length > round(0.1 * rate_hz)) & (height > MIN_WAVE_MV)
+    return qrs_offset + np.stack([onset, peak, offset]), present
+
+
+def find_p(
+    slow_btl: NDArray[np.float32],
+    rate_hz: float,
+    beats: Beats,
+    qrs_onset: NDArray[np.int64],
+    qrs_offset: NDArray[np.int64],
+    t_offset: NDArray[np.int64],
+    t_present: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Onset, peak, offset (3, n_beats) at the rate of `slow_btl`, and presence by `P_RULE`."""
+    width = round(P_WINDOW_S * rate_hz)
+    start = qrs_onset - width
+    before = np.append(0, np.where(t_present, t_offset, qrs_offset + round(0.1 * rate_hz))[:-1])
+    before = np.where(beats.first, np.maximum(0, beats.r - round(0.4 * rate_hz)), before)
+    low = np.clip(np.maximum(before - start, -start), 0, width - 1)
+    high = np.maximum(np.full(len(low), width - round(P_END_S * rate_hz)), low)
+    window = _window(slow_btl, beats.owner, start, width + 1)
+    column = np.arange(width + 1)
+    inside = (column >= low[:, None]) & (column <= high[:, None])
+    away = _from_chord(window, low, high) * inside[..., None].astype(np.float32)
+    features, others = _agreement(away, rate_hz, beats)
+    share = (P_BLEND * np.clip(features["agreement"] / 0.4, 0, 1)).astype(np.float32)[:, None, None]
+    blended = away + share * (others - away)
+    distance = np.einsum("nwl,nwl->nw", blended, blended) * inside
+    peak = np.clip(distance.argmax(axis=1), low, high)
+    curve, height = _project(window, away, peak)
+    reach = np.minimum(width, peak + round(P_OFFSET_REACH_S * rate_hz))
+    offset = _trapezium(curve, peak, reach, +1)
+    onset = _trapezium(curve, peak, np.maximum(low, peak - round(P_ONSET_REACH_S * rate_hz)), -1)
+    score = P_RULE["bias"] + sum(P_RULE[name] * value for name, value in features.items())
+    present = (score > 0) & (high - low > round(0.05 * rate_hz)) & (height > MIN_WAVE_MV)
+    return start + np.stack([onset, peak, offset]), present
+
+
+def _agreement(
+    away: NDArray[np.float32], rate_hz: float, beats: Beats
+) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.float32]]:
+    """The four numbers of `P_RULE` per beat, and the mean P window of the record's other beats."""
+    starts = np.flatnonzero(beats.first)
+    count = np.diff(np.append(starts, len(beats.r)))
+    group = np.cumsum(beats.first) - 1
+    n = count[group].astype(np.float32)
+    total = np.add.reduceat(away, starts, axis=0)
+    others = (total[group] - away) / np.maximum(n - 1, 1)[:, None, None]
+    own_energy = np.einsum("nwl,nwl->n", away, away)
+    other_energy = np.einsum("nwl,nwl->n", others, others)
+    agreement = np.einsum("nwl,nwl->n", away, others) / np.sqrt(np.maximum(own_energy * other_energy, 1e-12))
+    energy = np.maximum(np.add.reduceat(own_energy, starts), 1e-12)
+    repeated = np.einsum("nwl,nwl->n", total, total) / energy
+    coherence = ((repeated - 1) / np.maximum(count - 1, 1))[group]
+    rr = np.where(beats.first, 0, beats.r - np.append(0, beats.r[:-1])).astype(np.float64)
+    mean_rr = (np.add.reduceat(rr, starts) / np.maximum(count - 1, 1))[group]
+    spread = np.where(beats.first, 0, (rr - mean_rr) ** 2)
+    sd_rr = np.sqrt(np.add.reduceat(spread, starts) / np.maximum(count - 1, 1))[group]
+    alone = n < 2  # nothing to compare with: neutral values, so that one clean beat keeps its P wave
+    return {
+        "agreement": np.where(alone, 0.7, agreement),
+        "coherence": np.where(alone, 0.7, coherence),
+        "irregularity": np.minimum(sd_rr / np.maximum(mean_rr, 1), 0.5),
+        "prematurity": np.where(beats.first, 1.0, np.minimum(rr / np.maximum(mean_rr, 1), 1.5)),
+    }, others
+
+
+def _project(
+    window: NDArray[np.float32], away: NDArray[np.float32], peak: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The window's leads projected on the direction the vector has at its peak, and its length there per lead."""
+    vector = away[np.arange(len(away)), peak]
+    height = np.sqrt(np.einsum("nl,nl->n", vector, vector))
+    direction = vector / np.maximum(height, 1e-9)[:, None]
+    return np.einsum("nwl,nl->nw", window, direction), height / np.float32(np.sqrt(max(1, window.shape[2])))
+
+
+def _trapezium(
+    curve: NDArray[np.float32], peak: NDArray[np.int64], reference: NDArray[np.int64], side: int
+) -> NDArray[np.int64]:
+    """Foot of a wave on one side of its peak.
+
+    From the steepest point m between peak and reference, the foot is the t that makes the trapezium with corners at
+    curve[m], curve[t] and the reference largest: (curve[m] - curve[t]) * (2 * reference - t - m).
+    """
+    column = np.arange(curve.shape[1])
+    slope = np.zeros_like(curve)
+    slope[:, 1:-1] = (curve[:, 2:] - curve[:, :-2]) * np.float32(side)
+    before_reference = (reference[:, None] - column) * side >= 0
+    inside = ((column - peak[:, None]) * side >= 0) & before_reference
+    steepest = np.where(inside, slope, np.inf).argmin(axis=1)
+    level = curve[np.arange(len(curve)), steepest][:, None]
+    area = (level - curve) * (((2 * reference - steepest)[:, None] - column) * side)
+    inside = ((column - steepest[:, None]) * side >= 0) & before_reference
+    foot: NDArray[np.int64] = np.where(inside, area, -np.inf).argmax(axis=1)
+    return foot

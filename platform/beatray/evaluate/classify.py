@@ -1,0 +1,136 @@
+"""The classification task: which of the five diagnostic superclasses a recording shows (multilabel).
+
+`frozen`: the logistic probe on pooled features (`probe.probe`). `finetune`: encoder and a linear layer end to end on
+random 5-s crops, binary cross-entropy. Started from random weights they are the two controls. Beside them stand the
+probe on measured features (intervals, amplitudes: no network at all) and the probe on permuted labels, which must fall
+to chance, or labels leak.
+
+Thresholds of a fine-tuned model: a first run trains on all but one inner fold of the training part and is scored on that fold;
+the second run, trained on all of it, is the one that is tested.
+
+Contract: `x_mv` (n, 12, 5000) float32, `truth` (n, c) bool; scores are probabilities (n_test, c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from beatray.evaluate.fit import crop_starts, fit
+from beatray.evaluate.metrics import best_thresholds
+from beatray.evaluate.results import Decisions
+from beatray.evaluate.segment import PREDICT_BATCH, autocast
+from beatray.evaluate.settings import FitSettings
+from beatray.evaluate.split import Index, nested_fractions, patient_folds
+from beatray.models.encoder import Encoder
+from beatray.models.heads import LinearClassifier
+
+
+def finetune(
+    make_encoder: Callable[[], Encoder],
+    x_mv: NDArray[np.float32],
+    n_samples: NDArray[np.int64],
+    truth: NDArray[np.bool_],
+    patients: Sequence[str | None],
+    train: Index,
+    test: Index,
+    settings: FitSettings,
+    encoder_rate: float,
+    n_folds: int,
+    seed: int,
+    *,
+    bf16: bool = False,
+    device: str = "cpu",
+) -> Decisions:
+    """Train two models of fresh encoders, one for the thresholds and one to test; see the module's words."""
+
+    def trained(part: Index) -> nn.Module:
+        return train_classifier(
+            make_encoder(), x_mv, n_samples, truth, part, settings, encoder_rate, seed, bf16=bf16, device=device
+        )
+
+    fit_on, held_out = (train[part] for part in patient_folds(patients, train, n_folds, seed)[0])
+    rehearsed = predict(trained(fit_on), x_mv, n_samples, held_out, device)
+    return Decisions(predict(trained(train), x_mv, n_samples, test, device), best_thresholds(truth[held_out], rehearsed))
+
+
+def train_classifier(
+    encoder: Encoder,
+    x_mv: NDArray[np.float32],
+    n_samples: NDArray[np.int64],
+    truth: NDArray[np.bool_],
+    train: Index,
+    settings: FitSettings,
+    encoder_rate: float,
+    seed: int,
+    *,
+    bf16: bool = False,
+    device: str = "cpu",
+) -> nn.Module:
+    """`encoder` (changed in place) and a linear layer, trained on the records `train`."""
+    torch.manual_seed(seed)
+    model = Classifier(encoder, truth.shape[1]).to(device).train()
+    generator = np.random.default_rng([seed, 0xC809])
+    length = min(settings.crop_samples, x_mv.shape[2])
+
+    def step_loss(positions: NDArray[np.int64]) -> Tensor:
+        records = train[positions]
+        starts = crop_starts(n_samples[records], length, generator)
+        x = np.stack([x_mv[r, :, s : s + length] for r, s in zip(records, starts, strict=True)])
+        valid = torch.from_numpy((n_samples[records] - starts).clip(1, length))
+        y = torch.from_numpy(truth[records].astype(np.float32))
+        with autocast(bf16, device):
+            logits = model(torch.from_numpy(x).to(device), valid.to(device))
+        return functional.binary_cross_entropy_with_logits(logits.float(), y.to(device))
+
+    groups: list[tuple[nn.Module, float]] = [(model.encoder, encoder_rate), (model.head, settings.head_rate)]
+    fit(groups, step_loss, len(train), settings, seed)
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, x_mv: NDArray[np.float32], n_samples: NDArray[np.int64], index: Index, device: str = "cpu"
+) -> NDArray[np.float64]:
+    """Probabilities (len(index), c) of whole records."""
+    parts = []
+    for first in range(0, len(index), PREDICT_BATCH):
+        records = index[first : first + PREDICT_BATCH]
+        x = torch.from_numpy(np.array(x_mv[records], np.float32)).to(device)
+        logits = model(x, torch.from_numpy(n_samples[records]).to(device))
+        parts.append(torch.sigmoid(logits.float()).cpu())
+    return torch.cat(parts).double().numpy()
+
+
+def shuffled_labels(truth: NDArray[np.bool_], train: Index, seed: int) -> NDArray[np.bool_]:
+    """A copy of `truth` with the label rows of `train` permuted: a probe trained on it must score 0.5 on average.
+
+    Whole rows move, so the classes keep their frequencies and their company; the truth of other records stays.
+    """
+    permuted = truth.copy()
+    permuted[train] = truth[np.random.default_rng([seed, 0x5FFF]).permutation(train)]
+    return permuted
+
+
+def subsample(patients: Sequence[str | None], train: Index, share: float, seed: int) -> Index:
+    """The records of a random `share` of the training patients: what one seed of this task sees."""
+    return nested_fractions(patients, train, (share,), seed)[share]
+
+
+class Classifier(nn.Module):
+    """Encoder, its own pool, one linear layer."""
+
+    def __init__(self, encoder: Encoder, n_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = LinearClassifier(encoder.embed_dim, n_classes)
+
+    def forward(self, x_mv: Tensor, n_samples: Tensor) -> Tensor:
+        """Signal (B, 12, T) with valid lengths (B,) to logits (B, c)."""
+        logits: Tensor = self.head(self.encoder.pool(self.encoder.forward_features(x_mv), n_samples))
+        return logits

@@ -1,0 +1,163 @@
+"""What one evaluation found: every run with its numbers, kept so that each table and interval can be made again.
+
+A run is one training of one head (and perhaps encoder) on one set of labels. Beside its scores it keeps what they were
+computed from, per test record, which is what a paired bootstrap needs.
+
+`results.json` holds all of it as plain JSON; numbers that are not finite are written as null. The label maps of one
+run, for the pictures, lie beside it in `predictions.npz` (plain arrays, read without pickle).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.evaluate.metrics import (
+    SegmentCounts,
+    macro_auroc,
+    macro_f1,
+    mean_of_known,
+    pooled_f1,
+    record_dice,
+)
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.record import WAVE_KINDS
+
+ARMS = ("pretrained", "random", "features", "shuffled")
+"""The encoder under test; the same one from random weights; measured features; permuted labels."""
+
+METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "f1")}
+"""The scores a table shows, first the main one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Classification of the test part: probabilities (n_test, c) and the thresholds (c,) of the training part."""
+
+    scores: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One trained model on one set of labels. `encoder` is its label, `architecture` ties an encoder to its control."""
+
+    task: str
+    protocol: str
+    arm: str
+    encoder: str
+    architecture: str
+    fraction: float
+    train_records: int
+    seed: int
+    seconds: float
+    outcome: SegmentCounts | Decisions
+    metrics: dict[str, float]
+    predictions: NDArray[np.int8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPart:
+    """What a task was run on: records of the two parts, in order, and the truth of the test part.
+
+    `truth` is (n_test, c) bool for the classification, None for the segmentation, whose counts contain it.
+    """
+
+    task: str
+    train_ids: tuple[str, ...]
+    test_ids: tuple[str, ...]
+    test_patients: tuple[str, ...]
+    truth: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All runs of one call, and `notes` on what was left out and why."""
+
+    settings: EvaluateSettings
+    parts: dict[str, TaskPart]
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    encoders: tuple[str, ...] = field(default=())
+
+
+def score(
+    outcome: SegmentCounts | Decisions, truth: NDArray[np.bool_] | None, rows: NDArray[np.int64] | None = None
+) -> dict[str, float]:
+    """All scores of a run, on the test records `rows` (all of them if None)."""
+    if isinstance(outcome, SegmentCounts):
+        picked = outcome if rows is None else SegmentCounts(*(part[rows] for part in _counts(outcome)))
+        pooled = pooled_f1(picked)
+        by_wave = {f"f1_{kind.lower()}": float(f1) for kind, f1 in zip(WAVE_KINDS, pooled.per_class, strict=True)}
+        return {"f1": pooled.value, "dice": mean_of_known(record_dice(picked)), **by_wave}
+    if truth is None:
+        raise ValueError("classification scores need the truth of the test part")
+    scores = outcome.scores if rows is None else outcome.scores[rows]
+    known = truth if rows is None else truth[rows]
+    area = macro_auroc(known, scores)
+    decided = macro_f1(known, scores >= outcome.thresholds)
+    return {"auroc": area.value, "f1": decided.value, "classes": float(area.counted)}
+
+
+def write_results(evaluation: Evaluation, folder: Path) -> Path:
+    """Write results.json (and predictions.npz, if a run kept any) into `folder`; returns the path of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.json"
+    path.write_text(json.dumps(_plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    kept = next((run for run in evaluation.runs if run.predictions is not None), None)
+    if kept is not None and kept.predictions is not None:
+        np.savez_compressed(folder / "predictions.npz", predictions=kept.predictions)
+    return path
+
+
+def as_document(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation as nested dicts and lists."""
+    return {
+        "settings": asdict(evaluation.settings),
+        "notes": list(evaluation.notes),
+        "seconds": evaluation.seconds,
+        "tasks": {
+            name: {
+                "train_ids": part.train_ids,
+                "test_ids": part.test_ids,
+                "test_patients": part.test_patients,
+                "truth": None if part.truth is None else part.truth.astype(int),
+            }
+            for name, part in evaluation.parts.items()
+        },
+        "runs": [_run_document(run) for run in evaluation.runs],
+    }
+
+
+def _run_document(run: Run) -> dict[str, Any]:
+    plain = {
+        name: getattr(run, name)
+        for name in ("task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics")
+    }
+    return {**plain, "test": asdict(run.outcome)}
+
+
+def _counts(counts: SegmentCounts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    return counts.both, counts.truth, counts.predicted
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types only: arrays become lists, numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

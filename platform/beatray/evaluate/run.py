@@ -1,0 +1,125 @@
+"""The whole evaluation: both tasks, the encoders under test, and their controls, over a pool of processes.
+
+What is run, per task: each encoder with weights; the same architecture from random weights (frozen: is it the
+pretraining or the architecture? trained: from scratch); measured features instead of an encoder and permuted labels
+(classification). All arms see the same records, the same label subsets and the same seeds.
+
+A job is one (task, protocol, arm, encoder, seed). Workers are processes of one thread that map the prepared signals
+from one temporary file. The result does not depend on how many there are.
+
+Contract: `rows` is a `corpus.reader.Rows`; `train` and `test` are positions in it, chosen by the caller by patient; a
+patient on both sides raises ValueError. A task without labelled records in both parts is left out with a note. With
+`workers` above 1 the caller's main module must be importable (the usual `if __name__ == "__main__"`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.results import Evaluation, Run, TaskPart
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.split import Index, refuse_shared_patients
+from beatray.evaluate.tasks import TaskData, patient_of, task_data
+from beatray.evaluate.worker import Job, Worker, start_process
+
+if TYPE_CHECKING:
+    from beatray.corpus.reader import Rows
+
+Progress = Callable[[int, int, str], None]
+
+_process_worker: Worker | None = None  # a worker process holds its one Worker here
+
+
+def evaluate(
+    rows: Rows,
+    train: Sequence[int] | Index,
+    test: Sequence[int] | Index,
+    encoders: Sequence[EncoderSpec],
+    settings: EvaluateSettings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run all jobs and collect their runs; `progress(done, all, name)` is called after each job.
+
+    An encoder without weights adds its random control alone. Raises ValueError if a patient is in both parts, if two
+    encoders share a label, or if no task has labelled records in both parts.
+    """
+    settings = settings or EvaluateSettings()
+    began = time.monotonic()
+    train, test = np.unique(np.asarray(train, np.int64)), np.unique(np.asarray(test, np.int64))
+    labels = tuple(spec.label for spec in encoders if spec.weights is not None)
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"encoder labels must differ, got {', '.join(labels)}")
+    refuse_shared_patients([patient_of(rows, i) for i in range(len(rows))], train, test)
+    tasks: dict[str, TaskData] = {}
+    parts: dict[str, TaskPart] = {}
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="beatray-evaluate-") as folder:
+        for name in settings.tasks:
+            found = task_data(rows, train, test, name, settings.min_leads, Path(folder))
+            if found is None:
+                notes.append(f"{name}: left out, no labelled records in both the training and the test part")
+            else:
+                tasks[name], parts[name] = found
+        if not tasks:
+            raise ValueError("nothing to evaluate: " + "; ".join(notes))
+        jobs = plan(tuple(tasks), encoders, settings)
+        runs: dict[int, list[Run]] = {}
+        for done, (position, found_runs) in enumerate(_work(tasks, jobs, settings), start=1):
+            runs[position] = found_runs
+            if progress is not None:
+                progress(done, len(jobs), f"{jobs[position].name()} seed {jobs[position].seed}")
+    collected = tuple(run for position in sorted(runs) for run in runs[position])
+    return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
+
+
+def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[Job]:
+    """All jobs, the slow ones first so that no worker is left with a long one at the end."""
+    arms = [("pretrained", spec) for spec in encoders if spec.weights is not None]
+    arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
+    jobs: list[Job] = []
+    for protocol in sorted(settings.protocols):  # "finetune" comes before "frozen"
+        seeds = settings.seeds
+        if protocol == "finetune" and settings.finetune_seeds is not None:
+            seeds = settings.finetune_seeds
+        for task in sorted(tasks, reverse=True):
+            jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
+            if (task, protocol) == ("classify", "frozen"):
+                jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
+                jobs += [Job(task, protocol, "shuffled", spec, s) for _, spec in arms[:1] for s in range(settings.shuffles)]
+    return jobs
+
+
+def _work(
+    tasks: dict[str, TaskData], jobs: Sequence[Job], settings: EvaluateSettings
+) -> Iterator[tuple[int, list[Run]]]:
+    if settings.workers <= 1:
+        worker = Worker(tasks, settings)
+        for position, job in enumerate(jobs):
+            yield position, worker.run(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(settings.workers, context, _start, (tasks, settings)) as pool:
+        waiting = {pool.submit(_run, job): position for position, job in enumerate(jobs)}
+        for finished in as_completed(waiting):
+            yield waiting[finished], finished.result()
+
+
+def _start(tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
+    global _process_worker
+    start_process()
+    _process_worker = Worker(tasks, settings)
+
+
+def _run(job: Job) -> list[Run]:
+    if _process_worker is None:
+        raise RuntimeError("the worker process was not started by _start")
+    return _process_worker.run(job)

@@ -1,0 +1,88 @@
+"""What the evaluation does unless told otherwise.
+
+The defaults are sized for a laptop: a few hundred labelled records and an encoder of some hundred thousand parameters
+take two to three minutes on two cores. Training lengths are given in optimiser steps, not epochs, so that a run on a tenth of
+the labels is trained as long as one on all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TASKS = ("segment", "classify")
+PROTOCOLS = ("frozen", "finetune")
+POOLINGS = ("mean_std", "encoder")
+DECODERS = ("conv", "unet")
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """One supervised training run: AdamW, linear warm-up over a tenth of the steps, cosine to zero.
+
+    `encoder_rate` is used for a pretrained encoder, `scratch_rate` for one that starts from random weights: each gets
+    the rate that suits it, or the comparison would be one of learning rates.
+    """
+
+    steps: int = 200
+    batch_size: int = 16
+    head_rate: float = 3e-3
+    encoder_rate: float = 3e-4
+    scratch_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    crop_samples: int = 2500
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """All of an evaluation. `seeds` are repeats of everything after pretraining: see `table.SPREAD`."""
+
+    tasks: tuple[str, ...] = TASKS
+    protocols: tuple[str, ...] = PROTOCOLS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    finetune_seeds: tuple[int, ...] | None = None  # None: the same as `seeds`
+    segment_fractions: tuple[float, ...] = (0.1, 1.0)
+    classify_fractions: tuple[float, ...] = (1.0,)
+    classify_subsample: float = 0.9  # share of the training patients that one seed of the classification sees
+    min_leads: int = 3
+    pooling: str = "mean_std"  # or "encoder": what the probe reads of a feature map
+    inner_folds: int = 5
+    inverse_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    shuffles: int = 10  # permutations of the training labels behind the shuffled-label row; 0 leaves it out
+    decoder: FitSettings = field(default_factory=lambda: FitSettings(steps=150, head_rate=5e-3))
+    segment_finetune: FitSettings = field(default_factory=lambda: FitSettings(steps=150))
+    classify_finetune: FitSettings = field(default_factory=lambda: FitSettings(steps=120))
+    finetune_decoder: str = "conv"  # or "unet", which also reads the encoder's finer maps
+    bootstraps: int = 1000  # resamples of the test patients behind each interval
+    bf16: bool = False  # autocast; faster only where the processor multiplies bfloat16 itself
+    device: str = "cpu"
+    workers: int = 2  # processes of one thread each; 1 or 0 works in this process
+
+    def __post_init__(self) -> None:
+        _only_known("task", self.tasks, TASKS)
+        _only_known("protocol", self.protocols, PROTOCOLS)
+        _only_known("pooling", (self.pooling,), POOLINGS)
+        _only_known("finetune_decoder", (self.finetune_decoder,), DECODERS)
+        if not self.seeds:
+            raise ValueError("evaluate.seeds is empty: give at least one seed")
+
+
+def quick() -> EvaluateSettings:
+    """The smallest evaluation that still runs every branch: for tests and for a first look."""
+    short = FitSettings(steps=4, batch_size=4)
+    return EvaluateSettings(
+        seeds=(0,),
+        inner_folds=3,
+        inverse_penalties=(1e-2, 1.0),
+        shuffles=1,
+        decoder=short,
+        segment_finetune=short,
+        classify_finetune=short,
+        bootstraps=50,
+        workers=1,
+    )
+
+
+def _only_known(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}; known are {', '.join(known)}")

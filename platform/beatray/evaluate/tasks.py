@@ -1,0 +1,92 @@
+"""The records of one task, cut out of a corpus: signals, truth, owners, and who trains and who tests.
+
+Contract: `rows` is a `corpus.reader.Rows`. A task takes the records it has labels for: marked waves for `segment`, at
+least one PTB-XL superclass for `classify`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.evaluate.encoders import prepared
+from beatray.evaluate.labels import superclass_targets, wave_masks
+from beatray.evaluate.results import TaskPart
+from beatray.evaluate.split import Index
+from beatray.record import LEADS, WINDOW_SAMPLES
+
+if TYPE_CHECKING:
+    from beatray.corpus.reader import Rows
+
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """One task's records, training ones first: `train` and `test` are positions within these arrays.
+
+    `truth` is (n, 5) bool or (n, 5000) int8; `features` (n, G) are the measured ones. `signals` names an .npy file of
+    float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
+    """
+
+    task: str
+    signals: Path
+    n_samples: NDArray[np.int64]
+    truth: NDArray[Any]
+    features: NDArray[np.float32]
+    patients: tuple[str, ...]
+    train: Index
+    test: Index
+
+
+def patient_of(rows: Rows, position: int) -> str:
+    """The patient of a row; without one, the recording with all its windows."""
+    return rows.patient_id[position] or rows.record_id[position].partition("#")[0]
+
+
+def task_data(
+    rows: Rows, train: Index, test: Index, task: str, min_leads: int, folder: Path
+) -> tuple[TaskData, TaskPart] | None:
+    """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
+    index = np.concatenate([train, test])
+    truth: NDArray[Any]
+    if task == "segment":
+        truth = wave_masks([rows.waves[i] for i in index], min_leads)
+        usable = (truth > 0).any(axis=1)
+    else:
+        truth = superclass_targets([rows.labels[i] for i in index])
+        usable = truth.any(axis=1)
+    n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) :].sum())
+    if not n_train or not n_test:
+        return None
+    index, truth = index[usable], truth[usable]
+    data = TaskData(
+        task=task,
+        signals=write_signals(rows, index, folder / f"{task}.npy"),
+        n_samples=rows.n_samples[index].astype(np.int64),
+        truth=truth,
+        features=rows.record_features[index],
+        patients=tuple(patient_of(rows, i) for i in index),
+        train=np.arange(n_train),
+        test=np.arange(n_train, n_train + n_test),
+    )
+    ids = tuple(rows.record_id[i] for i in index)
+    part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:], None)
+    if task == "classify":
+        part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:], truth[n_train:])
+    return data, part
+
+
+def write_signals(rows: Rows, index: Index, path: Path) -> Path:
+    """Prepare the signals of `index` to millivolts, a chunk at a time, into the .npy file `path`."""
+    shape = (len(index), len(LEADS), WINDOW_SAMPLES)
+    target = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    for first in range(0, len(index), CHUNK):
+        chosen = index[first : first + CHUNK]
+        target[first : first + CHUNK] = prepared(rows.signal_uv[chosen], rows.n_samples[chosen])
+    target.flush()
+    return path

@@ -1,0 +1,158 @@
+"""One job of the evaluation: an arm of a task with one seed, over all its label fractions.
+
+An arm is what the head reads: the encoder under test, the same from random weights, measured features, or the encoder
+under test with permuted training labels. The label subsets depend on the seed alone, so every arm sees the same ones.
+
+Contract: positions in `TaskData`; nothing of the test part's truth is read before the predictions are made.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from beatray.evaluate import classify, segment
+from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
+from beatray.evaluate.metrics import SegmentCounts, segment_counts
+from beatray.evaluate.probe import probe
+from beatray.evaluate.results import Decisions, Run, score
+from beatray.evaluate.settings import EvaluateSettings, FitSettings
+from beatray.evaluate.split import Index, nested_fractions
+from beatray.evaluate.tasks import TaskData
+from beatray.models.encoder import Encoder
+
+KEPT = 4
+"""Encoders whose frozen outputs a worker remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one worker does in one go. `spec` is None for measured features."""
+
+    task: str
+    protocol: str
+    arm: str
+    spec: EncoderSpec | None
+    seed: int
+
+    def name(self) -> str:
+        """For progress lines."""
+        return f"{self.task} {self.protocol} {self.spec.label if self.arm == 'pretrained' and self.spec else self.arm}"
+
+
+class Worker:
+    """Runs jobs over the tasks' data; remembers the frozen outputs of the last few encoders."""
+
+    def __init__(self, tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
+        self.tasks = tasks
+        self.settings = settings
+        self.signals = {name: np.load(data.signals, mmap_mode="r") for name, data in tasks.items()}
+        self.kept: dict[tuple[str, str, int], Any] = {}
+
+    def run(self, job: Job) -> list[Run]:
+        """All runs of one job, one per label fraction."""
+        data, settings = self.tasks[job.task], self.settings
+        truth = data.truth[data.test]
+        runs = []
+        for fraction, train in self._label_subsets(job, data).items():
+            began = time.monotonic()
+            outcome: SegmentCounts | Decisions
+            predictions = None
+            if job.task == "segment":
+                labelled_samples = self._segment(job, data, train)
+                outcome = segment_counts(truth, labelled_samples)
+                if (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds[0]):
+                    predictions = labelled_samples if fraction == max(settings.segment_fractions) else None
+            else:
+                outcome = self._classify(job, data, train)
+            runs.append(
+                Run(
+                    task=job.task,
+                    protocol=job.protocol,
+                    arm=job.arm,
+                    encoder=job.spec.label if job.spec else job.arm,
+                    architecture=job.spec.random().key() if job.spec else "",
+                    fraction=fraction,
+                    train_records=len(train),
+                    seed=job.seed,
+                    seconds=time.monotonic() - began,
+                    outcome=outcome,
+                    metrics=score(outcome, truth if job.task == "classify" else None),
+                    predictions=predictions,
+                )
+            )
+        return runs
+
+    def _label_subsets(self, job: Job, data: TaskData) -> dict[float, Index]:
+        if job.task == "segment":
+            return nested_fractions(data.patients, data.train, self.settings.segment_fractions, job.seed)
+        pool = classify.subsample(data.patients, data.train, self.settings.classify_subsample, job.seed)
+        return nested_fractions(data.patients, pool, self.settings.classify_fractions, job.seed)
+
+    def _segment(self, job: Job, data: TaskData, train: Index) -> NDArray[np.int8]:
+        settings, x_mv = self.settings, self.signals[job.task]
+        encoder, spec = self._encoder(job)
+        if job.protocol == "frozen":
+            maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, settings.device))
+            decoder = segment.train_decoder(
+                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, settings.device
+            )
+            return segment.predict_from_maps(decoder, maps[data.test], x_mv.shape[2], settings.device)
+        fit = settings.segment_finetune
+        model = segment.finetune(
+            encoder, x_mv, data.truth, train, fit, encoder_rate(spec, fit), job.seed,
+            decoder=settings.finetune_decoder, bf16=settings.bf16, device=settings.device,
+        )  # fmt: skip
+        return segment.predict(model, x_mv[data.test], settings.device)
+
+    def _classify(self, job: Job, data: TaskData, train: Index) -> Decisions:
+        settings, x_mv = self.settings, self.signals[job.task]
+        if job.protocol == "finetune":
+            _, spec = self._encoder(job)
+            fit = settings.classify_finetune
+            return classify.finetune(
+                lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, data.patients, train, data.test, fit,
+                encoder_rate(spec, fit), settings.inner_folds, job.seed, bf16=settings.bf16, device=settings.device,
+            )  # fmt: skip
+        features = data.features
+        if job.arm != "features":
+            encoder, _ = self._encoder(job)
+            features = self._remembered(
+                job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, settings.device)
+            )
+        truth = classify.shuffled_labels(data.truth, train, job.seed) if job.arm == "shuffled" else data.truth
+        found = probe(
+            features, truth, data.patients, train, data.test,
+            settings.inverse_penalties, settings.inner_folds, job.seed,
+        )  # fmt: skip
+        return Decisions(found.scores, found.thresholds)
+
+    def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
+        if job.spec is None:
+            raise ValueError(f"{job.name()} needs an encoder")
+        return build(job.spec, job.seed), job.spec
+
+    def _remembered(self, job: Job, compute: Any) -> Any:
+        """The frozen outputs of a job's encoder; weights from a folder are the same for every seed."""
+        spec = job.spec
+        key = (job.task, spec.key() if spec else "", job.seed if spec and spec.weights is None else -1)
+        if key not in self.kept:
+            while len(self.kept) >= KEPT:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[key] = compute()
+        return self.kept[key]
+
+
+def encoder_rate(spec: EncoderSpec, settings: FitSettings) -> float:
+    """The learning rate that suits where the encoder starts from."""
+    return settings.scratch_rate if spec.weights is None else settings.encoder_rate
+
+
+def start_process() -> None:
+    """Settings of a worker process: one thread, since there is one process per core."""
+    torch.set_num_threads(1)

@@ -1,0 +1,214 @@
+"""From a record at its own rate and length to rows of the corpus: 500 Hz, 10 s, 1 uV integers.
+
+Contract: `to_windows(record)` gives one Window per 10 s. A recording of 5 to 10 s is zero-padded; a longer one is cut
+into consecutive windows `<id>#0`, `<id>#1`, ..., where a remainder of at least 5 s becomes a padded window of its own
+and a shorter one is dropped (flag TAIL_DROPPED on the last window). Voltages are rounded half to even, at most 0.5 uV
+off, and saturate at the int16 limits (flag SATURATED). Nothing is filtered but by the anti-aliasing of a rate change.
+Raises `RecordError`: BAD_RATE, TOO_SHORT, NOT_FINITE, AMPLITUDE, FLAT.
+Resampling: polyphase FIR with a Kaiser window (beta 5, ten zero crossings of the slower rate on each side), the
+recording continued beyond its ends by a straight line; Oppenheim & Schafer, Discrete-Time Signal Processing, 4.7.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntFlag
+from fractions import Fraction
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import firwin, resample_poly
+
+from beatray.record import (
+    ALL_LEADS_MASK,
+    INDEPENDENT_LEADS,
+    RATE_HZ,
+    WAVE_DTYPE,
+    WAVE_KINDS,
+    WINDOW_SAMPLES,
+    Reason,
+    Record,
+    RecordError,
+    Wave,
+    Window,
+)
+
+MIN_SAMPLES = WINDOW_SAMPLES // 2
+RATE_LIMITS_HZ = (50.0, 10_000.0)
+MAX_RATIO_TERM = 100_000
+MAX_AMPLITUDE_MV = 20.0
+AMPLITUDE_PERCENTILE = 99.9
+FLAT_MV = 0.010
+
+
+class WindowFlag(IntFlag):
+    """Bits of `Window.flags` that reading sets; the lower 16 bits belong to the quality measures."""
+
+    SATURATED = 1 << 16  # voltages beyond +-32.767 mV were cut
+    TAIL_DROPPED = 1 << 17  # less than 5 s at the recording's end are in no window
+    RESAMPLED = 1 << 18  # the recording was not at 500 Hz
+    GAPS_INTERPOLATED = 1 << 19
+    LEADS_DROPPED = 1 << 20
+    LEADS_COMPUTED = 1 << 21
+    HEADER_IRREGULAR = 1 << 22  # the header deviates from the standard in a way that changes no voltage
+    PTBXL_OVERLAP = 1 << 23  # a PTB-XL recording published under another name
+
+
+NOTE_FLAGS = {
+    "gaps_interpolated": WindowFlag.GAPS_INTERPOLATED,
+    "leads_dropped": WindowFlag.LEADS_DROPPED,
+    "leads_computed": WindowFlag.LEADS_COMPUTED,
+    "ptbxl_overlap": WindowFlag.PTBXL_OVERLAP,
+}
+
+
+def to_windows(record: Record) -> list[Window]:
+    """Cut one record into corpus rows; see the module's contract."""
+    ratio = rate_ratio(record.rate_hz)
+    n_total = math.ceil(record.signal_mv.shape[1] * ratio)
+    if n_total < MIN_SAMPLES:
+        raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
+    _check_voltages(record)
+    signal_mv = resample(record.signal_mv, ratio)
+    if record.lead_mask != ALL_LEADS_MASK:
+        signal_mv = signal_mv * [[record.lead_mask >> lead & 1] for lead in range(12)]
+    signal_uv, beyond = quantise(signal_mv)
+    waves = _wave_table(record.waves, record.lead_mask, ratio)
+
+    starts = [start for start in range(0, n_total, WINDOW_SAMPLES) if n_total - start >= MIN_SAMPLES]
+    flags = _record_flags(record)
+    windows: list[Window] = []
+    for number, start in enumerate(starts):
+        stop = min(start + WINDOW_SAMPLES, n_total)
+        uv = np.zeros((12, WINDOW_SAMPLES), np.int16)
+        uv[:, : stop - start] = signal_uv[:, start:stop]
+        own = flags
+        if beyond is not None and bool(beyond[:, start:stop].any()):
+            own |= WindowFlag.SATURATED
+        if number == len(starts) - 1 and stop < n_total:
+            own |= WindowFlag.TAIL_DROPPED
+        windows.append(
+            Window(
+                record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
+                source=record.source,
+                signal_uv=uv,
+                n_samples=stop - start,
+                lead_mask=record.lead_mask,
+                content_hash=content_hash(uv),
+                patient_id=record.patient_id,
+                fold=record.fold,
+                labels=record.labels,
+                waves=_waves_within(waves, start, stop),
+                age=record.age,
+                sex=record.sex,
+                flags=int(own),
+            )
+        )
+    return windows
+
+
+def rate_ratio(rate_hz: float) -> Fraction:
+    """500 Hz over the record's rate as an exact fraction. Raises RecordError(BAD_RATE)."""
+    if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
+        raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz, allowed 50 to 10000")
+    ratio = RATE_HZ / Fraction(repr(float(rate_hz)))  # the decimal that the header wrote, not its binary neighbour
+    if max(ratio.numerator, ratio.denominator) > MAX_RATIO_TERM:
+        raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz")
+    return ratio
+
+
+def resample(signal: NDArray[np.float64], ratio: Fraction) -> NDArray[np.float64]:
+    """Resample along the last axis by `ratio`; ceil(n * ratio) samples come out, the first one in place."""
+    if ratio == 1:
+        return signal
+    up, down = ratio.numerator, ratio.denominator
+    out: NDArray[np.float64] = resample_poly(signal, up, down, axis=-1, window=_filter(up, down), padtype="line")
+    return out
+
+
+def quantise(signal_mv: NDArray[np.float64]) -> tuple[NDArray[np.int16], NDArray[np.bool_] | None]:
+    """Millivolts to whole microvolts, half to even; where the int16 range was left (None: nowhere)."""
+    uv = signal_mv * 1000.0
+    np.rint(uv, out=uv)
+    beyond: NDArray[np.bool_] | None = None
+    if uv.max(initial=0.0) > 32767.0 or uv.min(initial=0.0) < -32768.0:
+        beyond = (uv > 32767.0) | (uv < -32768.0)
+        np.clip(uv, -32768.0, 32767.0, out=uv)
+    return uv.astype(np.int16), beyond
+
+
+def content_hash(signal_uv: NDArray[np.int16]) -> bytes:
+    """16 bytes that are equal for equal microvolts in I, II and V1 to V6, whatever file they came from."""
+    independent = np.ascontiguousarray(signal_uv[INDEPENDENT_LEADS, :], dtype="<i2")
+    return blake2b(independent.data, digest_size=16).digest()
+
+
+def scale_samples(samples: NDArray[np.int64], ratio: Fraction) -> NDArray[np.int64]:
+    """Sample positions at another rate, exactly, rounded half to even."""
+    whole, rest = np.divmod(samples * ratio.numerator, ratio.denominator)
+    twice = 2 * rest
+    up = (twice > ratio.denominator) | ((twice == ratio.denominator) & (whole % 2 == 1))
+    scaled: NDArray[np.int64] = whole + up
+    return scaled
+
+
+@lru_cache(maxsize=8)
+def _filter(up: int, down: int) -> NDArray[np.float64]:
+    slower = max(up, down)
+    taps: NDArray[np.float64] = firwin(20 * slower + 1, 1.0 / slower, window=("kaiser", 5.0))
+    return taps
+
+
+def _check_voltages(record: Record) -> None:
+    """Refuse what no electrode records: NaN, all leads dead, or a level that only a wrong gain explains."""
+    leads = [lead for lead in range(12) if record.lead_mask >> lead & 1]
+    signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
+    low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
+    spread = high - low
+    if not bool(np.isfinite(spread).all()):
+        raise RecordError(Reason.NOT_FINITE, "the signal holds NaN or infinite values")
+    if bool((spread < FLAT_MV).all()):
+        raise RecordError(Reason.FLAT, f"no lead spans {FLAT_MV * 1000:g} uV; the largest {spread.max() * 1000:.3g} uV")
+    for row in np.flatnonzero(spread > MAX_AMPLITUDE_MV).tolist():
+        level = float(np.percentile(np.abs(signal_mv[row] - np.median(signal_mv[row])), AMPLITUDE_PERCENTILE))
+        if level > MAX_AMPLITUDE_MV:
+            raise RecordError(
+                Reason.AMPLITUDE, f"lead {leads[row] + 1} reaches {level:.3g} mV from its median, limit 20 mV"
+            )
+
+
+def _record_flags(record: Record) -> WindowFlag:
+    flags = WindowFlag.RESAMPLED if record.rate_hz != RATE_HZ else WindowFlag(0)
+    for note in record.notes:
+        flags |= NOTE_FLAGS.get(note, WindowFlag.HEADER_IRREGULAR)
+    return flags
+
+
+def _wave_table(waves: tuple[Wave, ...], lead_mask: int, ratio: Fraction) -> NDArray[np.int64]:
+    """(n, 5): lead, kind, onset, peak, offset at 500 Hz; -1 for a missing bound, leads that are absent left out."""
+    rows = [
+        (wave.lead, WAVE_KINDS.index(wave.kind), *map(_or_missing, (wave.onset, wave.peak, wave.offset)))
+        for wave in waves
+        if lead_mask >> wave.lead & 1
+    ]
+    table = np.array(rows, np.int64).reshape(len(rows), 5)
+    if ratio != 1:
+        table[:, 2:] = np.where(table[:, 2:] < 0, -1, scale_samples(table[:, 2:], ratio))
+    return table
+
+
+def _or_missing(sample: int | None) -> int:
+    return -1 if sample is None else sample
+
+
+def _waves_within(table: NDArray[np.int64], start: int, stop: int) -> NDArray[np.void]:
+    """The waves whose peak lies in [start, stop), counted from start; bounds outside become -1."""
+    chosen = table[(table[:, 3] >= start) & (table[:, 3] < stop)]
+    waves = np.empty(len(chosen), WAVE_DTYPE)
+    waves["lead"], waves["kind"] = chosen[:, 0], chosen[:, 1]
+    for column, name in ((2, "onset"), (3, "peak"), (4, "offset")):
+        at = chosen[:, column]
+        waves[name] = np.where((at >= start) & (at < stop), at - start, -1)
+    return waves

@@ -1,0 +1,56 @@
+"""The PhysioNet/CinC Challenge sets of 2020 and 2021: WFDB headers with SNOMED CT codes over MATLAB level 4 signals.
+
+Contract: `find(tree)` lists every `.hea` file below the root, at any depth. `read` gives one Record: labels are the
+codes of the `Dx` comments in published order, each once; there are no patients and no folds. Records whose name starts
+with HR are PTB-XL under another name and carry the note `ptbxl_overlap`; splits find them by content hash. Raises
+RecordError. Source: Perez Alday et al., Physiological Measurement 41:124003 (2020); Reyna et al., CinC 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from beatray.ingest.item import Item, check_not_refused, name_problem, parse_age, parse_sex
+from beatray.ingest.tree import Tree
+from beatray.ingest.wfdb_header import comment_fields
+from beatray.ingest.wfdb_record import read_twelve_leads, split_path
+from beatray.record import Reason, Record, RecordError
+
+NAME = "cinc"
+LICENCE = "CC BY 4.0"
+PTBXL_PREFIX = "HR"
+
+
+def find(tree: Tree) -> list[Item]:
+    """Every recording below the root by path; a name that comes a second time is refused, not lost."""
+    seen: dict[str, str] = {}
+    items: list[Item] = []
+    for path in tree.names():
+        if path.endswith(".hea"):
+            name = split_path(path)[1].removesuffix(".hea")
+            problem = f"{path} has the record name of {seen[name]}" if name in seen else name_problem(name)
+            seen.setdefault(name, path)
+            items.append(Item(name, path, {"refused": problem} if problem else {}))
+    if not items:
+        raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
+    return items
+
+
+def read(tree: Tree, item: Item) -> Iterator[Record]:
+    """The one recording of an item. Raises RecordError."""
+    check_not_refused(item)
+    leads = read_twelve_leads(tree, item.path)
+    fields = comment_fields(leads.header)
+    codes = [code.strip() for line in fields.get("dx", ()) for code in line.split(",")]
+    notes = leads.notes + (("ptbxl_overlap",) if item.name.startswith(PTBXL_PREFIX) else ())
+    yield Record(
+        record_id=f"{NAME}/{item.name}",
+        source=NAME,
+        signal_mv=leads.signal_mv,
+        rate_hz=leads.rate_hz,
+        lead_mask=leads.lead_mask,
+        labels=tuple(dict.fromkeys(code for code in codes if code)),
+        age=parse_age(fields.get("age", [""])[0]),
+        sex=parse_sex(fields.get("sex", [""])[0]),
+        notes=notes,
+    )

@@ -1,0 +1,269 @@
+"""Turns recordings into a corpus with Ray tasks: read, measure, write one shard per slice, commit a manifest.
+
+A slice is a run of items of one source; its shard is a deterministic function of those items and of the recipe, and
+so is its name. A finished slice leaves a note in `staging/`, so an interrupted ingest goes on where it stopped; the
+manifest is written last. Recordings already in the corpus are not read again; new ones become new shards under the
+next manifest. Contract: a recording is either in the corpus or in the quarantine table with a reason, never neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from beatray.corpus import schema
+from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, read_manifest, write_manifest
+from beatray.corpus.reader import Corpus
+from beatray.corpus.store import Store
+from beatray.corpus.summary import summarise
+from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
+from beatray.dsp import analyse, features
+from beatray.ingest.canonical import to_windows
+from beatray.ingest.source import SOURCES, Item
+from beatray.ingest.tree import Tree, open_tree
+from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError, Window
+
+STAGING = "staging"
+VERSION = "1"
+"""Changes when the same input would give other rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """What to read, where to write and how."""
+
+    sources: dict[str, str]  # source name -> folder, archive or URI
+    out: str
+    detector: str = "beatray"  # or "neurokit"
+    items_per_shard: int = 1024
+    limit: int | None = None  # at most so many items of each source, evenly spaced
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The work of one task."""
+
+    source: str
+    location: str
+    items: tuple[Item, ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceResult:
+    """What a task leaves: the shard, if anything was kept, and one row per refused recording."""
+
+    shard: dict[str, Any] | None
+    refused: list[dict[str, str]] = field(default_factory=list)
+    read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an ingest is."""
+
+    done: int
+    total: int
+    refused: int
+
+
+def recipe_of(settings: IngestSettings) -> dict[str, Any]:
+    """Everything that decides the numbers in a row, apart from the recording itself."""
+    return {
+        "schema_version": schema.VERSION,
+        "ingest_version": VERSION,
+        "rate_hz": RATE_HZ,
+        "window_samples": WINDOW_SAMPLES,
+        "unit": "1 uV, int16, unfiltered",
+        "leads": list(LEADS),
+        "resampling": "polyphase, scipy.signal.resample_poly",
+        "detector": settings.detector,
+        "dsp_version": analyse.VERSION,
+        "beat_features": list(features.BEAT_FEATURES),
+        "record_features": list(features.RECORD_FEATURES),
+    }
+
+
+def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = lambda progress: None) -> Manifest:
+    """Read all sources into the corpus at `settings.out`; returns the committed manifest.
+
+    Needs an open Ray session. Raises CorpusError when the corpus there was made by another recipe, when a source
+    holds no recordings, or when every recording was refused.
+    """
+    store = Store(settings.out)
+    recipe = recipe_of(settings)
+    before = read_manifest(store) if latest_number(store) is not None else None
+    if before and before.recipe != recipe:
+        differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
+        raise CorpusError(
+            f"the corpus at {settings.out} was made by another recipe (different: {', '.join(differing)}). "
+            "Choose another --out, or pass --overwrite to make it anew."
+        )
+    store.clear_temporary(FOLDER)
+    store.clear_temporary()
+    slices = list(plan(settings, recipe, _known_items(store, before)))
+    if not slices:
+        if before is None:
+            raise CorpusError("the sources hold no recordings; nothing was written")
+        return before
+    results = _run(store, slices, settings.detector, on_progress)
+    return _commit(store, before, recipe, slices, results)
+
+
+def plan(settings: IngestSettings, recipe: dict[str, Any], known: set[tuple[str, str]]) -> Iterator[Slice]:
+    """The slices of all items that the corpus does not know yet, in source and item order."""
+    identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
+    for source, location in sorted(settings.sources.items()):
+        if source not in SOURCES:
+            raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
+        items = SOURCES[source].find(open_tree(location))
+        if not items:
+            raise CorpusError(f"no {source} recordings in {location}")
+        fresh = [item for item in _spaced(items, settings.limit) if (source, item.name) not in known]
+        for start in range(0, len(fresh), settings.items_per_shard):
+            part = tuple(fresh[start : start + settings.items_per_shard])
+            digest = identity.copy()
+            for item in part:
+                digest.update(f"{item.name}\0{item.path}\0{sorted(item.meta.items())}\0".encode())
+            yield Slice(source, location, part, f"{source}-{start // settings.items_per_shard:05d}-{digest.hexdigest()}")
+
+
+def _spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+    if limit is None or limit >= len(items):
+        return items
+    return [items[position] for position in np.linspace(0, len(items) - 1, limit).round().astype(int)]
+
+
+def _known_items(store: Store, manifest: Manifest | None) -> set[tuple[str, str]]:
+    """(source, item) of everything the corpus holds or has refused."""
+    if manifest is None:
+        return set()
+    known = set()
+    for record_id in Corpus(store, manifest).index["record_id"]:
+        source, _, name = str(record_id).partition("#")[0].partition("/")
+        known.add((source, name))
+    known |= {(row["source"], row["item"]) for row in read_quarantine(store, manifest)}
+    return known
+
+
+def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
+    """The refused recordings of a snapshot: source, item, reason, detail."""
+    if not manifest.quarantine:
+        return []
+    return list(pq.read_table(pa.BufferReader(store.read(manifest.quarantine["name"]))).to_pylist())
+
+
+def _run(
+    store: Store, slices: list[Slice], detector: str, on_progress: Callable[[Progress], None]
+) -> dict[str, SliceResult]:
+    """Convert the slices with Ray, a bounded number at a time, reusing what an interrupted ingest finished."""
+    results: dict[str, SliceResult] = {}
+    waiting = []
+    for part in slices:
+        finished = _staged(store, part)
+        if finished:
+            results[part.name] = finished
+        else:
+            waiting.append(part)
+    total = sum(len(part.items) for part in slices)
+    task = ray.remote(num_cpus=1, max_retries=3)(convert_slice)
+    at_once = max(2 * int(ray.cluster_resources().get("CPU", 1)), 2)
+    running: dict[Any, Slice] = {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            part = waiting.pop(0)
+            running[task.remote(store, part, detector)] = part
+        done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+        for reference in done:
+            results[running.pop(reference).name] = ray.get(reference)
+        on_progress(
+            Progress(sum(r.read for r in results.values()), total, sum(len(r.refused) for r in results.values()))
+        )
+    return results
+
+
+def _staged(store: Store, part: Slice) -> SliceResult | None:
+    try:
+        note = json.loads(store.read(f"{STAGING}/{part.name}.json"))
+        result = SliceResult(**note)
+    except (OSError, ValueError, TypeError):
+        return None  # not there or half written: the slice is simply done again
+    if result.shard and store.size(f"{FOLDER}/{result.shard['name']}") != result.shard["bytes"]:
+        return None
+    return result
+
+
+def convert_slice(store: Store, part: Slice, detector: str) -> SliceResult:
+    """The task: read every item, measure the windows, write the shard, leave the note."""
+    tree = open_tree(part.location)
+    windows: list[Window] = []
+    refused: list[dict[str, str]] = []
+    for item in part.items:
+        try:
+            windows += read_item(tree, part.source, item)
+        except RecordError as error:
+            refused.append(
+                {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
+            )
+    shard = None
+    if windows:
+        measured = analyse.analyse(
+            np.stack([w.signal_uv for w in windows]),
+            np.array([w.n_samples for w in windows], np.int32),
+            np.array([w.lead_mask for w in windows], np.int16),
+            detector=detector,
+        )
+        written = write_shard(store, f"{part.name}.parquet", part.source, schema.to_table(windows, measured))
+        shard = asdict(written)
+    result = SliceResult(shard, refused, len(part.items))
+    store.write(f"{STAGING}/{part.name}.json", json.dumps(asdict(result), sort_keys=True).encode())
+    return result
+
+
+def read_item(tree: Tree, source: str, item: Item) -> list[Window]:
+    """All windows of one item; RecordError if any part of it cannot be trusted."""
+    return [window for record in SOURCES[source].read(tree, item) for window in to_windows(record)]
+
+
+def _commit(
+    store: Store,
+    before: Manifest | None,
+    recipe: dict[str, Any],
+    slices: list[Slice],
+    results: dict[str, SliceResult],
+) -> Manifest:
+    number = before.number + 1 if before else 0
+    fresh = [
+        Shard(**{**shard, "row_groups": tuple(shard["row_groups"])})
+        for part in slices
+        if (shard := results[part.name].shard)
+    ]
+    shards = (*(before.shards if before else ()), *fresh)
+    if not shards:
+        reasons = Counter(row["reason"] for part in slices for row in results[part.name].refused)
+        raise CorpusError(f"every recording was refused ({dict(reasons)}); nothing was written")
+    refused = [*(read_quarantine(store, before) if before else []), *(r for p in slices for r in results[p.name].refused)]
+    quarantine: dict[str, Any] = {}
+    if refused:
+        data = parquet_bytes(pa.Table.from_pylist(refused, schema=QUARANTINE_SCHEMA))
+        name = f"quarantine-{number}.parquet"  # one per manifest: an older snapshot keeps its own
+        store.write(name, data)
+        quarantine = {"name": name, "rows": len(refused), "sha256": hashlib.sha256(data).hexdigest()}
+    draft = Manifest(number, recipe, shards, quarantine, {})
+    statistics = summarise(Corpus(store, draft))
+    statistics["quarantined"] = len(refused)
+    statistics["quarantine_reasons"] = dict(sorted(Counter(row["reason"] for row in refused).items()))
+    manifest = Manifest(number, recipe, shards, quarantine, statistics)
+    write_manifest(store, manifest)
+    for part in slices:
+        store.delete(f"{STAGING}/{part.name}.json")
+    return manifest

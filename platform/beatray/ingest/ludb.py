@@ -1,0 +1,63 @@
+"""LUDB: 200 recordings whose P, QRS and T boundaries were marked by cardiologists on each of the twelve leads.
+
+Contract: `find(tree)` lists the rows of `ludb.csv` by number. `read` gives one Record with the waves of all twelve
+annotation files (`data/N.i` .. `data/N.v6`) in lead order and labels as published (rhythm, axis, diagnoses). Each
+recording is its own patient. Release 1.0.0, whose annotation files have other names and whose gains are wrong, is
+refused as MISSING_FILE. Raises RecordError.
+Source: Kalyakulina et al., IEEE Access 8:186181 (2020), release 1.0.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from beatray.ingest.item import Item, check_not_refused, find_table, parse_age, parse_sex, read_table
+from beatray.ingest.tree import Tree
+from beatray.ingest.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
+from beatray.ingest.wfdb_record import read_twelve_leads, split_path
+from beatray.record import LEADS, Reason, Record, RecordError, Wave
+
+NAME = "ludb"
+LICENCE = "ODC-By 1.0"
+INDEX = "ludb.csv"
+_NOT_LABELS = ("ID", "Sex", "Age")
+
+
+def find(tree: Tree) -> list[Item]:
+    """Every recording of the table, in the order of its number."""
+    index = find_table(tree, INDEX)
+    folder = split_path(index)[0]
+    items: dict[int, Item] = {}
+    for row in read_table(tree, index, ("ID", "Sex", "Age", "Rhythms")):
+        name = row["ID"].strip()
+        if not (name.isascii() and name.isdigit() and len(name) <= 9) or int(name) in items:
+            raise RecordError(Reason.METADATA, f"{index}: ID {name[:40]!r} is no number or is there twice")
+        cells = [cell for column, cell in row.items() if column not in _NOT_LABELS and isinstance(cell, str)]
+        labels = [line.strip() for cell in cells for line in cell.splitlines() if line.strip()]
+        meta = {"age": row["Age"], "sex": row["Sex"].strip(), "labels": "\n".join(dict.fromkeys(labels))}
+        items[int(name)] = Item(name, f"{folder}data/{name}.hea", meta)
+    return [items[number] for number in sorted(items)]
+
+
+def read(tree: Tree, item: Item) -> Iterator[Record]:
+    """The one recording of an item, with its waves. Raises RecordError."""
+    check_not_refused(item)
+    leads = read_twelve_leads(tree, item.path)
+    stem = item.path.removesuffix(".hea")
+    waves: list[Wave] = []
+    for lead, lead_name in enumerate(LEADS):
+        marks = parse_annotations(tree.read(f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
+        waves += waves_of_lead(marks, lead, leads.header.n_samples)
+    yield Record(
+        record_id=f"{NAME}/{item.name}",
+        source=NAME,
+        signal_mv=leads.signal_mv,
+        rate_hz=leads.rate_hz,
+        lead_mask=leads.lead_mask,
+        patient_id=f"{NAME}/{item.name}",
+        labels=tuple(item.meta["labels"].splitlines()),
+        waves=tuple(waves),
+        age=parse_age(item.meta["age"]),
+        sex=parse_sex(item.meta["sex"]),
+        notes=leads.notes,
+    )

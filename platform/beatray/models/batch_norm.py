@@ -1,0 +1,158 @@
+"""Batch normalisation over the global batch: the same statistics on one rank or many, on CPU (gloo) and GPU (NCCL).
+
+`torch.nn.SyncBatchNorm` runs on GPUs only, and plain batch normalisation under data parallel training normalises each
+rank by its own few records, so that the result depends on the number of ranks. Here every rank shares its count, mean
+and sum of squared deviations; they are combined pairwise-exactly in float64 (Chan, Golub and LeVeque, The American
+Statistician 1983), and the backward pass shares the two sums of Ioffe and Szegedy (ICML 2015, the derivation after
+equation 4), so gradients are those of the whole batch.
+
+Contract: input (N, C) or (N, C, T), N may be zero on some ranks or on all. Without a process group, or with one rank,
+this is `torch.nn.BatchNorm1d`. Parameter and buffer names are those of `torch.nn.BatchNorm1d`. In training every rank
+must call every layer in the same order; in evaluation nothing is communicated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional
+
+
+class GlobalBatchNorm1d(nn.Module):
+    """Batch normalisation with statistics over all ranks; see the module text."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C) or (N, C, T); same shape and type. Raises ValueError for another number of channels."""
+        if x.dim() not in (2, 3) or x.shape[1] != self.num_features:
+            raise ValueError(f"expected (N, {self.num_features}) or (N, {self.num_features}, T), got {tuple(x.shape)}")
+        if not self.training:
+            return self._normalise_locally(x, self.running_mean, self.running_var)
+        self.num_batches_tracked += 1
+        if _world_size() == 1 and x.numel() > self.num_features:
+            # nobody to ask, and more than one value per channel: the fused kernel does the same
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+            )
+        mean, var, count = _global_moments(x)
+        self._track(mean, var, count)
+        out: Tensor = _NormaliseGlobally.apply(x, self.weight, self.bias, mean, var, count, self.eps)
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+    def _normalise_locally(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return x * self.weight.new_ones(()).to(x.dtype)
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Move the running statistics; a batch without a single value leaves them where they are."""
+        unbiased = var * (count / (count - 1).clamp_min(1))
+        share = self.momentum * (count > 0).to(self.running_mean.dtype)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+def build_norm(norm: str, channels: int) -> nn.Module:
+    """`global_batch`: this module's layer; `group`: GroupNorm (8 groups), which needs no other record or rank.
+
+    Raises ValueError for another name.
+    """
+    if norm == "global_batch":
+        return GlobalBatchNorm1d(channels)
+    if norm == "group":
+        return nn.GroupNorm(min(8, channels), channels)
+    raise ValueError(f"norm must be global_batch or group, not {norm!r}")
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), biased variance (C,) and count () over all ranks, float64."""
+    channels = x.shape[1]
+    local = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
+    if x.numel() > 0:
+        stats_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        scratch = torch.zeros(channels, dtype=stats_dtype, device=x.device)
+        mean, var = torch.batch_norm_update_stats(x, scratch, scratch.clone(), 0.0)
+        count = x.numel() // channels
+        local[0] = count
+        local[1 : channels + 1] = mean
+        local[channels + 1 :] = var * count
+    ranks = _world_size()
+    if ranks == 1:
+        moments = local[None]
+    else:
+        moments = local.new_empty(ranks * local.numel())
+        dist.all_gather_into_tensor(moments, local)
+        moments = moments.view(ranks, -1)
+    counts, means, deviations = moments[:, :1], moments[:, 1 : channels + 1], moments[:, channels + 1 :]
+    total = counts.sum()
+    divisor = total.clamp_min(1.0)
+    mean = (counts * means).sum(0) / divisor
+    var = (deviations + counts * (means - mean).square()).sum(0) / divisor
+    return mean, var, total
+
+
+class _NormaliseGlobally(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the gradient of mean and var through all ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, count: Tensor, eps: float
+    ) -> Tensor:
+        mean, var = mean.to(weight.dtype), var.to(weight.dtype)
+        ctx.save_for_backward(x, weight, mean, var, count)
+        ctx.eps = eps
+        return _affine(x, mean, var, weight, bias, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var, count = ctx.saved_tensors
+        dy = grads[0].contiguous()
+        inverse_sd = torch.rsqrt(var + ctx.eps)
+        if x.numel() > 0:
+            _, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
+                dy, x, weight, mean, var, mean, inverse_sd, False, ctx.eps, [False, True, True]
+            )
+        else:
+            weight_grad, bias_grad = torch.zeros_like(weight), torch.zeros_like(weight)
+        sums = torch.cat([bias_grad, weight_grad])
+        if _world_size() > 1:
+            dist.all_reduce(sums)
+        sum_dy, sum_dy_xhat = (sums / count.clamp_min(1.0).to(sums.dtype)).chunk(2)
+        gain = weight * inverse_sd
+        zero, one = torch.zeros_like(gain), torch.ones_like(gain)
+        # dx = gain * (dy - mean(dy) - xhat * mean(dy * xhat)), as two fused per-channel affine maps
+        dx = _affine(dy, zero, one, gain, zero, 0.0)
+        dx += _affine(x, mean, one, -gain * inverse_sd * sum_dy_xhat, -gain * sum_dy, 0.0)
+        return dx, weight_grad, bias_grad, None, None, None, None
+
+
+def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    if x.numel() == 0:
+        return torch.empty_like(x)
+    return cast(Tensor, torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0])

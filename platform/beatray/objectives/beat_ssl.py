@@ -1,0 +1,267 @@
+"""Beat-SSL: contrast whole recordings and single heartbeats at once, with hard or soft targets.
+
+After Rizqyawan, Macfarlane, Hadjidemetriou and Deligianni, "Beat-SSL" (ISBI 2026, arXiv 2601.16147). Two 3KG views of
+each record go through one encoder. Rhythm level: pooled and projected records of all views, targets from record
+features. Beat level: the feature map under each heartbeat (RoIAlign around the R-peak, which no view moves in time),
+projected, targets from beat classes or beat features. The loss is the weighted sum of both. The code of the paper is
+not public: what its figures leave open is a setting here.
+
+Targets: `rhythm` none | hard | soft_1 | soft_2; `beat` the same, where hard means `hard_beat`: same_record (all beats of
+a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
+inherit_record gives beats the similarity of their records instead of their own features. See targets.py, contrast.py.
+
+Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
+on any number of ranks, with any number of records and beats on each, zero included, and gives the loss to
+backpropagate and logs over the global batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from beatray.models.encoder import Encoder
+from beatray.models.heads import BeatHead, RhythmProjector
+from beatray.objectives import targets
+from beatray.objectives.contrast import FORMS, Form, unit_rows
+from beatray.objectives.gather import gather_counts, gather_rows, rank
+from beatray.objectives.pairs import Pairs, encode_views, keep_valid, lay_out, valid_in_crop
+from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
+from beatray.record import RATE_HZ
+from beatray.views.beats import select_beats, take_beats
+from beatray.views.two_views import ViewSettings, host_keys, make_two_views
+
+KINDS = ("none", "hard", "soft_1", "soft_2")
+CHOICES = {
+    "rhythm": KINDS,
+    "beat": KINDS,
+    "hard_beat": ("same_record", "clusters"),
+    "beat_similarity": ("features", "inherit_record"),
+    "form": FORMS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BeatSslSettings:
+    """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
+
+    exponent sharpens soft_1; alpha and tau_instance shape soft_2; pos_mass is the part of every soft target row that
+    own pairs hold (null: the plain target); bce_bias belongs to form=bce.
+    """
+
+    rhythm: str = "soft_1"
+    beat: str = "hard"
+    hard_beat: str = "same_record"
+    beat_similarity: str = "features"
+    exponent: float = 50.0
+    pos_mass: float | None = 0.5
+    alpha: float = 0.5
+    tau_instance: float = 20.0
+    temperature: float = 0.1
+    form: Form = "rownorm"
+    bce_bias: float = 0.0
+    rhythm_weight: float = 1.0
+    beat_weight: float = 1.0
+    max_beats_per_record: int = 4
+    box_before_s: float = 0.35
+    box_after_s: float = 0.55
+    roi_bins: int = 8
+    projector_hidden: int = 256
+    projector_dim: int = 128
+    views: ViewSettings = field(default_factory=ViewSettings)
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.rhythm == "none" and self.beat == "none":
+            raise ValueError("rhythm and beat are both none: there is nothing to learn from")
+        if self.pos_mass is not None and not 0.0 < self.pos_mass < 1.0:
+            raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {self.pos_mass}")
+        for name in ("temperature", "exponent", "box_after_s", "max_beats_per_record", "roi_bins"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def needs_record_features(self) -> bool:
+        """Whether some target compares records by their features."""
+        return self.rhythm in ("soft_1", "soft_2") or (self.soft_beat and self.beat_similarity == "inherit_record")
+
+    @property
+    def needs_beat_features(self) -> bool:
+        """Whether the beat target compares beats by their features."""
+        return self.soft_beat and self.beat_similarity == "features"
+
+    @property
+    def needs_beat_class(self) -> bool:
+        """Whether the beat target compares beat classes."""
+        return self.beat == "hard" and self.hard_beat == "clusters"
+
+    @property
+    def soft_beat(self) -> bool:
+        """Whether the beat target is soft."""
+        return self.beat in ("soft_1", "soft_2")
+
+
+class BeatSsl(nn.Module):
+    """The objective: see the module text. Raises ValueError where soft targets lack `statistics`."""
+
+    def __init__(self, encoder: Encoder, settings: BeatSslSettings, statistics: FeatureStatistics | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.settings = settings
+        self.loss_settings = LossSettings(settings.temperature, settings.form, settings.bce_bias)
+        # a part that takes no part gets no weights: data parallel training waits for the gradient of every weight
+        if settings.rhythm != "none":
+            self.rhythm_projector = RhythmProjector(
+                encoder.embed_dim, settings.projector_hidden, settings.projector_dim
+            )
+        if settings.beat != "none":
+            self.beat_head = BeatHead(
+                encoder.channels, settings.roi_bins, settings.projector_hidden, settings.projector_dim
+            )
+        if settings.needs_record_features:
+            self.record_features = targets.Features(_table(statistics, "record"))
+        if settings.needs_beat_features:
+            self.beat_features = targets.Features(_table(statistics, "beat"))
+        peaks = settings.beat != "none" or settings.views.keep_beats
+        self.columns: tuple[str, ...] = (
+            "signal_uv",
+            "n_samples",
+            "record_key",
+            *(["r_peaks"] if peaks else []),
+            *(["record_features"] if settings.needs_record_features else []),
+            *(["beat_features"] if settings.needs_beat_features else []),
+            *(["beat_class"] if settings.needs_beat_class else []),
+        )
+
+    def views(self, batch: dict[str, Tensor], seed: int, epoch: int) -> dict[str, Tensor]:
+        """From a batch with `columns` to two views (B, 12, L), the boxes of chosen beats (B, K, 2) and what is compared."""
+        s = self.settings
+        out = make_two_views(batch, s.views, seed, epoch)
+        out["n_valid"] = valid_in_crop(batch, out["crop_start"], out["view_1"].shape[-1])
+        if s.beat != "none":
+            out["boxes"], index = select_beats(
+                batch["r_peaks"],
+                out["crop_start"],
+                out["n_valid"],
+                host_keys(batch),
+                seed,
+                epoch,
+                before_smp=s.box_before_s * RATE_HZ,
+                after_smp=s.box_after_s * RATE_HZ,
+                max_beats=s.max_beats_per_record,
+            )
+            out["beat_index"] = index
+            if s.needs_beat_features:
+                out["beat_features"] = take_beats(batch["beat_features"], index, float("nan"))
+            if s.needs_beat_class:
+                out["beat_class"] = take_beats(batch["beat_class"], index, -1)
+        if s.needs_record_features:
+            out["record_features"] = batch["record_features"]
+        if "valid" in batch:
+            out["valid"] = batch["valid"]
+        return out
+
+    def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss to backpropagate on this rank, and logs over the global batch, from what `views` returned."""
+        views = keep_valid(views)
+        fmap, pooled = encode_views(self.encoder, views)
+        there = views["beat_index"] >= 0 if self.settings.beat != "none" else None
+        beats = 0 if there is None else int(there.sum())
+        counts = gather_counts([len(views["view_1"]), beats], fmap.device)
+        pairs = lay_out([records for records, _ in counts], fmap.device)
+        features = None
+        if self.settings.needs_record_features:
+            features = gather_rows(self.record_features.impute(views["record_features"]), pairs.sizes)
+        terms = []
+        if self.settings.rhythm != "none":
+            terms.append(self._rhythm_term(pooled, pairs, features))
+        if there is not None:
+            terms.append(self._beat_term(fmap, views, there, [n for _, n in counts], pairs, features))
+        loss, logs = combine_terms(terms)
+        if there is not None:
+            logs["beats"] = logs["beat_rows"] / 2
+        return loss, logs
+
+    def after_step(self) -> None:
+        """Nothing to do: there is no moving average and no queue."""
+
+    def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
+        s = self.settings
+        z = unit_rows(self.rhythm_projector(pooled))
+        wanted = targets.hard(pairs.own)
+        if features is not None and s.rhythm != "hard":
+            wanted = self._soft(s.rhythm, pairs.own, features, pairs.record[pairs.self_index], pairs.record, "record")
+            wanted = targets.fix_own_mass(wanted, pairs.own, pairs.self_index, s.pos_mass)
+        return contrast_term(
+            "rhythm",
+            s.rhythm_weight,
+            z,
+            pairs.gather(z),
+            pairs.self_index,
+            wanted,
+            pairs.own,
+            self.loss_settings,
+        )
+
+    def _beat_term(
+        self,
+        fmap: Tensor,
+        views: dict[str, Tensor],
+        there: Tensor,
+        sizes: list[int],
+        pairs: Pairs,
+        record_features: Tensor | None,
+    ) -> Term:
+        s = self.settings
+        owner, slot = there.nonzero(as_tuple=True)
+        boxes = views["boxes"][owner, slot]
+        n = len(there)
+        z = unit_rows(
+            self.beat_head(fmap, boxes.repeat(2, 1), torch.cat([owner, owner + n]), self.encoder.stride)
+        )
+        both = [2 * size for size in sizes]
+        beat_class = views["beat_class"][owner, slot] if s.needs_beat_class else torch.zeros_like(owner)
+        labels = torch.stack([owner + pairs.first, slot, beat_class], dim=1).repeat(2, 1)
+        record, slot, column_class = gather_rows(labels, both).unbind(1)
+        beat = record * s.max_beats_per_record + slot
+        self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
+        own = targets.own_pairs(beat[self_index], beat, self_index)
+        if s.beat == "hard":
+            if s.hard_beat == "same_record":
+                wanted = targets.own_pairs(record[self_index], record, self_index).float()
+            else:
+                wanted = targets.same_class(own, column_class[self_index], column_class, self_index)
+        else:
+            if record_features is not None and s.beat_similarity == "inherit_record":
+                own = targets.own_pairs(record[self_index], record, self_index)
+                wanted = self._soft(s.beat, own, record_features, record[self_index], record, "record")
+            else:
+                measured = self.beat_features.impute(views["beat_features"][owner, slot]).repeat(2, 1)
+                everyone = gather_rows(measured, both)
+                column = torch.arange(len(everyone), device=z.device)
+                wanted = self._soft(s.beat, own, everyone, self_index, column, "beat")
+            wanted = targets.fix_own_mass(wanted, own, self_index, s.pos_mass)
+        return contrast_term(
+            "beat", s.beat_weight, z, gather_rows(z, both), self_index, wanted, own, self.loss_settings
+        )
+
+    def _soft(
+        self, kind: str, own: Tensor, features: Tensor, row: Tensor, column: Tensor, level: str
+    ) -> Tensor:
+        """Soft targets (R, M) from imputed features (n, F) and the entries that rows and columns show."""
+        s = self.settings
+        if kind == "soft_1":
+            return targets.soft_1(own, features[row], features[column], s.exponent)
+        scaled = (self.record_features if level == "record" else self.beat_features).scale(features)
+        return targets.soft_2(own, scaled[row], scaled[column], s.alpha, s.tau_instance)
+
+
+def _table(statistics: FeatureStatistics | None, level: str) -> FeatureTable:
+    if statistics is None:
+        raise ValueError(f"soft targets from {level} features need the feature statistics of the corpus")
+    return statistics.record if level == "record" else statistics.beat

@@ -1,0 +1,83 @@
+"""Records of a batch on this rank and on all others, and the step that every two-view objective shares.
+
+Columns are ordered by rank; within a rank view 1 of its records, then view 2 of them. Which record a column shows follows
+from the number of records of each rank alone, so only counts travel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from beatray.models.encoder import Encoder
+from beatray.objectives import targets
+from beatray.objectives.contrast import unit_rows
+from beatray.objectives.gather import gather_counts, gather_rows, rank
+from beatray.objectives.terms import LossSettings, combine_terms, contrast_term
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Two views of n records here and N everywhere.
+
+    sizes: records of each rank; first: number of this rank's first record; record (2N,): the record of each column;
+    self_index (2n,): the column of each own row; own (2n, 2N) bool: the other view of the same record.
+    """
+
+    sizes: list[int]
+    first: int
+    record: Tensor
+    self_index: Tensor
+    own: Tensor
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Both views' rows (2n, ...) of all ranks: (2N, ...), differentiable."""
+        return gather_rows(rows, [2 * size for size in self.sizes])
+
+
+def lay_out(sizes: list[int], device: torch.device) -> Pairs:
+    """The columns of a step from the number of records on each rank."""
+    first = sum(sizes[: rank()])
+    starts = [sum(sizes[:r]) for r in range(len(sizes))]
+    record = torch.cat(
+        [torch.arange(start, start + size).repeat(2) for start, size in zip(starts, sizes, strict=True)]
+    ).to(device)
+    self_index = torch.arange(2 * sizes[rank()], device=device) + 2 * first
+    return Pairs(sizes, first, record, self_index, targets.own_pairs(record[self_index], record, self_index))
+
+
+def keep_valid(views: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Only the rows marked `valid` (B,) bool; all where there is no such mark. The mark itself is dropped."""
+    rest = {key: value for key, value in views.items() if key != "valid"}
+    if "valid" not in views:
+        return rest
+    rows = views["valid"].nonzero()[:, 0]
+    return {key: value[rows] for key, value in rest.items()}
+
+
+def encode_views(encoder: Encoder, views: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Feature map (2n, C, T') of view 1 then view 2, and the pooled records (2n, embed_dim)."""
+    fmap = encoder.forward_features(torch.cat([views["view_1"], views["view_2"]]))
+    return fmap, encoder.pool(fmap, views["n_valid"].repeat(2))
+
+
+def valid_in_crop(batch: dict[str, Tensor], crop_start: Tensor, length: int) -> Tensor:
+    """Samples of each crop that are signal and not padding: (B,) int64."""
+    return (batch["n_samples"].to(crop_start.device) - crop_start).clamp(0, length)
+
+
+def nt_xent_step(
+    encoder: Encoder, projector: nn.Module, views: dict[str, Tensor], temperature: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """NT-Xent of two views over the global batch: loss to backpropagate, logs under `rhythm_`."""
+    views = keep_valid(views)
+    _, pooled = encode_views(encoder, views)
+    sizes = [counts[0] for counts in gather_counts([len(views["view_1"])], pooled.device)]
+    pairs = lay_out(sizes, pooled.device)
+    z = unit_rows(projector(pooled))
+    term = contrast_term(
+        "rhythm", 1.0, z, pairs.gather(z), pairs.self_index, targets.hard(pairs.own), pairs.own, LossSettings(temperature)
+    )
+    return combine_terms([term])

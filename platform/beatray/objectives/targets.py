@@ -1,0 +1,104 @@
+"""What should be near what: hard and soft target matrices for records and for beats.
+
+All matrices are rows of this rank against columns of the global batch, (R, M), float, at least 0. `own` marks the other
+view of the same record (or beat); own pairs have target 1; the row itself is no pair of its own.
+
+- hard: 1 for own pairs, else 0. With the `rownorm` loss this is NT-Xent.
+- soft_1: the cosine of raw feature vectors, at least 0, to the power p (Beat-SSL, Rizqyawan et al., ISBI 2026, sharpens
+  with p = 50). Raw physiological features point nearly the same way, so without a large p all targets are near 1.
+- soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
+  equation 2), d = Euclidean distance / sqrt(F), in 0..1 because every feature is.
+
+However sharp, a soft target over hundreds of columns leaves little on the own pair, and little mass means collapse.
+`fix_own_mass` rescales the others so that own pairs hold an exact part of each row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from beatray.objectives.contrast import own_columns
+from beatray.objectives.statistics import FeatureTable
+
+
+class Features(nn.Module):
+    """Feature vectors made comparable: missing values become corpus means; ranges scale to 0..1."""
+
+    mean: Tensor
+    low: Tensor
+    span: Tensor
+
+    def __init__(self, table: FeatureTable) -> None:
+        super().__init__()
+        span = table.max - table.min
+        # not persistent: they belong to the corpus, which hands them over again on a resume
+        self.register_buffer("mean", torch.as_tensor(table.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("low", torch.as_tensor(table.min, dtype=torch.float32), persistent=False)
+        self.register_buffer("span", torch.as_tensor(span, dtype=torch.float32), persistent=False)
+
+    def impute(self, values: Tensor) -> Tensor:
+        """(n, F) with NaN where missing -> (n, F) float32 without."""
+        return torch.where(torch.isfinite(values), values.float(), self.mean)
+
+    def scale(self, values: Tensor) -> Tensor:
+        """(n, F) imputed -> (n, F) in 0..1 of the corpus range; a constant feature is 0."""
+        return ((values - self.low) / torch.where(self.span > 0, self.span, 1.0)).clamp(0.0, 1.0)
+
+
+def own_pairs(row_id: Tensor, column_id: Tensor, self_index: Tensor) -> Tensor:
+    """True where row and column are the same thing in different views: ids (R,), (M,) -> (R, M) bool."""
+    return (row_id[:, None] == column_id) & ~own_columns(self_index, len(column_id))
+
+
+def hard(own: Tensor) -> Tensor:
+    """1 for own pairs, else 0: (R, M) bool -> float32."""
+    return own.float()
+
+
+def soft_1(own: Tensor, row_features: Tensor, column_features: Tensor, exponent: float) -> Tensor:
+    """Cosine of raw features (R, F), (M, F) to the power `exponent`; own pairs 1; negative cosines 0."""
+    rows = nn.functional.normalize(row_features.double(), dim=1)
+    columns = nn.functional.normalize(column_features.double(), dim=1)
+    # in float64: a power of 50 makes 50 times the rounding of a cosine near 1
+    similar = (rows @ columns.T).clamp(0.0, 1.0).pow(exponent)
+    return similar.float().masked_fill(own, 1.0)
+
+
+def soft_2(own: Tensor, row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) -> Tensor:
+    """SoftCLT weights 2 alpha sigmoid(-tau d) of range-scaled features (R, F), (M, F); own pairs 1."""
+    distance = torch.cdist(row_scaled, column_scaled, compute_mode="donot_use_mm_for_euclid_dist")
+    similar = 2.0 * alpha * torch.sigmoid(-tau * distance / max(row_scaled.shape[1], 1) ** 0.5)
+    return similar.masked_fill(own, 1.0)
+
+
+def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index: Tensor) -> Tensor:
+    """1 for beats of one class, (R,) and (M,) int64, and for own pairs, else 0.
+
+    Class -1 is unknown and matches nothing but its own pair. When one class covers the whole batch there would be no
+    negatives; then own pairs alone are positive.
+    """
+    alike = (row_class[:, None] == column_class) & (row_class[:, None] >= 0)
+    alike &= ~own_columns(self_index, len(column_class))
+    if len(column_class) == 0:
+        return own.float()
+    one_class = column_class.amin() == column_class.amax()
+    return (own | (alike & ~one_class)).float()
+
+
+def fix_own_mass(targets: Tensor, own: Tensor, self_index: Tensor, pos_mass: float | None) -> Tensor:
+    """Rescale other columns so that own pairs hold exactly `pos_mass` of each row; None returns the targets as they are.
+
+    Weights of own pairs stay. Rows whose own pairs, or whose other columns, have no mass stay as they are. Raises
+    ValueError for a mass outside 0..1, ends excluded.
+    """
+    if pos_mass is None:
+        return targets
+    if not 0.0 < pos_mass < 1.0:
+        raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {pos_mass}")
+    targets = targets.masked_fill(own_columns(self_index, targets.shape[1]), 0.0)
+    own_mass = (targets * own).sum(1, keepdim=True)
+    others = (targets * ~own).sum(1, keepdim=True)
+    wanted = own_mass * ((1.0 - pos_mass) / pos_mass)
+    factor = torch.where((own_mass > 0) & (others > 0), wanted / others.clamp_min(1e-30), 1.0)
+    return torch.where(own, targets, targets * factor)

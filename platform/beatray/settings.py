@@ -1,0 +1,264 @@
+"""Settings: YAML groups composed by Hydra, checked against frozen dataclasses, resolved before anything starts.
+
+The words on the command line are the dotted keys of `configs/` (`train.workers=8`) or the choice of a group
+(`objective=simclr`). Contract: an unknown key or a value of the wrong type is a `SettingsError` that names the key and
+the nearest right one; what comes back is immutable and complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PATH_WORDS = {"corpus": "corpus.path"}
+"""Short words for the dotted keys that hold a place."""
+
+PATH_KEYS = {"corpus.path", "out", "encoder_path", "tracking.uri"}
+
+
+class SettingsError(ValueError):
+    """A word on the command line, or a line of a YAML file, that does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSettings:
+    """Which corpus, and which of its rows may be trained on."""
+
+    path: str = ""
+    validation_folds: tuple[int, ...] = (9,)
+    test_folds: tuple[int, ...] = (10,)
+    pretrain_sees_test: bool = False  # mimics studies that pretrain on everything; never the default
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPlacement:
+    """Where the augmented views are made: on Ray Data workers or on the training device."""
+
+    place: str = "device"
+
+    def __post_init__(self) -> None:
+        _one_of("views.place", self.place, ("device", "workers"))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """The optimisation, its parallelism and its safety nets. Batches are global: shared out over the workers."""
+
+    workers: int = 1
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 10.0
+    clip_norm: float = 1.0
+    accumulate: int = 1  # micro-batches per step; a contrast sees only its own micro-batch
+    precision: str = "fp32"  # or bf16 (autocast; weights and losses stay fp32)
+    compile: bool = False
+    device: str = "auto"  # auto, cpu or cuda
+    threads_per_worker: int = 1
+    cpus_per_worker: float = 0.5
+    readers_per_worker: int = 2
+    cpus_per_reader: float = 0.25
+    lanes: int = 4  # independent queues of row groups; divides the batch
+    window: int = 8  # row groups over which rows are shuffled
+    chunk_steps: int = 1024  # steps fed by one Ray Data execution
+    checkpoint_every_steps: int = 200
+    keep_checkpoints: int = 3
+    log_every_steps: int = 1
+    log_ids: bool = False
+    max_failures: int = 3
+    max_nonfinite: int = 5
+    stop_after_steps: int | None = None  # end early, with a checkpoint, as if interrupted
+
+    def __post_init__(self) -> None:
+        _one_of("train.precision", self.precision, ("fp32", "bf16"))
+        _one_of("train.device", self.device, ("auto", "cpu", "cuda"))
+        for name in ("workers", "epochs", "batch_size", "accumulate", "lanes", "window", "chunk_steps",
+                     "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "readers_per_worker"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"train.{name} must be at least 1, not {getattr(self, name)}")
+        if self.batch_size % self.lanes:
+            raise SettingsError(f"train.lanes={self.lanes} must divide train.batch_size={self.batch_size}")
+        if self.batch_size < self.workers * self.accumulate:
+            raise SettingsError("train.batch_size must be at least train.workers x train.accumulate")
+        if not 0 < self.cpus_per_reader or not 0 < self.cpus_per_worker:
+            raise SettingsError("train.cpus_per_worker and train.cpus_per_reader must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Ray: `address` of a running cluster, or the size of the local one."""
+
+    address: str | None = None
+    cpus: int | None = None
+    object_store_mb: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingSettings:
+    """MLflow: where (default: a database beside the run) and under which names; null turns it off."""
+
+    uri: str | None = "auto"
+    experiment: str = "beatray"
+    flush_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSettings:
+    """Everything `beatray pretrain` needs. `objective`, `encoder` and `views` carry their own keys; see configs/."""
+
+    out: str = "runs"
+    run: str = "pretrain"
+    seed: int = 0
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    views: ViewPlacement = field(default_factory=ViewPlacement)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{key}={value} is not one of {', '.join(allowed)}")
+
+
+def config_folder() -> Path:
+    """The YAML groups: inside an installed package, or beside the source tree."""
+    package = Path(__file__).parent
+    for folder in (package / "configs", package.parent.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise SettingsError("the configs/ folder is missing from this installation of beatray")
+
+
+def compose(top: str, words: list[str], *, extra: dict[str, str] | None = None) -> dict[str, Any]:
+    """The content of `configs/<top>.yaml` under the words of the command line, as plain dicts.
+
+    `extra` maps further short words to dotted keys. Raises SettingsError for a word that fits nothing.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = config_folder()
+    overrides = [_override(word, {**PATH_WORDS, **(extra or {})}) for word in words]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder.absolute()), version_base=None):
+        chosen = [word for word in overrides if _is_choice(word, folder)]
+        try:
+            base = OmegaConf.to_container(hydra_compose(top, overrides=chosen), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SettingsError(_choice_error(chosen, folder, str(error))) from error
+        known = _dotted(base)
+        for word in overrides:
+            key = word.partition("=")[0].lstrip("+~")
+            if word not in chosen and not _fits(key, known):
+                raise SettingsError(f"there is no setting '{key}'{_nearest(key, known)}")
+        try:
+            return typing.cast(
+                "dict[str, Any]", OmegaConf.to_container(hydra_compose(top, overrides=overrides), resolve=True)
+            )
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SettingsError(str(error)) from error
+
+
+def _override(word: str, short: dict[str, str]) -> str:
+    key, sign, value = word.partition("=")
+    if not sign or not key:
+        raise SettingsError(f"'{word}' is not of the form key=value")
+    key = short.get(key, key)
+    if key in PATH_KEYS and value not in ("null", "auto"):
+        value = "'" + value.strip("'").replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return f"{key}={value}"
+
+
+def _is_choice(word: str, folder: Path) -> bool:
+    key = word.partition("=")[0]
+    return "." not in key and (folder / key).is_dir()
+
+
+def _choice_error(chosen: list[str], folder: Path, message: str) -> str:
+    for word in chosen:
+        key, _, value = word.partition("=")
+        offered = sorted(path.stem for path in (folder / key).glob("*.yaml"))
+        if value not in offered:
+            return f"there is no {key} '{value}'{_nearest(value, offered)}; offered: {', '.join(offered)}"
+    return message
+
+
+def _dotted(content: Any, prefix: str = "") -> list[str]:
+    if not isinstance(content, dict) or not content:
+        return [prefix] if prefix else []
+    return [key for name, value in content.items() for key in _dotted(value, f"{prefix}.{name}" if prefix else name)]
+
+
+def _fits(key: str, known: list[str]) -> bool:
+    return any(key == name or name.startswith(key + ".") for name in known)
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
+        key.rpartition(".")[2], [name for name in known if name.rpartition(".")[2]], 1, 0.5
+    )
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def build(kind: type[T], content: dict[str, Any], where: str = "") -> T:
+    """`content` as the frozen dataclass `kind`, every value checked; SettingsError names the key."""
+    hints = typing.get_type_hints(kind)
+    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in content:
+        if name not in names:
+            raise SettingsError(f"there is no setting '{where}{name}'{_nearest(str(name), names)}")
+    return kind(**{name: _convert(hints[name], value, f"{where}{name}") for name, value in content.items()})
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            if option is not type(None):
+                return _convert(option, value, key)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(typing.cast("type[Any]", hint), value, f"{key}.")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(typing.get_args(hint)[0], item, key) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)  # a run named 7 is still a name
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise SettingsError(f"{key}={value!r} is not of type {wanted}")
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain JSON-ready dicts."""
+    return typing.cast("dict[str, Any]", dataclasses.asdict(settings))
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    result: dict[str, Any] = {}
+    for name, value in content.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        result |= flat(value, key) if isinstance(value, dict) and value else {key: value}
+    return result

@@ -1,0 +1,79 @@
+"""metrics.jsonl and ids.jsonl: one line per step, appended as training goes, cut back when a run resumes.
+
+The files are the record of a run; tracking reads them and may lag behind. Contract: after `reopen(step)` no line of a
+step at or after `step` is left, so replayed steps are never written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+
+class Journal:
+    """An append-only file of JSON lines, each with an integer `step` (the global step, from 0)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def reopen(self, step: int) -> None:
+        """Drop the lines of `step` and later, and any torn last line; then append from there."""
+        kept = [json.dumps(line) for line in read_lines(self.path) if int(line["step"]) < step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".writing")
+        aside.write_text("".join(f"{line}\n" for line in kept))
+        aside.replace(self.path)
+        self._file = self.path.open("a")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line; the operating system has it when this returns."""
+        if self._file is None:
+            raise ValueError(f"{self.path} is not open: call reopen first")
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Make it durable and close."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; a torn last line (a writer was killed) is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class Tail:
+    """Follows a journal while another process writes it: whole lines only, from the start again if it was cut back."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._identity = (0, 0)
+
+    def fresh(self) -> list[dict[str, Any]]:
+        """The lines written since the last call; after a cut-back all of them, so the caller must know its step."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if (about.st_dev, about.st_ino) != self._identity or about.st_size < self._offset:
+                self._identity, self._offset = (about.st_dev, about.st_ino), 0
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(text) for text in whole.splitlines()]

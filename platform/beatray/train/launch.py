@@ -1,0 +1,192 @@
+"""Starts a pretraining run on Ray Train: resolves the job, checks that it fits, runs the ranks, survives their deaths.
+
+The run folder `out/run` must be visible to every node. It holds settings.yaml, metrics.jsonl, ids.jsonl (when asked
+for), checkpoints/ and, at the end, encoder/. Starting the same run again continues it from its newest checkpoint; a
+finished run is left alone. A dead worker restarts the group, which continues from the run's own newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import ray.train
+import torch
+import yaml
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from beatray.corpus.reader import Corpus, open_corpus
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles
+from beatray.corpus.store import Store
+from beatray.objectives.registry import columns_of
+from beatray.settings import CorpusSettings, PretrainSettings, SettingsError, as_dict
+from beatray.train import checkpoint as checkpoints
+from beatray.train.errors import TrainingError
+from beatray.train.loop import Job, train
+from beatray.train.order import OrderSettings
+from beatray.train.ranks import Ranks
+from beatray.train.stream import RowGroup, StreamSettings
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Where a run is and how far it got."""
+
+    folder: str
+    steps: int
+    finished: bool
+    continued_from: int
+
+
+def policy_of(settings: CorpusSettings) -> SplitPolicy:
+    """The split policy that the corpus settings ask for."""
+    return SplitPolicy(validation_folds=settings.validation_folds, test_folds=settings.test_folds)
+
+
+def select_rows(corpus: Corpus, settings: CorpusSettings) -> pd.DataFrame:
+    """The index rows that pretraining may use: held-out folds, test records and everything tied to them left out."""
+    index = corpus.index
+    if settings.pretrain_sees_test:
+        return index
+    return index[assign_roles(index, policy_of(settings)) == Role.TRAIN]
+
+
+def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
+    """The chosen rows by row group, in manifest order; row groups without any are left out."""
+    groups = []
+    for (shard, group), rows in chosen.groupby(["shard", "group"], sort=True)["row"]:
+        groups.append(RowGroup(corpus.manifest.shards[int(shard)], int(group), tuple(np.sort(rows).tolist())))
+    return tuple(groups)
+
+
+def prepare_job(settings: PretrainSettings) -> Job:
+    """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
+    if not settings.corpus.path:
+        raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
+    out = Store(settings.out)
+    if not out.is_local:
+        raise SettingsError(f"out={settings.out} must be a folder that every node sees")
+    settings = replace(settings, out=str(out.folder))
+    corpus_store = Store(settings.corpus.path)
+    if corpus_store.is_local:
+        path = str(corpus_store.folder)
+        settings = replace(settings, corpus=replace(settings.corpus, path=path))
+    corpus = open_corpus(settings.corpus.path)
+    groups = row_groups(corpus, select_rows(corpus, settings.corpus))
+    if not groups:
+        raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
+    arrays = columns_of(settings.objective)
+    clusters = corpus.manifest.statistics.get("beat_clusters")
+    if "beat_class" in arrays and clusters is None:
+        raise SettingsError("the corpus has too few beats for clusters: choose objective.hard_beat=same_record")
+    train_settings = settings.train
+    stream = StreamSettings(
+        store=corpus.store,
+        groups=groups,
+        order=OrderSettings(settings.seed, train_settings.batch_size, train_settings.lanes, train_settings.window),
+        arrays=arrays,
+        clusters=clusters if "beat_class" in arrays else None,
+        readers=train_settings.readers_per_worker,
+        cpus_per_reader=train_settings.cpus_per_reader,
+        chunk_steps=train_settings.chunk_steps,
+    )
+    statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
+    return Job(settings, stream, statistics, corpus.recipe, corpus.manifest.hash)
+
+
+def check_resources(settings: PretrainSettings, available: dict[str, float]) -> None:
+    """Refuse a run that could only hang: Ray Train would wait for ever for CPUs that its own readers need."""
+    train_settings = settings.train
+    stages = 2 if settings.views.place == "workers" else 1
+    for_ranks = train_settings.workers * train_settings.cpus_per_worker
+    for_readers = train_settings.workers * train_settings.cpus_per_reader * stages
+    have = available.get("CPU", 0.0)
+    if for_ranks + for_readers > have:
+        raise SettingsError(
+            f"{train_settings.workers} workers need {for_ranks:g} CPUs and their readers at least {for_readers:g}, "
+            f"together {for_ranks + for_readers:g}; Ray has {have:g}. Lower train.workers, train.cpus_per_worker or "
+            "train.cpus_per_reader, or add nodes."
+        )
+    if _use_gpu(settings) and available.get("GPU", 0.0) < train_settings.workers:
+        raise SettingsError(
+            f"{train_settings.workers} workers need as many GPUs; Ray has {available.get('GPU', 0):g}. "
+            "Lower train.workers or set train.device=cpu."
+        )
+
+
+def _use_gpu(settings: PretrainSettings) -> bool:
+    if settings.train.device == "auto":
+        return ray.cluster_resources().get("GPU", 0) >= settings.train.workers
+    return settings.train.device == "cuda"
+
+
+def pretrain(settings: PretrainSettings) -> RunResult:
+    """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
+
+    Raises SettingsError for a run that cannot work, TrainingError when it stopped for a reason that a retry does not
+    mend.
+    """
+    job = prepare_job(settings)
+    settings = job.settings
+    check_resources(settings, ray.cluster_resources())
+    folder = job.run.folder
+    if (folder / checkpoints.ENCODER_FOLDER / checkpoints.FILES).exists():
+        _check_unchanged(job, folder)
+        return RunResult(str(folder), job.steps, True, job.steps)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(as_dict(settings), sort_keys=True))
+    started_from = checkpoints.latest(job.run)
+    use_gpu = _use_gpu(settings)
+    trainer = TorchTrainer(
+        _rank_main,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=settings.train.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": settings.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=f"ray-{os.getpid()}-{ray.get_runtime_context().get_job_id()}",
+            storage_path=str(folder / "ray"),
+            failure_config=FailureConfig(max_failures=settings.train.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _stopped(error, settings) from error
+    done = checkpoints.latest(job.run)
+    steps = int(done.state["global_step"]) if done else 0
+    return RunResult(str(folder), steps, steps == job.steps, int(started_from.state["global_step"]) if started_from else 0)
+
+
+def _check_unchanged(job: Job, folder: Path) -> None:
+    made = checkpoints.describe_encoder(str(folder))
+    if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
+        raise SettingsError(
+            f"{folder} holds a finished run of another objective or corpus. Choose another run=, or remove the folder."
+        )
+
+
+def _stopped(error: BaseException, settings: PretrainSettings) -> TrainingError:
+    first = next((line for line in reversed(str(error).splitlines()) if "Error" in line), str(error).strip())
+    return TrainingError(
+        f"run {settings.run} stopped: {first.strip()} The newest checkpoint is kept; the same command continues it."
+    )
+
+
+def _rank_main(config: dict[str, Any]) -> None:
+    """One Ray Train worker: become a rank and train."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
+    train(config["job"], ranks, on_checkpoint=lambda metrics: ray.train.report(metrics))

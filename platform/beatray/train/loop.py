@@ -1,0 +1,340 @@
+"""The training loop, in plain torch: resume, step, clip, refuse, log, checkpoint. It knows no method by name.
+
+One call trains one rank; Ray Train (`launch.py`) or a test starts as many as there are. Contract: a step's data, views
+and learning rate are functions of its number and the settings, so a resumed run continues exactly; the loss is that of
+the global batch; a last short batch of an epoch weighs by its rows, so that every recording counts the same. A
+non-finite loss is refused before the optimiser by all ranks together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from beatray.corpus.manifest import CorpusError
+from beatray.corpus.store import Store
+from beatray.models.registry import build_encoder
+from beatray.objectives.registry import build_objective
+from beatray.objectives.statistics import FeatureStatistics
+from beatray.settings import PretrainSettings, as_dict
+from beatray.train import checkpoint as checkpoints
+from beatray.train.blocks import Arrays
+from beatray.train.errors import TrainingError
+from beatray.track.journal import Journal
+from beatray.train.order import steps_per_epoch
+from beatray.train.ranks import Ranks
+from beatray.train.stream import Batch, StreamSettings, batches
+
+log = logging.getLogger(__name__)
+
+RESUMABLE = ("train.epochs", "train.workers", "train.checkpoint_every_steps", "train.keep_checkpoints",
+             "train.log_every_steps", "train.log_ids", "train.max_failures", "train.max_nonfinite",
+             "train.stop_after_steps", "train.chunk_steps", "train.readers_per_worker", "train.cpus_per_reader",
+             "train.cpus_per_worker", "train.threads_per_worker", "train.device", "views.place")
+"""Settings that may differ between a checkpoint and the run that continues it: they change no gradient.
+
+Except for `train.epochs`, which moves the cosine: continuing to more epochs is a decision the user may take.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All a rank needs, resolved by the driver."""
+
+    settings: PretrainSettings
+    stream: StreamSettings
+    statistics: dict[str, Any]
+    recipe: dict[str, Any]
+    manifest_hash: str
+
+    @property
+    def run(self) -> Store:
+        """The run folder."""
+        return Store(self.settings.out).child(self.settings.run)
+
+    @property
+    def rows(self) -> int:
+        """Recordings of one epoch."""
+        return sum(self.stream.sizes)
+
+    @property
+    def steps(self) -> int:
+        """Global steps of the whole run."""
+        return self.settings.train.epochs * steps_per_epoch(self.rows, self.settings.train.batch_size)
+
+
+def build(job: Job, device: torch.device) -> nn.Module:
+    """The objective with a fresh encoder; the weights are a function of the seed."""
+    torch.manual_seed(job.settings.seed)
+    encoder = {**job.settings.encoder}
+    objective = {**job.settings.objective}
+    statistics = FeatureStatistics.from_dict(job.statistics)
+    built = build_objective(objective.pop("name"), build_encoder(encoder.pop("name"), **encoder), objective, statistics)
+    return built.to(device)
+
+
+def views_on_worker(job: Job) -> Callable[[Arrays, int], Arrays]:
+    """The objective's views as a function of arrays, for Ray Data workers."""
+
+    def make(arrays: Arrays, epoch: int) -> Arrays:
+        torch.set_num_threads(1)
+        objective = build(job, torch.device("cpu"))
+        made = objective.views(_tensors(arrays, torch.device("cpu")), job.settings.seed, epoch)
+        return {name: tensor.numpy() for name, tensor in made.items()}
+
+    return make
+
+
+def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
+    """Train this rank to the end of the run, from its newest checkpoint if there is one."""
+    settings = job.settings.train
+    torch.set_num_threads(settings.threads_per_worker)
+    objective = build(job, ranks.device)
+    optimiser = _optimiser(objective, job)
+    done = _resume(job, ranks, objective, optimiser)
+    per_epoch = steps_per_epoch(job.rows, settings.batch_size)
+    last = min(job.steps, settings.stop_after_steps or job.steps)
+    if settings.compile:
+        objective.encoder.compile()
+    model = _parallel(objective, ranks)
+    metrics, ids = (Journal(job.run.folder / name) for name in ("metrics.jsonl", "ids.jsonl"))
+    if ranks.is_first:
+        metrics.reopen(done)
+        if settings.log_ids:
+            ids.reopen(done)
+    names = _names_of_keys(job) if settings.log_ids and ranks.is_first else {}
+    strikes = 0
+    seen_in_epoch = 0.0 if done % per_epoch == 0 else None
+    feed = _feed(job, ranks, divmod(done, per_epoch), last - done)
+    for number, (batch, waited) in enumerate(feed, start=done):
+        started = time.perf_counter()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(number, job.steps, per_epoch, job)
+        torch.manual_seed(hash((job.settings.seed, number, ranks.rank)) & 0x7FFFFFFF)
+        loss, logs, finite = _accumulate(job, model, objective, optimiser, batch, ranks)
+        if finite:
+            norm = float(nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm))
+            optimiser.step()
+            objective.after_step()
+            strikes = 0
+        else:
+            norm = math.nan
+            strikes += 1
+            _refuse(job, ranks, batch, number, strikes)
+        if seen_in_epoch is not None:
+            seen_in_epoch += ranks.total(len(batch.arrays["record_key"]))
+        if settings.log_ids:
+            _log_ids(ids, names, ranks, number, batch)
+        if ranks.is_first and (number % settings.log_every_steps == 0 or number == last - 1):
+            seconds = time.perf_counter() - started
+            metrics.write(
+                {
+                    "step": number,
+                    "epoch": batch.epoch,
+                    "loss": _finite_or_none(loss),
+                    "learning_rate": optimiser.param_groups[0]["lr"],
+                    "gradient_norm": _finite_or_none(norm),
+                    "records_per_s": batch.global_rows / (seconds + waited),
+                    "data_wait_s": waited,
+                    "step_s": seconds,
+                    **{name: _finite_or_none(value) for name, value in logs.items()},
+                }
+            )
+        if (number + 1) % per_epoch == 0:
+            if seen_in_epoch is not None and round(seen_in_epoch) != job.rows:
+                raise CorpusError(
+                    f"epoch {batch.epoch} saw {seen_in_epoch:.0f} rows; the manifest has {job.rows} for training"
+                )
+            seen_in_epoch = 0.0
+        if (number + 1) % settings.checkpoint_every_steps == 0 or number == last - 1:
+            if ranks.is_first:
+                _save(job, number + 1, per_epoch, objective, optimiser)
+            on_checkpoint({"step": number + 1, "epoch": batch.epoch, "loss": loss})
+    if ranks.is_first:
+        metrics.close()
+        ids.close()
+        if last == job.steps:
+            checkpoints.export_encoder(job.run, objective.encoder, _description(job, max(last, done)))
+
+
+def learning_rate(step: int, total: int, per_epoch: int, job: Job) -> float:
+    """Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2017), per step."""
+    settings = job.settings.train
+    warmup = min(settings.warmup_epochs * per_epoch, total / 2)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / max(warmup, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+
+def _optimiser(objective: nn.Module, job: Job) -> torch.optim.Optimizer:
+    """AdamW; no weight decay on biases and norms (1-d parameters)."""
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": job.settings.train.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    on_gpu = next(iter(trained)).is_cuda
+    return torch.optim.AdamW(groups, lr=job.settings.train.learning_rate, fused=on_gpu)
+
+
+def _parallel(objective: nn.Module, ranks: Ranks) -> nn.Module:
+    if ranks.world == 1:
+        return objective
+    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+
+
+def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Load the newest whole checkpoint, the same on all ranks; returns the number of global steps done."""
+    chosen = checkpoints.latest(job.run) if ranks.is_first else None
+    name = ranks.from_first(chosen.name if chosen else None)
+    if name is None:
+        return 0
+    found = chosen or checkpoints.load(job.run, name)
+    _check_same_run(job, found.state)
+    checkpoints.restore(found, objective, optimiser)
+    return int(found.state["global_step"])
+
+
+def _check_same_run(job: Job, state: dict[str, Any]) -> None:
+    from beatray.settings import flat
+
+    if state["manifest_hash"] != job.manifest_hash:
+        raise TrainingError(
+            f"run {job.settings.run} was started on another snapshot of the corpus; its order of records would not "
+            "be the same. Choose another run= or the corpus it was started on."
+        )
+    before, now = flat(state["settings"]), flat(as_dict(job.settings))
+    free = (*RESUMABLE, "out", "run")
+    differing = [
+        f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in free and not key.startswith(("cluster.", "tracking."))
+    ]
+    if differing:
+        raise TrainingError(
+            f"run {job.settings.run} was started with other settings ({'; '.join(differing)}). Choose another run= "
+            "or start it with the same settings."
+        )
+
+
+def _save(job: Job, done: int, per_epoch: int, objective: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    epoch, step = divmod(done, per_epoch)
+    state = {
+        "global_step": done,
+        "epoch": epoch,
+        "step": step,
+        "settings": as_dict(job.settings),
+        "recipe": job.recipe,
+        "manifest_hash": job.manifest_hash,
+    }
+    checkpoints.save(job.run, checkpoints.name_of(done), state, objective, optimiser)
+    checkpoints.keep_newest(job.run, job.settings.train.keep_checkpoints)
+
+
+def _description(job: Job, steps: int) -> dict[str, Any]:
+    encoder = {**job.settings.encoder}
+    return {
+        "name": encoder.pop("name"),
+        "settings": encoder,
+        "recipe": job.recipe,
+        "objective": job.settings.objective,
+        "manifest_hash": job.manifest_hash,
+        "corpus_settings": as_dict(job.settings)["corpus"],
+        "steps": steps,
+        "seed": job.settings.seed,
+    }
+
+
+def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Iterator[tuple[Batch, float]]:
+    """Batches with the seconds waited for each."""
+    if n_steps <= 0:
+        return
+    make_views = views_on_worker(job) if job.settings.views.place == "workers" else None
+    source = batches(job.stream, ranks.rank, ranks.world, start, n_steps, make_views)
+    while True:
+        began = time.perf_counter()
+        batch = next(source, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - began
+
+
+def _tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in arrays.items()}
+
+
+def _accumulate(
+    job: Job,
+    model: nn.Module,
+    objective: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    ranks: Ranks,
+) -> tuple[float, dict[str, float], bool]:
+    """Forward and backward over the micro-batches; gradients are left on the parameters if the loss is finite."""
+    settings = job.settings
+    parts = settings.train.accumulate
+    optimiser.zero_grad(set_to_none=True)
+    weight = batch.global_rows / settings.train.batch_size / parts
+    total, logs = 0.0, {}
+    for part in range(parts):
+        rows = {name: values[part::parts] for name, values in batch.arrays.items()}
+        tensors = _tensors(rows, ranks.device)
+        views = tensors if settings.views.place == "workers" else objective.views(tensors, settings.seed, batch.epoch)
+        hold = part < parts - 1 and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.train.precision == "bf16"):
+                loss, part_logs = model(views)
+            if not ranks.all_true(bool(torch.isfinite(loss))):
+                return math.nan, {}, False
+            (loss * weight).backward()
+        total += ranks.total(float(loss.detach())) / ranks.world / parts
+        for name, value in part_logs.items():
+            logs[name] = logs.get(name, 0.0) + float(value) / parts
+    return total, logs, True
+
+
+def _refuse(job: Job, ranks: Ranks, batch: Batch, number: int, strikes: int) -> None:
+    """Log which recordings gave a non-finite loss; stop after too many in a row."""
+    keys = [key for part in ranks.gather(batch.arrays["record_key"].tolist()) for key in part]
+    if ranks.is_first:
+        names = _names_of_keys(job)
+        log.error("step %d refused: the loss is not finite; its records: %s", number, [names[key] for key in keys])
+    if strikes >= job.settings.train.max_nonfinite:
+        raise TrainingError(
+            f"the loss was not finite {strikes} times in a row (last at step {number}). The newest checkpoint is "
+            "whole; lower train.learning_rate or look at the records named above."
+        )
+
+
+def _log_ids(ids: Journal, names: dict[int, str], ranks: Ranks, number: int, batch: Batch) -> None:
+    gathered = ranks.gather(batch.arrays["record_key"].tolist())
+    if ranks.is_first:
+        seen = [names[key] for part in gathered for key in part]
+        ids.write({"step": number, "epoch": batch.epoch, "step_in_epoch": batch.step, "record_ids": seen})
+
+
+def _names_of_keys(job: Job) -> dict[int, str]:
+    from beatray.corpus.reader import read_row_group
+    from beatray.views.draws import record_key
+
+    names = {}
+    for group in job.stream.groups:
+        table = read_row_group(job.stream.store, group.shard, group.group, ["record_id"])
+        names |= {record_key(name): name for name in table["record_id"].to_pylist()}
+    return names
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,142 @@
+"""The order of an epoch: a pure function of (seed, epoch, row groups), known to neither rank nor world size.
+
+Row groups are dealt in a random order onto a few lanes (a constant of the run that divides the batch); within a lane
+rows are shuffled over a sliding window of row groups: the sort key of a row is the place of its group plus a uniform
+draw from [0, window). Every global batch takes the same number of rows from each lane, so a rank that owns whole lanes
+reads each row group once, while the batches themselves stay the same for every number of ranks. What is left when
+the shortest lane ends is shuffled and forms the tail; the last batch may be short.
+
+No Ray here, so that the order can be tested, and proven equal, alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSettings:
+    """What the order depends on, apart from the row groups and the epoch."""
+
+    seed: int
+    batch_size: int
+    lanes: int = 4
+    window: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One row group as one rank reads it during one epoch."""
+
+    number: int  # running number in the rank's plan: the order of reading
+    epoch: int
+    group: int  # position among the row groups
+    rows_used: int  # how many of its rows this rank takes before the epoch ends
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A rank's share of one global batch: row `row[i]` of unit `unit[i]`."""
+
+    epoch: int
+    step: int
+    unit: NDArray[np.int64]
+    row: NDArray[np.int64]
+    global_rows: int
+
+
+def lanes_for(n_groups: int, settings: OrderSettings) -> int:
+    """The lanes actually used: at least two row groups a lane, or a small corpus would hardly be shuffled."""
+    most = max(1, min(settings.lanes, n_groups // 2))
+    return max(lanes for lanes in range(1, most + 1) if settings.batch_size % lanes == 0)
+
+
+def epoch_order(sizes: Sequence[int], settings: OrderSettings, epoch: int) -> NDArray[np.int32]:
+    """All rows of one epoch in training order: (n, 2) of [row group, row].
+
+    `sizes` are the rows of each row group. Every row occurs exactly once.
+    """
+    random = np.random.default_rng([settings.seed, epoch])
+    n_lanes = lanes_for(len(sizes), settings)
+    lanes: list[list[int]] = [[] for _ in range(n_lanes)]
+    filled = np.zeros(n_lanes, np.int64)
+    for group in random.permutation(len(sizes)).tolist():
+        lane = int(filled.argmin())
+        lanes[lane].append(group)
+        filled[lane] += sizes[group]
+    shuffled = [_shuffle_lane(groups, sizes, settings.window, random) for groups in lanes]
+    share_of_lane = settings.batch_size // n_lanes
+    full = min(len(rows) for rows in shuffled) // share_of_lane
+    head = np.stack([rows[: full * share_of_lane].reshape(full, share_of_lane, 2) for rows in shuffled], axis=1)
+    tail = np.concatenate([rows[full * share_of_lane :] for rows in shuffled])
+    return np.concatenate([head.reshape(-1, 2), random.permutation(tail)]).astype(np.int32)
+
+
+def _shuffle_lane(
+    groups: list[int], sizes: Sequence[int], window: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    counts = [sizes[group] for group in groups]
+    rows = np.stack([np.repeat(groups, counts), np.concatenate([np.arange(n) for n in counts])], axis=1)
+    key = np.repeat(np.arange(len(groups)), counts) + window * random.random(len(rows))
+    return rows[np.argsort(key, kind="stable")]
+
+
+def steps_per_epoch(n_rows: int, batch_size: int) -> int:
+    """Global steps of an epoch, the last one possibly short."""
+    return math.ceil(n_rows / batch_size)
+
+
+def share(n_rows: int, batch_size: int, step: int, rank: int, world: int) -> tuple[int, int]:
+    """Half-open range of the epoch's rows that `rank` of `world` takes in global step `step`."""
+    start, end = step * batch_size, min(n_rows, (step + 1) * batch_size)
+    length = end - start
+    return start + length * rank // world, start + length * (rank + 1) // world
+
+
+class Plan:
+    """The endless sequence of steps of one rank, from any position, and the row groups it must read for them."""
+
+    def __init__(
+        self, sizes: Sequence[int], settings: OrderSettings, rank: int, world: int, start: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._sizes, self._settings, self._rank, self._world = sizes, settings, rank, world
+        self._n_rows = int(sum(sizes))
+        self._steps = steps_per_epoch(self._n_rows, settings.batch_size)
+        self._epoch, self._step = start
+        self._next_number = 0
+        self._open_epoch()
+
+    def _open_epoch(self) -> None:
+        self._order = epoch_order(self._sizes, self._settings, self._epoch)
+        ranges = [self._share(step) for step in range(self._step, self._steps)]
+        mine = np.concatenate([self._order[a:b, 0] for a, b in ranges]) if ranges else np.empty(0, np.int32)
+        self._used = np.bincount(mine, minlength=len(self._sizes))
+        self._number_of: dict[int, int] = {}
+
+    def _share(self, step: int) -> tuple[int, int]:
+        return share(self._n_rows, self._settings.batch_size, step, self._rank, self._world)
+
+    def chunk(self, n_steps: int) -> tuple[list[Step], list[Unit]]:
+        """The next `n_steps` steps, and the units first needed in them, in the order they are needed."""
+        steps, units = [], []
+        for _ in range(n_steps):
+            if self._step == self._steps:
+                self._epoch, self._step = self._epoch + 1, 0
+                self._open_epoch()
+            start, end = self._share(self._step)
+            groups, rows = self._order[start:end].T
+            for group in dict.fromkeys(groups.tolist()):
+                if group not in self._number_of:
+                    self._number_of[group] = self._next_number
+                    units.append(Unit(self._next_number, self._epoch, group, int(self._used[group])))
+                    self._next_number += 1
+            numbers = np.array([self._number_of[group] for group in groups.tolist()], np.int64)
+            first, last = self._step * self._settings.batch_size, (self._step + 1) * self._settings.batch_size
+            steps.append(Step(self._epoch, self._step, numbers, rows.astype(np.int64), min(last, self._n_rows) - first))
+            self._step += 1
+        return steps, units

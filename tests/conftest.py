@@ -1,0 +1,49 @@
+"""Real recordings for the tests: the bundled sample always, the full data sets where `BEATRAY_DATA` names a folder."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder named by `BEATRAY_DATA` (ludb/, ptbxl/, misc/); skips the test without it."""
+    named = os.environ.get("BEATRAY_DATA")
+    if not named:
+        pytest.skip("needs the full recordings: set BEATRAY_DATA to the folder with ludb/, ptbxl/ and misc/")
+    folder = Path(named)
+    assert folder.is_dir(), f"BEATRAY_DATA={named} is not a folder"
+    return folder
+
+
+def _unpack(archive: Path, into: Path) -> None:
+    with tarfile.open(archive) as tar:
+        tar.extractall(into, filter="data")
+
+
+@pytest.fixture(scope="session")
+def ludb_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LUDB 1.0.1, all 200 records: data/N.hea, N.dat, N.i .. N.v6, ludb.csv."""
+    into = tmp_path_factory.mktemp("ludb")
+    _unpack(data_dir / "ludb" / "ludb-1.0.1.tar.xz", into)
+    return into / "ludb-1.0.1"
+
+
+@pytest.fixture(scope="session")
+def ptbxl_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """434 labelled PTB-XL records at 500 Hz: ptbxl_database.csv, scp_statements.csv, records500/."""
+    into = tmp_path_factory.mktemp("ptbxl")
+    _unpack(data_dir / "ptbxl" / "ptbxl-500hz-folds1-9.tar.xz", into)
+    return into / "ptbxl"
+
+
+@pytest.fixture(scope="session")
+def mitdb_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three MIT-BIH Arrhythmia records (format 212) with beat annotations."""
+    into = tmp_path_factory.mktemp("mitdb")
+    _unpack(data_dir / "misc" / "mitdb" / "mitdb_dev.tar.xz", into)
+    return into / "mitdb_dev"

@@ -1,0 +1,108 @@
+"""Who may import whom, and how light the command line is."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "platform" / "beatray"
+
+HEAVY = {
+    "ray": {"ingest/convert.py", "train/stream.py", "train/launch.py", "ray_session.py"},
+    "mlflow": {"track/tracker.py"},
+}
+NO_TORCH = ("record.py", "dsp", "corpus", "ingest", "track", "settings.py", "cli.py", "ray_session.py")
+
+LOWER = {
+    "record": set(),
+    "dsp": {"record"},
+    "corpus": {"record", "dsp"},
+    "ingest": {"record", "dsp", "corpus"},
+    "views": {"record"},
+    "models": {"record"},
+    "objectives": {"record", "views", "models"},
+    "train": {"record", "dsp", "corpus", "views", "models", "objectives", "settings", "track"},
+    "evaluate": {"record", "corpus", "models", "views", "train"},
+    "track": set(),
+    "report": {"record", "evaluate", "views", "dsp", "corpus", "models", "train"},
+    "settings": set(),
+    "ray_session": set(),
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules imported anywhere in the file, except under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = {str(path.relative_to(PACKAGE)): imports_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def test_ray_and_mlflow_stay_in_their_rooms() -> None:
+    for heavy, rooms in HEAVY.items():
+        users = {name for name, found in FILES.items() if any(i.split(".")[0] == heavy for i in found)}
+        assert users == rooms, f"{heavy} is imported in {sorted(users ^ rooms)}"
+
+
+def test_signal_code_does_not_know_torch() -> None:
+    for name, found in FILES.items():
+        if name.startswith(NO_TORCH):
+            assert not any(i.split(".")[0] == "torch" for i in found), name
+
+
+def test_layers_only_look_down() -> None:
+    for name, found in FILES.items():
+        layer = name.split("/")[0].removesuffix(".py")
+        if layer not in LOWER:
+            continue  # commands, cli and the package front may use everything
+        used = {i.split(".")[1] for i in found if i.startswith("beatray.") and i.count(".") >= 1}
+        assert used <= LOWER[layer] | {layer}, f"{name} imports {sorted(used - LOWER[layer] - {layer})}"
+
+
+def test_no_module_reads_pickles() -> None:
+    for name in FILES:
+        text = (PACKAGE / name).read_text()
+        assert "torch.load" not in text and "import pickle" not in text and "allow_pickle=True" not in text, name
+
+
+def test_platform_does_not_shadow_the_standard_library() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    code = "import platform; assert platform.python_version(), platform"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_help_and_import_are_light() -> None:
+    code = (
+        "import sys, beatray, beatray.cli\n"
+        "try: beatray.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "platform"), "PATH": "/usr/bin:/bin"}
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    print(f"beatray --help took {time.perf_counter() - started:.2f} s")
+    assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout

@@ -1,0 +1,49 @@
+"""The journal of a run: cut back on resume, followed while it is written, robust to a torn last line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from beatray.track.journal import Journal, Tail, read_lines
+
+
+def test_reopen_drops_replayed_steps(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    journal.reopen(0)
+    for step in range(10):
+        journal.write({"step": step, "loss": 1.0 / (step + 1)})
+    journal.close()
+    journal.reopen(6)
+    journal.write({"step": 6, "loss": 7.0})
+    journal.close()
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == list(range(7))
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["loss"] == 7.0
+
+
+def test_a_torn_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2, "lo')
+    assert [line["step"] for line in read_lines(path)] == [0, 1]
+    journal = Journal(path)
+    journal.reopen(2)
+    journal.write({"step": 2})
+    journal.close()
+    assert [line["step"] for line in read_lines(path)] == [0, 1, 2]
+
+
+def test_tail_gives_whole_lines_once_and_starts_again_after_a_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    assert tail.fresh() == []
+    with path.open("a") as file:
+        file.write('{"step": 0}\n{"ste')
+        file.flush()
+        assert tail.fresh() == [{"step": 0}]
+        file.write('p": 1}\n')
+    assert tail.fresh() == [{"step": 1}]
+    assert tail.fresh() == []
+    journal = Journal(path)
+    journal.reopen(1)
+    journal.write({"step": 1, "again": 1})
+    journal.close()
+    assert tail.fresh() == [{"step": 0}, {"step": 1, "again": 1}]

@@ -1,0 +1,49 @@
+"""Settings: composed from configs/, typed, and refused with the name of the key and the nearest right one."""
+
+from __future__ import annotations
+
+import pytest
+
+from beatray.settings import PretrainSettings, SettingsError, build, compose, flat
+
+
+def pretrain(*words: str) -> PretrainSettings:
+    return build(PretrainSettings, compose("pretrain", list(words)))
+
+
+def test_words_reach_their_keys() -> None:
+    settings = pretrain("corpus=/data/my corpus (old)", "train.workers=8", "objective=simclr", "encoder=tiny", "run=7")
+    assert settings.corpus.path == "/data/my corpus (old)"
+    assert settings.train.workers == 8
+    assert settings.objective["name"] == "simclr"
+    assert settings.encoder["name"] == "tiny"
+    assert settings.run == "7"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.wokers=2", "did you mean 'train.workers'"),
+        ("wokers=2", "did you mean"),
+        ("train.workers=two", "train.workers='two' is not of type int"),
+        ("train.epochs=1.5", "train.epochs=1.5 is not of type int"),
+        ("train.precision=fp8", "fp32, bf16"),
+        ("objective=beatssl", "did you mean 'beat_ssl'"),
+        ("train.workers", "not of the form key=value"),
+        ("train.batch_size=30", "train.lanes=4 must divide"),
+        ("train.epochs=0", "train.epochs must be at least 1"),
+    ],
+)
+def test_wrong_words_are_named(word: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
+        pretrain(word)
+
+
+def test_every_top_file_composes_and_the_defaults_match_the_schema() -> None:
+    assert pretrain().train == PretrainSettings().train
+    for top in ("ingest", "pretrain", "evaluate", "demo"):
+        assert compose(top, [])
+
+
+def test_flat_is_dotted() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}
