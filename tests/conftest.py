@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,24 @@ def mitdb_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     into = tmp_path_factory.mktemp("mitdb")
     _unpack(data_dir / "misc" / "mitdb" / "mitdb_dev.tar.xz", into)
     return into / "mitdb_dev"
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One small local Ray for the whole test session; commands inside join it."""
+    from beatray.ray_session import RaySettings, session
+
+    with session(RaySettings(cpus=4, object_store_mb=256)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def sample_corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A corpus of 60 bundled recordings of each source, in small shards, through the real ingest."""
+    from beatray.commands.demo import SAMPLE
+    from beatray.ingest.convert import IngestSettings, ingest
+
+    out = str(tmp_path_factory.mktemp("sample") / "corpus")
+    sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
+    ingest(IngestSettings(sources, out, items_per_shard=16, limit=60))
+    return out

@@ -68,9 +68,20 @@ def _settings_words(command: argparse.ArgumentParser) -> None:
     command.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
 
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse, with key=value words allowed before and after options (argparse alone takes only one run of them)."""
+    words, left = parser().parse_known_args(argv)
+    strange = [word for word in left if word.startswith("-") or "=" not in word or not hasattr(words, "words")]
+    if strange:
+        parser().error(f"unrecognised: {' '.join(strange)} (see beatray {words.command or ''} --help)")
+    if left:
+        words.words = [*words.words, *left]
+    return words
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors a user can mend are one readable line."""
-    words = parser().parse_args(argv)
+    words = _parse(argv)
     if words.version:
         from importlib.metadata import PackageNotFoundError, version
 
@@ -146,7 +157,8 @@ def _print_config(words: argparse.Namespace) -> int:
         sources, given = split_words(given)
         content = {"sources": sources, **compose("ingest", [*given, *extra])}
     else:
-        content = compose(words.command, [*given, *extra])
+        short = {"encoder": "encoder_path"} if words.command == "evaluate" else None
+        content = compose(words.command, [*given, *extra], extra=short)
     print(yaml.safe_dump(content, sort_keys=False), end="")
     return 0
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
 
-PATH_KEYS = {"corpus.path", "out", "encoder_path", "tracking.uri"}
+PATH_KEYS = {"corpus.path", "out", "run", "encoder_path", "tracking.uri"}
 
 
 class SettingsError(ValueError):
@@ -222,7 +222,13 @@ def build(kind: type[T], content: dict[str, Any], where: str = "") -> T:
     for name in content:
         if name not in names:
             raise SettingsError(f"there is no setting '{where}{name}'{_nearest(str(name), names)}")
-    return kind(**{name: _convert(hints[name], value, f"{where}{name}") for name, value in content.items()})
+    values = {name: _convert(hints[name], value, f"{where}{name}") for name, value in content.items()}
+    try:
+        return kind(**values)
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(f"{where.rstrip('.')}: {error}" if where else str(error)) from error
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -234,6 +240,10 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         for option in options:
             if option is not type(None):
                 return _convert(option, value, key)
+    if origin is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise SettingsError(f"{key}={value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(typing.cast("type[Any]", hint), value, f"{key}.")
     if origin is tuple and isinstance(value, (list, tuple)):

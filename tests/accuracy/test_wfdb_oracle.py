@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
-from wfdb_files import ecg_counts, header_text, pack
 
 from beatray.ingest import cinc, ludb, ptbxl, wfdb_folder
 from beatray.ingest.canonical import to_windows
@@ -17,6 +16,7 @@ from beatray.ingest.wfdb_annotation import parse_annotations
 from beatray.ingest.wfdb_record import read_counts
 from beatray.ingest.wfdb_signal import to_physical
 from beatray.record import Reason, Record, RecordError
+from wfdb_files import ecg_counts, header_text, pack
 
 
 def compare_with_wfdb(folder: Path) -> int:

@@ -31,15 +31,18 @@ def progress(title: str, unit: str) -> Iterator[Update]:
             task = bar.add_task(title, total=None, note="")
             yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
         return
-    began = said = time.monotonic()
+    said = time.monotonic()
+    first: tuple[float, int] | None = None  # the rate is taken from the first news on: starting up says nothing of it
 
     def update(done: int, total: int, note: str) -> None:
-        nonlocal said
+        nonlocal said, first
         now = time.monotonic()
+        if first is None and done:
+            first = (now, done)
         if now - said >= LINE_EVERY_S:
             said = now
-            rate = done / max(now - began, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if done else ""
+            rate = (done - first[1]) / max(now - first[0], 1e-9) if first else 0.0
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
             say(f"  {title}: {done}/{total} {unit}{left}{', ' + note if note else ''}")
 
     yield update

@@ -15,12 +15,15 @@ from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.results import Evaluation, write_results
 from beatray.evaluate.run import evaluate
 from beatray.evaluate.settings import TASKS, EvaluateSettings
-from beatray.evaluate.table import metrics_of, text_table
+from beatray.evaluate.table import as_markdown, as_text, make_table
 from beatray.settings import CorpusSettings, SettingsError, TrackingSettings, as_dict, build, compose, flat
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
 from beatray.train.checkpoint import check_recipe, describe_encoder
 from beatray.train.launch import policy_of
+
+SHORT = {"encoder": "encoder_path"}
+"""In this command `encoder` names weights, not an architecture."""
 
 LABELLED_SOURCES = ("ludb", "ptbxl")
 """Sources with the labels that the two tasks need."""
@@ -35,17 +38,17 @@ class EvaluateCommand:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     out: str = "evaluation"
     run: str | None = None
-    encoder: str | None = None
+    encoder_path: str | None = None
     architecture: str = "tiny"
     task: str = "all"
 
 
 def settings_from(words: list[str]) -> EvaluateCommand:
     """The settings that the words of the command line mean."""
-    settings = build(EvaluateCommand, compose("evaluate", words))
+    settings = build(EvaluateCommand, compose("evaluate", words, extra=SHORT))
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
-    if settings.encoder is None and settings.run is None:
+    if settings.encoder_path is None and settings.run is None:
         raise SettingsError("which encoder? say encoder=PATH, encoder=random or run=RUN_FOLDER")
     return settings
 
@@ -57,19 +60,16 @@ def run(settings: EvaluateCommand) -> Evaluation:
     plan = replace(settings.evaluate, tasks=tasks)
     folder = Path(settings.out).absolute()
     evaluation, _ = evaluate_encoder(corpus, settings.corpus, spec(settings), plan)
-    write_results(evaluation, folder)
-    table = text_table(evaluation)
-    (folder / "table.txt").write_text(table + "\n")
-    say(table)
+    say(write_tables(evaluation, folder))
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
         settings.tracking.uri,
         settings.tracking.experiment,
         out=folder,
-        run_name=f"evaluate {settings.run or settings.encoder}",
+        run_name=f"evaluate {settings.run or settings.encoder_path}",
         folder=folder,
         settings=flat(as_dict(settings)),
-        tags={"beatray.manifest": corpus.manifest.hash, "beatray.encoder": str(settings.run or settings.encoder)},
+        tags={"beatray.manifest": corpus.manifest.hash, "beatray.encoder": str(settings.run or settings.encoder_path)},
         dataset={"name": "corpus", "digest": corpus.manifest.hash[:32], "source": settings.corpus.path},
         every_s=settings.tracking.flush_seconds,
     )
@@ -79,19 +79,35 @@ def run(settings: EvaluateCommand) -> Evaluation:
     return evaluation
 
 
+def write_tables(evaluation: Evaluation, folder: Path) -> str:
+    """results.json, table.txt and table.md in `folder`; returns the table as text."""
+    write_results(evaluation, folder)
+    table = make_table(evaluation)
+    (folder / "table.md").write_text(as_markdown(table))
+    text = as_text(table)
+    (folder / "table.txt").write_text(text)
+    return text
+
+
 def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> None:
-    """The table's figures as metrics and the result files as artifacts."""
-    tracker.metrics(metrics_of(evaluation))
-    for name in ("results.json", "table.txt"):
-        if (folder / name).exists():
-            tracker.artifact(folder / name, "evaluation")
+    """The table's figures as metrics (means over seeds) and the result files as artifacts."""
+    figures = {}
+    for row in make_table(evaluation).rows:
+        name = f"{row.task}.{row.protocol}.{100 * row.fraction:g}pct.{row.metric}"
+        for arm in ("pretrained", "random", "features", "shuffled"):
+            cell = getattr(row, arm)
+            if cell is not None and np.isfinite(cell[0]):
+                figures[f"{name}.{arm}"] = float(cell[0])
+    tracker.metrics(figures)
+    for name in ("results.json", "table.txt", "table.md"):
+        tracker.artifact(folder / name, "evaluation")
 
 
 def spec(settings: EvaluateCommand) -> EncoderSpec:
     """The encoder that the words name."""
-    if settings.encoder == "random":
+    if settings.encoder_path == "random":
         return EncoderSpec(settings.architecture)
-    return spec_of(str(settings.run or settings.encoder))
+    return spec_of(str(settings.run or settings.encoder_path))
 
 
 def evaluate_encoder(

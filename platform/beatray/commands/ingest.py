@@ -34,8 +34,6 @@ def settings_from(words: list[str], out: str | None) -> tuple[IngestSettings, Cl
     cluster = build(ClusterSettings, content.pop("cluster"), "cluster.")
     if not sources:
         raise SettingsError(f"name at least one source: {', '.join(f'{name}=PATH' for name in sorted(SOURCES))}")
-    if content["detector"] not in ("beatray", "neurokit"):
-        raise SettingsError(f"detector={content['detector']} is not one of beatray, neurokit")
     return build(IngestSettings, {**content, "sources": sources}), cluster
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from beatray.commands.console import progress, say
 from beatray.corpus.reader import open_corpus
-from beatray.objectives.beat_ssl import collapse_warning
+from beatray.objectives.terms import collapse_warning
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings, as_dict, build, compose, flat
 from beatray.track.journal import Tail, read_lines
@@ -88,7 +88,8 @@ def _watched(job: Job) -> Iterator[None]:
                     last = lines[-1]
                     loss = last["loss"] if last["loss"] is not None else float("nan")
                     update(last["step"] + 1, job.steps, f"loss {loss:.3f}")
-                    warning = collapse_warning(last) if last["step"] > job.steps // 10 else None
+                    known = {name: value for name, value in last.items() if value is not None}
+                    warning = collapse_warning(known) if last["step"] > job.steps // 10 else None
                     if warning and not warned:
                         say(f"  warning: {warning}")
                         warned = True

@@ -44,8 +44,8 @@ def beat_boxes(r_peaks: NDArray[np.integer], rate_hz: float, n_samples: int) -> 
     """
     r = np.asarray(r_peaks, np.float64)
     rr = local_rr(r_peaks, rate_hz)
-    before = np.clip(BEFORE_RR * rr, *(s * rate_hz for s in BEFORE_LIMITS_S))
-    after = np.clip(AFTER_RR * rr, *(s * rate_hz for s in AFTER_LIMITS_S))
+    before = np.clip(BEFORE_RR * rr, BEFORE_LIMITS_S[0] * rate_hz, BEFORE_LIMITS_S[1] * rate_hz)
+    after = np.clip(AFTER_RR * rr, AFTER_LIMITS_S[0] * rate_hz, AFTER_LIMITS_S[1] * rate_hz)
     boxes = np.stack([r - before, r + after], axis=1).astype(np.float32)
     boxes[~box_is_inside(boxes, n_samples)] = np.nan
     return boxes
@@ -83,11 +83,16 @@ def cut_beats(
         shape = (owner.size, n_leads, before + after)
         return np.zeros(shape, x_blt.dtype), owner, np.zeros(owner.size, np.bool_)
     length = np.broadcast_to(np.asarray(n_time if n_samples is None else n_samples, np.int64), (n_records,))[owner]
-    at = np.concatenate(r_peaks).astype(np.int64)[:, None] + np.arange(-before, after)
-    missing = (at < 0) | (at >= np.minimum(length, n_time)[:, None])
-    windows = np.moveaxis(x_blt, 1, 2)[owner[:, None], np.clip(at, 0, n_time - 1)]
-    windows = np.ascontiguousarray(np.moveaxis(windows, 2, 1))
-    inside = ~missing.any(axis=1)
-    partly = np.flatnonzero(~inside)
-    windows[partly] = np.where(missing[partly][:, None], x_blt.dtype.type(0), windows[partly])
+    start = np.concatenate(r_peaks).astype(np.int64) - before
+    width = before + after
+    inside = (start >= 0) & (start + width <= np.minimum(length, n_time))
+    windows = np.zeros((owner.size, n_leads, width), x_blt.dtype)
+    whole, partly = np.flatnonzero(inside), np.flatnonzero(~inside)
+    if whole.size:
+        runs = np.lib.stride_tricks.sliding_window_view(x_blt, width, axis=2)  # each window is one run of memory
+        windows[whole] = runs[owner[whole], :, start[whole]]
+    for k in partly:
+        low, high = max(int(start[k]), 0), min(int(start[k]) + width, int(length[k]), n_time)
+        if low < high:
+            windows[k, :, low - start[k] : high - start[k]] = x_blt[owner[k], :, low:high]
     return windows, owner, inside

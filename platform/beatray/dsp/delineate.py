@@ -1,7 +1,7 @@
 """Where each beat's P wave, QRS complex and T wave begin, peak and end, for many recordings at once.
 
-All eight independent leads are read together and give one answer per beat. With `lead=` the P and T waves are looked for
-in that lead only, while the QRS and the question whether there is a P wave remain the business of all leads.
+All eight independent leads are read together and give one answer per beat. With `lead=` the P and T waves are looked
+for in that lead only; the QRS, and the question whether there is a P wave, remain the business of all leads.
 
 Method, per beat and without a loop over beats:
 - QRS: the speed of the lead vector, sqrt(sum of squared slopes) at 250 Hz. The bounds are the ends of the first quiet
@@ -19,8 +19,8 @@ Contract: `x_mv_blt` (B, L, T) millivolts at 100 to 1,000 Hz, as in `peaks`; ans
 -1 where absent, ordered p_onset <= p_peak <= p_offset <= qrs_onset <= r_peak <= qrs_offset <= t_onset <= t_peak <=
 t_offset, at a resolution of 4 ms (QRS) and 8 ms (P, T). Total: any content gives an answer.
 
-Honesty: every share, window, shift and the weights of the rule were set on LUDB lead II, on which the accuracy test also
-measures. The rule was cross-validated by recording; the rest was not.
+Honesty: every share, window, shift and the weights of the rule were set on LUDB lead II, on which the accuracy test
+also measures. The rule was cross-validated by recording; the rest was not.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ONSET_QUIET_S, OFFSET_QUIET_S = 0.012, 0.02
 ONSET_SHIFT_S = -0.004
 FLAT_SPEED_MV = 1e-4
 NOISE_BLOCK_S, NOISE_QUANTILE, NOISE_GAIN, NOISE_CAP = 0.1, 0.4, 3.0, 0.35
-"""The quiet level is at least this gain times the mean speed of the record's quieter blocks, up to a share of the top."""
+"""Quiet is at least this gain times the mean speed of the record's quieter blocks, at most this share of the top."""
 CHUNK = 8
 """Records per pass: eight keep the scratch arrays of their beats in a second-level cache of 1 MB."""
 
@@ -111,9 +111,10 @@ def _delineate(
     rate_fast_hz = rate_hz / step
     beats = Beats(owner, first, last, np.minimum(r // step, fast.shape[-1] - 1))
     onset, offset, known = _qrs_bounds(fast, rate_fast_hz, beats)
+    limit = np.maximum(lengths[owner] - 1, 0)
     centre = (step - 1) // 2
     found["qrs_onset"] = np.where(known, np.minimum(onset * step + centre, r), -1)
-    found["qrs_offset"] = np.where(known, np.maximum(offset * step + centre, r), -1)
+    found["qrs_offset"] = np.where(known, np.maximum(np.minimum(offset * step + centre, limit), r), -1)
     slow = _smooth(fast)
     bounds = onset // 2, offset // 2, np.minimum(lengths // (2 * step), slow.shape[1]) - 1
     beats = Beats(owner, first, last, np.minimum(r // (2 * step), slow.shape[1] - 1))
@@ -125,7 +126,6 @@ def _delineate(
         p_rows, _ = find_p(alone, rate_fast_hz / 2, beats, *bounds[:2], t_rows[2], t_present)
     centre = (2 * step - 1) // 2
     bottom, top = found["qrs_onset"], found["qrs_offset"]
-    limit = np.maximum(lengths[owner] - 1, 0)
     for name, p_row, t_row in zip(("onset", "peak", "offset"), p_rows, t_rows, strict=True):
         p_at = np.clip(p_row * 2 * step + centre, 0, bottom)
         t_at = np.clip(t_row * 2 * step + centre, top, np.maximum(limit, top))

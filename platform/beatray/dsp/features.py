@@ -2,7 +2,9 @@
 
 They are the comparison standard for learned representations, and the soft targets of the contrastive objectives. Every
 name ends in its unit; units were chosen so that no feature outweighs the others when raw vectors are compared by their
-cosine: seconds, millivolts, beats per second (`hz`), and angles in half turns (degrees / 180).
+cosine: seconds, millivolts, angles in half turns (degrees / 180), and the heart rate in beats per 10 s. The last makes
+the largest component, so that cosines between recordings lie close below 1 (quartiles on PTB-XL 0.977 / 0.987 / 0.992);
+in beats per second they would spread from 0.80 to 0.92, in beats per minute crowd above 0.999.
 
 Conventions:
 - amplitudes are measured from the lead's mean over the 20 ms before the QRS onset, beat by beat, as in clinical reading
@@ -19,8 +21,6 @@ Contract: `x_mv_blt` (B, 12, T) millivolts in canonical lead order, unfiltered o
 """
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,7 +45,7 @@ BEAT_FEATURES: tuple[str, ...] = (
 )
 
 RECORD_FEATURES: tuple[str, ...] = (
-    "heart_rate_hz",
+    "heart_rate_per_10s",
     "rr_mean_s",
     "rr_sd_s",
     "rr_rmssd_s",
@@ -72,11 +72,13 @@ def measure(
     rate_hz: float,
     waves: list[NDArray[np.void]],
     *,
+    n_samples: ArrayLike | None = None,
     lead_mask: ArrayLike | None = None,
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
     """Features of every beat, float32 (n_beats, len(BEAT_FEATURES)) per record, and of every record (B, G).
 
-    `waves` as `delineate.find_waves` gives them; `lead_mask` (B,): amplitudes of leads that are not in it are NaN.
+    `waves` as `delineate.find_waves` gives them; `n_samples` and `lead_mask` (B,) or scalar: amplitudes after
+    the end, or in leads that are not in the mask, are NaN.
     Raises ValueError unless there are twelve leads and one array of waves per record.
     """
     x_blt = np.asarray(x_mv_blt)
@@ -85,17 +87,22 @@ def measure(
     if len(waves) != len(x_blt):
         raise ValueError(f"{len(x_blt)} records but {len(waves)} arrays of waves")
     masks = np.broadcast_to(np.asarray(-1 if lead_mask is None else lead_mask, np.int64), (len(x_blt),))
+    ends = np.broadcast_to(np.asarray(x_blt.shape[-1] if n_samples is None else n_samples, np.int64), (len(x_blt),))
     beat_rows: list[NDArray[np.float32]] = []
     record_rows = np.full((len(x_blt), len(RECORD_FEATURES)), np.nan, np.float32)
     for start in range(0, len(x_blt), CHUNK):
         part = slice(start, start + CHUNK)
-        beats, record_rows[part] = _measure(x_blt[part], rate_hz, waves[part], masks[part])
+        beats, record_rows[part] = _measure(x_blt[part], rate_hz, waves[part], masks[part], ends[part])
         beat_rows.extend(beats)
     return beat_rows, record_rows
 
 
 def _measure(
-    x_blt: NDArray[np.generic], rate_hz: float, waves: list[NDArray[np.void]], masks: NDArray[np.int64]
+    x_blt: NDArray[np.generic],
+    rate_hz: float,
+    waves: list[NDArray[np.void]],
+    masks: NDArray[np.int64],
+    lengths: NDArray[np.int64],
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
     counts = np.array([len(w) for w in waves])
     ends = np.cumsum(counts)
@@ -105,7 +112,7 @@ def _measure(
     owner = np.repeat(np.arange(len(waves)), counts)
     flat = np.concatenate(waves).astype(BEAT_WAVES)
     columns = _intervals(flat, owner, rate_hz)
-    columns |= _amplitudes(x_blt.astype(np.float32, copy=False), rate_hz, flat, owner, masks)
+    columns |= _amplitudes(x_blt.astype(np.float32, copy=False), rate_hz, flat, owner, masks, lengths)
     beat_table = np.stack([columns[name] for name in BEAT_FEATURES], axis=1).astype(np.float32)
     pieces = [beat_table[end - n : end] for n, end in zip(counts, ends, strict=True)]
     return pieces, _record_features(columns, owner, counts)
@@ -140,15 +147,20 @@ def _amplitudes(
     flat: NDArray[np.void],
     owner: NDArray[np.int64],
     masks: NDArray[np.int64],
+    lengths: NDArray[np.int64],
 ) -> dict[str, NDArray[np.floating]]:
     """R, S, T, ST and mean QRS deflection per beat in `AMPLITUDE_LEADS`, millivolts."""
     n_leads, n_time = x_blt.shape[1:]
     samples = np.ascontiguousarray(x_blt).reshape(-1)
     base_width = max(1, round(BASE_S * rate_hz))
     width = base_width + max(2, round(QRS_LIMIT_S * rate_hz))
-    has_qrs, has_t = flat["qrs_onset"] >= 0, (flat["t_peak"] >= 0) & (flat["qrs_onset"] >= 0)
+    end = np.minimum(lengths[owner], n_time)
+    has_qrs = (flat["qrs_onset"] >= 0) & (flat["qrs_offset"] < end)
+    has_t = (flat["qrs_onset"] >= 0) & (flat["t_peak"] >= 0) & (flat["t_peak"] < end)
     row_start = owner * (n_leads * n_time)
-    at = np.clip(flat["qrs_onset"][:, None].astype(np.int64) + np.arange(-base_width, width - base_width), 0, n_time - 1)
+    at = np.clip(
+        flat["qrs_onset"][:, None].astype(np.int64) + np.arange(-base_width, width - base_width), 0, n_time - 1
+    )
     at += row_start[:, None]
     column = np.arange(width - base_width)
     inside = column <= (flat["qrs_offset"] - flat["qrs_onset"])[:, None]
@@ -156,7 +168,7 @@ def _amplitudes(
     outside = np.where(inside, np.float32(0), np.float32(np.inf))
     t_at = np.clip(flat["t_peak"].astype(np.int64), 0, n_time - 1) + row_start
     st_at = flat["qrs_offset"].astype(np.int64) + round(ST_AFTER_S * rate_hz)
-    has_st = has_qrs & (st_at < n_time)
+    has_st = has_qrs & (st_at < end)
     st_at = np.clip(st_at, 0, n_time - 1) + row_start
     row = np.arange(len(flat))
     columns: dict[str, NDArray[np.floating]] = {}
@@ -191,24 +203,38 @@ def _record_features(
     table = np.full((len(names), n_records, max(1, int(counts.max()))), np.nan)
     for k, name in enumerate(names):
         table[k, owner, place] = columns[name]
-    rr = table[names.index("rr_next_s")]
     medians = dict(zip(names, _medians(table), strict=True))
     for name in RECORD_FEATURES:
         if name in medians:
             rows[name] = medians[name]
-    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a record of one beat has no RR: NaN is the answer
-        rows["rr_mean_s"] = np.nanmean(rr, axis=1)
-        rows["rr_sd_s"] = np.nanstd(rr, axis=1)
-        rows["rr_rmssd_s"] = np.sqrt(np.nanmean(np.diff(rr, axis=1) ** 2, axis=1))
-        rows["heart_rate_hz"] = 1 / rows["rr_mean_s"]
-        rows["qtc_fridericia_s"] = rows["qt_s"] / np.cbrt(rows["rr_mean_s"])
+    rows["rr_mean_s"], rows["rr_sd_s"], rows["rr_rmssd_s"] = _rr_statistics(columns["rr_next_s"], owner, n_records)
+    rows["heart_rate_per_10s"] = 10 / rows["rr_mean_s"]
+    rows["qtc_fridericia_s"] = rows["qt_s"] / np.cbrt(rows["rr_mean_s"])
     present = np.bincount(owner, weights=columns["p_present"], minlength=n_records)
     rows["p_fraction"] = np.where(counts > 0, present / np.maximum(counts, 1), np.nan)
     rows["qrs_axis_half_turns"] = _axis(medians["qrs_i_mv"], medians["qrs_ii_mv"])
     rows["t_axis_half_turns"] = _axis(medians["t_i_mv"], medians["t_ii_mv"])
     features = np.stack([rows[name] for name in RECORD_FEATURES], axis=1)
     return np.where(np.isfinite(features), features, np.nan).astype(np.float32)
+
+
+def _rr_statistics(
+    rr: NDArray[np.floating], owner: NDArray[np.int64], n_records: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean, SD and RMSSD of each record's RR intervals; NaN where there are too few.
+
+    Summed one by one in order (`bincount`), so that the last bit does not depend on other records.
+    """
+
+    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        known = np.isfinite(values)
+        count = np.bincount(owner[known], minlength=n_records)
+        total = np.bincount(owner[known], weights=values[known], minlength=n_records)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    average = mean(rr)
+    change = np.append(np.diff(rr), np.nan)  # across two records it is NaN: the last RR of a record is
+    return average, np.sqrt(mean((rr - average[owner]) ** 2)), np.sqrt(mean(change**2))
 
 
 def _medians(table: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
 """The P and the T wave of every beat, once the QRS bounds are known: the second half of `delineate`.
 
-Both waves are looked for in the smoothed lead vector, measured from the chord that joins the ends of their search window;
-what sets them apart is where the window lies, and that a P wave must also prove that it is there (`P_RULE`).
+Both waves are looked for in the smoothed lead vector, measured from the chord that joins the ends of their search
+window; what sets them apart is where the window lies, and that a P wave must also prove that it is there (`P_RULE`).
 
-Contract: `slow_btl` is float32 (B, T, L), time before lead, at about 125 Hz; every position that goes in or comes out is
-a sample of it. Beats of all records stand in one row, record after record (`Beats`).
+Contract: `slow_btl` is float32 (B, T, L), time before lead, at about 125 Hz; every position that goes in or comes out
+is a sample of it. Beats of all records stand in one row, record after record (`Beats`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ other beats; `coherence`: share of the windows' energy that repeats, (n |mean|^2
 
 @dataclass(frozen=True, slots=True)
 class Beats:
-    """The beats of a chunk in one row: record, position at the working rate, neighbours (-1 and n_time if none)."""
+    """The beats of a chunk in one row: which record, whether its first or last beat, and R at the working rate."""
 
     owner: NDArray[np.int64]
     first: NDArray[np.bool_]
@@ -41,18 +41,18 @@ def _window(
     """(n_beats, width, L) samples from `start` on; the record's ends are held."""
     n_records, n_time, n_leads = slow_btl.shape
     at = np.clip(start[:, None] + np.arange(width), 0, n_time - 1) + owner[:, None] * n_time
-    return slow_btl.reshape(n_records * n_time, n_leads).take(at, axis=0)
+    window: NDArray[np.float32] = slow_btl.reshape(n_records * n_time, n_leads).take(at, axis=0)
+    return window
 
 
-def _from_chord(
-    window: NDArray[np.float32], low: NDArray[np.int64], high: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _from_chord(window: NDArray[np.float32], low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float32]:
     """The window minus the straight line through its samples `low` and `high`, per beat and lead."""
     row = np.arange(len(window))
     left = window[row, low]
     slope = (window[row, high] - left) / np.maximum(high - low, 1)[:, None].astype(np.float32)
     position = (np.arange(window.shape[1]) - low[:, None]).astype(np.float32)
-    return window - left[:, None] - slope[:, None] * position[..., None]
+    away: NDArray[np.float32] = window - left[:, None] - slope[:, None] * position[..., None]
+    return away
 
 
 def find_t(

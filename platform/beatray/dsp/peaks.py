@@ -6,16 +6,16 @@ leads, each scaled by its own activity, so any one lead may fail; and it never r
 
 Method, all in float32 and in chunks that stay in the cache, with no recursive filter and no long sort:
 1. boxcar decimation to about 125 Hz;
-2. band-limited slope d[t] = (x[t+a] - x[t-a]) - (x[t+3a] - x[t-3a]) / 3 with a = 16 ms: zero for straight lines, largest
-   near 15 Hz, the QRS band of Pan & Tompkins (IEEE Trans Biomed Eng 1985, 32:230);
+2. band-limited slope d[t] = (x[t+a] - x[t-a]) - (x[t+3a] - x[t-3a]) / 3 with a = 16 ms: zero for straight lines,
+   largest near 15 Hz, the QRS band of Pan & Tompkins (IEEE Trans Biomed Eng 1985, 32:230);
 3. divided by the lead's mean |d|, clipped, squared, summed over the leads, then over a window of 152 ms;
 4. local maxima at least 240 ms apart and above a fraction of the record's typical height, which is the median of the
    maxima of 1.6-s blocks (a block nearly always holds a beat, so noise peaks do not enter the reference);
 5. refined at the full rate to the largest positive deflection within 50 ms in lead II, or in the next best lead.
 
-Contract: `x_mv_blt` is (B, L, T) in millivolts, any numeric dtype, at 100 to 1,000 Hz; L = 12 in canonical order, or any
-other number, in which case all leads count alike. Answers are sample positions at `rate_hz`, int32, increasing. A lead
-that is flat, masked, or more than half invalid weighs nothing; shorter runs of invalid samples are bridged by a
+Contract: `x_mv_blt` is (B, L, T) in millivolts, any numeric dtype, at 100 to 1,000 Hz; L = 12 in canonical order, or
+any other number, in which case all leads count alike. Answers are sample positions at `rate_hz`, int32, increasing. A
+lead that is flat, masked, or more than half invalid weighs nothing; shorter runs of invalid samples are bridged by a
 straight line, which the slope filter does not see. No usable lead, or no activity: an empty array.
 
 Honesty: window, clip, threshold and refinement were chosen on LUDB (200 recordings), on which the accuracy test also
@@ -167,9 +167,7 @@ def _neighbour_maxima(height: NDArray[np.float32], half: int) -> tuple[NDArray[n
     return best[:, :n], best[:, half + 1 : half + 1 + n]
 
 
-def _typical_height(
-    height: NDArray[np.float32], lengths: NDArray[np.int64], block: int
-) -> NDArray[np.float32]:
+def _typical_height(height: NDArray[np.float32], lengths: NDArray[np.int64], block: int) -> NDArray[np.float32]:
     """Lower median over the blocks of a record of the largest height in each."""
     n_records, n = height.shape
     n_blocks = max(1, n // block)
@@ -182,9 +180,7 @@ def _typical_height(
     return typical
 
 
-def _refine_leads(
-    usable: NDArray[np.bool_], leads: tuple[int, ...], order: tuple[int, ...]
-) -> NDArray[np.int64]:
+def _refine_leads(usable: NDArray[np.bool_], leads: tuple[int, ...], order: tuple[int, ...]) -> NDArray[np.int64]:
     ranked = np.array(order, np.int64)
     place = np.array([leads.index(lead) for lead in order])
     chosen: NDArray[np.int64] = ranked[usable[:, place].argmax(axis=1)]
@@ -211,4 +207,5 @@ def _refine(
     span = np.maximum(near.max(axis=1, keepdims=True) - low, 0)
     near -= (REFINE_BEND * span) * ((reach / half) ** 2).astype(np.float32)
     moved = at + reach[near.argmax(axis=1)]
-    return np.clip(moved, 0, last[:, 0]).astype(np.int32)
+    refined: NDArray[np.int32] = np.clip(moved, 0, last[:, 0]).astype(np.int32)
+    return refined

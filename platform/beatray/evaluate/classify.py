@@ -5,8 +5,8 @@ random 5-s crops, binary cross-entropy. Started from random weights they are the
 probe on measured features (intervals, amplitudes: no network at all) and the probe on permuted labels, which must fall
 to chance, or labels leak.
 
-Thresholds of a fine-tuned model: a first run trains on all but one inner fold of the training part and is scored on that fold;
-the second run, trained on all of it, is the one that is tested.
+Thresholds of a fine-tuned model: a first run trains on all but one inner fold of the training part and is scored on
+that fold; the second run, trained on all of it, is the one that is tested.
 
 Contract: `x_mv` (n, 12, 5000) float32, `truth` (n, c) bool; scores are probabilities (n_test, c).
 """
@@ -56,7 +56,8 @@ def finetune(
 
     fit_on, held_out = (train[part] for part in patient_folds(patients, train, n_folds, seed)[0])
     rehearsed = predict(trained(fit_on), x_mv, n_samples, held_out, device)
-    return Decisions(predict(trained(train), x_mv, n_samples, test, device), best_thresholds(truth[held_out], rehearsed))
+    thresholds = best_thresholds(truth[held_out], rehearsed)
+    return Decisions(predict(trained(train), x_mv, n_samples, test, device), thresholds)
 
 
 def train_classifier(

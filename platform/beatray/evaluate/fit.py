@@ -41,7 +41,7 @@ def fit(
         loss = step_loss(positions)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"the training loss of step {len(losses)} is {losses[-1]}: lower the learning rate")
+            raise FloatingPointError(f"training loss of step {len(losses)} is {losses[-1]}: lower the learning rate")
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         optimiser.step()

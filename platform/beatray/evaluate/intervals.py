@@ -66,9 +66,7 @@ def paired_differences(
     return intervals
 
 
-def patient_weights(
-    patients: Sequence[str], n_bootstraps: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
+def patient_weights(patients: Sequence[str], n_bootstraps: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """How often each record (b, n) was drawn when patients are drawn with replacement, all their records together."""
     unique, owner = np.unique(np.asarray(patients, np.str_), return_inverse=True)
     drawn = generator.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), n_bootstraps)

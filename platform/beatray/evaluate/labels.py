@@ -10,7 +10,8 @@ while an encoder of 12 leads has one time axis. The shared target calls a sample
 leads do; QRS wins over T, T over P. The edges of LUDB records are not annotated, so only samples 500..4499 between the
 record's first and last mark are scored, the others are `metrics.IGNORE`.
 
-Contract: waves are `record.WAVE_DTYPE` arrays on the 500-Hz grid; masks are int8 (5000,): 0 background, 1 P, 2 QRS, 3 T.
+Contract: waves are `record.WAVE_DTYPE` arrays on the 500-Hz grid; masks are int8 (5000,): 0 background, 1 P, 2 QRS,
+3 T.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ CODES_OF_SUPERCLASS: dict[str, tuple[str, ...]] = {
     "CD": ("LAFB", "IRBBB", "1AVB", "IVCD", "CRBBB", "CLBBB", "LPFB", "WPW", "ILBBB", "3AVB", "2AVB"),
     "HYP": ("LVH", "LAO/LAE", "RVH", "RAO/RAE", "SEHYP"),
     "MI": (
-        "IMI", "ASMI", "ILMI", "AMI", "ALMI", "INJAS", "LMI", "INJAL", "IPLMI", "IPMI", "INJIN", "INJLA", "PMI", "INJIL",
+        "IMI", "ASMI", "ILMI", "AMI", "ALMI", "INJAS", "LMI", "INJAL", "IPLMI", "IPMI", "INJIN", "INJLA", "PMI",
+        "INJIL",
     ),
     "NORM": ("NORM",),
     "STTC": (
@@ -82,9 +84,7 @@ def wave_votes(waves: NDArray[np.void], n_samples: int = WINDOW_SAMPLES) -> NDAr
     return votes
 
 
-def wave_mask(
-    waves: NDArray[np.void], n_samples: int = WINDOW_SAMPLES, min_leads: int = MIN_LEADS
-) -> NDArray[np.int8]:
+def wave_mask(waves: NDArray[np.void], n_samples: int = WINDOW_SAMPLES, min_leads: int = MIN_LEADS) -> NDArray[np.int8]:
     """The shared target of one record, int8 (n_samples,): 0..3, `IGNORE` outside the scored region.
 
     The scored region is `SCORED_SAMPLES` cut to the record's first..last annotated sample; a record without waves is

@@ -12,6 +12,7 @@ test part: `best_thresholds` is for training or validation scores only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,8 @@ def segment_counts(truth_nt: NDArray[np.int8], predicted_nt: NDArray[np.int8], n
 
 def pooled_f1(counts: SegmentCounts) -> MacroScore:
     """F1 per wave class from the counts summed over all records, and their mean."""
-    return _macro(_ratio(2.0 * counts.both.sum(axis=0), counts.truth.sum(axis=0) + counts.predicted.sum(axis=0)))
+    marked = counts.truth.sum(axis=0) + counts.predicted.sum(axis=0)
+    return _macro(_ratio(2.0 * counts.both.sum(axis=0), marked))
 
 
 def record_dice(counts: SegmentCounts) -> NDArray[np.float64]:
@@ -121,8 +123,9 @@ def _macro(scores: list[float] | NDArray[np.float64]) -> MacroScore:
     return MacroScore(mean_of_known(per_class), int(np.count_nonzero(~np.isnan(per_class))), per_class)
 
 
-def _ratio(top: NDArray[np.float64], bottom: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+def _ratio(top: NDArray[Any], bottom: NDArray[np.int64]) -> NDArray[np.float64]:
+    quotient: NDArray[np.float64] = np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+    return quotient
 
 
 def _best_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:

@@ -21,6 +21,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from beatray.evaluate.metrics import best_thresholds, macro_auroc
 from beatray.evaluate.split import Index, patient_folds
@@ -49,7 +50,20 @@ def probe(
     seed: int,
 ) -> ProbeResult:
     """Fit on the records `train`, score the records `test`; `truth` is read at `train` only."""
-    x, y = features[train], truth[train]
+    with threadpool_limits(1):  # matrices this small are many times slower when BLAS splits them
+        return _probe(features[train], truth[train], patients, train, features[test], inverse_penalties, n_folds, seed)
+
+
+def _probe(
+    x: NDArray[np.float32],
+    y: NDArray[np.bool_],
+    patients: Sequence[str | None],
+    train: Index,
+    x_test: NDArray[np.float32],
+    inverse_penalties: Sequence[float],
+    n_folds: int,
+    seed: int,
+) -> ProbeResult:
     folds = patient_folds(patients, train, n_folds, seed)
     best: tuple[float, float, NDArray[np.float64]] | None = None
     for inverse_penalty in sorted(inverse_penalties):
@@ -62,7 +76,7 @@ def probe(
     if best is None:
         raise ValueError("no penalty to choose from: evaluate.inverse_penalties is empty")
     inner_auroc, chosen, out_of_fold = best
-    scores = fit_scores(x, y, features[test], chosen)
+    scores = fit_scores(x, y, x_test, chosen)
     return ProbeResult(scores, best_thresholds(y, out_of_fold), chosen, inner_auroc)
 
 

@@ -94,7 +94,8 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
             jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
             if (task, protocol) == ("classify", "frozen"):
                 jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
-                jobs += [Job(task, protocol, "shuffled", spec, s) for _, spec in arms[:1] for s in range(settings.shuffles)]
+                shuffled = [(spec, number) for _, spec in arms[:1] for number in range(settings.shuffles)]
+                jobs += [Job(task, protocol, "shuffled", spec, number) for spec, number in shuffled]
     return jobs
 
 

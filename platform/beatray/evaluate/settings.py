@@ -1,8 +1,8 @@
 """What the evaluation does unless told otherwise.
 
 The defaults are sized for a laptop: a few hundred labelled records and an encoder of some hundred thousand parameters
-take two to three minutes on two cores. Training lengths are given in optimiser steps, not epochs, so that a run on a tenth of
-the labels is trained as long as one on all of them.
+take two to three minutes on two cores. Training lengths are given in optimiser steps, not epochs, so that a run on a
+tenth of the labels is trained as long as one on all of them.
 """
 
 from __future__ import annotations

@@ -53,13 +53,10 @@ def task_data(
 ) -> tuple[TaskData, TaskPart] | None:
     """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
     index = np.concatenate([train, test])
-    truth: NDArray[Any]
+    truth: NDArray[Any] = superclass_targets([rows.labels[i] for i in index])
     if task == "segment":
         truth = wave_masks([rows.waves[i] for i in index], min_leads)
-        usable = (truth > 0).any(axis=1)
-    else:
-        truth = superclass_targets([rows.labels[i] for i in index])
-        usable = truth.any(axis=1)
+    usable = np.asarray((truth > 0).any(axis=1))
     n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) :].sum())
     if not n_train or not n_test:
         return None

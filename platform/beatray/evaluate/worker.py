@@ -55,7 +55,11 @@ class Worker:
         self.kept: dict[tuple[str, str, int], Any] = {}
 
     def run(self, job: Job) -> list[Run]:
-        """All runs of one job, one per label fraction."""
+        """All runs of one job, one per label fraction; the caller's random generator stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            return self._runs(job)
+
+    def _runs(self, job: Job) -> list[Run]:
         data, settings = self.tasks[job.task], self.settings
         truth = data.truth[data.test]
         runs = []

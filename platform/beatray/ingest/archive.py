@@ -13,6 +13,7 @@ are plain bytes. Source of the limits: Fifield, "A better zip bomb", WOOT 2019; 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
@@ -73,6 +74,10 @@ class ZipTree:
                 data = b"".join(iter(lambda: member.read(STEP_BYTES), b""))
         except _DAMAGE as error:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise  # the disk's fault; a position before the file's start is the archive's
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive") from error
         if len(data) != info.file_size:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} unpacks to {len(data)} of {info.file_size} bytes")
         return data
@@ -205,7 +210,10 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar
                 else:
                     content = archive.extractfile(info)
                     members[name] = content.read() if content else b""
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a kilobyte per member
+
+                archive.members = []  # type: ignore[attr-defined]
+        while plain is None and source.read(STEP_BYTES):
+            pass  # up to the checksum that follows the last block
     except RecordError:
         raise
     except _DAMAGE as error:

@@ -3,8 +3,9 @@
 Contract: `to_windows(record)` gives one Window per 10 s. A recording of 5 to 10 s is zero-padded; a longer one is cut
 into consecutive windows `<id>#0`, `<id>#1`, ..., where a remainder of at least 5 s becomes a padded window of its own
 and a shorter one is dropped (flag TAIL_DROPPED on the last window). Voltages are rounded half to even, at most 0.5 uV
-off, and saturate at the int16 limits (flag SATURATED). Nothing is filtered but by the anti-aliasing of a rate change.
-Raises `RecordError`: BAD_RATE, TOO_SHORT, NOT_FINITE, AMPLITUDE, FLAT.
+off; up to 0.1 % of a lead's samples may saturate at the int16 limits (flag SATURATED), more are refused. Nothing is
+filtered but by the anti-aliasing of a rate change.
+Raises `RecordError`: BAD_RATE, LEADS_MISSING, TOO_SHORT, NOT_FINITE, AMPLITUDE, FLAT.
 Resampling: polyphase FIR with a Kaiser window (beta 5, ten zero crossings of the slower rate on each side), the
 recording continued beyond its ends by a straight line; Oppenheim & Schafer, Discrete-Time Signal Processing, 4.7.
 """
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
 from beatray.record import (
-    ALL_LEADS_MASK,
     INDEPENDENT_LEADS,
     RATE_HZ,
     WAVE_DTYPE,
@@ -71,10 +71,15 @@ def to_windows(record: Record) -> list[Window]:
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
     _check_voltages(record)
-    signal_mv = resample(record.signal_mv, ratio)
-    if record.lead_mask != ALL_LEADS_MASK:
-        signal_mv = signal_mv * [[record.lead_mask >> lead & 1] for lead in range(12)]
+    signal_mv = record.signal_mv
+    absent = [lead for lead in range(12) if not record.lead_mask >> lead & 1]
+    if absent:
+        signal_mv = signal_mv.copy()
+        signal_mv[absent] = 0.0
+    signal_mv = resample(signal_mv, ratio)
     signal_uv, beyond = quantise(signal_mv)
+    if beyond is not None and float(beyond.mean(axis=1).max()) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
+        raise RecordError(Reason.AMPLITUDE, "a lead lies outside +-32.767 mV: its offset or its gain must be wrong")
     waves = _wave_table(record.waves, record.lead_mask, ratio)
 
     starts = [start for start in range(0, n_total, WINDOW_SAMPLES) if n_total - start >= MIN_SAMPLES]
@@ -164,6 +169,8 @@ def _filter(up: int, down: int) -> NDArray[np.float64]:
 def _check_voltages(record: Record) -> None:
     """Refuse what no electrode records: NaN, all leads dead, or a level that only a wrong gain explains."""
     leads = [lead for lead in range(12) if record.lead_mask >> lead & 1]
+    if not leads:
+        raise RecordError(Reason.LEADS_MISSING, "the lead mask is empty")
     signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
     low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
     spread = high - low

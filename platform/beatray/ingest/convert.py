@@ -27,6 +27,7 @@ from beatray.corpus.store import Store
 from beatray.corpus.summary import summarise
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
 from beatray.dsp import analyse, features
+from beatray.dsp.analyse import Detector
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.source import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
@@ -43,7 +44,7 @@ class IngestSettings:
 
     sources: dict[str, str]  # source name -> folder, archive or URI
     out: str
-    detector: str = "beatray"  # or "neurokit"
+    detector: Detector = "beatray"  # or "neurokit"
     items_per_shard: int = 1024
     limit: int | None = None  # at most so many items of each source, evenly spaced
 
@@ -125,9 +126,12 @@ def plan(settings: IngestSettings, recipe: dict[str, Any], known: set[tuple[str,
     for source, location in sorted(settings.sources.items()):
         if source not in SOURCES:
             raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
-        items = SOURCES[source].find(open_tree(location))
+        try:
+            items = SOURCES[source].find(open_tree(location))
+        except RecordError as error:
+            raise CorpusError(f"{source}={location}: {error.detail}") from error
         if not items:
-            raise CorpusError(f"no {source} recordings in {location}")
+            raise CorpusError(f"{source}={location}: no recordings found")
         fresh = [item for item in _spaced(items, settings.limit) if (source, item.name) not in known]
         for start in range(0, len(fresh), settings.items_per_shard):
             part = tuple(fresh[start : start + settings.items_per_shard])
@@ -163,7 +167,7 @@ def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _run(
-    store: Store, slices: list[Slice], detector: str, on_progress: Callable[[Progress], None]
+    store: Store, slices: list[Slice], detector: Detector, on_progress: Callable[[Progress], None]
 ) -> dict[str, SliceResult]:
     """Convert the slices with Ray, a bounded number at a time, reusing what an interrupted ingest finished."""
     results: dict[str, SliceResult] = {}
@@ -202,7 +206,7 @@ def _staged(store: Store, part: Slice) -> SliceResult | None:
     return result
 
 
-def convert_slice(store: Store, part: Slice, detector: str) -> SliceResult:
+def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
     """The task: read every item, measure the windows, write the shard, leave the note."""
     tree = open_tree(part.location)
     windows: list[Window] = []

@@ -3,10 +3,11 @@
 A header is a few hundred bytes of text that decides how many bytes of a signal file are read and what a count is worth
 in millivolts, so everything in it is checked before anything is allocated or opened: counts and lengths against fixed
 limits, gains and rates for being plain finite numbers, file names for being plain names in the record's own folder.
-Fields that change no number here (time and date of day, ADC resolution, block size) are not read.
+Fields that change no number here (ADC resolution, block size) must still be numbers, so that a line whose fields have
+shifted is noticed; time and date of day are not read.
 
 Contract: `parse_header(bytes, stem)` gives a `Header` or raises `RecordError`. It opens nothing. A gain that is not
-written stays None: the standard's default of 200 units per millivolt is for the caller to grant, never silent.
+written stays None: the standard's default of 200 units per millivolt is never put in its place.
 Source: WFDB Applications Guide, header(5); Goldberger et al., Circulation 101:e215 (2000).
 """
 
@@ -140,6 +141,9 @@ def _parse_signal_line(line: str, rate_hz: float) -> SignalLine:
     fmt, skew, byte_offset = _parse_storage(fields[1], rate_hz)
     adc_zero = _integer(fields[4], "ADC zero") if len(fields) > 4 else 0
     gain, baseline, units = _parse_gain(fields[2], adc_zero) if len(fields) > 2 else (None, adc_zero, "mV")
+    for position, what in ((3, "ADC resolution"), (7, "block size")):
+        if len(fields) > position:
+            _integer(fields[position], what)
     initial_value = _integer(fields[5], "initial value") if len(fields) > 5 else None
     checksum = _integer(fields[6], "checksum") if len(fields) > 6 else None
     name = fields[8].strip() if len(fields) > 8 else ""

@@ -27,7 +27,6 @@ NOTES = {
     "checksum_absent": "the header holds no checksums",
     "initial_value_absent": "the header holds no initial values, or zeros that are not the first samples",
     "unit_spelling": "a unit written mv or uv",
-    "default_gain": "no gain in the header, the standard's 200 per mV taken because the source permits it",
     "gaps_interpolated": "invalid samples over at most 20 ms were interpolated",
     "leads_dropped": "a lead with a longer gap was left out",
     "leads_computed": "missing limb leads were computed from I and II",
@@ -35,7 +34,6 @@ NOTES = {
 
 MV_PER_UNIT = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "\u00b5V": 1e-3, "\u03bcV": 1e-3, "V": 1e3}
 ODD_UNITS = ("mv", "uv")
-DEFAULT_GAIN = 200.0
 MAX_GAP_S = 0.020
 LIMB_WEIGHTS = {2: (-1.0, 1.0), 3: (-0.5, -0.5), 4: (1.0, -0.5), 5: (-0.5, 1.0)}
 """Weights of I and II that give III, aVR, aVL and aVF."""
@@ -66,16 +64,18 @@ def read_counts(tree: Tree, path: str) -> tuple[Header, Signals]:
     return header, read_signals(tree, split_path(path)[0], header)
 
 
-def read_twelve_leads(tree: Tree, path: str, *, allow_default_gain: bool = False) -> TwelveLeads:
+def read_twelve_leads(tree: Tree, path: str) -> TwelveLeads:
     """Read the record whose header lies at `path`; see the module's contract."""
     header = read_header(tree, path)
     columns = _columns_of_leads(header)
     if not columns[0] or not columns[1] or not any(columns[6:]):
+        if any(line.gain is None for line in header.signals):
+            raise RecordError(Reason.BAD_GAIN, "a signal line ends before its gain: the signal is not calibrated")
         absent = ", ".join(lead for lead, column in zip(LEADS, columns, strict=True) if not column)
         raise RecordError(Reason.LEADS_MISSING, f"I, II and a chest lead are needed; absent: {absent}")
     lines = {lead: header.signals[column - 1] for lead, column in enumerate(columns) if column}
     notes = list(header.notes)
-    scales = {lead: _scale(line, allow_default_gain, notes) for lead, line in lines.items()}
+    scales = {lead: _scale(line, notes) for lead, line in lines.items()}
     signals = read_signals(tree, split_path(path)[0], header)
     notes += signals.notes
 
@@ -125,19 +125,16 @@ def _columns_of_leads(header: Header) -> list[int]:
     return columns
 
 
-def _scale(line: SignalLine, allow_default_gain: bool, notes: list[str]) -> tuple[float, float]:
+def _scale(line: SignalLine, notes: list[str]) -> tuple[float, float]:
     """Counts per unit and millivolts per unit of one lead."""
     unit = MV_PER_UNIT.get(line.units)
     if unit is None:
         raise RecordError(Reason.BAD_UNITS, f"lead {line.name} is in {line.units[:40]!r}, not in mV, uV or V")
     if line.units in ODD_UNITS:
         notes.append("unit_spelling")
-    if line.gain is not None:
-        return line.gain, unit
-    if not allow_default_gain:
+    if line.gain is None:
         raise RecordError(Reason.BAD_GAIN, f"lead {line.name} has no gain in the header")
-    notes.append("default_gain")
-    return DEFAULT_GAIN, unit
+    return line.gain, unit
 
 
 def _close_gaps(

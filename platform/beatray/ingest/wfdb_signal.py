@@ -8,6 +8,7 @@ Contract: `read_signals(tree, folder, header)` gives `adc` of shape (n_samples, 
 the header's order; samples marked invalid keep the format's marker and are True in `invalid` (None where there are
 none).
 Raises `RecordError`: MISSING_FILE, UNSAFE_PATH, ABSURD_SIZE, TRUNCATED, TRAILING_BYTES, CHECKSUM, FORMAT, HEADER.
+Checksums have 16 bits, so in 24- and 32-bit formats they do not cover the upper bytes.
 Source: WFDB Applications Guide, signal(5) and header(5).
 """
 

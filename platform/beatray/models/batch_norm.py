@@ -13,7 +13,7 @@ must call every layer in the same order; in evaluation nothing is communicated.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +106,9 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if ranks == 1:
         moments = local[None]
     else:
-        moments = local.new_empty(ranks * local.numel())
-        dist.all_gather_into_tensor(moments, local)
-        moments = moments.view(ranks, -1)
+        everyone = [torch.empty_like(local) for _ in range(ranks)]
+        dist.all_gather(everyone, local)
+        moments = torch.stack(everyone)
     counts, means, deviations = moments[:, :1], moments[:, 1 : channels + 1], moments[:, channels + 1 :]
     total = counts.sum()
     divisor = total.clamp_min(1.0)
@@ -155,4 +155,4 @@ class _NormaliseGlobally(torch.autograd.Function):
 def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     if x.numel() == 0:
         return torch.empty_like(x)
-    return cast(Tensor, torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0])
+    return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]

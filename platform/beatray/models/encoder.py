@@ -1,16 +1,17 @@
 """What every encoder is: lead scaling, a convolutional trunk, and pooling.
 
-A trunk (one file per architecture) maps scaled leads to a list of feature maps, finest first; this module gives them the
-one face that objectives, probes and users see.
+A trunk (one file per architecture) maps scaled leads to a list of feature maps, finest first; this module gives them
+the one face that objectives, probes and users see.
 
-Contract: input (B, 12, T) millivolts at 500 Hz; `forward_features` gives (B, channels, ceil(T / stride)) where cell j stands
-for sample j * stride; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0.
+Contract: input (B, 12, T) millivolts at 500 Hz; `forward_features` gives (B, channels, ceil(T / stride)) where cell j
+stands for sample j * stride; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be
+0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Trunk(Protocol):
 class Encoder(nn.Module):
     """A trunk with the lead scale before it and a pooling after it; `name` and `settings` are how it was built."""
 
-    def __init__(self, name: str, trunk: Trunk, pooling: str, settings: dict[str, object]) -> None:
+    def __init__(self, name: str, trunk: Trunk, pooling: str, settings: dict[str, Any]) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")

@@ -14,7 +14,7 @@ from beatray.models.roi_align import roi_align_1d
 
 
 class RhythmProjector(nn.Module):
-    """Pooled record to contrast space: (B, embed_dim) -> Linear, batch norm over all ranks, ReLU, Linear -> (B, out)."""
+    """Pooled record to contrast space: Linear, batch norm over all ranks, ReLU, Linear; (B, embed_dim) -> (B, out)."""
 
     def __init__(self, embed_dim: int, hidden: int = 256, out: int = 128, batch_norm: bool = True) -> None:
         super().__init__()

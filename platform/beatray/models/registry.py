@@ -1,7 +1,7 @@
 """Encoders by name.
 
-`build_encoder("tiny")`, `build_encoder("xresnet1d50", out_stride=32, norm="group")`. A name is an entry of `ENCODERS`; the
-settings of an encoder are the fields of its dataclass, so that an unknown or misspelt one is refused by name.
+`build_encoder("tiny")`, `build_encoder("xresnet1d50", out_stride=32, norm="group")`. A name is an entry of `ENCODERS`;
+the settings of an encoder are the fields of its dataclass, so that an unknown or misspelt one is refused by name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ENCODERS: dict[str, tuple[type[Any], Callable[[Any], Trunk]]] = {
 
 
 def build_encoder(name: str, **settings: object) -> Encoder:
-    """The encoder `name` with `settings` over its defaults, in training mode, randomly initialised by torch's generator.
+    """The encoder `name` with `settings` over its defaults, in training mode, initialised by torch's generator.
 
     Raises ValueError for an unknown name or setting, naming the nearest right one.
     """

@@ -1,8 +1,8 @@
 """Decoders from feature maps to one class per sample: background, P wave, QRS complex, T wave.
 
-`ConvDecoder` reads the last feature map only: what it can draw, the encoder must know. With depth 0 it is a linear probe
-of every cell. `UNetDecoder` also takes the finer maps (Ronneberger et al., U-Net, MICCAI 2015) and is the stronger one
-when the encoder is fine-tuned.
+`ConvDecoder` reads the last feature map only: what it can draw, the encoder must know. With depth 0 it is a linear
+probe of every cell. `UNetDecoder` also takes the finer maps (Ronneberger et al., U-Net, MICCAI 2015) and is the
+stronger one when the encoder is fine-tuned.
 
 Both upsample by linear interpolation such that cell j of stride s falls exactly on sample j * s, where the convolutions
 centred it; the usual half-cell convention would move every boundary by (s - 1) / 2 samples, 15 ms at stride 16.

@@ -1,12 +1,13 @@
 """xresnet1d: the residual network that leads the PTB-XL benchmark, for pretraining at full size.
 
-Strodthoff et al., "Deep Learning for ECG Analysis: Benchmarks and Insights from PTB-XL" (IEEE JBHI 2021); the network is
-He et al., "Bag of Tricks for Image Classification" (CVPR 2019), in one dimension: a stem of three convolutions, average
-pooling in the shortcuts, the last norm of every block initialised to zero. As in the benchmark, every stage is 64
-wide (times 4 in bottlenecks) and kernels span 5 samples.
+Strodthoff et al., "Deep Learning for ECG Analysis: Benchmarks and Insights from PTB-XL" (IEEE JBHI 2021); the network
+is He et al., "Bag of Tricks for Image Classification" (CVPR 2019), in one dimension: a stem of three convolutions,
+average pooling in the shortcuts, the last norm of every block initialised to zero. As in the benchmark, every stage is
+64 wide (times 4 in bottlenecks) and kernels span 5 samples.
 
-Contract: (B, 12, T) scaled leads -> maps [stem, stage 1..4]. With out_stride 32 the strides are 2, 4, 8, 16, 32 and 5000
-samples give 157 positions; out_stride 16 drops the stride of the stem's max-pool and gives 313, for work on heartbeats.
+Contract: (B, 12, T) scaled leads -> maps [stem, stage 1..4]. With out_stride 32 the strides are 2, 4, 8, 16, 32 and
+5000 samples give 157 positions; out_stride 16 drops the stride of the stem's max-pool and gives 313, for work on
+heartbeats.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class XResBlock(nn.Module):
             layers = [*_conv_norm(channels_in, width, 1, 1, norm), nn.ReLU()]
             layers += [*_conv_norm(width, width, kernel, stride, norm), nn.ReLU()]
             layers += _conv_norm(width, channels_out, 1, 1, norm)
-        nn.init.zeros_(layers[-1].weight)  # the block starts as its shortcut
+        last_weight = layers[-1].weight
+        assert isinstance(last_weight, torch.Tensor)
+        nn.init.zeros_(last_weight)  # the block starts as its shortcut
         self.inner = nn.Sequential(*layers)
         shortcut: list[nn.Module] = []
         if stride != 1:

@@ -6,8 +6,8 @@ features. Beat level: the feature map under each heartbeat (RoIAlign around the 
 projected, targets from beat classes or beat features. The loss is the weighted sum of both. The code of the paper is
 not public: what its figures leave open is a setting here.
 
-Targets: `rhythm` none | hard | soft_1 | soft_2; `beat` the same, where hard means `hard_beat`: same_record (all beats of
-a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
+Targets: `rhythm` none | hard | soft_1 | soft_2; `beat` the same, where hard means `hard_beat`: same_record (all beats
+of a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
 inherit_record gives beats the similarity of their records instead of their own features. See targets.py, contrast.py.
 
 Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
@@ -17,93 +17,21 @@ backpropagate and logs over the global batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, RhythmProjector
 from beatray.objectives import targets
-from beatray.objectives.contrast import FORMS, Form, unit_rows
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives.contrast import unit_rows
 from beatray.objectives.gather import gather_counts, gather_rows, rank
 from beatray.objectives.pairs import Pairs, encode_views, keep_valid, lay_out, valid_in_crop
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
 from beatray.views.beats import select_beats, take_beats
-from beatray.views.two_views import ViewSettings, host_keys, make_two_views
-
-KINDS = ("none", "hard", "soft_1", "soft_2")
-CHOICES = {
-    "rhythm": KINDS,
-    "beat": KINDS,
-    "hard_beat": ("same_record", "clusters"),
-    "beat_similarity": ("features", "inherit_record"),
-    "form": FORMS,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class BeatSslSettings:
-    """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
-
-    exponent sharpens soft_1; alpha and tau_instance shape soft_2; pos_mass is the part of every soft target row that
-    own pairs hold (null: the plain target); bce_bias belongs to form=bce.
-    """
-
-    rhythm: str = "soft_1"
-    beat: str = "hard"
-    hard_beat: str = "same_record"
-    beat_similarity: str = "features"
-    exponent: float = 50.0
-    pos_mass: float | None = 0.5
-    alpha: float = 0.5
-    tau_instance: float = 20.0
-    temperature: float = 0.1
-    form: Form = "rownorm"
-    bce_bias: float = 0.0
-    rhythm_weight: float = 1.0
-    beat_weight: float = 1.0
-    max_beats_per_record: int = 4
-    box_before_s: float = 0.35
-    box_after_s: float = 0.55
-    roi_bins: int = 8
-    projector_hidden: int = 256
-    projector_dim: int = 128
-    views: ViewSettings = field(default_factory=ViewSettings)
-
-    def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if self.rhythm == "none" and self.beat == "none":
-            raise ValueError("rhythm and beat are both none: there is nothing to learn from")
-        if self.pos_mass is not None and not 0.0 < self.pos_mass < 1.0:
-            raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {self.pos_mass}")
-        for name in ("temperature", "exponent", "box_after_s", "max_beats_per_record", "roi_bins"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-
-    @property
-    def needs_record_features(self) -> bool:
-        """Whether some target compares records by their features."""
-        return self.rhythm in ("soft_1", "soft_2") or (self.soft_beat and self.beat_similarity == "inherit_record")
-
-    @property
-    def needs_beat_features(self) -> bool:
-        """Whether the beat target compares beats by their features."""
-        return self.soft_beat and self.beat_similarity == "features"
-
-    @property
-    def needs_beat_class(self) -> bool:
-        """Whether the beat target compares beat classes."""
-        return self.beat == "hard" and self.hard_beat == "clusters"
-
-    @property
-    def soft_beat(self) -> bool:
-        """Whether the beat target is soft."""
-        return self.beat in ("soft_1", "soft_2")
+from beatray.views.two_views import host_keys, make_two_views
 
 
 class BeatSsl(nn.Module):
@@ -139,7 +67,7 @@ class BeatSsl(nn.Module):
         )
 
     def views(self, batch: dict[str, Tensor], seed: int, epoch: int) -> dict[str, Tensor]:
-        """From a batch with `columns` to two views (B, 12, L), the boxes of chosen beats (B, K, 2) and what is compared."""
+        """From a batch with `columns` to two views (B, 12, L), boxes of chosen beats (B, K, 2) and what is compared."""
         s = self.settings
         out = make_two_views(batch, s.views, seed, epoch)
         out["n_valid"] = valid_in_crop(batch, out["crop_start"], out["view_1"].shape[-1])
@@ -219,32 +147,28 @@ class BeatSsl(nn.Module):
     ) -> Term:
         s = self.settings
         owner, slot = there.nonzero(as_tuple=True)
-        boxes = views["boxes"][owner, slot]
-        n = len(there)
-        z = unit_rows(
-            self.beat_head(fmap, boxes.repeat(2, 1), torch.cat([owner, owner + n]), self.encoder.stride)
-        )
+        boxes = views["boxes"][owner, slot].repeat(2, 1)
+        z = unit_rows(self.beat_head(fmap, boxes, torch.cat([owner, owner + len(there)]), self.encoder.stride))
         both = [2 * size for size in sizes]
-        beat_class = views["beat_class"][owner, slot] if s.needs_beat_class else torch.zeros_like(owner)
-        labels = torch.stack([owner + pairs.first, slot, beat_class], dim=1).repeat(2, 1)
-        record, slot, column_class = gather_rows(labels, both).unbind(1)
-        beat = record * s.max_beats_per_record + slot
+        kind = views["beat_class"][owner, slot] if s.needs_beat_class else torch.zeros_like(owner)
+        labels = torch.stack([owner + pairs.first, slot, kind], dim=1).repeat(2, 1)
+        record, number, kind = gather_rows(labels, both).unbind(1)
         self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
+        same_record = targets.own_pairs(record[self_index], record, self_index)
+        beat = record * s.max_beats_per_record + number
         own = targets.own_pairs(beat[self_index], beat, self_index)
-        if s.beat == "hard":
-            if s.hard_beat == "same_record":
-                wanted = targets.own_pairs(record[self_index], record, self_index).float()
-            else:
-                wanted = targets.same_class(own, column_class[self_index], column_class, self_index)
+        if s.beat == "hard" and s.hard_beat == "same_record":
+            wanted = same_record.float()
+        elif s.beat == "hard":
+            wanted = targets.same_class(own, kind[self_index], kind, self_index)
         else:
-            if record_features is not None and s.beat_similarity == "inherit_record":
-                own = targets.own_pairs(record[self_index], record, self_index)
+            if s.beat_similarity == "inherit_record" and record_features is not None:
+                own = same_record
                 wanted = self._soft(s.beat, own, record_features, record[self_index], record, "record")
             else:
                 measured = self.beat_features.impute(views["beat_features"][owner, slot]).repeat(2, 1)
-                everyone = gather_rows(measured, both)
-                column = torch.arange(len(everyone), device=z.device)
-                wanted = self._soft(s.beat, own, everyone, self_index, column, "beat")
+                column = torch.arange(len(beat), device=z.device)
+                wanted = self._soft(s.beat, own, gather_rows(measured, both), self_index, column, "beat")
             wanted = targets.fix_own_mass(wanted, own, self_index, s.pos_mass)
         return contrast_term(
             "beat", s.beat_weight, z, gather_rows(z, both), self_index, wanted, own, self.loss_settings

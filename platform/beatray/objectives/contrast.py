@@ -1,7 +1,7 @@
 """The contrastive losses that objectives share: rows of this rank against the columns of all, hard or soft targets.
 
-For unit embeddings z, temperature tau and p_ij = exp(z_i z_j / tau) / sum_{k != i} exp(z_i z_k / tau), the loss of row i
-with targets T_ij (the diagonal never counts) is, by `form`:
+For unit embeddings z, temperature tau and p_ij = exp(z_i z_j / tau) / sum_{k != i} exp(z_i z_k / tau), the loss of row
+i with targets T_ij (the diagonal never counts) is, by `form`:
 
 - `rownorm`: - sum_j (T_ij / sum_k T_ik) log p_ij, the cross-entropy with a target distribution. With a single 1 per
   row it is NT-Xent (Chen et al., SimCLR, ICML 2020, equation 1), with several 1 it is the SupCon loss L_out (Khosla
@@ -45,8 +45,8 @@ def soft_contrastive_loss(
     """Loss of a whole batch in one process: z (M, D) any scale, targets (M, M) at least 0 -> scalar.
 
     For two views stack them as z = [view 1 of all, view 2 of all]. The diagonal of `targets` is ignored. The mean is
-    over rows whose targets have any mass; 0 if none has. Raises ValueError for shapes that do not fit, a temperature that
-    is not positive, or an unknown form.
+    over rows whose targets have any mass; 0 if none has. Raises ValueError for shapes that do not fit, a temperature
+    that is not positive, or an unknown form.
     """
     if z.dim() != 2 or targets.shape != (len(z), len(z)):
         raise ValueError(f"z must be (M, D) and targets (M, M), not {tuple(z.shape)} and {tuple(targets.shape)}")

@@ -33,9 +33,9 @@ def gather_counts(counts: list[int], device: torch.device) -> list[list[int]]:
     if world_size() == 1:
         return [counts]
     mine = torch.tensor(counts, dtype=torch.int64, device=device)
-    everyone = mine.new_empty(world_size() * len(counts))
-    dist.all_gather_into_tensor(everyone, mine)
-    gathered: list[list[int]] = everyone.view(world_size(), -1).tolist()
+    everyone = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(everyone, mine)
+    gathered: list[list[int]] = torch.stack(everyone).tolist()
     return gathered
 
 
@@ -84,6 +84,6 @@ def _gather(rows: Tensor, sizes: list[int]) -> Tensor:
     # collectives want equal shapes: pad to the longest, cut the padding away afterwards
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows
-    everyone = rows.new_empty(world_size() * longest, *rows.shape[1:])
-    dist.all_gather_into_tensor(everyone, padded)
-    return torch.cat([everyone[r * longest : r * longest + size] for r, size in enumerate(sizes)])
+    everyone = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(everyone, padded)
+    return torch.cat([block[:size] for block, size in zip(everyone, sizes, strict=True)])

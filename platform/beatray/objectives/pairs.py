@@ -1,7 +1,7 @@
 """Records of a batch on this rank and on all others, and the step that every two-view objective shares.
 
-Columns are ordered by rank; within a rank view 1 of its records, then view 2 of them. Which record a column shows follows
-from the number of records of each rank alone, so only counts travel.
+Columns are ordered by rank; within a rank view 1 of its records, then view 2 of them. Which record a column shows
+follows from the number of records of each rank alone, so only counts travel.
 """
 
 from __future__ import annotations
@@ -58,9 +58,13 @@ def keep_valid(views: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def encode_views(encoder: Encoder, views: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Feature map (2n, C, T') of view 1 then view 2, and the pooled records (2n, embed_dim)."""
+    """Feature map (2n, C, T') of view 1 then view 2, and the pooled records (2n, embed_dim).
+
+    `n_valid` (n,), where given, keeps padding out of the pooling.
+    """
     fmap = encoder.forward_features(torch.cat([views["view_1"], views["view_2"]]))
-    return fmap, encoder.pool(fmap, views["n_valid"].repeat(2))
+    valid = views.get("n_valid")
+    return fmap, encoder.pool(fmap, None if valid is None else valid.repeat(2))
 
 
 def valid_in_crop(batch: dict[str, Tensor], crop_start: Tensor, length: int) -> Tensor:
@@ -77,7 +81,7 @@ def nt_xent_step(
     sizes = [counts[0] for counts in gather_counts([len(views["view_1"])], pooled.device)]
     pairs = lay_out(sizes, pooled.device)
     z = unit_rows(projector(pooled))
-    term = contrast_term(
-        "rhythm", 1.0, z, pairs.gather(z), pairs.self_index, targets.hard(pairs.own), pairs.own, LossSettings(temperature)
-    )
+    wanted = targets.hard(pairs.own)
+    settings = LossSettings(temperature)
+    term = contrast_term("rhythm", 1.0, z, pairs.gather(z), pairs.self_index, wanted, pairs.own, settings)
     return combine_terms([term])

@@ -1,7 +1,8 @@
 """Objectives by name.
 
-`build_objective("beat_ssl", encoder, {"rhythm": "hard", "views": {"crop_seconds": None}}, statistics)`. Settings are the
-fields of the objective's dataclass; `views` holds those of its views. An unknown or misspelt one is refused by name.
+`build_objective("beat_ssl", encoder, {"rhythm": "hard", "views": {"crop_seconds": None}}, statistics)`. Settings are
+the fields of the objective's dataclass; `views` holds those of its views. An unknown or misspelt one is refused by
+name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
 from beatray.models.registry import checked_settings, nearest
-from beatray.objectives.beat_ssl import BeatSsl, BeatSslSettings
+from beatray.objectives.beat_ssl import BeatSsl
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.simclr import SimClr, SimClrSettings
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.three_kg import ThreeKg, ThreeKgSettings

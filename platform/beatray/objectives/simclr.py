@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
 from beatray.models.heads import RhythmProjector
-from beatray.objectives.pairs import nt_xent_step, valid_in_crop
+from beatray.objectives.pairs import nt_xent_step
 from beatray.views.two_views import ResizedViewSettings, make_resized_views
 
 
@@ -49,9 +49,6 @@ class SimClr(nn.Module):
     def views(self, batch: dict[str, Tensor], seed: int, epoch: int) -> dict[str, Tensor]:
         """From a batch with `columns` to two views (B, 12, L)."""
         out = make_resized_views(batch, self.settings.views, seed, epoch)
-        length = out["view_1"].shape[-1]
-        # a stretched part of a padded record has its padding in another place: only an empty crop is told apart
-        out["n_valid"] = valid_in_crop(batch, out["crop_start"], length).clamp_min(1) * 0 + length
         return out | ({"valid": batch["valid"]} if "valid" in batch else {})
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

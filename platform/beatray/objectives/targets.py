@@ -87,7 +87,7 @@ def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index:
 
 
 def fix_own_mass(targets: Tensor, own: Tensor, self_index: Tensor, pos_mass: float | None) -> Tensor:
-    """Rescale other columns so that own pairs hold exactly `pos_mass` of each row; None returns the targets as they are.
+    """Rescale other columns so that own pairs hold exactly `pos_mass` of each row; None leaves the targets as they are.
 
     Weights of own pairs stay. Rows whose own pairs, or whose other columns, have no mass stay as they are. Raises
     ValueError for a mass outside 0..1, ends excluded.

@@ -77,11 +77,7 @@ def combine_terms(terms: Sequence[Term]) -> tuple[Tensor, dict[str, Tensor]]:
     and divided by the number of rows kept on all of them. The returned loss differs from rank to rank; its mean over
     ranks, `logs["loss"]`, is the loss of the global batch. One collective for all terms.
     """
-    parts = [
-        torch.stack([t.loss.total.detach(), t.loss.kept, t.entropy_sum, t.own_mass_sum, t.loss.rows]).double()
-        for t in terms
-    ]
-    sums = sum_over_ranks(torch.stack(parts))
+    sums = sum_over_ranks(torch.stack([_sums(term) for term in terms]))
     kept = sums[:, 1].clamp_min(1.0)
     loss = terms[0].loss.total.new_zeros(())
     mean = sums.new_zeros(())
@@ -96,6 +92,12 @@ def combine_terms(terms: Sequence[Term]) -> tuple[Tensor, dict[str, Tensor]]:
         logs[f"{term.name}_rows"] = sums[i, 4].float()
         logs[f"{term.name}_skipped"] = (sums[i, 4] - sums[i, 1]).float()
     return loss, {"loss": mean.float(), **logs}
+
+
+def _sums(term: Term) -> Tensor:
+    rows = term.loss.kept.new_tensor(term.loss.rows)
+    parts = (term.loss.total.detach(), term.loss.kept, term.entropy_sum, term.own_mass_sum, rows)
+    return torch.stack([part.double() for part in parts])
 
 
 def collapse_warning(logs: Mapping[str, Tensor | float]) -> str | None:

@@ -61,6 +61,8 @@ class Tracker:
         self._to = tracking
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # this thread retries by itself
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        for chatty in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         self._client = MlflowClient(tracking.uri)
         self._memory = tracking.folder / "tracking.json"
         self._state: dict[str, Any] = {"uri": tracking.uri, "run_id": None, "described": False, "next_step": 0}
@@ -73,6 +75,7 @@ class Tracker:
         self._later: list[Callable[[], object]] = []  # figures and files that an outage kept back
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._one_at_a_time = threading.RLock()  # or two threads would make two MLflow runs
         self._warned = False
 
     @property
@@ -142,7 +145,8 @@ class Tracker:
     def _attempt(self, action: Callable[[], R]) -> R | None:
         """Run an action against the server; None, and one warning an outage, if it does not answer."""
         try:
-            result = action()
+            with self._one_at_a_time:
+                result = action()
         except OUTAGE as error:
             if not self._warned:
                 log.warning("MLflow at %s does not answer (%s); going on, sending later", self._to.uri, error)

@@ -22,17 +22,21 @@ import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
 from beatray.corpus.store import Store
-from beatray.objectives.registry import columns_of
 from beatray.settings import CorpusSettings, PretrainSettings, SettingsError, as_dict
 from beatray.train import checkpoint as checkpoints
 from beatray.train.errors import TrainingError
-from beatray.train.loop import Job, train
+from beatray.train.loop import Job, build_model, check_same_run, train
 from beatray.train.order import OrderSettings
 from beatray.train.ranks import Ranks
 from beatray.train.stream import RowGroup, StreamSettings
+
+
+STOPPED = "stopped.txt"
+"""In the run folder: why a rank ended the run for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ def prepare_job(settings: PretrainSettings) -> Job:
     groups = row_groups(corpus, select_rows(corpus, settings.corpus))
     if not groups:
         raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
-    arrays = columns_of(settings.objective)
+    statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
+    arrays = _columns(settings, statistics)
     clusters = corpus.manifest.statistics.get("beat_clusters")
     if "beat_class" in arrays and clusters is None:
         raise SettingsError("the corpus has too few beats for clusters: choose objective.hard_beat=same_record")
@@ -97,8 +102,16 @@ def prepare_job(settings: PretrainSettings) -> Job:
         cpus_per_reader=train_settings.cpus_per_reader,
         chunk_steps=train_settings.chunk_steps,
     )
-    statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
     return Job(settings, stream, statistics, corpus.recipe, corpus.manifest.hash)
+
+
+def _columns(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
+    """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
+    try:
+        built = build_model(settings.objective, settings.encoder, settings.seed, statistics)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(str(error)) from error
+    return tuple(built.columns)
 
 
 def check_resources(settings: PretrainSettings, available: dict[str, float]) -> None:
@@ -143,6 +156,9 @@ def pretrain(settings: PretrainSettings) -> RunResult:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.yaml").write_text(yaml.safe_dump(as_dict(settings), sort_keys=True))
     started_from = checkpoints.latest(job.run)
+    if started_from is not None:
+        check_same_run(job, started_from.state)
+    (folder / STOPPED).unlink(missing_ok=True)
     use_gpu = _use_gpu(settings)
     trainer = TorchTrainer(
         _rank_main,
@@ -161,7 +177,9 @@ def pretrain(settings: PretrainSettings) -> RunResult:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _stopped(error, settings) from error
+        raise TrainingError(_advice(settings, _last_line(error))) from error
+    if (folder / STOPPED).exists():
+        raise TrainingError(_advice(settings, (folder / STOPPED).read_text()))
     done = checkpoints.latest(job.run)
     steps = int(done.state["global_step"]) if done else 0
     return RunResult(str(folder), steps, steps == job.steps, int(started_from.state["global_step"]) if started_from else 0)
@@ -175,18 +193,31 @@ def _check_unchanged(job: Job, folder: Path) -> None:
         )
 
 
-def _stopped(error: BaseException, settings: PretrainSettings) -> TrainingError:
-    first = next((line for line in reversed(str(error).splitlines()) if "Error" in line), str(error).strip())
-    return TrainingError(
-        f"run {settings.run} stopped: {first.strip()} The newest checkpoint is kept; the same command continues it."
-    )
+def _advice(settings: PretrainSettings, why: str) -> str:
+    return f"run {settings.run} stopped: {why}\nThe newest checkpoint is kept; the same command continues the run."
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if "Error" in line), str(error).strip())
 
 
 def _rank_main(config: dict[str, Any]) -> None:
-    """One Ray Train worker: become a rank and train."""
+    """One Ray Train worker: become a rank and train.
+
+    Ray restarts the group whenever a worker raises. For an error that a retry does not mend, the rank leaves a note,
+    so that the restarted group ends at once and the driver can tell the user.
+    """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    job: Job = config["job"]
+    note = job.run.folder / STOPPED
+    if note.exists():
+        return
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
-    train(config["job"], ranks, on_checkpoint=lambda metrics: ray.train.report(metrics))
+    try:
+        train(job, ranks, on_checkpoint=lambda metrics: ray.train.report(metrics))
+    except (TrainingError, CorpusError, checkpoints.CheckpointError) as error:
+        note.write_text(str(error))
+        raise

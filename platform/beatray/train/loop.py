@@ -9,11 +9,13 @@ non-finite loss is refused before the optimiser by all ranks together.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from beatray.corpus.manifest import CorpusError
+from beatray.corpus.reader import read_row_group
 from beatray.corpus.store import Store
 from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.settings import PretrainSettings, as_dict
+from beatray.settings import PretrainSettings, as_dict, flat
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import Arrays
 from beatray.train.errors import TrainingError
@@ -34,10 +37,11 @@ from beatray.track.journal import Journal
 from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.stream import Batch, StreamSettings, batches
+from beatray.views.draws import record_key
 
 log = logging.getLogger(__name__)
 
-RESUMABLE = ("train.epochs", "train.workers", "train.checkpoint_every_steps", "train.keep_checkpoints",
+RESUMABLE = ("out", "run", "corpus.path", "train.epochs", "train.workers", "train.checkpoint_every_steps", "train.keep_checkpoints",
              "train.log_every_steps", "train.log_ids", "train.max_failures", "train.max_nonfinite",
              "train.stop_after_steps", "train.chunk_steps", "train.readers_per_worker", "train.cpus_per_reader",
              "train.cpus_per_worker", "train.threads_per_worker", "train.device", "views.place")
@@ -73,33 +77,46 @@ class Job:
         return self.settings.train.epochs * steps_per_epoch(self.rows, self.settings.train.batch_size)
 
 
-def build(job: Job, device: torch.device) -> nn.Module:
-    """The objective with a fresh encoder; the weights are a function of the seed."""
-    torch.manual_seed(job.settings.seed)
-    encoder = {**job.settings.encoder}
-    objective = {**job.settings.objective}
-    statistics = FeatureStatistics.from_dict(job.statistics)
-    built = build_objective(objective.pop("name"), build_encoder(encoder.pop("name"), **encoder), objective, statistics)
-    return built.to(device)
+def build_model(
+    objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]
+) -> nn.Module:
+    """The objective with a fresh encoder; the weights are a function of the seed.
+
+    Raises ValueError for a name or setting that does not exist.
+    """
+    torch.manual_seed(seed)
+    encoder_settings = {key: value for key, value in encoder.items() if key != "name"}
+    objective_settings = {key: value for key, value in objective.items() if key != "name"}
+    built = build_encoder(encoder["name"], **encoder_settings)
+    return build_objective(objective["name"], built, objective_settings, FeatureStatistics.from_dict(statistics))
 
 
-def views_on_worker(job: Job) -> Callable[[Arrays, int], Arrays]:
-    """The objective's views as a function of arrays, for Ray Data workers."""
+@dataclass(frozen=True, slots=True)
+class ViewsOnWorker:
+    """The objective's views as a function of arrays, for Ray Data workers: pure, so the encoder does not matter."""
 
-    def make(arrays: Arrays, epoch: int) -> Arrays:
+    objective: str  # JSON, so that a process builds it once
+    statistics: str
+    seed: int
+
+    def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         torch.set_num_threads(1)
-        objective = build(job, torch.device("cpu"))
-        made = objective.views(_tensors(arrays, torch.device("cpu")), job.settings.seed, epoch)
+        objective = _objective_of_process(self.objective, self.statistics)
+        made = objective.views(_tensors(arrays, torch.device("cpu")), self.seed, epoch)
         return {name: tensor.numpy() for name, tensor in made.items()}
 
-    return make
+
+@lru_cache(maxsize=1)
+def _objective_of_process(objective: str, statistics: str) -> nn.Module:
+    return build_model(json.loads(objective), {"name": "tiny"}, 0, json.loads(statistics))
 
 
 def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
     """Train this rank to the end of the run, from its newest checkpoint if there is one."""
     settings = job.settings.train
     torch.set_num_threads(settings.threads_per_worker)
-    objective = build(job, ranks.device)
+    objective = build_model(job.settings.objective, job.settings.encoder, job.settings.seed, job.statistics)
+    objective.to(ranks.device)
     optimiser = _optimiser(objective, job)
     done = _resume(job, ranks, objective, optimiser)
     per_epoch = steps_per_epoch(job.rows, settings.batch_size)
@@ -121,8 +138,8 @@ def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(number, job.steps, per_epoch, job)
         torch.manual_seed(hash((job.settings.seed, number, ranks.rank)) & 0x7FFFFFFF)
-        loss, logs, finite = _accumulate(job, model, objective, optimiser, batch, ranks)
-        if finite:
+        logs = _accumulate(job, model, objective, optimiser, batch, ranks)
+        if logs is not None:
             norm = float(nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm))
             optimiser.step()
             objective.after_step()
@@ -141,13 +158,13 @@ def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None
                 {
                     "step": number,
                     "epoch": batch.epoch,
-                    "loss": _finite_or_none(loss),
+                    "loss": None,  # of a refused step
                     "learning_rate": optimiser.param_groups[0]["lr"],
                     "gradient_norm": _finite_or_none(norm),
                     "records_per_s": batch.global_rows / (seconds + waited),
                     "data_wait_s": waited,
                     "step_s": seconds,
-                    **{name: _finite_or_none(value) for name, value in logs.items()},
+                    **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
                 }
             )
         if (number + 1) % per_epoch == 0:
@@ -159,7 +176,7 @@ def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None
         if (number + 1) % settings.checkpoint_every_steps == 0 or number == last - 1:
             if ranks.is_first:
                 _save(job, number + 1, per_epoch, objective, optimiser)
-            on_checkpoint({"step": number + 1, "epoch": batch.epoch, "loss": loss})
+            on_checkpoint({"step": number + 1, "epoch": batch.epoch, "loss": (logs or {}).get("loss")})
     if ranks.is_first:
         metrics.close()
         ids.close()
@@ -201,25 +218,23 @@ def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim
     if name is None:
         return 0
     found = chosen or checkpoints.load(job.run, name)
-    _check_same_run(job, found.state)
+    check_same_run(job, found.state)
     checkpoints.restore(found, objective, optimiser)
     return int(found.state["global_step"])
 
 
-def _check_same_run(job: Job, state: dict[str, Any]) -> None:
-    from beatray.settings import flat
-
+def check_same_run(job: Job, state: dict[str, Any]) -> None:
+    """Raise TrainingError if a checkpoint's state is of another corpus snapshot or other settings than the job's."""
     if state["manifest_hash"] != job.manifest_hash:
         raise TrainingError(
             f"run {job.settings.run} was started on another snapshot of the corpus; its order of records would not "
             "be the same. Choose another run= or the corpus it was started on."
         )
-    before, now = flat(state["settings"]), flat(as_dict(job.settings))
-    free = (*RESUMABLE, "out", "run")
+    before, now = flat(state["settings"]), flat(json.loads(json.dumps(as_dict(job.settings))))
     differing = [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in free and not key.startswith(("cluster.", "tracking."))
+        if before.get(key) != now.get(key) and key not in RESUMABLE and not key.startswith(("cluster.", "tracking."))
     ]
     if differing:
         raise TrainingError(
@@ -260,7 +275,10 @@ def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Itera
     """Batches with the seconds waited for each."""
     if n_steps <= 0:
         return
-    make_views = views_on_worker(job) if job.settings.views.place == "workers" else None
+    make_views = None
+    if job.settings.views.place == "workers":
+        objective, statistics = json.dumps(job.settings.objective), json.dumps(job.statistics)
+        make_views = ViewsOnWorker(objective, statistics, job.settings.seed)
     source = batches(job.stream, ranks.rank, ranks.world, start, n_steps, make_views)
     while True:
         began = time.perf_counter()
@@ -281,13 +299,16 @@ def _accumulate(
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     ranks: Ranks,
-) -> tuple[float, dict[str, float], bool]:
-    """Forward and backward over the micro-batches; gradients are left on the parameters if the loss is finite."""
+) -> dict[str, float] | None:
+    """Forward and backward over the micro-batches; returns the logs, `loss` among them, of the global batch.
+
+    None, and no gradient to be used, if the loss of any rank is not finite.
+    """
     settings = job.settings
     parts = settings.train.accumulate
     optimiser.zero_grad(set_to_none=True)
     weight = batch.global_rows / settings.train.batch_size / parts
-    total, logs = 0.0, {}
+    logs: dict[str, float] = {}
     for part in range(parts):
         rows = {name: values[part::parts] for name, values in batch.arrays.items()}
         tensors = _tensors(rows, ranks.device)
@@ -297,12 +318,11 @@ def _accumulate(
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.train.precision == "bf16"):
                 loss, part_logs = model(views)
             if not ranks.all_true(bool(torch.isfinite(loss))):
-                return math.nan, {}, False
+                return None
             (loss * weight).backward()
-        total += ranks.total(float(loss.detach())) / ranks.world / parts
         for name, value in part_logs.items():
             logs[name] = logs.get(name, 0.0) + float(value) / parts
-    return total, logs, True
+    return logs
 
 
 def _refuse(job: Job, ranks: Ranks, batch: Batch, number: int, strikes: int) -> None:
@@ -326,10 +346,7 @@ def _log_ids(ids: Journal, names: dict[int, str], ranks: Ranks, number: int, bat
 
 
 def _names_of_keys(job: Job) -> dict[int, str]:
-    from beatray.corpus.reader import read_row_group
-    from beatray.views.draws import record_key
-
-    names = {}
+    names: dict[int, str] = {}
     for group in job.stream.groups:
         table = read_row_group(job.stream.store, group.shard, group.group, ["record_id"])
         names |= {record_key(name): name for name in table["record_id"].to_pylist()}

@@ -1,6 +1,7 @@
 """Which heartbeats of a record are contrasted, and where they lie in the crop.
 
-3KG turns and masks leads but never moves a sample, so a box around an R-peak of the clean record is right in both views.
+3KG turns and masks leads but never moves a sample, so a box around an R-peak of the clean record is right in both
+views.
 
 Contract: r_peaks (B, P) int64 samples of the record, -1 where there is none; the result has `max_beats` slots per
 record, in time order, the same whatever the batch.
@@ -45,11 +46,14 @@ def select_beats(
     order = uniform(keys, seed, epoch, Stream.BEATS, peaks.shape[1])
     order[~usable] = 2.0  # behind every usable beat
     slots = min(max_beats, peaks.shape[1])
-    chosen = np.sort(np.argsort(order, axis=1, kind="stable")[:, :slots], axis=1)
-    there = np.take_along_axis(usable, chosen, axis=1)
+    nobody = peaks.shape[1]
+    chosen = np.argsort(order, axis=1, kind="stable")[:, :slots]
+    chosen = np.sort(np.where(np.take_along_axis(usable, chosen, axis=1), chosen, nobody), axis=1)
+    there = chosen < nobody
     index = np.full((len(peaks), max_beats), -1, np.int64)
     boxes = np.zeros((len(peaks), max_beats, 2), np.float32)
     index[:, :slots] = np.where(there, chosen, -1)
+    chosen = np.minimum(chosen, nobody - 1)
     boxes[:, :slots, 0] = np.where(there, np.take_along_axis(start, chosen, axis=1), 0.0)
     boxes[:, :slots, 1] = np.where(there, np.take_along_axis(end, chosen, axis=1), 0.0)
     return torch.as_tensor(boxes).to(device), torch.as_tensor(index).to(device)

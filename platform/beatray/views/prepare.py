@@ -7,8 +7,11 @@ beyond any heart's are clipped. The gain is that of a second-order Butterworth f
 What is taken away holds nothing above a few hertz. So the wander itself is computed, at about 50 Hz, and subtracted:
 means of 20-ms blocks (which null 50 Hz and its multiples, the only frequencies that would fold onto the wander), the
 low-pass gain 1 / (1 + (f/fc)^4), linear interpolation back. That is ten times less Fourier transform, and within one
-part in a thousand of the filter on all samples. Each record is continued at both ends by the point reflection of its
-block means, as `scipy.signal.filtfilt` does with samples, so that neither an offset nor a slope rings.
+part in a hundred of the filter on all samples.
+
+Each record is continued at both ends by its mirror image. The usual point reflection hangs on the first sample: on
+clinical records cut in the middle, its error within 0.5 s of the cut is 0.10 mV rms (up to 1.1 mV in the worst
+hundredth of leads, where the cut falls into a QRS complex), that of the mirror image 0.02 mV (0.14 mV).
 
 Contract: signal (B, 12, T) in microvolts, any real type; n_samples (B,) valid lengths, all T where absent; result
 float32 millivolts, exactly zero after n_samples. Row b depends on row b alone. Never raises on values; a NaN spoils
@@ -47,13 +50,15 @@ def prepare(
     valid = n_samples.to(x_mv.device, torch.int64)
     reach = round(_REACH_CYCLES * rate_hz / step / cutoff_hz)
     length = _fast_length(blocks.shape[-1] + 2 * reach)
-    spectrum = torch.fft.rfft(_reflect(blocks, (valid // step).clamp(1, blocks.shape[-1]), reach, length))
+    spectrum = torch.fft.rfft(_mirror(blocks, (valid // step).clamp(1, blocks.shape[-1]), reach, length))
     spectrum *= _low_pass_gain(length, rate_hz / step, cutoff_hz, x_mv.device)
     coarse = torch.fft.irfft(spectrum, n=length)[..., reach - 1 : reach + blocks.shape[-1] + 1]
     # half-pixel interpolation puts coarse value k at the middle of its block, where its mean belongs
     wander = functional.interpolate(coarse, scale_factor=float(step), mode="linear", align_corners=False)
     x_mv -= wander[..., step : step + n]
     x_mv.clamp_(-clip_mv, clip_mv)
+    if x_mv.device.type == "cpu" and bool((valid >= n).all()):
+        return x_mv  # nothing to zero; elsewhere asking would cost more than zeroing
     return x_mv.masked_fill_((torch.arange(n, device=x_mv.device) >= valid[:, None])[:, None, :], 0.0)
 
 
@@ -66,21 +71,14 @@ def _block_means(x: Tensor, step: int) -> Tensor:
     return torch.cat([means, x[..., whole * step :].mean(-1, keepdim=True)], dim=-1)
 
 
-def _reflect(blocks: Tensor, n_blocks: Tensor, reach: int, length: int) -> Tensor:
-    """Point reflection about the first and last of `n_blocks` (B,) values: (B, L, K) -> (B, L, length)."""
+def _mirror(blocks: Tensor, n_blocks: Tensor, reach: int, length: int) -> Tensor:
+    """Mirror images before the first and after the last of `n_blocks` (B,) values: (B, L, K) -> (B, L, length)."""
     last = (n_blocks - 1)[:, None]
     position = torch.arange(-reach, length - reach, device=blocks.device)[None, :]
     before = torch.minimum(-position, last)
     after = (2 * last - position).clamp_min(0)
     source = torch.where(position < 0, before, torch.where(position > last, after, position))
-    edge = torch.where(position < 0, torch.zeros_like(last), last)
-
-    def take(index: Tensor) -> Tensor:
-        return blocks.gather(2, index[:, None, :].expand(-1, blocks.shape[1], -1))
-
-    outside = ((position < 0) | (position > last))[:, None, :]
-    mirrored = take(source)
-    return torch.where(outside, 2.0 * take(edge) - mirrored, mirrored)
+    return blocks.gather(2, source[:, None, :].expand(-1, blocks.shape[1], -1))
 
 
 def _low_pass_gain(length: int, rate_hz: float, cutoff_hz: float, device: torch.device) -> Tensor:

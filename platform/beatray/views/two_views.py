@@ -28,6 +28,8 @@ from beatray.views.vcg import Transform
 
 VIEWS = (1, 2)
 
+_CPU_CHUNK = 8
+
 
 @dataclass(frozen=True, slots=True)
 class ViewSettings:
@@ -91,14 +93,20 @@ def crop_window(
     batch: dict[str, Tensor], crop_seconds: float | None, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor]:
     """Prepared signal (B, 12, L) in mV and the start of each crop (B,) int64, one per record and epoch."""
-    n_samples = batch["n_samples"]
-    x_mv = prepare(batch["signal_uv"], RATE_HZ, n_samples)
-    if crop_seconds is None:
-        return x_mv, torch.zeros(len(x_mv), dtype=torch.int64, device=x_mv.device)
-    length = min(round(crop_seconds * RATE_HZ), x_mv.shape[-1])
-    draws = uniform(host_keys(batch), seed, epoch, Stream.CROP, 1)[:, 0]
-    starts = torch.as_tensor(draw_starts(draws, n_samples.cpu().numpy().astype(np.int64), length))
-    return crop(x_mv, starts, length), starts.to(x_mv.device)
+    signal_uv, n_samples = batch["signal_uv"], batch["n_samples"]
+    n, length = signal_uv.shape[-1], signal_uv.shape[-1]
+    starts = torch.zeros(len(signal_uv), dtype=torch.int64)
+    if crop_seconds is not None:
+        length = min(round(crop_seconds * RATE_HZ), n)
+        draws = uniform(host_keys(batch), seed, epoch, Stream.CROP, 1)[:, 0]
+        starts = torch.as_tensor(draw_starts(draws, n_samples.cpu().numpy().astype(np.int64), length))
+    # a few records at a time stay in the cache of a CPU core, and in memory that it has already been given
+    step = _CPU_CHUNK if signal_uv.device.type == "cpu" else max(len(signal_uv), 1)
+    pieces = [
+        crop(prepare(signal_uv[i : i + step], RATE_HZ, n_samples[i : i + step]), starts[i : i + step], length)
+        for i in range(0, max(len(signal_uv), 1), step)
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces), starts.to(signal_uv.device)
 
 
 def make_two_views(

@@ -1,0 +1,193 @@
+"""`beatray demo`: the whole main job on the bundled real recordings, from archives to a report.
+
+Each stage looks at what is there: a finished stage is told and kept, an interrupted one continues, a folder that the
+demo did not make is left alone. Test records (PTB-XL folds 8 and 9, two fifths of LUDB) are never trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zipfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from beatray.commands import ingest, pretrain
+from beatray.commands.console import say
+from beatray.commands.evaluate import evaluate_encoder, track_results, write_tables
+from beatray.commands.report import write_report
+from beatray.corpus.reader import open_corpus
+from beatray.evaluate.encoders import spec_of
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.ingest.convert import IngestSettings
+from beatray.settings import (
+    ClusterSettings,
+    CorpusSettings,
+    PretrainSettings,
+    SettingsError,
+    TrackingSettings,
+    TrainSettings,
+    ViewPlacement,
+    build,
+    compose,
+)
+from beatray.track.setup import tracking_for
+from beatray.track.tracker import Tracker, ui_command
+
+SAMPLE = Path(__file__).parent.parent / "sample"
+MARK = "demo.json"
+ITEMS_PER_SHARD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """Everything the demo needs: the settings of its stages, and how many recordings of each source."""
+
+    out: str = "beatray-demo"
+    run: str = "pretrain"
+    seed: int = 0
+    records: int | None = None
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    views: ViewPlacement = field(default_factory=ViewPlacement)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+def settings_from(words: list[str], out: str | None) -> DemoSettings:
+    """The settings that the words of the command line mean."""
+    return build(DemoSettings, compose("demo", [*words, *([f"out={out}"] if out else [])]))
+
+
+def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
+    """All stages; returns the exit code."""
+    began = time.monotonic()
+    folder = Path(settings.out).absolute()
+    settings = _open_folder(replace(settings, out=str(folder)), folder, overwrite=overwrite)
+    say(f"[1/4] ingest the bundled recordings (licences: {SAMPLE / 'ATTRIBUTION.md'})")
+    _ingest(settings, folder / "corpus")
+    say("[2/4] pretrain")
+    result = pretrain.run(_pretrain_settings(settings, folder))
+    if not result.finished:
+        return 1
+    say("[3/4] evaluate on recordings that pretraining never saw")
+    _evaluate(settings, folder, Path(result.folder))
+    say("[4/4] done")
+    say(f"  report   {folder / 'report.html'}  (open it in a browser)")
+    for line in _where(settings, Path(result.folder)):
+        say(f"  {line}")
+    say(f"  took     {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> DemoSettings:
+    """Make the demo's folder, or accept the one an earlier demo with the same settings made."""
+    mark = folder / MARK
+    wanted = json.loads(json.dumps(_identity(settings)))
+    if overwrite and mark.exists():
+        shutil.rmtree(folder)
+    if mark.exists():
+        found = json.loads(mark.read_text())
+        if found != wanted:
+            changed = ", ".join(key for key in wanted if found.get(key) != wanted[key])
+            raise SettingsError(
+                f"{folder} holds a demo with other settings ({changed}). Choose another --out, or pass --overwrite to "
+                "start anew."
+            )
+        say(f"{folder} exists: finished stages are kept, an unfinished one continues (--overwrite starts anew)")
+    elif folder.exists() and any(folder.iterdir()):
+        raise SettingsError(f"{folder} is not empty and was not made by beatray demo; choose another --out")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps(wanted, indent=1))
+    return settings
+
+
+def _identity(settings: DemoSettings) -> dict[str, Any]:
+    from beatray.settings import as_dict
+
+    content = as_dict(settings)
+    for place in ("out", "cluster", "tracking"):
+        content.pop(place)
+    return content
+
+
+def _ingest(settings: DemoSettings, corpus: Path) -> None:
+    sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
+    plan = IngestSettings(sources, str(corpus), items_per_shard=ITEMS_PER_SHARD, limit=settings.records)
+    ingest.run(plan, settings.cluster)
+
+
+def _pretrain_settings(settings: DemoSettings, folder: Path) -> PretrainSettings:
+    return PretrainSettings(
+        out=str(folder / "runs"),
+        run=settings.run,
+        seed=settings.seed,
+        corpus=replace(settings.corpus, path=str(folder / "corpus")),
+        encoder=settings.encoder,
+        objective=settings.objective,
+        views=settings.views,
+        train=settings.train,
+        cluster=settings.cluster,
+        tracking=settings.tracking,
+    )
+
+
+def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
+    results, table_file, report = folder / "results.json", folder / "table.txt", folder / "report.html"
+    if results.exists() and report.exists():
+        say(f"  nothing to do: {results.name} and {report.name} exist")
+        say(table_file.read_text())
+        return
+    corpus = open_corpus(str(folder / "corpus"))
+    policy = replace(settings.corpus, path=str(folder / "corpus"))
+    evaluation, (rows, train, test) = evaluate_encoder(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
+    say(write_tables(evaluation, folder))
+    write_report(
+        report,
+        title="beatray demo",
+        corpus=corpus,
+        rows=rows,
+        shown=int(next(n for n in train if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5)),
+        run_folder=run_folder,
+        evaluation=evaluation,
+        licences=_licences(),
+        tracking=_where(settings, run_folder),
+    )
+    tracking = tracking_for(
+        settings.tracking.uri,
+        settings.tracking.experiment,
+        out=folder / "runs",
+        run_name=settings.run,
+        folder=run_folder,
+        settings={},
+        tags={},
+        dataset=None,
+        every_s=settings.tracking.flush_seconds,
+    )
+    if tracking is not None:
+        with Tracker(tracking) as tracker:  # the run folder remembers its MLflow run: the figures join the curves
+            track_results(tracker, evaluation, folder)
+            tracker.artifact(report, "report")
+
+
+def _where(settings: DemoSettings, run_folder: Path) -> list[str]:
+    """How to load the encoder and to open the MLflow UI."""
+    lines = [f"encoder  beatray.load_encoder({str(run_folder)!r})"]
+    if settings.tracking.uri is not None and (run_folder / "tracking.json").exists():
+        lines.append(f"MLflow   {ui_command(json.loads((run_folder / 'tracking.json').read_text())['uri'])}")
+    return lines
+
+
+def _licences() -> list[str]:
+    """Attribution of the bundled recordings, as their archives carry it."""
+    texts = []
+    for name in sorted(SAMPLE.glob("*.zip")):
+        with zipfile.ZipFile(name) as archive:
+            texts.append(archive.read("ATTRIBUTION.txt").decode())
+    return texts

@@ -1,0 +1,98 @@
+"""Everything the corpus stores about a signal, in one call: beats, waves, features and quality of many recordings.
+
+Contract: takes rows as the corpus holds them (int16 microvolts, 12 canonical leads, 500 Hz, zero-padded) and works
+through them in chunks that stay in the cache. What comes out for a recording depends on that recording alone: the same
+bits whether it is analysed alone or among thousands, so a corpus does not depend on how its input was cut into shards.
+Never raises on content; a recording without beats has empty arrays, NaN features and `Flag.NO_BEATS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from beatray.dsp.delineate import find_waves
+from beatray.dsp.features import RECORD_FEATURES, measure
+from beatray.dsp.peaks import find_r_peaks
+from beatray.dsp.quality import assess
+from beatray.record import LEADS, RATE_HZ
+
+VERSION = "dsp-1"
+"""Changes whenever any number that `analyse` gives for some recording would change; part of every corpus recipe."""
+
+DETECTORS = ("beatray", "neurokit")
+Detector = Literal["beatray", "neurokit"]
+
+CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What was measured, one entry per recording; ragged columns are lists.
+
+    `r_peaks` int32 (n_beats,) samples at 500 Hz; `waves` `delineate.BEAT_WAVES` (n_beats,); `beat_features` float32
+    (n_beats, len(BEAT_FEATURES)); `record_features` float32 (B, len(RECORD_FEATURES)); `flags` int32 (B,) bits of
+    `quality.Flag`; `lead_mask` int16 (B,) leads fit to be read.
+    """
+
+    r_peaks: list[NDArray[np.int32]]
+    waves: list[NDArray[np.void]]
+    beat_features: list[NDArray[np.float32]]
+    record_features: NDArray[np.float32]
+    flags: NDArray[np.int32]
+    lead_mask: NDArray[np.int16]
+
+
+def analyse(
+    signal_uv_blt: NDArray[np.int16],
+    n_samples: ArrayLike,
+    lead_mask: ArrayLike,
+    detector: Detector = "beatray",
+) -> Analysis:
+    """Analyses (B, 12, T) recordings of `n_samples` (B,) valid samples with the leads of `lead_mask` (B,).
+
+    `detector` chooses who finds R-peaks and waves: this package, or NeuroKit2 on one lead (for comparison; slow).
+    Raises ValueError for a wrong shape or an unknown detector.
+    """
+    if detector not in DETECTORS:
+        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}")
+    x_blt = np.asarray(signal_uv_blt)
+    if x_blt.ndim != 3 or x_blt.shape[1] != len(LEADS):
+        raise ValueError(f"signal_uv_blt must be (batch, 12, time), got shape {x_blt.shape}")
+    n_records = len(x_blt)
+    lengths = np.broadcast_to(np.asarray(n_samples, np.int64), (n_records,))
+    masks = np.broadcast_to(np.asarray(lead_mask, np.int64), (n_records,))
+    r_peaks: list[NDArray[np.int32]] = []
+    waves: list[NDArray[np.void]] = []
+    beat_features: list[NDArray[np.float32]] = []
+    record_features = np.full((n_records, len(RECORD_FEATURES)), np.nan, np.float32)
+    flags = np.zeros(n_records, np.int32)
+    usable = np.zeros(n_records, np.int16)
+    buffer = np.empty((min(CHUNK, n_records), *x_blt.shape[1:]), np.float32)  # fresh pages cost more than the product
+    for start in range(0, n_records, CHUNK):
+        part = slice(start, start + CHUNK)
+        x_mv = np.multiply(x_blt[part], np.float32(1e-3), out=buffer[: n_records - start])
+        some_r, some_waves = _beats(x_mv, lengths[part], masks[part], detector)
+        flags[part], usable[part] = assess(x_mv, lengths[part], masks[part], r_peaks=some_r, waves=some_waves)
+        some_beats, record_features[part] = measure(
+            x_mv, RATE_HZ, some_waves, n_samples=lengths[part], lead_mask=usable[part]
+        )
+        r_peaks.extend(some_r)
+        waves.extend(some_waves)
+        beat_features.extend(some_beats)
+    return Analysis(r_peaks, waves, beat_features, record_features, flags, usable)
+
+
+def _beats(
+    x_mv: NDArray[np.float32], lengths: NDArray[np.int64], masks: NDArray[np.int64], detector: Detector
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.void]]]:
+    if detector == "neurokit":
+        from beatray.dsp import neurokit  # imports NeuroKit2, which takes seconds
+
+        r_peaks = neurokit.find_r_peaks(x_mv, RATE_HZ, n_samples=lengths, lead_mask=masks)
+        return r_peaks, neurokit.find_waves(x_mv, RATE_HZ, r_peaks, n_samples=lengths, lead_mask=masks)
+    r_peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=lengths, lead_mask=masks)
+    return r_peaks, find_waves(x_mv, RATE_HZ, r_peaks, n_samples=lengths, lead_mask=masks)

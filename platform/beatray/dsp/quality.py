@@ -1,0 +1,192 @@
+"""What is wrong with a recording, as bits: nothing here refuses a recording, it only says what the reader should know.
+
+Thresholds are absolute and in physical units, chosen well outside what the bulk of two clinical collections (LUDB,
+PTB-XL) shows, so that a flag means something unusual; they are not tuned against expert quality labels.
+
+Contract: `signal_mv_blt` (B, 12, T) millivolts in canonical lead order; answers depend on each recording alone and on
+its first `n_samples` only. Total: no content raises.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from beatray.dsp.clean import decimate, repair
+from beatray.record import ALL_LEADS_MASK, LEAD_INDEX, LEADS, RATE_HZ
+
+
+class Flag(IntFlag):
+    """Quality bits of one recording, as stored in the corpus."""
+
+    FLAT_LEAD = 1  # a lead that should be there moves less than FLAT_MV, or stands still for most of the time
+    CLIPPED = 2  # a lead stays at its highest or lowest value for CLIPPED_S and is large enough for that to matter
+    NOISY = 4  # fast noise between the beats above NOISY_MV in some lead
+    BASELINE_WANDER = 8  # the 1.2-s mean of some lead moves by more than WANDER_MV
+    LEADS_INCONSISTENT = 16  # I + III - II departs from zero by more than EINTHOVEN_MV (RMS, offset removed)
+    LIMB_SWAP_SUSPECT = 32  # P and QRS upside down in lead I while V6 points up, as after swapping the arms
+    MIS_SCALED = 64  # p99 above HUGE_MV in a lead, or no lead with TINY_MV from peak to peak: the gain must be wrong
+    NO_BEATS = 128
+    FEW_BEATS = 256  # fewer than one beat in 3 s
+    SHORT = 512  # less than SHORT_S of signal
+    NOT_FINITE = 1024  # a lead with invalid samples (NaN, infinite) in more than half of the recording
+
+
+FLAT_MV = 0.01
+STILL_SHARE = 0.8
+CLIPPED_S, EDGE_S = 0.048, 0.2
+CLIPPED_RANGE_MV = 1.0
+NOISY_MV = 0.04
+WANDER_MV = 1.0
+EINTHOVEN_MV = 0.03
+HUGE_MV, HUGE_SHARE = 5.0, 0.01
+TINY_MV = 0.1
+SHORT_S = 5.0
+FEW_BEATS_EVERY_S = 3.0
+SWAP_P_MV, SWAP_QRS_MV, SWAP_V6_MV = -0.03, -0.05, 0.1
+
+WORKING_RATE_HZ = 125.0
+CHUNK = 8
+
+
+def assess(
+    signal_mv_blt: NDArray[np.generic],
+    n_samples: ArrayLike,
+    lead_mask: ArrayLike,
+    *,
+    r_peaks: list[NDArray[np.int32]] | None = None,
+    waves: list[NDArray[np.void]] | None = None,
+    rate_hz: float = RATE_HZ,
+) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    """Quality bits (B,) int32 and the mask of leads fit to be read (B,) int16.
+
+    `n_samples` and `lead_mask` (B,) or scalar. NO_BEATS and FEW_BEATS are set if `r_peaks` is given, LIMB_SWAP_SUSPECT
+    if `waves` (as `delineate.find_waves` gives them) is. A lead is fit unless it is flat or mostly invalid.
+    Raises ValueError unless there are twelve leads.
+    """
+    x_blt = np.asarray(signal_mv_blt)
+    if x_blt.ndim != 3 or x_blt.shape[1] != len(LEADS):
+        raise ValueError(f"signal_mv_blt must be (batch, 12, time), got shape {x_blt.shape}")
+    n_records, _, n_time = x_blt.shape
+    lengths = np.clip(np.broadcast_to(np.asarray(n_samples, np.int64), (n_records,)), 0, n_time)
+    masks = np.broadcast_to(np.asarray(lead_mask, np.int64), (n_records,)) & ALL_LEADS_MASK
+    flags = np.zeros(n_records, np.int32)
+    usable = np.zeros(n_records, np.int16)
+    whole = np.flatnonzero(lengths == n_time)
+    groups = [(whole[start : start + CHUNK], n_time) for start in range(0, len(whole), CHUNK)]
+    groups += [(np.array([k]), int(lengths[k])) for k in np.flatnonzero(lengths < n_time)]
+    for rows, length in groups:
+        contiguous = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+        part = x_blt[rows[0] : rows[-1] + 1, :, :length] if contiguous else x_blt[rows, :, :length]
+        flags[rows], usable[rows] = _signal_flags(part, masks[rows], rate_hz)
+        if waves is not None:
+            flags[rows] |= _swap_flag(part, [waves[k] for k in rows], masks[rows])
+    if r_peaks is not None:
+        beats = np.array([len(r) for r in r_peaks], np.int64)
+        flags[beats == 0] |= Flag.NO_BEATS
+        flags[beats * FEW_BEATS_EVERY_S * rate_hz < lengths] |= Flag.FEW_BEATS
+    return flags, usable
+
+
+def _signal_flags(
+    x_blt: NDArray[np.generic], masks: NDArray[np.int64], rate_hz: float
+) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    """Flags of recordings that are all valid to their last sample."""
+    present = ((masks[:, None] >> np.arange(len(LEADS))) & 1).astype(np.bool_)
+    flags = np.zeros(len(x_blt), np.int32)
+
+    def mark(flag: Flag, by_lead: NDArray[np.bool_]) -> None:
+        flags[(by_lead & present).any(axis=1)] |= flag
+
+    if x_blt.shape[-1] < SHORT_S * rate_hz:
+        flags |= Flag.SHORT
+    step = max(1, round(rate_hz / WORKING_RATE_HZ))
+    rate_low_hz = rate_hz / step
+    low = decimate(x_blt, step, tuple(range(len(LEADS))))
+    if low.shape[-1] < 4:
+        flags[present.any(axis=1)] |= Flag.FLAT_LEAD
+        return flags, np.zeros(len(x_blt), np.int16)
+    invalid = repair(low)
+    mark(Flag.NOT_FINITE, invalid)
+    highest, lowest = low.max(axis=-1), low.min(axis=-1)
+    span = highest - lowest
+    slope = low[..., 1:] - low[..., :-1]
+    n_low = low.shape[-1]
+    flat = (span < FLAT_MV) | (np.count_nonzero(slope == 0, axis=-1) > STILL_SHARE * n_low)
+    mark(Flag.FLAT_LEAD, flat)
+    mark(Flag.CLIPPED, (_longest_stay(low, rate_low_hz) >= CLIPPED_S * rate_low_hz) & (span > CLIPPED_RANGE_MV) & ~flat)
+    mark(Flag.NOISY, _fast_noise(slope, rate_low_hz) > NOISY_MV)
+    mark(Flag.BASELINE_WANDER, _wander(low, rate_low_hz) > WANDER_MV)
+    mean = low.sum(axis=-1) / np.float32(n_low)
+    huge = np.zeros_like(flat)
+    for k, lead in np.argwhere(span > HUGE_MV):  # rare, so the count costs nothing
+        huge[k, lead] = np.count_nonzero(np.abs(low[k, lead] - mean[k, lead]) > HUGE_MV) > HUGE_SHARE * n_low
+    mark(Flag.MIS_SCALED, huge)
+    flags[~((span >= TINY_MV) & present).any(axis=1)] |= Flag.MIS_SCALED
+    triangle = low[:, 0] + low[:, 2] - low[:, 1]
+    triangle -= (mean[:, 0] + mean[:, 2] - mean[:, 1])[:, None]
+    rms = np.sqrt(np.einsum("bt,bt->b", triangle, triangle) / np.float32(n_low))
+    flags[(rms > EINTHOVEN_MV) & present[:, :3].all(axis=1)] |= Flag.LEADS_INCONSISTENT
+    fit = present & ~flat & ~invalid
+    return flags, (fit * (1 << np.arange(len(LEADS)))).sum(axis=1).astype(np.int16)
+
+
+def _longest_stay(low: NDArray[np.float32], rate_hz: float) -> NDArray[np.int64]:
+    """Samples each lead spends exactly at its highest or its lowest value.
+
+    The first and last 0.2 s do not count: some recorders fill them by repeating a sample.
+    """
+    edge = round(EDGE_S * rate_hz)
+    body = low[..., edge:-edge] if low.shape[-1] > 4 * edge else low
+    at_top = np.count_nonzero(body == body.max(axis=-1, keepdims=True), axis=-1)
+    at_bottom = np.count_nonzero(body == body.min(axis=-1, keepdims=True), axis=-1)
+    stay: NDArray[np.int64] = np.maximum(at_top, at_bottom)
+    return stay
+
+
+def _fast_noise(slope: NDArray[np.float32], rate_hz: float) -> NDArray[np.float32]:
+    """Mean absolute second difference, in mV, of the quieter 80-ms blocks of each lead: what is left between waves."""
+    bend = np.abs(slope[..., 1:] - slope[..., :-1])
+    block = max(1, min(round(0.08 * rate_hz), bend.shape[-1]))
+    n_blocks = bend.shape[-1] // block
+    blocks = bend[..., : n_blocks * block].reshape(*bend.shape[:2], n_blocks, block)
+    total = blocks[..., 0].copy()
+    for k in range(1, block):
+        total += blocks[..., k]
+    rank = int(0.3 * (n_blocks - 1))
+    quiet = np.partition(total, rank, axis=-1)[..., rank] * np.float32(1 / block)
+    return np.asarray(quiet, np.float32)
+
+
+def _wander(low: NDArray[np.float32], rate_hz: float) -> NDArray[np.float32]:
+    """Range of the 1.2-s running mean of each lead, in mV, in steps of 0.4 s."""
+    block = max(1, min(round(0.4 * rate_hz), low.shape[-1]))
+    n_blocks = low.shape[-1] // block
+    means = low[..., : n_blocks * block].reshape(*low.shape[:2], n_blocks, block).sum(axis=-1)
+    wide = means[..., :-2] + means[..., 1:-1] + means[..., 2:] if n_blocks >= 3 else means * np.float32(3)
+    extent: NDArray[np.float32] = (wide.max(axis=-1) - wide.min(axis=-1)) * np.float32(1 / (3 * block))
+    return extent
+
+
+def _swap_flag(
+    x_blt: NDArray[np.generic], waves: list[NDArray[np.void]], masks: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """LIMB_SWAP_SUSPECT for recordings whose P and QRS are inverted in lead I but whose V6 is not."""
+    flags = np.zeros(len(x_blt), np.int32)
+    needed = (1 << LEAD_INDEX["i"]) | (1 << LEAD_INDEX["v6"])
+    last = x_blt.shape[-1] - 1
+    for k, beats in enumerate(waves):
+        full = beats[(beats["p_peak"] >= 0) & (beats["qrs_onset"] >= 0)]
+        if (masks[k] & needed) != needed or 2 * len(full) < len(beats) or len(full) < 3 or last < 0:
+            continue
+        lead_i, v6 = x_blt[k, LEAD_INDEX["i"]], x_blt[k, LEAD_INDEX["v6"]]
+        at = {name: np.clip(full[name], 0, last) for name in ("p_onset", "p_peak", "qrs_onset", "r_peak")}
+        with np.errstate(invalid="ignore"):
+            p_mv = np.median(lead_i[at["p_peak"]] - lead_i[at["p_onset"]])
+            qrs_mv = np.median(lead_i[at["r_peak"]] - lead_i[at["qrs_onset"]])
+            v6_mv = np.median(v6[at["r_peak"]] - v6[at["qrs_onset"]])
+        if p_mv < SWAP_P_MV and qrs_mv < SWAP_QRS_MV and v6_mv > SWAP_V6_MV:
+            flags[k] = Flag.LIMB_SWAP_SUSPECT
+    return flags

@@ -1,0 +1,279 @@
+"""One table of an evaluation: the pretrained encoder beside its controls, with spread and difference.
+
+A row is task, protocol, label fraction and score. Every number is mean +- SD over seeds; the difference is pretrained
+minus control, with the interval of `intervals.paired_differences`. The control is the same architecture from random
+weights: frozen in the frozen rows, trained end to end (from scratch) in the fine-tuned ones. "features" is the
+logistic probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC
+of 0.5.
+
+Contract: text output is at most 120 columns wide; markdown and HTML hold the same cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from beatray.evaluate.intervals import Interval, paired_differences
+from beatray.evaluate.results import METRICS, Evaluation, Run
+
+TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
+TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
+PROTOCOL_NAMES = {
+    ("segment", "frozen"): "frozen decoder",
+    ("classify", "frozen"): "logistic probe",
+    ("segment", "finetune"): "fine-tuned",
+    ("classify", "finetune"): "fine-tuned",
+}
+METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC"}
+PROTOCOL_ORDER = ("frozen", "finetune")
+HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
+
+SPREAD = {
+    "segment": "which records are labelled (below 100 %), decoder and control weights, order of batches and crops",
+    "classify": "which {share:.0%} of the training patients are used, inner folds, control weights, order of batches "
+    "and crops",
+}
+"""What a seed changes: the +- of a table is the SD over these and nothing else."""
+
+Cell = tuple[float, float]  # mean and SD
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: cells are (mean, SD) over seeds, None where that arm was not run."""
+
+    encoder: str
+    task: str
+    protocol: str
+    fraction: float
+    train_records: int
+    metric: str
+    pretrained: Cell | None
+    random: Cell | None
+    difference: Interval | None
+    features: Cell | None
+    shuffled: Cell | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one encoder after the other, and the sentences that belong under them."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def make_table(evaluation: Evaluation) -> Table:
+    """All rows, in a fixed order: encoder, task, protocol, fraction, score."""
+    runs = evaluation.runs
+    encoders = list(dict.fromkeys(run.encoder for run in runs if run.arm == "pretrained")) or [""]
+    rows = []
+    for encoder in encoders:
+        architecture = next((r.architecture for r in runs if r.arm == "pretrained" and r.encoder == encoder), None)
+        for task, metrics in METRICS.items():
+            for protocol in PROTOCOL_ORDER:
+                here = [r for r in runs if (r.task, r.protocol) == (task, protocol)]
+                for fraction in sorted({r.fraction for r in here}):
+                    arms = _arms([r for r in here if r.fraction == fraction], encoder, architecture)
+                    if arms["pretrained"] or arms["random"]:
+                        rows += _rows(evaluation, encoder, task, protocol, fraction, arms, metrics)
+    return Table(tuple(rows), tuple(_notes(evaluation, rows)))
+
+
+def as_text(table: Table) -> str:
+    """Plain text, at most 120 columns, notes wrapped below."""
+    blocks = []
+    for encoder in dict.fromkeys(row.encoder for row in table.rows):
+        cells = [HEADER, *(cells_of(row) for row in table.rows if row.encoder == encoder)]
+        cells = _without_repeats(cells)
+        widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        blocks.append("\n".join(([f"encoder: {encoder}"] if encoder else []) + lines))
+    return "\n\n".join(blocks) + "\n\n" + "\n".join(_wrap(note, 118) for note in table.notes) + "\n"
+
+
+def as_markdown(table: Table) -> str:
+    """GitHub-flavoured markdown."""
+    lines = ["| " + " | ".join(("encoder", *HEADER)) + " |", "|" + "---|" * (len(HEADER) + 1)]
+    lines += ["| " + " | ".join((row.encoder or "-", *cells_of(row))) + " |" for row in table.rows]
+    return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in table.notes) + "\n"
+
+
+def as_html(table: Table) -> str:
+    """A <table> and a list of notes; the better of pretrained and control is set in <strong>."""
+    parts = ["<table class='results'><thead><tr>"]
+    parts += [f"<th>{escape(name)}</th>" for name in HEADER] + ["</tr></thead><tbody>"]
+    encoder = None
+    for row in table.rows:
+        if row.encoder != encoder and row.encoder:
+            parts.append(f"<tr class='group'><th colspan='{len(HEADER)}'>encoder: {escape(row.encoder)}</th></tr>")
+        encoder = row.encoder
+        cells = [escape(cell) for cell in cells_of(row)]
+        if row.pretrained and row.random:
+            better = 4 if row.pretrained[0] >= row.random[0] else 5
+            cells[better] = f"<strong>{cells[better]}</strong>"
+        parts.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    parts.append("</tbody></table><ul class='notes'>")
+    return "".join([*parts, *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>"])
+
+
+def as_rows(table: Table) -> list[dict[str, Any]]:
+    """The rows as plain dicts, for results.json."""
+    return [asdict(row) for row in table.rows]
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """The text of each column of `HEADER`."""
+    difference = "-"
+    if row.difference is not None:
+        gap = row.difference
+        difference = f"{gap.value:+.3f} [{_short(gap.low, '+')}, {_short(gap.high, '+')}]"
+    return (
+        TASK_NAMES[row.task],
+        PROTOCOL_NAMES[row.task, row.protocol],
+        f"{100 * row.fraction:g}%, {row.train_records}",
+        METRIC_NAMES[row.metric],
+        _cell(row.pretrained),
+        _cell(row.random),
+        difference,
+        _cell(row.features),
+        _cell(row.shuffled),
+    )
+
+
+def reading(rows: Sequence[Row]) -> str:
+    """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
+    compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
+    if not compared:
+        return "No pretrained encoder was compared with a control."
+    better = sum(gap.excludes_zero() and gap.value > 0 for gap in compared)
+    worse = sum(gap.excludes_zero() and gap.value < 0 for gap in compared)
+    unclear = len(compared) - better - worse
+    sentence = (
+        f"In the main scores, of {len(compared)} comparisons with its control, pretraining is better in {better}, "
+        f"worse in {worse} and not to be told apart in {unclear} (the 95 % interval includes zero)."
+    )
+    measured = [
+        (row.pretrained[0], row.features[0])
+        for row in rows
+        if row.metric == "auroc" and row.protocol == "frozen" and row.features and row.pretrained
+    ]
+    for encoder, features in measured[-1:]:
+        sentence += (
+            f" Measured features alone reach an AUROC of {features:.3f}; the frozen encoder is "
+            f"{abs(encoder - features):.3f} {'above' if encoder >= features else 'below'} that."
+        )
+    return sentence
+
+
+def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
+    """Runs by arm and seed; the random control is that of the encoder's own architecture."""
+    arms: dict[str, dict[int, Run]] = {"pretrained": {}, "random": {}, "features": {}, "shuffled": {}}
+    for run in runs:
+        other_encoder = run.arm == "pretrained" and run.encoder != encoder
+        other_control = run.arm == "random" and architecture is not None and run.architecture != architecture
+        if not other_encoder and not other_control:
+            arms[run.arm][run.seed] = run
+    return arms
+
+
+def _rows(
+    evaluation: Evaluation, encoder: str, task: str, protocol: str, fraction: float,
+    arms: dict[str, dict[int, Run]], metrics: Sequence[str],
+) -> list[Row]:  # fmt: skip
+    differences: dict[str, Interval] = {}
+    common = sorted(arms["pretrained"].keys() & arms["random"].keys())
+    part = evaluation.parts[task]
+    if common:
+        first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
+        bootstraps = evaluation.settings.bootstraps
+        differences = paired_differences(first, second, part.truth, part.test_patients, bootstraps)
+    trained_on = [run.train_records for arm in ("pretrained", "random") for run in arms[arm].values()]
+    return [
+        Row(
+            encoder=encoder,
+            task=task,
+            protocol=protocol,
+            fraction=fraction,
+            train_records=round(float(np.mean(trained_on))),
+            metric=metric,
+            difference=differences.get(metric),
+            pretrained=_spread(arms["pretrained"], metric),
+            random=_spread(arms["random"], metric),
+            features=_spread(arms["features"], metric),
+            shuffled=_spread(arms["shuffled"], metric),
+        )
+        for metric in metrics
+    ]
+
+
+def _spread(runs: dict[int, Run], metric: str) -> Cell | None:
+    values = [run.metrics[metric] for run in runs.values()]
+    if not values:
+        return None
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def _notes(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
+    settings = evaluation.settings
+    notes = [reading(rows)]
+    for task, part in evaluation.parts.items():
+        n_patients = len(set(part.test_patients))
+        changes = SPREAD[task].format(share=settings.classify_subsample)
+        seeds = f"± is the SD over {len(settings.seeds)} seeds" if len(settings.seeds) > 1 else "One seed, so no spread"
+        notes.append(
+            f"{TASK_NAMES[task]} ({TASK_TITLES[task]}): {len(part.test_ids)} test recordings of {n_patients} patients, "
+            f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
+        )
+        if part.truth is not None:
+            both = part.truth.any(axis=0) & ~part.truth.all(axis=0)
+            notes.append(f"AUROC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes.")
+    notes.append(
+        "control: the same architecture from random weights, frozen in the frozen rows and trained from scratch in the "
+        "fine-tuned ones. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: the "
+        "probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
+    )
+    notes.append(
+        "difference: pretrained - control, 95 % interval by paired bootstrap over test patients and seeds. It does "
+        "not cover the choice of the training records or of the one pretraining run."
+    )
+    return notes + list(evaluation.notes)
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    mean, sd = cell
+    return f"{mean:.3f}" if np.isnan(sd) else f"{mean:.3f}±{_short(sd)}"
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Three decimals without the zero before the point: .013, +.104."""
+    return format(value, f"{sign}.3f").replace("0.", ".", 1)
+
+
+def _without_repeats(cells: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Blank the first two columns where they repeat the line above."""
+    shown = [cells[0]]
+    for above, line in pairwise(cells):
+        task = "" if line[0] == above[0] else line[0]
+        protocol = "" if line[:2] == above[:2] else line[1]
+        shown.append((task, protocol, *line[2:]))
+    return shown
+
+
+def _wrap(text: str, width: int) -> str:
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}" if line else word
+    return "\n  ".join([*lines, line])

@@ -1,0 +1,83 @@
+"""The settings of Beat-SSL, with what follows from them: which features, classes and peaks it needs of a corpus.
+
+The defaults are those that learnt most on small real data: 3KG views of 5 s, sharpened soft targets between records of
+which the own pair holds half of the mass, and beats of one record as positives of each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from beatray.objectives.contrast import FORMS, Form
+from beatray.views.two_views import ViewSettings
+
+KINDS = ("none", "hard", "soft_1", "soft_2")
+CHOICES = {
+    "rhythm": KINDS,
+    "beat": KINDS,
+    "hard_beat": ("same_record", "clusters"),
+    "beat_similarity": ("features", "inherit_record"),
+    "form": FORMS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BeatSslSettings:
+    """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
+
+    exponent sharpens soft_1; alpha and tau_instance shape soft_2; pos_mass is the part of every soft target row that
+    own pairs hold (null: the plain target); bce_bias belongs to form=bce.
+    """
+
+    rhythm: str = "soft_1"
+    beat: str = "hard"
+    hard_beat: str = "same_record"
+    beat_similarity: str = "features"
+    exponent: float = 50.0
+    pos_mass: float | None = 0.5
+    alpha: float = 0.5
+    tau_instance: float = 20.0
+    temperature: float = 0.1
+    form: Form = "rownorm"
+    bce_bias: float = 0.0
+    rhythm_weight: float = 1.0
+    beat_weight: float = 1.0
+    max_beats_per_record: int = 4
+    box_before_s: float = 0.35
+    box_after_s: float = 0.55
+    roi_bins: int = 8
+    projector_hidden: int = 256
+    projector_dim: int = 128
+    views: ViewSettings = field(default_factory=ViewSettings)
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.rhythm == "none" and self.beat == "none":
+            raise ValueError("rhythm and beat are both none: there is nothing to learn from")
+        if self.pos_mass is not None and not 0.0 < self.pos_mass < 1.0:
+            raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {self.pos_mass}")
+        for name in ("temperature", "exponent", "box_after_s", "max_beats_per_record", "roi_bins"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def needs_record_features(self) -> bool:
+        """Whether some target compares records by their features."""
+        return self.rhythm in ("soft_1", "soft_2") or (self.soft_beat and self.beat_similarity == "inherit_record")
+
+    @property
+    def needs_beat_features(self) -> bool:
+        """Whether the beat target compares beats by their features."""
+        return self.soft_beat and self.beat_similarity == "features"
+
+    @property
+    def needs_beat_class(self) -> bool:
+        """Whether the beat target compares beat classes."""
+        return self.beat == "hard" and self.hard_beat == "clusters"
+
+    @property
+    def soft_beat(self) -> bool:
+        """Whether the beat target is soft."""
+        return self.beat in ("soft_1", "soft_2")

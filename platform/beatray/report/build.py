@@ -1,0 +1,244 @@
+"""The report of one pretraining run and its evaluation, section by section.
+
+Why a module of its own: `html` knows pages, `pictures`, `ecg` and `loops` know figures; this one knows what a reader
+wants to be told and in which order: what the encoder is worth beside its controls, what was run, whether it learned,
+what the recordings and their augmented views look like, and where the rest is kept.
+
+Contract: a part that is absent from the `Material` leaves its section out. Nothing is read from disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.evaluate.encoders import prepared
+from beatray.evaluate.labels import wave_mask
+from beatray.evaluate.metrics import SegmentCounts, record_dice
+from beatray.evaluate.results import Evaluation
+from beatray.evaluate.table import Table, as_html, as_text, make_table
+from beatray.record import LEADS
+from beatray.report import ecg, loops, pictures
+from beatray.report.canvas import to_png, to_svg
+from beatray.report.html import Picture, Section, write_report
+
+if TYPE_CHECKING:
+    from beatray.corpus.reader import Rows
+
+SHOWN_LEAD = "II"
+
+CURVES = (
+    ("loss", "total loss"),
+    ("rhythm_loss", "rhythm loss"),
+    ("rhythm_target_entropy", "rhythm: target entropy"),
+    ("rhythm_own_pair_mass", "rhythm: own-pair mass"),
+    ("rhythm_spread", "rhythm: embedding spread"),
+    ("learning_rate", "learning rate"),
+    ("beat_loss", "beat loss"),
+    ("beat_target_entropy", "beat: target entropy"),
+    ("beat_own_pair_mass", "beat: own-pair mass"),
+    ("beat_spread", "beat: embedding spread"),
+)
+"""Keys of the metrics lines and the titles of their panels."""
+
+MAX_TARGET_ENTROPY, MIN_SPREAD = 0.9, 0.3
+"""Levels that the curves are read against: nearly uniform targets, nearly collapsed embeddings. Training warns there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One recording to show: millivolts (12, n) at 500 Hz, R-peaks, beat windows (k, 2), its VCG and views of it.
+
+    `vcg` is (3, m) of the stretch to draw; `views` are (name, (3, m)) of the same stretch after augmentation.
+    """
+
+    record_id: str
+    x_mv: NDArray[np.float32]
+    r_peaks: NDArray[np.int32]
+    beat_boxes: NDArray[np.float32]
+    vcg: NDArray[np.float32] | None = None
+    views: Sequence[tuple[str, NDArray[np.float32]]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything a report may hold: `metrics` are the lines of a run's metrics.jsonl, `licences` one text each."""
+
+    title: str
+    lead: Sequence[str] = ()
+    run: Mapping[str, object] = field(default_factory=dict)
+    settings: str = ""
+    corpus: Mapping[str, object] = field(default_factory=dict)
+    licences: Sequence[str] = ()
+    metrics: Sequence[Mapping[str, object]] = ()
+    similarities: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    example: Example | None = None
+    evaluation: Evaluation | None = None
+    rows: Rows | None = None  # the rows the evaluation was run on, for the pictures of its predictions
+    tracking: Sequence[str] = ()
+    footer: str = ""
+
+
+def build_report(path: Path, material: Material) -> Path:
+    """Draw, lay out and write the report; returns its path."""
+    evaluation = material.evaluation
+    table = make_table(evaluation) if evaluation is not None else None
+    candidates = [
+        _result_section(table) if table is not None else None,
+        _run_section(material),
+        _curve_section(material),
+        _example_section(material.example) if material.example is not None else None,
+        _vcg_section(material.example) if material.example is not None else None,
+        _segmentation_section(evaluation, material.rows) if evaluation and material.rows is not None else None,
+        _more_section(material),
+    ]
+    sections = [section for section in candidates if section is not None]
+    return write_report(path, material.title, material.lead, sections, material.footer)
+
+
+def overlays(evaluation: Evaluation, rows: Rows) -> list[ecg.Overlay]:
+    """Best, median and worst test recording of the run that kept its predictions; empty without one."""
+    run = next((r for r in evaluation.runs if r.predictions is not None), None)
+    if run is None or run.predictions is None or not isinstance(run.outcome, SegmentCounts):
+        return []
+    dice = record_dice(run.outcome)
+    position_of = {record_id: position for position, record_id in enumerate(rows.record_id)}
+    test_ids = evaluation.parts["segment"].test_ids
+    shown = []
+    for name, test_position in ecg.best_median_worst(dice):
+        position = position_of[test_ids[test_position]]
+        x_mv = prepared(rows.signal_uv[position : position + 1], rows.n_samples[position : position + 1])[0]
+        shown.append(
+            ecg.Overlay(
+                title=f"{name}: {test_ids[test_position]}, Dice {dice[test_position]:.3f}",
+                lead_mv=x_mv[LEADS.index(SHOWN_LEAD)],
+                truth=wave_mask(rows.waves[position], min_leads=evaluation.settings.min_leads),
+                predicted=run.predictions[test_position],
+            )
+        )
+    return shown
+
+
+def _result_section(table: Table) -> Section:
+    return Section(
+        title="What the encoder is worth",
+        paragraphs=[table.notes[0]] if table.notes else [],
+        html=as_html(Table(table.rows, table.notes[1:])),
+        pictures=[
+            Picture(
+                to_svg(pictures.comparison(table.rows)),
+                alt="Scores of the pretrained encoder, its control and measured features, per protocol",
+                caption="Means over seeds; bars are one SD over seeds. Dots that overlap tell nothing apart.",
+            )
+        ],
+        folded={"The same table as plain text": as_text(table)},
+    )
+
+
+def _run_section(material: Material) -> Section | None:
+    facts = {**material.run, **({"corpus": material.corpus} if material.corpus else {})}
+    if not facts and not material.settings and not material.licences:
+        return None
+    return Section(
+        title="What was run",
+        facts=facts,
+        folded={"All settings": material.settings} if material.settings else None,
+        small_print=material.licences,
+    )
+
+
+def _curve_section(material: Material) -> Section | None:
+    steps = [_number(line.get("step")) for line in material.metrics]
+    curves = {}
+    for key, title in CURVES:
+        values = np.array([_number(line.get(key)) for line in material.metrics], np.float64)
+        if np.isfinite(values).any():
+            curves[title] = values
+    figures = []
+    if curves and len(steps) > 1:
+        marks = {name: (MAX_TARGET_ENTROPY, "nearly uniform") for name in curves if name.endswith("entropy")}
+        marks |= {name: (MIN_SPREAD, "collapsed below") for name in curves if name.endswith("spread")}
+        figures.append(
+            Picture(
+                to_svg(pictures.training_curves(steps, curves, marks)),
+                alt="Training curves over optimiser steps: " + ", ".join(curves),
+                caption="Target entropy is relative to that of a uniform target (1 = the target says nothing); "
+                "own-pair mass is what a target leaves on the other view of the same recording or beat; spread is "
+                "relative to embeddings all over the sphere (0 = collapsed).",
+            )
+        )
+    if material.similarities:
+        figures.append(
+            Picture(
+                to_svg(pictures.histograms(material.similarities, "value")),
+                alt="Histograms of " + ", ".join(material.similarities),
+                caption="Similarities between recordings of one batch, and the soft targets made of them.",
+            )
+        )
+    return Section(title="How it learned", pictures=figures) if figures else None
+
+
+def _example_section(example: Example) -> Section:
+    strip = ecg.twelve_lead_strip(example.x_mv, example.r_peaks, example.beat_boxes, example.record_id)
+    return Section(
+        title="A recording",
+        pictures=[
+            Picture(
+                to_png(strip, dpi=170),
+                alt=f"12-lead ECG strip of {example.record_id} with {len(example.r_peaks)} detected R-peaks",
+                caption="Each lead for 2.5 s, lead II for 10 s below. Triangles are the R-peaks found, shaded the "
+                "windows that are contrasted as single beats.",
+            )
+        ],
+    )
+
+
+def _vcg_section(example: Example) -> Section | None:
+    if example.vcg is None:
+        return None
+    names = ", ".join(name for name, _ in example.views) or "no views"
+    return Section(
+        title="Its heart vector, and what augmentation does to it",
+        pictures=[
+            Picture(
+                to_svg(loops.vcg_loops(example.vcg, example.views)),
+                alt=f"Vectorcardiogram loops of {example.record_id} in three planes: original, {names}",
+                caption="The 12 leads as one rotating vector. A view turns and stretches the heart, goes back to 12 "
+                "leads and loses a stretch of each lead; where leads are masked the loop is bent or falls to zero.",
+            )
+        ],
+    )
+
+
+def _segmentation_section(evaluation: Evaluation, rows: Rows) -> Section | None:
+    shown = overlays(evaluation, rows)
+    if not shown:
+        return None
+    return Section(
+        title="Waves found in recordings never trained on",
+        pictures=[
+            Picture(
+                to_png(ecg.segmentation(shown, SHOWN_LEAD)),
+                alt="ECG with true and predicted P, QRS and T waves: " + "; ".join(each.title for each in shown),
+                caption="Frozen encoder, light decoder, all training labels, first seed. The truth merges the marks of "
+                f"12 leads (a wave counts where {evaluation.settings.min_leads} leads agree), so it need not fit lead "
+                f"{SHOWN_LEAD} to the sample.",
+            )
+        ],
+    )
+
+
+def _more_section(material: Material) -> Section | None:
+    if not material.tracking:
+        return None
+    return Section(title="Where the rest is kept", preformatted="\n".join(material.tracking))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

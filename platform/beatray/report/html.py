@@ -1,0 +1,134 @@
+"""The report: one HTML file that holds everything and asks the network for nothing.
+
+Pictures are inlined (PNG as data, SVG as an image of data, so that no id of one figure meets another's), the style
+sheet is inlined, there is no script. It reads on a laptop screen, in both colour schemes, and on A4 paper. A content
+security policy forbids any request, so the promise does not rest on care alone.
+
+Contract: every text given is escaped; only `Section.html` is taken as it is, for tables this package renders. The file
+is written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure as PNG or SVG bytes; `alt` says what it shows to those who cannot see it, `caption` how to read it."""
+
+    image: bytes
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and, in this order, paragraphs, facts (name: value), html, pictures, preformatted text, small print."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    facts: Mapping[str, object] | None = None
+    html: str = ""
+    pictures: Sequence[Picture] = ()
+    preformatted: str = ""
+    folded: Mapping[str, str] | None = None  # title: text behind a fold
+    small_print: Sequence[str] = ()
+
+
+def write_report(path: Path, title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> Path:
+    """Write the page to `path` (its folder is made) and return it. `lead` are the first sentences under the title."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(page(title, lead, sections, footer), encoding="utf-8")
+    return aside.replace(path)
+
+
+def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> str:
+    """The whole page as text."""
+    style = files("beatray.report").joinpath("page.css").read_text(encoding="utf-8")
+    links = "".join(f'<a href="#{_anchor(n)}">{escape(s.title)}</a> ' for n, s in enumerate(sections))
+    body = "\n".join(_section(number, section) for number, section in enumerate(sections))
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+{_paragraphs(lead, "lead")}
+<nav>{links}</nav>
+{body}
+{f"<footer>{escape(footer)}</footer>" if footer else ""}
+</body>
+</html>
+"""
+
+
+def facts_table(facts: Mapping[str, object]) -> str:
+    """Names and values as a two-column table; nested mappings are flattened with dots."""
+    lines = [f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in flatten(facts)]
+    return f'<table class="facts">{"".join(lines)}</table>'
+
+
+def flatten(facts: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """(dotted name, value) of every leaf, in the order given."""
+    leaves: list[tuple[str, object]] = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            leaves += flatten(value, f"{prefix}{name}.")
+        else:
+            leaves.append((f"{prefix}{name}", value))
+    return leaves
+
+
+def _section(number: int, section: Section) -> str:
+    parts = [f'<section id="{_anchor(number)}">', f"<h2>{escape(section.title)}</h2>", _paragraphs(section.paragraphs)]
+    if section.facts:
+        parts.append(facts_table(section.facts))
+    if section.html:
+        parts.append(f'<div class="wide">{section.html}</div>')
+    parts += [_picture(picture) for picture in section.pictures]
+    if section.preformatted:
+        parts.append(f"<pre>{escape(section.preformatted)}</pre>")
+    for title, text in (section.folded or {}).items():
+        parts.append(f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>")
+    parts += [_paragraphs(section.small_print, "sub"), "</section>"]
+    return "\n".join(part for part in parts if part)
+
+
+def _picture(picture: Picture) -> str:
+    kind = "image/png" if picture.image.startswith(PNG_MAGIC) else "image/svg+xml"
+    data = base64.b64encode(picture.image).decode("ascii")
+    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
+    return f'<figure><img src="data:{kind};base64,{data}" alt="{escape(picture.alt)}">{caption}</figure>'
+
+
+def _paragraphs(texts: Sequence[str], style: str = "") -> str:
+    css = f' class="{style}"' if style else ""
+    return "\n".join(f"<p{css}>{escape(text)}</p>" for text in texts)
+
+
+def _anchor(number: int) -> str:
+    return f"section-{number + 1}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(each) for each in value)
+    return "-" if value is None or value == "" else str(value)

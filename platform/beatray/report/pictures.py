@@ -1,0 +1,128 @@
+"""Figures of a training run and of an evaluation: curves, histograms, and dots with bars.
+
+Contract: each function takes plain numbers and returns a matplotlib `Figure` (see `canvas`); numbers that are not
+finite leave a gap. Nothing here reads a file or knows a run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, TASK_TITLES, Row
+from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, quiet_grid
+
+SMOOTHING_SHARE = 0.03  # of the steps, on each side
+PANELS_PER_ROW = 5
+
+
+def training_curves(
+    step: ArrayLike, curves: Mapping[str, ArrayLike], marks: Mapping[str, tuple[float, str]] | None = None
+) -> Figure:
+    """Small multiples, one panel per curve over `step` (n,): the raw values faint, a running median on top.
+
+    `marks[name] = (level, text)` draws a level that means something, such as the entropy of a uniform target.
+    """
+    steps = np.asarray(step, np.float64)
+    marks = marks or {}
+    columns = min(PANELS_PER_ROW, max(1, len(curves)))
+    lines = -(-len(curves) // columns)
+    with rc_context(STYLE):
+        figure = new_figure(2.5 * columns, 2.2 * lines)
+        panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+        for axes, (name, values) in zip(panels, curves.items(), strict=False):
+            raw = np.asarray(values, np.float64)
+            axes.plot(steps, raw, color=BLUE, alpha=0.3, linewidth=0.8)
+            axes.plot(steps, running_median(raw), color=BLUE, linewidth=1.6)
+            if name in marks:
+                level, text = marks[name]
+                axes.axhline(level, color=ORANGE, linewidth=1.2, linestyle="--", label=text)
+                axes.legend(fontsize=7, loc="best")
+            axes.set_title(name)
+            axes.set_xlabel("step")
+            axes.margins(x=0.01)
+            quiet_grid(axes)
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
+    return figure
+
+
+def histograms(values: Mapping[str, ArrayLike], label: str, bins: int = 40) -> Figure:
+    """One panel per named set of numbers, e.g. raw similarities and the targets made of them; medians marked."""
+    with rc_context(STYLE):
+        figure = new_figure(5.5 * max(1, len(values)), 2.6)
+        panels = np.atleast_1d(figure.subplots(1, max(1, len(values)), squeeze=False)).ravel()
+        for axes, (name, given) in zip(panels, values.items(), strict=False):
+            known = _finite(given)
+            axes.set_title(f"{name} (n = {known.size:,})")
+            axes.set_xlabel(label)
+            axes.set_ylabel("pairs")
+            if known.size:
+                axes.hist(known, bins=bins, color=BLUE, edgecolor="white", linewidth=0.4)
+                median = float(np.median(known))
+                axes.axvline(median, color=ORANGE, linewidth=1.5, label=f"median {median:.3f}")
+                axes.legend(fontsize=8)
+            quiet_grid(axes)
+    return figure
+
+
+def comparison(rows: Sequence[Row]) -> Figure:
+    """The table's main scores as dots: pretrained against control, bars one SD over seeds; one panel per score."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.metric in ("f1", "auroc") and (row.metric == "auroc" or row.task == "segment"):
+            groups.setdefault((row.task, row.metric), []).append(row)
+    arms = (("pretrained", BLUE, "o"), ("random", ORANGE, "s"), ("features", GREY, "D"))
+    names = {"pretrained": "pretrained", "random": "control (random weights)", "features": "measured features"}
+    with rc_context(STYLE):
+        tallest = max((len(group) for group in groups.values()), default=1)
+        figure = new_figure(5.0 * max(1, len(groups)), 1.2 + 0.42 * tallest)
+        keys: dict[str, Artist] = {}
+        panels = np.atleast_1d(figure.subplots(1, max(1, len(groups)), squeeze=False)).ravel()
+        for axes, ((task, metric), group) in zip(panels, groups.items(), strict=False):
+            for position, row in enumerate(group):
+                for offset, (arm, colour, marker) in enumerate(arms):
+                    cell = getattr(row, arm)
+                    if cell is not None:
+                        sd = cell[1] if np.isfinite(cell[1]) else 0.0
+                        axes.errorbar(
+                            cell[0], position + 0.17 * (offset - 1), xerr=sd, fmt=marker, color=colour, markersize=5,
+                            capsize=2, label=names[arm],
+                        )  # fmt: skip
+            prefix = len({row.encoder for row in group}) > 1
+            axes.set_yticks(
+                range(len(group)),
+                [
+                    (f"{r.encoder}: " if prefix else "") + f"{PROTOCOL_NAMES[task, r.protocol]}, {r.fraction:.0%}"
+                    for r in group
+                ],
+            )
+            axes.set_ylim(len(group) - 0.5, -0.5)
+            axes.set_title(f"{TASK_TITLES[task]}: {METRIC_NAMES[metric]}")
+            axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axes.set_axisbelow(True)
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                keys.setdefault(label, handle)
+        figure.legend(keys.values(), keys.keys(), loc="outside upper right", ncols=max(1, len(keys)), fontsize=8)
+    return figure
+
+
+def running_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median over a centred window of a few per cent of the values; NaN are passed over."""
+    reach = max(1, round(SMOOTHING_SHARE * values.size))
+    padded = np.pad(values, reach, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    known = ~np.isnan(windows).all(axis=1)
+    smooth = np.full(values.size, np.nan)
+    smooth[known] = np.nanmedian(windows[known], axis=1)
+    return smooth
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    flat = np.asarray(values, np.float64).ravel()
+    return flat[np.isfinite(flat)]

@@ -1,0 +1,121 @@
+"""Whole pretraining runs through real Ray Train: one and two workers agree, an interrupted run continues exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import beatray
+from beatray.corpus.reader import open_corpus
+from beatray.settings import PretrainSettings, SettingsError, build, compose
+from beatray.track.journal import read_lines
+from beatray.train.errors import TrainingError
+from beatray.train.launch import RunResult, check_resources, pretrain
+from beatray.train.order import steps_per_epoch
+
+pytestmark = pytest.mark.ray
+
+WORDS = ("encoder=tiny", "train=small", "train.batch_size=24", "train.epochs=2", "train.precision=fp32",
+         "train.log_ids=true", "train.checkpoint_every_steps=3", "tracking.uri=null", "train.warmup_epochs=0.5")
+
+
+def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:
+    return pretrain(build(PretrainSettings, compose("pretrain", [f"corpus={corpus}", f"out={out}", f"run={run}", *WORDS, *words])))
+
+
+def losses(out: Path, run: str) -> list[float]:
+    return [line["loss"] for line in read_lines(out / run / "metrics.jsonl")]
+
+
+def ids(out: Path, run: str) -> list[list[str]]:
+    return [line["record_ids"] for line in read_lines(out / run / "ids.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def runs(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on one worker and on two."""
+    out = tmp_path_factory.mktemp("runs")
+    for workers in (1, 2):
+        result = start(sample_corpus, out, f"w{workers}", f"train.workers={workers}")
+        assert result.finished
+    return out
+
+
+def test_two_workers_train_on_the_same_global_batches(runs: Path, sample_corpus: str) -> None:
+    one, two = ids(runs, "w1"), ids(runs, "w2")
+    assert one == two
+    n = len({name for step in one for name in step})
+    assert sum(map(len, one)) == 2 * n
+    assert len(one) == 2 * steps_per_epoch(n, 24)
+
+
+def test_two_workers_have_the_loss_of_one(runs: Path) -> None:
+    one, two = torch.tensor(losses(runs, "w1")), torch.tensor(losses(runs, "w2"))
+    # Sums over ranks round differently; AdamW turns the rounding of near-zero gradients into steps of the full rate.
+    assert torch.allclose(one[:2], two[:2], rtol=0, atol=1e-5), (one - two)[:2]
+    assert torch.allclose(one, two, rtol=5e-3), (one - two).abs().max()
+    assert one[-1] < one[0]
+
+
+def test_the_run_folder_holds_what_it_promises(runs: Path) -> None:
+    line = read_lines(runs / "w2" / "metrics.jsonl")[-1]
+    for name in ("step", "epoch", "loss", "learning_rate", "gradient_norm", "records_per_s", "data_wait_s",
+                 "rhythm_target_entropy", "rhythm_own_pair_mass", "rhythm_spread", "beats"):
+        assert name in line, sorted(line)
+    assert (runs / "w2" / "settings.yaml").is_file()
+    encoder = beatray.load_encoder(str(runs / "w2"))
+    assert encoder(torch.zeros(1, 12, 5000)).shape == (1, encoder.embed_dim)
+
+
+def test_a_finished_run_is_left_alone(runs: Path, sample_corpus: str) -> None:
+    before = (runs / "w1" / "metrics.jsonl").read_bytes()
+    assert start(sample_corpus, runs, "w1", "train.workers=1").finished
+    assert (runs / "w1" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(SettingsError, match="another objective or corpus"):
+        start(sample_corpus, runs, "w1", "objective=simclr")
+
+
+def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str) -> None:
+    result = start(sample_corpus, runs, "cut", "train.workers=1", "train.stop_after_steps=4")
+    assert not result.finished and result.steps == 4
+    with pytest.raises(TrainingError, match="objective.temperature"):
+        start(sample_corpus, runs, "cut", "train.workers=1", "objective.temperature=0.2")
+    result = start(sample_corpus, runs, "cut", "train.workers=1")
+    assert result.finished and result.continued_from == 4
+    assert losses(runs, "cut") == losses(runs, "w1")  # at least five further losses, equal to the last bit
+    assert len(losses(runs, "cut")) >= 9
+    assert ids(runs, "cut") == ids(runs, "w1")
+    a, b = (beatray.load_encoder(str(runs / name)).state_dict() for name in ("cut", "w1"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_other_objectives_and_settings_go_through_the_same_loop(sample_corpus: str, tmp_path: Path) -> None:
+    variants = {
+        "simclr": ["objective=simclr", "train.accumulate=2"],
+        "views": ["objective=three_kg", "views.place=workers", "train.precision=bf16"],
+        "clusters": ["objective.hard_beat=clusters", "objective.rhythm=soft_2", "encoder.norm=group"],
+    }
+    for run, words in variants.items():
+        assert start(sample_corpus, tmp_path, run, "train.workers=1", "train.epochs=1", *words).finished
+        assert all(loss is not None for loss in losses(tmp_path, run))
+
+
+def test_views_made_on_workers_train_the_same_model(runs: Path, sample_corpus: str) -> None:
+    start(sample_corpus, runs, "on_workers", "train.workers=1", "views.place=workers")
+    assert losses(runs, "on_workers") == losses(runs, "w1")
+
+
+def test_a_plan_that_could_only_hang_is_refused_with_the_arithmetic(sample_corpus: str) -> None:
+    settings = build(PretrainSettings, compose("pretrain", ["train.workers=8", "train.batch_size=256"]))
+    with pytest.raises(SettingsError, match=r"8 workers need 4 CPUs and their readers at least 2.*Ray has 4"):
+        check_resources(settings, {"CPU": 4.0})
+    with pytest.raises(SettingsError, match="as many GPUs"):
+        check_resources(build(PretrainSettings, compose("pretrain", ["train.device=cuda"])), {"CPU": 64.0})
+
+
+def test_a_model_keeps_the_recipe_it_was_made_for(runs: Path, sample_corpus: str) -> None:
+    description = json.loads((runs / "w1" / "encoder" / "encoder.json").read_text())
+    assert description["recipe"] == open_corpus(sample_corpus).recipe

@@ -1,0 +1,220 @@
+"""k ranks give the gradient, the loss and the running statistics of one rank on the global batch.
+
+Real processes over gloo, under DistributedDataParallel, in float64: uneven records, uneven beats, a rank without beats,
+a rank without records, and nobody with any beat. Each rank also makes its own views from its own rows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from beatray.models.batch_norm import GlobalBatchNorm1d
+from beatray.models.registry import build_encoder
+from beatray.objectives.gather import gather_counts, gather_rows
+from beatray.objectives.registry import build_objective
+from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+
+ATOL = 1e-6
+N_RECORDS = 7
+VIEWS = {"crop_seconds": 1.5}
+
+# (objective, settings, records of each rank, records without any beat)
+CASES: dict[int, list[tuple[str, dict[str, Any], list[int], list[int]]]] = {
+    2: [
+        ("beat_ssl", {}, [4, 3], []),
+        ("beat_ssl", {"rhythm": "hard"}, [6, 1], []),
+        ("beat_ssl", {"rhythm": "soft_2", "beat": "soft_2"}, [2, 5], [3, 5]),
+        ("beat_ssl", {"hard_beat": "clusters", "form": "softclt"}, [5, 2], [5, 6]),  # rank 1 has no beats
+        ("beat_ssl", {"beat": "soft_1", "pos_mass": None}, [0, 7], []),  # rank 0 has no records
+        ("beat_ssl", {}, [3, 4], list(range(N_RECORDS))),  # no beats at all
+        ("beat_ssl", {"rhythm": "none"}, [4, 3], [0, 1, 2, 3]),
+        ("simclr", {}, [4, 3], []),
+        ("three_kg", {}, [1, 6], []),
+    ],
+    3: [
+        ("beat_ssl", {}, [1, 4, 2], [1, 2]),
+        ("beat_ssl", {"beat": "soft_1", "beat_similarity": "inherit_record"}, [3, 0, 4], [0, 1, 2]),
+        ("beat_ssl", {"form": "bce", "bce_bias": -2.0}, [0, 0, 7], [3]),
+    ],
+}
+
+
+def global_batch(without_beats: list[int]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    r_peaks = torch.full((N_RECORDS, 16), -1)
+    for record in range(N_RECORDS):
+        if record not in without_beats:
+            beats = torch.arange(150, 5000, 330 + 40 * record)
+            r_peaks[record, : len(beats)] = beats
+    wander = torch.randn(N_RECORDS, 12, 5000, generator=generator).cumsum(-1) * 20
+    return {
+        "signal_uv": wander.clamp(-30000, 30000).to(torch.int16),
+        "n_samples": torch.tensor([5000, 5000, 4100, 5000, 1000, 5000, 5000]),
+        "record_key": torch.arange(N_RECORDS) * 1_000_003 - 5,
+        "r_peaks": r_peaks,
+        "beat_features": torch.randn(N_RECORDS, 16, 5, generator=generator) + 3.0,
+        "record_features": torch.randn(N_RECORDS, 6, generator=generator) + 3.0,
+        "beat_class": torch.randint(-1, 3, (N_RECORDS, 16), generator=generator),
+    }
+
+
+def build(name: str, settings: dict[str, Any]) -> nn.Module:
+    batch = global_batch([])
+    statistics = FeatureStatistics(
+        FeatureTable.from_values([f"r{i}" for i in range(6)], batch["record_features"].numpy()),
+        FeatureTable.from_values([f"b{i}" for i in range(5)], batch["beat_features"].reshape(-1, 5).numpy()),
+    )
+    torch.manual_seed(3)
+    objective = build_objective(name, build_encoder("tiny"), {"views": VIEWS, **settings}, statistics)
+    module: nn.Module = objective.double()
+    return module
+
+
+def own_views(objective: Any, batch: dict[str, Tensor], rows: slice, extra_row: bool) -> dict[str, Tensor]:
+    """Views of a rank's records in float64; `extra_row` adds a record marked invalid, as a padded batch would."""
+    mine = {key: value[rows] for key, value in batch.items()}
+    if extra_row:
+        mine = {key: torch.cat([value, batch[key][:1]]) for key, value in mine.items()}
+        mine["valid"] = torch.arange(len(mine["n_samples"])) < len(mine["n_samples"]) - 1
+    made = objective.views(mine, 11, 2)
+    return {key: value.double() if key.startswith("view_") else value for key, value in made.items()}
+
+
+def run_case(
+    name: str, settings: dict[str, Any], sizes: list[int], without_beats: list[int], rank: int, parallel: bool
+) -> dict[str, np.ndarray]:
+    objective = build(name, settings)
+    batch = global_batch(without_beats)
+    if parallel:
+        first = sum(sizes[:rank])
+        views = own_views(objective, batch, slice(first, first + sizes[rank]), extra_row=sizes[rank] < 2)
+        module: nn.Module = DistributedDataParallel(objective)  # must live until the backward pass is through
+    else:
+        views = own_views(objective, batch, slice(None), extra_row=False)
+        module = objective
+    loss, logs = module(views)
+    loss.backward()
+    result = {f"grad/{key}": parameter.grad.numpy() for key, parameter in objective.named_parameters()}
+    result |= {f"buffer/{key}": value.numpy() for key, value in objective.named_buffers()}
+    return result | {f"log/{key}": value.numpy() for key, value in logs.items()}
+
+
+def rank_main(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    for number, case in enumerate(CASES[world]):
+        np.savez(Path(folder) / f"case-{number}-rank-{rank}.npz", **run_case(*case, rank, parallel=True))
+    np.savez(Path(folder) / f"norm-rank-{rank}.npz", **normalise_part(rank, world))
+    (Path(folder) / f"gather-rank-{rank}.json").write_text(json.dumps(gather_part(rank, world)))
+    dist.destroy_process_group()
+
+
+NORM_SIZES = {2: [5, 0], 3: [1, 4, 2]}
+
+
+def norm_problem() -> tuple[GlobalBatchNorm1d, nn.BatchNorm1d, Tensor, Tensor]:
+    torch.manual_seed(5)
+    ours, torchs = GlobalBatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
+    with torch.no_grad():
+        ours.weight.uniform_(0.5, 2.0)
+        ours.bias.normal_()
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(7, 4, 9, dtype=torch.float64) * 0.01 + 300.0  # a large mean: naive sums of squares would lose it
+    return ours, torchs, x, torch.randn(7, 4, 9, dtype=torch.float64)
+
+
+def normalise_part(rank: int, world: int) -> dict[str, np.ndarray]:
+    ours, _, x, upstream = norm_problem()
+    sizes = NORM_SIZES[world]
+    part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    x_part = x[part].clone().requires_grad_()
+    y = ours(x_part)
+    (y * upstream[part]).sum().backward()
+    assert x_part.grad is not None and ours.weight.grad is not None and ours.bias.grad is not None
+    return {
+        "y": y.detach().numpy(),
+        "dx": x_part.grad.numpy(),
+        "dw": ours.weight.grad.numpy(),
+        "db": ours.bias.grad.numpy(),
+        "mean": ours.running_mean.numpy(),
+        "var": ours.running_var.numpy(),
+    }
+
+
+def gather_part(rank: int, world: int) -> dict[str, Any]:
+    """Gather rank + 0 rows, rank times: values count rows; the loss of rank r weighs every row by r + 1."""
+    counts = gather_counts([rank, 2], torch.device("cpu"))
+    rows = (torch.arange(rank, dtype=torch.float64)[:, None] + 10.0 * rank).requires_grad_()
+    everyone = gather_rows(rows, [count for count, _ in counts])
+    (everyone * (rank + 1)).sum().backward()
+    assert rows.grad is not None
+    numbers = gather_rows(torch.full((rank, 2), rank), [count for count, _ in counts])
+    nothing = gather_rows(torch.zeros(0, 3), [0] * world)
+    return {
+        "counts": counts,
+        "rows": everyone[:, 0].tolist(),
+        "grad": rows.grad[:, 0].tolist(),
+        "numbers": numbers[:, 1].tolist(),
+        "nothing": list(nothing.shape),
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """World size and the folder with what every rank wrote."""
+    folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
+    mp.spawn(rank_main, args=(request.param, str(folder)), nprocs=request.param)
+    return request.param, folder
+
+
+def test_gradient_loss_and_statistics_are_those_of_one_rank(ranks: tuple[int, Path]) -> None:
+    world, folder = ranks
+    for number, case in enumerate(CASES[world]):
+        alone = run_case(*case, rank=0, parallel=False)
+        assert max(np.abs(v).max() for k, v in alone.items() if k.startswith("grad/encoder")) > 1e-4, case
+        for rank in range(world):
+            with np.load(folder / f"case-{number}-rank-{rank}.npz") as together:
+                assert sorted(together.files) == sorted(alone), case
+                for key, expected in alone.items():
+                    np.testing.assert_allclose(
+                        together[key], expected, atol=ATOL, rtol=1e-6, err_msg=f"{case} {key} on rank {rank}"
+                    )
+
+
+def test_batch_norm_over_ranks_is_batch_norm_of_the_whole(ranks: tuple[int, Path]) -> None:
+    world, folder = ranks
+    _, torchs, x, upstream = norm_problem()
+    n = sum(NORM_SIZES[world])
+    x = x[:n].clone().requires_grad_()
+    y = torchs(x)
+    (y * upstream[:n]).sum().backward()
+    assert x.grad is not None and torchs.weight.grad is not None and torchs.bias.grad is not None
+    parts = [np.load(folder / f"norm-rank-{rank}.npz") for rank in range(world)]
+    np.testing.assert_allclose(np.concatenate([p["y"] for p in parts]), y.detach(), atol=1e-8)
+    np.testing.assert_allclose(np.concatenate([p["dx"] for p in parts]), x.grad, atol=1e-6)
+    np.testing.assert_allclose(sum(p["dw"] for p in parts), torchs.weight.grad, atol=1e-8)
+    np.testing.assert_allclose(sum(p["db"] for p in parts), torchs.bias.grad, atol=1e-8)
+    for part in parts:
+        np.testing.assert_allclose(part["mean"], torchs.running_mean, atol=1e-9)
+        np.testing.assert_allclose(part["var"], torchs.running_var, atol=1e-9)
+
+
+def test_gather_is_ragged_and_its_gradient_adds_up(ranks: tuple[int, Path]) -> None:
+    world, folder = ranks
+    for rank in range(world):
+        got = json.loads((folder / f"gather-rank-{rank}.json").read_text())
+        assert got["counts"] == [[r, 2] for r in range(world)]
+        assert got["rows"] == [10.0 * r + i for r in range(world) for i in range(r)]
+        assert got["numbers"] == [r for r in range(world) for _ in range(r)]
+        assert got["grad"] == [float(sum(range(1, world + 1)))] * rank
+        assert got["nothing"] == [0, 3]

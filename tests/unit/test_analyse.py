@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic_ecg import synthetic_ecg
+
+from beatray.dsp.analyse import VERSION, Analysis, analyse
+from beatray.dsp.delineate import BEAT_WAVES
+from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.dsp.quality import Flag
+
+R = np.arange(450, 4700, 430).astype(np.int32)
+
+
+def _rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of every kind: whole, short, one lead flat, one lead missing, empty, noise, and enough to fill chunks."""
+    rng = np.random.default_rng(5)
+    whole = np.rint(synthetic_ecg(R) * 1000)[0]
+    rows, lengths, masks = [], [], []
+    for k in range(37):
+        row = whole * (0.5 + rng.random()) + rng.normal(0, 5 + k, whole.shape)
+        length, mask = 5000, 4095
+        if k % 5 == 1:
+            length = int(rng.integers(100, 4999))
+            row[:, length:] = 0
+        if k % 5 == 2:
+            row[k % 12] = 7
+        if k % 5 == 3:
+            mask &= ~(1 << (k % 12))
+            row[k % 12] = 0
+        if k == 20:
+            row[:] = 0
+        if k == 21:
+            length = 0
+        rows.append(row)
+        lengths.append(length)
+        masks.append(mask)
+    return np.rint(np.stack(rows)).astype(np.int16), np.array(lengths), np.array(masks)
+
+
+def _same(one: Analysis, i: int, other: Analysis, j: int) -> bool:
+    return (
+        one.r_peaks[i].tobytes() == other.r_peaks[j].tobytes()
+        and one.waves[i].tobytes() == other.waves[j].tobytes()
+        and one.beat_features[i].tobytes() == other.beat_features[j].tobytes()
+        and one.record_features[i].tobytes() == other.record_features[j].tobytes()
+        and one.flags[i] == other.flags[j]
+        and one.lead_mask[i] == other.lead_mask[j]
+    )
+
+
+def test_shapes_and_types() -> None:
+    signal, lengths, masks = _rows()
+    found = analyse(signal, lengths, masks)
+    assert len(found.r_peaks) == len(found.waves) == len(found.beat_features) == len(signal)
+    assert found.record_features.shape == (len(signal), len(RECORD_FEATURES))
+    assert found.record_features.dtype == np.float32
+    assert found.flags.dtype == np.int32
+    assert found.lead_mask.dtype == np.int16
+    for r, waves, beats, length in zip(found.r_peaks, found.waves, found.beat_features, lengths, strict=True):
+        assert r.dtype == np.int32
+        assert waves.dtype == BEAT_WAVES
+        assert beats.shape == (len(r), len(BEAT_FEATURES))
+        assert beats.dtype == np.float32
+        assert (np.diff(r) > 0).all()
+        assert ((r >= 0) & (r < max(length, 1))).all()
+    assert VERSION
+
+
+def test_same_bits_alone_and_in_any_batch() -> None:
+    signal, lengths, masks = _rows()
+    together = analyse(signal, lengths, masks)
+    order = np.random.default_rng(0).permutation(len(signal))
+    shuffled = analyse(signal[order], lengths[order], masks[order])
+    for k in range(len(signal)):
+        alone = analyse(signal[k : k + 1], lengths[k : k + 1], masks[k : k + 1])
+        assert _same(alone, 0, together, k), k
+    for place, k in enumerate(order):
+        assert _same(shuffled, place, together, k), k
+
+
+def test_a_recording_without_a_beat() -> None:
+    found = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095)
+    assert len(found.r_peaks[0]) == 0
+    assert np.isnan(found.record_features).all()
+    assert Flag(int(found.flags[0])) >= Flag.NO_BEATS | Flag.FLAT_LEAD
+    assert found.lead_mask[0] == 0
+
+
+def test_flat_lead_has_no_amplitudes() -> None:
+    signal = np.rint(synthetic_ecg(R) * 1000).astype(np.int16)
+    signal[0, 6] = 5
+    found = analyse(signal, 5000, 4095)
+    record = dict(zip(RECORD_FEATURES, found.record_features[0].tolist(), strict=True))
+    assert np.isnan(record["r_v1_mv"])
+    assert np.isfinite(record["r_v2_mv"])
+
+
+def test_neurokit_gives_the_same_beats() -> None:
+    signal = np.rint(synthetic_ecg(R) * 1000).astype(np.int16)
+    ours, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, detector="neurokit")
+    assert np.abs(ours.r_peaks[0] - theirs.r_peaks[0]).max() <= 3
+    silent = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector="neurokit")
+    assert len(silent.r_peaks[0]) == 0
+
+
+def test_empty_batch_and_bad_arguments() -> None:
+    assert analyse(np.zeros((0, 12, 5000), np.int16), [], []).record_features.shape == (0, len(RECORD_FEATURES))
+    with pytest.raises(ValueError, match="detector must be one of"):
+        analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector="other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch, 12, time"):
+        analyse(np.zeros((1, 8, 5000), np.int16), 5000, 255)

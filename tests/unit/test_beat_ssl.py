@@ -1,0 +1,221 @@
+"""Beat-SSL and its rivals as whole objectives: every row of the published ablation, refusals, learning, precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from beatray.models.registry import build_encoder
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives.registry import build_objective
+from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+from beatray.objectives.terms import collapse_warning
+
+# (rhythm, beat, exponent) of the 14 rows of Table 1
+ABLATION = [
+    ("hard", "none", 1),
+    ("hard", "hard", 1),
+    ("hard", "soft_1", 1),
+    ("hard", "soft_1", 50),
+    ("hard", "soft_2", 1),
+    ("soft_1", "none", 1),
+    ("soft_1", "none", 50),
+    ("soft_1", "hard", 1),
+    ("soft_1", "hard", 50),
+    ("soft_1", "soft_1", 1),
+    ("soft_1", "soft_1", 50),
+    ("soft_2", "none", 1),
+    ("soft_2", "hard", 1),
+    ("soft_2", "soft_2", 1),
+]
+SHORT = {"views": {"crop_seconds": 2.0}}
+
+
+def heartbeats(records: int, seed: int = 0) -> dict[str, Tensor]:
+    """Records that differ in rhythm and in the shape of their beats, with peaks and features to match."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(5000)
+    signal = np.zeros((records, 12, 5000))
+    peaks = np.full((records, 14), -1)
+    for b in range(records):
+        at = np.arange(rng.integers(60, 300), 5000, rng.integers(380, 600))[:14]
+        peaks[b, : len(at)] = at
+        width, size = rng.uniform(5, 25), rng.normal(0, 800, 12)
+        beats = sum(np.exp(-(((t - p) / width) ** 2)) for p in at)
+        signal[b] = size[:, None] * beats + rng.normal(0, 15, (12, 5000))
+    return {
+        "signal_uv": torch.as_tensor(signal.clip(-32000, 32000)).to(torch.int16),
+        "n_samples": torch.full((records,), 5000),
+        "record_key": torch.arange(records) + 100 * seed,
+        "r_peaks": torch.as_tensor(peaks),
+        "beat_features": torch.as_tensor(rng.normal(3, 1, (records, 14, 5)), dtype=torch.float32),
+        "record_features": torch.as_tensor(rng.normal(3, 1, (records, 6)), dtype=torch.float32),
+        "beat_class": torch.as_tensor(rng.integers(-1, 3, (records, 14))),
+    }
+
+
+BATCH = heartbeats(6)
+BATCH["record_features"][0, 2] = float("nan")
+BATCH["beat_features"][1, 0, 0] = float("nan")
+STATISTICS = FeatureStatistics(
+    FeatureTable.from_values([f"r{i}" for i in range(6)], BATCH["record_features"].numpy()),
+    FeatureTable.from_values([f"b{i}" for i in range(5)], BATCH["beat_features"].reshape(-1, 5).numpy()),
+)
+
+
+def build(settings: dict[str, Any], name: str = "beat_ssl") -> Any:
+    torch.manual_seed(0)
+    return build_objective(name, build_encoder("tiny"), {**SHORT, **settings}, STATISTICS)
+
+
+@pytest.mark.parametrize(("rhythm", "beat", "exponent"), ABLATION)
+@pytest.mark.parametrize("pos_mass", [None, 0.5])
+def test_every_row_of_the_ablation_trains(rhythm: str, beat: str, exponent: float, pos_mass: float | None) -> None:
+    objective = build({"rhythm": rhythm, "beat": beat, "exponent": exponent, "pos_mass": pos_mass})
+    needed = {key: BATCH[key] for key in objective.columns}
+    loss, logs = objective(objective.views(needed, 0, 0))
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), logs["loss"])
+    assert loss > 0.5
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    assert objective.encoder.trunk.stem.weight.grad.abs().max() > 0
+    if rhythm.startswith("soft") and pos_mass:
+        assert float(logs["rhythm_own_pair_mass"]) == pytest.approx(0.5, abs=1e-5)
+    if beat != "none":
+        assert 6 <= logs["beats"] <= 6 * 4
+        assert logs["beat_skipped"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hard_beat": "clusters"},
+        {"beat": "soft_1", "beat_similarity": "inherit_record", "rhythm": "none"},
+        {"form": "softclt"},
+        {"form": "bce", "bce_bias": -3.0},
+        {"views": {"crop_seconds": None, "keep_beats": True, "mode": "project"}},
+        {"rhythm": "none", "max_beats_per_record": 20},
+    ],
+)
+def test_other_settings_train(settings: dict[str, Any]) -> None:
+    objective = build(settings)
+    loss, _ = objective(objective.views(BATCH, 0, 0))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("name", ["simclr", "three_kg"])
+def test_rivals_train(name: str) -> None:
+    objective = build({}, name)
+    loss, logs = objective(objective.views({key: BATCH[key] for key in objective.columns}, 0, 0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logs["rhythm_rows"] == 12
+
+
+def test_columns_are_what_is_needed() -> None:
+    always = {"signal_uv", "n_samples", "record_key"}
+    assert set(build({"rhythm": "hard", "beat": "none"}).columns) == always
+    assert set(build({"rhythm": "soft_1", "beat": "hard"}).columns) == always | {"r_peaks", "record_features"}
+    assert set(build({"rhythm": "hard", "beat": "soft_2"}).columns) == always | {"r_peaks", "beat_features"}
+    assert set(build({"rhythm": "hard", "hard_beat": "clusters"}).columns) == always | {"r_peaks", "beat_class"}
+
+
+@pytest.mark.parametrize("beat", ["hard", "soft_1"])
+def test_views_are_the_same_for_any_batch(beat: str) -> None:
+    objective = build({"beat": beat})
+    together = objective.views(BATCH, 5, 6)
+    apart = objective.views({key: value[2:4] for key, value in BATCH.items()}, 5, 6)
+    for key, value in apart.items():
+        torch.testing.assert_close(value, together[key][2:4], rtol=0, atol=0, equal_nan=True)
+
+
+def test_invalid_rows_change_nothing() -> None:
+    objective = build({})
+    loss, logs = objective(objective.views(BATCH, 0, 0))
+    padded = {key: torch.cat([value, value[:2]]) for key, value in BATCH.items()}
+    padded["valid"] = torch.tensor([True] * 6 + [False] * 2)
+    again, padded_logs = objective(objective.views(padded, 0, 0))
+    torch.testing.assert_close(again, loss)
+    torch.testing.assert_close(padded_logs, logs)
+
+
+def test_no_records_and_no_beats_are_no_error() -> None:
+    for rows, without_peaks in ((slice(0, 0), False), (slice(0, 3), True), (slice(0, 1), True), (slice(0, 1), False)):
+        objective = build({})
+        batch = {key: value[rows].clone() for key, value in BATCH.items()}
+        if without_peaks:
+            batch["r_peaks"].fill_(-1)
+        loss, logs = objective(objective.views(batch, 0, 0))
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters())
+        assert logs["rhythm_rows"] == 2 * len(batch["n_samples"])
+        assert (logs["beats"] == 0) == (without_peaks or len(batch["n_samples"]) == 0)
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    objective = build({})
+    views = objective.views(BATCH, 0, 0)
+    exact, _ = objective(views)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, logs = objective(views)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.03)
+    assert all(value.dtype == torch.float32 for value in logs.values())
+
+
+def test_it_learns_to_tell_records_apart() -> None:
+    torch.manual_seed(0)
+    objective = build({"rhythm": "hard", "temperature": 0.2})
+    batch = heartbeats(16, seed=3)
+    optimiser = torch.optim.AdamW(objective.parameters(), 2e-3)
+    losses = []
+    for step in range(30):
+        loss, logs = objective(objective.views(batch, 0, step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        objective.after_step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
+    assert collapse_warning(logs) is None
+
+
+def test_uniform_targets_are_told() -> None:
+    objective = build({"exponent": 1.0, "pos_mass": None, "beat": "none"})
+    _, logs = objective(objective.views(BATCH, 0, 0))
+    assert "uniform" in str(collapse_warning(logs))
+
+
+def test_wrong_settings_say_what_is_right() -> None:
+    for settings, words in (
+        ({"exponant": 50}, "did you mean 'exponent'"),
+        ({"views": {"angel_deg": 4}}, "did you mean 'angle_deg'"),
+        ({"rhythm": "soft"}, "rhythm must be one of"),
+        ({"rhythm": "none", "beat": "none"}, "nothing to learn"),
+        ({"pos_mass": 1.5}, "pos_mass"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"views": {"mode": "project", "transform": "kors"}}, "mode=residual"),
+        ({"views": {"crop_seconds": 0.01}}, "crop_seconds"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            build(settings)
+    with pytest.raises(ValueError, match="did you mean 'beat_ssl'"):
+        build_objective("beatssl", build_encoder("tiny"), {})
+    with pytest.raises(ValueError, match="need the feature statistics"):
+        build_objective("beat_ssl", build_encoder("tiny"), {"rhythm": "soft_1"}, None)
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    settings = BeatSslSettings()
+    assert (settings.rhythm, settings.beat, settings.hard_beat) == ("soft_1", "hard", "same_record")
+    assert (settings.exponent, settings.pos_mass, settings.temperature) == (50.0, 0.5, 0.1)
+    assert (settings.max_beats_per_record, settings.views.crop_seconds) == (4, 5.0)

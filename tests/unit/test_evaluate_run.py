@@ -1,0 +1,140 @@
+"""The whole evaluation on a few real recordings: every arm runs, and the number of workers changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from beatray.corpus.reader import Rows
+from beatray.corpus.store import Store
+from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
+from beatray.evaluate.fit import batches, rate_factor
+from beatray.evaluate.results import Evaluation
+from beatray.evaluate.run import evaluate, plan
+from beatray.evaluate.settings import EvaluateSettings, FitSettings, quick
+from beatray.evaluate.table import make_table
+from beatray.train.checkpoint import export_encoder
+from evaluation_rows import read_rows
+
+SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return read_rows(ludb=(str(SAMPLE / "ludb-sample.zip"), 14), ptbxl=(str(SAMPLE / "ptbxl-sample.zip"), 26))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> EncoderSpec:
+    folder = tmp_path_factory.mktemp("encoder")
+    made = build(EncoderSpec("tiny"), seed=7)
+    export_encoder(Store(str(folder)), made, {"name": "tiny", "settings": made.settings})
+    return spec_of(str(folder))
+
+
+def split_of(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Every third patient tests."""
+    patients = sorted({p or r for p, r in zip(rows.patient_id, rows.record_id, strict=True)})
+    testing = set(patients[::3])
+    tests = np.array([(p or r) in testing for p, r in zip(rows.patient_id, rows.record_id, strict=True)])
+    return np.flatnonzero(~tests), np.flatnonzero(tests)
+
+
+@pytest.fixture(scope="module")
+def found(rows: Rows, encoder: EncoderSpec) -> Evaluation:
+    torch.manual_seed(5)
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(5))
+    result = evaluate(rows, *split_of(rows), [encoder], quick())
+    assert torch.equal(torch.rand(3), expected)  # the caller's generator was left alone
+    return result
+
+
+def test_every_arm_of_both_tasks_runs(found: Evaluation) -> None:
+    seen = {(run.task, run.protocol, run.arm) for run in found.runs}
+    both = {
+        (t, p, a) for t in ("segment", "classify") for p in ("frozen", "finetune") for a in ("pretrained", "random")
+    }
+    assert seen == both | {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")}
+    assert {run.fraction for run in found.runs if run.task == "segment"} == {0.1, 1.0}
+    for run in found.runs:
+        values = [v for name, v in run.metrics.items() if name in ("auroc", "f1", "dice")]
+        assert all(0.0 <= v <= 1.0 for v in values)
+    kept = [run for run in found.runs if run.predictions is not None]
+    assert [(run.arm, run.protocol, run.fraction) for run in kept] == [("pretrained", "frozen", 1.0)]
+    assert kept[0].predictions is not None
+    assert kept[0].predictions.shape == (len(found.parts["segment"].test_ids), 5000)
+    assert all(row.difference is not None for row in make_table(found).rows)
+
+
+def test_workers_do_not_change_the_result(rows: Rows, encoder: EncoderSpec, found: Evaluation) -> None:
+    plan_of_two = replace(quick(), workers=2)
+    again = evaluate(rows, *split_of(rows), [encoder], plan_of_two)
+    assert [run.metrics for run in again.runs] == [
+        {name: pytest.approx(value, abs=1e-6, nan_ok=True) for name, value in run.metrics.items()} for run in found.runs
+    ]
+
+
+def test_a_patient_on_both_sides_is_refused(rows: Rows, encoder: EncoderSpec) -> None:
+    train, test = split_of(rows)
+    with pytest.raises(ValueError, match="both the training and the test part"):
+        evaluate(rows, np.append(train, test[0]), test, [encoder], quick())
+
+
+def test_a_task_without_labels_is_left_out_with_a_note(rows: Rows) -> None:
+    ludb = np.flatnonzero(np.array(rows.source) == "ludb")
+    few = rows.take(ludb[:8])
+    result = evaluate(
+        few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), protocols=("frozen",))
+    )
+    assert set(result.parts) == {"segment"} and "classify: left out" in result.notes[0]
+    assert {run.arm for run in result.runs} == {"random"}  # nothing pretrained was given
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), tasks=("classify",)))
+
+
+def test_arms_share_seeds_and_one_control_serves_encoders_of_one_architecture() -> None:
+    specs = [EncoderSpec("tiny", {}, "a", "one"), EncoderSpec("tiny", {}, "b", "two")]
+    jobs = plan(("segment", "classify"), specs, EvaluateSettings(shuffles=2, finetune_seeds=(0,)))
+    frozen = [(job.arm, job.seed) for job in jobs if (job.task, job.protocol) == ("segment", "frozen")]
+    assert sorted(frozen) == sorted([("pretrained", s) for s in (0, 1, 2)] * 2 + [("random", s) for s in (0, 1, 2)])
+    assert {job.seed for job in jobs if job.protocol == "finetune"} == {0}
+    assert sum(job.arm == "shuffled" for job in jobs) == 2
+
+
+def test_random_weights_depend_on_the_seed_alone(rows: Rows) -> None:
+    x_mv = prepared(rows.signal_uv[:3], rows.n_samples[:3])
+    lengths = rows.n_samples[:3].astype(np.int64)
+    first, again, other = (pooled_features(build(EncoderSpec("tiny"), s), x_mv, lengths) for s in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.allclose(first, other)
+
+
+def test_padding_is_no_part_of_a_pooled_feature(rows: Rows) -> None:
+    encoder = build(EncoderSpec("tiny"), 0)
+    x_mv = prepared(rows.signal_uv[:2], np.array([4000, 4000], np.int32))
+    longer = x_mv.copy()
+    longer[:, :, 4600:] = 3.0  # beyond the valid part and the reach of the convolutions
+    lengths = np.array([4000, 4000])
+    assert np.array_equal(pooled_features(encoder, x_mv, lengths), pooled_features(encoder, longer, lengths))
+
+
+def test_batches_walk_through_every_record_and_the_rate_rises_and_falls() -> None:
+    drawn = list(batches(50, 16, 9, seed=0))
+    assert len(drawn) == 9 and sorted(np.concatenate(drawn[:3])) == list(range(50))
+    assert [len(b) for b in batches(5, 16, 2, seed=0)] == [5, 5]
+    factors = [rate_factor(step, 100) for step in range(100)]
+    assert factors[0] == 0.1 and max(factors) == factors[9] == 1.0 and factors[-1] < 0.01
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+
+
+def test_unknown_names_in_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown task 'wrong'; known are segment, classify"):
+        EvaluateSettings(tasks=("wrong",))
+    with pytest.raises(ValueError, match="unknown protocol"):
+        EvaluateSettings(protocols=("linear",))
+    with pytest.raises(ValueError, match="seeds"):
+        EvaluateSettings(seeds=())
+    assert FitSettings().steps > 0

@@ -1,0 +1,157 @@
+"""Encoders and decoders: positions, sizes, alignment in time, pooling, precision, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from beatray.models.encoder import pool_over_time
+from beatray.models.heads import BeatHead, LinearClassifier, MlpClassifier, RhythmProjector
+from beatray.models.lead_scale import LEAD_STD_MV, LeadScale
+from beatray.models.registry import ENCODERS, build_encoder
+from beatray.models.segmentation import ConvDecoder, UNetDecoder, upsample
+from beatray.record import LEADS
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "positions", "channels", "stride"),
+    [
+        ("tiny", {}, 313, 64, 16),
+        ("tiny", {"norm": "group", "pooling": "mean_max"}, 313, 64, 16),
+        ("xresnet1d18", {}, 313, 64, 16),
+        ("xresnet1d50", {"out_stride": 32}, 157, 256, 32),
+        ("xresnet1d50", {}, 313, 256, 16),
+        ("xresnet1d101", {"norm": "group"}, 313, 256, 16),
+    ],
+)
+def test_positions_and_channels(
+    name: str, settings: dict[str, object], positions: int, channels: int, stride: int
+) -> None:
+    encoder = build_encoder(name, **settings).requires_grad_(False)
+    x = torch.randn(2, 12, 5000)
+    maps = encoder.forward_stages(x)
+    assert maps[-1].shape == (2, channels, positions)
+    assert (encoder.stride, encoder.channels, encoder.embed_dim) == (stride, channels, 2 * channels)
+    for fmap, width, step in zip(maps, encoder.stage_channels, encoder.stage_strides, strict=True):
+        assert fmap.shape == (2, width, -(-5000 // step))
+    assert encoder(x).shape == (2, encoder.embed_dim)
+    odd = encoder.forward_features(torch.randn(1, 12, 2345))
+    assert odd.shape[-1] == -(-2345 // stride)
+
+
+def test_sizes() -> None:
+    def size(name: str) -> int:
+        return sum(p.numel() for p in build_encoder(name).parameters())
+
+    assert 110_000 < size("tiny") < 140_000
+    assert size("xresnet1d18") < size("xresnet1d50") < size("xresnet1d101") < 3_000_000
+
+
+@pytest.mark.parametrize("name", ["tiny", "xresnet1d18"])
+def test_cell_j_is_centred_on_sample_j_times_stride(name: str) -> None:
+    """Reversing time reverses the map when every layer is symmetric: with the kernels made so, centres are exact."""
+    torch.manual_seed(0)
+    encoder = build_encoder(name).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.dim() == 3:
+                parameter.copy_((parameter + parameter.flip(-1)) / 2)
+    stride = encoder.stride
+    x = torch.randn(1, 12, 64 * stride + 1)
+    forward, backward = encoder.forward_features(x), encoder.forward_features(x.flip(-1)).flip(-1)
+    if name == "tiny":
+        torch.testing.assert_close(forward, backward, atol=1e-4, rtol=1e-4)
+    else:
+        # the average pooling of xresnet's shortcuts spans two samples, so it is centred half a sample late
+        assert torch.nn.functional.cosine_similarity(forward.flatten(), backward.flatten(), dim=0) > 0.9
+
+
+def test_new_blocks_start_as_their_shortcut() -> None:
+    encoder = build_encoder("xresnet1d50")
+    trunk = encoder.trunk
+    assert all(block.inner[-1].weight.abs().max() == 0 for stage in trunk.stages for block in stage)  # type: ignore
+
+
+def test_amplitude_is_scaled_per_lead() -> None:
+    scale = LeadScale()
+    x = torch.tensor([LEAD_STD_MV[lead] for lead in LEADS])[None, :, None].expand(1, 12, 7)
+    torch.testing.assert_close(scale(x), torch.ones(1, 12, 7))
+    assert "lead_scale.lead_std_mv" in build_encoder("tiny").state_dict()
+    with pytest.raises(ValueError, match="millivolts"):
+        scale(torch.zeros(1, 8, 7))
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_evaluation_does_not_mix_records(name: str) -> None:
+    encoder = build_encoder(name).eval()
+    x = torch.randn(3, 12, 1000)
+    torch.testing.assert_close(encoder(x)[1:2], encoder(x[1:2]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["global_batch", "group"])
+def test_empty_batch_and_bfloat16_train(norm: str) -> None:
+    encoder = build_encoder("tiny", norm=norm)
+    encoder(torch.zeros(0, 12, 2500)).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in encoder.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = encoder(torch.randn(4, 12, 2500))
+    assert pooled.dtype == torch.float32
+    pooled.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+
+
+def test_padding_is_kept_out_of_the_pooling() -> None:
+    fmap = torch.randn(2, 5, 10)
+    fmap[1, :, 6:] = 100.0
+    for pooling in ("mean_max", "mean_std"):
+        whole = pool_over_time(fmap, pooling, 16, None)
+        known = pool_over_time(fmap, pooling, 16, torch.tensor([160, 96]))
+        torch.testing.assert_close(known[0], whole[0])
+        torch.testing.assert_close(known[1], pool_over_time(fmap[1:, :, :6], pooling, 16, None)[0])
+        assert torch.isfinite(pool_over_time(fmap, pooling, 16, torch.tensor([0, 1]))).all()
+    mean, sd = pool_over_time(fmap, "mean_std", 16, None).chunk(2, dim=1)
+    torch.testing.assert_close(mean, fmap.mean(-1))
+    torch.testing.assert_close(sd, fmap.std(-1, correction=0), atol=1e-4, rtol=1e-4)
+
+
+def test_wrong_names_and_settings_say_what_is_right() -> None:
+    with pytest.raises(ValueError, match="did you mean 'xresnet1d50'"):
+        build_encoder("xresnet50")
+    with pytest.raises(ValueError, match="did you mean 'out_stride'"):
+        build_encoder("xresnet1d50", outstride=32)
+    with pytest.raises(ValueError, match="16 or 32"):
+        build_encoder("xresnet1d50", out_stride=8)
+    with pytest.raises(ValueError, match="pooling must be"):
+        build_encoder("tiny", pooling="max")
+
+
+def test_heads() -> None:
+    pooled = torch.randn(4, 128)
+    assert RhythmProjector(128)(pooled).shape == (4, 128)
+    assert LinearClassifier(128, 5)(pooled).shape == (4, 5)
+    assert MlpClassifier(128, 5)(pooled).shape == (4, 5)
+    head = BeatHead(64)
+    boxes, owner = torch.tensor([[0.0, 400.0], [50.0, 500.0]]), torch.tensor([0, 3])
+    assert head(torch.randn(4, 64, 157), boxes, owner, 16).shape == (2, 128)
+    assert head(torch.randn(4, 64, 157), boxes[:0], owner[:0], 16).shape == (0, 128)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("tiny", {}), ("xresnet1d18", {}), ("xresnet1d18", {"out_stride": 32})])
+def test_decoders_give_every_sample_a_class(name: str, settings: dict[str, object]) -> None:
+    encoder = build_encoder(name, **settings)
+    for n in (2500, 1001):
+        maps = encoder.forward_stages(torch.randn(2, 12, n))
+        for decoder in (
+            ConvDecoder(encoder.channels, encoder.stride),
+            ConvDecoder(encoder.channels, encoder.stride, depth=0),
+            UNetDecoder(encoder.stage_channels, encoder.stage_strides),
+        ):
+            assert decoder(maps, n).shape == (2, 4, n)
+
+
+def test_upsampling_puts_cells_on_their_samples() -> None:
+    cells = torch.arange(313.0)[None, None] * 16
+    fine = upsample(cells, 16, 5000)
+    torch.testing.assert_close(fine[0, 0, :4993], torch.arange(4993.0), atol=1e-2, rtol=0)
+    assert (fine[0, 0, 4993:] == 4992).all()
+    assert torch.equal(upsample(cells, 1, 300), cells[..., :300])

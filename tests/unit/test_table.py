@@ -1,0 +1,119 @@
+"""The table from hand-made runs: right numbers in the right cells, and lines that fit a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, score, write_results
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.table import as_html, as_markdown, as_rows, as_text, make_table
+
+N_TEST = 40
+
+
+def counts(generator: np.random.Generator, quality: float) -> SegmentCounts:
+    """Counts of recordings of which about a share `quality` is found."""
+    truth = generator.integers(200, 400, (N_TEST, 3))
+    both = (truth * np.clip(quality + generator.normal(0, 0.03, truth.shape), 0, 1)).astype(np.int64)
+    return SegmentCounts(both, truth, truth)
+
+
+def evaluation(encoders: tuple[str, ...] = ("beat_ssl",), train_records: int = 17418) -> Evaluation:
+    """Two seeds of every arm; pretrained is better on waves and no different on diagnoses."""
+    truth = np.random.default_rng(1).random((N_TEST, 5)) < 0.4
+    patients = tuple(f"p{i // 2}" for i in range(N_TEST))
+    ids = tuple(f"source/{i}" for i in range(N_TEST))
+    parts = {
+        "segment": TaskPart("segment", ("a",), ids, patients),
+        "classify": TaskPart("classify", ("a", "b"), ids, patients, truth),
+    }
+    arms = [("pretrained", e, "tiny", 0.9) for e in encoders] + [
+        ("random", "random", "tiny", 0.8),
+        ("random", "random", "other", 0.3),
+        ("features", "features", "", 0.0),
+        ("shuffled", "shuffled", "", 0.0),
+    ]
+    runs = []
+    for task in ("segment", "classify"):
+        for protocol in ("frozen", "finetune"):
+            for arm, label, architecture, quality in arms:
+                measured = arm in ("features", "shuffled")
+                if measured and (task, protocol) != ("classify", "frozen"):
+                    continue
+                for seed in (0, 1):
+                    generator = np.random.default_rng([seed, len(runs)])
+                    outcome = counts(generator, quality) if task == "segment" else Decisions(
+                        0.6 * truth + generator.random(truth.shape) * (5 if arm == "shuffled" else 1), np.full(5, 0.7)
+                    )  # fmt: skip
+                    known = truth if task == "classify" else None
+                    runs.append(
+                        Run(task, protocol, arm, label, architecture, 1.0, train_records, seed, 1.0, outcome,
+                            score(outcome, known))
+                    )  # fmt: skip
+    return Evaluation(EvaluateSettings(seeds=(0, 1), bootstraps=200), parts, tuple(runs), ("a note",), 1.0, encoders)
+
+
+def test_cells_hold_mean_and_sd_over_seeds_and_the_difference() -> None:
+    found = evaluation()
+    row = next(r for r in make_table(found).rows if (r.task, r.protocol, r.metric) == ("segment", "frozen", "f1"))
+    values = {
+        arm: [r.metrics["f1"] for r in found.runs if (r.task, r.protocol, r.arm) == ("segment", "frozen", arm)]
+        for arm in ("pretrained", "random")
+    }
+    assert row.pretrained == pytest.approx((np.mean(values["pretrained"]), np.std(values["pretrained"], ddof=1)))
+    assert row.random is not None and row.random[0] == pytest.approx(np.mean(values["random"][:2]))  # its own control
+    assert row.difference is not None
+    assert row.difference.value == pytest.approx(row.pretrained[0] - row.random[0])
+    assert row.difference.low > 0.05 and row.difference.high < 0.15
+    assert row.features is None
+
+
+def test_shuffled_and_measured_stand_only_in_the_probe_rows() -> None:
+    for row in make_table(evaluation()).rows:
+        in_probe = (row.task, row.protocol) == ("classify", "frozen")
+        assert (row.features is not None) == in_probe and (row.shuffled is not None) == in_probe
+
+
+@pytest.mark.parametrize("encoders", [("beat_ssl",), ("beat_ssl", "a-rather-long-name-of-an-encoder"), ()])
+def test_text_fits_120_columns_and_holds_every_row(encoders: tuple[str, ...]) -> None:
+    table = make_table(evaluation(encoders))
+    text = as_text(table)
+    assert max(len(line) for line in text.splitlines()) <= 120
+    assert len(table.rows) == 8 * max(1, len(encoders))
+    assert text.count("macro F1") == sum(row.metric == "f1" for row in table.rows)
+    assert "a note" in text and "control:" in text
+
+
+def test_the_reading_counts_what_the_intervals_say() -> None:
+    table = make_table(evaluation())
+    main = [r.difference for r in table.rows if r.metric == ("f1" if r.task == "segment" else "auroc")]
+    better = sum(gap is not None and gap.low > 0 for gap in main)
+    assert better == 2
+    assert f"of 4 comparisons with its control, pretraining is better in {better}" in table.notes[0]
+
+
+def test_markdown_and_html_hold_the_same_cells() -> None:
+    table = make_table(evaluation(("<b>&", "two")))
+    markdown, html = as_markdown(table), as_html(table)
+    assert markdown.count("\n| ") == len(table.rows)
+    assert "&lt;b&gt;&amp;" in html and "<b>&" not in html
+    for row in table.rows:
+        assert row.pretrained is not None
+        assert f"{row.pretrained[0]:.3f}" in markdown and f"{row.pretrained[0]:.3f}" in html
+
+
+def test_results_json_is_plain_json_that_rebuilds_the_scores(tmp_path: Path) -> None:
+    found = evaluation()
+    text = write_results(found, tmp_path).read_text()
+    stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert len(stored["runs"]) == len(found.runs)
+    truth = np.array(stored["tasks"]["classify"]["truth"], bool)
+    run = next(r for r in stored["runs"] if r["task"] == "classify" and r["arm"] == "pretrained")
+    again = score(Decisions(np.array(run["test"]["scores"]), np.array(run["test"]["thresholds"])), truth)
+    assert again["auroc"] == pytest.approx(run["metrics"]["auroc"], abs=1e-4)
+    assert len(as_rows(make_table(found))) == 8

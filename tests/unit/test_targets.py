@@ -1,0 +1,144 @@
+"""Target matrices: the published example, symmetry, own pairs, and the fixed mass on them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from beatray.objectives import targets
+from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+
+N = 6
+INDEX = torch.arange(2 * N)
+RECORD = torch.arange(N).repeat(2)
+OWN = targets.own_pairs(RECORD, RECORD, INDEX)
+
+
+def features(seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(N, 8, generator=generator)[RECORD] + 1.0
+
+
+def test_own_pairs_are_the_other_view() -> None:
+    expected = torch.zeros(2 * N, 2 * N)
+    for i in range(N):
+        expected[i, i + N] = expected[i + N, i] = 1.0
+    assert torch.equal(targets.hard(OWN), expected)
+
+
+def test_power_50_maps_the_published_similarities() -> None:
+    """Beat-SSL's figure: 0.97, 0.80 and 0.70 after the 50th power."""
+    for raw, sharp in ((0.99939, 0.97), (0.99555, 0.80), (0.99289, 0.70)):
+        angle = math.acos(raw)
+        pair = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
+        soft = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 50.0)
+        assert float(soft[0, 1]) == pytest.approx(sharp, abs=0.005)
+        plain = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 1.0)
+        assert float(plain[0, 1]) == pytest.approx(raw, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["soft_1", "soft_2"])
+def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
+    values = features()
+    if kind == "soft_1":
+        soft = targets.soft_1(OWN, values, values, 50.0)
+    else:
+        soft = targets.soft_2(OWN, values - 1.0, values - 1.0, 0.5, 20.0)
+    torch.testing.assert_close(soft, soft.T)
+    assert (soft[OWN] == 1.0).all()
+    others = soft[~OWN & ~torch.eye(2 * N, dtype=torch.bool)]
+    assert others.min() >= 0.0
+    assert others.max() < 1.0
+    assert others.std() > 1e-3
+    # the same for all four combinations of the views of two records
+    torch.testing.assert_close(soft[0, 1], soft[0, 1 + N])
+    torch.testing.assert_close(soft[0, 1], soft[N, 1 + N])
+
+
+def test_soft_2_is_the_softclt_map() -> None:
+    zero = torch.zeros(1, 1, dtype=torch.bool)
+    a, b = torch.tensor([[0.1, 0.9]]), torch.tensor([[0.4, 0.5]])
+    distance = math.hypot(0.3, 0.4) / math.sqrt(2)
+    expected = 2 * 0.5 / (1 + math.exp(10.0 * distance))
+    assert float(targets.soft_2(zero, a, b, 0.5, 10.0)) == pytest.approx(expected, abs=1e-6)
+    assert float(targets.soft_2(zero, a, a, 0.5, 10.0)) == pytest.approx(0.5, abs=1e-7)  # alpha bounds the others
+
+
+def test_opposite_features_are_not_alike() -> None:
+    pair = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
+    soft = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 50.0)
+    assert soft[0, 1] == 0.0  # an even power must not turn -1 into 1
+
+
+@pytest.mark.parametrize("pos_mass", [0.1, 0.5, 0.9])
+def test_own_pairs_hold_the_asked_mass(pos_mass: float) -> None:
+    soft = targets.soft_1(OWN, features(), features(), 50.0)
+    fixed = targets.fix_own_mass(soft, OWN, INDEX, pos_mass)
+    share = fixed / fixed.sum(1, keepdim=True)
+    torch.testing.assert_close((share * OWN).sum(1), torch.full((2 * N,), pos_mass))
+    # relations among the others stay
+    torch.testing.assert_close(fixed[0, 1] / fixed[0, 2], soft[0, 1] / soft[0, 2])
+    assert targets.fix_own_mass(soft, OWN, INDEX, None) is soft
+
+
+def test_own_mass_leaves_what_cannot_be_fixed() -> None:
+    hard = targets.hard(OWN)
+    torch.testing.assert_close(targets.fix_own_mass(hard, OWN, INDEX, 0.5), hard)
+    nothing = torch.zeros(2 * N, 2 * N)
+    torch.testing.assert_close(targets.fix_own_mass(nothing, OWN, INDEX, 0.5), nothing)
+    with pytest.raises(ValueError, match="pos_mass"):
+        targets.fix_own_mass(hard, OWN, INDEX, 1.0)
+
+
+def test_same_class() -> None:
+    kind = torch.tensor([0, 1, 0, -1, -1, 1]).repeat(2)
+    alike = targets.same_class(OWN, kind, kind, INDEX)
+    assert alike.diagonal().sum() == 0
+    assert alike[0, [2, N, N + 2]].tolist() == [1, 1, 1]
+    assert alike[0, [1, 3, N + 1]].tolist() == [0, 0, 0]
+    assert alike[3].nonzero()[:, 0].tolist() == [3 + N]  # unknown: its own pair only
+    torch.testing.assert_close(alike, alike.T)
+
+
+def test_one_class_for_all_falls_back_to_own_pairs() -> None:
+    kind = torch.zeros(2 * N, dtype=torch.int64)
+    assert torch.equal(targets.same_class(OWN, kind, kind, INDEX), targets.hard(OWN))
+    empty = torch.zeros(0, dtype=torch.int64)
+    assert targets.same_class(torch.zeros(0, 0, dtype=torch.bool), empty, empty, empty).shape == (0, 0)
+
+
+def test_rows_of_a_part_are_rows_of_the_whole() -> None:
+    values = features()
+    whole = targets.soft_1(OWN, values, values, 50.0)
+    torch.testing.assert_close(targets.soft_1(OWN[3:5], values[3:5], values, 50.0), whole[3:5])
+    assert torch.equal(targets.own_pairs(RECORD[3:5], RECORD, INDEX[3:5]), OWN[3:5])
+
+
+def test_missing_values_become_means_and_ranges_scale() -> None:
+    values = np.array([[1.0, 10.0, np.nan], [3.0, np.nan, np.nan], [2.0, 30.0, np.nan]])
+    table = FeatureTable.from_values(("a_mv", "b_ms", "c"), values)
+    np.testing.assert_allclose(table.mean, [2.0, 20.0, 0.0])
+    np.testing.assert_allclose(table.sd, [np.sqrt(2 / 3), 10.0, 0.0])
+    np.testing.assert_allclose([table.min, table.max], [[1, 10, 0], [3, 30, 0]])
+    made = targets.Features(table)
+    imputed = made.impute(torch.tensor(values))
+    assert imputed.tolist() == [[1, 10, 0], [3, 20, 0], [2, 30, 0]]
+    assert made.scale(imputed).tolist() == [[0, 0, 0], [1, 0.5, 0], [0.5, 1, 0]]
+    assert made.scale(torch.tensor([[9.0, -9.0, 5.0]])).tolist() == [[1, 0, 1]]
+    assert not made.state_dict()
+
+
+def test_statistics_survive_json() -> None:
+    table = FeatureTable.from_values(("a", "b"), np.random.default_rng(0).normal(size=(9, 2)) / 3)
+    empty = FeatureTable.from_values(("x",), np.zeros((0, 1)))
+    statistics = FeatureStatistics(table, empty)
+    again = FeatureStatistics.from_dict(json.loads(json.dumps(statistics.to_dict())))
+    assert again.record.names == table.names
+    np.testing.assert_array_equal(again.record.mean, table.mean)
+    np.testing.assert_array_equal(again.beat.max, [0.0])
+    with pytest.raises(ValueError, match="one finite number"):
+        FeatureTable(("a",), *[np.array([np.nan])] * 4)
