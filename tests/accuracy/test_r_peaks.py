@@ -61,7 +61,7 @@ def test_ludb_at_other_rates(ludb: Ludb, rate_hz: int) -> None:
 
 
 def test_ptbxl_agrees_with_another_detector(ptbxl_dir: Path) -> None:
-    """On recordings nothing was tuned on: beats that at least five of eight single-lead runs of sleepecg agree on."""
+    """Beats that at least five of eight single-lead runs of sleepecg agree on; PTB-XL has no annotated beats."""
     _, signal_mv, _ = read_ptbxl(ptbxl_dir)
     consensus = [_consensus(record) for record in signal_mv]
     found = find_r_peaks(signal_mv, 500)

@@ -182,11 +182,17 @@ def _swap_flag(
         if (masks[k] & needed) != needed or 2 * len(full) < len(beats) or len(full) < 3 or last < 0:
             continue
         lead_i, v6 = x_blt[k, LEAD_INDEX["i"]], x_blt[k, LEAD_INDEX["v6"]]
-        at = {name: np.clip(full[name], 0, last) for name in ("p_onset", "p_peak", "qrs_onset", "r_peak")}
-        with np.errstate(invalid="ignore"):
-            p_mv = np.median(lead_i[at["p_peak"]] - lead_i[at["p_onset"]])
-            qrs_mv = np.median(lead_i[at["r_peak"]] - lead_i[at["qrs_onset"]])
-            v6_mv = np.median(v6[at["r_peak"]] - v6[at["qrs_onset"]])
-        if p_mv < SWAP_P_MV and qrs_mv < SWAP_QRS_MV and v6_mv > SWAP_V6_MV:
-            flags[k] = Flag.LIMB_SWAP_SUSPECT
+        p_onset, p_peak, onset, r = (np.minimum(full[n], last) for n in ("p_onset", "p_peak", "qrs_onset", "r_peak"))
+        with np.errstate(invalid="ignore", over="ignore"):  # one after the other: nearly all stop at the P wave
+            if (
+                _middle(lead_i[p_peak] - lead_i[p_onset]) < SWAP_P_MV
+                and _middle(lead_i[r] - lead_i[onset]) < SWAP_QRS_MV
+                and _middle(v6[r] - v6[onset]) > SWAP_V6_MV
+            ):
+                flags[k] = Flag.LIMB_SWAP_SUSPECT
     return flags
+
+
+def _middle(values: NDArray[np.generic]) -> float:
+    """Upper median; on a dozen values a plain sort is ten times faster than `np.median`."""
+    return float(np.sort(values)[len(values) // 2])

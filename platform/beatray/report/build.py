@@ -38,17 +38,17 @@ CURVES = (
     ("rhythm_loss", "rhythm loss"),
     ("rhythm_target_entropy", "rhythm: target entropy"),
     ("rhythm_own_pair_mass", "rhythm: own-pair mass"),
-    ("rhythm_spread", "rhythm: embedding spread"),
+    ("rhythm_spread", "rhythm: spread"),
     ("learning_rate", "learning rate"),
     ("beat_loss", "beat loss"),
     ("beat_target_entropy", "beat: target entropy"),
     ("beat_own_pair_mass", "beat: own-pair mass"),
-    ("beat_spread", "beat: embedding spread"),
+    ("beat_spread", "beat: spread"),
 )
 """Keys of the metrics lines and the titles of their panels."""
 
 MAX_TARGET_ENTROPY, MIN_SPREAD = 0.9, 0.3
-"""Levels that the curves are read against: nearly uniform targets, nearly collapsed embeddings. Training warns there."""
+"""Levels that the curves are read against, where training warns: nearly uniform targets, collapsed embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ def _result_section(table: Table) -> Section:
             Picture(
                 to_svg(pictures.comparison(table.rows)),
                 alt="Scores of the pretrained encoder, its control and measured features, per protocol",
-                caption="Means over seeds; bars are one SD over seeds. Dots that overlap tell nothing apart.",
+                caption="Means over seeds; bars are one SD over seeds. Whether a difference outlasts the choice of "
+                "test recordings is what the intervals of the table say.",
             )
         ],
         folded={"The same table as plain text": as_text(table)},
@@ -164,9 +165,10 @@ def _curve_section(material: Material) -> Section | None:
     if curves and len(steps) > 1:
         marks = {name: (MAX_TARGET_ENTROPY, "nearly uniform") for name in curves if name.endswith("entropy")}
         marks |= {name: (MIN_SPREAD, "collapsed below") for name in curves if name.endswith("spread")}
+        shares = [name for name in curves if name.endswith(("entropy", "mass", "spread"))]
         figures.append(
             Picture(
-                to_svg(pictures.training_curves(steps, curves, marks)),
+                to_svg(pictures.training_curves(steps, curves, marks, shares)),
                 alt="Training curves over optimiser steps: " + ", ".join(curves),
                 caption="Target entropy is relative to that of a uniform target (1 = the target says nothing); "
                 "own-pair mass is what a target leaves on the other view of the same recording or beat; spread is "

@@ -28,7 +28,7 @@ from beatray.report.canvas import BLUE, INK, STYLE, WAVE_COLOURS, new_figure
 MM_PER_S, MM_PER_MV = 25.0, 10.0
 COLUMNS = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4", "V5", "V6"))
 RHYTHM_LEAD = "II"
-ROW_MM, MARGIN_MM = 27.0, 12.0
+ROW_MM, MARGIN_MM, PAD_MM = 27.0, 12.0, 8.0
 STRIP_S = 10.0
 MM_PER_INCH = 25.4
 
@@ -52,7 +52,7 @@ def twelve_lead_strip(
 ) -> Figure:
     """A 12-lead strip at 25 mm/s and 10 mm/mV; R-peaks and beat windows (k, 2) are marked on the rhythm row."""
     rows = len(COLUMNS[0]) + 1
-    width_mm, height_mm = STRIP_S * MM_PER_S + 2 * MARGIN_MM, rows * ROW_MM + 2 * 5.0
+    width_mm, height_mm = STRIP_S * MM_PER_S + 2 * MARGIN_MM, rows * ROW_MM + 2 * PAD_MM
     with rc_context(STYLE):
         figure = new_figure(width_mm / MM_PER_INCH, height_mm / MM_PER_INCH)
         figure.set_layout_engine("none")
@@ -63,7 +63,7 @@ def twelve_lead_strip(
         _paper(axes, width_mm, height_mm)
         seconds = STRIP_S / len(COLUMNS)
         for row in range(rows - 1):
-            middle = -5.0 - ROW_MM * (row + 0.5)
+            middle = -PAD_MM - ROW_MM * (row + 0.5)
             _calibration(axes, middle)
             for column, names in enumerate(COLUMNS):
                 start = column * seconds
@@ -71,7 +71,7 @@ def twelve_lead_strip(
                 _label(axes, names[row], start * MM_PER_S, middle)
                 if column:
                     axes.plot([start * MM_PER_S] * 2, [middle - 3, middle + 3], color=INK, linewidth=0.8)
-        middle = -5.0 - ROW_MM * (rows - 0.5)
+        middle = -PAD_MM - ROW_MM * (rows - 0.5)
         _calibration(axes, middle)
         _beats(axes, np.asarray(r_peaks, np.float64), np.asarray(beat_boxes, np.float64), middle, rate_hz)
         _trace(axes, x_mv[LEADS.index(RHYTHM_LEAD)], 0, STRIP_S, middle, rate_hz)

@@ -6,7 +6,7 @@ finite leave a gap. Nothing here reads a file or knows a run folder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -22,11 +22,15 @@ PANELS_PER_ROW = 5
 
 
 def training_curves(
-    step: ArrayLike, curves: Mapping[str, ArrayLike], marks: Mapping[str, tuple[float, str]] | None = None
+    step: ArrayLike,
+    curves: Mapping[str, ArrayLike],
+    marks: Mapping[str, tuple[float, str]] | None = None,
+    shares: Collection[str] = (),
 ) -> Figure:
     """Small multiples, one panel per curve over `step` (n,): the raw values faint, a running median on top.
 
-    `marks[name] = (level, text)` draws a level that means something, such as the entropy of a uniform target.
+    `marks[name] = (level, text)` draws a level that means something, such as the entropy of a uniform target; the
+    curves named in `shares` are drawn from 0 to 1.
     """
     steps = np.asarray(step, np.float64)
     marks = marks or {}
@@ -46,6 +50,8 @@ def training_curves(
             axes.set_title(name)
             axes.set_xlabel("step")
             axes.margins(x=0.01)
+            if name in shares:
+                axes.set_ylim(0.0, 1.05)
             quiet_grid(axes)
         for axes in panels[len(curves) :]:
             axes.set_axis_off()

@@ -1,0 +1,95 @@
+"""The main job as a user meets it: a wheel built from the tree, installed elsewhere, `beatray demo` on 24 recordings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from beatray.corpus.reader import open_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.ray
+
+QUICK = (
+    "records=12 train.epochs=3 train.batch_size=16 evaluate.seeds=[0] evaluate.shuffles=1 evaluate.inner_folds=3 "
+    "evaluate.bootstraps=20 evaluate.decoder.steps=8 evaluate.segment_finetune.steps=4 evaluate.classify_finetune.steps=4"
+).split()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder holding the installed wheel, far from the source tree."""
+    place = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(place), str(ROOT)], check=True)
+    (wheel,) = place.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "platform/__init__.py" not in names
+    assert {"beatray/configs/demo.yaml", "beatray/sample/ATTRIBUTION.md", "beatray/sample/ludb-sample.zip"} <= set(names)
+    assert sum(path.stat().st_size for path in (ROOT / "platform/beatray/sample").glob("*.zip")) < 15_000_000
+    target = place / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)
+    return target
+
+
+def demo(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "BEATRAY_"))}
+    environment |= {"PYTHONPATH": str(installed), "COLUMNS": "120"}
+    command = [sys.executable, "-m", "beatray", "demo", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False)
+
+
+def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) -> None:
+    first = demo(installed, tmp_path, *QUICK)
+    assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
+    out = tmp_path / "beatray-demo"
+    manifest = open_corpus(str(out / "corpus")).manifest
+    assert manifest.statistics["by_source"] == {"ludb": 12, "ptbxl": 12}
+    results = json.loads((out / "results.json").read_text())
+    arms = {(run["task"], run["protocol"], run["arm"]) for run in results["runs"]}
+    for task in ("segment", "classify"):
+        for protocol in ("frozen", "finetune"):
+            assert {(task, protocol, "pretrained"), (task, protocol, "random")} <= arms
+    assert {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")} <= arms
+    seen = {line for text in (out / "runs/pretrain/metrics.jsonl").read_text().splitlines() for line in json.loads(text)}
+    assert {"loss", "rhythm_loss", "beat_loss", "data_wait_s"} <= seen
+    page = (out / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["']?https?:""", page), "the report must stand alone"
+    assert page.count("<img") + page.count("<svg") >= 5
+    for word in ("CC BY 4.0", "ODC-By", "Beat-SSL"):
+        assert word in page
+    assert "mlflow ui --backend-store-uri sqlite:" in first.stdout and "report.html" in first.stdout
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{out}/runs/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("beatray demo").experiment_id])
+    assert run.info.status == "FINISHED" and "loss" in run.data.metrics
+    assert "segment.frozen.10pct.f1.pretrained" in run.data.metrics
+    assert {"report", "evaluation", "encoder"} <= {item.path for item in client.list_artifacts(run.info.run_id)}
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and "mlflow" not in path.name}
+    second = demo(installed, tmp_path, *QUICK)
+    assert second.returncode == 0 and second.stdout.count("nothing to do") == 3
+    kept = [path for path, when in before.items() if path.suffix in (".parquet", ".safetensors", ".html", ".json") and path.stat().st_mtime_ns != when]
+    assert [path for path in kept if path.name != "tracking.json"] == []
+
+    other = demo(installed, tmp_path, *QUICK, "seed=1")
+    assert other.returncode == 2 and "--overwrite" in other.stderr and "seed" in other.stderr
+
+
+def test_a_folder_of_somebody_else_is_not_touched(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "beatray-demo").mkdir()
+    (tmp_path / "beatray-demo" / "thesis.txt").write_text("mine")
+    for words in ([], ["--overwrite"]):
+        done = demo(installed, tmp_path, *words)
+        assert done.returncode == 2 and "was not made by beatray demo" in done.stderr
+    assert (tmp_path / "beatray-demo" / "thesis.txt").read_text() == "mine"

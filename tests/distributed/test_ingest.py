@@ -1,0 +1,175 @@
+"""Ingest through real Ray tasks: exact, repeatable, resumable, and every recording accounted for."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beatray.commands.demo import SAMPLE
+from beatray.corpus.manifest import CorpusError, read_manifest
+from beatray.corpus.reader import open_corpus, verify
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
+from beatray.corpus.store import TEMPORARY_PREFIX, Store
+from beatray.ingest.convert import IngestSettings, ingest, read_quarantine
+from beatray.ingest.ptbxl import find as find_ptbxl
+from beatray.ingest.source import SOURCES
+from beatray.ingest.tree import open_tree
+
+pytestmark = pytest.mark.ray
+
+PLAN = IngestSettings({"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}, "", items_per_shard=8, limit=24)
+
+
+def shard_bytes(corpus: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((corpus / "shards").iterdir())}
+
+
+def test_same_input_same_bytes_and_a_second_ingest_does_nothing(local_ray: None, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        ingest(replace(PLAN, out=str(tmp_path / name)))
+    assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
+    assert (tmp_path / "a" / "manifest-0.json").read_bytes() == (tmp_path / "b" / "manifest-0.json").read_bytes()
+    assert ingest(replace(PLAN, out=str(tmp_path / "a"))).number == 0
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_file()) == ["manifest-0.json"]
+
+
+def test_the_corpus_holds_the_samples_of_the_files(local_ray: None, tmp_path: Path) -> None:
+    ingest(replace(PLAN, out=str(tmp_path / "c")))
+    corpus = open_corpus(str(tmp_path / "c"))
+    rows = corpus.rows()
+    assert len(rows) == 48 and set(rows.source) == {"ludb", "ptbxl"}
+    for source in ("ludb", "ptbxl"):
+        tree = open_tree(PLAN.sources[source])
+        items = {f"{source}/{item.name}": item for item in SOURCES[source].find(tree)}
+        for position in [n for n, name in enumerate(rows.source) if name == source][:6]:
+            (record,) = SOURCES[source].read(tree, items[rows.record_id[position]])
+            error_uv = np.abs(rows.signal_uv[position] - record.signal_mv * 1000)
+            assert error_uv.max() <= 0.5 + 1e-6
+            assert rows.labels[position] == record.labels
+            assert len(rows.waves[position]) == len(record.waves)
+    assert all(len(waves) > 50 for waves, source in zip(rows.waves, rows.source, strict=True) if source == "ludb")
+    index = corpus.index
+    assert index["fold"][index["source"] == "ptbxl"].between(1, 9).all()
+
+
+def test_new_recordings_become_a_new_manifest_and_the_old_snapshot_stays(local_ray: None, tmp_path: Path) -> None:
+    out = str(tmp_path / "c")
+    ingest(IngestSettings({"ludb": PLAN.sources["ludb"]}, out, limit=10))
+    grown = ingest(IngestSettings({"ptbxl": PLAN.sources["ptbxl"]}, out, limit=10))
+    assert grown.number == 1 and grown.statistics["by_source"] == {"ludb": 10, "ptbxl": 10}
+    assert set(open_corpus(out, 0).index["source"]) == {"ludb"}
+    with pytest.raises(CorpusError, match="detector"):
+        ingest(IngestSettings({"ludb": PLAN.sources["ludb"]}, out, detector="neurokit"))
+
+
+def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_on(local_ray: None, tmp_path: Path, ludb_dir: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("1", "2", "3", "4", "5", "6", "7"):
+        for suffix in (".hea", ".dat"):
+            shutil.copy(ludb_dir / "data" / f"{name}{suffix}", folder / f"{name}{suffix}")
+
+    def edit(name: str, old: str, new: str) -> None:
+        path = folder / f"{name}.hea"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    data = bytearray((folder / "2.dat").read_bytes())
+    data[5000] ^= 16
+    (folder / "2.dat").write_bytes(bytes(data))  # checksum
+    (folder / "3.dat").write_bytes((folder / "3.dat").read_bytes()[:-7])  # truncated
+    first = next(line for line in (folder / "4.hea").read_text().splitlines() if "/mV" in line)
+    edit("4", first.split()[2], "0/mV")  # gain
+    (folder / "5.dat").unlink()  # missing
+    edit("6", "6.dat", "../6.dat")  # outside
+    manifest = ingest(IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c")))
+    assert manifest.statistics["recordings"] == 2
+    assert manifest.statistics["quarantine_reasons"] == {
+        "bad_gain": 1, "checksum": 1, "missing_file": 1, "truncated": 1, "unsafe_path": 1,
+    }  # fmt: skip
+    refused = read_quarantine(Store(str(tmp_path / "c")), manifest)
+    assert {row["item"] for row in refused} == {"2", "3", "4", "5", "6"} and all(row["detail"] for row in refused)
+
+
+def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
+    items = find_ptbxl(open_tree(str(ptbxl_dir)))
+    assert len(items) == 434
+    manifest = ingest(IngestSettings({"ptbxl": str(ptbxl_dir)}, str(tmp_path / "c"), items_per_shard=128))
+    assert manifest.statistics["quarantine_reasons"] == {"metadata": 12}
+    assert manifest.statistics["recordings"] == 422
+
+
+def test_the_same_signal_from_two_sources_shares_the_strictest_role(local_ray: None, data_dir: Path, ptbxl_dir: Path, tmp_path: Path) -> None:
+    sources = {"cinc": str(data_dir / "misc" / "bad_headers"), "ptbxl": str(ptbxl_dir)}
+    ingest(IngestSettings(sources, str(tmp_path / "c")))
+    index = open_corpus(str(tmp_path / "c")).index
+    twins = duplicates(index)
+    assert {"cinc/HR00002", "ptbxl/00002"} <= set(twins["record_id"])
+    fold = int(index["fold"][index["record_id"] == "ptbxl/00002"].iloc[0])
+    roles = assign_roles(index, SplitPolicy(validation_folds=(), test_folds=(fold,)))
+    assert roles[(index["record_id"] == "cinc/HR00002").to_numpy()] == Role.TEST
+    for column in ("patient_id", "content_hash"):
+        assert (index.assign(role=roles).dropna(subset=[column]).groupby(column)["role"].nunique() == 1).all()
+
+
+def test_killed_and_started_again_gives_the_same_corpus(local_ray: None, tmp_path: Path) -> None:
+    whole = replace(PLAN, out=str(tmp_path / "whole"), items_per_shard=4)
+    ingest(whole)
+    killed = tmp_path / "killed"
+    words = [f"{name}={path}" for name, path in PLAN.sources.items()]
+    command = [sys.executable, "-m", "beatray", "ingest", *words, "--out", str(killed), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "platform")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list((killed / "staging").glob("*.json"))) < 2:
+        time.sleep(0.02)
+    assert process.poll() is None, "the ingest ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with pytest.raises(CorpusError, match="no corpus"):
+        read_manifest(Store(str(killed)))
+    (killed / "shards" / f"{TEMPORARY_PREFIX}left").write_bytes(b"half a shard")
+    ingest(replace(whole, out=str(killed)))
+    assert shard_bytes(killed) == shard_bytes(tmp_path / "whole")
+    assert (killed / "manifest-0.json").read_bytes() == (tmp_path / "whole" / "manifest-0.json").read_bytes()
+
+
+def test_verify_finds_any_flipped_bit(sample_corpus: str, tmp_path: Path) -> None:
+    copy = tmp_path / "c"
+    shutil.copytree(sample_corpus, copy)
+    assert list(verify(open_corpus(str(copy)))) == []
+    chance = random.Random(1)
+    shards = sorted((copy / "shards").iterdir())
+    for _ in range(40):
+        path = chance.choice(shards)
+        good = path.read_bytes()
+        at = chance.randrange(len(good))
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << chance.randrange(8)]) + good[at + 1 :])
+        faults = list(verify(open_corpus(str(copy))))
+        assert len(faults) == 1 and path.name in faults[0]
+        path.write_bytes(good)
+    shards[0].write_bytes(b"")
+    assert any(shards[0].name in fault for fault in verify(open_corpus(str(copy))))
+    shards[0].unlink()
+    assert any(shards[0].name in fault for fault in verify(open_corpus(str(copy))))
+
+
+def test_rows_come_in_the_order_asked_for(sample_corpus: str) -> None:
+    corpus = open_corpus(sample_corpus)
+    wanted = np.array([70, 3, 3, 119, 0])
+    rows = corpus.rows(wanted)
+    assert rows.record_id == corpus.index["record_id"].iloc[wanted].tolist()
+    everything = corpus.rows()
+    assert np.array_equal(rows.signal_uv, everything.signal_uv[wanted])
+    assert len(rows.take([4, 1])) == 2 and rows.take([4]).record_id == rows.record_id[4:]
