@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from beatray.corpus.reader import Rows
 from beatray.evaluate import segment
@@ -19,6 +21,15 @@ from evaluation_rows import read_rows
 
 SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
 PERMUTATIONS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on many threads, and the number of threads moves the last bits of a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

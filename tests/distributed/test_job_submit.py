@@ -76,7 +76,7 @@ def test_pretrain_as_a_job(sample_corpus: str, clone: Path, tmp_path: Path, shor
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=3"),
             *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
             *("--node-ip-address=127.0.0.1", "--object-store-memory=200000000", "--min-worker-port=0"),
-            *("--max-worker-port=0", "--ray-client-server-port=0", "--dashboard-agent-listen-port=0"),
+            *("--max-worker-port=0", "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"),
         ],
         env=environment,
         cwd=tmp_path,

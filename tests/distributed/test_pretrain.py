@@ -18,7 +18,7 @@ from beatray.train.order import steps_per_epoch
 
 pytestmark = pytest.mark.ray
 
-WORDS = ("encoder=tiny", "train=small", "train.batch_size=24", "train.epochs=2", "train.precision=fp32",
+WORDS = ("encoder=tiny", "train=small", "train.batch_size=24", "train.epochs=3", "train.precision=fp32",
          "train.log_ids=true", "train.checkpoint_every_steps=3", "tracking.uri=null", "train.warmup_epochs=0.5")
 
 
@@ -48,8 +48,8 @@ def test_two_workers_train_on_the_same_global_batches(runs: Path, sample_corpus:
     one, two = ids(runs, "w1"), ids(runs, "w2")
     assert one == two
     n = len({name for step in one for name in step})
-    assert sum(map(len, one)) == 2 * n
-    assert len(one) == 2 * steps_per_epoch(n, 24)
+    assert sum(map(len, one)) == 3 * n
+    assert len(one) == 3 * steps_per_epoch(n, 24)
 
 
 def test_two_workers_have_the_loss_of_one(runs: Path) -> None:
@@ -85,8 +85,8 @@ def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str)
         start(sample_corpus, runs, "cut", "train.workers=1", "objective.temperature=0.2")
     result = start(sample_corpus, runs, "cut", "train.workers=1")
     assert result.finished and result.continued_from == 4
-    assert losses(runs, "cut") == losses(runs, "w1")  # at least five further losses, equal to the last bit
-    assert len(losses(runs, "cut")) >= 9
+    assert losses(runs, "cut") == losses(runs, "w1")  # to the last bit
+    assert len(losses(runs, "cut")) - 4 >= 5
     assert ids(runs, "cut") == ids(runs, "w1")
     a, b = (beatray.load_encoder(str(runs / name)).state_dict() for name in ("cut", "w1"))
     assert all(torch.equal(a[name], b[name]) for name in a)
