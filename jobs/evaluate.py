@@ -1,6 +1,6 @@
 """What `ray job submit` runs for `beatray evaluate`: the same words, on the cluster the job belongs to.
 
-    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/evaluate.py <the words of beatray evaluate>
+    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/evaluate.py WORDS
 
 The cluster needs only the dependencies: the package is taken from the submitted source tree. Outputs must be absolute
 paths that every node sees, because the job runs in a temporary copy of the tree.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "platform"))
 
-from beatray.cli import main  # noqa: E402  (the path above comes first)
+from beatray.cli import main
 
 if __name__ == "__main__":
     os.environ.setdefault("RAY_ADDRESS", "auto")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many small tensors on shared cores are faster alone
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="the whole main job on the bundled real recordings",
-        description="Ingest the bundled recordings, pretrain, evaluate on both tasks, track, report. About five minutes.",
+        description="Ingest the bundled recordings, pretrain, evaluate on both tasks, track, report: in minutes.",
     )
     demo.add_argument("--out", help="folder for everything it makes (default: beatray-demo)")
     demo.add_argument("--overwrite", action="store_true", help="start anew: delete what an earlier demo made there")
@@ -122,7 +122,9 @@ def _dispatch(words: argparse.Namespace) -> int:
 
         if words.action == "show":
             return corpus.show_corpus(words.path, words.json)
-        return corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
+        return (
+            corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
+        )
     from beatray.train.checkpoint import CheckpointError
     from beatray.train.errors import TrainingError
 

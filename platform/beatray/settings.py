@@ -80,15 +80,26 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _one_of("train.precision", self.precision, ("fp32", "bf16"))
         _one_of("train.device", self.device, ("auto", "cpu", "cuda"))
-        for name in ("workers", "epochs", "batch_size", "accumulate", "lanes", "window", "chunk_steps",
-                     "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "readers_per_worker"):
+        for name in (
+            "workers",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "lanes",
+            "window",
+            "chunk_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+            "log_every_steps",
+            "readers_per_worker",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"train.{name} must be at least 1, not {getattr(self, name)}")
         if self.batch_size % self.lanes:
             raise SettingsError(f"train.lanes={self.lanes} must divide train.batch_size={self.batch_size}")
         if self.batch_size < self.workers * self.accumulate:
             raise SettingsError("train.batch_size must be at least train.workers x train.accumulate")
-        if not 0 < self.cpus_per_reader or not 0 < self.cpus_per_worker:
+        if not self.cpus_per_reader > 0 or not self.cpus_per_worker > 0:
             raise SettingsError("train.cpus_per_worker and train.cpus_per_reader must be above 0")
 
 
@@ -167,9 +178,8 @@ def compose(top: str, words: list[str], *, extra: dict[str, str] | None = None) 
             if word not in chosen and not _fits(key, known):
                 raise SettingsError(f"there is no setting '{key}'{_nearest(key, known)}")
         try:
-            return typing.cast(
-                "dict[str, Any]", OmegaConf.to_container(hydra_compose(top, overrides=overrides), resolve=True)
-            )
+            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=overrides), resolve=True)
+            return {str(key): value for key, value in content.items()}
         except (HydraException, OmegaConfBaseException) as error:
             raise SettingsError(str(error)) from error
 
@@ -262,7 +272,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
 
 def as_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain JSON-ready dicts."""
-    return typing.cast("dict[str, Any]", dataclasses.asdict(settings))
+    return dataclasses.asdict(settings)
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

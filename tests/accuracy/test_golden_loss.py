@@ -25,8 +25,9 @@ pytestmark = pytest.mark.ray
 
 
 def test_twenty_steps(sample_corpus: str, tmp_path: Path) -> None:
-    words = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=golden", "encoder=tiny", "train=small", "train.workers=1",
-             "train.batch_size=24", "train.epochs=5", "train.precision=fp32", "train.learning_rate=5e-4", "train.stop_after_steps=20"]  # fmt: skip
+    words = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=golden", "encoder=tiny", "train=small"]
+    words += ["train.workers=1", "train.batch_size=24", "train.epochs=5", "train.precision=fp32"]
+    words += ["train.learning_rate=5e-4", "train.stop_after_steps=20"]
     train(prepare_job(build(PretrainSettings, compose("pretrain", words))), Ranks())
     lines = read_lines(tmp_path / "golden" / "metrics.jsonl")
     curves = {name: [round(line[name], 5) for line in lines] for name in ("loss", "rhythm_loss", "beat_loss", "beats")}

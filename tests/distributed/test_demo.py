@@ -1,4 +1,4 @@
-"""The main job as a user meets it: a wheel built from the tree, installed elsewhere, `beatray demo` on 24 recordings."""
+"""The main job as a user meets it: a wheel, installed far from the tree, `beatray demo` on 24 recordings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.ray
 
-QUICK = (
-    "records=12 train.epochs=3 train.batch_size=16 evaluate.seeds=[0] evaluate.shuffles=1 evaluate.inner_folds=3 "
-    "evaluate.bootstraps=20 evaluate.decoder.steps=8 evaluate.segment_finetune.steps=4 evaluate.classify_finetune.steps=4"
-).split()
+QUICK = [
+    "records=12",
+    "train.epochs=3",
+    "train.batch_size=16",
+    "evaluate.seeds=[0]",
+    "evaluate.shuffles=1",
+    "evaluate.inner_folds=3",
+    "evaluate.bootstraps=20",
+    "evaluate.decoder.steps=8",
+    "evaluate.segment_finetune.steps=4",
+    "evaluate.classify_finetune.steps=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = place.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "platform/__init__.py" not in names
-    assert {"beatray/configs/demo.yaml", "beatray/sample/ATTRIBUTION.md", "beatray/sample/ludb-sample.zip"} <= set(names)
+    assert {"beatray/configs/demo.yaml", "beatray/sample/ATTRIBUTION.md", "beatray/sample/ludb-sample.zip"} <= set(
+        names
+    )
     assert sum(path.stat().st_size for path in (ROOT / "platform/beatray/sample").glob("*.zip")) < 15_000_000
     target = place / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)
@@ -44,7 +54,9 @@ def demo(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProc
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "BEATRAY_"))}
     environment |= {"PYTHONPATH": str(installed), "COLUMNS": "120"}
     command = [sys.executable, "-m", "beatray", "demo", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
 
 
 def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) -> None:
@@ -59,7 +71,9 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
         for protocol in ("frozen", "finetune"):
             assert {(task, protocol, "pretrained"), (task, protocol, "random")} <= arms
     assert {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")} <= arms
-    seen = {line for text in (out / "runs/pretrain/metrics.jsonl").read_text().splitlines() for line in json.loads(text)}
+    seen = {
+        line for text in (out / "runs/pretrain/metrics.jsonl").read_text().splitlines() for line in json.loads(text)
+    }
     assert {"loss", "rhythm_loss", "beat_loss", "data_wait_s"} <= seen
     page = (out / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?https?:""", page), "the report must stand alone"
@@ -79,7 +93,11 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and "mlflow" not in path.name}
     second = demo(installed, tmp_path, *QUICK)
     assert second.returncode == 0 and second.stdout.count("nothing to do") == 3
-    kept = [path for path, when in before.items() if path.suffix in (".parquet", ".safetensors", ".html", ".json") and path.stat().st_mtime_ns != when]
+    kept = [
+        path
+        for path, when in before.items()
+        if path.suffix in (".parquet", ".safetensors", ".html", ".json") and path.stat().st_mtime_ns != when
+    ]
     assert [path for path in kept if path.name != "tracking.json"] == []
 
     other = demo(installed, tmp_path, *QUICK, "seed=1")

@@ -27,7 +27,12 @@ from beatray.ingest.tree import open_tree
 
 pytestmark = pytest.mark.ray
 
-PLAN = IngestSettings({"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}, "", items_per_shard=8, limit=24)
+PLAN = IngestSettings(
+    {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")},
+    "",
+    items_per_shard=8,
+    limit=24,
+)
 
 
 def shard_bytes(corpus: Path) -> dict[str, bytes]:
@@ -72,7 +77,9 @@ def test_new_recordings_become_a_new_manifest_and_the_old_snapshot_stays(local_r
         ingest(IngestSettings({"ludb": PLAN.sources["ludb"]}, out, detector="neurokit"))
 
 
-def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_on(local_ray: None, tmp_path: Path, ludb_dir: Path) -> None:
+def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_on(
+    local_ray: None, tmp_path: Path, ludb_dir: Path
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("1", "2", "3", "4", "5", "6", "7"):
@@ -110,7 +117,9 @@ def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Pa
     assert manifest.statistics["recordings"] == 422
 
 
-def test_the_same_signal_from_two_sources_shares_the_strictest_role(local_ray: None, data_dir: Path, ptbxl_dir: Path, tmp_path: Path) -> None:
+def test_the_same_signal_from_two_sources_shares_the_strictest_role(
+    local_ray: None, data_dir: Path, ptbxl_dir: Path, tmp_path: Path
+) -> None:
     sources = {"cinc": str(data_dir / "misc" / "bad_headers"), "ptbxl": str(ptbxl_dir)}
     ingest(IngestSettings(sources, str(tmp_path / "c")))
     index = open_corpus(str(tmp_path / "c")).index
@@ -128,9 +137,22 @@ def test_killed_and_started_again_gives_the_same_corpus(local_ray: None, tmp_pat
     ingest(whole)
     killed = tmp_path / "killed"
     words = [f"{name}={path}" for name, path in PLAN.sources.items()]
-    command = [sys.executable, "-m", "beatray", "ingest", *words, "--out", str(killed), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "beatray",
+        "ingest",
+        *words,
+        "--out",
+        str(killed),
+        "items_per_shard=4",
+        "limit=24",
+        "cluster.cpus=2",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "platform")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(list((killed / "staging").glob("*.json"))) < 2:
         time.sleep(0.02)

@@ -45,7 +45,9 @@ def clone(tmp_path: Path) -> Path:
     target = tmp_path / "clone"
     if (ROOT / ".git").exists():
         subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(target)], check=True)
-        changed = subprocess.run(["git", "ls-files", "-mo", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "ls-files", "-mo", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         for name in changed.stdout.split():
             if (ROOT / name).is_file():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,9 @@ def test_pretrain_as_a_job(sample_corpus: str, clone: Path, tmp_path: Path, shor
         "RAY_TMPDIR": short_tmp,
         "HOME": str(tmp_path),
     }
-    missing = subprocess.run([sys.executable, "-c", "import beatray"], env=environment, cwd=tmp_path, capture_output=True, check=False)
+    missing = subprocess.run(
+        [sys.executable, "-c", "import beatray"], env=environment, cwd=tmp_path, capture_output=True, check=False
+    )
     assert missing.returncode != 0, "the package must not be importable in the cluster's environment"
     head = subprocess.Popen(
         [
@@ -90,7 +94,14 @@ def test_pretrain_as_a_job(sample_corpus: str, clone: Path, tmp_path: Path, shor
                 *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
                 *("--address", f"http://127.0.0.1:{dashboard}", "--working-dir", ".", "--"),
                 *("python", "jobs/pretrain.py", f"corpus={sample_corpus}", f"out={tmp_path / 'runs'}", "run=job"),
-                *("encoder=tiny", "train=small", "train.workers=2", "train.epochs=1", "train.batch_size=24", "tracking.uri=null"),
+                *(
+                    "encoder=tiny",
+                    "train=small",
+                    "train.workers=2",
+                    "train.epochs=1",
+                    "train.batch_size=24",
+                    "tracking.uri=null",
+                ),
             ],
             cwd=clone,
             env=environment,

@@ -18,12 +18,23 @@ from beatray.train.order import steps_per_epoch
 
 pytestmark = pytest.mark.ray
 
-WORDS = ("encoder=tiny", "train=small", "train.batch_size=24", "train.epochs=3", "train.precision=fp32",
-         "train.log_ids=true", "train.checkpoint_every_steps=3", "tracking.uri=null", "train.warmup_epochs=0.5")
+WORDS = (
+    "encoder=tiny",
+    "train=small",
+    "train.batch_size=24",
+    "train.epochs=3",
+    "train.precision=fp32",
+    "train.log_ids=true",
+    "train.checkpoint_every_steps=3",
+    "tracking.uri=null",
+    "train.warmup_epochs=0.5",
+)
 
 
 def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:
-    return pretrain(build(PretrainSettings, compose("pretrain", [f"corpus={corpus}", f"out={out}", f"run={run}", *WORDS, *words])))
+    return pretrain(
+        build(PretrainSettings, compose("pretrain", [f"corpus={corpus}", f"out={out}", f"run={run}", *WORDS, *words]))
+    )
 
 
 def losses(out: Path, run: str) -> list[float]:
@@ -62,8 +73,19 @@ def test_two_workers_have_the_loss_of_one(runs: Path) -> None:
 
 def test_the_run_folder_holds_what_it_promises(runs: Path) -> None:
     line = read_lines(runs / "w2" / "metrics.jsonl")[-1]
-    for name in ("step", "epoch", "loss", "learning_rate", "gradient_norm", "records_per_s", "data_wait_s",
-                 "rhythm_target_entropy", "rhythm_own_pair_mass", "rhythm_spread", "beats"):
+    for name in (
+        "step",
+        "epoch",
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "records_per_s",
+        "data_wait_s",
+        "rhythm_target_entropy",
+        "rhythm_own_pair_mass",
+        "rhythm_spread",
+        "beats",
+    ):
         assert name in line, sorted(line)
     assert (runs / "w2" / "settings.yaml").is_file()
     encoder = beatray.load_encoder(str(runs / "w2"))
@@ -81,7 +103,7 @@ def test_a_finished_run_is_left_alone(runs: Path, sample_corpus: str) -> None:
 def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str) -> None:
     result = start(sample_corpus, runs, "cut", "train.workers=1", "train.stop_after_steps=4")
     assert not result.finished and result.steps == 4
-    with pytest.raises(TrainingError, match="objective.temperature"):
+    with pytest.raises(TrainingError, match=r"objective\.temperature"):
         start(sample_corpus, runs, "cut", "train.workers=1", "objective.temperature=0.2")
     result = start(sample_corpus, runs, "cut", "train.workers=1")
     assert result.finished and result.continued_from == 4

@@ -25,6 +25,8 @@ from beatray.objectives.gather import gather_counts, gather_rows
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 
+torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
+
 ATOL = 1e-6
 N_RECORDS = 7
 VIEWS = {"crop_seconds": 1.5}
@@ -119,8 +121,8 @@ def rank_main(rank: int, world: int, folder: str) -> None:
     (Path(folder) / f"gather-rank-{rank}.json").write_text(json.dumps(gather_part(rank, world)))
     dist.barrier()
     dist.destroy_process_group()
-    # All is written. Left to itself the interpreter's tear-down aborts now and then ("terminate called without an active
-    # exception", about 1 in 12 on a busy machine) when DistributedDataParallel was used: it has threads of its own.
+    # All is written. Left to itself the tear-down of the interpreter aborts now and then ("terminate called without an
+    # active exception", about 1 in 12 on a busy machine) when DistributedDataParallel left threads behind.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The stream through real Ray Data on real recordings: exactly the planned rows, for any number of ranks, from anywhere."""
+"""The stream through real Ray Data on real recordings: the planned rows, for any number of ranks, from anywhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def job(sample_corpus: str) -> Job:
 def expected_keys(job: Job, epochs: int) -> list[list[int]]:
     """Record keys of every global step, straight from the index and the order: no Ray, no Parquet streaming."""
     index = open_corpus(job.settings.corpus.path).index
-    by_place = {(s, g, r): record_key(i) for s, g, r, i in index[["shard", "group", "row", "record_id"]].itertuples(index=False)}
+    by_place = {
+        (s, g, r): record_key(i) for s, g, r, i in index[["shard", "group", "row", "record_id"]].itertuples(index=False)
+    }
     shards = {shard.name: number for number, shard in enumerate(open_corpus(job.settings.corpus.path).manifest.shards)}
     steps = []
     for epoch in range(epochs):
@@ -104,7 +106,11 @@ def test_held_out_records_never_arrive(job: Job) -> None:
     index = open_corpus(job.settings.corpus.path).index
     held_out = index[(index["source"] == "ptbxl") & index["fold"].isin([9, 10])]["record_id"]
     assert len(held_out) and not seen & {record_key(name) for name in held_out}
-    streamed = {k for b in batches(job.stream, 0, 1, (0, 0), steps_per_epoch(job.rows, 12)) for k in b.arrays["record_key"].tolist()}
+    streamed = {
+        k
+        for b in batches(job.stream, 0, 1, (0, 0), steps_per_epoch(job.rows, 12))
+        for k in b.arrays["record_key"].tolist()
+    }
     assert streamed == seen
 
 

@@ -15,6 +15,8 @@ from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import collapse_warning
 
+torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
+
 # (rhythm, beat, exponent) of the 14 rows of Table 1
 ABLATION = [
     ("hard", "none", 1),

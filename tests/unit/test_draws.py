@@ -68,4 +68,3 @@ def test_every_word_matters() -> None:
         for stream in (1, 2)
     }
     assert len(seen) == 36
-

@@ -12,6 +12,8 @@ from beatray.models.registry import ENCODERS, build_encoder
 from beatray.models.segmentation import ConvDecoder, UNetDecoder, upsample
 from beatray.record import LEADS
 
+torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
+
 
 @pytest.mark.parametrize(
     ("name", "settings", "positions", "channels", "stride"),

@@ -12,7 +12,9 @@ from beatray.train.order import OrderSettings, Plan, epoch_order, lanes_for, sha
 RAGGED = [128] * 30 + [77, 3, 128, 1, 64]
 
 
-def taken(sizes: list[int], order: OrderSettings, world: int, start: tuple[int, int], n_steps: int) -> list[list[tuple[int, int, int]]]:
+def taken(
+    sizes: list[int], order: OrderSettings, world: int, start: tuple[int, int], n_steps: int
+) -> list[list[tuple[int, int, int]]]:
     """(epoch, row group, row) of every global step, put together from the plans of all ranks."""
     steps: list[list[tuple[int, int, int]]] = [[] for _ in range(n_steps)]
     for rank in range(world):

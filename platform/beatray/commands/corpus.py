@@ -35,7 +35,9 @@ def verify_corpus(uri: str) -> int:
     if faults:
         say(f"{len(faults)} faults. Restore the files named above from a copy, or ingest again with --overwrite.")
         return 1
-    say(f"whole: {len(corpus.manifest.shards)} shards, {corpus.manifest.rows:,} rows, manifest {corpus.manifest.number}")
+    say(
+        f"whole: {len(corpus.manifest.shards)} shards, {corpus.manifest.rows:,} rows, manifest {corpus.manifest.number}"
+    )
     return 0
 
 

@@ -146,7 +146,7 @@ def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
         return
     corpus = open_corpus(str(folder / "corpus"))
     policy = replace(settings.corpus, path=str(folder / "corpus"))
-    evaluation, (rows, train, test) = evaluate_encoder(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
+    evaluation, (rows, train, _) = evaluate_encoder(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
     say(write_tables(evaluation, folder))
     write_report(
         report,

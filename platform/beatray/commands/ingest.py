@@ -73,4 +73,6 @@ def summary_text(public: dict[str, Any]) -> str:
         f"  refused     {public['quarantined']:,}",
     ]
     lines += [f"                {reason}: {count:,}" for reason, count in public["quarantine_reasons"].items()]
+    if public["flags"]:
+        lines.append("  flagged     " + ", ".join(f"{name} {count:,}" for name, count in public["flags"].items()))
     return "\n".join(lines)

@@ -38,7 +38,8 @@ def run(settings: PretrainSettings) -> RunResult:
     lines = read_lines(folder / "metrics.jsonl")
     if lines:
         last = lines[-1]
-        say(f"  step {last['step'] + 1:,} of {job.steps:,}, loss {last['loss']:.4f}, {last['records_per_s']:.0f} records/s")
+        loss = "refused" if last["loss"] is None else f"loss {last['loss']:.4f}"
+        say(f"  step {last['step'] + 1:,} of {job.steps:,}, {loss}, {last['records_per_s']:.0f} records/s")
     if result.finished:
         say(f"  encoder: {folder / 'encoder'}")
     else:

@@ -98,9 +98,7 @@ def example_of(rows: Rows, position: int, view_settings: dict[str, object], seed
     start = int(views["crop_start"][0])
     stop = min(start + round(SHOWN_S * RATE_HZ), x_mv.shape[-1])
     original = ecg_to_vcg(torch.from_numpy(x_mv[None, :, start:stop]))[0].numpy()
-    shown = [
-        (f"view {view}", ecg_to_vcg(views[f"view_{view}"][..., : stop - start])[0].numpy()) for view in VIEWS
-    ]
+    shown = [(f"view {view}", ecg_to_vcg(views[f"view_{view}"][..., : stop - start])[0].numpy()) for view in VIEWS]
     return Example(
         record_id=one.record_id[0],
         x_mv=x_mv,

@@ -43,7 +43,7 @@ def assign_clusters(beat_features: NDArray[np.float32], model: dict[str, Any]) -
     scaled = _scaled(beat_features.astype(np.float64), np.array(model["mean"]), np.array(model["sd"]))
     centroids = np.array(model["centroids"])
     distance = ((scaled[:, None] - centroids[None]) ** 2).sum(2)
-    return distance.argmin(1).astype(np.int8)
+    return np.asarray(distance.argmin(1), np.int8)
 
 
 def _scaled(x: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ class Rows:
     def take(self, index: Sequence[int] | NDArray[Any]) -> Rows:
         """The rows at `index` (positions or a boolean mask), in that order."""
         positions = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index, np.int64)
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for item in fields(self):
             column = getattr(self, item.name)
             chosen[item.name] = (

@@ -128,7 +128,11 @@ def _waves_out(waves: NDArray[np.void]) -> list[dict[str, int | str | None]] | N
 def waves_in(waves: list[dict[str, int | str | None]] | None) -> NDArray[np.void]:
     """The waves column of one row as an array of `WAVE_DTYPE` (-1 for a missing boundary)."""
     rows = [
-        (w["lead"], WAVE_KINDS.index(str(w["kind"])), *(-1 if w[e] is None else w[e] for e in ("onset", "peak", "offset")))
+        (
+            w["lead"],
+            WAVE_KINDS.index(str(w["kind"])),
+            *(-1 if w[e] is None else w[e] for e in ("onset", "peak", "offset")),
+        )
         for w in waves or ()
     ]
     return np.array(rows, WAVE_DTYPE)

@@ -6,6 +6,7 @@ Contract: a pure function of the shards, in manifest order; plain JSON without N
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ from beatray.corpus.manifest import Manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.schema import beat_features_of
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.dsp.quality import Flag
 from beatray.record import RATE_HZ
 
 COLUMNS = ["record_id", "patient_id", "source", "n_samples", "r_peaks", "beat_features", "record_features", "flags"]
 
 
-def summarise(corpus: Corpus) -> dict[str, Any]:
-    """One pass over the light columns of every shard."""
+def summarise(corpus: Corpus, more_flags: Mapping[int, str] | None = None) -> dict[str, Any]:
+    """One pass over the light columns of every shard; `more_flags` names the bits that reading sets."""
+    flag_names = {flag.value: str(flag.name).lower() for flag in Flag} | dict(more_flags or {})
     recordings: set[str] = set()
     patients: set[str] = set()
     by_source: Counter[str] = Counter()
-    flags: Counter[int] = Counter()
+    flags: Counter[str] = Counter()
     samples = beats = rows = 0
     beat_parts: list[NDArray[np.float32]] = []
     record_parts: list[NDArray[np.float32]] = []
@@ -45,7 +48,7 @@ def summarise(corpus: Corpus) -> dict[str, Any]:
             beat_parts += features
             record_parts.append(np.array(table["record_features"].to_pylist(), np.float32).reshape(table.num_rows, -1))
             for value in table["flags"].to_pylist():
-                flags.update(bit for bit in range(32) if value >> bit & 1)
+                flags.update(name for bit, name in flag_names.items() if value & bit)
     all_beats = np.concatenate(beat_parts) if beat_parts else np.empty((0, len(BEAT_FEATURES)), np.float32)
     all_records = np.concatenate(record_parts) if record_parts else np.empty((0, len(RECORD_FEATURES)), np.float32)
     return {
@@ -55,7 +58,7 @@ def summarise(corpus: Corpus) -> dict[str, Any]:
         "beats": beats,
         "hours": round(samples / RATE_HZ / 3600, 4),
         "by_source": dict(sorted(by_source.items())),
-        "flags": {str(bit): count for bit, count in sorted(flags.items())},
+        "flags": dict(sorted(flags.items())),
         "record_features": describe(all_records, RECORD_FEATURES),
         "beat_features": describe(all_beats, BEAT_FEATURES),
         "beat_clusters": fit_clusters(all_beats, BEAT_FEATURES),
@@ -78,7 +81,13 @@ def describe(values: NDArray[np.float32], names: tuple[str, ...]) -> dict[str, A
 
 def show(manifest: Manifest) -> dict[str, Any]:
     """The public summary of a corpus, as `corpus show --json` prints it."""
-    keys = ("recordings", "quarantined", "patients", "beats", "hours", "by_source", "quarantine_reasons")
+    keys = ("recordings", "quarantined", "patients", "beats", "hours", "by_source", "quarantine_reasons", "flags")
     public = {key: manifest.statistics[key] for key in keys}
-    return {**public, "rows": manifest.rows, "manifest": manifest.number, "manifest_hash": manifest.hash,
-            "shards": len(manifest.shards), "recipe": manifest.recipe}
+    return {
+        **public,
+        "rows": manifest.rows,
+        "manifest": manifest.number,
+        "manifest_hash": manifest.hash,
+        "shards": len(manifest.shards),
+        "recipe": manifest.recipe,
+    }

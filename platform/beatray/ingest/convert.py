@@ -28,7 +28,7 @@ from beatray.corpus.summary import summarise
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
-from beatray.ingest.canonical import to_windows
+from beatray.ingest.canonical import WindowFlag, to_windows
 from beatray.ingest.source import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError, Window
@@ -138,7 +138,9 @@ def plan(settings: IngestSettings, recipe: dict[str, Any], known: set[tuple[str,
             digest = identity.copy()
             for item in part:
                 digest.update(f"{item.name}\0{item.path}\0{sorted(item.meta.items())}\0".encode())
-            yield Slice(source, location, part, f"{source}-{start // settings.items_per_shard:05d}-{digest.hexdigest()}")
+            yield Slice(
+                source, location, part, f"{source}-{start // settings.items_per_shard:05d}-{digest.hexdigest()}"
+            )
 
 
 def _spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -255,7 +257,10 @@ def _commit(
     if not shards:
         reasons = Counter(row["reason"] for part in slices for row in results[part.name].refused)
         raise CorpusError(f"every recording was refused ({dict(reasons)}); nothing was written")
-    refused = [*(read_quarantine(store, before) if before else []), *(r for p in slices for r in results[p.name].refused)]
+    refused = [
+        *(read_quarantine(store, before) if before else []),
+        *(r for p in slices for r in results[p.name].refused),
+    ]
     quarantine: dict[str, Any] = {}
     if refused:
         data = parquet_bytes(pa.Table.from_pylist(refused, schema=QUARANTINE_SCHEMA))
@@ -263,7 +268,7 @@ def _commit(
         store.write(name, data)
         quarantine = {"name": name, "rows": len(refused), "sha256": hashlib.sha256(data).hexdigest()}
     draft = Manifest(number, recipe, shards, quarantine, {})
-    statistics = summarise(Corpus(store, draft))
+    statistics = summarise(Corpus(store, draft), {flag.value: str(flag.name).lower() for flag in WindowFlag})
     statistics["quarantined"] = len(refused)
     statistics["quarantine_reasons"] = dict(sorted(Counter(row["reason"] for row in refused).items()))
     manifest = Manifest(number, recipe, shards, quarantine, statistics)

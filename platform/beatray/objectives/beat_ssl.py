@@ -174,9 +174,7 @@ class BeatSsl(nn.Module):
             "beat", s.beat_weight, z, gather_rows(z, both), self_index, wanted, own, self.loss_settings
         )
 
-    def _soft(
-        self, kind: str, own: Tensor, features: Tensor, row: Tensor, column: Tensor, level: str
-    ) -> Tensor:
+    def _soft(self, kind: str, own: Tensor, features: Tensor, row: Tensor, column: Tensor, level: str) -> Tensor:
         """Soft targets (R, M) from imputed features (n, F) and the entries that rows and columns show."""
         s = self.settings
         if kind == "soft_1":

@@ -52,9 +52,7 @@ def contrast_term(
     settings: LossSettings,
 ) -> Term:
     """`contrast_rows` of unit rows (R, D) and columns (M, D), with its logs; own (R, M) bool marks own pairs."""
-    loss = contrast_rows(
-        z_rows, z_columns, self_index, targets, settings.temperature, settings.form, settings.bias
-    )
+    loss = contrast_rows(z_rows, z_columns, self_index, targets, settings.temperature, settings.form, settings.bias)
     with torch.no_grad():
         weights = targets.masked_fill(own_columns(self_index, len(z_columns)), 0.0)
         mass = weights.sum(1, keepdim=True)

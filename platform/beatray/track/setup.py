@@ -54,7 +54,11 @@ def code_revision() -> str:
     here = Path(__file__).parent
     try:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return commit.stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -81,7 +81,8 @@ class Tracker:
     @property
     def run_id(self) -> str | None:
         """The MLflow run, once the server has given one."""
-        return self._state["run_id"]
+        known = self._state["run_id"]
+        return None if known is None else str(known)
 
     def __enter__(self) -> Tracker:
         self._to.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,8 @@ class Tracker:
         self._unsent += [line for line in self._tail.fresh() if line["step"] >= self._state["next_step"]]
         now = int(time.time() * 1000)
         while self._unsent:
-            part, size = [], 0
+            part: list[dict[str, Any]] = []
+            size = 0
             for line in self._unsent:
                 if part and size + len(line) > BATCH:
                     break

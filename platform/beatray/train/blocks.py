@@ -66,9 +66,9 @@ def decode(table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | No
         if "beat_class" in arrays:
             out["beat_class"] = classes
     if "record_features" in arrays:
-        out["record_features"] = np.array(
-            table["record_features"].to_pylist(), np.float32
-        ).reshape(n, len(RECORD_FEATURES))
+        out["record_features"] = np.array(table["record_features"].to_pylist(), np.float32).reshape(
+            n, len(RECORD_FEATURES)
+        )
     return out
 
 

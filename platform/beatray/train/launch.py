@@ -34,7 +34,6 @@ from beatray.train.order import OrderSettings
 from beatray.train.ranks import Ranks
 from beatray.train.stream import RowGroup, StreamSettings
 
-
 STOPPED = "stopped.txt"
 """In the run folder: why a rank ended the run for good."""
 
@@ -59,15 +58,19 @@ def select_rows(corpus: Corpus, settings: CorpusSettings) -> pd.DataFrame:
     index = corpus.index
     if settings.pretrain_sees_test:
         return index
-    return index[assign_roles(index, policy_of(settings)) == Role.TRAIN]
+    trained_on: pd.DataFrame = index.loc[assign_roles(index, policy_of(settings)) == Role.TRAIN]
+    return trained_on
 
 
 def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
     """The chosen rows by row group, in manifest order; row groups without any are left out."""
-    groups = []
-    for (shard, group), rows in chosen.groupby(["shard", "group"], sort=True)["row"]:
-        groups.append(RowGroup(corpus.manifest.shards[int(shard)], int(group), tuple(np.sort(rows).tolist())))
-    return tuple(groups)
+    by_group: dict[tuple[int, int], list[int]] = {}
+    for shard, group, row in chosen[["shard", "group", "row"]].to_numpy(np.int64).tolist():
+        by_group.setdefault((shard, group), []).append(row)
+    return tuple(
+        RowGroup(corpus.manifest.shards[shard], group, tuple(sorted(by_group[shard, group])))
+        for shard, group in sorted(by_group)
+    )
 
 
 def prepare_job(settings: PretrainSettings) -> Job:
@@ -136,7 +139,7 @@ def check_resources(settings: PretrainSettings, available: dict[str, float]) -> 
 
 def _use_gpu(settings: PretrainSettings) -> bool:
     if settings.train.device == "auto":
-        return ray.cluster_resources().get("GPU", 0) >= settings.train.workers
+        return float(ray.cluster_resources().get("GPU", 0)) >= settings.train.workers
     return settings.train.device == "cuda"
 
 
@@ -182,7 +185,9 @@ def pretrain(settings: PretrainSettings) -> RunResult:
         raise TrainingError(_advice(settings, (folder / STOPPED).read_text()))
     done = checkpoints.latest(job.run)
     steps = int(done.state["global_step"]) if done else 0
-    return RunResult(str(folder), steps, steps == job.steps, int(started_from.state["global_step"]) if started_from else 0)
+    return RunResult(
+        str(folder), steps, steps == job.steps, int(started_from.state["global_step"]) if started_from else 0
+    )
 
 
 def _check_unchanged(job: Job, folder: Path) -> None:

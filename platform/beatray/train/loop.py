@@ -30,10 +30,10 @@ from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings, as_dict, flat
+from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import Arrays
 from beatray.train.errors import TrainingError
-from beatray.track.journal import Journal
 from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.stream import Batch, StreamSettings, batches
@@ -41,10 +41,27 @@ from beatray.views.draws import record_key
 
 log = logging.getLogger(__name__)
 
-RESUMABLE = ("out", "run", "corpus.path", "train.epochs", "train.workers", "train.checkpoint_every_steps", "train.keep_checkpoints",
-             "train.log_every_steps", "train.log_ids", "train.max_failures", "train.max_nonfinite",
-             "train.stop_after_steps", "train.chunk_steps", "train.readers_per_worker", "train.cpus_per_reader",
-             "train.cpus_per_worker", "train.threads_per_worker", "train.device", "views.place")
+RESUMABLE = (
+    "out",
+    "run",
+    "corpus.path",
+    "train.epochs",
+    "train.workers",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.log_every_steps",
+    "train.log_ids",
+    "train.max_failures",
+    "train.max_nonfinite",
+    "train.stop_after_steps",
+    "train.chunk_steps",
+    "train.readers_per_worker",
+    "train.cpus_per_reader",
+    "train.cpus_per_worker",
+    "train.threads_per_worker",
+    "train.device",
+    "views.place",
+)
 """Settings that may differ between a checkpoint and the run that continues it: they change no gradient.
 
 Except for `train.epochs`, which moves the cosine: continuing to more epochs is a decision the user may take.
@@ -77,10 +94,8 @@ class Job:
         return self.settings.train.epochs * steps_per_epoch(self.rows, self.settings.train.batch_size)
 
 
-def build_model(
-    objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]
-) -> nn.Module:
-    """The objective with a fresh encoder; the weights are a function of the seed.
+def build_model(objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]) -> Any:
+    """The objective with a fresh encoder, a module that is an `Objective`; the weights are a function of the seed.
 
     Raises ValueError for a name or setting that does not exist.
     """
@@ -107,7 +122,7 @@ class ViewsOnWorker:
 
 
 @lru_cache(maxsize=1)
-def _objective_of_process(objective: str, statistics: str) -> nn.Module:
+def _objective_of_process(objective: str, statistics: str) -> Any:
     return build_model(json.loads(objective), {"name": "tiny"}, 0, json.loads(statistics))
 
 
@@ -204,11 +219,12 @@ def _optimiser(objective: nn.Module, job: Job) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=job.settings.train.learning_rate, fused=on_gpu)
 
 
-def _parallel(objective: nn.Module, ranks: Ranks) -> nn.Module:
+def _parallel(objective: Any, ranks: Ranks) -> nn.Module:
+    model: nn.Module = objective
     if ranks.world == 1:
-        return objective
+        return model
     ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
 def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer) -> int:
@@ -295,7 +311,7 @@ def _tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
 def _accumulate(
     job: Job,
     model: nn.Module,
-    objective: nn.Module,
+    objective: Any,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     ranks: Ranks,

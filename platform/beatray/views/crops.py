@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def draw_starts(
-    draws: NDArray[np.float64], n_samples: NDArray[np.int64] | int, length: int
-) -> NDArray[np.int64]:
+def draw_starts(draws: NDArray[np.float64], n_samples: NDArray[np.int64] | int, length: int) -> NDArray[np.int64]:
     """Starts of crops of `length` samples that lie inside the valid part where that is long enough: (B,) int64."""
     room = np.maximum(np.asarray(n_samples) - length, 0)
     starts: NDArray[np.int64] = (draws * (room + 1)).astype(np.int64)

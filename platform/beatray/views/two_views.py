@@ -89,9 +89,7 @@ def host_keys(batch: dict[str, Tensor]) -> NDArray[np.int64]:
     return batch["record_key"].cpu().numpy().astype(np.int64, copy=False)
 
 
-def crop_window(
-    batch: dict[str, Tensor], crop_seconds: float | None, seed: int, epoch: int
-) -> tuple[Tensor, Tensor]:
+def crop_window(batch: dict[str, Tensor], crop_seconds: float | None, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """Prepared signal (B, 12, L) in mV and the start of each crop (B,) int64, one per record and epoch."""
     signal_uv, n_samples = batch["signal_uv"], batch["n_samples"]
     n, length = signal_uv.shape[-1], signal_uv.shape[-1]
@@ -109,9 +107,7 @@ def crop_window(
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces), starts.to(signal_uv.device)
 
 
-def make_two_views(
-    batch: dict[str, Tensor], settings: ViewSettings, seed: int, epoch: int
-) -> dict[str, Tensor]:
+def make_two_views(batch: dict[str, Tensor], settings: ViewSettings, seed: int, epoch: int) -> dict[str, Tensor]:
     """3KG views: view_1, view_2 (B, 12, L) and crop_start (B,). Needs r_peaks (B, P) with `settings.keep_beats`."""
     x_mv, crop_start = crop_window(batch, settings.crop_seconds, seed, epoch)
     keys = host_keys(batch)
