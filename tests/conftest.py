@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many small tensors on shared cores are faster alone
+SOURCES = str(Path(__file__).resolve().parents[1] / "platform")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))  # for child processes
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives.registry import read_settings
 from beatray.settings import PretrainSettings, SettingsError, build, compose, flat
 
 
@@ -41,6 +44,10 @@ def test_wrong_words_are_named(word: str, message: str) -> None:
 
 def test_every_top_file_composes_and_the_defaults_match_the_schema() -> None:
     assert pretrain().train == PretrainSettings().train
+    evaluate = compose("evaluate", ["encoder=random"], extra={"encoder": "encoder_path"})["evaluate"]
+    assert build(EvaluateSettings, evaluate) == EvaluateSettings()
+    objective = pretrain("objective=beat_ssl").objective
+    assert read_settings(BeatSslSettings, {k: v for k, v in objective.items() if k != "name"}, "") == BeatSslSettings()
     for top in ("ingest", "pretrain", "evaluate", "demo"):
         assert compose(top, [])
 

@@ -86,11 +86,13 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
     arms = [("pretrained", spec) for spec in encoders if spec.weights is not None]
     arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
     jobs: list[Job] = []
-    for protocol in sorted(settings.protocols):  # "finetune" comes before "frozen"
+    for protocol in sorted(settings.protocols):  # "finetune" comes first
         seeds = settings.seeds
         if protocol == "finetune" and settings.finetune_seeds is not None:
             seeds = settings.finetune_seeds
         for task in sorted(tasks, reverse=True):
+            if (task, protocol) == ("classify", "linear"):
+                continue
             jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
             if (task, protocol) == ("classify", "frozen"):
                 jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]

@@ -1,9 +1,10 @@
 """The segmentation task: which samples are P wave, QRS complex, T wave.
 
-Two protocols on the shared LUDB target (`labels.wave_mask`). `frozen`: the encoder stays as it is, its feature maps are
-computed once, a light convolutional decoder is trained on them. `finetune`: encoder and decoder are trained end to end
-on random 5-s crops. Started from random weights, the first is the "random weights" control and the second training
-from scratch.
+Three protocols on the shared LUDB target (`labels.wave_mask`). `linear`: the encoder stays as it is, its feature maps
+are computed once, and one linear layer reads every cell of them on its own. `frozen`: the same with a light
+convolutional decoder, which also sees the neighbours. `finetune`: encoder and decoder are trained end to end
+on random 5-s crops. Started from random weights, the first two are the "random weights" controls and the third
+training from scratch.
 
 Loss: cross-entropy plus soft Dice over P, QRS and T (Milletari et al., 3DV 2016, eq. for the Dice coefficient, here
 pooled over the batch), on scored samples alone.
@@ -29,17 +30,25 @@ from beatray.evaluate.split import Index
 from beatray.models.encoder import Encoder
 from beatray.models.segmentation import ConvDecoder, UNetDecoder
 
+DECODER_DEPTH = 2
 DECODER_CHANNELS = 64
 DECODER_KERNEL = 9
 PREDICT_BATCH = 16
 
 
 def train_decoder(
-    maps: Tensor, target: NDArray[np.int8], stride: int, settings: FitSettings, seed: int, device: str = "cpu"
+    maps: Tensor,
+    target: NDArray[np.int8],
+    stride: int,
+    settings: FitSettings,
+    seed: int,
+    device: str = "cpu",
+    depth: int = DECODER_DEPTH,
 ) -> nn.Module:
-    """A decoder trained on frozen feature maps (n, C, T'); channels are standardised inside it."""
+    """A decoder trained on frozen feature maps (n, C, T'); channels are standardised inside it; depth 0 is linear."""
     torch.manual_seed(seed)
-    decoder = ScaledDecoder(maps.mean(dim=(0, 2)), maps.std(dim=(0, 2)), conv_decoder(maps.shape[1], stride)).to(device)
+    head = conv_decoder(maps.shape[1], stride, depth)
+    decoder = ScaledDecoder(maps.mean(dim=(0, 2)), maps.std(dim=(0, 2)), head).to(device)
     truth = torch.from_numpy(target.astype(np.int64))
 
     def step_loss(positions: NDArray[np.int64]) -> Tensor:
@@ -121,9 +130,9 @@ def autocast(bf16: bool, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=bf16)
 
 
-def conv_decoder(channels: int, stride: int) -> nn.Module:
+def conv_decoder(channels: int, stride: int, depth: int = DECODER_DEPTH) -> nn.Module:
     """The light decoder: feature map (B, C, T') to logits (B, 4, samples)."""
-    return ConvDecoder(channels, stride, depth=2, hidden=DECODER_CHANNELS, kernel=DECODER_KERNEL)
+    return ConvDecoder(channels, stride, depth=depth, hidden=DECODER_CHANNELS, kernel=DECODER_KERNEL)
 
 
 class ScaledDecoder(nn.Module):

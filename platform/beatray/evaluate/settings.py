@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 TASKS = ("segment", "classify")
-PROTOCOLS = ("frozen", "finetune")
+PROTOCOLS = ("linear", "frozen", "finetune")
+"""`linear` is of the segmentation only: for the classification, the logistic probe of `frozen` is linear already."""
 POOLINGS = ("mean_std", "encoder")
 DECODERS = ("conv", "unet")
 

@@ -25,13 +25,14 @@ from beatray.evaluate.results import METRICS, Evaluation, Run
 TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
 TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
 PROTOCOL_NAMES = {
-    ("segment", "frozen"): "frozen decoder",
+    ("segment", "linear"): "frozen, linear",
+    ("segment", "frozen"): "frozen, light decoder",
     ("classify", "frozen"): "logistic probe",
     ("segment", "finetune"): "fine-tuned",
     ("classify", "finetune"): "fine-tuned",
 }
 METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC"}
-PROTOCOL_ORDER = ("frozen", "finetune")
+PROTOCOL_ORDER = ("linear", "frozen", "finetune")
 HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
 
 SPREAD = {

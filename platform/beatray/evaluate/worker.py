@@ -101,10 +101,11 @@ class Worker:
     def _segment(self, job: Job, data: TaskData, train: Index) -> NDArray[np.int8]:
         settings, x_mv = self.settings, self.signals[job.task]
         encoder, spec = self._encoder(job)
-        if job.protocol == "frozen":
+        if job.protocol in ("linear", "frozen"):
             maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, settings.device))
+            depth = 0 if job.protocol == "linear" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
-                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, settings.device
+                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, settings.device, depth
             )
             return segment.predict_from_maps(decoder, maps[data.test], x_mv.shape[2], settings.device)
         fit = settings.segment_finetune
