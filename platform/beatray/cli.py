@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     ingest = commands.add_parser(
         "ingest",
         help="recordings into a corpus",
-        description="Read recordings (a folder, zip, tar or URI per source) into a verified Parquet corpus. "
+        description="Read recordings (a folder, zip or tar per source) into a verified Parquet corpus. "
         "Sources: ptbxl, ludb, cinc, wfdb (a plain folder). Interrupted, it continues; new recordings are added.",
     )
     ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and {KEYS}")
@@ -149,7 +149,7 @@ def _dispatch(words: argparse.Namespace) -> int:
 def _print_config(words: argparse.Namespace) -> int:
     import yaml
 
-    from beatray.settings import compose
+    from beatray.settings import PretrainSettings, build, compose
 
     extra = [f"out={words.out}"] if getattr(words, "out", None) else []
     given = words.words
@@ -161,6 +161,8 @@ def _print_config(words: argparse.Namespace) -> int:
     else:
         short = {"encoder": "encoder_path"} if words.command == "evaluate" else None
         content = compose(words.command, [*given, *extra], extra=short)
+    if words.command == "pretrain":
+        build(PretrainSettings, content)  # what is printed must be what would run
     print(yaml.safe_dump(content, sort_keys=False), end="")
     return 0
 

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     AMPLITUDE = "amplitude"  # voltages no heart makes: the declared gain must be wrong
     ANNOTATION = "annotation"  # an annotation file that cannot be parsed
     METADATA = "metadata"  # the source's own table contradicts the file
+    READER_FAULT = "reader_fault"  # the reader itself failed on it: a bug to report
     CORRUPT_ARCHIVE = "corrupt_archive"  # a zip or tar member that cannot be read back
 
 

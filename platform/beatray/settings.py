@@ -66,7 +66,7 @@ class TrainSettings:
     cpus_per_worker: float = 0.5
     readers_per_worker: int = 2
     cpus_per_reader: float = 0.25
-    lanes: int = 4  # independent queues of row groups; divides the batch
+    lanes: int = 16  # independent queues of row groups; divides the batch; at least as many as workers is best
     window: int = 8  # row groups over which rows are shuffled
     chunk_steps: int = 1024  # steps fed by one Ray Data execution
     checkpoint_every_steps: int = 200
@@ -95,6 +95,16 @@ class TrainSettings:
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"train.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("threads_per_worker", "max_nonfinite", "stop_after_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"train.{name} must be at least 1, not {value}")
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"train.{name} must be above 0, not {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_epochs", "max_failures"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"train.{name} must not be negative")
         if self.batch_size % self.lanes:
             raise SettingsError(f"train.lanes={self.lanes} must divide train.batch_size={self.batch_size}")
         if self.batch_size < self.workers * self.accumulate:

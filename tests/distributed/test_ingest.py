@@ -44,7 +44,8 @@ def test_same_input_same_bytes_and_a_second_ingest_does_nothing(local_ray: None,
         ingest(replace(PLAN, out=str(tmp_path / name)))
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
     assert (tmp_path / "a" / "manifest-0.json").read_bytes() == (tmp_path / "b" / "manifest-0.json").read_bytes()
-    assert ingest(replace(PLAN, out=str(tmp_path / "a"))).number == 0
+    again = ingest(replace(PLAN, out=str(tmp_path / "a")))
+    assert again.manifest.number == 0 and again.known == 48
     assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_file()) == ["manifest-0.json"]
 
 
@@ -70,7 +71,7 @@ def test_the_corpus_holds_the_samples_of_the_files(local_ray: None, tmp_path: Pa
 def test_new_recordings_become_a_new_manifest_and_the_old_snapshot_stays(local_ray: None, tmp_path: Path) -> None:
     out = str(tmp_path / "c")
     ingest(IngestSettings({"ludb": PLAN.sources["ludb"]}, out, limit=10))
-    grown = ingest(IngestSettings({"ptbxl": PLAN.sources["ptbxl"]}, out, limit=10))
+    grown = ingest(IngestSettings({"ptbxl": PLAN.sources["ptbxl"]}, out, limit=10)).manifest
     assert grown.number == 1 and grown.statistics["by_source"] == {"ludb": 10, "ptbxl": 10}
     assert set(open_corpus(out, 0).index["source"]) == {"ludb"}
     with pytest.raises(CorpusError, match="detector"):
@@ -100,19 +101,27 @@ def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_
     edit("4", first.split()[2], "0/mV")  # gain
     (folder / "5.dat").unlink()  # missing
     edit("6", "6.dat", "../6.dat")  # outside
-    manifest = ingest(IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c")))
+    (folder / "8.hea").symlink_to(ludb_dir / "data" / "8.hea")
+    manifest = ingest(IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c"))).manifest
     assert manifest.statistics["recordings"] == 2
     assert manifest.statistics["quarantine_reasons"] == {
-        "bad_gain": 1, "checksum": 1, "missing_file": 1, "truncated": 1, "unsafe_path": 1,
+        "bad_gain": 1, "checksum": 1, "missing_file": 1, "truncated": 1, "unsafe_path": 2,
     }  # fmt: skip
     refused = read_quarantine(Store(str(tmp_path / "c")), manifest)
-    assert {row["item"] for row in refused} == {"2", "3", "4", "5", "6"} and all(row["detail"] for row in refused)
+    assert {row["item"] for row in refused} == {"2", "3", "4", "5", "6", "(not listed)"}
+    assert all(row["detail"] for row in refused)
+    shutil.copy(ludb_dir / "data" / "2.dat", folder / "2.dat")  # mended: read again only when asked
+    plan = IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c"))
+    assert ingest(plan).manifest.number == 0
+    mended = ingest(replace(plan, retry_refused=True)).manifest
+    assert mended.number == 1 and mended.statistics["recordings"] == 3
+    assert "checksum" not in mended.statistics["quarantine_reasons"]
 
 
 def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
     items = find_ptbxl(open_tree(str(ptbxl_dir)))
     assert len(items) == 434
-    manifest = ingest(IngestSettings({"ptbxl": str(ptbxl_dir)}, str(tmp_path / "c"), items_per_shard=128))
+    manifest = ingest(IngestSettings({"ptbxl": str(ptbxl_dir)}, str(tmp_path / "c"), items_per_shard=128)).manifest
     assert manifest.statistics["quarantine_reasons"] == {"metadata": 12}
     assert manifest.statistics["recordings"] == 422
 

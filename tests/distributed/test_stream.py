@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 
 
 def job_on(corpus: str, *words: str) -> Job:
-    settings = build(PretrainSettings, compose("pretrain", [f"corpus={corpus}", "encoder=tiny", *words]))
+    settings = build(PretrainSettings, compose("pretrain", [f"corpus={corpus}", "encoder=tiny", "train=small", *words]))
     return prepare_job(settings)
 
 

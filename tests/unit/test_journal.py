@@ -34,16 +34,16 @@ def test_a_torn_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
 def test_tail_gives_whole_lines_once_and_starts_again_after_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = Tail(path)
-    assert tail.fresh() == []
+    assert tail.fresh() == ([], False)
     with path.open("a") as file:
         file.write('{"step": 0}\n{"ste')
         file.flush()
-        assert tail.fresh() == [{"step": 0}]
+        assert tail.fresh() == ([{"step": 0}], True)
         file.write('p": 1}\n')
-    assert tail.fresh() == [{"step": 1}]
-    assert tail.fresh() == []
+    assert tail.fresh() == ([{"step": 1}], False)
+    assert tail.fresh() == ([], False)
     journal = Journal(path)
     journal.reopen(1)
     journal.write({"step": 1, "again": 1})
     journal.close()
-    assert tail.fresh() == [{"step": 0}, {"step": 1, "again": 1}]
+    assert tail.fresh() == ([{"step": 0}, {"step": 1, "again": 1}], True)

@@ -99,5 +99,16 @@ def test_any_layout_is_complete(sizes: list[int], batch: int, lanes: int, window
 
 def test_shares_cover_a_short_last_batch() -> None:
     parts = [share(10, 4, 2, rank, 3) for rank in range(3)]
-    assert parts[0][0] == 8 and parts[-1][1] == 10
-    assert sum(b - a for a, b in parts) == 2
+    assert np.concatenate([rows for cuts in parts for rows, _ in cuts]).tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_rows", [100, 83])
+def test_micro_batches_do_not_depend_on_the_number_of_ranks(world: int, n_rows: int) -> None:
+    for step in range(5):
+        alone = share(n_rows, 20, step, 0, 1, parts=4)
+        ranks = [share(n_rows, 20, step, rank, world, parts=4) for rank in range(world)]
+        for part in range(4):
+            together = np.concatenate([cuts[part][0] for cuts in ranks])
+            assert together.tolist() == alone[part][0].tolist()
+            assert {cuts[part][1] for cuts in ranks} == {len(together)}

@@ -34,7 +34,7 @@ from beatray.settings import (
     compose,
 )
 from beatray.track.setup import tracking_for
-from beatray.track.tracker import Tracker, ui_command
+from beatray.track.tracker import Tracker, how_to_open
 
 SAMPLE = Path(__file__).parent.parent / "sample"
 MARK = "demo.json"
@@ -79,7 +79,7 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     _evaluate(settings, folder, Path(result.folder))
     say("[4/4] done")
     say(f"  report   {folder / 'report.html'}  (open it in a browser)")
-    for line in _where(settings, Path(result.folder)):
+    for line in _where(Path(result.folder)):
         say(f"  {line}")
     say(f"  took     {time.monotonic() - began:.0f} s")
     return 0
@@ -157,7 +157,7 @@ def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
         run_folder=run_folder,
         evaluation=evaluation,
         licences=_licences(),
-        tracking=_where(settings, run_folder),
+        tracking=_where(run_folder),
     )
     tracking = tracking_for(
         settings.tracking.uri,
@@ -176,12 +176,11 @@ def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
             tracker.artifact(report, "report")
 
 
-def _where(settings: DemoSettings, run_folder: Path) -> list[str]:
+def _where(run_folder: Path) -> list[str]:
     """How to load the encoder and to open the MLflow UI."""
     lines = [f"encoder  beatray.load_encoder({str(run_folder)!r})"]
-    if settings.tracking.uri is not None and (run_folder / "tracking.json").exists():
-        lines.append(f"MLflow   {ui_command(json.loads((run_folder / 'tracking.json').read_text())['uri'])}")
-    return lines
+    opened = how_to_open(run_folder)
+    return [*lines, f"MLflow   {opened}"] if opened else lines
 
 
 def _licences() -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from beatray.commands.console import progress, say
 from beatray.corpus.reader import Corpus, Rows, open_corpus
@@ -19,7 +20,7 @@ from beatray.evaluate.table import as_markdown, as_text, make_table
 from beatray.settings import CorpusSettings, SettingsError, TrackingSettings, as_dict, build, compose, flat
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.checkpoint import check_recipe, describe_encoder
+from beatray.train.checkpoint import CheckpointError, check_recipe, describe_encoder, trained_on
 from beatray.train.launch import policy_of
 
 SHORT = {"encoder": "encoder_path"}
@@ -41,6 +42,7 @@ class EvaluateCommand:
     encoder_path: str | None = None
     architecture: str = "tiny"
     task: str = "all"
+    overwrite: bool = False
 
 
 def settings_from(words: list[str]) -> EvaluateCommand:
@@ -48,8 +50,10 @@ def settings_from(words: list[str]) -> EvaluateCommand:
     settings = build(EvaluateCommand, compose("evaluate", words, extra=SHORT))
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
-    if settings.encoder_path is None and settings.run is None:
-        raise SettingsError("which encoder? say encoder=PATH, encoder=random or run=RUN_FOLDER")
+    if (settings.encoder_path is None) == (settings.run is None):
+        raise SettingsError("which encoder? say one of encoder=PATH, encoder=random, run=RUN_FOLDER")
+    if not settings.corpus.path:
+        raise SettingsError("on which corpus? say corpus=PATH (make one with `beatray ingest`)")
     return settings
 
 
@@ -59,17 +63,19 @@ def run(settings: EvaluateCommand) -> Evaluation:
     tasks = TASKS if settings.task == "all" else (settings.task,)
     plan = replace(settings.evaluate, tasks=tasks)
     folder = Path(settings.out).absolute()
+    if (folder / "results.json").exists() and not settings.overwrite:
+        raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
     evaluation, _ = evaluate_encoder(corpus, settings.corpus, spec(settings), plan)
     say(write_tables(evaluation, folder))
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
         settings.tracking.uri,
         settings.tracking.experiment,
-        out=folder,
-        run_name=f"evaluate {settings.run or settings.encoder_path}",
-        folder=folder,
-        settings=flat(as_dict(settings)),
-        tags={"beatray.manifest": corpus.manifest.hash, "beatray.encoder": str(settings.run or settings.encoder_path)},
+        out=Path(settings.run).absolute().parent if settings.run else folder,
+        run_name=f"evaluate {settings.encoder_path}",
+        folder=Path(settings.run).absolute() if settings.run else folder,  # a run remembers its MLflow run
+        settings={} if settings.run else flat(as_dict(settings)),
+        tags={} if settings.run else {"beatray.manifest": corpus.manifest.hash},
         dataset={"name": "corpus", "digest": corpus.manifest.hash[:32], "source": settings.corpus.path},
         every_s=settings.tracking.flush_seconds,
     )
@@ -103,6 +109,18 @@ def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> Non
         tracker.artifact(folder / name, "evaluation")
 
 
+def refuse_seen(weights: str, test: pd.DataFrame) -> None:
+    """Raise CheckpointError if the encoder was pretrained on a test recording, by the hash of its signal."""
+    hashes = np.frombuffer(b"".join(value[:8] for value in test["content_hash"]), "<u8")
+    seen = np.isin(hashes, trained_on(weights))
+    if seen.any():
+        examples = ", ".join(test["record_id"][seen].head(3))
+        raise CheckpointError(
+            f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} test recordings "
+            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with."
+        )
+
+
 def spec(settings: EvaluateCommand) -> EncoderSpec:
     """The encoder that the words name."""
     if settings.encoder_path == "random":
@@ -115,12 +133,14 @@ def evaluate_encoder(
 ) -> tuple[Evaluation, tuple[Rows, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Run the tasks on the corpus's own splits; also returns (rows, train positions, test positions).
 
-    Raises CheckpointError when the encoder was made for another recipe than the corpus's.
+    Raises CheckpointError when the encoder was made for another recipe than the corpus's, or was pretrained on a
+    recording that it would be tested on.
     """
-    if encoder.weights is not None:
-        check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
     index = corpus.index
     roles = assign_roles(index, policy_of(policy))
+    if encoder.weights is not None:
+        check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
+        refuse_seen(encoder.weights, index[roles == Role.TEST])
     wanted = np.flatnonzero(index["source"].isin(LABELLED_SOURCES).to_numpy() & (roles != Role.VALIDATION))
     rows, chosen = corpus.rows(wanted), roles[wanted]
     train, test = np.flatnonzero(chosen == Role.TRAIN), np.flatnonzero(chosen == Role.TEST)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
@@ -21,7 +23,9 @@ def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
     for word in words:
         key, sign, value = word.partition("=")
         if sign and key in SOURCES:
-            sources[key] = value
+            if key in sources:
+                raise SettingsError(f"{key}= is said twice; ingest one after the other into the same corpus")
+            sources[key] = value if "://" in value else str(Path(value).absolute())
         else:
             others.append(word)
     return sources, others
@@ -34,7 +38,11 @@ def settings_from(words: list[str], out: str | None) -> tuple[IngestSettings, Cl
     cluster = build(ClusterSettings, content.pop("cluster"), "cluster.")
     if not sources:
         raise SettingsError(f"name at least one source: {', '.join(f'{name}=PATH' for name in sorted(SOURCES))}")
-    return build(IngestSettings, {**content, "sources": sources}), cluster
+    settings = build(IngestSettings, {**content, "sources": sources})
+    if settings.items_per_shard < 1 or (settings.limit is not None and settings.limit < 1):
+        raise SettingsError("items_per_shard and limit must be at least 1")
+    store = Store(settings.out)
+    return replace(settings, out=str(store.folder) if store.is_local else settings.out), cluster
 
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
@@ -46,7 +54,10 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     if number is not None:
         say(f"a corpus exists at {settings.out} (manifest {number}); only recordings it does not know are read")
     with session(RaySettings(**as_dict(cluster))), progress("ingest", "recordings") as update:
-        manifest = ingest(settings, lambda p: update(p.done, p.total, f"{p.refused} refused" if p.refused else ""))
+        done = ingest(settings, lambda p: update(p.done, p.total, f"{p.refused} refused" if p.refused else ""))
+    manifest = done.manifest
+    if done.known:
+        say(f"  {done.known:,} recordings are known by source and name and were not read again")
     if number is not None and manifest.number == number:
         say(f"nothing to do: the corpus at {settings.out} already holds all of them")
     say(summary_text(show(manifest)))

@@ -15,7 +15,7 @@ from beatray.settings import PretrainSettings, as_dict, build, compose, flat
 from beatray.track.journal import Tail, read_lines
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.launch import RunResult, prepare_job, pretrain
+from beatray.train.launch import RunResult, check, prepare_job, pretrain
 from beatray.train.loop import Job
 
 
@@ -29,8 +29,12 @@ def run(settings: PretrainSettings) -> RunResult:
     job = prepare_job(settings)
     folder = job.run.folder
     say(f"pretrain {job.settings.objective['name']} on {job.rows:,} recordings, {job.steps:,} steps, into {folder}")
-    with session(RaySettings(**as_dict(settings.cluster))), _tracked(job), _watched(job):
-        result = pretrain(settings)
+    with session(RaySettings(**as_dict(settings.cluster))):
+        check(job)  # before tracking: a start that is refused must not touch the run's record
+        with _tracked(job) as tracker, _watched(job):
+            result = pretrain(job)
+            if tracker is not None:
+                tracker.status = "FINISHED" if result.finished else "KILLED"
     if result.continued_from == job.steps:
         say("  nothing to do: the run is finished")
     elif result.continued_from:
@@ -48,7 +52,7 @@ def run(settings: PretrainSettings) -> RunResult:
 
 
 @contextmanager
-def _tracked(job: Job) -> Iterator[None]:
+def _tracked(job: Job) -> Iterator[Tracker | None]:
     """An MLflow run beside the training, if tracking is on."""
     settings = job.settings
     manifest = open_corpus(settings.corpus.path).manifest
@@ -64,10 +68,10 @@ def _tracked(job: Job) -> Iterator[None]:
         every_s=settings.tracking.flush_seconds,
     )
     if tracking is None:
-        yield
+        yield None
         return
     with Tracker(tracking) as tracker:
-        yield
+        yield tracker
         tracker.artifact(job.run.folder / "settings.yaml")
         if (job.run.folder / "encoder").is_dir():
             tracker.artifact(job.run.folder / "encoder", "encoder")
@@ -84,7 +88,7 @@ def _watched(job: Job) -> Iterator[None]:
         def follow() -> None:
             warned = False
             while not stop.wait(1.0):
-                lines = tail.fresh()
+                lines, _ = tail.fresh()
                 if lines:
                     last = lines[-1]
                     loss = last["loss"] if last["loss"] is not None else float("nan")

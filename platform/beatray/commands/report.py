@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from beatray.views.draws import record_key
 from beatray.views.two_views import VIEWS, ViewSettings, make_two_views
 from beatray.views.vcg import ecg_to_vcg
 
-SHOWN_S = 2.0
-"""Seconds of the heart vector that are drawn: two beats or three."""
+SHOWN = 2 * RATE_HZ
+"""Samples of the heart vector that are drawn: two beats or three."""
 
 
 def write_report(
@@ -41,6 +42,7 @@ def write_report(
     public = show(corpus.manifest)
     lines = read_lines(run_folder / "metrics.jsonl")
     train = settings["train"]
+    steps = lines[-1]["step"] + 1 if lines else 0
     material = Material(
         title=title,
         lead=[
@@ -50,7 +52,7 @@ def write_report(
         run={
             "objective": describe_objective(settings["objective"]),
             "encoder": settings["encoder"]["name"],
-            "steps": f"{len(lines)} of {train['batch_size']} recordings on {train['workers']} workers",
+            "steps": f"{steps} of {train['batch_size']} recordings on {train['workers']} workers",
             "time training": f"{sum(line['step_s'] + line['data_wait_s'] for line in lines):.0f} s",
         },
         settings=yaml.safe_dump(settings, sort_keys=True),
@@ -64,7 +66,7 @@ def write_report(
         },
         licences=licences,
         metrics=lines,
-        example=example_of(rows, shown, settings["objective"].get("views", {}), settings["seed"]),
+        example=example_of(rows, shown, settings["objective"], settings["seed"]),
         evaluation=evaluation,
         rows=rows,
         tracking=tracking,
@@ -83,27 +85,26 @@ def describe_objective(objective: dict[str, object]) -> str:
     return f"Beat-SSL, rhythm {rhythm}{sharpened if rhythm == 'soft_1' else ''}, beats {beat}{kind}{mass}"
 
 
-def example_of(rows: Rows, position: int, view_settings: dict[str, object], seed: int) -> Example:
-    """One recording with its heart vector and two augmented views of the same stretch, as training sees them."""
+def example_of(rows: Rows, position: int, objective: dict[str, Any], seed: int) -> Example:
+    """One recording with its heart vector and, for objectives that turn it, two views of the same stretch."""
     one = rows.take([position])
     x_mv = prepared(one.signal_uv, one.n_samples)[0]
-    settings = ViewSettings(**view_settings) if "mode" in view_settings else ViewSettings()  # type: ignore[arg-type]
-    batch = {
-        "signal_uv": torch.from_numpy(one.signal_uv.copy()),
-        "n_samples": torch.from_numpy(one.n_samples.astype(np.int64)),
-        "record_key": torch.tensor([record_key(one.record_id[0])]),
-        "r_peaks": torch.from_numpy(one.r_peaks[0].astype(np.int64))[None],
-    }
-    views = make_two_views(batch, settings, seed, epoch=0)
-    start = int(views["crop_start"][0])
-    stop = min(start + round(SHOWN_S * RATE_HZ), x_mv.shape[-1])
-    original = ecg_to_vcg(torch.from_numpy(x_mv[None, :, start:stop]))[0].numpy()
-    shown = [(f"view {view}", ecg_to_vcg(views[f"view_{view}"][..., : stop - start])[0].numpy()) for view in VIEWS]
+    start, shown = 0, []
+    if "mode" in objective.get("views", {}):
+        batch = {
+            "signal_uv": torch.from_numpy(one.signal_uv.copy()),
+            "n_samples": torch.from_numpy(one.n_samples.astype(np.int64)),
+            "record_key": torch.tensor([record_key(one.record_id[0])]),
+            "r_peaks": torch.from_numpy(one.r_peaks[0].astype(np.int64))[None],
+        }
+        views = make_two_views(batch, ViewSettings(**objective["views"]), seed, epoch=0)
+        start = int(views["crop_start"][0])
+        shown = [(f"view {view}", ecg_to_vcg(views[f"view_{view}"][..., :SHOWN])[0].numpy()) for view in VIEWS]
     return Example(
         record_id=one.record_id[0],
         x_mv=x_mv,
         r_peaks=one.r_peaks[0],
         beat_boxes=beat_boxes(one.r_peaks[0], RATE_HZ, int(one.n_samples[0])),
-        vcg=original,
+        vcg=ecg_to_vcg(torch.from_numpy(x_mv[None, :, start : start + SHOWN]))[0].numpy(),
         views=shown,
     )

@@ -7,6 +7,7 @@ as they are read, because a Parquet file that lost its tail or was emptied must 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -123,6 +124,10 @@ class Corpus:
         return table
 
 
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR, errno.EMFILE}
+"""System errors that say nothing of the file: they are left as they are, to be tried again."""
+
+
 class _named:
     """Turns a reading error into a CorpusError that names the shard: Arrow's own errors carry no path."""
 
@@ -133,7 +138,9 @@ class _named:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, pa.ArrowException)) and not isinstance(error, CorpusError):
+        if isinstance(error, OSError) and error.errno in PASSING:
+            return
+        if isinstance(error, (OSError, pa.ArrowException)):
             raise CorpusError(
                 f"shard {self.shard.name} cannot be read ({error}). Restore it from a copy, or run "
                 "`beatray corpus verify` to see every damaged shard."

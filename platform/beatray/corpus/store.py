@@ -2,7 +2,9 @@
 
 Contract: `write` is all or nothing; a reader sees the old bytes, the new bytes or nothing, never a part. On a local
 disk that is a temporary file, fsync and rename; object stores give it by the put itself. `create` additionally fails
-when the name exists, which is what makes a manifest a commit (the idea of the numbered log of Delta Lake).
+when the name exists, which is what makes a manifest a commit (the idea of the numbered log of Delta Lake). On object
+stores it looks, writes and reads back: two writers in the same instant are noticed by one of them at most, so let one
+ingest at a time write a corpus there.
 """
 
 from __future__ import annotations
@@ -97,6 +99,8 @@ class Store:
                 raise FileExistsError(f"{self.location}/{name} already exists")
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(data)
+            if not replace and self.read(name) != data:
+                raise FileExistsError(f"{self.location}/{name} was written by somebody else at the same moment")
             return
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

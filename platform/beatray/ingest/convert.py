@@ -31,9 +31,10 @@ from beatray.dsp.analyse import Detector
 from beatray.ingest.canonical import WindowFlag, to_windows
 from beatray.ingest.source import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
-from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError, Window
+from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError, Window
 
 STAGING = "staging"
+UNLISTED = "(not listed)"
 VERSION = "1"
 """Changes when the same input would give other rows."""
 
@@ -47,6 +48,7 @@ class IngestSettings:
     detector: Detector = "beatray"  # or "neurokit"
     items_per_shard: int = 1024
     limit: int | None = None  # at most so many items of each source, evenly spaced
+    retry_refused: bool = False  # read recordings again that an earlier ingest refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,14 @@ class SliceResult:
     shard: dict[str, Any] | None
     refused: list[dict[str, str]] = field(default_factory=list)
     read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """The committed snapshot, and how many listed recordings it knew before (by source and name)."""
+
+    manifest: Manifest
+    known: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +104,8 @@ def recipe_of(settings: IngestSettings) -> dict[str, Any]:
     }
 
 
-def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = lambda progress: None) -> Manifest:
-    """Read all sources into the corpus at `settings.out`; returns the committed manifest.
+def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = lambda progress: None) -> Ingested:
+    """Read all sources into the corpus at `settings.out` and commit.
 
     Needs an open Ray session. Raises CorpusError when the corpus there was made by another recipe, when a source
     holds no recordings, or when every recording was refused.
@@ -111,28 +121,52 @@ def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = l
         )
     store.clear_temporary(FOLDER)
     store.clear_temporary()
-    slices = list(plan(settings, recipe, _known_items(store, before)))
+    listed = list_items(settings)
+    known = _known_items(store, before, retry_refused=settings.retry_refused)
+    slices = list(plan(settings, recipe, listed, known))
+    n_known = sum(len(items) for items, _ in listed.values()) - sum(len(part.items) for part in slices)
     if not slices:
         if before is None:
             raise CorpusError("the sources hold no recordings; nothing was written")
-        return before
+        return Ingested(before, n_known)
     results = _run(store, slices, settings.detector, on_progress)
-    return _commit(store, before, recipe, slices, results)
+    unlisted = {source: refused for source, (_, refused) in listed.items() if refused}
+    return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known)
 
 
-def plan(settings: IngestSettings, recipe: dict[str, Any], known: set[tuple[str, str]]) -> Iterator[Slice]:
-    """The slices of all items that the corpus does not know yet, in source and item order."""
-    identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
+def list_items(settings: IngestSettings) -> dict[str, tuple[Sequence[Item], int]]:
+    """By source: its items, and how many entries of its tree were not listed (links, paths that lead outside).
+
+    Raises CorpusError that names the source and the place when it cannot be read or holds no recordings.
+    """
+    listed = {}
     for source, location in sorted(settings.sources.items()):
         if source not in SOURCES:
             raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
         try:
-            items = SOURCES[source].find(open_tree(location))
+            tree = open_tree(location)
+            items = SOURCES[source].find(tree)
         except RecordError as error:
             raise CorpusError(f"{source}={location}: {error.detail}") from error
+        except (ValueError, OSError) as error:
+            raise CorpusError(f"{source}={location}: {error}") from error
         if not items:
             raise CorpusError(f"{source}={location}: no recordings found")
-        fresh = [item for item in _spaced(items, settings.limit) if (source, item.name) not in known]
+        listed[source] = (_spaced(items, settings.limit), tree.refused)
+    return listed
+
+
+def plan(
+    settings: IngestSettings,
+    recipe: dict[str, Any],
+    listed: dict[str, tuple[Sequence[Item], int]],
+    known: set[tuple[str, str]],
+) -> Iterator[Slice]:
+    """The slices of all items that the corpus does not know yet, in source and item order."""
+    identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
+    for source, (items, _) in listed.items():
+        location = settings.sources[source]
+        fresh = [item for item in items if (source, item.name) not in known]
         for start in range(0, len(fresh), settings.items_per_shard):
             part = tuple(fresh[start : start + settings.items_per_shard])
             digest = identity.copy()
@@ -149,15 +183,16 @@ def _spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     return [items[position] for position in np.linspace(0, len(items) - 1, limit).round().astype(int)]
 
 
-def _known_items(store: Store, manifest: Manifest | None) -> set[tuple[str, str]]:
-    """(source, item) of everything the corpus holds or has refused."""
+def _known_items(store: Store, manifest: Manifest | None, *, retry_refused: bool) -> set[tuple[str, str]]:
+    """(source, item) of everything the corpus holds and, unless they are to be tried again, has refused."""
     if manifest is None:
         return set()
     known = set()
     for record_id in Corpus(store, manifest).index["record_id"]:
         source, _, name = str(record_id).partition("#")[0].partition("/")
         known.add((source, name))
-    known |= {(row["source"], row["item"]) for row in read_quarantine(store, manifest)}
+    if not retry_refused:
+        known |= {(row["source"], row["item"]) for row in read_quarantine(store, manifest)}
     return known
 
 
@@ -220,6 +255,13 @@ def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
             refused.append(
                 {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
             )
+        except OSError:
+            raise  # a disk or network fault is no property of the recording: Ray tries the slice again
+        except Exception as error:  # a fault of the reader must cost one recording, not the ingest
+            detail = f"the reader failed: {type(error).__name__}: {error}"
+            refused.append(
+                {"source": part.source, "item": item.name, "reason": Reason.READER_FAULT.value, "detail": detail}
+            )
     shard = None
     if windows:
         measured = analyse.analyse(
@@ -246,6 +288,7 @@ def _commit(
     recipe: dict[str, Any],
     slices: list[Slice],
     results: dict[str, SliceResult],
+    unlisted: dict[str, int],
 ) -> Manifest:
     number = before.number + 1 if before else 0
     fresh = [
@@ -257,10 +300,13 @@ def _commit(
     if not shards:
         reasons = Counter(row["reason"] for part in slices for row in results[part.name].refused)
         raise CorpusError(f"every recording was refused ({dict(reasons)}); nothing was written")
-    refused = [
-        *(read_quarantine(store, before) if before else []),
-        *(r for p in slices for r in results[p.name].refused),
-    ]
+    tried = {(part.source, item.name) for part in slices for item in part.items}
+    earlier = read_quarantine(store, before) if before else []
+    refused = [row for row in earlier if (row["source"], row["item"]) not in tried and row["item"] != UNLISTED]
+    refused += [row for part in slices for row in results[part.name].refused]
+    for source, count in sorted(unlisted.items()):
+        detail = f"{count} entries are links or lead outside the folder or archive and were not read"
+        refused.append({"source": source, "item": UNLISTED, "reason": Reason.UNSAFE_PATH.value, "detail": detail})
     quarantine: dict[str, Any] = {}
     if refused:
         data = parquet_bytes(pa.Table.from_pylist(refused, schema=QUARANTINE_SCHEMA))

@@ -64,16 +64,17 @@ class Tail:
         self._offset = 0
         self._identity = (0, 0)
 
-    def fresh(self) -> list[dict[str, Any]]:
-        """The lines written since the last call; after a cut-back all of them, so the caller must know its step."""
+    def fresh(self) -> tuple[list[dict[str, Any]], bool]:
+        """The lines written since the last call, and whether they start at the top of a new or cut-back file."""
         if not self._path.exists():
-            return []
+            return [], False
+        from_start = False
         with self._path.open("rb") as file:
             about = os.fstat(file.fileno())
             if (about.st_dev, about.st_ino) != self._identity or about.st_size < self._offset:
-                self._identity, self._offset = (about.st_dev, about.st_ino), 0
+                self._identity, self._offset, from_start = (about.st_dev, about.st_ino), 0, True
             file.seek(self._offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(text) for text in whole.splitlines()]
+        return [json.loads(text) for text in whole.splitlines()], from_start

@@ -53,6 +53,8 @@ def code_revision() -> str:
     """The git commit of a source tree (marked when changed), or the installed version."""
     here = Path(__file__).parent
     try:
+        tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]  # not any repository around site-packages
+        subprocess.run(tracked, cwd=here, capture_output=True, check=True)
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=here,

@@ -27,6 +27,7 @@ from beatray.track.journal import Tail
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
+MEMORY = "tracking.json"
 BATCH = 900  # MLflow accepts at most 1,000 metrics in one call
 PARAMS = 90  # and 100 params
 OUTAGE = (MlflowException, OSError, ConnectionError)
@@ -63,8 +64,9 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         for chatty in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        self._client = MlflowClient(tracking.uri)
-        self._memory = tracking.folder / "tracking.json"
+        self.status = "FINISHED"  # what a run is called that ends without an error
+        self._opened: MlflowClient | None = None
+        self._memory = tracking.folder / MEMORY
         self._state: dict[str, Any] = {"uri": tracking.uri, "run_id": None, "described": False, "next_step": 0}
         if self._memory.exists():
             before = json.loads(self._memory.read_text())
@@ -79,6 +81,13 @@ class Tracker:
         self._warned = False
 
     @property
+    def _client(self) -> MlflowClient:
+        """Opened on first use, inside the net that catches outages: a database may be down from the start."""
+        if self._opened is None:
+            self._opened = MlflowClient(self._to.uri)
+        return self._opened
+
+    @property
     def run_id(self) -> str | None:
         """The MLflow run, once the server has given one."""
         known = self._state["run_id"]
@@ -91,7 +100,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.finish("FINISHED" if error is None else "FAILED")
+        self.finish(self.status if error is None else "FAILED")
 
     def finish(self, status: str, patience_s: float = 30.0) -> bool:
         """Send what is left and end the MLflow run; False if the server did not answer within `patience_s`."""
@@ -141,7 +150,10 @@ class Tracker:
 
     def _follow(self) -> None:
         while not self._stop.wait(self._to.every_s):
-            self._attempt(self._send_all)
+            try:
+                self._attempt(self._send_all)
+            except Exception:  # a surprise in tracking must neither end the training nor end tracking unheard
+                log.exception("tracking failed; trying again")
 
     def _attempt(self, action: Callable[[], R]) -> R | None:
         """Run an action against the server; None, and one warning an outage, if it does not answer."""
@@ -163,7 +175,7 @@ class Tracker:
             if self._to.parent_run_id:
                 tags["mlflow.parentRunId"] = self._to.parent_run_id
             created = self._client.create_run(self._experiment(), tags=tags)
-            self._remember(run_id=created.info.run_id)
+            self._remember(run_id=created.info.run_id, experiment_id=created.info.experiment_id)
         run_id = str(self._state["run_id"])
         if not self._state["described"]:
             params = [Param(key, str(value)[:6000]) for key, value in self._to.params.items()]
@@ -193,7 +205,10 @@ class Tracker:
     def _send_all(self) -> bool:
         """Send the journal's lines from the first unsent step on."""
         run_id = self._run()
-        self._unsent += [line for line in self._tail.fresh() if line["step"] >= self._state["next_step"]]
+        fresh, from_start = self._tail.fresh()
+        if from_start:
+            self._unsent = []  # the journal was cut back and is read anew
+        self._unsent += [line for line in fresh if line["step"] >= self._state["next_step"]]
         now = int(time.time() * 1000)
         while self._unsent:
             part: list[dict[str, Any]] = []
@@ -230,6 +245,13 @@ def _metrics_of(line: Mapping[str, Any], now: int) -> list[Metric]:
     ]
 
 
-def ui_command(uri: str) -> str:
-    """How to open the MLflow UI on this store."""
-    return f"mlflow ui --backend-store-uri {uri}"
+def how_to_open(run_folder: Path) -> str | None:
+    """How to see a run in the MLflow UI; None if it was not tracked."""
+    memory = run_folder / MEMORY
+    if not memory.exists():
+        return None
+    state = json.loads(memory.read_text())
+    page = f"/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
+    if state["uri"].startswith("http"):
+        return f"{state['uri'].rstrip('/')}{page}"
+    return f"mlflow ui --backend-store-uri {state['uri']}   then http://127.0.0.1:5000{page}"

@@ -87,7 +87,8 @@ def unpack(table: pa.Table) -> Arrays:
     """The arrays of a packed table, copied out of shared memory so that the object store can let it go."""
     arrays = {}
     for label in table.column_names:
-        name, dtype, shape = label.split("|")
+        name, _, rest = label.partition("|")
+        dtype, _, shape = rest.rpartition("|")  # the dtype of bytes and booleans has a bar of its own
         column = table[label].combine_chunks()
         chunk = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
         sizes = [int(size) for size in shape.split(",") if size]

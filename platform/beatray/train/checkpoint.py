@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -58,7 +60,10 @@ def name_of(global_step: int) -> str:
 
 
 def save(run: Store, name: str, state: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Write one checkpoint of the run; it appears whole or not at all."""
+    """Write one checkpoint of the run; it appears whole or not at all. CheckpointError if a weight is not finite."""
+    for weight, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name} would hold values that are not finite in {weight}; it is not written")
     groups, tensors = _optimiser_out(optimiser)
     files = {
         "model.safetensors": save_tensors(_plain(model.state_dict())),
@@ -187,11 +192,13 @@ def _optimiser_in(groups: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -
     return {"state": state, "param_groups": groups}
 
 
-def export_encoder(run: Store, encoder: nn.Module, description: dict[str, Any]) -> None:
-    """Write `encoder/`: the weights and encoder.json (name, settings, recipe, objective, corpus) for `load_encoder`."""
+def export_encoder(run: Store, encoder: nn.Module, description: dict[str, Any], trained_on: bytes = b"") -> None:
+    """Write `encoder/`: the weights, encoder.json (name, settings, recipe, objective, corpus) and the content hashes of
+    the recordings it was trained on, so that an evaluation can refuse them."""
     files = {
         "model.safetensors": save_tensors(_plain(encoder.state_dict())),
         "encoder.json": json.dumps(description, indent=1, sort_keys=True).encode(),
+        "trained_on.bin": trained_on,
     }
     write_folder(run, ENCODER_FOLDER, files)
 
@@ -199,6 +206,11 @@ def export_encoder(run: Store, encoder: nn.Module, description: dict[str, Any]) 
 def describe_encoder(path: str) -> dict[str, Any]:
     """encoder.json of an exported encoder: `path` is the run folder or its encoder/ folder."""
     return dict(json.loads(read_folder(_encoder_store(path))["encoder.json"]))
+
+
+def trained_on(path: str) -> NDArray[np.uint64]:
+    """Content hashes (first 8 bytes, little endian, sorted) of the recordings an exported encoder was trained on."""
+    return np.frombuffer(read_folder(_encoder_store(path))["trained_on.bin"], "<u8")
 
 
 def load_encoder(path: str) -> nn.Module:

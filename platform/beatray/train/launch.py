@@ -8,9 +8,8 @@ finished run is left alone. A dead worker restarts the group, which continues fr
 from __future__ import annotations
 
 import logging
-import os
+import uuid
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from beatray.train.order import OrderSettings
 from beatray.train.ranks import Ranks
 from beatray.train.stream import RowGroup, StreamSettings
 
+SETTINGS = "settings.yaml"
 STOPPED = "stopped.txt"
 """In the run folder: why a rank ended the run for good."""
 
@@ -73,6 +73,12 @@ def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
     )
 
 
+def hashes_of(rows: pd.DataFrame) -> bytes:
+    """The rows' content hashes, cut to 8 bytes, sorted and joined."""
+    hashes = np.frombuffer(b"".join(value[:8] for value in rows["content_hash"]), "<u8")
+    return np.unique(hashes).tobytes()
+
+
 def prepare_job(settings: PretrainSettings) -> Job:
     """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
     if not settings.corpus.path:
@@ -86,7 +92,8 @@ def prepare_job(settings: PretrainSettings) -> Job:
         path = str(corpus_store.folder)
         settings = replace(settings, corpus=replace(settings.corpus, path=path))
     corpus = open_corpus(settings.corpus.path)
-    groups = row_groups(corpus, select_rows(corpus, settings.corpus))
+    chosen = select_rows(corpus, settings.corpus)
+    groups = row_groups(corpus, chosen)
     if not groups:
         raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
     statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
@@ -98,14 +105,20 @@ def prepare_job(settings: PretrainSettings) -> Job:
     stream = StreamSettings(
         store=corpus.store,
         groups=groups,
-        order=OrderSettings(settings.seed, train_settings.batch_size, train_settings.lanes, train_settings.window),
+        order=OrderSettings(
+            seed=settings.seed,
+            batch_size=train_settings.batch_size,
+            lanes=train_settings.lanes,
+            window=train_settings.window,
+            parts=train_settings.accumulate,
+        ),
         arrays=arrays,
         clusters=clusters if "beat_class" in arrays else None,
         readers=train_settings.readers_per_worker,
         cpus_per_reader=train_settings.cpus_per_reader,
         chunk_steps=train_settings.chunk_steps,
     )
-    return Job(settings, stream, statistics, corpus.recipe, corpus.manifest.hash)
+    return Job(settings, stream, statistics, corpus.recipe, corpus.manifest.hash, hashes_of(chosen))
 
 
 def _columns(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
@@ -139,28 +152,51 @@ def check_resources(settings: PretrainSettings, available: dict[str, float]) -> 
 
 def _use_gpu(settings: PretrainSettings) -> bool:
     if settings.train.device == "auto":
-        return float(ray.cluster_resources().get("GPU", 0)) >= settings.train.workers
+        return float(ray.cluster_resources().get("GPU", 0)) > 0
     return settings.train.device == "cuda"
 
 
-def pretrain(settings: PretrainSettings) -> RunResult:
+def check(job: Job) -> checkpoints.Checkpoint | None:
+    """Everything that can be wrong before the first step; returns the checkpoint the run would continue from.
+
+    Needs an open Ray session. Raises SettingsError or TrainingError; touches nothing.
+    """
+    check_resources(job.settings, ray.cluster_resources())
+    newest = checkpoints.latest(job.run)
+    if newest is not None:
+        check_same_run(job, newest.state)
+        done = int(newest.state["global_step"])
+        if done > job.steps:
+            raise TrainingError(
+                f"run {job.settings.run} has already done {done} steps, more than the {job.steps} asked for. Choose "
+                "another run=, or at least as many train.epochs."
+            )
+    elif _is_exported(job):
+        made = checkpoints.describe_encoder(str(job.run.folder))
+        if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
+            raise TrainingError(
+                f"{job.run.folder} holds a finished run of another objective or corpus. Choose another run=, or remove "
+                "the folder."
+            )
+    return newest
+
+
+def _is_exported(job: Job) -> bool:
+    return (job.run.folder / checkpoints.ENCODER_FOLDER / checkpoints.FILES).exists()
+
+
+def pretrain(job: Job) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
 
     Raises SettingsError for a run that cannot work, TrainingError when it stopped for a reason that a retry does not
     mend.
     """
-    job = prepare_job(settings)
-    settings = job.settings
-    check_resources(settings, ray.cluster_resources())
-    folder = job.run.folder
-    if (folder / checkpoints.ENCODER_FOLDER / checkpoints.FILES).exists():
-        _check_unchanged(job, folder)
+    settings, folder = job.settings, job.run.folder
+    newest = check(job)
+    began = int(newest.state["global_step"]) if newest else 0
+    if _is_exported(job) and (newest is None or began == job.steps):
         return RunResult(str(folder), job.steps, True, job.steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.yaml").write_text(yaml.safe_dump(as_dict(settings), sort_keys=True))
-    started_from = checkpoints.latest(job.run)
-    if started_from is not None:
-        check_same_run(job, started_from.state)
+    job.run.write(SETTINGS, yaml.safe_dump(as_dict(settings), sort_keys=True).encode())
     (folder / STOPPED).unlink(missing_ok=True)
     use_gpu = _use_gpu(settings)
     trainer = TorchTrainer(
@@ -172,7 +208,7 @@ def pretrain(settings: PretrainSettings) -> RunResult:
             resources_per_worker={"CPU": settings.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=f"ray-{os.getpid()}-{ray.get_runtime_context().get_job_id()}",
+            name=f"ray-{uuid.uuid4().hex}",  # never the same twice: Ray would resume its own record of an older start
             storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=settings.train.max_failures),
         ),
@@ -185,17 +221,7 @@ def pretrain(settings: PretrainSettings) -> RunResult:
         raise TrainingError(_advice(settings, (folder / STOPPED).read_text()))
     done = checkpoints.latest(job.run)
     steps = int(done.state["global_step"]) if done else 0
-    return RunResult(
-        str(folder), steps, steps == job.steps, int(started_from.state["global_step"]) if started_from else 0
-    )
-
-
-def _check_unchanged(job: Job, folder: Path) -> None:
-    made = checkpoints.describe_encoder(str(folder))
-    if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
-        raise SettingsError(
-            f"{folder} holds a finished run of another objective or corpus. Choose another run=, or remove the folder."
-        )
+    return RunResult(str(folder), steps, steps == job.steps and _is_exported(job), began)
 
 
 def _advice(settings: PretrainSettings, why: str) -> str:
@@ -216,11 +242,13 @@ def _rank_main(config: dict[str, Any]) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     job: Job = config["job"]
     note = job.run.folder / STOPPED
-    if note.exists():
-        return
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
+    if ranks.from_first(note.exists()):
+        return
+    if not ranks.all_true((job.run.folder / SETTINGS).exists()):
+        raise TrainingError(f"{job.run.folder} is not the same folder on every node; out= must be a shared one")
     try:
         train(job, ranks, on_checkpoint=lambda metrics: ray.train.report(metrics))
     except (TrainingError, CorpusError, checkpoints.CheckpointError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +38,6 @@ from beatray.train.ranks import Ranks
 from beatray.train.stream import Batch, StreamSettings, batches
 from beatray.views.draws import record_key
 
-log = logging.getLogger(__name__)
-
 RESUMABLE = (
     "out",
     "run",
@@ -68,6 +65,13 @@ Except for `train.epochs`, which moves the cosine: continuing to more epochs is 
 """
 
 
+REFUSED = "refused_steps.jsonl"
+"""In the run folder: the recordings of every step that was refused."""
+
+COUNTS = ("rows", "skipped", "beats")
+"""Logs that are counts: summed over micro-batches, where the others are averaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """All a rank needs, resolved by the driver."""
@@ -77,6 +81,7 @@ class Job:
     statistics: dict[str, Any]
     recipe: dict[str, Any]
     manifest_hash: str
+    trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
 
     @property
     def run(self) -> Store:
@@ -135,9 +140,9 @@ def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None
     optimiser = _optimiser(objective, job)
     done = _resume(job, ranks, objective, optimiser)
     per_epoch = steps_per_epoch(job.rows, settings.batch_size)
-    last = min(job.steps, settings.stop_after_steps or job.steps)
+    last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
     if settings.compile:
-        objective.encoder.compile()
+        objective.encoder.trunk.compile()  # the encoder itself is entered by its methods, which compile() leaves alone
     model = _parallel(objective, ranks)
     metrics, ids = (Journal(job.run.folder / name) for name in ("metrics.jsonl", "ids.jsonl"))
     if ranks.is_first:
@@ -153,14 +158,19 @@ def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(number, job.steps, per_epoch, job)
         torch.manual_seed(hash((job.settings.seed, number, ranks.rank)) & 0x7FFFFFFF)
+        before = [buffer.clone() for buffer in objective.buffers()]
         logs = _accumulate(job, model, objective, optimiser, batch, ranks)
+        norm = math.nan
         if logs is not None:
             norm = float(nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm))
+        if math.isfinite(norm):  # gradients are averaged over ranks, so all ranks decide alike
             optimiser.step()
             objective.after_step()
             strikes = 0
         else:
-            norm = math.nan
+            for buffer, value in zip(objective.buffers(), before, strict=True):
+                buffer.copy_(value)  # running statistics have already seen the refused batch
+            logs = None
             strikes += 1
             _refuse(job, ranks, batch, number, strikes)
         if seen_in_epoch is not None:
@@ -196,7 +206,7 @@ def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None
         metrics.close()
         ids.close()
         if last == job.steps:
-            checkpoints.export_encoder(job.run, objective.encoder, _description(job, max(last, done)))
+            checkpoints.export_encoder(job.run, objective.encoder, _description(job), job.trained_on)
 
 
 def learning_rate(step: int, total: int, per_epoch: int, job: Job) -> float:
@@ -273,7 +283,7 @@ def _save(job: Job, done: int, per_epoch: int, objective: nn.Module, optimiser: 
     checkpoints.keep_newest(job.run, job.settings.train.keep_checkpoints)
 
 
-def _description(job: Job, steps: int) -> dict[str, Any]:
+def _description(job: Job) -> dict[str, Any]:
     encoder = {**job.settings.encoder}
     return {
         "name": encoder.pop("name"),
@@ -282,7 +292,7 @@ def _description(job: Job, steps: int) -> dict[str, Any]:
         "objective": job.settings.objective,
         "manifest_hash": job.manifest_hash,
         "corpus_settings": as_dict(job.settings)["corpus"],
-        "steps": steps,
+        "steps": job.steps,
         "seed": job.settings.seed,
     }
 
@@ -321,36 +331,41 @@ def _accumulate(
     None, and no gradient to be used, if the loss of any rank is not finite.
     """
     settings = job.settings
-    parts = settings.train.accumulate
     optimiser.zero_grad(set_to_none=True)
-    weight = batch.global_rows / settings.train.batch_size / parts
     logs: dict[str, float] = {}
-    for part in range(parts):
-        rows = {name: values[part::parts] for name, values in batch.arrays.items()}
+    first = 0
+    for number, part in enumerate(batch.parts):
+        if not part.global_rows:
+            continue  # a last batch shorter than its micro-batches, on every rank
+        rows = {name: values[first : first + part.rows] for name, values in batch.arrays.items()}
+        first += part.rows
         tensors = _tensors(rows, ranks.device)
         views = tensors if settings.views.place == "workers" else objective.views(tensors, settings.seed, batch.epoch)
-        hold = part < parts - 1 and isinstance(model, DistributedDataParallel)
+        last = number == len(batch.parts) - 1 or not batch.parts[number + 1].global_rows
+        hold = not last and isinstance(model, DistributedDataParallel)
         with model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.train.precision == "bf16"):
                 loss, part_logs = model(views)
             if not ranks.all_true(bool(torch.isfinite(loss))):
                 return None
-            (loss * weight).backward()
+            (loss * (part.global_rows / settings.train.batch_size)).backward()
         for name, value in part_logs.items():
-            logs[name] = logs.get(name, 0.0) + float(value) / parts
+            counted = 1.0 if name.endswith(COUNTS) else part.global_rows / batch.global_rows
+            logs[name] = logs.get(name, 0.0) + float(value) * counted
     return logs
 
 
 def _refuse(job: Job, ranks: Ranks, batch: Batch, number: int, strikes: int) -> None:
-    """Log which recordings gave a non-finite loss; stop after too many in a row."""
+    """Write down which recordings gave a non-finite loss or gradient; stop after too many in a row."""
     keys = [key for part in ranks.gather(batch.arrays["record_key"].tolist()) for key in part]
     if ranks.is_first:
         names = _names_of_keys(job)
-        log.error("step %d refused: the loss is not finite; its records: %s", number, [names[key] for key in keys])
+        with (job.run.folder / REFUSED).open("a") as file:
+            file.write(json.dumps({"step": number, "record_ids": [names[key] for key in keys]}) + "\n")
     if strikes >= job.settings.train.max_nonfinite:
         raise TrainingError(
-            f"the loss was not finite {strikes} times in a row (last at step {number}). The newest checkpoint is "
-            "whole; lower train.learning_rate or look at the records named above."
+            f"the loss or its gradient was not finite {strikes} times in a row (last at step {number}). The newest "
+            f"checkpoint is whole; lower train.learning_rate or look at the recordings listed in {REFUSED}."
         )
 
 

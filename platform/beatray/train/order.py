@@ -25,8 +25,9 @@ class OrderSettings:
 
     seed: int
     batch_size: int
-    lanes: int = 4
+    lanes: int = 16
     window: int = 8
+    parts: int = 1  # micro-batches of a global batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One micro-batch: how many of the rank's rows belong to it, and how many rows it has over all ranks."""
+
+    rows: int
+    global_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A rank's share of one global batch: row `row[i]` of unit `unit[i]`."""
 
@@ -47,7 +56,12 @@ class Step:
     step: int
     unit: NDArray[np.int64]
     row: NDArray[np.int64]
-    global_rows: int
+    parts: tuple[Part, ...]
+
+    @property
+    def global_rows(self) -> int:
+        """Rows of the step over all ranks."""
+        return sum(part.global_rows for part in self.parts)
 
 
 def lanes_for(n_groups: int, settings: OrderSettings) -> int:
@@ -91,11 +105,18 @@ def steps_per_epoch(n_rows: int, batch_size: int) -> int:
     return math.ceil(n_rows / batch_size)
 
 
-def share(n_rows: int, batch_size: int, step: int, rank: int, world: int) -> tuple[int, int]:
-    """Half-open range of the epoch's rows that `rank` of `world` takes in global step `step`."""
-    start, end = step * batch_size, min(n_rows, (step + 1) * batch_size)
-    length = end - start
-    return start + length * rank // world, start + length * (rank + 1) // world
+def share(
+    n_rows: int, batch_size: int, step: int, rank: int, world: int, parts: int = 1
+) -> list[tuple[NDArray[np.int64], int]]:
+    """What `rank` of `world` takes of the epoch's rows in global step `step`: for each of its micro-batches the
+    positions, and the micro-batch's rows over all ranks.
+
+    The global batch is cut into micro-batches first (every `parts`-th row) and each is then shared out, so that the
+    micro-batches, too, are the same for every number of ranks.
+    """
+    whole = np.arange(step * batch_size, min(n_rows, (step + 1) * batch_size))
+    cuts = [whole[part::parts] for part in range(parts)]
+    return [(cut[len(cut) * rank // world : len(cut) * (rank + 1) // world], len(cut)) for cut in cuts]
 
 
 class Plan:
@@ -113,13 +134,14 @@ class Plan:
 
     def _open_epoch(self) -> None:
         self._order = epoch_order(self._sizes, self._settings, self._epoch)
-        ranges = [self._share(step) for step in range(self._step, self._steps)]
-        mine = np.concatenate([self._order[a:b, 0] for a, b in ranges]) if ranges else np.empty(0, np.int32)
+        positions = [cut for step in range(self._step, self._steps) for cut, _ in self._share(step)]
+        mine = self._order[np.concatenate(positions), 0] if positions else np.empty(0, np.int32)
         self._used = np.bincount(mine, minlength=len(self._sizes))
         self._number_of: dict[int, int] = {}
 
-    def _share(self, step: int) -> tuple[int, int]:
-        return share(self._n_rows, self._settings.batch_size, step, self._rank, self._world)
+    def _share(self, step: int) -> list[tuple[NDArray[np.int64], int]]:
+        settings = self._settings
+        return share(self._n_rows, settings.batch_size, step, self._rank, self._world, settings.parts)
 
     def chunk(self, n_steps: int) -> tuple[list[Step], list[Unit]]:
         """The next `n_steps` steps, and the units first needed in them, in the order they are needed."""
@@ -128,15 +150,15 @@ class Plan:
             if self._step == self._steps:
                 self._epoch, self._step = self._epoch + 1, 0
                 self._open_epoch()
-            start, end = self._share(self._step)
-            groups, rows = self._order[start:end].T
+            cuts = self._share(self._step)
+            groups, rows = self._order[np.concatenate([cut for cut, _ in cuts])].T
             for group in dict.fromkeys(groups.tolist()):
                 if group not in self._number_of:
                     self._number_of[group] = self._next_number
                     units.append(Unit(self._next_number, self._epoch, group, int(self._used[group])))
                     self._next_number += 1
             numbers = np.array([self._number_of[group] for group in groups.tolist()], np.int64)
-            first, last = self._step * self._settings.batch_size, (self._step + 1) * self._settings.batch_size
-            steps.append(Step(self._epoch, self._step, numbers, rows.astype(np.int64), min(last, self._n_rows) - first))
+            parts = tuple(Part(len(cut), total) for cut, total in cuts)
+            steps.append(Step(self._epoch, self._step, numbers, rows.astype(np.int64), parts))
             self._step += 1
         return steps, units

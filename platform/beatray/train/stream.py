@@ -26,7 +26,7 @@ from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
 from beatray.corpus.store import Store
 from beatray.train.blocks import Arrays, corpus_columns, decode, pack, unpack
-from beatray.train.order import OrderSettings, Plan, Step, Unit
+from beatray.train.order import OrderSettings, Part, Plan, Step, Unit
 
 MakeViews = Callable[[Arrays, int], Arrays]
 """(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
@@ -68,17 +68,26 @@ class Batch:
 
     epoch: int
     step: int
-    global_rows: int
+    parts: tuple[Part, ...]
     arrays: Arrays
 
+    @property
+    def global_rows(self) -> int:
+        """Rows of the step over all ranks."""
+        return sum(part.global_rows for part in self.parts)
 
-def read_unit(settings: StreamSettings, unit: Unit) -> list[pa.Table]:
-    """The read task: one row group, its usable rows, decoded and packed as one block."""
-    group = settings.groups[unit.group]
-    table = read_row_group(settings.store, group.shard, group.group, corpus_columns(settings.arrays))
+
+def read_unit(
+    store: Store, group: RowGroup, wanted: tuple[str, ...], clusters: dict[str, Any] | None, unit: Unit
+) -> list[pa.Table]:
+    """The read task: one row group, its usable rows, decoded and packed as one block.
+
+    It is given its own row group only: the whole list of a large corpus would travel with every task.
+    """
+    table = read_row_group(store, group.shard, group.group, corpus_columns(wanted))
     if len(group.rows) != len(table):
         table = table.take(pa.array(group.rows))
-    arrays = decode(table.combine_chunks(), settings.arrays, settings.clusters)
+    arrays = decode(table.combine_chunks(), wanted, clusters)
     arrays["unit"] = np.full(len(table), unit.number, np.int64)
     arrays["epoch"] = np.full(len(table), unit.epoch, np.int64)
     return [pack(arrays)]
@@ -100,18 +109,16 @@ class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        return [
-            ReadTask(
-                functools.partial(read_unit, self._settings, unit),
-                BlockMetadata(
-                    num_rows=len(self._settings.groups[unit.group].rows),
-                    size_bytes=self._bytes(unit),
-                    input_files=(self._settings.groups[unit.group].shard.name,),
-                    exec_stats=None,
-                ),
+        s = self._settings
+        tasks = []
+        for unit in self._units:
+            group = s.groups[unit.group]
+            about = BlockMetadata(
+                num_rows=len(group.rows), size_bytes=self._bytes(unit), input_files=(group.shard.name,), exec_stats=None
             )
-            for unit in self._units
-        ]
+            read = functools.partial(read_unit, s.store, group, s.arrays, s.clusters, unit)
+            tasks.append(ReadTask(read, about))
+        return tasks
 
 
 def _with_views(table: pa.Table, make_views: MakeViews) -> pa.Table:
@@ -241,7 +248,7 @@ def batches(
                     if more and coming is None and len(chunk.units) - arrived <= settings.open_ahead:
                         coming = opener.submit(open_chunk, more)
                 arrays = held.take(step) if len(step.unit) else dict(empty)
-                yield Batch(step.epoch, step.step, step.global_rows, arrays)
+                yield Batch(step.epoch, step.step, step.parts, arrays)
             # Read to the end: an iterator left half read keeps a thread and its prefetched blocks alive.
             if next(chunk.blocks, None) is not None:
                 raise CorpusError("Ray Data delivered more row groups than were asked for")

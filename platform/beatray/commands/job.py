@@ -1,0 +1,48 @@
+"""A command as a cluster job: the same words, with the places checked, because a job runs in a temporary copy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import pairwise
+
+PLACES = {
+    "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "out"),
+    "pretrain": ("corpus", "corpus.path", "out"),
+    "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
+}
+NOT_PLACES = ("random", "null")
+NEEDED = "out"
+
+
+def main(command: str, words: list[str]) -> int:
+    """Run `beatray COMMAND WORDS` on the cluster this process belongs to; returns the exit code.
+
+    Exit code 2 for a place that is relative or an `out` that is not said: it would be lost with the job's folder.
+    """
+    from beatray.cli import main as run
+
+    places = dict(_pairs(words))
+    for key in PLACES[command]:
+        value = places.get(key)
+        if value is not None and value not in NOT_PLACES and not value.startswith("/") and "://" not in value:
+            return _refuse(command, f"{key}={value} is relative")
+    if NEEDED not in places and "--help" not in words:
+        return _refuse(command, f"{NEEDED}= is not said")
+    os.environ.setdefault("RAY_ADDRESS", "auto")
+    return run([command, *words])
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    pairs = [tuple(word.split("=", 1)) for word in words if "=" in word]
+    pairs += [("out", after) for word, after in pairwise(words) if word == "--out"]
+    return [(key.lstrip("-"), value) for key, value in pairs]
+
+
+def _refuse(command: str, why: str) -> int:
+    print(
+        f"jobs/{command}.py: {why}. A job runs in a temporary copy of the tree that is lost with it: say an absolute "
+        "path that every node sees, or a URI.",
+        file=sys.stderr,
+    )
+    return 2
