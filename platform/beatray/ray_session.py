@@ -1,7 +1,7 @@
 """Joins a running Ray cluster, or starts a small one on this machine.
 
 Contract: with an address (argument or RAY_ADDRESS) the cluster is used as it is and left running; otherwise a private
-local Ray is started on the loopback address and stopped at the end. The package itself travels to the
+small Ray is started on this machine, without a dashboard, and stopped at the end. The package itself travels to the
 workers, so a cluster needs only the dependencies.
 """
 
@@ -48,7 +48,6 @@ def session(settings: RaySettings) -> Iterator[None]:
             address="local",
             num_cpus=settings.cpus or max(len(os.sched_getaffinity(0)), 2),
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",
             object_store_memory=settings.object_store_mb * 2**20,
             **options,
         )

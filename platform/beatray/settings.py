@@ -69,6 +69,7 @@ class TrainSettings:
     lanes: int = 16  # independent queues of row groups; divides the batch; at least as many as workers is best
     window: int = 8  # row groups over which rows are shuffled
     chunk_steps: int = 1024  # steps fed by one Ray Data execution
+    cache_mb: int = 1024  # a corpus that fits is read once and kept in memory by every worker; 0 streams always
     checkpoint_every_steps: int = 200
     keep_checkpoints: int = 3
     log_every_steps: int = 1

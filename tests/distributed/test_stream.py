@@ -53,8 +53,10 @@ def together(parts: list[list[Batch]], name: str) -> list[np.ndarray]:
     return [np.concatenate([batch.arrays[name] for batch in step]) for step in zip(*parts, strict=True)]
 
 
+@pytest.mark.parametrize("cache_mb", [0, 1024])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_together_see_the_planned_records_over_two_epochs(job: Job, world: int) -> None:
+def test_ranks_together_see_the_planned_records_over_two_epochs(job: Job, world: int, cache_mb: int) -> None:
+    job = replace(job, stream=replace(job.stream, cache_mb=cache_mb))
     n_steps = 2 * steps_per_epoch(job.rows, 12)
     parts = [list(batches(job.stream, rank, world, (0, 0), n_steps)) for rank in range(world)]
     assert [keys.tolist() for keys in together(parts, "record_key")] == expected_keys(job, 2)

@@ -117,6 +117,7 @@ def prepare_job(settings: PretrainSettings) -> Job:
         readers=train_settings.readers_per_worker,
         cpus_per_reader=train_settings.cpus_per_reader,
         chunk_steps=train_settings.chunk_steps,
+        cache_mb=train_settings.cache_mb,
     )
     return Job(settings, stream, statistics, corpus.recipe, corpus.manifest.hash, hashes_of(chosen))
 

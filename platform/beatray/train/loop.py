@@ -52,6 +52,7 @@ RESUMABLE = (
     "train.max_nonfinite",
     "train.stop_after_steps",
     "train.chunk_steps",
+    "train.cache_mb",
     "train.readers_per_worker",
     "train.cpus_per_reader",
     "train.cpus_per_worker",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from beatray.corpus.schema import SCHEMA
 from beatray.corpus.store import Store
 from beatray.train.blocks import Arrays, corpus_columns, decode, pack, unpack
 from beatray.train.order import OrderSettings, Part, Plan, Step, Unit
+
+BYTES_PER_ROW = 125_000
+"""A decoded row: the signal and, for most objectives, some kilobytes of beats."""
 
 MakeViews = Callable[[Arrays, int], Arrays]
 """(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
@@ -55,6 +58,7 @@ class StreamSettings:
     chunk_steps: int = 1024
     prefetch: int = 4
     open_ahead: int = 8  # units left in a chunk when the next one is opened
+    cache_mb: int = 1024  # a corpus that fits is read once and kept decoded by every rank
 
     @property
     def sizes(self) -> list[int]:
@@ -104,7 +108,7 @@ class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
         return sum(self._bytes(unit) for unit in self._units)
 
     def _bytes(self, unit: Unit) -> int:
-        return len(self._settings.groups[unit.group].rows) * 120_000
+        return len(self._settings.groups[unit.group].rows) * BYTES_PER_ROW
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -167,39 +171,62 @@ def _cause(error: BaseException) -> BaseException:
 
 @dataclass
 class _Chunk:
-    """Steps being fed by one execution, already started: `first` is its first block."""
+    """Steps being fed by one execution, already started: `first` is its first block, `reads` the units it reads."""
 
     steps: list[Step]
     units: list[Unit]
+    reads: list[Unit]
     blocks: Iterator[Arrays]
     first: Arrays | None = None
 
 
-@dataclass
 class _Held:
-    """Decoded units waiting for their rows to be used up."""
+    """Decoded units whose rows are not used up yet; with `keep`, row groups once read serve all later epochs."""
 
-    arrays: dict[int, Arrays] = field(default_factory=dict)
-    left: dict[int, int] = field(default_factory=dict)
+    def __init__(self, *, keep: bool) -> None:
+        self.keep = keep
+        self._arrays: dict[int, Arrays] = {}
+        self._left: dict[int, int] = {}
+        self._kept: dict[int, Arrays] = {}
+        self._asked_for: set[int] = set()
+
+    def to_read(self, units: Sequence[Unit]) -> list[Unit]:
+        """The units that must be read, in order; the others will be here by the time they are needed."""
+        if not self.keep:
+            return list(units)
+        fresh = []
+        for unit in units:
+            if unit.group not in self._asked_for:
+                self._asked_for.add(unit.group)
+                fresh.append(unit)
+        return fresh
+
+    def has(self, unit: Unit) -> bool:
+        """True if the unit's rows are at hand."""
+        if unit.number not in self._arrays and unit.group in self._kept:
+            self._arrays[unit.number], self._left[unit.number] = self._kept[unit.group], unit.rows_used
+        return unit.number in self._arrays
 
     def add(self, unit: Unit, arrays: Arrays) -> None:
+        """Take in what was read for a unit."""
         if len(arrays["unit"]) and int(arrays["unit"][0]) != unit.number:
             raise CorpusError(f"read unit {int(arrays['unit'][0])} arrived in place of {unit.number}")
-        self.arrays[unit.number], self.left[unit.number] = arrays, unit.rows_used
+        self._arrays[unit.number], self._left[unit.number] = arrays, unit.rows_used
+        if self.keep:
+            self._kept[unit.group] = arrays
 
     def take(self, step: Step) -> Arrays:
         """The rows of a step, in its order; units with no further use are let go."""
         out: Arrays = {}
         for number in np.unique(step.unit).tolist():
             here = step.unit == number
-            source = self.arrays[number]
-            for name, values in source.items():
+            for name, values in self._arrays[number].items():
                 if name not in ("unit", "epoch"):
                     out.setdefault(name, np.empty((len(step.unit), *values.shape[1:]), values.dtype))
                     out[name][here] = values[step.row[here]]
-            self.left[number] -= int(here.sum())
-            if self.left[number] == 0:
-                del self.arrays[number], self.left[number]
+            self._left[number] -= int(here.sum())
+            if self._left[number] == 0:
+                del self._arrays[number], self._left[number]
         return out
 
 
@@ -221,32 +248,37 @@ def batches(
 ) -> Iterator[Batch]:
     """`n_steps` batches of one rank from (epoch, step) `start` on, over as many epochs as that takes."""
     plan = Plan(settings.sizes, settings.order, rank, world, start)
-    held = _Held()
+    fits = sum(settings.sizes) * BYTES_PER_ROW <= settings.cache_mb * 2**20
+    held = _Held(keep=fits and make_views is None)  # views differ from epoch to epoch
     empty = _no_rows(settings, make_views)
 
     def open_chunk(count: int) -> _Chunk:
         steps, units = plan.chunk(count)
-        chunk = _Chunk(steps, units, _blocks(settings, units, make_views) if units else iter(()))
+        reads = held.to_read(units)
+        chunk = _Chunk(steps, units, reads, _blocks(settings, reads, make_views) if reads else iter(()))
         chunk.first = next(chunk.blocks, None)
         return chunk
 
+    unit_of: dict[int, Unit] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="beatray-open-chunk") as opener:
         planned = min(settings.chunk_steps, n_steps)
         coming: Future[_Chunk] | None = opener.submit(open_chunk, planned)
         while coming is not None:
             chunk, coming = coming.result(), None
+            unit_of |= {unit.number: unit for unit in chunk.units}
             more = min(settings.chunk_steps, n_steps - planned)
             arrived = 0
             for step in chunk.steps:
-                while len(step.unit) and not set(step.unit.tolist()) <= held.arrays.keys():
-                    block = chunk.first if chunk.first is not None else next(chunk.blocks, None)
-                    chunk.first = None
-                    if block is None:
-                        raise CorpusError("Ray Data delivered fewer row groups than were asked for")
-                    held.add(chunk.units[arrived], block)
-                    arrived += 1
-                    if more and coming is None and len(chunk.units) - arrived <= settings.open_ahead:
-                        coming = opener.submit(open_chunk, more)
+                for number in np.unique(step.unit).tolist():
+                    while not held.has(unit_of[number]):
+                        block = chunk.first if chunk.first is not None else next(chunk.blocks, None)
+                        chunk.first = None
+                        if block is None:
+                            raise CorpusError("Ray Data delivered fewer row groups than were asked for")
+                        held.add(chunk.reads[arrived], block)
+                        arrived += 1
+                if more and coming is None and len(chunk.reads) - arrived <= settings.open_ahead:
+                    coming = opener.submit(open_chunk, more)
                 arrays = held.take(step) if len(step.unit) else dict(empty)
                 yield Batch(step.epoch, step.step, step.parts, arrays)
             # Read to the end: an iterator left half read keeps a thread and its prefetched blocks alive.
