@@ -33,15 +33,22 @@ def parser() -> argparse.ArgumentParser:
         "ingest",
         help="recordings into a corpus",
         description="Read recordings (a folder, zip or tar per source) into a verified Parquet corpus. "
-        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder). Interrupted, it continues; new recordings are added.",
+        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder). Interrupted, it continues; new recordings are added. "
+        "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus",
     )
-    ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and {KEYS}")
+    keys = "limit= items_per_shard= detector=beatray|neurokit retry_refused=true cluster.cpus="
+    ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
     ingest.add_argument("--out", help="the corpus folder (default: corpus)")
-    ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first")
+    ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
     ingest.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
 
-    corpus = commands.add_parser("corpus", help="look into a corpus: show, verify, splits")
-    corpus.add_argument("action", choices=("show", "verify", "splits"))
+    corpus = commands.add_parser(
+        "corpus",
+        help="look into a corpus: show, refused, verify, splits",
+        description="show: counts, hours, refusals by reason. refused: every refused recording and why. verify: every "
+        "byte against the manifest. splits: what may be trained on.",
+    )
+    corpus.add_argument("action", choices=("show", "refused", "verify", "splits"))
     corpus.add_argument("path", metavar="CORPUS", help="folder or URI of the corpus")
     corpus.add_argument("--json", action="store_true", help="print JSON")
 
@@ -101,12 +108,29 @@ def main(argv: list[str] | None = None) -> int:
     except SettingsError as error:
         print(f"beatray {words.command}: {error}", file=sys.stderr)
         return 2
-    except (CorpusError, FileNotFoundError, FileExistsError) as error:
+    except CorpusError as error:
         print(f"beatray {words.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 1
+    except Exception as error:
+        told = _tellable(error)
+        if told is None:
+            raise  # a fault of ours: the traceback is what a report needs
+        print(f"beatray {words.command}: {told}", file=sys.stderr)
+        return 1
+
+
+def _tellable(error: BaseException) -> str | None:
+    """One line for an error of the disk, the network or Ray; None for any other."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return _tellable(cause) or f"{type(cause).__name__}: {cause}"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    library = type(error).__module__.split(".")[0]
+    return f"{library}: {str(error).splitlines()[0]}" if library in ("ray", "pyarrow") and str(error) else None
 
 
 def _dispatch(words: argparse.Namespace) -> int:
@@ -122,6 +146,8 @@ def _dispatch(words: argparse.Namespace) -> int:
 
         if words.action == "show":
             return corpus.show_corpus(words.path, words.json)
+        if words.action == "refused":
+            return corpus.show_refused(words.path, words.json)
         return (
             corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
         )
@@ -151,7 +177,7 @@ def _print_config(words: argparse.Namespace) -> int:
 
     from beatray.settings import PretrainSettings, build, compose
 
-    extra = [f"out={words.out}"] if getattr(words, "out", None) else []
+    extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []
     given = words.words
     if words.command == "ingest":
         from beatray.commands.ingest import split_words

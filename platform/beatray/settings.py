@@ -122,6 +122,12 @@ class ClusterSettings:
     cpus: int | None = None
     object_store_mb: int = 512
 
+    def __post_init__(self) -> None:
+        if self.cpus is not None and self.cpus < 1:
+            raise SettingsError(f"cluster.cpus must be at least 1, not {self.cpus}")
+        if self.object_store_mb < 80:
+            raise SettingsError(f"cluster.object_store_mb must be at least 80, not {self.object_store_mb}")
+
 
 @dataclass(frozen=True, slots=True)
 class TrackingSettings:
@@ -162,10 +168,13 @@ def config_folder() -> Path:
     raise SettingsError("the configs/ folder is missing from this installation of beatray")
 
 
-def compose(top: str, words: list[str], *, extra: dict[str, str] | None = None) -> dict[str, Any]:
+def compose(
+    top: str, words: list[str], *, extra: dict[str, str] | None = None, other_words: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The content of `configs/<top>.yaml` under the words of the command line, as plain dicts.
 
-    `extra` maps further short words to dotted keys. Raises SettingsError for a word that fits nothing.
+    `extra` maps further short words to dotted keys; `other_words` are known to the command alone and only help to name
+    the nearest right one. Raises SettingsError for a word that fits nothing.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -187,7 +196,7 @@ def compose(top: str, words: list[str], *, extra: dict[str, str] | None = None) 
         for word in overrides:
             key = word.partition("=")[0].lstrip("+~")
             if word not in chosen and not _fits(key, known):
-                raise SettingsError(f"there is no setting '{key}'{_nearest(key, known)}")
+                raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *(other_words)])}")
         try:
             content: Any = OmegaConf.to_container(hydra_compose(top, overrides=overrides), resolve=True)
             return {str(key): value for key, value in content.items()}

@@ -9,6 +9,7 @@ from beatray.commands.ingest import summary_text
 from beatray.corpus.reader import open_corpus, verify
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
 from beatray.corpus.summary import show
+from beatray.ingest.convert import read_quarantine
 
 
 def show_corpus(uri: str, as_json: bool) -> int:
@@ -38,6 +39,19 @@ def verify_corpus(uri: str) -> int:
     say(
         f"whole: {len(corpus.manifest.shards)} shards, {corpus.manifest.rows:,} rows, manifest {corpus.manifest.number}"
     )
+    return 0
+
+
+def show_refused(uri: str, as_json: bool) -> int:
+    """List every refused recording with its reason."""
+    corpus = open_corpus(uri)
+    rows = read_quarantine(corpus.store, corpus.manifest)
+    if as_json:
+        say(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        say(f"  {row['source']}/{row['item']}: {row['reason']}: {row['detail']}")
+    say(f"{len(rows)} refused")
     return 0
 
 

@@ -8,69 +8,107 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.corpus.manifest import CorpusError, Manifest, latest_number, read_manifest
+from beatray.corpus.manifest import CorpusError, Manifest, latest_number
 from beatray.corpus.store import Store
 from beatray.corpus.summary import show
-from beatray.ingest.convert import IngestSettings, ingest
+from beatray.corpus.writer import FOLDER
+from beatray.ingest.convert import STAGING, IngestSettings, ingest, list_items
 from beatray.ingest.source import SOURCES
 from beatray.ray_session import RaySettings, session
 from beatray.settings import ClusterSettings, SettingsError, as_dict, build, compose
 
 
 def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The SOURCE=PATH words, and the others."""
+    """The SOURCE=PATH words with absolute places, and the other words."""
     sources, others = {}, []
     for word in words:
         key, sign, value = word.partition("=")
         if sign and key in SOURCES:
             if key in sources:
-                raise SettingsError(f"{key}= is said twice; ingest one after the other into the same corpus")
-            sources[key] = value if "://" in value else str(Path(value).absolute())
+                raise SettingsError(
+                    f"{key}= is said twice. Put both folders under one parent and say that, or make two corpora: "
+                    "recordings are known by source and name."
+                )
+            sources[key] = value if "://" in value else str(_place(f"{key}=", value))
         else:
             others.append(word)
     return sources, others
 
 
+def _place(key: str, value: str) -> Path:
+    if not value:
+        raise SettingsError(f"{key} is empty: say a folder or an archive (an unset variable?)")
+    return Path(value).expanduser().absolute()
+
+
 def settings_from(words: list[str], out: str | None) -> tuple[IngestSettings, ClusterSettings]:
     """The settings that the words of the command line mean."""
     sources, others = split_words(words)
-    content = compose("ingest", [*others, *([f"out={out}"] if out else [])])
+    if out is not None:
+        others.append(f"out={out}")
+    content = compose("ingest", others, other_words=tuple(SOURCES))
     cluster = build(ClusterSettings, content.pop("cluster"), "cluster.")
     if not sources:
         raise SettingsError(f"name at least one source: {', '.join(f'{name}=PATH' for name in sorted(SOURCES))}")
     settings = build(IngestSettings, {**content, "sources": sources})
     if settings.items_per_shard < 1 or (settings.limit is not None and settings.limit < 1):
         raise SettingsError("items_per_shard and limit must be at least 1")
-    store = Store(settings.out)
-    return replace(settings, out=str(store.folder) if store.is_local else settings.out), cluster
+    if Store(settings.out).is_local:
+        place = _place("--out", settings.out.removeprefix("file://"))
+        for source, location in sources.items():
+            if Path(location).is_relative_to(place):
+                raise SettingsError(
+                    f"{source}={location} lies inside --out {place}; choose another folder for the corpus"
+                )
+        settings = replace(settings, out=str(place))
+    return settings, cluster
 
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
     """Ingest and tell the user what came of it."""
     store = Store(settings.out)
+    listed = list_items(settings)  # a wrong path must be told before anything is started or removed
     if overwrite:
         remove_corpus(store)
     number = latest_number(store)
     if number is not None:
         say(f"a corpus exists at {settings.out} (manifest {number}); only recordings it does not know are read")
     with session(RaySettings(**as_dict(cluster))), progress("ingest", "recordings") as update:
-        done = ingest(settings, lambda p: update(p.done, p.total, f"{p.refused} refused" if p.refused else ""))
+        done = ingest(settings, lambda p: update(p.done, p.total, f"{p.refused} refused" if p.refused else ""), listed)
     manifest = done.manifest
     if done.known:
-        say(f"  {done.known:,} recordings are known by source and name and were not read again")
+        say(
+            f"  {done.known:,} recordings are known by source and name and were not read again (for another place with "
+            "the same names, ingest a common parent folder; for mended files that were refused, add retry_refused=true)"
+        )
     if number is not None and manifest.number == number:
-        say(f"nothing to do: the corpus at {settings.out} already holds all of them")
+        say(f"nothing to do: the corpus at {settings.out} already holds or has refused all of them")
     say(summary_text(show(manifest)))
+    for source in settings.sources:
+        if source not in manifest.statistics["by_source"]:
+            say(f"  warning: nothing of {source} was kept; see beatray corpus refused {settings.out}")
     return manifest
 
 
 def remove_corpus(store: Store) -> None:
-    """Delete a corpus, and only a corpus: a folder without a manifest is left alone."""
+    """Delete what beatray writes in a corpus folder, and nothing else.
+
+    Raises CorpusError for a folder that holds other things and no corpus.
+    """
     if not store.is_local:
         raise CorpusError("--overwrite works on local folders only; remove the objects yourself")
-    if latest_number(store) is not None:
-        read_manifest(store)  # a folder that merely looks like a corpus is not deleted
-        shutil.rmtree(store.folder)
+    folder = store.folder
+    if not folder.exists():
+        return
+    files = [p for pattern in ("manifest-*.json", "quarantine-*.parquet") for p in folder.glob(pattern)]
+    if any(folder.iterdir()) and not files and not (folder / STAGING).is_dir():
+        raise CorpusError(
+            f"{folder} is not empty and holds no corpus; --overwrite leaves it alone. Choose another --out."
+        )
+    for path in files:
+        path.unlink()
+    for name in (FOLDER, STAGING):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def summary_text(public: dict[str, Any]) -> str:
@@ -81,7 +119,7 @@ def summary_text(public: dict[str, Any]) -> str:
         f"  patients    {public['patients']:,}",
         f"  beats       {public['beats']:,}",
         f"  hours       {public['hours']:.2f}",
-        f"  refused     {public['quarantined']:,}",
+        f"  refused     {public['quarantined']:,}" + (" (beatray corpus refused)" if public["quarantined"] else ""),
     ]
     lines += [f"                {reason}: {count:,}" for reason, count in public["quarantine_reasons"].items()]
     if public["flags"]:

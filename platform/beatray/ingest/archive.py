@@ -212,6 +212,8 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar
                     members[name] = content.read() if content else b""
 
                 archive.members = []  # type: ignore[attr-defined]
+            if plain is not None:
+                _check_end(plain, archive.offset)
         while plain is None and source.read(STEP_BYTES):
             pass  # up to the checksum that follows the last block
     except RecordError:
@@ -219,6 +221,16 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar
     except _DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} cannot be unpacked: {error}") from error
     return _Tar(plain, members, tuple(sorted(members)), refused)
+
+
+def _check_end(plain: BinaryIO, offset: int) -> None:
+    """tarfile takes a damaged or missing header for the end of a plain archive; the real end is two blocks of zeros."""
+    plain.seek(offset - tarfile.BLOCKSIZE if offset else 0)
+    rest = plain.read(3 * tarfile.BLOCKSIZE)
+    if b"\0" * 2 * tarfile.BLOCKSIZE not in rest:
+        raise tarfile.ReadError(
+            f"no end of archive after byte {offset}: a member's header is damaged or the file is cut"
+        )
 
 
 class _Metered:

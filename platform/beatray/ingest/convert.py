@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,10 @@ class IngestSettings:
     retry_refused: bool = False  # read recordings again that an earlier ingest refused
 
 
+Listed = dict[str, tuple[Sequence[Item], int]]
+"""By source: its items, and how many entries of its tree are not listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """The work of one task."""
@@ -68,6 +73,7 @@ class SliceResult:
     shard: dict[str, Any] | None
     refused: list[dict[str, str]] = field(default_factory=list)
     read: int = 0
+    stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,12 @@ def recipe_of(settings: IngestSettings) -> dict[str, Any]:
     }
 
 
-def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = lambda progress: None) -> Ingested:
-    """Read all sources into the corpus at `settings.out` and commit.
+def ingest(
+    settings: IngestSettings,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    listed: Listed | None = None,
+) -> Ingested:
+    """Read all sources into the corpus at `settings.out` and commit; `listed` spares listing them again.
 
     Needs an open Ray session. Raises CorpusError when the corpus there was made by another recipe, when a source
     holds no recordings, or when every recording was refused.
@@ -121,7 +131,7 @@ def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = l
         )
     store.clear_temporary(FOLDER)
     store.clear_temporary()
-    listed = list_items(settings)
+    listed = list_items(settings) if listed is None else listed
     known = _known_items(store, before, retry_refused=settings.retry_refused)
     slices = list(plan(settings, recipe, listed, known))
     n_known = sum(len(items) for items, _ in listed.values()) - sum(len(part.items) for part in slices)
@@ -134,7 +144,7 @@ def ingest(settings: IngestSettings, on_progress: Callable[[Progress], None] = l
     return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known)
 
 
-def list_items(settings: IngestSettings) -> dict[str, tuple[Sequence[Item], int]]:
+def list_items(settings: IngestSettings) -> Listed:
     """By source: its items, and how many entries of its tree were not listed (links, paths that lead outside).
 
     Raises CorpusError that names the source and the place when it cannot be read or holds no recordings.
@@ -159,7 +169,7 @@ def list_items(settings: IngestSettings) -> dict[str, tuple[Sequence[Item], int]
 def plan(
     settings: IngestSettings,
     recipe: dict[str, Any],
-    listed: dict[str, tuple[Sequence[Item], int]],
+    listed: Listed,
     known: set[tuple[str, str]],
 ) -> Iterator[Slice]:
     """The slices of all items that the corpus does not know yet, in source and item order."""
@@ -216,7 +226,7 @@ def _run(
         else:
             waiting.append(part)
     total = sum(len(part.items) for part in slices)
-    task = ray.remote(num_cpus=1, max_retries=3)(convert_slice)
+    task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(convert_slice)
     at_once = max(2 * int(ray.cluster_resources().get("CPU", 1)), 2)
     running: dict[Any, Slice] = {}
     while waiting or running:
@@ -238,13 +248,32 @@ def _staged(store: Store, part: Slice) -> SliceResult | None:
         result = SliceResult(**note)
     except (OSError, ValueError, TypeError):
         return None  # not there or half written: the slice is simply done again
+    if result.stamp != stamp_of(part):
+        return None
     if result.shard and store.size(f"{FOLDER}/{result.shard['name']}") != result.shard["bytes"]:
         return None
     return result
 
 
+def stamp_of(part: Slice) -> str:
+    """Place, sizes and times of what a slice reads: the archive, or each item's header and signal files."""
+    root = Path(part.location)
+    paths = [root] if root.is_file() else [
+        (root / item.path).with_suffix(suffix) for item in part.items for suffix in (".hea", ".dat", ".mat")
+    ]  # fmt: skip
+    digest = hashlib.blake2b(part.location.encode(), digest_size=16)
+    for path in paths:
+        try:
+            about = path.stat()
+            digest.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        except OSError:
+            digest.update(f"{path}\0-\0".encode())
+    return digest.hexdigest()
+
+
 def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
     """The task: read every item, measure the windows, write the shard, leave the note."""
+    stamp = stamp_of(part)
     tree = open_tree(part.location)
     windows: list[Window] = []
     refused: list[dict[str, str]] = []
@@ -272,7 +301,7 @@ def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
         )
         written = write_shard(store, f"{part.name}.parquet", part.source, schema.to_table(windows, measured))
         shard = asdict(written)
-    result = SliceResult(shard, refused, len(part.items))
+    result = SliceResult(shard, refused, len(part.items), stamp)
     store.write(f"{STAGING}/{part.name}.json", json.dumps(asdict(result), sort_keys=True).encode())
     return result
 
@@ -298,8 +327,10 @@ def _commit(
     ]
     shards = (*(before.shards if before else ()), *fresh)
     if not shards:
-        reasons = Counter(row["reason"] for part in slices for row in results[part.name].refused)
-        raise CorpusError(f"every recording was refused ({dict(reasons)}); nothing was written")
+        rows = [row for part in slices for row in results[part.name].refused]
+        _clear_staging(store, slices)
+        examples = "\n".join(f"  {row['item']}: {row['reason']}: {row['detail']}" for row in rows[:5])
+        raise CorpusError(f"every recording was refused, there is no corpus; of {len(rows)}, for example:\n{examples}")
     tried = {(part.source, item.name) for part in slices for item in part.items}
     earlier = read_quarantine(store, before) if before else []
     refused = [row for row in earlier if (row["source"], row["item"]) not in tried and row["item"] != UNLISTED]
@@ -318,7 +349,14 @@ def _commit(
     statistics["quarantined"] = len(refused)
     statistics["quarantine_reasons"] = dict(sorted(Counter(row["reason"] for row in refused).items()))
     manifest = Manifest(number, recipe, shards, quarantine, statistics)
-    write_manifest(store, manifest)
+    try:
+        write_manifest(store, manifest)
+    except FileExistsError as error:
+        raise CorpusError("another ingest committed meanwhile; run the same command again") from error
+    _clear_staging(store, slices)
+    return manifest
+
+
+def _clear_staging(store: Store, slices: list[Slice]) -> None:
     for part in slices:
         store.delete(f"{STAGING}/{part.name}.json")
-    return manifest

@@ -15,7 +15,7 @@ from beatray.ingest.item import Item, check_not_refused, find_table, parse_age, 
 from beatray.ingest.tree import Tree
 from beatray.ingest.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
 from beatray.ingest.wfdb_record import read_twelve_leads, split_path
-from beatray.record import LEADS, Reason, Record, RecordError, Wave
+from beatray.record import LEADS, Record, Wave
 
 NAME = "ludb"
 LICENCE = "ODC-By 1.0"
@@ -28,15 +28,21 @@ def find(tree: Tree) -> list[Item]:
     index = find_table(tree, INDEX)
     folder = split_path(index)[0]
     items: dict[int, Item] = {}
-    for row in read_table(tree, index, ("ID", "Sex", "Age", "Rhythms")):
-        name = row["ID"].strip()
-        if not (name.isascii() and name.isdigit() and len(name) <= 9) or int(name) in items:
-            raise RecordError(Reason.METADATA, f"{index}: ID {name[:40]!r} is no number or is there twice")
+    unusable: list[Item] = []
+    for line, row in enumerate(read_table(tree, index, ("ID", "Sex", "Age", "Rhythms")), start=1):
+        if not any(cell.strip() for cell in row.values() if isinstance(cell, str)):
+            continue  # spreadsheets leave empty rows behind
+        name = row["ID"].strip().removesuffix(".0")
+        is_number = name.isascii() and name.isdigit() and len(name) <= 9
+        if not is_number or int(name) in items:
+            why = f"row {line} of {index}: ID {name[:40]!r} " + ("is there twice" if is_number else "is no number")
+            unusable.append(Item(f"row-{line}", index, {"refused": why}))
+            continue
         cells = [cell for column, cell in row.items() if column not in _NOT_LABELS and isinstance(cell, str)]
         labels = [line.strip() for cell in cells for line in cell.splitlines() if line.strip()]
         meta = {"age": row["Age"], "sex": row["Sex"].strip(), "labels": "\n".join(dict.fromkeys(labels))}
         items[int(name)] = Item(name, f"{folder}data/{name}.hea", meta)
-    return [items[number] for number in sorted(items)]
+    return [*(items[number] for number in sorted(items)), *unusable]
 
 
 def read(tree: Tree, item: Item) -> Iterator[Record]:
