@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
@@ -104,7 +105,16 @@ def example_of(rows: Rows, position: int, objective: dict[str, Any], seed: int) 
         record_id=one.record_id[0],
         x_mv=x_mv,
         r_peaks=one.r_peaks[0],
-        beat_boxes=beat_boxes(one.r_peaks[0], RATE_HZ, int(one.n_samples[0])),
+        beat_boxes=_contrasted(one.r_peaks[0], int(one.n_samples[0]), objective),
         vcg=ecg_to_vcg(torch.from_numpy(x_mv[None, :, start : start + SHOWN]))[0].numpy(),
         views=shown,
     )
+
+
+def _contrasted(r_peaks: NDArray[np.int32], n_samples: int, objective: dict[str, Any]) -> NDArray[np.float32]:
+    """The windows (n_beats, 2) that the objective contrasts; for objectives without beats, the usual ones."""
+    if "box_before_s" not in objective:
+        usual: NDArray[np.float32] = beat_boxes(r_peaks, RATE_HZ, n_samples)
+        return usual
+    around = np.array([-objective["box_before_s"], objective["box_after_s"]]) * RATE_HZ
+    return np.asarray(r_peaks[:, None] + around, np.float32)
