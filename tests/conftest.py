@@ -67,7 +67,8 @@ def local_ray() -> Iterator[None]:
 def sample_corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A corpus of 60 bundled recordings of each source, in small shards, through the real ingest."""
     from beatray.commands.demo import SAMPLE
-    from beatray.ingest.convert import IngestSettings, ingest
+    from beatray.ingest.convert import ingest
+    from beatray.ingest.plan import IngestSettings
 
     out = str(tmp_path_factory.mktemp("sample") / "corpus")
     sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}

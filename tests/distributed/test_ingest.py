@@ -20,7 +20,8 @@ from beatray.corpus.manifest import CorpusError, read_manifest
 from beatray.corpus.reader import open_corpus, verify
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
 from beatray.corpus.store import TEMPORARY_PREFIX, Store
-from beatray.ingest.convert import IngestSettings, ingest, read_quarantine
+from beatray.ingest.convert import ingest
+from beatray.ingest.plan import IngestSettings, read_quarantine
 from beatray.ingest.ptbxl import find as find_ptbxl
 from beatray.ingest.source import SOURCES
 from beatray.ingest.tree import open_tree

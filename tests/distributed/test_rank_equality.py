@@ -23,7 +23,8 @@ from beatray.models.batch_norm import GlobalBatchNorm1d
 from beatray.models.registry import build_encoder
 from beatray.objectives.gather import gather_counts, gather_rows
 from beatray.objectives.registry import build_objective
-from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+from beatray.objectives.statistics import FeatureStatistics
+from feature_tables import table_of
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
@@ -74,8 +75,8 @@ def global_batch(without_beats: list[int]) -> dict[str, Tensor]:
 def build(name: str, settings: dict[str, Any]) -> nn.Module:
     batch = global_batch([])
     statistics = FeatureStatistics(
-        FeatureTable.from_values([f"r{i}" for i in range(6)], batch["record_features"].numpy()),
-        FeatureTable.from_values([f"b{i}" for i in range(5)], batch["beat_features"].reshape(-1, 5).numpy()),
+        table_of([f"r{i}" for i in range(6)], batch["record_features"].numpy()),
+        table_of([f"b{i}" for i in range(5)], batch["beat_features"].reshape(-1, 5).numpy()),
     )
     torch.manual_seed(3)
     objective = build_objective(name, build_encoder("tiny"), {"views": VIEWS, **settings}, statistics)

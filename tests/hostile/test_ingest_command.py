@@ -15,7 +15,8 @@ from beatray.commands.ingest import remove_corpus, settings_from
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.store import Store
-from beatray.ingest.convert import IngestSettings, _known_items, convert_slice, ingest, list_items, plan, recipe_of
+from beatray.ingest.convert import convert_slice, ingest
+from beatray.ingest.plan import IngestSettings, known_items, list_items, plan, recipe_of
 from beatray.ingest.tree import open_tree
 from beatray.record import Reason, RecordError
 from beatray.settings import SettingsError
@@ -90,7 +91,7 @@ def test_leftovers_of_an_interrupted_ingest_never_pass_for_other_data(
         interrupted,
         recipe_of(interrupted),
         list_items(interrupted),
-        _known_items(Store(out), None, retry_refused=False),
+        known_items(Store(out), None, retry_refused=False),
     )
     assert convert_slice(Store(out), part, "beatray").read == 2  # and then the power went
     ingest(IngestSettings({"wfdb": str(second)}, out))

@@ -12,8 +12,9 @@ from torch import Tensor
 from beatray.models.registry import build_encoder
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.registry import build_objective
-from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.terms import collapse_warning
+from feature_tables import table_of
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
@@ -64,8 +65,8 @@ BATCH = heartbeats(6)
 BATCH["record_features"][0, 2] = float("nan")
 BATCH["beat_features"][1, 0, 0] = float("nan")
 STATISTICS = FeatureStatistics(
-    FeatureTable.from_values([f"r{i}" for i in range(6)], BATCH["record_features"].numpy()),
-    FeatureTable.from_values([f"b{i}" for i in range(5)], BATCH["beat_features"].reshape(-1, 5).numpy()),
+    table_of([f"r{i}" for i in range(6)], BATCH["record_features"].numpy()),
+    table_of([f"b{i}" for i in range(5)], BATCH["beat_features"].reshape(-1, 5).numpy()),
 )
 
 

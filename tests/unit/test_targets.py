@@ -11,6 +11,7 @@ import torch
 
 from beatray.objectives import targets
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
+from feature_tables import table_of
 
 N = 6
 INDEX = torch.arange(2 * N)
@@ -120,7 +121,7 @@ def test_rows_of_a_part_are_rows_of_the_whole() -> None:
 
 def test_missing_values_become_means_and_ranges_scale() -> None:
     values = np.array([[1.0, 10.0, np.nan], [3.0, np.nan, np.nan], [2.0, 30.0, np.nan]])
-    table = FeatureTable.from_values(("a_mv", "b_ms", "c"), values)
+    table = table_of(("a_mv", "b_ms", "c"), values)
     np.testing.assert_allclose(table.mean, [2.0, 20.0, 0.0])
     np.testing.assert_allclose(table.sd, [np.sqrt(2 / 3), 10.0, 0.0])
     np.testing.assert_allclose([table.min, table.max], [[1, 10, 0], [3, 30, 0]])
@@ -133,8 +134,8 @@ def test_missing_values_become_means_and_ranges_scale() -> None:
 
 
 def test_statistics_survive_json() -> None:
-    table = FeatureTable.from_values(("a", "b"), np.random.default_rng(0).normal(size=(9, 2)) / 3)
-    empty = FeatureTable.from_values(("x",), np.zeros((0, 1)))
+    table = table_of(("a", "b"), np.random.default_rng(0).normal(size=(9, 2)) / 3)
+    empty = table_of(("x",), np.zeros((0, 1)))
     statistics = FeatureStatistics(table, empty)
     again = FeatureStatistics.from_dict(json.loads(json.dumps(statistics.to_dict())))
     assert again.record.names == table.names

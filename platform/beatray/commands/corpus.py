@@ -9,7 +9,7 @@ from beatray.commands.ingest import summary_text
 from beatray.corpus.reader import open_corpus, verify
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
 from beatray.corpus.summary import show
-from beatray.ingest.convert import read_quarantine
+from beatray.ingest.plan import read_quarantine
 
 
 def show_corpus(uri: str, as_json: bool) -> int:

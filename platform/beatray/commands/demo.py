@@ -21,7 +21,7 @@ from beatray.commands.report import write_report
 from beatray.corpus.reader import open_corpus
 from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.ingest.convert import IngestSettings
+from beatray.ingest.plan import IngestSettings
 from beatray.settings import (
     ClusterSettings,
     CorpusSettings,

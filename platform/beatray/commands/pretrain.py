@@ -15,8 +15,8 @@ from beatray.settings import PretrainSettings, as_dict, build, compose, flat
 from beatray.track.journal import Tail, read_lines
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
+from beatray.train.job import Job
 from beatray.train.launch import RunResult, check, prepare_job, pretrain
-from beatray.train.loop import Job
 
 
 def settings_from(words: list[str]) -> PretrainSettings:

@@ -66,13 +66,13 @@ def summarise(corpus: Corpus, more_flags: Mapping[int, str] | None = None) -> di
 
 
 def describe(values: NDArray[np.float32], names: tuple[str, ...]) -> dict[str, Any]:
-    """Mean, SD, smallest and largest known value of each column; 0, 1, 0, 0 for a column with none."""
+    """Mean, SD, smallest and largest known value of each column; all 0 for a column with none."""
     result: dict[str, Any] = {"names": list(names), "mean": [], "sd": [], "min": [], "max": [], "missing": []}
     for position in range(len(names)):
         column = values[:, position].astype(np.float64)
         known = column[np.isfinite(column)]
         result["mean"].append(float(known.mean()) if known.size else 0.0)
-        result["sd"].append(float(known.std()) if known.size and known.std() > 0 else 1.0)
+        result["sd"].append(float(known.std()) if known.size else 0.0)
         result["min"].append(float(known.min()) if known.size else 0.0)
         result["max"].append(float(known.max()) if known.size else 0.0)
         result["missing"].append(int(column.size - known.size))

@@ -11,14 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from beatray.corpus import schema
@@ -27,43 +25,26 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
 from beatray.corpus.summary import summarise
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
-from beatray.dsp import analyse, features
+from beatray.dsp import analyse
 from beatray.dsp.analyse import Detector
 from beatray.ingest.canonical import WindowFlag, to_windows
+from beatray.ingest.plan import (
+    IngestSettings,
+    Listed,
+    Slice,
+    known_items,
+    list_items,
+    plan,
+    read_quarantine,
+    recipe_of,
+    stamp_of,
+)
 from beatray.ingest.source import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
-from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError, Window
+from beatray.record import Reason, RecordError, Window
 
 STAGING = "staging"
 UNLISTED = "(not listed)"
-VERSION = "1"
-"""Changes when the same input would give other rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class IngestSettings:
-    """What to read, where to write and how."""
-
-    sources: dict[str, str]  # source name -> folder, archive or URI
-    out: str
-    detector: Detector = "beatray"  # or "neurokit"
-    items_per_shard: int = 1024
-    limit: int | None = None  # at most so many items of each source, evenly spaced
-    retry_refused: bool = False  # read recordings again that an earlier ingest refused
-
-
-Listed = dict[str, tuple[Sequence[Item], int]]
-"""By source: its items, and how many entries of its tree are not listed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """The work of one task."""
-
-    source: str
-    location: str
-    items: tuple[Item, ...]
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +74,6 @@ class Progress:
     refused: int
 
 
-def recipe_of(settings: IngestSettings) -> dict[str, Any]:
-    """Everything that decides the numbers in a row, apart from the recording itself."""
-    return {
-        "schema_version": schema.VERSION,
-        "ingest_version": VERSION,
-        "rate_hz": RATE_HZ,
-        "window_samples": WINDOW_SAMPLES,
-        "unit": "1 uV, int16, unfiltered",
-        "leads": list(LEADS),
-        "resampling": "polyphase, scipy.signal.resample_poly",
-        "detector": settings.detector,
-        "dsp_version": analyse.VERSION,
-        "beat_features": list(features.BEAT_FEATURES),
-        "record_features": list(features.RECORD_FEATURES),
-    }
-
-
 def ingest(
     settings: IngestSettings,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -132,7 +96,7 @@ def ingest(
     store.clear_temporary(FOLDER)
     store.clear_temporary()
     listed = list_items(settings) if listed is None else listed
-    known = _known_items(store, before, retry_refused=settings.retry_refused)
+    known = known_items(store, before, retry_refused=settings.retry_refused)
     slices = list(plan(settings, recipe, listed, known))
     n_known = sum(len(items) for items, _ in listed.values()) - sum(len(part.items) for part in slices)
     if not slices:
@@ -142,75 +106,6 @@ def ingest(
     results = _run(store, slices, settings.detector, on_progress)
     unlisted = {source: refused for source, (_, refused) in listed.items() if refused}
     return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known)
-
-
-def list_items(settings: IngestSettings) -> Listed:
-    """By source: its items, and how many entries of its tree were not listed (links, paths that lead outside).
-
-    Raises CorpusError that names the source and the place when it cannot be read or holds no recordings.
-    """
-    listed = {}
-    for source, location in sorted(settings.sources.items()):
-        if source not in SOURCES:
-            raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
-        try:
-            tree = open_tree(location)
-            items = SOURCES[source].find(tree)
-        except RecordError as error:
-            raise CorpusError(f"{source}={location}: {error.detail}") from error
-        except (ValueError, OSError) as error:
-            raise CorpusError(f"{source}={location}: {error}") from error
-        if not items:
-            raise CorpusError(f"{source}={location}: no recordings found")
-        listed[source] = (_spaced(items, settings.limit), tree.refused)
-    return listed
-
-
-def plan(
-    settings: IngestSettings,
-    recipe: dict[str, Any],
-    listed: Listed,
-    known: set[tuple[str, str]],
-) -> Iterator[Slice]:
-    """The slices of all items that the corpus does not know yet, in source and item order."""
-    identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
-    for source, (items, _) in listed.items():
-        location = settings.sources[source]
-        fresh = [item for item in items if (source, item.name) not in known]
-        for start in range(0, len(fresh), settings.items_per_shard):
-            part = tuple(fresh[start : start + settings.items_per_shard])
-            digest = identity.copy()
-            for item in part:
-                digest.update(f"{item.name}\0{item.path}\0{sorted(item.meta.items())}\0".encode())
-            yield Slice(
-                source, location, part, f"{source}-{start // settings.items_per_shard:05d}-{digest.hexdigest()}"
-            )
-
-
-def _spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
-    if limit is None or limit >= len(items):
-        return items
-    return [items[position] for position in np.linspace(0, len(items) - 1, limit).round().astype(int)]
-
-
-def _known_items(store: Store, manifest: Manifest | None, *, retry_refused: bool) -> set[tuple[str, str]]:
-    """(source, item) of everything the corpus holds and, unless they are to be tried again, has refused."""
-    if manifest is None:
-        return set()
-    known = set()
-    for record_id in Corpus(store, manifest).index["record_id"]:
-        source, _, name = str(record_id).partition("#")[0].partition("/")
-        known.add((source, name))
-    if not retry_refused:
-        known |= {(row["source"], row["item"]) for row in read_quarantine(store, manifest)}
-    return known
-
-
-def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
-    """The refused recordings of a snapshot: source, item, reason, detail."""
-    if not manifest.quarantine:
-        return []
-    return list(pq.read_table(pa.BufferReader(store.read(manifest.quarantine["name"]))).to_pylist())
 
 
 def _run(
@@ -253,22 +148,6 @@ def _staged(store: Store, part: Slice) -> SliceResult | None:
     if result.shard and store.size(f"{FOLDER}/{result.shard['name']}") != result.shard["bytes"]:
         return None
     return result
-
-
-def stamp_of(part: Slice) -> str:
-    """Place, sizes and times of what a slice reads: the archive, or each item's header and signal files."""
-    root = Path(part.location)
-    paths = [root] if root.is_file() else [
-        (root / item.path).with_suffix(suffix) for item in part.items for suffix in (".hea", ".dat", ".mat")
-    ]  # fmt: skip
-    digest = hashlib.blake2b(part.location.encode(), digest_size=16)
-    for path in paths:
-        try:
-            about = path.stat()
-            digest.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
-        except OSError:
-            digest.update(f"{path}\0-\0".encode())
-    return digest.hexdigest()
 
 
 def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:

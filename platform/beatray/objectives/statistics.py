@@ -10,7 +10,7 @@ mean, spread and range 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,19 +33,6 @@ class FeatureTable:
             values = getattr(self, field)
             if values.shape != (len(self.names),) or not np.isfinite(values).all():
                 raise ValueError(f"{field} must hold one finite number for each of the {len(self.names)} features")
-
-    @classmethod
-    def from_values(cls, names: Sequence[str], values: NDArray[Any]) -> FeatureTable:
-        """Measure (n, F) values, NaN where missing; n may be 0."""
-        table = np.asarray(values, np.float64).reshape(-1, len(names))
-        known = np.isfinite(table)
-        count = np.maximum(known.sum(0), 1)
-        mean = np.where(known, table, 0.0).sum(0) / count
-        sd = np.sqrt((np.where(known, table - mean, 0.0) ** 2).sum(0) / count)
-        ever = known.any(0)
-        low = np.where(known, table, np.inf).min(0, initial=np.inf)
-        high = np.where(known, table, -np.inf).max(0, initial=-np.inf)
-        return cls(tuple(names), mean, sd, np.where(ever, low, 0.0), np.where(ever, high, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, ready for JSON; floats survive the way there and back."""

@@ -28,7 +28,8 @@ from beatray.corpus.store import Store
 from beatray.settings import CorpusSettings, PretrainSettings, SettingsError, as_dict
 from beatray.train import checkpoint as checkpoints
 from beatray.train.errors import TrainingError
-from beatray.train.loop import Job, build_model, check_same_run, train
+from beatray.train.job import Job, build_model, check_same_run
+from beatray.train.loop import train
 from beatray.train.order import OrderSettings
 from beatray.train.ranks import Ranks
 from beatray.train.stream import RowGroup, StreamSettings

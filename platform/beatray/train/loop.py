@@ -13,123 +13,29 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import read_row_group
-from beatray.corpus.store import Store
-from beatray.models.registry import build_encoder
-from beatray.objectives.registry import build_objective
-from beatray.objectives.statistics import FeatureStatistics
-from beatray.settings import PretrainSettings, as_dict, flat
+from beatray.settings import as_dict
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
-from beatray.train.blocks import Arrays
 from beatray.train.errors import TrainingError
+from beatray.train.job import Job, ViewsOnWorker, build_model, check_same_run, to_tensors
 from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
-from beatray.train.stream import Batch, StreamSettings, batches
+from beatray.train.stream import Batch, batches
 from beatray.views.draws import record_key
-
-RESUMABLE = (
-    "out",
-    "run",
-    "corpus.path",
-    "train.epochs",
-    "train.workers",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.log_every_steps",
-    "train.log_ids",
-    "train.max_failures",
-    "train.max_nonfinite",
-    "train.stop_after_steps",
-    "train.chunk_steps",
-    "train.cache_mb",
-    "train.readers_per_worker",
-    "train.cpus_per_reader",
-    "train.cpus_per_worker",
-    "train.threads_per_worker",
-    "train.device",
-    "views.place",
-)
-"""Settings that may differ between a checkpoint and the run that continues it: they change no gradient.
-
-Except for `train.epochs`, which moves the cosine: continuing to more epochs is a decision the user may take.
-"""
-
 
 REFUSED = "refused_steps.jsonl"
 """In the run folder: the recordings of every step that was refused."""
 
 COUNTS = ("rows", "skipped", "beats")
 """Logs that are counts: summed over micro-batches, where the others are averaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All a rank needs, resolved by the driver."""
-
-    settings: PretrainSettings
-    stream: StreamSettings
-    statistics: dict[str, Any]
-    recipe: dict[str, Any]
-    manifest_hash: str
-    trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
-
-    @property
-    def run(self) -> Store:
-        """The run folder."""
-        return Store(self.settings.out).child(self.settings.run)
-
-    @property
-    def rows(self) -> int:
-        """Recordings of one epoch."""
-        return sum(self.stream.sizes)
-
-    @property
-    def steps(self) -> int:
-        """Global steps of the whole run."""
-        return self.settings.train.epochs * steps_per_epoch(self.rows, self.settings.train.batch_size)
-
-
-def build_model(objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]) -> Any:
-    """The objective with a fresh encoder, a module that is an `Objective`; the weights are a function of the seed.
-
-    Raises ValueError for a name or setting that does not exist.
-    """
-    torch.manual_seed(seed)
-    encoder_settings = {key: value for key, value in encoder.items() if key != "name"}
-    objective_settings = {key: value for key, value in objective.items() if key != "name"}
-    built = build_encoder(encoder["name"], **encoder_settings)
-    return build_objective(objective["name"], built, objective_settings, FeatureStatistics.from_dict(statistics))
-
-
-@dataclass(frozen=True, slots=True)
-class ViewsOnWorker:
-    """The objective's views as a function of arrays, for Ray Data workers: pure, so the encoder does not matter."""
-
-    objective: str  # JSON, so that a process builds it once
-    statistics: str
-    seed: int
-
-    def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
-        torch.set_num_threads(1)
-        objective = _objective_of_process(self.objective, self.statistics)
-        made = objective.views(_tensors(arrays, torch.device("cpu")), self.seed, epoch)
-        return {name: tensor.numpy() for name, tensor in made.items()}
-
-
-@lru_cache(maxsize=1)
-def _objective_of_process(objective: str, statistics: str) -> Any:
-    return build_model(json.loads(objective), {"name": "tiny"}, 0, json.loads(statistics))
 
 
 def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
@@ -250,26 +156,6 @@ def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim
     return int(found.state["global_step"])
 
 
-def check_same_run(job: Job, state: dict[str, Any]) -> None:
-    """Raise TrainingError if a checkpoint's state is of another corpus snapshot or other settings than the job's."""
-    if state["manifest_hash"] != job.manifest_hash:
-        raise TrainingError(
-            f"run {job.settings.run} was started on another snapshot of the corpus; its order of records would not "
-            "be the same. Choose another run= or the corpus it was started on."
-        )
-    before, now = flat(state["settings"]), flat(json.loads(json.dumps(as_dict(job.settings))))
-    differing = [
-        f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in RESUMABLE and not key.startswith(("cluster.", "tracking."))
-    ]
-    if differing:
-        raise TrainingError(
-            f"run {job.settings.run} was started with other settings ({'; '.join(differing)}). Choose another run= "
-            "or start it with the same settings."
-        )
-
-
 def _save(job: Job, done: int, per_epoch: int, objective: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     epoch, step = divmod(done, per_epoch)
     state = {
@@ -315,10 +201,6 @@ def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Itera
         yield batch, time.perf_counter() - began
 
 
-def _tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in arrays.items()}
-
-
 def _accumulate(
     job: Job,
     model: nn.Module,
@@ -340,7 +222,7 @@ def _accumulate(
             continue  # a last batch shorter than its micro-batches, on every rank
         rows = {name: values[first : first + part.rows] for name, values in batch.arrays.items()}
         first += part.rows
-        tensors = _tensors(rows, ranks.device)
+        tensors = to_tensors(rows, ranks.device)
         views = tensors if settings.views.place == "workers" else objective.views(tensors, settings.seed, batch.epoch)
         last = number == len(batch.parts) - 1 or not batch.parts[number + 1].global_rows
         hold = not last and isinstance(model, DistributedDataParallel)
