@@ -72,7 +72,7 @@ def test_pretrain_as_a_job(sample_corpus: str, clone: Path, tmp_path: Path, shor
         "HOME": str(tmp_path),
     }
     missing = subprocess.run(
-        [sys.executable, "-c", "import beatray"], env=environment, cwd=tmp_path, capture_output=True, check=False
+        [sys.executable, "-c", "import beatray.cli"], env=environment, cwd=tmp_path, capture_output=True, check=False
     )
     assert missing.returncode != 0, "the package must not be importable in the cluster's environment"
     head = subprocess.Popen(
