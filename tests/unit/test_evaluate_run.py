@@ -68,7 +68,8 @@ def test_every_arm_of_both_tasks_runs(found: Evaluation) -> None:
     both = {
         (t, p, a) for t in ("segment", "classify") for p in ("frozen", "finetune") for a in ("pretrained", "random")
     }
-    assert seen == both | {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")}
+    linear = {("segment", "linear", "pretrained"), ("segment", "linear", "random")}
+    assert seen == both | linear | {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")}
     assert {run.fraction for run in found.runs if run.task == "segment"} == {0.1, 1.0}
     for run in found.runs:
         values = [v for name, v in run.metrics.items() if name in ("auroc", "f1", "dice")]
@@ -144,7 +145,7 @@ def test_unknown_names_in_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown task 'wrong'; known are segment, classify"):
         EvaluateSettings(tasks=("wrong",))
     with pytest.raises(ValueError, match="unknown protocol"):
-        EvaluateSettings(protocols=("linear",))
+        EvaluateSettings(protocols=("loose",))
     with pytest.raises(ValueError, match="seeds"):
         EvaluateSettings(seeds=())
     assert FitSettings().steps > 0

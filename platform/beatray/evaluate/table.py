@@ -2,7 +2,7 @@
 
 A row is task, protocol, label fraction and score. Every number is mean +- SD over seeds; the difference is pretrained
 minus control, with the interval of `intervals.paired_differences`. The control is the same architecture from random
-weights: frozen in the frozen rows, trained end to end (from scratch) in the fine-tuned ones. "features" is the
+weights: frozen below decoders and probes, trained end to end (from scratch) in the fine-tuned rows. "features" is the
 logistic probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC
 of 0.5.
 
@@ -25,8 +25,8 @@ from beatray.evaluate.results import METRICS, Evaluation, Run
 TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
 TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
 PROTOCOL_NAMES = {
-    ("segment", "linear"): "frozen, linear",
-    ("segment", "frozen"): "frozen, light decoder",
+    ("segment", "linear"): "linear decoder",
+    ("segment", "frozen"): "light decoder",
     ("classify", "frozen"): "logistic probe",
     ("segment", "finetune"): "fine-tuned",
     ("classify", "finetune"): "fine-tuned",
@@ -237,9 +237,9 @@ def _notes(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             both = part.truth.any(axis=0) & ~part.truth.all(axis=0)
             notes.append(f"AUROC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes.")
     notes.append(
-        "control: the same architecture from random weights, frozen in the frozen rows and trained from scratch in the "
-        "fine-tuned ones. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: the "
-        "probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
+        "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
+        "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
+        "the probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
     )
     notes.append(
         "difference: pretrained - control, 95 % interval by paired bootstrap over test patients and seeds. It does "
