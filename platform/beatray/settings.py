@@ -66,7 +66,7 @@ class TrainSettings:
     cpus_per_worker: float = 0.5
     readers_per_worker: int = 2
     cpus_per_reader: float = 0.25
-    lanes: int = 16  # independent queues of row groups; divides the batch; at least as many as workers is best
+    lanes: int = 16  # queues of row groups, at most: the largest number below that divides the batch is taken
     window: int = 8  # row groups over which rows are shuffled
     chunk_steps: int = 1024  # steps fed by one Ray Data execution
     cache_mb: int = 1024  # a corpus that fits is read once and kept in memory by every worker; 0 streams always
@@ -106,8 +106,6 @@ class TrainSettings:
         for name in ("weight_decay", "warmup_epochs", "max_failures"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"train.{name} must not be negative")
-        if self.batch_size % self.lanes:
-            raise SettingsError(f"train.lanes={self.lanes} must divide train.batch_size={self.batch_size}")
         if self.batch_size < self.workers * self.accumulate:
             raise SettingsError("train.batch_size must be at least train.workers x train.accumulate")
         if not self.cpus_per_reader > 0 or not self.cpus_per_worker > 0:

@@ -33,7 +33,7 @@ def test_words_reach_their_keys() -> None:
         ("train.precision=fp8", "fp32, bf16"),
         ("objective=beatssl", "did you mean 'beat_ssl'"),
         ("train.workers", "not of the form key=value"),
-        ("train.batch_size=30", "train.lanes=16 must divide"),
+        ("train.batch_size=0", "train.batch_size must be at least 1"),
         ("train.epochs=0", "train.epochs must be at least 1"),
     ],
 )

@@ -1,6 +1,6 @@
 """The order of an epoch: a pure function of (seed, epoch, row groups), known to neither rank nor world size.
 
-Row groups are dealt in a random order onto a few lanes (a constant of the run that divides the batch); within a lane
+Row groups are dealt in a random order onto a few lanes (a constant of the run, a divisor of the batch); within a lane
 rows are shuffled over a sliding window of row groups: the sort key of a row is the place of its group plus a uniform
 draw from [0, window). Every global batch takes the same number of rows from each lane, so a rank that owns whole lanes
 reads each row group once, while the batches themselves stay the same for every number of ranks. What is left when
@@ -65,7 +65,10 @@ class Step:
 
 
 def lanes_for(n_groups: int, settings: OrderSettings) -> int:
-    """The lanes actually used: at least two row groups a lane, or a small corpus would hardly be shuffled."""
+    """The lanes actually used: a divisor of the batch that leaves at least two row groups a lane.
+
+    With fewer row groups a lane, a small corpus would hardly be shuffled.
+    """
     most = max(1, min(settings.lanes, n_groups // 2))
     return max(lanes for lanes in range(1, most + 1) if settings.batch_size % lanes == 0)
 
