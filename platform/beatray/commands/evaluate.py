@@ -146,4 +146,9 @@ def evaluate_encoder(
     train, test = np.flatnonzero(chosen == Role.TRAIN), np.flatnonzero(chosen == Role.TEST)
     with progress("evaluate", "jobs") as update:
         evaluation = evaluate(rows, train, test, [encoder], plan, update)
+    if "classify" in plan.tasks and "classify" not in evaluation.parts:
+        folds = list(policy.test_folds)
+        say(
+            f"  no diagnoses: no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that the corpus has"
+        )
     return evaluation, (rows, train, test)

@@ -87,7 +87,7 @@ def list_items(settings: IngestSettings) -> Listed:
             tree = open_tree(location)
             items = SOURCES[source].find(tree)
         except RecordError as error:
-            raise CorpusError(f"{source}={location}: {error.detail}") from error
+            raise CorpusError(f"{source}: {error.detail}") from error
         except (ValueError, OSError) as error:
             raise CorpusError(f"{source}={location}: {error}") from error
         if not items:
