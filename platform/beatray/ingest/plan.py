@@ -89,7 +89,7 @@ def list_items(settings: IngestSettings) -> Listed:
         except RecordError as error:
             raise CorpusError(f"{source}: {error.detail}") from error
         except (ValueError, OSError) as error:
-            raise CorpusError(f"{source}={location}: {error}") from error
+            raise CorpusError(f"{source}: {error}") from error
         if not items:
             raise CorpusError(f"{source}={location}: no recordings found")
         listed[source] = (_spaced(items, settings.limit), tree.refused)
