@@ -148,7 +148,5 @@ def evaluate_encoder(
         evaluation = evaluate(rows, train, test, [encoder], plan, update)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
         folds = list(policy.test_folds)
-        say(
-            f"  no diagnoses: no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that the corpus has"
-        )
+        say(f"  no diagnoses: no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has")
     return evaluation, (rows, train, test)
