@@ -74,3 +74,14 @@ def sample_corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> 
     sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
     ingest(IngestSettings(sources, out, items_per_shard=16, limit=60))
     return out
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on many threads, and the number of threads moves the last bits of a sum."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

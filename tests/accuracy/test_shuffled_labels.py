@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from beatray.corpus.reader import Rows
 from beatray.evaluate import segment
@@ -23,13 +21,7 @@ SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
 PERMUTATIONS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are slower on many threads, and the number of threads moves the last bits of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

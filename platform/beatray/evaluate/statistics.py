@@ -90,7 +90,7 @@ def compare(scores: Mapping[str, ArrayLike], alpha: float = ALPHA) -> Statistics
 
 
 def _wilcoxon(difference: NDArray[np.float64]) -> float:
-    """Exact two-sided p; 1 if all differences are zero. Zeros are split evenly (Pratt 1959 keeps their ranks)."""
+    """Two-sided p, exact without ties; zero differences are ranked, then dropped (Pratt 1959); 1 if all are zero."""
     if not difference.any():
         return 1.0
     tied = len(np.unique(np.abs(difference))) < len(difference) or bool((difference == 0).any())
