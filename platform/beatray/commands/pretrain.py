@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from beatray.commands.console import progress, say
-from beatray.corpus.reader import open_corpus
 from beatray.objectives.terms import collapse_warning
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings, as_dict, build, compose, flat
+from beatray.settings import PretrainSettings, as_dict, build, compose
 from beatray.track.journal import Tail, read_lines
-from beatray.track.setup import tracking_for
-from beatray.track.tracker import Tracker
 from beatray.train.job import Job
 from beatray.train.launch import RunResult, check, prepare_job, pretrain
+from beatray.train.tracked import tracked
 
 
 def settings_from(words: list[str]) -> PretrainSettings:
@@ -31,7 +28,7 @@ def run(settings: PretrainSettings) -> RunResult:
     say(f"pretrain {job.settings.objective['name']} on {job.rows:,} recordings, {job.steps:,} steps, into {folder}")
     with session(RaySettings(**as_dict(settings.cluster))):
         check(job)  # before tracking: a start that is refused must not touch the run's record
-        with _tracked(job) as tracker, _watched(job):
+        with tracked(job) as tracker, _watched(job):
             result = pretrain(job)
             if tracker is not None:
                 tracker.status = "FINISHED" if result.finished else "KILLED"
@@ -49,32 +46,6 @@ def run(settings: PretrainSettings) -> RunResult:
     else:
         say("  stopped before the end; the same command continues it")
     return result
-
-
-@contextmanager
-def _tracked(job: Job) -> Iterator[Tracker | None]:
-    """An MLflow run beside the training, if tracking is on."""
-    settings = job.settings
-    manifest = open_corpus(settings.corpus.path).manifest
-    tracking = tracking_for(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        out=Path(settings.out),
-        run_name=settings.run,
-        folder=job.run.folder,
-        settings=flat(as_dict(settings)),
-        tags={"beatray.method": str(settings.objective["name"]), "beatray.manifest": job.manifest_hash},
-        dataset={"name": "corpus", "digest": manifest.hash[:32], "source": settings.corpus.path},
-        every_s=settings.tracking.flush_seconds,
-    )
-    if tracking is None:
-        yield None
-        return
-    with Tracker(tracking) as tracker:
-        yield tracker
-        tracker.artifact(job.run.folder / "settings.yaml")
-        if (job.run.folder / "encoder").is_dir():
-            tracker.artifact(job.run.folder / "encoder", "encoder")
 
 
 @contextmanager

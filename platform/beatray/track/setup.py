@@ -26,6 +26,7 @@ def tracking_for(
     tags: Mapping[str, str],
     dataset: Mapping[str, str] | None,
     every_s: float,
+    parent_run_id: str | None = None,
 ) -> Tracking | None:
     """The tracking of one run; None when it is turned off. `settings` are dotted keys."""
     if uri is None:
@@ -46,6 +47,7 @@ def tracking_for(
         dataset=dataset,
         artifact_location=artifacts,
         every_s=every_s,
+        parent_run_id=parent_run_id,
     )
 
 

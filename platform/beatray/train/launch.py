@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,8 +188,10 @@ def _is_exported(job: Job) -> bool:
     return (job.run.folder / checkpoints.ENCODER_FOLDER / checkpoints.FILES).exists()
 
 
-def pretrain(job: Job) -> RunResult:
+def pretrain(job: Job, callbacks: Sequence[ray.train.UserCallback] = ()) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
+
+    `callbacks` hear of every report of the ranks, as a sweep does.
 
     Raises SettingsError for a run that cannot work, TrainingError when it stopped for a reason that a retry does not
     mend.
@@ -213,6 +216,7 @@ def pretrain(job: Job) -> RunResult:
             name=f"ray-{uuid.uuid4().hex}",  # never the same twice: Ray would resume its own record of an older start
             storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=settings.train.max_failures),
+            callbacks=list(callbacks),
         ),
     )
     try:
