@@ -35,6 +35,10 @@ class CorpusSettings:
     validation_folds: tuple[int, ...] = (9,)
     test_folds: tuple[int, ...] = (10,)
     pretrain_sees_test: bool = False  # mimics studies that pretrain on everything; never the default
+    on_bad_shard: str = "stop"  # or skip: train on without the rows of a shard that cannot be read, counted
+
+    def __post_init__(self) -> None:
+        _one_of("corpus.on_bad_shard", self.on_bad_shard, ("stop", "skip"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class ViewPlacement:
 class TrainSettings:
     """The optimisation, its parallelism and its safety nets. Batches are global: shared out over the workers."""
 
-    workers: int = 1
+    workers: int | tuple[int, ...] = 1  # or [least, most]: as many as the cluster has room for, while it runs
     epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -59,7 +63,7 @@ class TrainSettings:
     warmup_epochs: float = 10.0
     clip_norm: float = 1.0
     accumulate: int = 1  # micro-batches per step; a contrast sees only its own micro-batch
-    precision: str = "fp32"  # or bf16 (autocast; weights and losses stay fp32)
+    precision: str = "fp32"  # or bf16 (autocast; weights and losses stay fp32), or fp64 (the same curve on any workers)
     compile: bool = False
     device: str = "auto"  # auto, cpu or cuda
     threads_per_worker: int = 1
@@ -71,18 +75,25 @@ class TrainSettings:
     chunk_steps: int = 1024  # steps fed by one Ray Data execution
     cache_mb: int = 1024  # a corpus that fits is read once and kept in memory by every worker; 0 streams always
     checkpoint_every_steps: int = 200
-    keep_checkpoints: int = 3
+    validate_every_epochs: int = 10  # 0: never
+    validation_rows: int = 2048  # at most so many recordings are validated on
     log_every_steps: int = 1
     log_ids: bool = False
-    max_failures: int = 3
+    max_failures: int = 3  # deaths of workers that a start survives
     max_nonfinite: int = 5
+    start_minutes: float = 10.0  # how long to wait for workers that the cluster has no room for now
+    resize_seconds: float = 60.0  # elastic workers: how often to look for room
+    stall_minutes: float = 15.0  # no step for so long: stacks of all workers, and an end
     stop_after_steps: int | None = None  # end early, with a checkpoint, as if interrupted
 
     def __post_init__(self) -> None:
-        _one_of("train.precision", self.precision, ("fp32", "bf16"))
+        _one_of("train.precision", self.precision, ("fp32", "bf16", "fp64"))
         _one_of("train.device", self.device, ("auto", "cpu", "cuda"))
+        if isinstance(self.workers, tuple) and (len(self.workers) != 2 or self.workers[0] > self.workers[1]):
+            raise SettingsError(f"train.workers must be a number or [least, most], not {list(self.workers)}")
+        if self.least_workers < 1:
+            raise SettingsError(f"train.workers must be at least 1, not {self.least_workers}")
         for name in (
-            "workers",
             "epochs",
             "batch_size",
             "accumulate",
@@ -90,7 +101,7 @@ class TrainSettings:
             "window",
             "chunk_steps",
             "checkpoint_every_steps",
-            "keep_checkpoints",
+            "validation_rows",
             "log_every_steps",
             "readers_per_worker",
         ):
@@ -100,16 +111,44 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"train.{name} must be at least 1, not {value}")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "start_minutes", "resize_seconds", "stall_minutes"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"train.{name} must be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_epochs", "max_failures"):
+        for name in ("weight_decay", "warmup_epochs", "max_failures", "validate_every_epochs"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"train.{name} must not be negative")
-        if self.batch_size < self.workers * self.accumulate:
+        if self.batch_size < self.most_workers * self.accumulate:
             raise SettingsError("train.batch_size must be at least train.workers x train.accumulate")
         if not self.cpus_per_reader > 0 or not self.cpus_per_worker > 0:
             raise SettingsError("train.cpus_per_worker and train.cpus_per_reader must be above 0")
+
+    @property
+    def least_workers(self) -> int:
+        """Workers without which the run does not start."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most_workers(self) -> int:
+        """Workers when the cluster has room for all."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings:
+    """How checkpoints are kept; how often in steps is `train.checkpoint_every_steps`."""
+
+    every_minutes: float | None = 10.0  # also one when so much time has passed since the last
+    keep: int = 3  # the newest ones, besides the best by validation
+    required: bool = True  # false: a checkpoint that cannot be written does not end the run
+    background: bool = True  # false: training waits for every write
+    export: str = "last"  # the weights that become encoder/: last, or best by validation
+
+    def __post_init__(self) -> None:
+        _one_of("checkpoint.export", self.export, ("last", "best"))
+        if self.keep < 1:
+            raise SettingsError(f"checkpoint.keep must be at least 1, not {self.keep}")
+        if self.every_minutes is not None and self.every_minutes <= 0:
+            raise SettingsError(f"checkpoint.every_minutes must be above 0 or null, not {self.every_minutes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +158,8 @@ class ClusterSettings:
     address: str | None = None
     cpus: int | None = None
     object_store_mb: int = 512
+    dashboard: bool = False  # of the local Ray, on 127.0.0.1
+    allow_open_dashboard: bool = False  # join a cluster whose dashboard is public and asks for no token
 
     def __post_init__(self) -> None:
         if self.cpus is not None and self.cpus < 1:
@@ -148,6 +189,7 @@ class PretrainSettings:
     objective: dict[str, Any] = field(default_factory=dict)
     views: ViewPlacement = field(default_factory=ViewPlacement)
     train: TrainSettings = field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
@@ -265,9 +307,15 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
+        options = tuple(option for option in options if option is not type(None))
         for option in options:
-            if option is not type(None):
+            try:
                 return _convert(option, value, key)
+            except SettingsError:
+                if len(options) == 1:
+                    raise
+        wanted = " or ".join("list" if typing.get_origin(option) is tuple else option.__name__ for option in options)
+        raise SettingsError(f"{key}={value!r} is not of type {wanted}")
     if origin is typing.Literal:
         if value in typing.get_args(hint):
             return value

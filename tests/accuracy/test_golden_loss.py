@@ -15,8 +15,8 @@ import pytest
 
 from beatray.settings import PretrainSettings, build, compose
 from beatray.track.journal import read_lines
-from beatray.train.launch import prepare_job
 from beatray.train.loop import train
+from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
 
 GOLDEN = Path(__file__).parent / "golden_loss.json"

@@ -19,9 +19,11 @@ from beatray.settings import PretrainSettings, SettingsError, build, compose
 from beatray.track.journal import read_lines
 from beatray.train import loop
 from beatray.train.errors import TrainingError
-from beatray.train.launch import RunResult, check_resources, prepare_job, pretrain
+from beatray.train.launch import RunResult, pretrain
 from beatray.train.order import steps_per_epoch
+from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
+from beatray.train.resources import check_resources
 
 pytestmark = pytest.mark.ray
 

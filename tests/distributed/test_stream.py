@@ -13,8 +13,8 @@ from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
 from beatray.settings import PretrainSettings, build, compose
 from beatray.train.job import Job, ViewsOnWorker, build_model
-from beatray.train.launch import prepare_job
 from beatray.train.order import epoch_order, steps_per_epoch
+from beatray.train.prepare import prepare_job
 from beatray.train.stream import Batch, batches
 from beatray.views.draws import record_key
 

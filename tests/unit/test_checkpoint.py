@@ -11,7 +11,7 @@ import torch
 from beatray.corpus.store import TEMPORARY_PREFIX, Store
 from beatray.models.registry import build_encoder
 from beatray.train import checkpoint as checkpoints
-from beatray.train.checkpoint import CheckpointError
+from beatray.train.errors import CheckpointError
 
 
 def trained(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -26,7 +26,7 @@ def trained(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 def test_weights_and_moments_come_back_to_the_bit(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     model, optimiser = trained()
-    checkpoints.save(run, checkpoints.name_of(7), {"global_step": 7}, model, optimiser)
+    checkpoints.save(run, checkpoints.snapshot(checkpoints.name_of(7), {"global_step": 7}, model, optimiser))
     other, other_optimiser = trained(1)
     found = checkpoints.latest(run)
     assert found is not None and found.state["global_step"] == 7
@@ -42,7 +42,7 @@ def test_damage_is_found_and_the_previous_checkpoint_taken(tmp_path: Path, caplo
     run = Store(str(tmp_path))
     model, optimiser = trained()
     for step in (1, 2):
-        checkpoints.save(run, checkpoints.name_of(step), {"global_step": step}, model, optimiser)
+        checkpoints.save(run, checkpoints.snapshot(checkpoints.name_of(step), {"global_step": step}, model, optimiser))
     newest = tmp_path / "checkpoints" / checkpoints.name_of(2)
     chance = random.Random(0)
     for path in sorted(newest.iterdir()):
@@ -72,7 +72,7 @@ def test_only_the_newest_are_kept_and_leftovers_go(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / f"{TEMPORARY_PREFIX}dead").mkdir()
     for step in (1, 2, 30, 100000000):
-        checkpoints.save(run, checkpoints.name_of(step), {"global_step": step}, model, optimiser)
+        checkpoints.save(run, checkpoints.snapshot(checkpoints.name_of(step), {"global_step": step}, model, optimiser))
     checkpoints.keep_newest(run, 2)
     assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000030", "step-100000000"]
 

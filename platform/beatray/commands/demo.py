@@ -23,6 +23,7 @@ from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.ingest.plan import IngestSettings
 from beatray.settings import (
+    CheckpointSettings,
     ClusterSettings,
     CorpusSettings,
     PretrainSettings,
@@ -54,6 +55,7 @@ class DemoSettings:
     objective: dict[str, Any] = field(default_factory=dict)
     views: ViewPlacement = field(default_factory=ViewPlacement)
     train: TrainSettings = field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -74,7 +76,7 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     say("[2/4] pretrain")
     result = pretrain.run(_pretrain_settings(settings, folder))
     if not result.finished:
-        return 1
+        return result.exit_code
     say("[3/4] evaluate on recordings that pretraining never saw")
     _evaluate(settings, folder, Path(result.folder))
     say("[4/4] done")
@@ -133,6 +135,7 @@ def _pretrain_settings(settings: DemoSettings, folder: Path) -> PretrainSettings
         objective=settings.objective,
         views=settings.views,
         train=settings.train,
+        checkpoint=settings.checkpoint,
         cluster=settings.cluster,
         tracking=settings.tracking,
     )

@@ -20,8 +20,9 @@ from beatray.evaluate.table import as_markdown, as_text, make_table
 from beatray.settings import CorpusSettings, SettingsError, TrackingSettings, as_dict, build, compose, flat
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.checkpoint import CheckpointError, check_recipe, describe_encoder, trained_on
-from beatray.train.launch import policy_of
+from beatray.train.checkpoint import check_recipe, describe_encoder, trained_on
+from beatray.train.errors import CheckpointError
+from beatray.train.prepare import policy_of
 
 SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from beatray.commands.console import progress, say
 from beatray.objectives.terms import collapse_warning
@@ -12,7 +14,9 @@ from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings, as_dict, build, compose
 from beatray.track.journal import Tail, read_lines
 from beatray.train.job import Job
-from beatray.train.launch import RunResult, check, prepare_job, pretrain
+from beatray.train.launch import RunResult, check, pretrain, request_stop
+from beatray.train.prepare import prepare_job
+from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
 from beatray.train.tracked import tracked
 
 
@@ -24,41 +28,76 @@ def settings_from(words: list[str]) -> PretrainSettings:
 def run(settings: PretrainSettings) -> RunResult:
     """Train and tell the user what came of it."""
     job = prepare_job(settings)
-    folder = job.run.folder
-    say(f"pretrain {job.settings.objective['name']} on {job.rows:,} recordings, {job.steps:,} steps, into {folder}")
+    place = job.run.location
+    say(f"pretrain {job.settings.objective['name']} on {job.rows:,} recordings, {job.steps:,} steps, into {place}")
     with session(RaySettings(**as_dict(settings.cluster))):
         check(job)  # before tracking: a start that is refused must not touch the run's record
-        with tracked(job) as tracker, _watched(job):
-            result = pretrain(job)
+        folder = RunFolder.open(job.run)
+        with stop_on_sigterm(lambda: request_stop(job)), tracked(job, folder=folder) as tracker:
+            with _watched(job, folder):
+                result = pretrain(job)
             if tracker is not None:
                 tracker.status = "FINISHED" if result.finished else "KILLED"
-    if result.continued_from == job.steps:
-        say("  nothing to do: the run is finished")
-    elif result.continued_from:
-        say(f"  continued from step {result.continued_from}")
-    lines = read_lines(folder / "metrics.jsonl")
-    if lines:
-        last = lines[-1]
-        loss = "refused" if last["loss"] is None else f"loss {last['loss']:.4f}"
-        say(f"  step {last['step'] + 1:,} of {job.steps:,}, {loss}, {last['records_per_s']:.0f} records/s")
-    if result.finished:
-        say(f"  encoder: {folder / 'encoder'}")
-    else:
-        say("  stopped before the end; the same command continues it")
+    _tell(job, result, folder)
     return result
 
 
 @contextmanager
-def _watched(job: Job) -> Iterator[None]:
+def stop_on_sigterm(request: Callable[[], None]) -> Iterator[None]:
+    """While inside, SIGTERM (preemption, `ray job stop`) calls `request` instead of ending the process.
+
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        say("  asked to stop: writing a checkpoint")
+        request()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(job: Job, result: RunResult, folder: RunFolder) -> None:
+    if result.continued_from == job.steps:
+        say("  nothing to do: the run is finished")
+    elif result.continued_from:
+        say(f"  continued from step {result.continued_from}")
+    folder.pull(METRICS, SKIPPED)
+    lines = read_lines(folder.scratch / METRICS)
+    if lines:
+        last = lines[-1]
+        loss = "refused" if last["loss"] is None else f"loss {last['loss']:.4f}"
+        say(f"  step {last['step'] + 1:,} of {job.steps:,}, {loss}, {last['records_per_s']:.0f} records/s")
+        dropped = sum(line.get("dropped_rows", 0) for line in lines)
+        if dropped:
+            say(f"  warning: {dropped:,} rows lay in shards that cannot be read; {SKIPPED} names them")
+        failed = lines[-1].get("checkpoint_failures", 0)
+        if failed:
+            say(f"  warning: {failed} checkpoints could not be written")
+    if result.finished:
+        say(f"  encoder: {result.folder}/encoder")
+    else:
+        say("  stopped before the end; the same command continues it")
+
+
+@contextmanager
+def _watched(job: Job, folder: RunFolder) -> Iterator[None]:
     """Progress from the run's own journal, and a warning when the embedding collapses."""
-    tail, stop = Tail(job.run.folder / "metrics.jsonl"), threading.Event()
+    tail, stop = Tail(folder.scratch / METRICS), threading.Event()
     tail.fresh()
 
     with progress("pretrain", "steps") as update:
 
         def follow() -> None:
             warned = False
-            while not stop.wait(1.0):
+            while not stop.wait(1.0 if job.run.is_local else 5.0):
+                folder.pull(METRICS)
                 lines, _ = tail.fresh()
                 if lines:
                     last = lines[-1]

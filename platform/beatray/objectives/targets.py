@@ -38,8 +38,8 @@ class Features(nn.Module):
         self.register_buffer("span", torch.as_tensor(span, dtype=torch.float32), persistent=False)
 
     def impute(self, values: Tensor) -> Tensor:
-        """(n, F) with NaN where missing -> (n, F) float32 without."""
-        return torch.where(torch.isfinite(values), values.float(), self.mean)
+        """(n, F) with NaN where missing -> (n, F) without, of the type of the module."""
+        return torch.where(torch.isfinite(values), values.to(self.mean.dtype), self.mean)
 
     def scale(self, values: Tensor) -> Tensor:
         """(n, F) imputed -> (n, F) in 0..1 of the corpus range; a constant feature is 0."""

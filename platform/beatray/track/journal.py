@@ -35,10 +35,15 @@ class Journal:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
+    def sync(self) -> None:
+        """Make what was written durable; nothing if it is not open."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Make it durable and close."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            self.sync()
             self._file.close()
             self._file = None
 

@@ -1,22 +1,18 @@
-"""Checkpoints: a folder of safetensors and JSON, written aside and renamed, every file hashed; no pickle anywhere.
+"""Checkpoints: hashed folders (`hashed_folder.py`) of safetensors and JSON; no pickle anywhere.
 
 `checkpoints/step-00000120/` holds model.safetensors (the whole objective: encoder, heads, queues),
 optimiser.safetensors, state.json (position in the corpus, schedule, settings, recipe) and files.json with the SHA-256
 of the others. `latest` takes the newest one whose hashes all match and warns about those it passes over: safetensors
-itself loads a flipped bit without a word. The exported encoder is a folder of the same kind without the optimiser.
+itself loads a flipped bit without a word. The newest few are kept, and the best by validation (`best.json` names it).
+The exported encoder is a folder of the same kind without the optimiser.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +22,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from beatray.corpus.store import TEMPORARY_PREFIX, Store, sync_folder
+from beatray.corpus.store import Store
 from beatray.models.registry import build_encoder
+from beatray.train.errors import CheckpointError
+from beatray.train.hashed_folder import read_folder, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,11 +35,7 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"step-(\d{8,})")
 FOLDER = "checkpoints"
 ENCODER_FOLDER = "encoder"
-FILES = "files.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or exported encoder that is not there, damaged or made for something else."""
+BEST = "best.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,70 +53,26 @@ def name_of(global_step: int) -> str:
     return f"step-{global_step:08d}"
 
 
-def save(run: Store, name: str, state: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Write one checkpoint of the run; it appears whole or not at all. CheckpointError if a weight is not finite."""
+def snapshot(name: str, state: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> Checkpoint:
+    """What a checkpoint will hold, copied, so that training may go on while it is written.
+
+    CheckpointError if a weight is not finite.
+    """
     for weight, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} would hold values that are not finite in {weight}; it is not written")
     groups, tensors = _optimiser_out(optimiser)
+    return Checkpoint(name, {**state, "optimiser_groups": groups}, _plain(model.state_dict()), tensors)
+
+
+def save(run: Store, checkpoint: Checkpoint) -> None:
+    """Write one checkpoint of the run; it appears whole or not at all. OSError when the disk or store refuses."""
     files = {
-        "model.safetensors": save_tensors(_plain(model.state_dict())),
-        "optimiser.safetensors": save_tensors(tensors),
-        "state.json": json.dumps({**state, "optimiser_groups": groups}, sort_keys=True).encode(),
+        "model.safetensors": save_tensors(checkpoint.model),
+        "optimiser.safetensors": save_tensors(checkpoint.optimiser),
+        "state.json": json.dumps(checkpoint.state, sort_keys=True).encode(),
     }
-    write_folder(run.child(FOLDER), name, files)
-
-
-def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
-    """Write a hashed folder `name` in one step: aside and renamed locally; with files.json last elsewhere."""
-    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-    listing = json.dumps(hashes, indent=1, sort_keys=True).encode()
-    if not parent.is_local:
-        place = parent.child(name)
-        for file, data in files.items():
-            place.write(file, data)
-        place.write(FILES, listing)
-        return
-    parent.folder.mkdir(parents=True, exist_ok=True)
-    aside = parent.folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        aside.mkdir()
-        for file, data in {**files, FILES: listing}.items():
-            with (aside / file).open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        sync_folder(aside)
-        target = parent.folder / name
-        if target.exists():
-            target.replace(parent.folder / f"{TEMPORARY_PREFIX}old-{uuid.uuid4().hex}")
-        aside.replace(target)
-        sync_folder(parent.folder)
-    finally:
-        clear_temporary(parent.folder)
-
-
-def clear_temporary(folder: Path) -> None:
-    """Remove half-written folders of an earlier process."""
-    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def read_folder(place: Store) -> dict[str, bytes]:
-    """All files of a hashed folder; CheckpointError names the file that is missing or whose hash differs."""
-    try:
-        hashes = json.loads(place.read(FILES))
-        files = {file: place.read(file) for file in hashes}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{place.location} is not complete: {error}") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{place.location}/{FILES} cannot be read: {error}") from error
-    for file, data in files.items():
-        if hashlib.sha256(data).hexdigest() != hashes[file]:
-            raise CheckpointError(f"{place.location}/{file} is damaged: its SHA-256 differs from {FILES}")
-    if not files:
-        raise CheckpointError(f"{place.location}/{FILES} names no files")
-    return files
+    write_folder(run.child(FOLDER), checkpoint.name, files)
 
 
 def names(run: Store) -> list[str]:
@@ -163,11 +113,30 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Opt
         raise CheckpointError(f"{checkpoint.name} does not fit this model: {error}") from error
 
 
+def best(run: Store) -> tuple[str, float] | None:
+    """Name and validation loss of the best checkpoint so far; None before the first validation."""
+    try:
+        content = json.loads(run.child(FOLDER).read(BEST))
+        return str(content["name"]), float(content["validation_loss"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, OSError) as error:
+        log.warning("%s cannot be read (%s); the next validation decides anew", BEST, error)
+        return None
+
+
+def mark_best(run: Store, name: str, validation_loss: float) -> None:
+    """Remember the best checkpoint; it is kept until a better one comes."""
+    run.child(FOLDER).write(BEST, json.dumps({"name": name, "validation_loss": validation_loss}).encode())
+
+
 def keep_newest(run: Store, count: int) -> None:
-    """Delete all but the newest `count` checkpoints (local runs; object stores expire by their own rules)."""
-    if run.is_local:
-        for name in names(run)[:-count]:
-            shutil.rmtree(run.child(FOLDER).folder / name, ignore_errors=True)
+    """Delete all but the newest `count` checkpoints and the best one."""
+    chosen = best(run)
+    kept = {*names(run)[-count:], *([chosen[0]] if chosen else [])}
+    for name in names(run):
+        if name not in kept:
+            run.child(FOLDER).delete_folder(name)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,3 +5,15 @@ from __future__ import annotations
 
 class TrainingError(RuntimeError):
     """Training stopped for a reason that running on would not mend; the message names the remedy."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or exported encoder that is not there, damaged, made for something else or cannot be written."""
+
+
+class SupersededError(RuntimeError):
+    """Another start of the same run has taken over; this one must not write any more."""
+
+
+class PeerError(RuntimeError):
+    """Another rank could not go on; the message says why."""

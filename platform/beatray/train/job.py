@@ -30,12 +30,17 @@ RESUMABLE = (
     "corpus.path",
     "train.epochs",
     "train.workers",
+    "corpus.on_bad_shard",
     "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
+    "train.validate_every_epochs",
+    "train.validation_rows",
     "train.log_every_steps",
     "train.log_ids",
     "train.max_failures",
     "train.max_nonfinite",
+    "train.start_minutes",
+    "train.resize_seconds",
+    "train.stall_minutes",
     "train.stop_after_steps",
     "train.chunk_steps",
     "train.cache_mb",
@@ -52,16 +57,22 @@ Except for `train.epochs`, which moves the cosine: continuing to more epochs is 
 """
 
 
+RESUMABLE_GROUPS = ("checkpoint.", "cluster.", "tracking.")
+"""Whole groups of the same kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """All a rank needs, resolved by the driver."""
 
     settings: PretrainSettings
     stream: StreamSettings
+    validation: StreamSettings  # the same, on the recordings to validate on
     statistics: dict[str, Any]
     recipe: dict[str, Any]
     manifest_hash: str
     trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
+    key_sum: int  # of the training rows' record keys: account.py
 
     @property
     def run(self) -> Store:
@@ -127,7 +138,7 @@ def check_same_run(job: Job, state: dict[str, Any]) -> None:
     differing = [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in RESUMABLE and not key.startswith(("cluster.", "tracking."))
+        if before.get(key) != now.get(key) and key not in RESUMABLE and not key.startswith(RESUMABLE_GROUPS)
     ]
     if differing:
         raise TrainingError(

@@ -1,43 +1,44 @@
-"""Starts a pretraining run on Ray Train: resolves the job, checks that it fits, runs the ranks, survives their deaths.
+"""Starts a pretraining run on Ray Train: checks that it fits, runs the ranks, survives their deaths, tells the end.
 
-The run folder `out/run` must be visible to every node. It holds settings.yaml, metrics.jsonl, ids.jsonl (when asked
-for), checkpoints/ and, at the end, encoder/. Starting the same run again continues it from its newest checkpoint; a
-finished run is left alone. A dead worker restarts the group, which continues from the run's own newest checkpoint.
+The run folder `out/run` must be visible to every node: a shared folder, or a place in an object store. It holds
+settings.yaml, metrics.jsonl, ids.jsonl (when asked for), checkpoints/ and, at the end, encoder/. Starting the same run
+again continues it from its newest checkpoint; a finished run is left alone; of two starts of one run the later goes on
+and the earlier ends. A dead worker or node restarts the group of ranks, which continues from the newest checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import ray
 import ray.train
 import torch
 import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from beatray.corpus.manifest import CorpusError
-from beatray.corpus.reader import Corpus, open_corpus
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles
-from beatray.corpus.store import Store
-from beatray.settings import CorpusSettings, PretrainSettings, SettingsError, as_dict
+from beatray.settings import PretrainSettings, as_dict
+from beatray.track.secrets import without_secrets
 from beatray.train import checkpoint as checkpoints
-from beatray.train.errors import TrainingError
-from beatray.train.job import Job, build_model, check_same_run
-from beatray.train.loop import train
-from beatray.train.order import OrderSettings
+from beatray.train import watchdog
+from beatray.train.errors import CheckpointError, TrainingError
+from beatray.train.hashed_folder import FILES
+from beatray.train.job import Job, check_same_run
+from beatray.train.loop import Hooks, train
 from beatray.train.ranks import Ranks
-from beatray.train.stream import RowGroup, StreamSettings
+from beatray.train.resources import check_resources, missing_now, use_gpu
+from beatray.train.run_folder import SETTINGS, STARTED, STOP, STOPPED, RunFolder
 
-SETTINGS = "settings.yaml"
-STOPPED = "stopped.txt"
-"""In the run folder: why a rank ended the run for good."""
+log = logging.getLogger(__name__)
+
+GROUP_START_S = 60.0
+"""How long Ray Train waits for a group of workers before it counts a failed start and, if elastic, tries fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,115 +49,12 @@ class RunResult:
     steps: int
     finished: bool
     continued_from: int
+    stopped_on_request: bool = False
 
-
-def policy_of(settings: CorpusSettings) -> SplitPolicy:
-    """The split policy that the corpus settings ask for."""
-    return SplitPolicy(validation_folds=settings.validation_folds, test_folds=settings.test_folds)
-
-
-def select_rows(corpus: Corpus, settings: CorpusSettings) -> pd.DataFrame:
-    """The index rows that pretraining may use: held-out folds, test records and everything tied to them left out."""
-    index = corpus.index
-    if settings.pretrain_sees_test:
-        return index
-    trained_on: pd.DataFrame = index.loc[assign_roles(index, policy_of(settings)) == Role.TRAIN]
-    return trained_on
-
-
-def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
-    """The chosen rows by row group, in manifest order; row groups without any are left out."""
-    by_group: dict[tuple[int, int], list[int]] = {}
-    for shard, group, row in chosen[["shard", "group", "row"]].to_numpy(np.int64).tolist():
-        by_group.setdefault((shard, group), []).append(row)
-    return tuple(
-        RowGroup(corpus.manifest.shards[shard], group, tuple(sorted(by_group[shard, group])))
-        for shard, group in sorted(by_group)
-    )
-
-
-def hashes_of(rows: pd.DataFrame) -> bytes:
-    """The rows' content hashes, cut to 8 bytes, sorted and joined."""
-    hashes = np.frombuffer(b"".join(value[:8] for value in rows["content_hash"]), "<u8")
-    return np.unique(hashes).tobytes()
-
-
-def prepare_job(settings: PretrainSettings) -> Job:
-    """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
-    if not settings.corpus.path:
-        raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
-    out = Store(settings.out)
-    if not out.is_local:
-        raise SettingsError(f"out={settings.out} must be a folder that every node sees")
-    settings = replace(settings, out=str(out.folder))
-    corpus_store = Store(settings.corpus.path)
-    if corpus_store.is_local:
-        path = str(corpus_store.folder)
-        settings = replace(settings, corpus=replace(settings.corpus, path=path))
-    corpus = open_corpus(settings.corpus.path)
-    chosen = select_rows(corpus, settings.corpus)
-    groups = row_groups(corpus, chosen)
-    if not groups:
-        raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
-    statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
-    arrays = _columns(settings, statistics)
-    clusters = corpus.manifest.statistics.get("beat_clusters")
-    if "beat_class" in arrays and clusters is None:
-        raise SettingsError("the corpus has too few beats for clusters: choose objective.hard_beat=same_record")
-    train_settings = settings.train
-    stream = StreamSettings(
-        store=corpus.store,
-        groups=groups,
-        order=OrderSettings(
-            seed=settings.seed,
-            batch_size=train_settings.batch_size,
-            lanes=train_settings.lanes,
-            window=train_settings.window,
-            parts=train_settings.accumulate,
-        ),
-        arrays=arrays,
-        clusters=clusters if "beat_class" in arrays else None,
-        readers=train_settings.readers_per_worker,
-        cpus_per_reader=train_settings.cpus_per_reader,
-        chunk_steps=train_settings.chunk_steps,
-        cache_mb=train_settings.cache_mb,
-    )
-    return Job(settings, stream, statistics, corpus.recipe, corpus.manifest.hash, hashes_of(chosen))
-
-
-def _columns(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
-    """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
-    try:
-        built = build_model(settings.objective, settings.encoder, settings.seed, statistics)
-    except (ValueError, TypeError) as error:
-        raise SettingsError(str(error)) from error
-    return tuple(built.columns)
-
-
-def check_resources(settings: PretrainSettings, available: dict[str, float]) -> None:
-    """Refuse a run that could only hang: Ray Train would wait for ever for CPUs that its own readers need."""
-    train_settings = settings.train
-    stages = 2 if settings.views.place == "workers" else 1
-    for_ranks = train_settings.workers * train_settings.cpus_per_worker
-    for_readers = train_settings.workers * train_settings.cpus_per_reader * stages
-    have = available.get("CPU", 0.0)
-    if for_ranks + for_readers > have:
-        raise SettingsError(
-            f"{train_settings.workers} workers need {for_ranks:g} CPUs and their readers at least {for_readers:g}, "
-            f"together {for_ranks + for_readers:g}; Ray has {have:g}. Lower train.workers, train.cpus_per_worker or "
-            "train.cpus_per_reader, or add nodes."
-        )
-    if _use_gpu(settings) and available.get("GPU", 0.0) < train_settings.workers:
-        raise SettingsError(
-            f"{train_settings.workers} workers need as many GPUs; Ray has {available.get('GPU', 0):g}. "
-            "Lower train.workers or set train.device=cpu."
-        )
-
-
-def _use_gpu(settings: PretrainSettings) -> bool:
-    if settings.train.device == "auto":
-        return float(ray.cluster_resources().get("GPU", 0)) > 0
-    return settings.train.device == "cuda"
+    @property
+    def exit_code(self) -> int:
+        """0 when finished; 75 when stopped on request with a checkpoint (EX_TEMPFAIL of sysexits.h: try again)."""
+        return 0 if self.finished else 75 if self.stopped_on_request else 1
 
 
 def check(job: Job) -> checkpoints.Checkpoint | None:
@@ -175,17 +73,17 @@ def check(job: Job) -> checkpoints.Checkpoint | None:
                 "another run=, or at least as many train.epochs."
             )
     elif _is_exported(job):
-        made = checkpoints.describe_encoder(str(job.run.folder))
+        made = checkpoints.describe_encoder(job.run.location)
         if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
             raise TrainingError(
-                f"{job.run.folder} holds a finished run of another objective or corpus. Choose another run=, or remove "
-                "the folder."
+                f"{job.run.location} holds a finished run of another objective or corpus. Choose another run=, or "
+                "remove the folder."
             )
     return newest
 
 
 def _is_exported(job: Job) -> bool:
-    return (job.run.folder / checkpoints.ENCODER_FOLDER / checkpoints.FILES).exists()
+    return job.run.child(checkpoints.ENCODER_FOLDER).size(FILES) is not None
 
 
 def pretrain(job: Job, callbacks: Sequence[ray.train.UserCallback] = ()) -> RunResult:
@@ -196,42 +94,89 @@ def pretrain(job: Job, callbacks: Sequence[ray.train.UserCallback] = ()) -> RunR
     Raises SettingsError for a run that cannot work, TrainingError when it stopped for a reason that a retry does not
     mend.
     """
-    settings, folder = job.settings, job.run.folder
+    settings, folder = job.settings, RunFolder.open(job.run)
     newest = check(job)
     began = int(newest.state["global_step"]) if newest else 0
     if _is_exported(job) and (newest is None or began == job.steps):
-        return RunResult(str(folder), job.steps, True, job.steps)
-    job.run.write(SETTINGS, yaml.safe_dump(as_dict(settings), sort_keys=True).encode())
-    (folder / STOPPED).unlink(missing_ok=True)
-    use_gpu = _use_gpu(settings)
-    trainer = TorchTrainer(
+        return RunResult(job.run.location, job.steps, True, job.steps)
+    start = uuid.uuid4().hex
+    folder.write(STARTED, start)
+    folder.write(SETTINGS, yaml.safe_dump(shown_settings(settings), sort_keys=True))
+    folder.delete(STOP, STOPPED)
+    watchdog.clear(job.run)
+    waits_for = missing_now(settings, ray.available_resources())
+    if waits_for:
+        log.warning("waiting up to %g minutes for room: %s", settings.train.start_minutes, waits_for)
+    try:
+        _trainer(job, start, callbacks).fit()
+    except ray.train.TrainingFailedError as error:
+        why = folder.read(STOPPED) or _stalled(job) or _last_line(error)
+        raise TrainingError(_advice(settings, why)) from error
+    noted = folder.read(STOPPED) or _stalled(job)
+    if noted is not None:
+        raise TrainingError(_advice(settings, noted))
+    done = checkpoints.latest(job.run)
+    steps = int(done.state["global_step"]) if done else 0
+    finished = _is_exported(job) and (done is None or steps == job.steps)
+    stopped = job.run.size(STOP) is not None
+    return RunResult(job.run.location, job.steps if finished else steps, finished, began, stopped)
+
+
+def request_stop(job: Job) -> None:
+    """Ask the ranks of a run for a checkpoint and an end; they hear it within a second or two."""
+    RunFolder.open(job.run).write(STOP, "stop with a checkpoint\n")
+
+
+def shown_settings(settings: PretrainSettings) -> dict[str, Any]:
+    """The settings as they may be shown to anyone: without the password in an address."""
+    shown = as_dict(settings)
+    if shown["tracking"]["uri"]:
+        shown["tracking"]["uri"] = without_secrets(shown["tracking"]["uri"])
+    return shown
+
+
+def _trainer(job: Job, start: str, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
+    settings = job.settings.train
+    gpu = use_gpu(job.settings, ray.cluster_resources())
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{GROUP_START_S:g}")
+    group_start_s = float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
+    workers: Any = settings.workers
+    return TorchTrainer(
         _rank_main,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "start": start},
+        # a collective that waits longer than the watchdog allows must not outlive it by half an hour
+        torch_config=TorchConfig(timeout_s=int(60 * settings.stall_minutes) + 60),
         scaling_config=ScalingConfig(
-            num_workers=settings.train.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            num_workers=tuple(workers) if isinstance(workers, tuple) else workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": settings.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+            elastic_resize_monitor_interval_s=settings.resize_seconds,
         ),
         run_config=RunConfig(
             name=f"ray-{uuid.uuid4().hex}",  # never the same twice: Ray would resume its own record of an older start
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=settings.train.max_failures),
+            storage_path=job.run.child("ray").location,
+            failure_config=FailureConfig(
+                max_failures=settings.max_failures,
+                controller_failure_limit=max(1, round(60 * settings.start_minutes / group_start_s)),
+            ),
             callbacks=list(callbacks),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise TrainingError(_advice(settings, _last_line(error))) from error
-    if (folder / STOPPED).exists():
-        raise TrainingError(_advice(settings, (folder / STOPPED).read_text()))
-    done = checkpoints.latest(job.run)
-    steps = int(done.state["global_step"]) if done else 0
-    return RunResult(str(folder), steps, steps == job.steps and _is_exported(job), began)
 
 
 def _advice(settings: PretrainSettings, why: str) -> str:
     return f"run {settings.run} stopped: {why}\nThe newest checkpoint is kept; the same command continues the run."
+
+
+def _stalled(job: Job) -> str | None:
+    dumps = watchdog.stalls(job.run)
+    if not dumps:
+        return None
+    place = f"{job.run.location}/{watchdog.STALLS}"
+    return (
+        f"no step ended for {job.settings.train.stall_minutes:g} minutes; what each worker was doing is in {place} "
+        f"({', '.join(dumps)}). Raise train.stall_minutes if a step may take that long"
+    )
 
 
 def _last_line(error: BaseException) -> str:
@@ -247,16 +192,23 @@ def _rank_main(config: dict[str, Any]) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     job: Job = config["job"]
-    note = job.run.folder / STOPPED
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
-    if ranks.from_first(note.exists()):
+    place = job.run
+    ended = ranks.is_first and (place.size(STOPPED) is not None or bool(watchdog.stalls(place)))
+    if ranks.from_first(ended):
         return
-    if not ranks.all_true((job.run.folder / SETTINGS).exists()):
-        raise TrainingError(f"{job.run.folder} is not the same folder on every node; out= must be a shared one")
+    if not ranks.all_true(place.size(SETTINGS) is not None):
+        raise TrainingError(f"{place.location} is not the same folder on every node; out= must be a shared one")
+    hooks = Hooks(
+        start=config["start"],
+        report=lambda metrics: ray.train.report(metrics),
+        preempted=lambda: ray.train.get_preemption_info() is not None,
+    )
     try:
-        train(job, ranks, on_checkpoint=lambda metrics: ray.train.report(metrics))
-    except (TrainingError, CorpusError, checkpoints.CheckpointError) as error:
-        note.write_text(str(error))
+        train(job, ranks, hooks)
+    except (TrainingError, CorpusError, CheckpointError) as error:
+        if RunFolder.open(place).read(STARTED) == config["start"]:  # not in the run of a later start
+            place.write(STOPPED, str(error).encode())
         raise

@@ -2,8 +2,9 @@
 
 One call trains one rank; Ray Train (`launch.py`) or a test starts as many as there are. Contract: a step's data, views
 and learning rate are functions of its number and the settings, so a resumed run continues exactly; the loss is that of
-the global batch; a last short batch of an epoch weighs by its rows, so that every recording counts the same. A
-non-finite loss is refused before the optimiser by all ranks together.
+the global batch; a last short batch of an epoch weighs by its rows, so that every recording counts the same. Before a
+step all ranks agree that each of them has its data; before the optimiser, that the loss is finite. What one rank
+cannot do, none does: a run that must end does so on all ranks together, with a checkpoint of the last whole step.
 """
 
 from __future__ import annotations
@@ -12,108 +13,156 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import read_row_group
-from beatray.settings import as_dict
-from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
-from beatray.train.errors import TrainingError
+from beatray.train.account import Account, difference, key_sum
+from beatray.train.blocks import Arrays
+from beatray.train.errors import CheckpointError, PeerError, SupersededError, TrainingError
+from beatray.train.first_rank import FirstRank
 from beatray.train.job import Job, ViewsOnWorker, build_model, check_same_run, to_tensors
-from beatray.train.order import steps_per_epoch
+from beatray.train.order import Part, epoch_order, steps_per_epoch
 from beatray.train.ranks import Ranks
+from beatray.train.run_folder import REFUSED
 from beatray.train.stream import Batch, batches
+from beatray.train.validation import Validation
+from beatray.train.watchdog import Watchdog
 from beatray.views.draws import record_key
-
-REFUSED = "refused_steps.jsonl"
-"""In the run folder: the recordings of every step that was refused."""
 
 COUNTS = ("rows", "skipped", "beats")
 """Logs that are counts: summed over micro-batches, where the others are averaged."""
 
 
-def train(job: Job, ranks: Ranks, on_checkpoint: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
-    """Train this rank to the end of the run, from its newest checkpoint if there is one."""
-    settings = job.settings.train
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What surrounds a rank; the defaults are those of a rank alone."""
+
+    start: str | None = None  # the id of this start of the run
+    report: Callable[[dict[str, Any]], None] = lambda metrics: None  # called by all ranks at the same steps
+    preempted: Callable[[], bool] = lambda: False  # likewise: is a node about to be taken away?
+
+
+@dataclass(slots=True)
+class _Training:
+    """What the parts of the loop share."""
+
+    job: Job
+    ranks: Ranks
+    objective: Any
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    first: FirstRank | None  # on the first rank only
+    per_epoch: int
+    account: Account | None  # of the present epoch; None if its beginning was not counted
+    strikes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the ranks agreed on before a step."""
+
+    failed: bool
+    stop: bool
+    look: bool
+    faults: int
+    parts: tuple[Part, ...]  # with the rows that are really there
+
+
+def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
+    """Train this rank to the end of the run, from its newest checkpoint if there is one; False if stopped before."""
+    hooks, settings = hooks or Hooks(), job.settings.train
     torch.set_num_threads(settings.threads_per_worker)
     objective = build_model(job.settings.objective, job.settings.encoder, job.settings.seed, job.statistics)
     objective.to(ranks.device)
+    if settings.precision == "fp64":
+        objective.double()
     optimiser = _optimiser(objective, job)
-    done = _resume(job, ranks, objective, optimiser)
-    per_epoch = steps_per_epoch(job.rows, settings.batch_size)
-    last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
+    done, account = _resume(job, ranks, objective, optimiser)
     if settings.compile:
         objective.encoder.trunk.compile()  # the encoder itself is entered by its methods, which compile() leaves alone
     model = _parallel(objective, ranks)
-    metrics, ids = (Journal(job.run.folder / name) for name in ("metrics.jsonl", "ids.jsonl"))
-    if ranks.is_first:
-        metrics.reopen(done)
-        if settings.log_ids:
-            ids.reopen(done)
-    names = _names_of_keys(job) if settings.log_ids and ranks.is_first else {}
-    strikes = 0
-    seen_in_epoch = 0.0 if done % per_epoch == 0 else None
-    feed = _feed(job, ranks, divmod(done, per_epoch), last - done)
-    for number, (batch, waited) in enumerate(feed, start=done):
-        started = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(number, job.steps, per_epoch, job)
-        torch.manual_seed(hash((job.settings.seed, number, ranks.rank)) & 0x7FFFFFFF)
-        before = [buffer.clone() for buffer in objective.buffers()]
-        logs = _accumulate(job, model, objective, optimiser, batch, ranks)
-        norm = math.nan
-        if logs is not None:
-            norm = float(nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm))
-        if math.isfinite(norm):  # gradients are averaged over ranks, so all ranks decide alike
-            optimiser.step()
-            objective.after_step()
-            strikes = 0
-        else:
-            for buffer, value in zip(objective.buffers(), before, strict=True):
-                buffer.copy_(value)  # running statistics have already seen the refused batch
-            logs = None
-            strikes += 1
-            _refuse(job, ranks, batch, number, strikes)
-        if seen_in_epoch is not None:
-            seen_in_epoch += ranks.total(len(batch.arrays["record_key"]))
-        if settings.log_ids:
-            _log_ids(ids, names, ranks, number, batch)
-        if ranks.is_first and (number % settings.log_every_steps == 0 or number == last - 1):
+    per_epoch = steps_per_epoch(job.rows, settings.batch_size)
+    last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
+    validation = Validation(job, ranks) if done < last and job.validation.groups else None
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(job.run, ranks.rank, settings.stall_minutes))
+        first = stack.enter_context(FirstRank(job, done, hooks.start)) if ranks.is_first else None
+        t = _Training(job, ranks, objective, model, optimiser, first, per_epoch, account)
+        names = _names_of_keys(job) if settings.log_ids and ranks.is_first else {}
+        seen: list[np.ndarray[Any, np.dtype[np.int64]]] = []  # record keys since the epoch, or this start, began
+        seen_from = done % per_epoch
+        feed = stack.enter_context(contextlib.closing(_feed(job, ranks, divmod(done, per_epoch), last - done)))
+        for number in range(done, last):
+            batch, waited, fault = _next(feed)
+            verdict = _agree(t, batch, fault)
+            if verdict.failed:
+                _end_together(t, number, fault)
+            assert batch is not None
+            if verdict.stop:
+                _checkpoint(t, number)
+                last = number
+                break
+            started = time.perf_counter()
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(number, job.steps, per_epoch, job)
+            torch.manual_seed(hash((job.settings.seed, number, ranks.rank)) & 0x7FFFFFFF)
+            logs, norm = _step(t, batch, verdict.parts, number)
             seconds = time.perf_counter() - started
-            metrics.write(
-                {
-                    "step": number,
-                    "epoch": batch.epoch,
-                    "loss": None,  # of a refused step
-                    "learning_rate": optimiser.param_groups[0]["lr"],
-                    "gradient_norm": _finite_or_none(norm),
-                    "records_per_s": batch.global_rows / (seconds + waited),
-                    "data_wait_s": waited,
-                    "step_s": seconds,
-                    **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
-                }
-            )
-        if (number + 1) % per_epoch == 0:
-            if seen_in_epoch is not None and round(seen_in_epoch) != job.rows:
-                raise CorpusError(
-                    f"epoch {batch.epoch} saw {seen_in_epoch:.0f} rows; the manifest has {job.rows} for training"
-                )
-            seen_in_epoch = 0.0
-        if (number + 1) % settings.checkpoint_every_steps == 0 or number == last - 1:
-            if ranks.is_first:
-                _save(job, number + 1, per_epoch, objective, optimiser)
-            on_checkpoint({"step": number + 1, "epoch": batch.epoch, "loss": (logs or {}).get("loss")})
-    if ranks.is_first:
-        metrics.close()
-        ids.close()
-        if last == job.steps:
-            checkpoints.export_encoder(job.run, objective.encoder, _description(job), job.trained_on)
+            seen.append(batch.arrays["record_key"])
+            if verdict.faults:
+                told = ranks.gather(list(batch.faults))
+                if first is not None:
+                    first.log_skipped(number, [fault for part in told for fault in part])
+            if settings.log_ids:
+                _log_ids(t, names, number, batch)
+            validation_loss = None
+            epoch_ends = (number + 1) % per_epoch == 0
+            if epoch_ends:
+                _check_epoch(t, batch.epoch, seen, seen_from)
+                t.account, seen, seen_from = Account(), [], 0
+                if validation is not None and _is_validated(job, batch.epoch):
+                    validation_loss = validation.loss(objective, lambda arrays, epoch: _views(t, arrays, epoch, True))
+            rows = sum(part.global_rows for part in verdict.parts)
+            line = {
+                "step": number,
+                "epoch": batch.epoch,
+                "loss": None,  # of a refused step
+                "learning_rate": optimiser.param_groups[0]["lr"],
+                "gradient_norm": _finite_or_none(norm),
+                "records_per_s": rows / (seconds + waited),
+                "data_wait_s": waited,
+                "step_s": seconds,
+                **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
+                **({"validation_loss": validation_loss} if validation_loss is not None else {}),
+                **({"dropped_rows": batch.global_rows - rows} if rows < batch.global_rows else {}),
+            }
+            if first is not None:
+                if first.checkpoint_failures:
+                    line["checkpoint_failures"] = first.checkpoint_failures
+                if number % settings.log_every_steps == 0 or number == last - 1 or validation_loss is not None:
+                    first.log_metrics(line)
+                if first.is_due(number + 1, validation_loss) or number == last - 1:
+                    first.save(number + 1, per_epoch, t.account, objective, optimiser, validation_loss)
+            if verdict.look and hooks.preempted():
+                _checkpoint(t, number + 1)
+            if validation_loss is not None or number == last - 1 or (epoch_ends and validation is None):
+                told_now = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
+                hooks.report({name: value for name, value in told_now.items() if value is not None})
+            watchdog.step()
+        if first is not None:
+            first.wait()
+            if last == job.steps:
+                first.export(objective)
+    return last == job.steps
 
 
 def learning_rate(step: int, total: int, per_epoch: int, job: Job) -> float:
@@ -144,127 +193,201 @@ def _parallel(objective: Any, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
-def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Load the newest whole checkpoint, the same on all ranks; returns the number of global steps done."""
+def _resume(
+    job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, Account | None]:
+    """Load the newest whole checkpoint, the same on all ranks; returns the steps done and the epoch's account."""
     chosen = checkpoints.latest(job.run) if ranks.is_first else None
     name = ranks.from_first(chosen.name if chosen else None)
     if name is None:
-        return 0
+        return 0, Account()
     found = chosen or checkpoints.load(job.run, name)
     check_same_run(job, found.state)
     checkpoints.restore(found, objective, optimiser)
-    return int(found.state["global_step"])
+    counted = found.state.get("account")
+    return int(found.state["global_step"]), None if counted is None else Account(*counted)
 
 
-def _save(job: Job, done: int, per_epoch: int, objective: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    epoch, step = divmod(done, per_epoch)
-    state = {
-        "global_step": done,
-        "epoch": epoch,
-        "step": step,
-        "settings": as_dict(job.settings),
-        "recipe": job.recipe,
-        "manifest_hash": job.manifest_hash,
-    }
-    checkpoints.save(job.run, checkpoints.name_of(done), state, objective, optimiser)
-    checkpoints.keep_newest(job.run, job.settings.train.keep_checkpoints)
-
-
-def _description(job: Job) -> dict[str, Any]:
-    encoder = {**job.settings.encoder}
-    return {
-        "name": encoder.pop("name"),
-        "settings": encoder,
-        "recipe": job.recipe,
-        "objective": job.settings.objective,
-        "manifest_hash": job.manifest_hash,
-        "corpus_settings": as_dict(job.settings)["corpus"],
-        "steps": job.steps,
-        "seed": job.settings.seed,
-    }
-
-
-def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Iterator[tuple[Batch, float]]:
-    """Batches with the seconds waited for each."""
+def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
     if n_steps <= 0:
         return
     make_views = None
     if job.settings.views.place == "workers":
         objective, statistics = json.dumps(job.settings.objective), json.dumps(job.statistics)
         make_views = ViewsOnWorker(objective, statistics, job.settings.seed)
-    source = batches(job.stream, ranks.rank, ranks.world, start, n_steps, make_views)
-    while True:
-        began = time.perf_counter()
-        batch = next(source, None)
-        if batch is None:
-            return
-        yield batch, time.perf_counter() - began
+    yield from batches(job.stream, ranks.rank, ranks.world, start, n_steps, make_views)
 
 
-def _accumulate(
-    job: Job,
-    model: nn.Module,
-    objective: Any,
-    optimiser: torch.optim.Optimizer,
-    batch: Batch,
-    ranks: Ranks,
-) -> dict[str, float] | None:
+def _next(feed: Iterator[Batch]) -> tuple[Batch | None, float, Exception | None]:
+    """The next batch, the seconds waited for it, and why there is none."""
+    began = time.perf_counter()
+    try:
+        return next(feed), time.perf_counter() - began, None
+    except StopIteration:
+        return None, 0.0, CorpusError("the stream ended before the run")
+    except Exception as error:
+        return None, 0.0, error  # told to the other ranks first, then raised
+
+
+def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdict:
+    """One exchange before each step: has every rank its data, does anybody want to stop, how many rows are there?"""
+    first, n_parts = t.first, t.job.settings.train.accumulate
+    keys = np.empty(0, np.int64) if batch is None else batch.arrays["record_key"]
+    mine = [
+        int(fault is not None or (first is not None and first.fault() is not None)),
+        int(first is not None and first.wants_stop),
+        int(first is not None and first.wants_look()),
+        0 if batch is None else len(batch.faults),
+        len(keys),
+        key_sum(keys),
+        *([0] * n_parts if batch is None else batch.dropped),
+    ]
+    failed, stop, look, faults, rows, summed, *dropped = t.ranks.sums(mine)
+    parts: tuple[Part, ...] = ()
+    if batch is not None:
+        parts = tuple(
+            Part(part.rows - here, part.global_rows - gone)
+            for part, here, gone in zip(batch.parts, batch.dropped, dropped, strict=True)
+        )
+    if t.account is not None and not failed and not stop:
+        t.account.add(rows, summed, sum(dropped))
+    return _Verdict(failed > 0, stop > 0, look > 0, faults, parts)
+
+
+def _end_together(t: _Training, number: int, fault: Exception | None) -> None:
+    """Some rank cannot go on: keep what was done, then every rank raises, its own reason or the others'."""
+    fault = fault or (t.first.fault() if t.first is not None else None)
+    reasons = [text for text in t.ranks.gather("" if fault is None else str(fault)) if text]
+    if not isinstance(fault, (CheckpointError, SupersededError)):
+        _checkpoint(t, number)
+    t.ranks.all_true(True)  # the checkpoint is there before the first rank ends
+    raise fault or PeerError("; ".join(reasons))
+
+
+def _checkpoint(t: _Training, done: int) -> None:
+    """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
+    if t.first is not None:
+        t.first.save(done, t.per_epoch, t.account, t.objective, t.optimiser)
+        t.first.settle()
+
+
+def _step(t: _Training, batch: Batch, parts: tuple[Part, ...], number: int) -> tuple[dict[str, float] | None, float]:
+    """Forward, backward and the optimiser; returns the logs, None if the step was refused, and the gradient norm."""
+    if not any(part.global_rows for part in parts):
+        return None, math.nan  # every row of the step was in shards that cannot be read
+    objective, optimiser = t.objective, t.optimiser
+    before = [buffer.clone() for buffer in objective.buffers()]
+    logs = _accumulate(t, batch, parts)
+    norm = math.nan
+    if logs is not None:
+        norm = float(nn.utils.clip_grad_norm_(objective.parameters(), t.job.settings.train.clip_norm))
+    if math.isfinite(norm):  # gradients are averaged over ranks, so all ranks decide alike
+        optimiser.step()
+        objective.after_step()
+        t.strikes = 0
+        return logs, norm
+    for buffer, value in zip(objective.buffers(), before, strict=True):
+        buffer.copy_(value)  # running statistics have already seen the refused batch
+    t.strikes += 1
+    _refuse(t, batch, number)
+    return None, norm
+
+
+def _views(t: _Training, arrays: Arrays, epoch: int, make: bool) -> dict[str, Tensor]:
+    """What the objective is called with: its views of the arrays, or the arrays if views were made on workers."""
+    tensors = to_tensors(arrays, t.ranks.device)
+    views: dict[str, Tensor] = t.objective.views(tensors, t.job.settings.seed, epoch) if make else tensors
+    if t.job.settings.train.precision == "fp64":
+        views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
+    return views
+
+
+def _accumulate(t: _Training, batch: Batch, parts: tuple[Part, ...]) -> dict[str, float] | None:
     """Forward and backward over the micro-batches; returns the logs, `loss` among them, of the global batch.
 
     None, and no gradient to be used, if the loss of any rank is not finite.
     """
-    settings = job.settings
-    optimiser.zero_grad(set_to_none=True)
+    settings, model = t.job.settings, t.model
+    t.optimiser.zero_grad(set_to_none=True)
     logs: dict[str, float] = {}
-    first = 0
-    for number, part in enumerate(batch.parts):
+    first, total = 0, sum(part.global_rows for part in parts)
+    for number, part in enumerate(parts):
         if not part.global_rows:
             continue  # a last batch shorter than its micro-batches, on every rank
         rows = {name: values[first : first + part.rows] for name, values in batch.arrays.items()}
         first += part.rows
-        tensors = to_tensors(rows, ranks.device)
-        views = tensors if settings.views.place == "workers" else objective.views(tensors, settings.seed, batch.epoch)
-        last = number == len(batch.parts) - 1 or not batch.parts[number + 1].global_rows
+        views = _views(t, rows, batch.epoch, settings.views.place == "device")
+        last = not any(later.global_rows for later in parts[number + 1 :])
         hold = not last and isinstance(model, DistributedDataParallel)
         with model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
-            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.train.precision == "bf16"):
+            with torch.autocast(t.ranks.device.type, torch.bfloat16, enabled=settings.train.precision == "bf16"):
                 loss, part_logs = model(views)
-            if not ranks.all_true(bool(torch.isfinite(loss))):
+            if not t.ranks.all_true(bool(torch.isfinite(loss))):
                 return None
             (loss * (part.global_rows / settings.train.batch_size)).backward()
         for name, value in part_logs.items():
-            counted = 1.0 if name.endswith(COUNTS) else part.global_rows / batch.global_rows
+            counted = 1.0 if name.endswith(COUNTS) else part.global_rows / total
             logs[name] = logs.get(name, 0.0) + float(value) * counted
     return logs
 
 
-def _refuse(job: Job, ranks: Ranks, batch: Batch, number: int, strikes: int) -> None:
+def _refuse(t: _Training, batch: Batch, number: int) -> None:
     """Write down which recordings gave a non-finite loss or gradient; stop after too many in a row."""
-    keys = [key for part in ranks.gather(batch.arrays["record_key"].tolist()) for key in part]
-    if ranks.is_first:
-        names = _names_of_keys(job)
-        with (job.run.folder / REFUSED).open("a") as file:
-            file.write(json.dumps({"step": number, "record_ids": [names[key] for key in keys]}) + "\n")
-    if strikes >= job.settings.train.max_nonfinite:
+    keys = [key for part in t.ranks.gather(batch.arrays["record_key"].tolist()) for key in part]
+    if t.first is not None:
+        names = _names_of_keys(t.job)
+        t.first.log_refused(number, [names[key] for key in keys])
+    if t.strikes >= t.job.settings.train.max_nonfinite:
         raise TrainingError(
-            f"the loss or its gradient was not finite {strikes} times in a row (last at step {number}). The newest "
+            f"the loss or its gradient was not finite {t.strikes} times in a row (last at step {number}). The newest "
             f"checkpoint is whole; lower train.learning_rate or look at the recordings listed in {REFUSED}."
         )
 
 
-def _log_ids(ids: Journal, names: dict[int, str], ranks: Ranks, number: int, batch: Batch) -> None:
-    gathered = ranks.gather(batch.arrays["record_key"].tolist())
-    if ranks.is_first:
-        seen = [names[key] for part in gathered for key in part]
-        ids.write({"step": number, "epoch": batch.epoch, "step_in_epoch": batch.step, "record_ids": seen})
+def _check_epoch(t: _Training, epoch: int, seen: list[np.ndarray[Any, np.dtype[np.int64]]], first_step: int) -> None:
+    """Every recording once: CorpusError with the names of what is missing or doubled otherwise."""
+    job = t.job
+    if t.account is None or t.account.holds(job.rows, job.key_sum):
+        return
+    keys = [key for part in t.ranks.gather(np.concatenate(seen).tolist()) for key in part]
+    names = _names_of_keys(job)
+    places = _keys_by_place(job)
+    order = epoch_order(job.stream.sizes, job.stream.order, epoch)[first_step * job.settings.train.batch_size :]
+    told = difference(keys, [places[group][row] for group, row in order.tolist()], names)
+    raise CorpusError(f"epoch {epoch} saw {t.account.rows} rows where the manifest has {job.rows} for training: {told}")
+
+
+def _is_validated(job: Job, epoch: int) -> bool:
+    settings = job.settings.train
+    return (epoch + 1) % settings.validate_every_epochs == 0 or epoch + 1 == settings.epochs
+
+
+def _log_ids(t: _Training, names: dict[int, str], number: int, batch: Batch) -> None:
+    gathered = t.ranks.gather(batch.arrays["record_key"].tolist())
+    if t.first is not None:
+        ids = [names[key] for part in gathered for key in part]
+        t.first.log_ids({"step": number, "epoch": batch.epoch, "step_in_epoch": batch.step, "record_ids": ids})
+
+
+def _names_by_place(job: Job) -> list[list[str]]:
+    """Record ids of the usable rows of every row group; a shard that cannot be read has none."""
+    found = []
+    for group in job.stream.groups:
+        try:
+            table = read_row_group(job.stream.store, group.shard, group.group, ["record_id"])
+        except CorpusError:
+            found.append([f"row {row} of {group.shard.name}" for row in group.rows])
+            continue
+        found.append(table["record_id"].take(list(group.rows)).to_pylist())
+    return found
+
+
+def _keys_by_place(job: Job) -> list[list[int]]:
+    return [[record_key(name) for name in names] for names in _names_by_place(job)]
 
 
 def _names_of_keys(job: Job) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for group in job.stream.groups:
-        table = read_row_group(job.stream.store, group.shard, group.group, ["record_id"])
-        names |= {record_key(name): name for name in table["record_id"].to_pylist()}
-    return names
+    return {record_key(name): name for names in _names_by_place(job) for name in names}
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -1,12 +1,14 @@
-"""The few words ranks exchange, besides gradients: agreement, sums and a broadcast. All of them work alone, too."""
+"""The few words ranks exchange, besides gradients: sums, agreement, broadcast, gather. All work alone, too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +26,16 @@ class Ranks:
 
     def all_true(self, condition: bool) -> bool:
         """True if the condition holds on every rank."""
-        return self._reduce(float(condition), "min") > 0.5
+        return self.sums([int(condition)])[0] == self.world
 
-    def total(self, value: float) -> float:
-        """The sum over ranks."""
-        return self._reduce(value, "sum")
-
-    def _reduce(self, value: float, how: str) -> float:
+    def sums(self, values: list[int]) -> list[int]:
+        """The sums over ranks, in 64 bits, which wrap."""
         if self.world == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, dist.ReduceOp.MIN if how == "min" else dist.ReduceOp.SUM)
-        return float(tensor)
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.all_reduce(tensor)
+        summed: list[int] = tensor.tolist()
+        return summed
 
     def from_first(self, value: Any) -> Any:
         """The first rank's value, on every rank."""
@@ -45,8 +45,8 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def gather(self, value: list[int]) -> list[list[int]]:
-        """Every rank's list of integers, in rank order, on every rank."""
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in rank order, on every rank."""
         if self.world == 1:
             return [value]
         boxes: list[Any] = [None] * self.world

@@ -58,6 +58,7 @@ class StreamSettings:
     chunk_steps: int = 1024
     prefetch: int = 4
     open_ahead: int = 8  # units left in a chunk when the next one is opened
+    on_bad_shard: str = "stop"
     cache_mb: int = 1024  # a corpus that fits is read once and kept decoded by every rank
 
     @property
@@ -74,6 +75,8 @@ class Batch:
     step: int
     parts: tuple[Part, ...]
     arrays: Arrays
+    dropped: tuple[int, ...] = (0, 0)
+    faults: tuple[str, ...] = ()
 
     @property
     def global_rows(self) -> int:
@@ -280,7 +283,7 @@ def batches(
                 if more and coming is None and len(chunk.reads) - arrived <= settings.open_ahead:
                     coming = opener.submit(open_chunk, more)
                 arrays = held.take(step) if len(step.unit) else dict(empty)
-                yield Batch(step.epoch, step.step, step.parts, arrays)
+                yield Batch(step.epoch, step.step, step.parts, arrays, (0,) * len(step.parts))
             # Read to the end: an iterator left half read keeps a thread and its prefetched blocks alive.
             if next(chunk.blocks, None) is not None:
                 raise CorpusError("Ray Data delivered more row groups than were asked for")

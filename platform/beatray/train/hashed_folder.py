@@ -1,0 +1,74 @@
+"""A folder that appears whole or not at all, every file of it hashed: what checkpoints and encoders are kept in.
+
+Locally it is written aside, made durable and renamed; on an object store, which has no rename, `files.json` with the
+SHA-256 of all other files is written last, and a folder without it does not count. Contract: `read_folder` returns what
+`write_folder` was given, or raises CheckpointError naming the file that is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from beatray.corpus.store import TEMPORARY_PREFIX, Store, sync_folder
+from beatray.train.errors import CheckpointError
+
+FILES = "files.json"
+
+
+def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
+    """Write a hashed folder `name` in one step; OSError when the disk or the store refuses."""
+    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    listing = json.dumps(hashes, indent=1, sort_keys=True).encode()
+    if not parent.is_local:
+        place = parent.child(name)
+        place.delete(FILES)  # a folder of that name is no longer whole while it is replaced
+        for file, data in files.items():
+            place.write(file, data)
+        place.write(FILES, listing)
+        return
+    parent.folder.mkdir(parents=True, exist_ok=True)
+    aside = parent.folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        aside.mkdir()
+        for file, data in {**files, FILES: listing}.items():
+            with (aside / file).open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        sync_folder(aside)
+        target = parent.folder / name
+        if target.exists():
+            target.replace(parent.folder / f"{TEMPORARY_PREFIX}old-{uuid.uuid4().hex}")
+        aside.replace(target)
+        sync_folder(parent.folder)
+    finally:
+        clear_temporary(parent.folder)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove half-written folders of this or an earlier process."""
+    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def read_folder(place: Store) -> dict[str, bytes]:
+    """All files of a hashed folder; CheckpointError names the file that is missing or whose hash differs."""
+    try:
+        hashes = json.loads(place.read(FILES))
+        files = {file: place.read(file) for file in hashes}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{place.location} is not complete: {error}") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{place.location}/{FILES} cannot be read: {error}") from error
+    for file, data in files.items():
+        if hashlib.sha256(data).hexdigest() != hashes[file]:
+            raise CheckpointError(f"{place.location}/{file} is damaged: its SHA-256 differs from {FILES}")
+    if not files:
+        raise CheckpointError(f"{place.location}/{FILES} names no files")
+    return files

@@ -1,0 +1,123 @@
+"""From settings to a `Job`: opens the corpus, chooses its rows and fixes everything a rank needs.
+
+Everything that can be wrong with the words of a user is found here, before Ray starts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from beatray.corpus.reader import Corpus, open_corpus
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles
+from beatray.corpus.store import Store
+from beatray.settings import CorpusSettings, PretrainSettings, SettingsError
+from beatray.train.account import key_sum
+from beatray.train.job import Job, build_model
+from beatray.train.order import OrderSettings
+from beatray.train.stream import RowGroup, StreamSettings
+from beatray.views.draws import record_key
+
+
+def policy_of(settings: CorpusSettings) -> SplitPolicy:
+    """The split policy that the corpus settings ask for."""
+    return SplitPolicy(validation_folds=settings.validation_folds, test_folds=settings.test_folds)
+
+
+def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The index rows to train on and those to validate on; held-out rows are neither."""
+    index = corpus.index
+    if settings.pretrain_sees_test:
+        return index, index.iloc[:0]
+    roles = assign_roles(index, policy_of(settings))
+    return index.loc[roles == Role.TRAIN], index.loc[roles == Role.VALIDATION]
+
+
+def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
+    """The chosen rows by row group, in manifest order; row groups without any are left out."""
+    by_group: dict[tuple[int, int], list[int]] = {}
+    for shard, group, row in chosen[["shard", "group", "row"]].to_numpy(np.int64).tolist():
+        by_group.setdefault((shard, group), []).append(row)
+    return tuple(
+        RowGroup(corpus.manifest.shards[shard], group, tuple(sorted(by_group[shard, group])))
+        for shard, group in sorted(by_group)
+    )
+
+
+def hashes_of(rows: pd.DataFrame) -> bytes:
+    """The rows' content hashes, cut to 8 bytes, sorted and joined."""
+    hashes = np.frombuffer(b"".join(value[:8] for value in rows["content_hash"]), "<u8")
+    return np.unique(hashes).tobytes()
+
+
+def prepare_job(settings: PretrainSettings) -> Job:
+    """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
+    if not settings.corpus.path:
+        raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
+    out = Store(settings.out)
+    if out.is_local:
+        settings = replace(settings, out=str(out.folder))
+    elif settings.tracking.uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise SettingsError(
+            f"out={settings.out} is an object store, which cannot hold MLflow's database: say tracking.uri= (or set "
+            "MLFLOW_TRACKING_URI), or tracking.uri=null for none"
+        )
+    corpus_store = Store(settings.corpus.path)
+    if corpus_store.is_local:
+        path = str(corpus_store.folder)
+        settings = replace(settings, corpus=replace(settings.corpus, path=path))
+    corpus = open_corpus(settings.corpus.path)
+    chosen, held_out = select_rows(corpus, settings.corpus)
+    if settings.train.validate_every_epochs == 0:
+        held_out = held_out.iloc[:0]
+    held_out = held_out.sort_values("content_hash").head(settings.train.validation_rows)
+    groups = row_groups(corpus, chosen)
+    if not groups:
+        raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
+    statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
+    arrays = _columns(settings, statistics)
+    clusters = corpus.manifest.statistics.get("beat_clusters")
+    if "beat_class" in arrays and clusters is None:
+        raise SettingsError("the corpus has too few beats for clusters: choose objective.hard_beat=same_record")
+    train_settings = settings.train
+    stream = StreamSettings(
+        store=corpus.store,
+        groups=groups,
+        order=OrderSettings(
+            seed=settings.seed,
+            batch_size=train_settings.batch_size,
+            lanes=train_settings.lanes,
+            window=train_settings.window,
+            parts=train_settings.accumulate,
+        ),
+        arrays=arrays,
+        clusters=clusters if "beat_class" in arrays else None,
+        readers=train_settings.readers_per_worker,
+        cpus_per_reader=train_settings.cpus_per_reader,
+        chunk_steps=train_settings.chunk_steps,
+        cache_mb=train_settings.cache_mb,
+        on_bad_shard=settings.corpus.on_bad_shard,
+    )
+    return Job(
+        settings=settings,
+        stream=stream,
+        validation=replace(stream, groups=row_groups(corpus, held_out)),
+        statistics=statistics,
+        recipe=corpus.recipe,
+        manifest_hash=corpus.manifest.hash,
+        trained_on=hashes_of(chosen),
+        key_sum=key_sum(record_key(name) for name in chosen["record_id"]),
+    )
+
+
+def _columns(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
+    """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
+    try:
+        built = build_model(settings.objective, settings.encoder, settings.seed, statistics)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(str(error)) from error
+    return tuple(built.columns)

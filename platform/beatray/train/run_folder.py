@@ -1,0 +1,87 @@
+"""Where a run keeps its files: a folder that every node sees, or a place in an object store.
+
+Checkpoints and the encoder are written to the place itself. Journals (metrics.jsonl, ids.jsonl, ...) grow line by
+line, which an object store cannot do: for those a process appends to a scratch copy and `push` uploads it, before each
+checkpoint, so that no checkpoint is ever ahead of the journals. On a shared folder both are the same and `push` and
+`pull` do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from beatray.corpus.store import Store
+
+METRICS, IDS = "metrics.jsonl", "ids.jsonl"
+REFUSED = "refused_steps.jsonl"
+"""The recordings of every step that was refused."""
+SKIPPED = "skipped_shards.jsonl"
+"""The shards that could not be read, where the run was told to go on without them."""
+JOURNALS = (METRICS, IDS, REFUSED, SKIPPED)
+SETTINGS = "settings.yaml"
+STARTED = "started.txt"
+"""The id of the newest start of the run; an older one that is still alive sees it and ends."""
+STOP = "stop_requested.txt"
+"""Its presence asks the ranks for a checkpoint and an end."""
+STOPPED = "stopped.txt"
+"""Why a rank ended the run for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """`place` is durable and seen by all; `scratch` is where this process appends its journals."""
+
+    place: Store
+    scratch: Path
+
+    @classmethod
+    def open(cls, place: Store) -> RunFolder:
+        """The run folder at `place`; for an object store with a fresh scratch folder of this process."""
+        if place.is_local:
+            place.folder.mkdir(parents=True, exist_ok=True)
+            return cls(place, place.folder)
+        scratch = Path(tempfile.gettempdir()) / f"beatray-{os.getuid()}" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        scratch.mkdir(parents=True, mode=0o700)
+        return cls(place, scratch)
+
+    def push(self, *names: str) -> None:
+        """Upload these files, where they exist."""
+        if self.place.is_local:
+            return
+        for name in names:
+            path = self.scratch / name
+            if path.is_file():
+                self.place.write(name, path.read_bytes())
+
+    def pull(self, *names: str) -> None:
+        """Download these files, where they exist and their size has changed."""
+        if self.place.is_local:
+            return
+        for name in names:
+            path = self.scratch / name
+            size = self.place.size(name)
+            if size is None or (path.is_file() and path.stat().st_size == size):
+                continue
+            aside = path.with_suffix(".pulling")
+            aside.write_bytes(self.place.read(name))
+            aside.replace(path)
+
+    def read(self, name: str) -> str | None:
+        """The text of a small file at the place; None if it is not there."""
+        try:
+            return self.place.read(name).decode()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file at the place."""
+        self.place.write(name, text.encode())
+
+    def delete(self, *names: str) -> None:
+        """Remove files at the place, where they exist."""
+        for name in names:
+            self.place.delete(name)

@@ -1,0 +1,82 @@
+"""The validation loss of pretraining: the objective itself on recordings that are never trained on.
+
+The batches, their views and their order are the same at every validation, whatever the number of ranks, so the values
+of one run can be compared. Rows are read once and kept by each rank: its own share only. Contract: `loss` changes no
+weight, no running statistic and no random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beatray.corpus.manifest import CorpusError
+from beatray.corpus.reader import read_row_group
+from beatray.corpus.schema import SCHEMA
+from beatray.train.blocks import Arrays, corpus_columns, decode
+from beatray.train.job import Job
+from beatray.train.order import epoch_order, share, steps_per_epoch
+from beatray.train.ranks import Ranks
+
+VIEWS_EPOCH = 2**31 - 1
+"""The epoch of the views' random draws: far beyond any that trains."""
+
+
+class Validation:
+    """One rank's share of the validation batches."""
+
+    def __init__(self, job: Job, ranks: Ranks) -> None:
+        self._job, self._ranks = job, ranks
+        self._batches: list[Arrays] = []
+        stream = job.validation
+        sizes = [len(group.rows) for group in stream.groups]
+        n_rows, batch_size = int(sum(sizes)), job.settings.train.batch_size
+        order = epoch_order(sizes, stream.order, 0) if n_rows else np.empty((0, 2), np.int32)
+        shares = [
+            share(n_rows, batch_size, step, ranks.rank, ranks.world)[0]
+            for step in range(steps_per_epoch(n_rows, batch_size))
+        ]
+        wanted = order[np.concatenate([cut for cut, _ in shares])] if shares else order
+        nothing = decode(SCHEMA.empty_table(), stream.arrays, stream.clusters)
+        held: dict[int, Arrays] = {}
+        for number in np.unique(wanted[:, 0]).tolist():
+            group = stream.groups[number]
+            columns = corpus_columns(stream.arrays)
+            try:
+                table = read_row_group(stream.store, group.shard, group.group, columns).take(list(group.rows))
+            except CorpusError:
+                if stream.on_bad_shard == "stop":
+                    raise
+                continue
+            held[number] = decode(table.combine_chunks(), stream.arrays, stream.clusters)
+        for cut, _ in shares:
+            picked = [(held[g], row) for g, row in order[cut].tolist() if g in held]
+            self._batches.append(_rows(picked) if picked else nothing)
+        self._weights = ranks.sums([len(arrays["record_key"]) for arrays in self._batches])
+
+    @torch.no_grad()
+    def loss(self, objective: Any, to_views: Callable[[Arrays, int], dict[str, Tensor]]) -> float:
+        """Mean loss over the validation recordings; every rank must call it."""
+        was_training = objective.training
+        objective.eval()
+        random = torch.random.get_rng_state()
+        total = 0.0
+        precision = self._job.settings.train.precision
+        for arrays, rows in zip(self._batches, self._weights, strict=True):
+            if not rows:
+                continue  # on every rank
+            views = to_views(arrays, VIEWS_EPOCH)
+            with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                _, logs = objective(views)
+            total += float(logs["loss"]) * rows
+        torch.random.set_rng_state(random)
+        objective.train(was_training)
+        return total / max(sum(self._weights), 1)
+
+
+def _rows(picked: list[tuple[Arrays, int]]) -> Arrays:
+    return {name: np.stack([arrays[name][row] for arrays, row in picked]) for name in picked[0][0]}

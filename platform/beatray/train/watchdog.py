@@ -1,0 +1,83 @@
+"""Turns a stall into an answer: when no step ends for some minutes, every rank writes its stacks and exits.
+
+Two clocks per rank. A thread writes the stacks of all threads to `stalls/rank-N.txt` of the run folder, waits a moment
+so that the other ranks, which wait for this one, write theirs, and ends the process. Should that thread not get to run
+(native code that holds Python's lock), faulthandler's own timer does the same from C somewhat later. Ray starts the
+group again after such an exit; it finds the files and ends at once, so that the user is told instead.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from beatray.corpus.store import Store
+
+STALLS = "stalls"
+GRACE_S = 5.0
+"""From the first rank's dump to its exit: the others notice their stall at almost the same moment."""
+LATE_S = 30.0
+EXIT_CODE = 70
+
+
+class Watchdog:
+    """Of one rank; use as a context manager and call `step` after every step."""
+
+    def __init__(self, run: Store, rank: int, minutes: float) -> None:
+        self._run, self._name, self._seconds = run, f"rank-{rank}.txt", 60.0 * minutes
+        self._last = time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="beatray-watchdog", daemon=True)
+        self._file = tempfile.NamedTemporaryFile("w+", prefix="beatray-stacks-", suffix=".txt", delete=False)  # noqa: SIM115
+
+    def __enter__(self) -> Watchdog:
+        self.step()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+        self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+    def step(self) -> None:
+        """A step has ended: the clocks start again."""
+        self._last = time.monotonic()
+        faulthandler.dump_traceback_later(self._seconds + LATE_S, exit=True, file=self._file)
+
+    def _watch(self) -> None:
+        while not self._end.wait(min(1.0, self._seconds / 4)):
+            waited = time.monotonic() - self._last
+            if waited >= self._seconds:
+                self._bark(waited)
+
+    def _bark(self, waited: float) -> None:
+        self._file.write(f"{self._name}: no step ended for {waited:.0f} s; the stacks of all threads:\n")
+        self._file.flush()
+        faulthandler.dump_traceback(file=self._file, all_threads=True)
+        self._run.child(STALLS).write(self._name, Path(self._file.name).read_bytes())
+        self._end.wait(GRACE_S)
+        if self._end.is_set() or time.monotonic() - self._last < self._seconds:
+            self._run.child(STALLS).delete(self._name)  # a step ended after all
+            return
+        os._exit(EXIT_CODE)
+
+
+def stalls(run: Store) -> list[str]:
+    """Names of the stack dumps that ranks left in the run folder."""
+    return run.names(STALLS)
+
+
+def clear(run: Store) -> None:
+    """Forget the dumps of an earlier start."""
+    for name in stalls(run):
+        run.child(STALLS).delete(name)
