@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from beatray.corpus import remote
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, name_of, read_manifest, write_manifest
-from beatray.corpus.store import TEMPORARY_PREFIX, Store
+from beatray.corpus.remote import explain, is_remote_fault, may_pass, patiently
+from beatray.corpus.store import TEMPORARY_PREFIX, Store, StoreError
 
 
 def manifest(number: int = 0) -> Manifest:
@@ -71,3 +73,88 @@ def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
         except CorpusError as error:
             assert name_of(0) in str(error)
     assert harmless < 30
+
+
+def test_folders_come_and_go_in_one_step(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.child("one").write("deep/file", b"1")
+    store.child("two").write("file", b"2")
+    (tmp_path / f"{TEMPORARY_PREFIX}half").mkdir()
+    assert store.folders() == ["one", "two"] and store.exists("one") and not store.exists("three")
+    store.delete_folder("one")
+    store.delete_folder("one")
+    assert store.folders() == ["two"] and not (tmp_path / "one").exists()
+    for name in ("", "/", "..", "two/../.."):
+        with pytest.raises(StoreError, match="not the name of a sub-folder"):
+            store.delete_folder(name)
+    assert store.child("two").read("file") == b"2"
+
+
+def test_a_uri_keeps_its_options_and_names_are_escaped() -> None:
+    store = Store("s3://bucket/corpus/?endpoint_override=127.0.0.1:9000&scheme=http")
+    child = store.child("shards").child("a b#c")
+    assert child.location == "s3://bucket/corpus/shards/a%20b%23c?endpoint_override=127.0.0.1:9000&scheme=http"
+    assert store.where("manifest-0.json") == "s3://bucket/corpus/manifest-0.json"
+    assert not store.is_local and Store("s3://bucket").child("x").location == "s3://bucket/x"
+    assert Store("/data/what?").child("x").folder == Path("/data/what?/x")
+
+
+def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
+    with pytest.raises(StoreError, match="keys as AWS_ACCESS_KEY_ID") as refused:
+        Store("s3://AKIASECRET:verysecret@bucket/x")
+    assert "verysecret" not in str(refused.value)
+    for location in ("s3://bucket/a b", "s3://bucket/x?bogus=1", "nfs4://host/x"):
+        with pytest.raises(StoreError, match="not a place pyarrow can open"):
+            Store(location).names()
+
+
+@pytest.mark.parametrize(
+    ("aws", "passes", "told"),
+    [
+        ("NETWORK_CONNECTION", True, "does not answer"),
+        ("SLOW_DOWN", True, "does not answer"),
+        ("UNKNOWN (HTTP status 503)", True, "does not answer"),
+        ("NO_SUCH_BUCKET", False, "Create it first"),
+        ("ACCESS_DENIED", False, "Give keys that may"),
+        ("REQUEST_EXPIRED", False, "the keys are refused"),
+        ("UNKNOWN (HTTP status 301)", False, "another region"),
+        ("REQUEST_TIME_TOO_SKEWED", False, "the clock"),
+        ("NO_SUCH_KEY", False, None),
+        ("UNKNOWN (HTTP status 416)", False, None),
+    ],
+)
+def test_what_an_object_store_refuses_is_told_apart(aws: str, passes: bool, told: str | None) -> None:
+    error = OSError(f"When reading key 'k' in bucket 'b': AWS Error {aws} during GetObject operation: text")
+    assert may_pass(error) == passes and is_remote_fault(error) == (told is not None)
+    explained = explain(error, "s3://b/k")
+    if told is None:
+        assert explained is error  # it speaks of the file: the reader of the file judges
+    else:
+        assert isinstance(explained, StoreError) and told in str(explained) and "s3://b/k" in str(explained)
+
+
+def test_what_passes_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAUSES_S", (0.0, 0.0))
+    answers: list[str | None] = ["SLOW_DOWN", "NETWORK_CONNECTION", None, "ACCESS_DENIED", *3 * ["SLOW_DOWN"]]
+
+    def call() -> str:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise OSError(f"AWS Error {answer} during PutObject operation: text")
+        return "done"
+
+    assert patiently(call, "s3://b/k") == "done" and len(answers) == 4
+    with pytest.raises(StoreError, match="access denied"):
+        patiently(call, "s3://b/k")
+    assert len(answers) == 3
+    with pytest.raises(StoreError, match="does not answer"):
+        patiently(call, "s3://b/k")
+    assert answers == []
+
+
+def test_a_place_proves_that_it_can_be_written(tmp_path: Path) -> None:
+    Store(str(tmp_path / "new")).check_writable()
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot be written to"):
+        Store(str(tmp_path / "file" / "below")).check_writable()

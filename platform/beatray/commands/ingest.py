@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,20 +96,16 @@ def remove_corpus(store: Store) -> None:
 
     Raises CorpusError for a folder that holds other things and no corpus.
     """
-    if not store.is_local:
-        raise CorpusError("--overwrite works on local folders only; remove the objects yourself")
-    folder = store.folder
-    if not folder.exists():
-        return
-    files = [p for pattern in ("manifest-*.json", "quarantine-*.parquet") for p in folder.glob(pattern)]
-    if any(folder.iterdir()) and not files and not (folder / STAGING).is_dir():
+    names, folders = store.names(), store.folders()
+    files = [name for name in names if re.fullmatch(r"(manifest-\d+\.json|quarantine-\d+\.parquet)", name)]
+    if (names or folders) and not files and STAGING not in folders:
         raise CorpusError(
-            f"{folder} is not empty and holds no corpus; --overwrite leaves it alone. Choose another --out."
+            f"{store.where()} is not empty and holds no corpus; --overwrite leaves it alone. Choose another --out."
         )
-    for path in files:
-        path.unlink()
+    for name in files:  # manifests first: what is left of an interrupted removal is no corpus
+        store.delete(name)
     for name in (FOLDER, STAGING):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        store.delete_folder(name)
 
 
 def summary_text(public: dict[str, Any]) -> str:

@@ -88,8 +88,8 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
     """The snapshot `number` (default: the latest), checked against its own SHA-256."""
     number = latest_number(store) if number is None else number
     if number is None:
-        raise CorpusError(f"no corpus at {store.location}: there is no manifest. Make one with `beatray ingest`.")
-    where = f"{store.location}/{name_of(number)}"
+        raise CorpusError(f"no corpus at {store.where()}: there is no manifest. Make one with `beatray ingest`.")
+    where = store.where(name_of(number))
     try:
         content = json.loads(store.read(name_of(number)))
         claimed = content.pop("sha256")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from beatray.corpus import schema
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, read_manifest
+from beatray.corpus.remote import is_remote_fault, patiently
 from beatray.corpus.store import Store
 from beatray.corpus.writer import FOLDER
 
@@ -116,9 +117,11 @@ class Corpus:
         return read_row_group(self.store, self.manifest.shards[shard_number], group, columns)
 
     def _read(self, shard: Shard, columns: list[str] | None) -> pa.Table:
-        with _named(shard):
-            file = _open(self.store, shard)
-            table = file.read(columns=columns)
+        def read() -> pa.Table:
+            with _named(shard):
+                return _open(self.store, shard).read(columns=columns)
+
+        table = patiently(read, self.store.where(f"{FOLDER}/{shard.name}"))
         if table.num_rows != shard.rows:
             raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest says {shard.rows}")
         return table
@@ -138,7 +141,7 @@ class _named:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in PASSING:
+        if isinstance(error, OSError) and (error.errno in PASSING or is_remote_fault(error)):
             return
         if isinstance(error, (OSError, pa.ArrowException)):
             raise CorpusError(
@@ -157,11 +160,16 @@ def _open(store: Store, shard: Shard) -> pq.ParquetFile:
 
 def read_row_group(store: Store, shard: Shard, group: int, columns: Sequence[str]) -> pa.Table:
     """Row group `group` of `shard` with `columns`; CorpusError names the shard when it is not what was written."""
-    with _named(shard):
-        file = _open(store, shard)
-        if file.num_row_groups != len(shard.row_groups):
-            raise CorpusError(f"shard {shard.name} has {file.num_row_groups} row groups, not {len(shard.row_groups)}")
-        table = file.read_row_group(group, columns=list(columns))
+
+    def read() -> pa.Table:
+        with _named(shard):
+            file = _open(store, shard)
+            groups = len(shard.row_groups)
+            if file.num_row_groups != groups:
+                raise CorpusError(f"shard {shard.name} has {file.num_row_groups} row groups, not {groups}")
+            return file.read_row_group(group, columns=list(columns))
+
+    table = patiently(read, store.where(f"{FOLDER}/{shard.name}"))
     if table.num_rows != shard.row_groups[group]:
         raise CorpusError(f"row group {group} of shard {shard.name} has {table.num_rows} rows")
     return table
