@@ -5,12 +5,15 @@ Importing the package is cheap; torch, ray and mlflow are imported where they ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_encoder"]
+    from beatray.embed.files import Embeddings
+    from beatray.embed.transform import EcgEncoder
+
+__all__ = ["EcgEncoder", "load_encoder", "read_embeddings"]
 
 
 def load_encoder(path: str) -> nn.Module:
@@ -22,3 +25,21 @@ def load_encoder(path: str) -> nn.Module:
     from beatray.train.checkpoint import load_encoder as load
 
     return load(path)
+
+
+def read_embeddings(path: str, level: str | None = None) -> Embeddings:
+    """The vectors that `beatray embed` wrote to `path`, as numpy arrays; level recording (default) or beat.
+
+    Raises embed.files.EmbeddingsError when they are unfinished or damaged.
+    """
+    from beatray.embed.files import read
+
+    return read(path, level)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EcgEncoder":  # a class of scikit-learn's kind: its import takes a second and more
+        from beatray.embed.transform import EcgEncoder
+
+        return EcgEncoder
+    raise AttributeError(f"module 'beatray' has no attribute {name!r}")

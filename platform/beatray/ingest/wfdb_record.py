@@ -92,14 +92,14 @@ def read_twelve_leads(tree: Tree, path: str) -> TwelveLeads:
     mask = sum(1 << lead for lead in present)
     if signals.invalid is not None:
         invalid = signals.invalid[:, picked].T
-        dropped = _close_gaps(physical, invalid, int(MAX_GAP_S * header.rate_hz), notes)
+        dropped = close_gaps(physical, invalid, int(MAX_GAP_S * header.rate_hz), notes)
         mask &= ~sum(1 << present[row] for row in dropped)
         if not mask & CHEST_MASK:
             raise RecordError(Reason.NOT_FINITE, "every chest lead has a gap of more than 20 ms")
     signal_mv = physical if present == list(range(12)) else np.zeros((12, header.n_samples))
     if signal_mv is not physical:
         signal_mv[present] = physical
-    mask = _compute_limb_leads(signal_mv, mask, notes)
+    mask = compute_limb_leads(signal_mv, mask, notes)
     usable = signal_mv[[lead for lead in range(12) if mask >> lead & 1]]
     if bool((usable == usable[:, :1]).all()):
         raise RecordError(Reason.FLAT, "every lead is constant")
@@ -137,9 +137,7 @@ def _scale(line: SignalLine, notes: list[str]) -> tuple[float, float]:
     return line.gain, unit
 
 
-def _close_gaps(
-    signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]
-) -> list[int]:
+def close_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]) -> list[int]:
     """Interpolate short gaps in place; returns the rows with a longer one, set to zero."""
     dropped: list[int] = []
     for row in np.flatnonzero(invalid.any(axis=1)).tolist():
@@ -161,7 +159,7 @@ def _close_gaps(
     return dropped
 
 
-def _compute_limb_leads(signal_mv: NDArray[np.float64], mask: int, notes: list[str]) -> int:
+def compute_limb_leads(signal_mv: NDArray[np.float64], mask: int, notes: list[str]) -> int:
     """Fill in III, aVR, aVL and aVF where they are missing and I and II are there; returns the new mask."""
     if mask & 0b11 != 0b11:
         return mask

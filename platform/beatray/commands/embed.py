@@ -1,0 +1,46 @@
+"""`beatray embed encoder=PATH corpus=PATH out=PATH level=recording|beat|both`: a vector for every recording or beat."""
+
+from __future__ import annotations
+
+from beatray.commands.console import progress, say
+from beatray.corpus.store import Store
+from beatray.embed.files import LEVELS, LISTING, STAGING, Listing
+from beatray.embed.plan import EmbedCommand, prepare_plan
+from beatray.embed.run import embed
+from beatray.ray_session import RaySettings, session
+from beatray.settings import as_dict, build, compose
+
+SHORT = {"encoder": "encoder_path"}
+"""In this command `encoder` names weights, not an architecture."""
+
+
+def settings_from(words: list[str]) -> EmbedCommand:
+    """The settings that the words of the command line mean."""
+    return build(EmbedCommand, compose("embed", words, extra=SHORT))
+
+
+def run(command: EmbedCommand) -> Listing:
+    """Embed and tell the user what came of it."""
+    plan = prepare_plan(command)
+    if command.overwrite:
+        remove_embeddings(plan.out)
+    manifest = plan.corpus.manifest
+    say(f"embed {manifest.rows:,} recordings ({' and '.join(plan.levels)} level), into {plan.out.where()}")
+    cluster = RaySettings(**as_dict(command.cluster))
+    with session(cluster), progress("embed", "recordings") as update:
+        done = embed(plan, lambda rows, total: update(rows, total, ""))
+    if done.computed == 0:
+        say("  nothing to do: all of them are embedded already")
+    elif done.kept:
+        say(f"  {done.kept:,} of {done.kept + done.computed:,} shards were embedded before and are kept")
+    for level, width in done.listing.widths.items():
+        say(f"  {level}: {done.listing.rows(level):,} vectors of {width} numbers")
+    say(f'  read them: beatray.read_embeddings("{plan.out.location}", "{plan.levels[0]}").vectors')
+    return done.listing
+
+
+def remove_embeddings(store: Store) -> None:
+    """Delete what this command writes in a folder, and nothing else."""
+    store.delete(LISTING)  # first: what is left of an interrupted removal is no whole set of embeddings
+    for name in (*LEVELS, STAGING):
+        store.delete_folder(name)

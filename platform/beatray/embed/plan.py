@@ -1,0 +1,237 @@
+"""What an embedding run will do: settings, the encoder it takes, and what is finished already.
+
+No Ray here. Everything a user can get wrong is found here, before anything starts. Contract: a `Plan` is small and
+picklable; `made_by` holds all that decides the numbers of a shard's vectors, apart from the shard itself, so that files
+of an interrupted run, or of an older snapshot of the same corpus, are taken over only where they would be the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from beatray.corpus.manifest import Shard
+from beatray.corpus.reader import Corpus, open_corpus
+from beatray.corpus.store import Store
+from beatray.embed.files import (
+    LEVELS,
+    LISTING,
+    STAGING,
+    VERSION,
+    EmbeddingsError,
+    Listing,
+    Part,
+    digest_of,
+    read_listing,
+    read_note,
+)
+from beatray.embed.vectors import BEAT_POOLINGS, BeatBoxes
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.settings import ClusterSettings, SettingsError
+from beatray.train.checkpoint import ENCODER_FOLDER, check_recipe, load_encoder
+from beatray.train.hashed_folder import read_folder
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPlace:
+    """Which corpus; all its rows are embedded."""
+
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    """How: the beats' boxes (null: those the encoder was trained with), and the work's parallelism."""
+
+    beat_pooling: str = "bins"
+    box_before_s: float | None = None
+    box_after_s: float | None = None
+    roi_bins: int | None = None
+    precision: str = "fp32"
+    batch_size: int = 64
+    device: str = "auto"
+    workers: int = 1
+    threads_per_worker: int = 1
+    cpus_per_worker: float = 0.5
+    readers: int = 2
+    cpus_per_reader: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("beat_pooling", BEAT_POOLINGS),
+            ("precision", ("fp32", "bf16")),
+            ("device", ("auto", "cpu", "cuda")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise SettingsError(f"embed.{name}={getattr(self, name)} is not one of {', '.join(allowed)}")
+        for name in ("batch_size", "workers", "threads_per_worker", "readers"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"embed.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("cpus_per_worker", "cpus_per_reader", "box_before_s", "box_after_s", "roi_bins"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"embed.{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCommand:
+    """Everything `beatray embed` needs."""
+
+    corpus: CorpusPlace = field(default_factory=CorpusPlace)
+    embed: EmbedSettings = field(default_factory=EmbedSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    encoder_path: str | None = None
+    out: str = "embeddings"
+    level: str = "recording"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All the work needs; see the module text."""
+
+    encoder: str
+    encoder_sha256: str
+    levels: tuple[str, ...]
+    boxes: BeatBoxes
+    settings: EmbedSettings
+    made_by: dict[str, Any]
+    widths: dict[str, int]
+    corpus: Corpus
+    out: Store
+
+    @property
+    def key(self) -> str:
+        """Two plans share it only if they give the same vectors for the same shard."""
+        return digest_of(self.made_by)
+
+
+def prepare_plan(command: EmbedCommand) -> Plan:
+    """Open the corpus and the encoder and check that they fit; SettingsError, CorpusError or CheckpointError."""
+    if not command.encoder_path:
+        raise SettingsError("which encoder? say encoder=PATH (a run folder, or its encoder/ folder)")
+    if not command.corpus.path:
+        raise SettingsError("of which corpus? say corpus=PATH (make one with `beatray ingest`)")
+    if command.level not in (*LEVELS, "both"):
+        raise SettingsError(f"level={command.level} is not one of {', '.join(LEVELS)}, both")
+    encoder, out = _absolute(command.encoder_path), Store(_absolute(command.out))
+    corpus = open_corpus(_absolute(command.corpus.path))
+    if f"{out.where()}/".startswith(f"{corpus.store.where().rstrip('/')}/"):
+        raise SettingsError(f"out={command.out} lies inside the corpus; choose another folder for the embeddings")
+    loaded: Any = load_encoder(_exported(encoder))
+    made_for: dict[str, Any] = loaded.description
+    check_recipe(made_for["recipe"], corpus.recipe, f"the encoder {command.encoder_path}")
+    levels = LEVELS if command.level == "both" else (command.level,)
+    boxes = _boxes(command.embed, made_for.get("objective", {}))
+    sha256 = encoder_sha256(encoder)
+    made_by = {
+        "version": VERSION,
+        "encoder": {"name": made_for["name"], "settings": loaded.settings, "sha256": sha256},
+        "levels": list(levels),
+        "precision": command.embed.precision,
+        "recipe": corpus.recipe,
+    }
+    if "beat" in levels:
+        made_by["beats"] = {
+            "pooling": boxes.pooling,
+            "bins": boxes.bins,
+            "box_before_s": boxes.before_s,
+            "box_after_s": boxes.after_s,
+        }
+    widths = {"recording": loaded.embed_dim, "beat": boxes.width(loaded.channels)}
+    return Plan(
+        encoder=encoder,
+        encoder_sha256=sha256,
+        levels=levels,
+        boxes=boxes,
+        settings=command.embed,
+        made_by=json.loads(json.dumps(made_by)),  # as it will be read back
+        widths={level: widths[level] for level in levels},
+        corpus=corpus,
+        out=out,
+    )
+
+
+def _absolute(path: str) -> str:
+    store = Store(path)
+    return str(store.folder) if store.is_local else path
+
+
+def _exported(path: str) -> str:
+    """The path, if an encoder lies there; SettingsError that tells a run that has not ended from a wrong path."""
+    store = Store(path)
+    if store.size("encoder.json") is None and store.child(ENCODER_FOLDER).size("encoder.json") is None:
+        if store.child("checkpoints").exists():
+            raise SettingsError(
+                f"encoder={path} is a run that has not ended, and has no encoder yet; the same `beatray pretrain` "
+                "command continues it"
+            )
+        raise SettingsError(f"encoder={path}: there is no exported encoder (a run folder, or its encoder/ folder)")
+    return path
+
+
+def encoder_sha256(path: str) -> str:
+    """SHA-256 of the weights and the architecture of an exported encoder; where it lies does not count."""
+    store = Store(path)
+    files = read_folder(store if store.size("encoder.json") is not None else store.child(ENCODER_FOLDER))
+    described = json.loads(files["encoder.json"])
+    digest = hashlib.sha256(digest_of({"name": described["name"], "settings": described["settings"]}).encode())
+    digest.update(files["model.safetensors"])
+    return digest.hexdigest()
+
+
+def _boxes(settings: EmbedSettings, objective: dict[str, Any]) -> BeatBoxes:
+    """The settings' boxes; what they leave open is taken from the encoder's training, or from Beat-SSL's defaults."""
+    known = BeatSslSettings()
+
+    def of(name: str) -> Any:
+        asked = getattr(settings, name)
+        return asked if asked is not None else objective.get(name, getattr(known, name))
+
+    return BeatBoxes(float(of("box_before_s")), float(of("box_after_s")), int(of("roi_bins")), settings.beat_pooling)
+
+
+def finished_parts(plan: Plan) -> dict[str, tuple[Part, ...]]:
+    """By shard, the files that are there already, from a finished folder or from an interrupted run.
+
+    Raises SettingsError when `out` holds embeddings of another kind.
+    """
+    store = plan.out
+    listed: dict[str, list[Part]] = {}
+    if store.size(LISTING) is not None:
+        try:
+            listing = read_listing(store)
+        except EmbeddingsError as error:
+            raise SettingsError(str(error)) from error
+        if listing.made_by != plan.made_by:
+            differing = [key for key in sorted({*listing.made_by, *plan.made_by}) if _differs(listing, plan, key)]
+            raise SettingsError(
+                f"out={store.where()} holds embeddings made otherwise (different: {', '.join(differing)}). Choose "
+                "another out=, or say overwrite=true"
+            )
+        for part in listing.parts:
+            listed.setdefault(part.shard, []).append(part)
+    noted = set(store.names(STAGING))
+    found = {}
+    for shard in plan.corpus.manifest.shards:
+        parts = tuple(listed.get(shard.name, ()))
+        if not _whole(plan, shard, parts) and f"{shard.name}.json" in noted:
+            parts = read_note(store, plan.key, shard.name)
+        if _whole(plan, shard, parts):
+            found[shard.name] = parts
+    return found
+
+
+def _differs(listing: Listing, plan: Plan, key: str) -> bool:
+    return bool(listing.made_by.get(key) != plan.made_by.get(key))
+
+
+def _whole(plan: Plan, shard: Shard, parts: tuple[Part, ...]) -> bool:
+    """True if these are the files of just this shard, all levels, and all still there."""
+    return (
+        sorted(part.level for part in parts) == sorted(plan.levels)
+        and all(part.shard_sha256 == shard.sha256 for part in parts)
+        and all(plan.out.size(part.name) == part.bytes for part in parts)
+    )
