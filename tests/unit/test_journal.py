@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 from beatray.track.journal import Journal, Tail, read_lines
@@ -29,6 +31,30 @@ def test_a_torn_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
     journal.write({"step": 2})
     journal.close()
     assert [line["step"] for line in read_lines(path)] == [0, 1, 2]
+
+
+def test_a_full_disk_loses_no_line_and_leaves_no_torn_one(tmp_path: Path) -> None:
+    """In a child whose files may not grow beyond 100 bytes for a while."""
+    path = tmp_path / "metrics.jsonl"
+    child = os.fork()
+    if child == 0:
+        journal = Journal(path)
+        journal.reopen(0)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        failures = 0
+        for step in range(20):
+            try:
+                journal.write({"step": step, "loss": 0.5})
+            except OSError:
+                failures += 1
+            assert path.read_bytes()[-1:] in (b"", b"\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        journal.write({"step": 20, "loss": 0.5})
+        journal.close()
+        os._exit(0 if failures == 16 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [line["step"] for line in read_lines(path)] == list(range(21))
 
 
 def test_tail_gives_whole_lines_once_and_starts_again_after_a_cut(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ step at or after `step` is left, so replayed steps are never written twice.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -17,35 +18,63 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._size = 0
+        self._waiting: list[bytes] = []  # lines that a full disk has not taken yet
 
     def reopen(self, step: int) -> None:
         """Drop the lines of `step` and later, and any torn last line; then append from there."""
         kept = [json.dumps(line) for line in read_lines(self.path) if int(line["step"]) < step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_suffix(".writing")
-        aside.write_text("".join(f"{line}\n" for line in kept))
+        with aside.open("w") as file:
+            file.write("".join(f"{line}\n" for line in kept))
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(self.path)
-        self._file = self.path.open("a")
+        self._file = self.path.open("ab", buffering=0)
+        self._size = self.path.stat().st_size
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line; the operating system has it when this returns."""
+        """Append one line; the operating system has it when this returns.
+
+        OSError when it does not take it: no part of the line is left in the file, and it is tried again with the next.
+        """
         if self._file is None:
             raise ValueError(f"{self.path} is not open: call reopen first")
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._waiting.append(json.dumps(line).encode() + b"\n")
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._file is not None and self._waiting:
+            data = self._waiting[0]
+            try:
+                written = self._file.write(data)
+            except OSError:
+                written = 0
+                raise
+            finally:
+                if written != len(data):
+                    self._file.truncate(self._size)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            self._size += len(data)
+            self._waiting.pop(0)
 
     def sync(self) -> None:
         """Make what was written durable; nothing if it is not open."""
         if self._file is not None:
+            self._flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Make it durable and close."""
         if self._file is not None:
-            self.sync()
-            self._file.close()
-            self._file = None
+            try:
+                self.sync()
+            finally:
+                self._file.close()
+                self._file = None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

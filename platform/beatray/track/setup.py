@@ -4,15 +4,59 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from beatray.track.tracker import Tracking, default_uri
+from beatray.track.memory import Memory
+from beatray.track.secrets import without_secrets
 
 LOCAL_KEYS = ("out", "run", "cluster.", "tracking.", "corpus.path")
 """Settings that say where a run ran, not what it computed: they would only clutter a comparison of runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where to track; `folder` is the run folder with metrics.jsonl. `on_run` hears the id of the MLflow run.
+
+    `place` is what users call the run folder, where `folder` is only a scratch copy of it.
+    """
+
+    uri: str = field(repr=False)  # may carry a login
+    experiment: str
+    run_name: str
+    folder: Path
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    dataset: Mapping[str, str] | None = None  # name, digest, source
+    artifact_location: str | None = None
+    parent_run_id: str | None = None
+    every_s: float = 5.0
+    on_run: Callable[[str], object] | None = None
+    place: str | None = None
+
+
+def default_uri(out: Path) -> tuple[str, str]:
+    """The database and artifact folder beside the runs: (tracking URI, artifact location)."""
+    out.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{out.absolute() / 'mlflow.db'}", (out.absolute() / "mlflow-artifacts").as_uri()
+
+
+def resume(folder: Path, uri: str) -> Tracking:
+    """The tracking of a run folder as `tracking.json` remembers it, for sending what is missing.
+
+    The login comes from MLFLOW_TRACKING_URI, if that names the same place, or from MLflow's own variables.
+    """
+    record = Memory(folder).records[uri]
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return Tracking(
+        uri=named if without_secrets(named) == uri else uri,
+        experiment=record.experiment,
+        run_name=record.run_name,
+        folder=folder,
+    )
 
 
 def tracking_for(
@@ -27,8 +71,13 @@ def tracking_for(
     dataset: Mapping[str, str] | None,
     every_s: float,
     parent_run_id: str | None = None,
+    on_run: Callable[[str], object] | None = None,
+    place: str | None = None,
 ) -> Tracking | None:
-    """The tracking of one run; None when it is turned off. `settings` are dotted keys."""
+    """The tracking of one run; None when it is turned off. `settings` are dotted keys.
+
+    `on_run` hears the id of the MLflow run as soon as the server has given one.
+    """
     if uri is None:
         return None
     artifacts = None
@@ -48,6 +97,8 @@ def tracking_for(
         artifact_location=artifacts,
         every_s=every_s,
         parent_run_id=parent_run_id,
+        on_run=on_run,
+        place=place,
     )
 
 

@@ -1,58 +1,34 @@
 """Sends a run to MLflow from its journal, in the background, through outages of the server.
 
-The run folder's metrics.jsonl is the truth; this thread reads it and sends what MLflow does not have yet, in batches.
-Contract: training never waits for the server; every metric arrives once the server answers; `tracking.json` remembers
-the MLflow run and the last step sent, so a continued run goes on in the same MLflow run and sends nothing twice.
+The run folder's metrics.jsonl is the truth; a thread reads it and sends what MLflow does not have yet, in batches.
+Contract: the caller never waits for the server except in `finish`; every metric arrives, once, when the server answers;
+`tracking.json` remembers what is not sent, so that the same command or `beatray track sync` sends it later. Before the
+first batch, and after every batch whose answer was lost, the server is asked what it has.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from typing import Any
 
 from beatray.track.journal import Tail
+from beatray.track.memory import RUNNING, Memory, how_to_open
+from beatray.track.secrets import without_secrets
+from beatray.track.server import BATCH, Point, Server, Trouble, metric_name
+from beatray.track.setup import Tracking
+
+__all__ = ["Tracker", "how_to_open"]
 
 log = logging.getLogger(__name__)
-R = TypeVar("R")
 
-MEMORY = "tracking.json"
-BATCH = 900  # MLflow accepts at most 1,000 metrics in one call
-PARAMS = 90  # and 100 params
-OUTAGE = (MlflowException, OSError, ConnectionError)
-
-
-@dataclass(frozen=True, slots=True)
-class Tracking:
-    """Where to track; `folder` is the run folder with metrics.jsonl."""
-
-    uri: str
-    experiment: str
-    run_name: str
-    folder: Path
-    params: Mapping[str, Any] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    dataset: Mapping[str, str] | None = None  # name, digest, source
-    artifact_location: str | None = None
-    parent_run_id: str | None = None
-    every_s: float = 5.0
-
-
-def default_uri(out: Path) -> tuple[str, str]:
-    """The database and artifact folder beside the runs: (tracking URI, artifact location)."""
-    out.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{out.absolute() / 'mlflow.db'}", (out.absolute() / "mlflow-artifacts").as_uri()
+ANSWERS = (Trouble.REFUSED, Trouble.UNFIT)
+AFTER_REFUSAL_S = 60.0
+"""Between tries at a server that answers with a refusal: only a person can change that."""
+NOT_METRICS = ("step", "time_ms")
 
 
 class Tracker:
@@ -60,41 +36,44 @@ class Tracker:
 
     def __init__(self, tracking: Tracking) -> None:
         self._to = tracking
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # this thread retries by itself
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        for chatty in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
         self.status = "FINISHED"  # what a run is called that ends without an error
-        self._opened: MlflowClient | None = None
-        self._memory = tracking.folder / MEMORY
-        self._state: dict[str, Any] = {"uri": tracking.uri, "run_id": None, "described": False, "next_step": 0}
-        if self._memory.exists():
-            before = json.loads(self._memory.read_text())
-            if before.get("uri") == tracking.uri:
-                self._state |= before
+        self._folder = tracking.folder.absolute()
+        self._server = Server(tracking.uri)
+        tracking.folder.mkdir(parents=True, exist_ok=True)
+        self._memory = Memory(tracking.folder)
+        self._record = self._memory.record(self._server.clean_uri, tracking.experiment, tracking.run_name)
+        self._record.describe(tracking.params, tracking.tags, tracking.dataset)
+        self._record.artifact_location = self._record.artifact_location or tracking.artifact_location
+        self._record.parent_run_id = self._record.parent_run_id or tracking.parent_run_id
         self._tail = Tail(tracking.folder / "metrics.jsonl")
         self._unsent: list[dict[str, Any]] = []  # lines read from the journal, not yet accepted by the server
-        self._later: list[Callable[[], object]] = []  # figures and files that an outage kept back
+        self._sent: tuple[int, frozenset[str]] | None = None  # last step and its names; None: ask the server
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._one_at_a_time = threading.RLock()  # or two threads would make two MLflow runs
-        self._warned = False
-
-    @property
-    def _client(self) -> MlflowClient:
-        """Opened on first use, inside the net that catches outages: a database may be down from the start."""
-        if self._opened is None:
-            self._opened = MlflowClient(self._to.uri)
-        return self._opened
+        self._lock = threading.Lock()  # for the record's waiting list, which the caller's thread adds to
+        self._trouble: Trouble | None = None
+        self._heard = False  # the run id has been passed on
 
     @property
     def run_id(self) -> str | None:
         """The MLflow run, once the server has given one."""
-        known = self._state["run_id"]
-        return None if known is None else str(known)
+        return self._record.run_id
+
+    @property
+    def known_status(self) -> str:
+        """What the run is, as far as its folder knows."""
+        return self._record.status
+
+    def wait_for_run(self, patience_s: float) -> str | None:
+        """The MLflow run, if the server gives one within `patience_s`: for a parent of nested runs."""
+        deadline = time.monotonic() + patience_s
+        while self.run_id is None and self._trouble not in ANSWERS and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.run_id
 
     def __enter__(self) -> Tracker:
-        self._to.folder.mkdir(parents=True, exist_ok=True)
+        self._record.status, self._memory.newest = RUNNING, self._server.clean_uri
+        self._memory.save()
         self._thread = threading.Thread(target=self._follow, name="beatray-track", daemon=True)
         self._thread.start()
         return self
@@ -102,156 +81,184 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.finish(self.status if error is None else "FAILED")
 
-    def finish(self, status: str, patience_s: float = 30.0) -> bool:
-        """Send what is left and end the MLflow run; False if the server did not answer within `patience_s`."""
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log figures of an evaluation."""
+        named = {metric_name(name): float(value) for name, value in values.items()}
+        self._record.figures = sorted({*self._record.figures, *named})
+        self._wait_in_line({"figures": named, "step": step, "time_ms": _now_ms()})
+
+    def artifact(self, path: Path, below: str | None = None) -> None:
+        """Upload a file or a folder, which must stay where it is until the run is finished."""
+        path = path.absolute()
+        inside = path.is_relative_to(self._folder)  # then it is found again when the run folder was moved
+        name = str(path.relative_to(self._folder) if inside else path)
+        self._wait_in_line({"artifact": name, "below": below, "time_ms": _now_ms()})
+
+    def _wait_in_line(self, item: dict[str, Any]) -> None:
+        with self._lock:
+            others = [
+                other for other in self._record.waiting if _upload(other) is None or _upload(other) != _upload(item)
+            ]
+            self._record.waiting = [*others, item]
+            self._memory.save()
+
+    def finish(self, status: str | None, patience_s: float = 30.0) -> bool:
+        """Send what is left and end the MLflow run; False if that was not possible within `patience_s`.
+
+        Without a status the run stays as it is known to be: its process was killed, or is at work elsewhere.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._record.status = status or self._record.status
+        self._memory.save()
         deadline = time.monotonic() + patience_s
         while True:
-            if self._attempt(self._send_all) and self._send_later() and self._attempt(lambda: self._end(status)):
+            sent = self._attempt(self._send_all)
+            if sent and self._attempt(self._end):
                 return True
-            if time.monotonic() > deadline:
-                log.warning("MLflow at %s did not answer; metrics.jsonl keeps what is missing", self._to.uri)
-                return False
+            if self._trouble in ANSWERS or time.monotonic() > deadline:
+                break
             time.sleep(1.0)
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log figures of an evaluation."""
-        now = int(time.time() * 1000)
-        batch = [Metric(name, float(value), now, step) for name, value in values.items()]
-        for start in range(0, len(batch), BATCH):
-            self._now_or_later(partial(self._log_metrics, batch[start : start + BATCH]))
-
-    def artifact(self, path: Path, below: str | None = None) -> None:
-        """Upload a file or a folder; after an outage, at the end."""
-        self._now_or_later(partial(self._log_artifact, path, below))
-
-    def _log_metrics(self, batch: list[Metric]) -> bool:
-        self._client.log_batch(self._run(), metrics=batch)
-        return True
-
-    def _log_artifact(self, path: Path, below: str | None) -> bool:
-        send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        send(self._run(), str(path), below)
-        return True
-
-    def _now_or_later(self, action: Callable[[], object]) -> None:
-        if self._later or not self._attempt(action):
-            self._later.append(action)
-
-    def _send_later(self) -> bool:
-        while self._later:
-            if not self._attempt(self._later[0]):
-                return False
-            self._later.pop(0)
-        return True
+        if not sent:
+            self._attempt(self._end)  # a file that cannot be sent does not keep the run open
+        log.warning(
+            "not all of the run is in MLflow at %s; `beatray track sync %s` sends the rest later",
+            self._server.clean_uri,
+            self._to.place or self._folder,
+        )
+        return False
 
     def _follow(self) -> None:
-        while not self._stop.wait(self._to.every_s):
-            try:
-                self._attempt(self._send_all)
-            except Exception:  # a surprise in tracking must neither end the training nor end tracking unheard
-                log.exception("tracking failed; trying again")
+        while True:
+            self._attempt(self._send_all)
+            pause = AFTER_REFUSAL_S if self._trouble in ANSWERS else self._to.every_s
+            if self._stop.wait(pause):
+                return
 
-    def _attempt(self, action: Callable[[], R]) -> R | None:
-        """Run an action against the server; None, and one warning an outage, if it does not answer."""
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        """Run an action against the server; one warning a trouble, nothing raised: tracking must not end a training."""
         try:
-            with self._one_at_a_time:
-                result = action()
-        except OUTAGE as error:
-            if not self._warned:
-                log.warning("MLflow at %s does not answer (%s); going on, sending later", self._to.uri, error)
-            self._warned = True
-            return None
-        self._warned = False
-        return result
+            action()
+        except Exception as error:
+            before, (self._trouble, text) = self._trouble, self._server.explain(error)
+            self._sent = None  # the server may have stored what it did not answer to
+            if self._trouble is Trouble.GONE and self._record.run_id is not None:
+                log.warning("%s; making another one", text)
+                self._start_over()
+            elif self._trouble is not before:
+                log.warning("%s; the run goes on, its figures are sent later", text)
+            return False
+        self._trouble = None
+        return True
+
+    def _start_over(self) -> None:
+        self._record.forget_run()
+        self._unsent, self._tail = [], Tail(self._folder / "metrics.jsonl")
+        self._memory.save()
 
     def _run(self) -> str:
         """The MLflow run id, made and described on first use."""
-        if self._state["run_id"] is None:
-            tags = {"mlflow.runName": self._to.run_name, **self._to.tags}
-            if self._to.parent_run_id:
-                tags["mlflow.parentRunId"] = self._to.parent_run_id
-            created = self._client.create_run(self._experiment(), tags=tags)
-            self._remember(run_id=created.info.run_id, experiment_id=created.info.experiment_id)
-        run_id = str(self._state["run_id"])
-        if not self._state["described"]:
-            params = [Param(key, str(value)[:6000]) for key, value in self._to.params.items()]
-            for start in range(0, len(params), PARAMS):
-                self._client.log_batch(run_id, params=params[start : start + PARAMS])
-            if self._to.dataset:
-                self._log_dataset(run_id, self._to.dataset)
-            self._remember(described=True)
-        return run_id
+        record = self._record
+        if record.run_id is None:
+            record.run_id, record.experiment_id = self._server.find_or_create(record)
+            self._memory.save()
+        if not record.described:
+            self._server.describe(record)
+            record.described, record.tags_sent = True, dict(record.tags)
+            self._memory.save()
+        if self._sent is None:
+            self._sent = self._server.newest(record.run_id, record.figures)
+        if self._to.on_run is not None and not self._heard:
+            self._heard = True
+            try:
+                self._to.on_run(record.run_id)
+            except Exception as error:  # whoever listens must not keep the metrics back
+                log.warning("the MLflow run %s could not be noted: %s", record.run_id, without_secrets(str(error)))
+        return record.run_id
 
-    def _experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self._to.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        try:
-            return str(self._client.create_experiment(self._to.experiment, self._to.artifact_location))
-        except MlflowException:  # another run made it in the meantime
-            found = self._client.get_experiment_by_name(self._to.experiment)
-            if found is None:
-                raise
-            return str(found.experiment_id)
-
-    def _log_dataset(self, run_id: str, about: Mapping[str, str]) -> None:
-        dataset = Dataset(about["name"], about["digest"], "local", json.dumps({"uri": about["source"]}))
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "pretraining")])])
-
-    def _send_all(self) -> bool:
-        """Send the journal's lines from the first unsent step on."""
+    def _send_all(self) -> None:
+        """Send the journal's lines that the server does not have, and whatever else waits."""
         run_id = self._run()
-        fresh, from_start = self._tail.fresh()
-        if from_start:
-            self._unsent = []  # the journal was cut back and is read anew
-        self._unsent += [line for line in fresh if line["step"] >= self._state["next_step"]]
-        now = int(time.time() * 1000)
-        while self._unsent:
-            part: list[dict[str, Any]] = []
-            size = 0
-            for line in self._unsent:
-                if part and size + len(line) > BATCH:
+        while True:
+            if not self._unsent:
+                now = _now_ms()
+                self._unsent = [{"time_ms": now, **line} for line in self._tail.fresh()[0]]
+                if not self._unsent:
                     break
-                part.append(line)
-                size += len(line)
-            self._client.log_batch(run_id, metrics=[m for line in part for m in _metrics_of(line, now)])
-            self._remember(next_step=part[-1]["step"] + 1)
+            part = list(_first_lines(self._unsent))
+            points = [point for line in part for point in self._new_points(line)]
+            if points:
+                self._reopen(run_id)
+                self._server.log(run_id, points)
+                self._sent = _newest(self._sent, points)
             del self._unsent[: len(part)]
-        return True
+        while waiting := sorted(self._record.waiting, key=lambda item: "artifact" in item):  # files may fail: last
+            self._send_waiting(run_id, waiting[0])
+            with self._lock:
+                self._record.waiting = [item for item in self._record.waiting if item != waiting[0]]
+                self._memory.save()
 
-    def _end(self, status: str) -> bool:
-        for key, value in self._to.tags.items():
-            self._client.set_tag(self._run(), key, value)
-        self._client.set_terminated(self._run(), status)
-        return True
+    def _new_points(self, line: Mapping[str, Any]) -> Iterator[Point]:
+        """What of a line the server does not have. A resumed run replays steps: each is stored as first seen."""
+        assert self._sent is not None
+        step, (last, names) = int(line["step"]), self._sent
+        for name, value in line.items():
+            if name in NOT_METRICS or not isinstance(value, (int, float)):
+                continue
+            if step > last or (step == last and metric_name(name) not in names):
+                yield metric_name(name), float(value), int(line["time_ms"]), step
 
-    def _remember(self, **changes: Any) -> None:
-        self._state |= changes
-        aside = self._memory.with_suffix(".writing")
-        aside.write_text(json.dumps(self._state))
-        aside.replace(self._memory)
+    def _send_waiting(self, run_id: str, item: Mapping[str, Any]) -> None:
+        if "figures" in item:
+            figures: dict[str, float] = item["figures"]
+            self._server.log(run_id, [(n, v, item["time_ms"], item["step"]) for n, v in figures.items()])
+            return
+        path = self._folder / item["artifact"]
+        if path.exists():
+            self._server.upload(run_id, path, item["below"])
+        else:
+            log.warning("%s is gone: not sent to MLflow", path)
+
+    def _reopen(self, run_id: str) -> None:
+        if self._record.status_sent != RUNNING:
+            self._server.reopen(run_id)
+            self._record.status_sent = RUNNING
+            self._memory.save()
+
+    def _end(self) -> None:
+        record = self._record
+        if record.tags != record.tags_sent:
+            self._server.tag(self._run(), record.tags)
+            record.tags_sent = dict(record.tags)
+        if record.status != record.status_sent:
+            self._server.end(self._run(), record.status)
+            record.status_sent = record.status
+        self._memory.save()
 
 
-def _metrics_of(line: Mapping[str, Any], now: int) -> list[Metric]:
-    step = int(line["step"])
-    return [
-        Metric(name, float(value), now, step)
-        for name, value in line.items()
-        if name != "step" and isinstance(value, (int, float))
-    ]
+def _first_lines(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """As many lines as one call may carry, at least one."""
+    size = 0
+    for line in lines:
+        size += len(line)
+        if size > BATCH and size > len(line):
+            return
+        yield line
 
 
-def how_to_open(run_folder: Path) -> str | None:
-    """How to see a run in the MLflow UI; None if it was not tracked."""
-    memory = run_folder / MEMORY
-    if not memory.exists():
-        return None
-    state = json.loads(memory.read_text())
-    page = f"/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
-    if state["uri"].startswith("http"):
-        return f"{state['uri'].rstrip('/')}{page}"
-    return f"mlflow ui --backend-store-uri {state['uri']}   then http://127.0.0.1:5000{page}"
+def _upload(item: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    """Which file goes where; None for figures."""
+    return (item["artifact"], item["below"]) if "artifact" in item else None
+
+
+def _newest(before: tuple[int, frozenset[str]] | None, points: Sequence[Point]) -> tuple[int, frozenset[str]]:
+    """The last step with its names, after the points were stored."""
+    last = max(step for _, _, _, step in points)
+    names = frozenset(name for name, _, _, step in points if step == last)
+    return last, names | before[1] if before is not None and before[0] == last else names
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

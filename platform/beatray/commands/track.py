@@ -1,0 +1,38 @@
+"""`beatray track sync RUN_FOLDER ...`: send to MLflow what it does not have of a run yet, without training."""
+
+from __future__ import annotations
+
+from beatray.commands.console import say
+from beatray.corpus.store import Store
+from beatray.settings import SettingsError
+from beatray.track.memory import MEMORY, RUNNING, Memory
+from beatray.track.setup import resume
+from beatray.track.tracker import Tracker
+from beatray.train.run_folder import METRICS, SETTINGS, RunFolder
+
+PATIENCE_S = 5.0
+
+
+def sync(places: list[str]) -> int:
+    """Send the rest of each run; exit code 1 if any server did not take all of it."""
+    whole = True
+    for place in places:
+        if Store(place).size(MEMORY) is None:
+            raise SettingsError(f"{place} holds no {MEMORY}: it is not the folder of a tracked run")
+        folder = RunFolder.open(Store(place))
+        folder.pull(MEMORY, METRICS, SETTINGS)
+        for uri in Memory(folder.scratch).records:
+            tracker = Tracker(resume(folder.scratch, uri))
+            done = tracker.finish(None, PATIENCE_S)
+            whole = whole and done
+            say(f"  {place}: {_told(done, uri, tracker)}")
+        folder.push(MEMORY)
+    return 0 if whole else 1
+
+
+def _told(done: bool, uri: str, tracker: Tracker) -> str:
+    if not done:
+        return f"not all of it could be sent to {uri}; the same command tries again"
+    if tracker.known_status == RUNNING:
+        return f"all sent to {uri}, run {tracker.run_id}; it stays open there, since it has not ended here"
+    return f"all sent to {uri}, run {tracker.run_id}, {tracker.known_status}"
