@@ -1,0 +1,54 @@
+"""`beatray sweep sweep=NAME corpus=PATH ...`: many pretraining runs over a space; `beatray sweep show FOLDER`."""
+
+from __future__ import annotations
+
+from beatray.commands.console import say
+from beatray.corpus.store import Store
+from beatray.ray_session import RaySettings, session
+from beatray.settings import SettingsError, as_dict
+from beatray.sweep.plan import plan_from
+from beatray.sweep.progress import Prepared, alone, prepare
+from beatray.sweep.ranking import as_json, as_text
+from beatray.sweep.record import ENDED, SweepRecord, read
+from beatray.sweep.run import run as run_trials
+from beatray.sweep.tracking import settle
+
+EX_TEMPFAIL = 75
+"""Exit code of a sweep that was asked to stop: the same command goes on."""
+
+
+def run(words: list[str]) -> int:
+    """Run, or go on with, the sweep that the words mean; 0 when every trial has ended, 1 when one failed."""
+    plan = plan_from(words)
+    with alone(plan):
+        prepared = prepare(plan)
+        say(f"sweep {plan.name}: {plan.sweep.search}, {len(plan.trials)} trials, into {plan.folder.where()}")
+        record = _run(prepared)
+    say(as_text(record))
+    statuses = {trial.status for trial in record.trials}
+    if "failed" in statuses:
+        say("  some trials failed; the same command tries them again")
+    elif not statuses <= set(ENDED):
+        say("  stopped before the end; the same command goes on")
+        return EX_TEMPFAIL
+    return 1 if "failed" in statuses else 0
+
+
+def _run(prepared: Prepared) -> SweepRecord:
+    if not prepared.todo:
+        say("  nothing to do: every trial has ended")
+        settle(prepared)
+        return prepared.record.snapshot()
+    with session(RaySettings(**as_dict(prepared.plan.base.cluster))):
+        return run_trials(prepared, say)
+
+
+def show(words: list[str], *, json: bool) -> int:
+    """Print the ranking of the sweep in a folder, running or not."""
+    if len(words) != 1:
+        raise SettingsError("which sweep? say beatray sweep show FOLDER, the folder out/run of the sweep")
+    record = read(Store(words[0]))
+    if record is None:
+        raise SettingsError(f"{words[0]} holds no sweep.json: it is not the folder of a sweep")
+    say(as_json(record) if json else as_text(record))
+    return 0

@@ -1,0 +1,160 @@
+"""What the driver of a sweep does when Tune tells it of a trial: write the record, end the MLflow run, tell the user.
+
+It also passes a wish to stop on: trials that wait never start, those that run are asked for a checkpoint, and after
+some patience the experiment is ended; what a trial has not saved by then is replayed from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+
+from beatray.sweep.leftovers import free_leftovers
+from beatray.sweep.metric import with_metric
+from beatray.sweep.plan import Plan
+from beatray.sweep.progress import Prepared
+from beatray.sweep.ranking import metric_of
+from beatray.sweep.record import ENDED, Record, TrialRecord
+from beatray.sweep.tracking import SweepTracking
+from beatray.train.launch import request_stop
+from beatray.train.run_folder import STOP
+
+STOP_PATIENCE_S = 20.0
+"""How long a sweep that was asked to stop waits for the checkpoints of its trials."""
+STOP_EVERY_S = 2.0
+TIDY_EVERY_S = 5.0
+Tell = Callable[[str], None]
+
+
+class Follower(ray.tune.Callback):  # type: ignore[misc]
+    """Hears from Tune what becomes of the trials: writes the record, ends the MLflow runs, passes on a wish to stop."""
+
+    def __init__(self, prepared: Prepared, tracking: SweepTracking, stop: threading.Event, tell: Tell) -> None:
+        self._prepared, self._tracking, self._stop, self._tell = prepared, tracking, stop, tell
+        self._record: Record = prepared.record
+        self._plan: Plan = prepared.plan
+        self._began: dict[str, float] = {}
+        self._errors: dict[str, str] = {}
+        self._asked_at: float | None = None
+        self._said_at = 0.0
+        self._tidied_at = time.monotonic()
+        self.give_up = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes its callbacks down; this one never comes back from there
+
+    def fall(self, name: str) -> None:
+        """The search has given the trial up: it is asked to stop, and is not started again."""
+        self._record.change(name, status="stopped")
+        request_stop(self._prepared.jobs[name])
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._tidied_at > TIDY_EVERY_S:
+            self._tidied_at = time.monotonic()
+            free_leftovers()
+        if not self._stop.is_set():
+            return
+        running = [trial.name for trial in self._record.trials if trial.status == "running"]
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._plan.folder.write(STOP, b"")
+            self._asked_at = self._said_at = now
+        if now >= self._said_at:  # again and again: a run that is just starting forgets the wish to stop
+            self._said_at = now + STOP_EVERY_S
+            for name in running:
+                request_stop(self._prepared.jobs[name])
+        self.give_up = not running or now - self._asked_at > STOP_PATIENCE_S
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        self._began[name] = time.monotonic()
+        self._tracking.start(name)
+        self._record.change(name, status="running", attempts=self._record[name].attempts + 1)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        name = trial.config["trial"]
+        if "report" in result:
+            report = {key: value for key, value in result["report"].items() if isinstance(value, (int, float))}
+            reports = tuple(old for old in self._record[name].reports if old["step"] < report["step"])
+            steps, seconds = int(report["step"]) + 1, self._seconds(name)
+            self._record.change(name, steps=steps, seconds=seconds, reports=(*reports, report))
+        if "error" in result:
+            self._errors[name] = str(result["error"])
+        if "outcome" in result:
+            outcome = result["outcome"]
+            given_up = self._record[name].status == "stopped"
+            status = "finished" if outcome["finished"] else "stopped" if given_up else "interrupted"
+            known = {"steps": int(outcome["steps"]), "figures": outcome["figures"]} if outcome["figures"] else {}
+            self._record.change(name, status=status, error=None, **known)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        if self._record[name].status == "running":  # its last word was lost: the run folder will tell
+            self._record.change(name, status="interrupted")
+        trained = self._record[name]
+        self._end(name, with_metric(trained, self._plan.sweep.metric) if trained.status == "finished" else trained)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        self._record.change(name, error=self._error(name, trial), seconds=self._seconds(name))
+        self._tell(f"  {name} failed and is tried again: {_first_line(self._record[name].error)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        self._end(name, self._record.change(name, status="failed", error=self._error(name, trial)))
+
+    def close(self) -> None:
+        """The experiment is over: trials that did not end by themselves are interrupted."""
+        for trial in self._record.trials:
+            if trial.status == "running":
+                self._end(trial.name, self._record.change(trial.name, status="interrupted"))
+
+    def _end(self, name: str, trial: TrialRecord) -> None:
+        ended = self._record.change(name, status=trial.status, error=trial.error, seconds=self._seconds(name))
+        self._tracking.end(name, ended.status)
+        value = metric_of(self._record.snapshot(), ended)
+        told = f", {self._plan.sweep.metric} {value:.4g}" if value is not None else ""
+        why = f": {_first_line(ended.error)}" if ended.status == "failed" else ""
+        done = sum(each.status in (*ENDED, "failed") for each in self._record.trials)
+        self._tell(f"  {name} {ended.status}{told}, {ended.seconds:.0f} s{why} ({done} of {len(self._plan.trials)})")
+
+    def _seconds(self, name: str) -> float:
+        """Seconds of the trial so far, over all its attempts; the next call counts from here."""
+        now = time.monotonic()
+        began, self._began[name] = self._began[name], now
+        return self._record[name].seconds + now - began
+
+    def _error(self, name: str, trial: Any) -> str:
+        """What the trial said, or, if its process was lost, what Ray says of that."""
+        said = self._errors.pop(name, None)
+        if said is not None:
+            return said
+        try:
+            lines = Path(trial.error_file).read_text().splitlines()
+        except (OSError, TypeError):
+            return "the trial's process was lost"
+        return next((line.strip() for line in reversed(lines) if "Error" in line or "died" in line), lines[-1])
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
+
+
+class Stopper(ray.tune.Stopper):  # type: ignore[misc]
+    """Ends the experiment when the follower has waited long enough for its trials to stop by themselves."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._follower.give_up

@@ -1,0 +1,164 @@
+"""From the words of `beatray sweep` to the settings of every trial, all composed and checked before anything starts.
+
+A trial is what `beatray pretrain` would do with the same words and its own changes, as run=TRIAL in the sweep's folder.
+Words on the command line win over `sweep.fixed`, and a swept key cannot be a word. `sweep.space.KEY=VALUE` and
+`sweep.fixed.KEY=VALUE` change the space of a file, or make one without a file; null takes a key out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from beatray.corpus.store import Store
+from beatray.settings import PATH_WORDS, PretrainSettings, SettingsError, build, compose, config_folder
+from beatray.sweep.settings import SweepSettings
+from beatray.sweep.space import points, varied
+
+DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
+RESERVED = {"sweep.json", "tracking.json", "ranking.json", "ranking.csv"}
+"""Files of the sweep's own folder: no trial may be called so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial, ready to run."""
+
+    name: str
+    changes: Mapping[str, Any]
+    settings: PretrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole sweep: what it is called, where it goes, how it searches, and its trials."""
+
+    name: str
+    base: PretrainSettings  # the settings that all trials share
+    words: tuple[str, ...]  # of the command line, those of the sweep itself left out
+    sweep: SweepSettings  # with those of the fixed settings that no word has overridden
+    trials: tuple[Trial, ...]
+
+    @property
+    def folder(self) -> Store:
+        """The sweep's folder; each trial's run folder lies in it."""
+        return folder_of(self.base)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The dotted keys in which the trials differ."""
+        return varied(self.sweep)
+
+
+def folder_of(base: PretrainSettings) -> Store:
+    """Where a sweep with these settings lies."""
+    out = Store(base.out)
+    return (Store(str(out.folder)) if out.is_local else out).child(base.run)
+
+
+def config_of(words: Iterable[str]) -> dict[str, Any]:
+    """The composed content of `configs/sweep.yaml` under the words, as plain dicts; `sweep` holds the sweep's own."""
+    plain_words, dotted = _split(words)
+    content = compose("sweep", plain_words)
+    for part, key, value in dotted:
+        entries = content["sweep"][part]
+        if value is None:
+            entries.pop(key, None)
+        else:
+            entries[key] = value
+    return content
+
+
+def plan_from(words: Iterable[str]) -> Plan:
+    """The plan that the words mean; SettingsError names the trial and the key that does not fit."""
+    words = list(words)
+    content = config_of(words)
+    sweep = build(SweepSettings, content.pop("sweep"), "sweep.")
+    if not sweep.space and not sweep.rows:
+        offered = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "default")
+        raise SettingsError(f"which space? say sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
+    base_words = [word for word in _split(words)[0] if not _is_of_sweep(word)]
+    _refuse_swept_words(base_words, varied(sweep))
+    said = {_key(word) for word in base_words}
+    fixed = {key: value for key, value in sweep.fixed.items() if PATH_WORDS.get(key, key) not in said}
+    sweep, shared = replace(sweep, fixed=fixed), [_word(key, value) for key, value in fixed.items()]
+    base = build(PretrainSettings, compose("pretrain", [*base_words, f"run={content['run']}", *shared]))
+    folder = folder_of(base)
+    trials = []
+    for point in points(sweep):
+        if point.name in RESERVED:
+            raise SettingsError(f"no trial may be called {point.name}; give the row another name")
+        own = [_word(key, value) for key, value in point.changes.items()]
+        try:
+            settings = build(PretrainSettings, compose("pretrain", [*base_words, *shared, *own]))
+            settings = replace(settings, out=folder.location, run=point.name)
+            trials.append(Trial(point.name, point.changes, settings))
+        except SettingsError as error:
+            raise SettingsError(f"trial {point.name}: {error}") from error
+    return Plan(base.run, base, tuple(base_words), sweep, tuple(trials))
+
+
+def described(plan: Plan) -> str:
+    """The trials of a plan, as comment lines for `--print-config`."""
+    names = "\n".join(f"#   {trial.name}" for trial in plan.trials)
+    return f"# {len(plan.trials)} trials into {plan.folder.where()}:\n{names}"
+
+
+def _split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
+    """Words for Hydra, and (space or fixed, dotted key, value) of those that name an entry of a mapping by its key."""
+    from omegaconf import OmegaConf
+
+    others, entries = [], []
+    for word in words:
+        found = DOTTED.fullmatch(word)
+        if found is None:
+            others.append(word)
+            continue
+        try:
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={found[3]}"]))["value"]  # type: ignore[index,call-overload]
+        except Exception as error:
+            raise SettingsError(f"'{word}': {error}") from error
+        entries.append((found[1], found[2], value))
+    return others, entries
+
+
+def _key(word: str) -> str:
+    key = word.partition("=")[0]
+    return PATH_WORDS.get(key, key)
+
+
+def _is_of_sweep(word: str) -> bool:
+    return _key(word) == "sweep" or _key(word).startswith("sweep.")
+
+
+def _refuse_swept_words(words: list[str], swept: tuple[str, ...]) -> None:
+    for word in words:
+        if _key(word) in swept:
+            raise SettingsError(
+                f"'{word}': {_key(word)} is swept; leave the word out, or take the key out of the space with "
+                f"sweep.space.{_key(word)}=null"
+            )
+
+
+def _word(key: str, value: Any) -> str:
+    return f"{key}={_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{_value(item)}' for name, item in value.items())}}}"
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_/-]*", text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,127 @@
+"""What is left of a sweep to do, from the run folders and the record of an earlier start; needs no Ray.
+
+A trial is finished when its run folder holds the encoder of its last step, trained with the same settings: the folder
+is the proof, the record only remembers. A trial that the search stopped early stays stopped. Everything else is still
+to do, and continues from the run's own newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import yaml
+
+from beatray.settings import PretrainSettings, SettingsError
+from beatray.sweep.metric import check_metric, figures_of, with_metric
+from beatray.sweep.plan import Plan
+from beatray.sweep.record import ENDED, Record, TrialRecord, read
+from beatray.sweep.settings import SweepSettings
+from beatray.track.setup import default_uri
+from beatray.train import checkpoint as checkpoints
+from beatray.train.errors import CheckpointError, TrainingError
+from beatray.train.job import Job, check_same_run
+from beatray.train.prepare import prepare_job
+from beatray.train.run_folder import SETTINGS
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sweep whose every trial is known to be valid: the jobs by trial name, the record, and what is still to do."""
+
+    plan: Plan
+    jobs: Mapping[str, Job]
+    record: Record
+    todo: tuple[str, ...]
+
+
+@contextmanager
+def alone(plan: Plan) -> Iterator[None]:
+    """Keep a second start of the same sweep out (where `out` is a folder); SettingsError if one is at work."""
+    if not plan.folder.is_local:
+        yield
+        return
+    plan.folder.folder.mkdir(parents=True, exist_ok=True)
+    with (plan.folder.folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(
+                f"the sweep in {plan.folder.where()} is running already; see beatray sweep show"
+            ) from error
+        yield
+
+
+def prepare(plan: Plan) -> Prepared:
+    """Prove every trial's settings against the corpus and find out what is still to do.
+
+    SettingsError names the trial that cannot work, or how the folder's sweep differs from this one.
+    """
+    earlier = read(plan.folder)
+    known = {trial.name: trial for trial in earlier.trials} if earlier else {}
+    _refuse_others(plan, known)
+    jobs: dict[str, Job] = {}
+    trials, todo = [], []
+    for trial in plan.trials:
+        try:
+            job = prepare_job(with_shared_tracking(plan, trial.settings))
+            check_metric(job, plan.sweep)
+            finished = is_finished(job)
+        except (SettingsError, TrainingError) as error:
+            raise SettingsError(f"trial {trial.name}: {error}") from error
+        jobs[trial.name] = job
+        before = known.get(trial.name) or TrialRecord(trial.name, trial.changes)
+        now = with_metric(_finished(before, job), plan.sweep.metric) if finished else _unfinished(before, plan.sweep)
+        trials.append(now)
+        if not finished and now.status not in ENDED:
+            todo.append(trial.name)
+    return Prepared(plan, jobs, Record(plan.folder, plan.name, plan.sweep, trials), tuple(todo))
+
+
+def with_shared_tracking(plan: Plan, settings: PretrainSettings) -> PretrainSettings:
+    """The settings with the database beside the sweep spelt out where none is said: a trial's own `out` is deeper."""
+    tracking = settings.tracking
+    if tracking.uri != "auto" or os.environ.get("MLFLOW_TRACKING_URI") or not plan.folder.is_local:
+        return settings
+    uri, _ = default_uri(plan.folder.folder.parent)
+    return replace(settings, tracking=replace(tracking, uri=uri))
+
+
+def _refuse_others(plan: Plan, known: Mapping[str, TrialRecord]) -> None:
+    planned = {trial.name: dict(trial.changes) for trial in plan.trials}
+    begun = [trial for trial in known.values() if trial.attempts]
+    others = [trial.name for trial in begun if planned.get(trial.name) != dict(trial.changes)]
+    if others:
+        raise SettingsError(
+            f"{plan.folder.where()} holds a sweep with trials that are not in this space ({', '.join(others[:5])}"
+            f"{', ...' if len(others) > 5 else ''}). Choose another run=, or a space that has them, too."
+        )
+
+
+def _finished(before: TrialRecord, job: Job) -> TrialRecord:
+    figures = {**before.figures, **figures_of(job)}
+    return replace(before, status="finished", steps=job.steps, figures=figures, error=None)
+
+
+def _unfinished(before: TrialRecord, sweep: SweepSettings) -> TrialRecord:
+    if before.status == "stopped" and sweep.search == "asha":
+        return before
+    return replace(before, status="interrupted" if before.attempts else "waiting")
+
+
+def is_finished(job: Job) -> bool:
+    """True if the job's run folder holds the encoder of its end; TrainingError if it was made with other settings."""
+    try:
+        made = checkpoints.describe_encoder(job.run.location)
+        settings = yaml.safe_load(job.run.read(SETTINGS))
+    except (CheckpointError, FileNotFoundError):
+        return False
+    check_same_run(job, {"manifest_hash": made["manifest_hash"], "settings": settings})
+    names = checkpoints.names(job.run)
+    whole = names[-1] == checkpoints.name_of(job.steps) if names else True
+    return bool(whole and settings["train"]["epochs"] == job.settings.train.epochs)

@@ -1,0 +1,99 @@
+"""sweep.json: what a sweep knows of its trials, written anew at every change and never torn.
+
+It is the sweep's only memory, in place of Tune's experiment state: it names trials by what they change, so it survives
+another version of Ray and a space that has grown, it is readable, and it holds nothing that the run folders do not
+prove (a run's own checkpoint and exported encoder say how far it is). One writer: the driver of the sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from beatray.corpus.store import Store
+from beatray.settings import SettingsError
+from beatray.sweep.settings import SweepSettings
+
+NAME = "sweep.json"
+VERSION = 1
+
+Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "failed"]
+ENDED: tuple[Status, ...] = ("finished", "stopped")
+"""Trials that are not started again: trained to the end, or stopped early by the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial so far. `reports` are what its ranks reported, `figures` the means over its last epoch."""
+
+    name: str
+    changes: Mapping[str, Any]
+    status: Status = "waiting"
+    attempts: int = 0
+    steps: int = 0
+    seconds: float = 0.0  # over all attempts
+    figures: Mapping[str, float] = field(default_factory=dict)
+    reports: tuple[Mapping[str, float], ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """The whole sweep, as it was last written."""
+
+    run: str
+    metric: str
+    mode: str
+    search: str
+    trials: tuple[TrialRecord, ...]
+
+
+class Record:
+    """The record of a sweep that runs now; every change is on the disk when the call returns."""
+
+    def __init__(self, folder: Store, run: str, sweep: SweepSettings, trials: Iterable[TrialRecord]) -> None:
+        self._folder, self._run, self._sweep = folder, run, sweep
+        self._trials = {trial.name: trial for trial in trials}
+        self._write()
+
+    def __getitem__(self, name: str) -> TrialRecord:
+        return self._trials[name]
+
+    @property
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """All trials, in the order of the space."""
+        return tuple(self._trials.values())
+
+    def change(self, name: str, **changes: Any) -> TrialRecord:
+        """Change fields of one trial."""
+        self._trials[name] = replace(self._trials[name], **changes)
+        self._write()
+        return self._trials[name]
+
+    def snapshot(self) -> SweepRecord:
+        """What `read` would give."""
+        return SweepRecord(self._run, self._sweep.metric, self._sweep.mode, self._sweep.search, self.trials)
+
+    def _write(self) -> None:
+        content = {"version": VERSION, **dataclasses.asdict(self.snapshot())}
+        self._folder.write(NAME, json.dumps(content, indent=1).encode())
+
+
+def read(folder: Store) -> SweepRecord | None:
+    """The record in `folder`; None if there is none. SettingsError if it is damaged or of another version."""
+    try:
+        content = json.loads(folder.read(NAME))
+        if content.pop("version") != VERSION:
+            raise ValueError("it was written by another version of beatray")
+        trials = tuple(TrialRecord(**{**trial, "reports": tuple(trial["reports"])}) for trial in content.pop("trials"))
+        return SweepRecord(**content, trials=trials)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SettingsError(
+            f"{folder.where(NAME)} cannot be read ({error}). Without it the sweep goes on from what the folders of its "
+            "trials hold: move it away and run the same command again."
+        ) from error

@@ -1,0 +1,139 @@
+"""Runs a sweep with Ray Tune: as many trials at a time as fit, each a whole Ray Train run, and nothing done twice.
+
+Tune starts the trials, tries failed ones again and stops those that fall behind; what is remembered is our own record
+(`record.py`), because Tune's experiment state knows neither the run folders nor the checkpoints in them. Killed at any
+moment, the same call goes on: `progress.prepare` tells what is left, and each trial continues from its own checkpoint.
+
+Tune ends no trial that trains: it would kill the process and leave the places of the ranks reserved. A trial that falls
+behind, and every trial when the sweep is asked to stop, is asked for a checkpoint and ends by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+import ray
+import ray.tune
+
+from beatray.settings import SettingsError
+from beatray.sweep.follower import Follower, Stopper, Tell
+from beatray.sweep.halving import Halving, Pace
+from beatray.sweep.progress import Prepared
+from beatray.sweep.ranking import tables
+from beatray.sweep.record import SweepRecord
+from beatray.sweep.resources import DRIVER_CPUS, check_trial, concurrent
+from beatray.sweep.tracking import SweepTracking
+from beatray.sweep.trial import trial_main
+from beatray.train.errors import TrainingError
+from beatray.train.job import Job
+from beatray.train.launch import check
+from beatray.train.run_folder import STOP
+
+TUNE_FOLDER = ".tune"
+TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # it prints a frame even when told to be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # SIGINT and SIGTERM are ours
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a report need not hold the metric
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the record
+}
+
+
+def run(prepared: Prepared, tell: Tell) -> SweepRecord:
+    """Run what is left of a sweep and return its record. Needs an open Ray session; raises SettingsError before the
+    first trial starts if one of them cannot work. `tell` hears a line for every trial that ends."""
+    plan = prepared.plan
+    todo = {name: prepared.jobs[name] for name in prepared.todo}
+    available = ray.cluster_resources()
+    for name, job in todo.items():
+        try:
+            check_trial(job.settings, available)
+            check(job)
+        except (SettingsError, TrainingError) as error:
+            raise SettingsError(f"trial {name}: {error}") from error
+    at_once = concurrent([job.settings for job in todo.values()], available, plan.sweep.concurrent)
+    with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
+        tracking.settle_ended()
+        tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
+        follower = Follower(prepared, tracking, stop, tell)
+        _tune(prepared, todo, at_once, follower)
+        follower.close()
+        for name, text in tables(prepared.record.snapshot()).items():
+            plan.folder.write(name, text.encode())
+        tracking.close()
+    return prepared.record.snapshot()
+
+
+@contextmanager
+def stop_signals(tell: Tell) -> Iterator[threading.Event]:
+    """The event is set by SIGTERM or SIGINT; a second one ends the process at once. Main thread only."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        tell("  stopping: every trial continues where it is when the same command is run again")
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, follower: Follower) -> None:
+    """One Tune experiment over the trials named, in memory only: its own files are removed."""
+    plan = prepared.plan
+    os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_SETTINGS.items()})
+    plan.folder.delete(STOP)
+    plan.folder.delete_folder(TUNE_FOLDER)  # of a start that was killed
+    settings = {name: job.settings for name, job in todo.items()}
+    main = ray.tune.with_parameters(trial_main, trials=settings, folder=plan.folder.location)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(main, {"CPU": DRIVER_CPUS}),
+        param_space={"trial": ray.tune.grid_search(list(todo))},
+        tune_config=ray.tune.TuneConfig(
+            max_concurrent_trials=at_once, scheduler=_scheduler(prepared, follower), reuse_actors=False
+        ),
+        run_config=ray.tune.RunConfig(
+            name=uuid.uuid4().hex,  # never the same twice: Tune would go on with its own record
+            storage_path=plan.folder.child(TUNE_FOLDER).location,
+            failure_config=ray.tune.FailureConfig(max_failures=plan.sweep.retries),
+            callbacks=[follower],
+            stop=Stopper(follower),
+            verbose=0,
+        ),
+    )
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it would name failed trials by its own numbers
+    try:
+        tuner.fit()
+    finally:
+        plan.folder.delete(STOP)
+        plan.folder.delete_folder(TUNE_FOLDER)
+
+
+def _scheduler(prepared: Prepared, follower: Follower) -> Halving | None:
+    sweep = prepared.plan.sweep
+    if sweep.search != "asha":
+        return None
+    paces = {
+        name: Pace(job.steps // job.settings.train.epochs, job.settings.train.epochs)
+        for name, job in prepared.jobs.items()
+    }
+    earlier = {trial.name: trial.reports for trial in prepared.record.trials}
+    ended = [name for name in earlier if name not in prepared.todo]
+    return Halving(sweep.metric, sweep.mode, sweep.grace_epochs, sweep.reduction, paces, earlier, ended, follower.fall)

@@ -1,0 +1,89 @@
+"""One trial: a function of settings that returns figures, and how Ray Tune runs it.
+
+`run_trial` is all that a trial does; what a trial is worth (an evaluation of its encoder) belongs into the figures it
+returns. `trial_main` is the same inside a Tune trial: reports of the ranks go to Tune while it trains, the outcome or
+the error at the end.
+
+Reports come through a queue and a thread of ours, not through Ray's `TuneReportCallback`: there the thread that Tune
+asks for the next result also brings in the ranks' reports, and it waits for ever when the last of them comes in after
+the trial's own result (both wait for a place in a queue of one).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.tune
+from ray.util.queue import Queue
+
+from beatray.corpus.store import Store
+from beatray.settings import PretrainSettings
+from beatray.sweep.metric import figures_of
+from beatray.train.launch import pretrain
+from beatray.train.prepare import prepare_job
+from beatray.train.run_folder import STOP
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a trial ended; `finished` is False for one that was asked to stop."""
+
+    finished: bool
+    steps: int
+    figures: dict[str, float]
+
+
+def run_trial(settings: PretrainSettings, callbacks: Sequence[ray.train.UserCallback] = ()) -> Outcome:
+    """Train with these settings, to the end or on from the run's own checkpoint. Needs an open Ray session."""
+    job = prepare_job(settings)
+    result = pretrain(job, callbacks)
+    return Outcome(result.finished, result.steps, figures_of(job))
+
+
+class Reports(ray.train.UserCallback):  # type: ignore[misc]
+    """Puts what the first rank reports into a queue; lives in the controller of the training run."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self._queue.put(metrics[0])
+
+
+@contextmanager
+def relayed() -> Iterator[Reports]:
+    """A callback whose reports reach Tune, all of them before the block ends."""
+    queue = Queue(actor_options={"num_cpus": 0})
+
+    def relay() -> None:
+        while (report := queue.get()) is not None:
+            ray.tune.report({"report": report})
+
+    thread = threading.Thread(target=relay, name="beatray-reports", daemon=True)
+    thread.start()
+    try:
+        yield Reports(queue)
+    finally:
+        queue.put(None)
+        thread.join()
+        queue.shutdown()
+
+
+def trial_main(config: Mapping[str, Any], trials: Mapping[str, PretrainSettings], folder: str) -> dict[str, Any]:
+    """What Tune calls, in a process of its own: `config` names the trial. The last result is its outcome."""
+    settings = trials[config["trial"]]
+    if Store(folder).size(STOP) is not None:  # the whole sweep is being stopped
+        return {"outcome": {"finished": False, "steps": 0, "figures": {}}}
+    try:
+        with relayed() as reports:
+            outcome = run_trial(settings, [reports])
+    except Exception as error:
+        ours = type(error).__module__.startswith("beatray.")
+        ray.tune.report({"error": str(error) if ours else f"{type(error).__name__}: {error}"})
+        raise
+    return {"outcome": {"finished": outcome.finished, "steps": outcome.steps, "figures": outcome.figures}}
