@@ -1,20 +1,22 @@
 """A row group in the shape training wants it: fixed-size arrays, carried between processes as raw Arrow bytes.
 
 `decode` turns a table of the corpus into arrays; `pack` and `unpack` carry any such arrays through Ray Data without an
-extension type and without pickling. Contract: `unpack(pack(x))` equals `x` and owns its memory.
+extension type and without pickling: one row of a table is one row group, each array one value of plain bytes.
+Contract: `unpack(pack(x))` equals `x`; what it returns lies in the table's own memory and is read-only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beatray.corpus.clusters import assign_clusters
-from beatray.corpus.schema import beat_features_of, signals_of
+from beatray.corpus.schema import signals_of
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
 from beatray.views.draws import record_key
 
@@ -33,6 +35,18 @@ COLUMNS_OF = {
 }
 """Which corpus column each training array is made of."""
 
+PLAIN = ("number", "rows", "fault")
+"""Columns of a packed table that are no arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A row group under way: its number in the reader's plan, its arrays, and why there are no rows in them."""
+
+    number: int
+    arrays: Arrays
+    fault: str = ""
+
 
 def corpus_columns(arrays: Sequence[str]) -> list[str]:
     """The corpus columns to read for the wanted arrays."""
@@ -45,55 +59,93 @@ def decode(table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | No
     (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64)."""
     n = len(table)
     out: Arrays = {
-        "signal_uv": signals_of(table["signal"]) if n else np.empty((0, 12, 5000), np.int16),
+        "signal_uv": signals_of(_one_chunk(table["signal"])) if n else np.empty((0, 12, 5000), np.int16),
         "n_samples": table["n_samples"].to_numpy().astype(np.int64),
         "record_key": np.array([record_key(name) for name in table["record_id"].to_pylist()], np.int64),
     }
     if "r_peaks" in arrays:
-        out["r_peaks"] = np.full((n, MAX_BEATS), -1, np.int64)
-        for row, peaks in enumerate(table["r_peaks"].to_pylist()):
-            out["r_peaks"][row, : len(peaks[:MAX_BEATS])] = peaks[:MAX_BEATS]
+        peaks = _one_chunk(table["r_peaks"])
+        out["r_peaks"] = _padded(peaks.values.to_numpy().astype(np.int64), peaks.offsets.to_numpy(), -1)
     if "beat_features" in arrays or "beat_class" in arrays:
-        features = np.full((n, MAX_BEATS, len(BEAT_FEATURES)), np.nan, np.float32)
-        classes = np.full((n, MAX_BEATS), -1, np.int64)
-        for row, raw in enumerate(table["beat_features"].to_pylist()):
-            beats = beat_features_of(raw)[:MAX_BEATS]
-            features[row, : len(beats)] = beats
-            if clusters is not None and len(beats):
-                classes[row, : len(beats)] = assign_clusters(beats, clusters)
+        beats, offsets = _beats(_one_chunk(table["beat_features"]))
         if "beat_features" in arrays:
-            out["beat_features"] = features
+            out["beat_features"] = _padded(beats, offsets, np.nan)
         if "beat_class" in arrays:
-            out["beat_class"] = classes
+            out["beat_class"] = _padded(_classes(beats, clusters), offsets, -1)
     if "record_features" in arrays:
-        out["record_features"] = np.array(table["record_features"].to_pylist(), np.float32).reshape(
-            n, len(RECORD_FEATURES)
-        )
+        features = _one_chunk(table["record_features"]).flatten().to_numpy(zero_copy_only=False)
+        out["record_features"] = features.astype(np.float32).reshape(n, len(RECORD_FEATURES))
     return out
 
 
-def pack(arrays: Arrays) -> pa.Table:
-    """Arrays that share their first dimension as one table of fixed-size bytes; dtype and shape are in the names."""
-    columns = {}
-    for name, array in arrays.items():
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even a single chunk
+
+
+def _beats(column: pa.BinaryArray) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """All beats of all rows (beats, F), and where each row's begin."""
+    _, places, data = column.buffers()
+    ends = np.frombuffer(places, np.int32)[column.offset : column.offset + len(column) + 1] if len(column) else [0]
+    offsets, rest = np.divmod(np.asarray(ends, np.int64), 4 * len(BEAT_FEATURES))
+    if rest.any():
+        raise ValueError(f"beat_features are not rows of {len(BEAT_FEATURES)} numbers; ingest the corpus again")
+    count = int(offsets[-1]) * len(BEAT_FEATURES)
+    flat = np.frombuffer(data, "<f4", count=count) if count else np.empty(0, np.float32)
+    return flat.reshape(-1, len(BEAT_FEATURES)), offsets
+
+
+def _classes(beats: NDArray[np.float32], clusters: dict[str, Any] | None) -> NDArray[np.int64]:
+    if clusters is None or not len(beats):
+        return np.full(len(beats), -1, np.int64)
+    from beatray.corpus.clusters import assign_clusters  # scikit-learn takes a reader half a second to import
+
+    return assign_clusters(beats, clusters).astype(np.int64)
+
+
+def _padded(values: NDArray[Any], offsets: NDArray[Any], fill: float) -> NDArray[Any]:
+    """Rows of different lengths, one after the other in `values`, as (rows, 64, ...)."""
+    out = np.full((len(offsets) - 1, MAX_BEATS, *values.shape[1:]), fill, values.dtype)
+    counts = np.minimum(np.diff(offsets), MAX_BEATS)
+    row = np.repeat(np.arange(len(counts)), counts)
+    beat = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    out[row, beat] = values[np.repeat(offsets[:-1], counts) + beat]
+    return out
+
+
+def pack(packed: Packed) -> pa.Table:
+    """One row: the number, the fault and every array as bytes; dtype and shape are in the names."""
+    rows = len(next(iter(packed.arrays.values())))
+    columns: dict[str, pa.Array] = {
+        "number": pa.array([packed.number], pa.int64()),
+        "rows": pa.array([rows], pa.int64()),
+        "fault": pa.array([packed.fault], pa.string()),
+    }
+    for name, array in packed.arrays.items():
         data = np.ascontiguousarray(array)
-        width = data.nbytes // len(data) if len(data) else int(np.prod(data.shape[1:])) * data.itemsize
         label = f"{name}|{data.dtype.str}|{','.join(map(str, data.shape[1:]))}"
-        columns[label] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(data), [None, pa.py_buffer(data)])
+        place = pa.py_buffer(np.array([0, data.nbytes], np.int64))
+        columns[label] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, place, pa.py_buffer(data)])
     return pa.table(columns)
 
 
-def unpack(table: pa.Table) -> Arrays:
-    """The arrays of a packed table, copied out of shared memory so that the object store can let it go."""
-    arrays = {}
-    for label in table.column_names:
-        name, _, rest = label.partition("|")
-        dtype, _, shape = rest.rpartition("|")  # the dtype of bytes and booleans has a bar of its own
-        column = table[label].combine_chunks()
-        chunk = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-        sizes = [int(size) for size in shape.split(",") if size]
-        count = int(np.prod(sizes)) * len(chunk)
-        start = chunk.offset * chunk.type.byte_width
-        flat = np.frombuffer(chunk.buffers()[1], np.dtype(dtype), count=count, offset=start)
-        arrays[name] = flat.reshape(len(chunk), *sizes).copy()
-    return arrays
+def unpack(table: pa.Table) -> Iterator[Packed]:
+    """The row groups of a packed table."""
+    for batch in table.to_batches():
+        for row in range(len(batch)):
+            number, rows, fault = (batch[name][row].as_py() for name in PLAIN)
+            arrays = {}
+            for label in batch.schema.names:
+                if label not in PLAIN:
+                    name, _, rest = label.partition("|")
+                    dtype, _, shape = rest.rpartition("|")  # the dtype of bytes and booleans has a bar of its own
+                    sizes = [int(size) for size in shape.split(",") if size]
+                    flat = _value(batch[label], row, np.dtype(dtype), rows * math.prod(sizes))
+                    arrays[name] = flat.reshape(rows, *sizes)
+            yield Packed(number, arrays, fault)
+
+
+def _value(column: pa.LargeBinaryArray, row: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    """One value where it lies; Arrow's own scalars are copies."""
+    _, places, data = column.buffers()
+    start = int(np.frombuffer(places, np.int64)[column.offset + row])
+    return np.frombuffer(data, dtype, count, start) if count else np.empty(0, dtype)

@@ -1,47 +1,34 @@
 """Feeds one rank: exactly ordered batches from the corpus, read ahead by Ray Data.
 
-Each rank opens its own Ray Dataset per chunk of steps, with one read task per row group, in the order of its plan
-(`order.py`); rows are gathered into batches here. The next chunk is opened in a thread while the present one drains,
-so the start-up of an execution is paid once. Contract: the batches are those of the plan, to the row; a row group
-that does not match the manifest raises CorpusError with the shard's name; nothing is skipped.
+Each rank opens its own Ray Data execution per chunk of steps (`read.py`), in the order of its plan (`order.py`); rows
+wait in a pool (`pool.py`) until their batch is due, and batches are put together a little ahead, by a thread. The next
+chunk is opened while the present one drains, so the start-up of an execution is paid once. Contract: the batches are
+those of the plan, to the row. A row group that does not match the manifest raises CorpusError with the shard's name
+when its rows are due; or, if the user chose so, its rows are left out and counted. Closing the generator ends all of
+it.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import ray
-import ray.data
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
+from numpy.typing import NDArray
 
-from beatray.corpus.manifest import CorpusError, Shard
-from beatray.corpus.reader import read_row_group
-from beatray.corpus.schema import SCHEMA
+from beatray.corpus.manifest import CorpusError
 from beatray.corpus.store import Store
-from beatray.train.blocks import Arrays, corpus_columns, decode, pack, unpack
-from beatray.train.order import OrderSettings, Part, Plan, Step, Unit
+from beatray.train.ahead import Ahead
+from beatray.train.blocks import Arrays, Packed
+from beatray.train.order import OrderSettings, Part, Plan, Step, Unit, lanes_for
+from beatray.train.pool import RowPool, Slots
+from beatray.train.read import MakeViews, ReadSettings, RowGroup, no_rows, read_units, row_bytes
 
-BYTES_PER_ROW = 125_000
-"""A decoded row: the signal and, for most objectives, some kilobytes of beats."""
+__all__ = ["Batch", "MakeViews", "RowGroup", "StreamSettings", "batches"]
 
-MakeViews = Callable[[Arrays, int], Arrays]
-"""(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """One row group of the corpus and the rows of it that may be used."""
-
-    shard: Shard
-    group: int
-    rows: tuple[int, ...]
+BATCHES_AHEAD = 2
+ON_BAD_SHARD = ("stop", "skip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +43,13 @@ class StreamSettings:
     readers: int = 2
     cpus_per_reader: float = 0.25
     chunk_steps: int = 1024
-    prefetch: int = 4
     open_ahead: int = 8  # units left in a chunk when the next one is opened
-    on_bad_shard: str = "stop"
     cache_mb: int = 1024  # a corpus that fits is read once and kept decoded by every rank
+    on_bad_shard: str = "stop"  # or skip: go on without its rows, counted
+
+    def __post_init__(self) -> None:
+        if self.on_bad_shard not in ON_BAD_SHARD:
+            raise ValueError(f"on_bad_shard={self.on_bad_shard} is not one of {', '.join(ON_BAD_SHARD)}")
 
     @property
     def sizes(self) -> list[int]:
@@ -69,133 +59,48 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A rank's share of one global step."""
+    """A rank's share of one global step.
+
+    `parts` is the plan; the arrays hold the rows that exist, in its order. They are all of them unless shards may be
+    skipped: then `dropped` says how many of the rank's rows each part lacks, and `faults` why, each message once.
+    """
 
     epoch: int
     step: int
     parts: tuple[Part, ...]
     arrays: Arrays
-    dropped: tuple[int, ...] = (0, 0)
-    faults: tuple[str, ...] = ()
+    dropped: tuple[int, ...]
+    faults: tuple[str, ...]
 
     @property
     def global_rows(self) -> int:
-        """Rows of the step over all ranks."""
+        """Rows of the step over all ranks, as planned."""
         return sum(part.global_rows for part in self.parts)
-
-
-def read_unit(
-    store: Store, group: RowGroup, wanted: tuple[str, ...], clusters: dict[str, Any] | None, unit: Unit
-) -> list[pa.Table]:
-    """The read task: one row group, its usable rows, decoded and packed as one block.
-
-    It is given its own row group only: the whole list of a large corpus would travel with every task.
-    """
-    table = read_row_group(store, group.shard, group.group, corpus_columns(wanted))
-    if len(group.rows) != len(table):
-        table = table.take(pa.array(group.rows))
-    arrays = decode(table.combine_chunks(), wanted, clusters)
-    arrays["unit"] = np.full(len(table), unit.number, np.int64)
-    arrays["epoch"] = np.full(len(table), unit.epoch, np.int64)
-    return [pack(arrays)]
-
-
-class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
-    """A Ray Data source with one read task per unit, in order."""
-
-    def __init__(self, settings: StreamSettings, units: Sequence[Unit]) -> None:
-        super().__init__()
-        self._settings, self._units = settings, units
-
-    def estimate_inmemory_data_size(self) -> int:
-        return sum(self._bytes(unit) for unit in self._units)
-
-    def _bytes(self, unit: Unit) -> int:
-        return len(self._settings.groups[unit.group].rows) * BYTES_PER_ROW
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        s = self._settings
-        tasks = []
-        for unit in self._units:
-            group = s.groups[unit.group]
-            about = BlockMetadata(
-                num_rows=len(group.rows), size_bytes=self._bytes(unit), input_files=(group.shard.name,), exec_stats=None
-            )
-            read = functools.partial(read_unit, s.store, group, s.arrays, s.clusters, unit)
-            tasks.append(ReadTask(read, about))
-        return tasks
-
-
-def _with_views(table: pa.Table, make_views: MakeViews) -> pa.Table:
-    arrays = unpack(table)
-    epoch = arrays.pop("epoch")
-    views = make_views(arrays, int(epoch[0]) if len(epoch) else 0)
-    return pack({**views, "unit": arrays["unit"], "epoch": epoch, "record_key": arrays["record_key"]})
-
-
-def _blocks(settings: StreamSettings, units: Sequence[Unit], make_views: MakeViews | None) -> Iterator[Arrays]:
-    """One execution of Ray Data: the units' arrays, in order."""
-    data = ray.data.read_datasource(
-        _RowGroups(settings, units),
-        override_num_blocks=len(units),
-        num_cpus=settings.cpus_per_reader,
-        concurrency=settings.readers,
-    )
-    if make_views is not None:
-        data = data.map_batches(
-            functools.partial(_with_views, make_views=make_views),
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=settings.cpus_per_reader,
-            concurrency=settings.readers,
-        )
-    data.context.execution_options.preserve_order = True
-    data.context.enable_progress_bars = False
-    try:
-        for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=settings.prefetch):
-            yield unpack(table)
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The CorpusError inside Ray's wrapping, so that the run names the shard; otherwise the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for candidate in (seen, cause):
-            if isinstance(candidate, CorpusError):
-                return CorpusError(str(candidate))
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    return error
 
 
 @dataclass
 class _Chunk:
-    """Steps being fed by one execution, already started: `first` is its first block, `reads` the units it reads."""
+    """Steps fed by one execution, which runs already; `units` are those first needed in them."""
 
     steps: list[Step]
-    units: list[Unit]
-    reads: list[Unit]
-    blocks: Iterator[Arrays]
-    first: Arrays | None = None
+    units: dict[int, Unit]
+    reads: Ahead[Packed]
+    left: int  # units still to come
 
 
 class _Held:
-    """Decoded units whose rows are not used up yet; with `keep`, row groups once read serve all later epochs."""
+    """Rows that were read and are not used up; with `keep`, row groups once read serve all later epochs."""
 
-    def __init__(self, *, keep: bool) -> None:
-        self.keep = keep
-        self._arrays: dict[int, Arrays] = {}
+    def __init__(self, capacity: int, *, keep: bool) -> None:
+        self._pool, self._keep = RowPool(capacity), keep
+        self._slots: dict[int, Slots] = {}  # by unit: where its rows are, -1 for a row that was taken or never came
         self._left: dict[int, int] = {}
-        self._kept: dict[int, Arrays] = {}
+        self._kept: dict[int, Slots] = {}
         self._asked_for: set[int] = set()
 
     def to_read(self, units: Sequence[Unit]) -> list[Unit]:
         """The units that must be read, in order; the others will be here by the time they are needed."""
-        if not self.keep:
+        if not self._keep:
             return list(units)
         fresh = []
         for unit in units:
@@ -204,41 +109,41 @@ class _Held:
                 fresh.append(unit)
         return fresh
 
-    def has(self, unit: Unit) -> bool:
+    def __contains__(self, number: int) -> bool:
         """True if the unit's rows are at hand."""
-        if unit.number not in self._arrays and unit.group in self._kept:
-            self._arrays[unit.number], self._left[unit.number] = self._kept[unit.group], unit.rows_used
-        return unit.number in self._arrays
+        return number in self._slots
 
-    def add(self, unit: Unit, arrays: Arrays) -> None:
-        """Take in what was read for a unit."""
-        if len(arrays["unit"]) and int(arrays["unit"][0]) != unit.number:
-            raise CorpusError(f"read unit {int(arrays['unit'][0])} arrived in place of {unit.number}")
-        self._arrays[unit.number], self._left[unit.number] = arrays, unit.rows_used
-        if self.keep:
-            self._kept[unit.group] = arrays
+    def reuse(self, unit: Unit) -> bool:
+        """True if the rows of the unit's row group were kept; they are at hand now."""
+        if unit.group in self._kept:
+            self._slots[unit.number], self._left[unit.number] = self._kept[unit.group].copy(), unit.rows_used
+        return unit.number in self._slots
 
-    def take(self, step: Step) -> Arrays:
-        """The rows of a step, in its order; units with no further use are let go."""
-        out: Arrays = {}
+    def add(self, unit: Unit, packed: Packed, rows: int) -> None:
+        """Take in what was read for a unit of `rows` rows."""
+        slots = np.full(rows, -1, np.int64) if packed.fault else self._pool.put(packed.arrays)
+        self._slots[unit.number], self._left[unit.number] = slots, unit.rows_used
+        if self._keep:
+            self._kept[unit.group] = slots.copy()
+
+    def take(self, step: Step) -> tuple[Arrays, NDArray[np.bool_]]:
+        """The rows of a step that exist, in its order, and which of its rows these are."""
+        slots = np.empty(len(step.unit), np.int64)
         for number in np.unique(step.unit).tolist():
-            here = step.unit == number
-            for name, values in self._arrays[number].items():
-                if name not in ("unit", "epoch"):
-                    out.setdefault(name, np.empty((len(step.unit), *values.shape[1:]), values.dtype))
-                    out[name][here] = values[step.row[here]]
-            self._left[number] -= int(here.sum())
+            here = np.flatnonzero(step.unit == number)
+            mine, rows = self._slots[number], step.row[here]
+            slots[here] = mine[rows]
+            mine[rows] = -1
+            self._left[number] -= len(here)
             if self._left[number] == 0:
-                del self._arrays[number], self._left[number]
-        return out
-
-
-def _no_rows(settings: StreamSettings, make_views: MakeViews | None) -> Arrays:
-    """What a rank without a share of a short last batch gets: the same arrays with no rows."""
-    arrays = decode(SCHEMA.empty_table(), settings.arrays, settings.clusters)
-    if make_views is None:
-        return arrays
-    return {**make_views(arrays, 0), "record_key": arrays["record_key"]}
+                if not self._keep:
+                    self._pool.free(mine[mine >= 0].tolist())  # rows that only other ranks use
+                del self._slots[number], self._left[number]
+        there = slots >= 0
+        arrays = self._pool.get(slots[there])
+        if not self._keep:
+            self._pool.free(slots[there].tolist())
+        return arrays, there
 
 
 def batches(
@@ -248,45 +153,73 @@ def batches(
     start: tuple[int, int],
     n_steps: int,
     make_views: MakeViews | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """`n_steps` batches of one rank from (epoch, step) `start` on, over as many epochs as that takes."""
     plan = Plan(settings.sizes, settings.order, rank, world, start)
-    fits = sum(settings.sizes) * BYTES_PER_ROW <= settings.cache_mb * 2**20
-    held = _Held(keep=fits and make_views is None)  # views differ from epoch to epoch
-    empty = _no_rows(settings, make_views)
+    feed = Ahead(_put_together(settings, plan, n_steps, make_views), BATCHES_AHEAD, "batches")
+    try:
+        yield from feed
+    finally:
+        feed.close()
+
+
+def _put_together(
+    settings: StreamSettings, plan: Plan, n_steps: int, make_views: MakeViews | None
+) -> Generator[Batch, None, None]:
+    reading = ReadSettings(
+        settings.store, settings.arrays, settings.clusters, make_views, settings.readers, settings.cpus_per_reader
+    )
+    sizes, order = settings.sizes, settings.order
+    fits = sum(sizes) * row_bytes(reading) <= settings.cache_mb * 2**20
+    window = lanes_for(len(sizes), order) * (order.window + 2) * max(sizes)
+    keep = fits and make_views is None  # views differ from epoch to epoch
+    held = _Held(sum(sizes) if keep else min(sum(sizes), window), keep=keep)
+    empty, told = no_rows(reading), set[str]()
 
     def open_chunk(count: int) -> _Chunk:
         steps, units = plan.chunk(count)
         reads = held.to_read(units)
-        chunk = _Chunk(steps, units, reads, _blocks(settings, reads, make_views) if reads else iter(()))
-        chunk.first = next(chunk.blocks, None)
-        return chunk
+        source = Ahead(read_units(reading, reads, settings.groups), 1, "read")
+        return _Chunk(steps, {unit.number: unit for unit in units}, source, len(reads))
 
-    unit_of: dict[int, Unit] = {}
-    with ThreadPoolExecutor(1, thread_name_prefix="beatray-open-chunk") as opener:
-        planned = min(settings.chunk_steps, n_steps)
-        coming: Future[_Chunk] | None = opener.submit(open_chunk, planned)
-        while coming is not None:
-            chunk, coming = coming.result(), None
-            unit_of |= {unit.number: unit for unit in chunk.units}
-            more = min(settings.chunk_steps, n_steps - planned)
-            arrived = 0
+    def arrive(chunk: _Chunk, wanted: Unit) -> Iterator[str]:
+        """Take in what was read up to and including `wanted`; yields the faults."""
+        while wanted.number not in held and not held.reuse(wanted):
+            packed = next(chunk.reads, None)
+            if packed is None:
+                raise CorpusError("Ray Data delivered fewer row groups than were asked for")
+            unit = chunk.units.get(packed.number)
+            if unit is None or unit.number in held:
+                raise CorpusError(f"read unit {packed.number} arrived when it was not asked for")
+            if packed.fault and settings.on_bad_shard == "stop":
+                raise CorpusError(packed.fault)
+            held.add(unit, packed, sizes[unit.group])
+            chunk.left -= 1
+            if packed.fault and packed.fault not in told:
+                told.add(packed.fault)
+                yield packed.fault
+
+    chunk, coming = open_chunk(min(settings.chunk_steps, n_steps)), None
+    planned = len(chunk.steps)
+    try:
+        while True:
             for step in chunk.steps:
-                for number in np.unique(step.unit).tolist():
-                    while not held.has(unit_of[number]):
-                        block = chunk.first if chunk.first is not None else next(chunk.blocks, None)
-                        chunk.first = None
-                        if block is None:
-                            raise CorpusError("Ray Data delivered fewer row groups than were asked for")
-                        held.add(chunk.reads[arrived], block)
-                        arrived += 1
-                if more and coming is None and len(chunk.reads) - arrived <= settings.open_ahead:
-                    coming = opener.submit(open_chunk, more)
-                arrays = held.take(step) if len(step.unit) else dict(empty)
-                yield Batch(step.epoch, step.step, step.parts, arrays, (0,) * len(step.parts))
-            # Read to the end: an iterator left half read keeps a thread and its prefetched blocks alive.
-            if next(chunk.blocks, None) is not None:
+                wanted = [number for number in dict.fromkeys(step.unit.tolist()) if number not in held]
+                faults = tuple(fault for number in wanted for fault in arrive(chunk, chunk.units[number]))
+                if coming is None and planned < n_steps and chunk.left <= settings.open_ahead:
+                    coming = open_chunk(min(settings.chunk_steps, n_steps - planned))
+                    planned += len(coming.steps)
+                arrays, there = held.take(step)
+                ends = np.cumsum([part.rows for part in step.parts])[:-1]
+                dropped = tuple(int((~part).sum()) for part in np.split(there, ends))
+                yield Batch(step.epoch, step.step, step.parts, arrays if arrays else dict(empty), dropped, faults)
+            if next(chunk.reads, None) is not None:
                 raise CorpusError("Ray Data delivered more row groups than were asked for")
-            if more and coming is None:
-                coming = opener.submit(open_chunk, more)
-            planned += more if coming is not None else 0
+            chunk.reads.close()
+            if coming is None:
+                return
+            chunk, coming = coming, None
+    finally:
+        chunk.reads.close()
+        if coming is not None:
+            coming.reads.close()

@@ -1,0 +1,161 @@
+"""Reads row groups with Ray Data: decoded, in the order asked for, a fault of a shard beside the rows.
+
+One read task takes a few row groups, so that what Ray Data costs for each task and block is paid seldom; with views on
+workers it makes them as well. A row group that is not what the manifest says arrives without rows and with the message:
+whether that stops a run is for the stream to say. Contract: what arrives is what was asked for, once, in that order;
+closing the generator ends the execution.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ExecutionResources
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from beatray.corpus.manifest import CorpusError, Shard
+from beatray.corpus.reader import read_row_group
+from beatray.corpus.schema import SCHEMA
+from beatray.corpus.store import Store
+from beatray.train.blocks import Arrays, Packed, corpus_columns, decode, pack, unpack
+from beatray.train.order import Unit
+
+REST_S = 0.02
+
+MakeViews = Callable[[Arrays, int], Arrays]
+"""(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """One row group of the corpus and the rows of it that may be used."""
+
+    shard: Shard
+    group: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """What is read of each row group, and with how many readers."""
+
+    store: Store
+    arrays: tuple[str, ...]
+    clusters: dict[str, Any] | None = None
+    make_views: MakeViews | None = None
+    readers: int = 2
+    cpus_per_reader: float = 0.25
+    groups_per_task: int = 2
+    tasks_ahead: int = 2  # finished tasks whose rows wait in the object store
+
+
+def no_rows(settings: ReadSettings) -> Arrays:
+    """The arrays of a row group without rows."""
+    return _with_views(settings, decode(SCHEMA.empty_table(), settings.arrays, settings.clusters), 0)
+
+
+def row_bytes(settings: ReadSettings) -> int:
+    """Bytes of one row as it travels and is kept."""
+    return sum(array.itemsize * math.prod(array.shape[1:]) for array in no_rows(settings).values())
+
+
+def _with_views(settings: ReadSettings, arrays: Arrays, epoch: int) -> Arrays:
+    if settings.make_views is None:
+        return arrays
+    return {**settings.make_views(arrays, epoch), "record_key": arrays["record_key"]}
+
+
+def read_unit(settings: ReadSettings, unit: Unit, group: RowGroup) -> Packed:
+    """The usable rows of one row group, decoded; a CorpusError becomes the fault of an empty one."""
+    try:
+        table = read_row_group(settings.store, group.shard, group.group, corpus_columns(settings.arrays))
+    except CorpusError as error:
+        return Packed(unit.number, no_rows(settings), str(error))
+    if len(group.rows) != len(table):
+        table = table.take(pa.array(group.rows))
+    arrays = decode(table.combine_chunks(), settings.arrays, settings.clusters)
+    return Packed(unit.number, _with_views(settings, arrays, unit.epoch))
+
+
+def _read_task(settings: ReadSettings, work: Sequence[tuple[Unit, RowGroup]]) -> Iterator[pa.Table]:
+    """It is given its own row groups only: the whole list of a large corpus would travel with every task."""
+    for unit, group in work:
+        yield pack(read_unit(settings, unit, group))
+
+
+class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
+    """A Ray Data source with the given read tasks, in order."""
+
+    def __init__(self, settings: ReadSettings, tasks: Sequence[Sequence[tuple[Unit, RowGroup]]]) -> None:
+        super().__init__()
+        self._settings, self._tasks = settings, tasks
+        self._row_bytes = row_bytes(settings)
+
+    def bytes_of(self, work: Sequence[tuple[Unit, RowGroup]]) -> int:
+        """Of a task's output."""
+        return sum(len(group.rows) for _, group in work) * self._row_bytes
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(self.bytes_of(work) for work in self._tasks)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        made = []
+        for work in self._tasks:
+            names = tuple(group.shard.name for _, group in work)
+            about = BlockMetadata(
+                num_rows=len(work), size_bytes=self.bytes_of(work), exec_stats=None, input_files=names
+            )
+            made.append(ReadTask(functools.partial(_read_task, self._settings, work), about))
+        return made
+
+
+class RestWhileAhead(ExecutionCallback):  # type: ignore[misc]  # ray ships no types
+    """Lets Ray Data's scheduling loop rest while finished blocks wait to be taken.
+
+    With nothing to start and nothing to wait for, the loop turns without a pause, and holds the interpreter's lock for
+    half of the time that training needs it.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called by Ray Data after every turn of the loop."""
+        if not executor._consumer_idling():
+            time.sleep(REST_S)
+
+
+def read_units(
+    settings: ReadSettings, units: Sequence[Unit], groups: Sequence[RowGroup]
+) -> Generator[Packed, None, None]:
+    """One execution of Ray Data: the units, in order. What is yielded lies in shared memory: copy it and let it go."""
+    work = [(unit, groups[unit.group]) for unit in units]
+    tasks = [work[first : first + settings.groups_per_task] for first in range(0, len(work), settings.groups_per_task)]
+    if not tasks:
+        return
+    source = _RowGroups(settings, tasks)
+    data = ray.data.read_datasource(
+        source,
+        override_num_blocks=len(tasks),
+        num_cpus=settings.cpus_per_reader,
+        concurrency=settings.readers,
+    )
+    biggest = max(map(source.bytes_of, tasks))
+    room = (settings.tasks_ahead + settings.readers) * biggest
+    data.context.execution_options.preserve_order = True
+    data.context.execution_options.resource_limits = ExecutionResources(object_store_memory=room)
+    data.context.custom_execution_callback_classes = [RestWhileAhead]
+    data.context.enable_progress_bars = False
+    data.context.memory_usage_poll_interval_s = None  # a thread in every read task
+    data.context.target_max_block_size = biggest  # one block a task, and Ray Data knows beforehand how big
+    data.context.print_on_execution_start = False
+    for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        yield from unpack(table)

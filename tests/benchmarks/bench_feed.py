@@ -1,0 +1,123 @@
+"""Feeding alone, without training: the stream beside plain pyarrow and Ray Data's own Parquet reader; interleaved, medians.
+
+Run: PYTHONPATH=platform python tests/benchmarks/bench_feed.py [--records N] [--repeats N]
+
+All read the same shards from disk into the same arrays (signal, beats, features, keys) in batches of the same size. The
+rivals are given this project's own decoder, on Arrow tables, so that only the feeding differs. Plain pyarrow runs in
+this process and reads in file order, as `ray.data.read_parquet(...).iter_torch_batches` does unless it is given a
+shuffle buffer; the stream gives the exactly shuffled order. Counted is the CPU time of all processes, Ray's own
+included, from the first batch on to the end: records per second of one core. Wall time is shown beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from large_corpus import write_large_corpus
+from processes import cpu_seconds
+from ray.data.collate_fn import ArrowBatchCollateFn
+
+from beatray.corpus.reader import read_row_group
+from beatray.ray_session import RaySettings, session
+from beatray.settings import PretrainSettings, build, compose
+from beatray.train.blocks import Arrays, corpus_columns, decode
+from beatray.train.job import Job
+from beatray.train.order import steps_per_epoch
+from beatray.train.prepare import prepare_job
+from beatray.train.stream import batches
+
+
+class Decode(ArrowBatchCollateFn):
+    """A collate function that decodes as the stream does."""
+
+    def __init__(self, wanted: tuple[str, ...]) -> None:
+        self.wanted = wanted
+
+    def __call__(self, batch: pa.Table) -> Any:
+        return {name: values for name, values in decode(batch.combine_chunks(), self.wanted, None).items()}
+
+
+def plain_pyarrow(job: Job) -> Iterator[int]:
+    size, wanted = job.settings.train.batch_size, job.stream.arrays
+    for group in job.stream.groups:
+        table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(wanted))
+        arrays = decode(table.combine_chunks(), wanted, job.stream.clusters)
+        for start in range(0, len(table), size):
+            yield len({name: values[start : start + size].copy() for name, values in arrays.items()}["record_key"])
+
+
+def read_parquet(job: Job, shuffle: int | None) -> Iterator[int]:
+    wanted = job.stream.arrays
+    data = ray.data.read_parquet(str(job.stream.store.folder / "shards")).select_columns(corpus_columns(wanted))
+    made = data.iter_torch_batches(
+        batch_size=job.settings.train.batch_size,
+        prefetch_batches=4,
+        local_shuffle_buffer_size=shuffle,
+        local_shuffle_seed=None if shuffle is None else 0,
+        collate_fn=Decode(wanted),
+    )
+    for arrays in made:
+        yield len(arrays["record_key"])
+
+
+def stream(job: Job) -> Iterator[int]:
+    def rows(arrays: Arrays) -> int:
+        return len(arrays["record_key"])
+
+    steps = steps_per_epoch(job.rows, job.settings.train.batch_size)
+    yield from (rows(batch.arrays) for batch in batches(job.stream, 0, 1, (0, 0), steps))
+
+
+def measure(feed: Iterator[int], records: int) -> tuple[float, float]:
+    """Records per second of one core, and per second."""
+    seen = next(feed)
+    began, used = time.perf_counter(), cpu_seconds()
+    after = sum(feed)
+    assert seen + after == records, f"{seen + after} of {records} records arrived"
+    return after / (cpu_seconds() - used), after / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--corpus", help="a corpus written earlier by large_corpus")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=1024)):
+        corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
+        words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
+        job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        feeds: dict[str, Callable[[], Iterator[int]]] = {
+            "plain pyarrow, one process": lambda: plain_pyarrow(job),
+            "ray.data.read_parquet": lambda: read_parquet(job, None),
+            "  with a shuffle buffer of 2048": lambda: read_parquet(job, 2048),
+            "beatray stream, exact shuffle": lambda: stream(job),
+        }
+        for name in feeds:
+            measure(feeds[name](), job.rows)  # starts the readers' processes and fills the page cache
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in feeds}
+        for _ in range(asked.repeats):
+            for name in feeds:
+                found[name].append(measure(feeds[name](), job.rows))
+        print(f"{job.rows} records in batches of {asked.batch}, median of {asked.repeats}")
+        for name, runs in found.items():
+            per_core, per_second = (statistics.median(values) for values in zip(*runs, strict=True))
+            ratios = [mine[0] / its[0] for mine, its in zip(found["beatray stream, exact shuffle"], runs, strict=True)]
+            print(
+                f"  {name:<32} {per_core:7,.0f} records/s of one core  {per_second:7,.0f} records/s"
+                f"   the stream per core against it: {statistics.median(ratios):.2f}x"
+            )
+
+
+if __name__ == "__main__":
+    main()
