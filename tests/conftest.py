@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import s3_server
+from s3_server import S3Server
+
+for name, value in s3_server.KEYS.items():
+    os.environ[name] = value  # before any Ray starts, because its workers inherit them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many small tensors on shared cores are faster alone
 SOURCES = str(Path(__file__).resolve().parents[1] / "platform")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))  # for child processes
@@ -74,6 +79,14 @@ def sample_corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> 
     sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
     ingest(IngestSettings(sources, out, items_per_shard=16, limit=60))
     return out
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server on loopback for the whole test session."""
+    server = s3_server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,17 @@ def parser() -> argparse.ArgumentParser:
     )
     _settings_words(pretrain)
 
+    sweep = commands.add_parser(
+        "sweep",
+        help="many pretraining runs over a space; show their ranking",
+        description="Pretrain over a space of settings with Ray Tune: grid, random draws, or draws with early stopping "
+        "(asha). The same command goes on after a kill; a failed trial is tried again. Words: sweep=NAME corpus= out= "
+        "run= sweep.trials= sweep.space.KEY=[VALUE,VALUE] and all of pretrain. "
+        "beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
+    )
+    _settings_words(sweep)
+    sweep.add_argument("--json", action="store_true", help="show: print JSON")
+
     evaluate = commands.add_parser(
         "evaluate",
         help="prove an encoder on both tasks, beside its controls",
@@ -67,6 +78,35 @@ def parser() -> argparse.ArgumentParser:
         "hand-made features. Words: encoder=PATH|random corpus= out= task=classify|segment|all evaluate.KEY= ...",
     )
     _settings_words(evaluate)
+
+    embed = commands.add_parser(
+        "embed",
+        help="a vector for every recording or heartbeat of a corpus",
+        description="Run an encoder over a corpus with Ray Data and write its vectors as Parquet; the same command "
+        "goes on after a kill and adds what is new in the corpus. Words: encoder=PATH corpus= out= "
+        "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
+    )
+    _settings_words(embed)
+    doctor = commands.add_parser(
+        "doctor",
+        help="would a run work here? each line ok, warn or fail, with the remedy",
+        description="Check versions, devices, CPUs and memory against the plan, ports, Ray's token, storage and the "
+        "tracking server, for the words of `beatray pretrain`. Example: beatray doctor corpus=/data/corpus "
+        "out=/shared/runs train.workers=8 --multi-node",
+    )
+    doctor.add_argument("words", nargs="*", metavar="key=value", help=KEYS)
+    doctor.add_argument("--multi-node", action="store_true", help="try collectives, storage and Ray Data on all nodes")
+    doctor.add_argument("--seconds", type=float, default=20.0, help="how long the collectives go on (default: 20)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    track = commands.add_parser(
+        "track",
+        help="send to MLflow what an outage kept back",
+        description="sync: send what MLflow does not have of a run yet, from its folder, without training; nothing is "
+        "stored twice. Example: beatray track sync runs/first",
+    )
+    track.add_argument("action", choices=("sync",))
+    track.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="folders with metrics.jsonl and tracking.json")
     return top
 
 
@@ -151,18 +191,36 @@ def _dispatch(words: argparse.Namespace) -> int:
         return (
             corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
         )
-    from beatray.train.checkpoint import CheckpointError
-    from beatray.train.errors import TrainingError
+    if words.command == "doctor":
+        from beatray.commands import doctor
+
+        return doctor.run(words.words, multi_node=words.multi_node, as_json=words.json, seconds=words.seconds)
+    if words.command == "track":
+        from beatray.commands import track
+
+        return track.sync(words.folders)
+    from beatray.train.errors import CheckpointError, TrainingError
 
     try:
         if words.command == "pretrain":
             from beatray.commands import pretrain
 
-            return 0 if pretrain.run(pretrain.settings_from(words.words)).finished else 1
+            return pretrain.run(pretrain.settings_from(words.words)).exit_code
+        if words.command == "sweep":
+            from beatray.commands import sweep
+
+            if words.words[:1] == ["show"]:
+                return sweep.show(words.words[1:], json=words.json)
+            return sweep.run(words.words)
         if words.command == "evaluate":
             from beatray.commands import evaluate
 
             evaluate.run(evaluate.settings_from(words.words))
+            return 0
+        if words.command == "embed":
+            from beatray.commands import embed
+
+            embed.run(embed.settings_from(words.words))
             return 0
         from beatray.commands import demo
 
@@ -184,8 +242,13 @@ def _print_config(words: argparse.Namespace) -> int:
 
         sources, given = split_words(given)
         content = {"sources": sources, **compose("ingest", [*given, *extra])}
+    elif words.command == "sweep":
+        from beatray.sweep.plan import config_of, described, plan_from
+
+        content = config_of(given)
+        print(described(plan_from(given)))
     else:
-        short = {"encoder": "encoder_path"} if words.command == "evaluate" else None
+        short = {"encoder": "encoder_path"} if words.command in ("evaluate", "embed") else None
         content = compose(words.command, [*given, *extra], extra=short)
     if words.command == "pretrain":
         build(PretrainSettings, content)  # what is printed must be what would run

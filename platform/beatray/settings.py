@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -112,11 +114,11 @@ class TrainSettings:
             if value is not None and value < 1:
                 raise SettingsError(f"train.{name} must be at least 1, not {value}")
         for name in ("learning_rate", "clip_norm", "start_minutes", "resize_seconds", "stall_minutes"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"train.{name} must be above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"train.{name} must be a number above 0, not {getattr(self, name)}")
         for name in ("weight_decay", "warmup_epochs", "max_failures", "validate_every_epochs"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"train.{name} must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"train.{name} must be a number, 0 or more, not {getattr(self, name)}")
         if self.batch_size < self.most_workers * self.accumulate:
             raise SettingsError("train.batch_size must be at least train.workers x train.accumulate")
         if not self.cpus_per_reader > 0 or not self.cpus_per_worker > 0:
@@ -147,7 +149,7 @@ class CheckpointSettings:
         _one_of("checkpoint.export", self.export, ("last", "best"))
         if self.keep < 1:
             raise SettingsError(f"checkpoint.keep must be at least 1, not {self.keep}")
-        if self.every_minutes is not None and self.every_minutes <= 0:
+        if self.every_minutes is not None and not self.every_minutes > 0:
             raise SettingsError(f"checkpoint.every_minutes must be above 0 or null, not {self.every_minutes}")
 
 
@@ -176,6 +178,12 @@ class TrackingSettings:
     experiment: str = "beatray"
     flush_seconds: float = 5.0
 
+    def __post_init__(self) -> None:
+        if self.uri == "":
+            raise SettingsError("tracking.uri is empty: say an address, auto, or null for no tracking")
+        if not 0 < self.flush_seconds < math.inf:
+            raise SettingsError(f"tracking.flush_seconds must be a number above 0, not {self.flush_seconds}")
+
 
 @dataclass(frozen=True, slots=True)
 class PretrainSettings:
@@ -192,6 +200,14 @@ class PretrainSettings:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise SettingsError(f"seed must be 0 or more, not {self.seed}")
+        if not re.fullmatch(r"[\w.-]+", self.run) or not self.run.strip("."):
+            raise SettingsError(f"run={self.run!r} must be the name of a folder: letters, digits, '.', '_' and '-'")
+        if self.checkpoint.export == "best" and not self.train.validate_every_epochs:
+            raise SettingsError("checkpoint.export=best needs a validation: set train.validate_every_epochs above 0")
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

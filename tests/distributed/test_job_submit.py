@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import beatray
+from beatray.commands.demo import SAMPLE
+from beatray.corpus.store import Store
+from beatray.track.journal import read_lines
+from beatray.train import checkpoint as checkpoints
+from ray_nodes import RAY, cluster, free_port, wait_for_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 HIDE_PACKAGE = """
 import sys
 sys.path[:] = [entry for entry in sys.path if entry != {installed!r}]
 """
+SMALL = ("encoder=tiny", "train=small", "train.batch_size=24", "train.workers=2")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@dataclass
+class Head:
+    """A head node with a dashboard, and a clean clone to submit from."""
+
+    dashboard: str
+    environment: dict[str, str]
+    clone: Path
+    folder: Path
+
+    def ray(self, *words: str) -> str:
+        """A `ray` command against the dashboard; its output."""
+        done = subprocess.run(
+            [*RAY, *words],
+            cwd=self.clone,
+            env={**self.environment, "RAY_ADDRESS": self.dashboard},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return done.stdout
+
+    def submit(self, job: str, *words: str, options: tuple[str, ...] = ()) -> str:
+        """`ray job submit` of jobs/<job>.py."""
+        return self.ray("job", "submit", *options, "--working-dir", ".", "--", "python", f"jobs/{job}.py", *words)
+
+    def about(self, job_id: str) -> dict[str, Any]:
+        """What Ray knows of a job."""
+        code = (
+            "import json, sys; from ray.job_submission import JobSubmissionClient\n"
+            "info = JobSubmissionClient(sys.argv[1]).get_job_info(sys.argv[2])\n"
+            "print(json.dumps({'status': str(info.status.value), 'metadata': info.metadata}))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, self.dashboard, job_id],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
 
-@pytest.fixture
-def short_tmp() -> Iterator[str]:
-    """A folder with a short name: Ray keeps sockets in it, whose paths may not exceed 107 characters."""
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        yield folder
-
-
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """What a user gets: the tracked files and nothing else."""
-    target = tmp_path / "clone"
+def clean_clone(target: Path) -> Path:
+    """What a user gets: the tracked files and nothing else (and, while developing, the changed ones)."""
     if (ROOT / ".git").exists():
         subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(target)], check=True)
         changed = subprocess.run(
@@ -57,76 +93,79 @@ def clone(tmp_path: Path) -> Path:
     return target
 
 
-def test_pretrain_as_a_job(sample_corpus: str, clone: Path, tmp_path: Path, short_tmp: str) -> None:
-    bare = tmp_path / "only-dependencies"
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    folder = tmp_path_factory.mktemp("jobs")
+    bare = folder / "only-dependencies"
     bare.mkdir()
     (bare / "sitecustomize.py").write_text(HIDE_PACKAGE.format(installed=str(Path(beatray.__file__).parents[1])))
-    port, dashboard = free_port(), free_port()
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_"))},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(bare),
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": short_tmp,
-        "HOME": str(tmp_path),
-    }
-    missing = subprocess.run(
-        [sys.executable, "-c", "import beatray.cli"], env=environment, cwd=tmp_path, capture_output=True, check=False
-    )
-    assert missing.returncode != 0, "the package must not be importable in the cluster's environment"
-    head = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=3"),
-            *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
-            *("--node-ip-address=127.0.0.1", "--object-store-memory=200000000", "--min-worker-port=0"),
-            *("--max-worker-port=0", "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"),
-        ],
-        env=environment,
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _wait_for(dashboard, head)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
-                *("--address", f"http://127.0.0.1:{dashboard}", "--working-dir", ".", "--"),
-                *("python", "jobs/pretrain.py", f"corpus={sample_corpus}", f"out={tmp_path / 'runs'}", "run=job"),
-                *(
-                    "encoder=tiny",
-                    "train=small",
-                    "train.workers=2",
-                    "train.epochs=1",
-                    "train.batch_size=24",
-                    "tracking.uri=null",
-                ),
-            ],
-            cwd=clone,
-            env=environment,
+    port = free_port()
+    with cluster(
+        head_words=("--num-cpus=3", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"),
+        environment={"PYTHONPATH": str(bare), "RAY_JOB_STOP_WAIT_TIME_S": "120"},
+    ) as nodes:
+        missing = subprocess.run(
+            [sys.executable, "-c", "import beatray.cli"],
+            env=nodes.environment,
+            cwd=folder,
             capture_output=True,
-            text=True,
             check=False,
-            timeout=240,
         )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        assert (tmp_path / "runs" / "job" / "encoder" / "encoder.json").is_file()
-        assert beatray.load_encoder(str(tmp_path / "runs" / "job")).embed_dim > 0
-    finally:
-        head.terminate()
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            head.kill()
+        assert missing.returncode != 0, "the package must not be importable in the cluster's environment"
+        wait_for_port(port)
+        yield Head(f"http://127.0.0.1:{port}", nodes.environment, clean_clone(folder / "clone"), folder)
 
 
-def _wait_for(dashboard: int, head: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert head.poll() is None, head.stderr.read().decode() if head.stderr else "the head node died"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError("the head node's dashboard did not come up")
+def test_every_stage_as_a_job(head: Head) -> None:
+    """Ingest, pretrain, sweep, evaluate and embed, each as a job of the clone; the job names its MLflow run."""
+    corpus, runs = head.folder / "corpus", head.folder / "runs"
+    sources = [f"ludb={SAMPLE / 'ludb-sample.zip'}", f"ptbxl={SAMPLE / 'ptbxl-sample.zip'}"]
+    head.submit("ingest", *sources, f"--out={corpus}", "limit=60", "items_per_shard=16")
+    places = (f"corpus={corpus}", f"out={runs}")
+    train = ("pretrain", *places, "run=job", *SMALL, "train.epochs=1", "train.validate_every_epochs=1")
+    head.submit(*train, options=("--submission-id=train-1",))
+    memory = json.loads((runs / "job" / "tracking.json").read_text())
+    about = head.about("train-1")
+    assert about["status"] == "SUCCEEDED"
+    assert about["metadata"]["mlflow_run_id"] and about["metadata"]["mlflow_run_id"] in json.dumps(memory)
+    head.submit("sweep", *places, "run=space", "sweep=small", *SMALL, "sweep.fixed={train.epochs: 1}")
+    assert len(list((runs / "space").glob("*/encoder/encoder.json"))) == 2
+    encoder = f"encoder={runs / 'job'}"
+    head.submit(
+        "evaluate", encoder, f"corpus={corpus}", f"out={head.folder / 'proof'}", "task=segment", "evaluate.seeds=[0]",
+        "evaluate.protocols=[linear]", "evaluate.decoder.steps=5", "tracking.uri=null", "evaluate.workers=1",
+    )  # fmt: skip
+    assert (head.folder / "proof" / "results.json").is_file()
+    head.submit("embed", encoder, f"corpus={corpus}", f"out={head.folder / 'embeddings'}", "level=both")
+    assert list((head.folder / "embeddings").rglob("*.parquet"))
+
+
+def test_a_stopped_job_ends_with_a_checkpoint_and_goes_on_when_submitted_again(head: Head, sample_corpus: str) -> None:
+    runs = head.folder / "stopped"
+    words = (f"corpus={sample_corpus}", f"out={runs}", "run=long", *SMALL, "tracking.uri=null", "train.epochs=60")
+    head.submit("pretrain", *words, options=("--no-wait", "--submission-id=long-1"))
+    journal = runs / "long" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while len(read_lines(journal)) < 5:
+        assert time.monotonic() < deadline, head.ray("job", "logs", "long-1")[-3000:]
+        time.sleep(0.2)
+    head.ray("job", "stop", "long-1")
+    assert head.about("long-1")["status"] == "STOPPED"
+    done = len(read_lines(journal))
+    newest = checkpoints.latest(Store(str(runs / "long")))
+    assert newest is not None and newest.state["global_step"] == done, head.ray("job", "logs", "long-1")[-3000:]
+    out = head.submit("pretrain", *words)
+    assert f"continued from step {done}" in out
+    assert (runs / "long" / "encoder" / "encoder.json").is_file()
+
+
+def test_a_relative_place_is_refused_with_the_reason(head: Head) -> None:
+    done = subprocess.run(
+        [sys.executable, "jobs/pretrain.py", "corpus=corpus", "out=/shared/runs"],
+        cwd=head.clone,
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "temporary copy of the tree that is lost" in done.stderr

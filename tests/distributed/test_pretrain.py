@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import threading
-import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import beatray
+from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
+from beatray.corpus.store import Store
 from beatray.settings import PretrainSettings, SettingsError, build, compose
 from beatray.track.journal import read_lines
+from beatray.train import checkpoint as checkpoints
 from beatray.train import loop
 from beatray.train.errors import TrainingError
-from beatray.train.launch import RunResult, pretrain
 from beatray.train.order import steps_per_epoch
-from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_resources
+from beatray.train.stream import Batch
+from beatray.views.draws import record_key
+from pretraining import ids, job_of, losses, same_weights, start, weights
 
 pytestmark = pytest.mark.ray
-
-WORDS = (
-    "encoder=tiny",
-    "train=small",
-    "train.batch_size=24",
-    "train.epochs=3",
-    "train.precision=fp32",
-    "train.log_ids=true",
-    "train.checkpoint_every_steps=3",
-    "tracking.uri=null",
-    "train.warmup_epochs=0.5",
-)
-
-
-def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:
-    places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
-    return pretrain(prepare_job(build(PretrainSettings, compose("pretrain", [*places, *WORDS, *words]))))
-
-
-def losses(out: Path, run: str) -> list[float]:
-    return [line["loss"] for line in read_lines(out / run / "metrics.jsonl")]
-
-
-def ids(out: Path, run: str) -> list[list[str]]:
-    return [line["record_ids"] for line in read_lines(out / run / "ids.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +101,7 @@ def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str)
     assert losses(runs, "cut") == losses(runs, "w1")  # to the last bit
     assert len(losses(runs, "cut")) - 4 >= 5
     assert ids(runs, "cut") == ids(runs, "w1")
-    a, b = (beatray.load_encoder(str(runs / name)).state_dict() for name in ("cut", "w1"))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert same_weights(runs, "cut", "w1")
 
 
 def test_other_objectives_and_settings_go_through_the_same_loop(sample_corpus: str, tmp_path: Path) -> None:
@@ -138,44 +115,9 @@ def test_other_objectives_and_settings_go_through_the_same_loop(sample_corpus: s
         assert all(loss is not None for loss in losses(tmp_path, run))
 
 
-def test_a_killed_worker_changes_nothing(runs: Path, sample_corpus: str) -> None:
-    """SIGKILL one of two ranks in the middle: the group restarts from the newest checkpoint and ends the same."""
-    killed: list[int] = []
-
-    def strike() -> None:
-        journal = runs / "killed" / "metrics.jsonl"
-        while not killed:
-            if len(read_lines(journal)) >= 5:
-                pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_rank(path)]
-                if pids:
-                    killed.append(max(pids))
-                    os.kill(killed[0], signal.SIGKILL)
-            time.sleep(0.01)
-
-    hunter = threading.Thread(target=strike, daemon=True)
-    hunter.start()
-    result = start(sample_corpus, runs, "killed", "train.workers=2", "train.epochs=6", "train.max_failures=3")
-    hunter.join(1)
-    start(sample_corpus, runs, "whole", "train.workers=2", "train.epochs=6")
-    assert killed and result.finished
-    assert ids(runs, "killed") == ids(runs, "whole")
-    assert losses(runs, "killed") == losses(runs, "whole")
-    a, b = (beatray.load_encoder(str(runs / name)).state_dict() for name in ("killed", "whole"))
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def is_rank(cmdline: Path) -> bool:
-    """A Ray Train worker of this session, by the name that Ray gives the process."""
-    try:
-        return b"RayTrainWorker" in cmdline.read_bytes() and b"IDLE" not in cmdline.read_bytes()
-    except OSError:
-        return False
-
-
 def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus: str, tmp_path: Path) -> None:
-    places = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=nan"]
-    job = prepare_job(build(PretrainSettings, compose("pretrain", [*places, *WORDS, "train.workers=1"])))
-    poisoned = Poison(job.settings.objective, at_call=2)
+    job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1")
+    poisoned = Poison(at_calls=(2,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "build_model", poisoned)
         loop.train(job, Ranks())
@@ -187,11 +129,23 @@ def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus:
     assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
 
 
-class Poison:
-    """Builds the real objective and lets one of its batches hold a NaN, as a broken recording would."""
+def test_steps_that_stay_not_finite_stop_the_run(sample_corpus: str, tmp_path: Path) -> None:
+    job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1", "train.max_nonfinite=3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build_model", Poison(at_calls=(2, 4, 5, 6)))
+        with pytest.raises(TrainingError, match="3 times in a row .last at step 6"):
+            loop.train(job, Ranks())
+    refused = [json.loads(text)["step"] for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
+    assert refused == [2, 4, 5, 6]
+    newest = checkpoints.latest(job.run)
+    assert newest is not None and newest.state["global_step"] == 6
 
-    def __init__(self, objective: dict[str, object], at_call: int) -> None:
-        self.at_call, self.calls, self.real = at_call, 0, loop.build_model
+
+class Poison:
+    """Builds the real objective and lets some of its batches hold a NaN, as a broken recording would."""
+
+    def __init__(self, at_calls: tuple[int, ...]) -> None:
+        self.at_calls, self.calls, self.real = at_calls, 0, loop.build_model
 
     def __call__(self, *arguments: object) -> torch.nn.Module:
         built = self.real(*arguments)  # type: ignore[arg-type]
@@ -199,13 +153,73 @@ class Poison:
 
         def views(*batch: object) -> dict[str, torch.Tensor]:
             made = make_views(*batch)
-            if self.calls == self.at_call:
+            if self.calls in self.at_calls:
                 made["view_1"][0, 0, 0] = float("nan")
             self.calls += 1
             return made
 
         built.views = views
         return built
+
+
+def test_validation_is_the_same_on_one_and_two_workers_and_keeps_the_best(runs: Path) -> None:
+    one, two = (read_lines(runs / run / "metrics.jsonl") for run in ("w1", "w2"))
+    validated = [line["step"] for line in one if "validation_loss" in line]
+    assert validated == [one[-1]["step"]] == [line["step"] for line in two if "validation_loss" in line]
+    assert abs(one[-1]["validation_loss"] - two[-1]["validation_loss"]) < 0.01 * one[-1]["validation_loss"]
+    name, loss = checkpoints.best(Store(str(runs / "w1"))) or ("", 0.0)
+    assert name == checkpoints.name_of(one[-1]["step"] + 1) and loss == one[-1]["validation_loss"]
+
+
+def test_validation_changes_nothing_and_the_best_can_be_exported(sample_corpus: str, tmp_path: Path) -> None:
+    words = ("train.workers=1", "train.epochs=4", "train.learning_rate=0.02")
+    variants = {
+        "never": ["train.validate_every_epochs=0", "checkpoint.every_minutes=1e-9", "checkpoint.keep=100"],
+        "often": ["train.validate_every_epochs=1", "train.checkpoint_every_steps=1000", "checkpoint.keep=1"],
+    }
+    for run, more in variants.items():
+        loop.train(job_of(sample_corpus, tmp_path, run, *words, *more), Ranks())
+    assert losses(tmp_path, "never") == losses(tmp_path, "often") and same_weights(tmp_path, "never", "often")
+    values = {
+        line["step"]: line["validation_loss"]
+        for line in read_lines(tmp_path / "often" / "metrics.jsonl")
+        if "validation_loss" in line
+    }
+    assert len(values) == 4
+    steps = len(losses(tmp_path, "never"))
+    assert len(checkpoints.names(Store(str(tmp_path / "never")))) == steps  # one whenever a moment has passed
+    assert len(checkpoints.names(Store(str(tmp_path / "often")))) <= 2  # the newest and the best
+    job = job_of(sample_corpus, tmp_path, "best", *words, "train.validate_every_epochs=1", "checkpoint.export=best")
+    loop.train(job, Ranks())
+    best_step = min(values, key=lambda step: values[step])
+    assert checkpoints.describe_encoder(str(tmp_path / "best"))["steps"] == best_step + 1
+    kept = checkpoints.load(job.run, checkpoints.name_of(best_step + 1)).model
+    exported = weights(tmp_path, "best")
+    assert all(torch.equal(exported[name], kept[f"encoder.{name}"]) for name in exported)
+
+
+def test_an_epoch_that_is_not_the_corpus_is_refused_by_name(sample_corpus: str, tmp_path: Path) -> None:
+    """One record in the place of another: the count is right, the account is not."""
+    job = job_of(sample_corpus, tmp_path, "swapped", "train.workers=1")
+    real = loop.batches
+
+    def swapped(*arguments: object) -> Iterator[Batch]:
+        for batch in real(*arguments):  # type: ignore[arg-type]
+            keys = batch.arrays["record_key"]
+            if batch.step == 1:
+                lost, doubled = keys[:2].tolist()
+                noted.extend([lost, doubled])
+                keys = np.concatenate([keys[1:2], keys[1:]])
+            yield replace(batch, arrays={**batch.arrays, "record_key": keys})
+
+    noted: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "batches", swapped)
+        with pytest.raises(CorpusError) as told:
+            loop.train(job, Ranks())
+    index = open_corpus(sample_corpus).index
+    name_of = {record_key(name): name for name in index["record_id"]}
+    assert f"missing: {name_of[noted[0]]}; seen too often or not asked for: {name_of[noted[1]]}" in str(told.value)
 
 
 def test_micro_batches_train_alike_on_one_and_two_workers(sample_corpus: str, tmp_path: Path) -> None:

@@ -12,8 +12,22 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "platform" / "beatray"
 
 HEAVY = {
-    "ray": {"ingest/convert.py", "train/stream.py", "train/launch.py", "ray_session.py"},
-    "mlflow": {"track/tracker.py"},
+    "ray": {
+        "ingest/convert.py",
+        "train/read.py",
+        "train/launch.py",
+        "sweep/follower.py",
+        "sweep/halving.py",
+        "sweep/leftovers.py",
+        "sweep/run.py",
+        "sweep/trial.py",
+        "embed/run.py",
+        "ray_session.py",
+        "ray_job.py",
+        "doctor/collective.py",
+        "doctor/probe.py",
+    },
+    "mlflow": {"track/server.py"},
 }
 NO_TORCH = ("record.py", "dsp", "corpus", "ingest", "track", "settings.py", "cli.py", "ray_session.py")
 
@@ -25,9 +39,13 @@ LOWER = {
     "views": {"record"},
     "models": {"record"},
     "objectives": {"record", "views", "models"},
-    "train": {"record", "dsp", "corpus", "views", "models", "objectives", "settings", "track"},
+    "train": {"record", "dsp", "corpus", "views", "models", "objectives", "settings", "track", "ray_job"},
+    "sweep": {"corpus", "settings", "track", "train", "ray_job"},
     "evaluate": {"record", "corpus", "models", "views", "train"},
+    "embed": {"record", "corpus", "ingest", "models", "views", "objectives", "train", "settings"},
     "track": set(),
+    "doctor": {"corpus", "settings", "track", "train", "ray_session"},
+    "ray_job": set(),
     "report": {"record", "evaluate", "views", "dsp", "corpus", "models", "train"},
     "settings": set(),
     "ray_session": set(),

@@ -15,6 +15,7 @@ from beatray.commands.job import main
         ("ingest", ["ludb=/data/ludb", "--out", "corpus"], "out=corpus is relative"),
         ("ingest", ["ludb=data/ludb.zip", "--out=/shared/corpus"], "ludb=data/ludb.zip is relative"),
         ("evaluate", ["encoder=runs/a", "corpus=s3://bucket/corpus", "out=/shared/e"], "encoder=runs/a is relative"),
+        ("embed", ["encoder=/runs/a", "corpus=corpus", "out=s3://bucket/e"], "corpus=corpus is relative"),
     ],
 )
 def test_relative_places_are_refused_by_name(

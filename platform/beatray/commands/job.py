@@ -9,7 +9,9 @@ from itertools import pairwise
 PLACES = {
     "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "out"),
     "pretrain": ("corpus", "corpus.path", "out"),
+    "sweep": ("corpus", "corpus.path", "out"),
     "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
+    "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
 }
 NOT_PLACES = ("random", "null")
 NEEDED = "out"

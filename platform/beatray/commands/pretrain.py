@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,7 +14,7 @@ from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings, as_dict, build, compose
 from beatray.track.journal import Tail, read_lines
 from beatray.train.job import Job
-from beatray.train.launch import RunResult, check, pretrain, request_stop
+from beatray.train.launch import RunResult, check, pretrain
 from beatray.train.prepare import prepare_job
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
 from beatray.train.tracked import tracked
@@ -33,9 +33,9 @@ def run(settings: PretrainSettings) -> RunResult:
     with session(RaySettings(**as_dict(settings.cluster))):
         check(job)  # before tracking: a start that is refused must not touch the run's record
         folder = RunFolder.open(job.run)
-        with stop_on_sigterm(lambda: request_stop(job)), tracked(job, folder=folder) as tracker:
+        with stop_on_signals() as stop, tracked(job, folder=folder) as tracker:
             with _watched(job, folder):
-                result = pretrain(job)
+                result = pretrain(job, stop=stop)
             if tracker is not None:
                 tracker.status = "FINISHED" if result.finished else "KILLED"
     _tell(job, result, folder)
@@ -43,24 +43,28 @@ def run(settings: PretrainSettings) -> RunResult:
 
 
 @contextmanager
-def stop_on_sigterm(request: Callable[[], None]) -> Iterator[None]:
-    """While inside, SIGTERM (preemption, `ray job stop`) calls `request` instead of ending the process.
+def stop_on_signals() -> Iterator[threading.Event]:
+    """While inside, SIGTERM (preemption, `ray job stop`) and Ctrl-C set the event instead of ending the process.
 
-    Outside the main thread, where Python allows no handlers, nothing changes.
+    A second Ctrl-C ends it. Outside the main thread, where Python allows no handlers, the event is never set.
     """
+    stop = threading.Event()
 
     def hear(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
         say("  asked to stop: writing a checkpoint")
-        request()
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, hear)
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell(job: Job, result: RunResult, folder: RunFolder) -> None:
@@ -74,7 +78,7 @@ def _tell(job: Job, result: RunResult, folder: RunFolder) -> None:
         last = lines[-1]
         loss = "refused" if last["loss"] is None else f"loss {last['loss']:.4f}"
         say(f"  step {last['step'] + 1:,} of {job.steps:,}, {loss}, {last['records_per_s']:.0f} records/s")
-        dropped = sum(line.get("dropped_rows", 0) for line in lines)
+        dropped = sum(line.get("dropped_rows", 0) for line in lines)  # such steps are always in the journal
         if dropped:
             say(f"  warning: {dropped:,} rows lay in shards that cannot be read; {SKIPPED} names them")
         failed = lines[-1].get("checkpoint_failures", 0)
@@ -97,7 +101,10 @@ def _watched(job: Job, folder: RunFolder) -> Iterator[None]:
         def follow() -> None:
             warned = False
             while not stop.wait(1.0 if job.run.is_local else 5.0):
-                folder.pull(METRICS)
+                try:
+                    folder.pull(METRICS)
+                except OSError:
+                    continue  # a store that does not answer for a moment
                 lines, _ = tail.fresh()
                 if lines:
                     last = lines[-1]

@@ -57,12 +57,12 @@ def hard(own: Tensor) -> Tensor:
 
 
 def soft_1(own: Tensor, row_features: Tensor, column_features: Tensor, exponent: float) -> Tensor:
-    """Cosine of raw features (R, F), (M, F) to the power `exponent`; own pairs 1; negative cosines 0."""
+    """Cosine of raw features (R, F), (M, F) to the power `exponent`, in their type; own pairs 1; negative cosines 0."""
     rows = nn.functional.normalize(row_features.double(), dim=1)
     columns = nn.functional.normalize(column_features.double(), dim=1)
     # in float64: a power of 50 makes 50 times the rounding of a cosine near 1
     similar = (rows @ columns.T).clamp(0.0, 1.0).pow(exponent)
-    return similar.float().masked_fill(own, 1.0)
+    return similar.to(row_features.dtype).masked_fill(own, 1.0)
 
 
 def soft_2(own: Tensor, row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from beatray.corpus.store import Store
 from beatray.models.registry import build_encoder
 from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import read_folder, write_folder
+from beatray.train.hashed_folder import FILES, read_folder, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,8 @@ NAME = re.compile(r"step-(\d{8,})")
 FOLDER = "checkpoints"
 ENCODER_FOLDER = "encoder"
 BEST = "best.json"
+IMPLEMENTATION = ("fused", "foreach", "capturable")
+"""Of an optimiser: how it computes on this device, not what; a run may move between CPU and GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +79,39 @@ def save(run: Store, checkpoint: Checkpoint) -> None:
 
 def names(run: Store) -> list[str]:
     """The run's checkpoints, oldest first, whole or not."""
-    return sorted((n for n in run.child(FOLDER).folders() if NAME.fullmatch(n)), key=lambda n: int(n.split("-")[1]))
+    return sorted((n for n in run.child(FOLDER).folders() if NAME.fullmatch(n)), key=_step)
 
 
 def latest(run: Store) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; None if there is none. Damaged ones are passed over with a warning."""
-    for name in reversed(names(run)):
+    """The newest whole checkpoint of a run; None if there is none. Damaged ones are passed over with a warning.
+
+    A folder whose writing never ended does not count. CheckpointError if there are checkpoints but all are damaged.
+    """
+    damaged = []
+    for name in reversed(finished(run)):
         try:
             return load(run, name)
         except CheckpointError as error:
             log.warning("checkpoint passed over: %s", error)
+            damaged.append(name)
+    if damaged:
+        raise CheckpointError(
+            f"all checkpoints of {run.where(FOLDER)} are damaged ({', '.join(damaged)}). Restore one from a copy, or "
+            "remove that folder to start the run anew."
+        )
     return None
+
+
+def finished(run: Store) -> list[str]:
+    """The run's checkpoints whose writing ended, oldest first, damaged or not."""
+    folder = run.child(FOLDER)
+    return [name for name in names(run) if folder.child(name).size(FILES) is not None]
+
+
+def newest_step(run: Store) -> int:
+    """Global steps of the newest finished checkpoint; 0 if there is none."""
+    found = finished(run)
+    return _step(found[-1]) if found else 0
 
 
 def load(run: Store, name: str) -> Checkpoint:
@@ -101,14 +125,18 @@ def load(run: Store, name: str) -> Checkpoint:
             load_tensors(files["optimiser.safetensors"]),
         )
     except KeyError as error:
-        raise CheckpointError(f"{run.location}/{FOLDER}/{name} lacks {error}") from error
+        raise CheckpointError(f"{run.where(f'{FOLDER}/{name}')} lacks {error}") from error
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Put the weights and the optimiser's moments back; CheckpointError when they were made for another model."""
     try:
         model.load_state_dict(checkpoint.model, strict=True)
-        optimiser.load_state_dict(_optimiser_in(checkpoint.state["optimiser_groups"], checkpoint.optimiser))
+        groups = [
+            {**saved, **{key: now[key] for key in IMPLEMENTATION if key in now}}
+            for saved, now in zip(checkpoint.state["optimiser_groups"], optimiser.param_groups, strict=True)
+        ]
+        optimiser.load_state_dict(_optimiser_in(groups, checkpoint.optimiser))
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.name} does not fit this model: {error}") from error
 
@@ -120,8 +148,8 @@ def best(run: Store) -> tuple[str, float] | None:
         return str(content["name"]), float(content["validation_loss"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, OSError) as error:
-        log.warning("%s cannot be read (%s); the next validation decides anew", BEST, error)
+    except (ValueError, KeyError) as error:
+        log.warning("%s is damaged (%s); the next validation decides anew", run.where(f"{FOLDER}/{BEST}"), error)
         return None
 
 
@@ -130,13 +158,23 @@ def mark_best(run: Store, name: str, validation_loss: float) -> None:
     run.child(FOLDER).write(BEST, json.dumps({"name": name, "validation_loss": validation_loss}).encode())
 
 
-def keep_newest(run: Store, count: int) -> None:
-    """Delete all but the newest `count` checkpoints and the best one."""
+def keep_newest(run: Store, count: int, newest: str) -> None:
+    """Delete all checkpoints but `newest`, which is whole, the `count - 1` before it and the best one.
+
+    What is numbered above the newest was passed over as damaged when the run continued below it; a folder whose writing
+    never ended is no checkpoint.
+    """
+    whole = finished(run)
+    before = [name for name in whole if _step(name) < _step(newest)]
     chosen = best(run)
-    kept = {*names(run)[-count:], *([chosen[0]] if chosen else [])}
+    kept = {newest, *(before[-(count - 1) :] if count > 1 else []), *([chosen[0]] if chosen else [])}
     for name in names(run):
         if name not in kept:
             run.child(FOLDER).delete_folder(name)
+
+
+def _step(name: str) -> int:
+    return int(name.split("-")[1])
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

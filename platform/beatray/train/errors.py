@@ -11,7 +11,7 @@ class CheckpointError(ValueError):
     """A checkpoint or exported encoder that is not there, damaged, made for something else or cannot be written."""
 
 
-class SupersededError(RuntimeError):
+class SupersededError(TrainingError):
     """Another start of the same run has taken over; this one must not write any more."""
 
 

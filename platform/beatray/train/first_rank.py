@@ -1,12 +1,12 @@
 """What only the first rank does: the journals, the checkpoints, and listening to the outside.
 
-Contract: lines of metrics.jsonl and ids.jsonl are never doubled when a run continues; a checkpoint is never ahead of
-the journals; a start whose run another one has taken over writes nothing more.
+Contract: lines of the journals are never doubled when a run continues; a checkpoint is never ahead of the journals; a
+group of workers whose run another one has taken over writes nothing more.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import time
 from types import TracebackType
@@ -19,45 +19,56 @@ from beatray.settings import as_dict
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account
-from beatray.train.errors import SupersededError
+from beatray.train.errors import CheckpointError, SupersededError
 from beatray.train.flags import Flags
-from beatray.train.job import Job
-from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, RunFolder
-from beatray.train.writer import CheckpointWriter
+from beatray.train.job import Job, shown_settings
+from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder
+from beatray.train.writer import CheckpointWriter, describe
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-"""How often all ranks ask together whether a node is about to be taken away."""
+"""How often all ranks together ask Ray for news and tell it theirs; Ray takes reports only every second or two."""
 
 
 class FirstRank:
-    """Use as a context manager, from the step `done` on; `start` is the id of this start of the run."""
+    """Use as a context manager, from the step `done` on; `start` is the id of this start of the run.
 
-    def __init__(self, job: Job, done: int, start: str | None) -> None:
-        self._job, self._folder, self._saved = job, RunFolder.open(job.run), done
+    `validation_loss` is that of the checkpoint the run continues from, if it was validated there. Raises
+    SupersededError before it touches anything if the run belongs to another start.
+    """
+
+    def __init__(self, job: Job, done: int, start: str | None, validation_loss: float | None) -> None:
+        self._job, self._saved = job, done
+        self._flags = Flags(job.run, start)
+        self._folder = RunFolder.open(job.run)
         self._folder.pull(*JOURNALS)
-        self._metrics, self._ids = (Journal(self._folder.scratch / name) for name in (METRICS, IDS))
-        self._metrics.reopen(done)
-        if job.settings.train.log_ids:
-            self._ids.reopen(done)
-        self._flags = Flags(self._folder, start)
+        self._journals = {name: Journal(self._folder.scratch / name) for name in JOURNALS}
+        for name, journal in self._journals.items():
+            if name != IDS or job.settings.train.log_ids:
+                journal.reopen(done)
         self._writer = CheckpointWriter(job.run, job.settings.checkpoint, self._keep_journals, self._may_write)
+        self._writer.mark_if_best(checkpoints.name_of(done), validation_loss)
         self._looked = time.monotonic()
+        self._journal_fault: CheckpointError | None = None
+        self._journal_warned = False
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> FirstRank:
-        self._flags.__enter__()
+        self._stack.enter_context(self._flags)
+        self._stack.callback(self._close_journals)
+        self._stack.enter_context(self._writer)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.__exit__(kind, error, trace)
-        self._flags.__exit__(kind, error, trace)
-        self._metrics.close()
-        self._ids.close()
-        if self._may_write():
-            self._folder.push(*JOURNALS)
+        try:
+            self._stack.close()
+        except OSError:
+            if error is None:
+                raise
+            log.exception("closing the journals failed, too")
 
     @property
     def wants_stop(self) -> bool:
@@ -70,13 +81,13 @@ class FirstRank:
         return self._writer.failures
 
     def fault(self) -> Exception | None:
-        """Why this rank must end, apart from its data: a lost checkpoint, or another start of the same run."""
+        """Why this rank must end, apart from its data: a full disk, or another start of the same run."""
         if self._flags.superseded:
             return SupersededError(f"another start of run {self._job.settings.run} has taken over")
-        return self._writer.fault()
+        return self._writer.fault() or self._journal_fault
 
     def wants_look(self) -> bool:
-        """True every few seconds: time to ask Ray whether a node is about to be taken away."""
+        """True every few seconds: time for all ranks to ask Ray for news."""
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return False
         self._looked = time.monotonic()
@@ -84,26 +95,37 @@ class FirstRank:
 
     def log_metrics(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        self._metrics.write({**line, "time_ms": int(time.time() * 1000)})
+        self._log(METRICS, {**line, "time_ms": int(time.time() * 1000)})
 
     def log_ids(self, line: dict[str, Any]) -> None:
         """Append a line to ids.jsonl."""
-        self._ids.write(line)
+        self._log(IDS, line)
 
     def log_refused(self, step: int, record_ids: list[str]) -> None:
         """Note the recordings of a step that was refused."""
-        self._append(REFUSED, {"step": step, "record_ids": record_ids})
+        self._log(REFUSED, {"step": step, "record_ids": record_ids})
 
     def log_skipped(self, step: int, faults: list[str]) -> None:
         """Note shards that cannot be read and whose rows the run goes on without."""
         for fault in faults:
             log.warning("going on without: %s", fault)
-            self._append(SKIPPED, {"step": step, "fault": fault})
+            self._log(SKIPPED, {"step": step, "fault": fault})
+
+    def note_end(self, why: str) -> None:
+        """Leave word that the run has ended for good, and why."""
+        if self._may_write():
+            self._job.run.write(STOPPED, why.encode())
 
     def is_due(self, done: int, validation_loss: float | None) -> bool:
         """True if a checkpoint after `done` steps is asked for by steps, by minutes or by a better validation."""
-        by_steps = done % self._job.settings.train.checkpoint_every_steps == 0
-        return by_steps or self._writer.is_overdue or self._writer.improves(validation_loss)
+        settings = self._job.settings
+        minutes = settings.checkpoint.every_minutes
+        limits = [60 * minutes] if minutes is not None else []
+        if isinstance(settings.train.workers, tuple):
+            limits.append(settings.train.resize_seconds / 2)  # a change of size restarts from the last checkpoint
+        by_steps = done % settings.train.checkpoint_every_steps == 0
+        by_time = bool(limits) and self._writer.seconds_since_last() >= min(limits)
+        return by_steps or by_time or self._writer.improves(validation_loss)
 
     def save(
         self,
@@ -118,6 +140,7 @@ class FirstRank:
         if done == self._saved:
             return
         self._saved = done
+        self._writer.wait()  # before the copy: one in memory is enough
         epoch, step = divmod(done, per_epoch)
         state = {
             "global_step": done,
@@ -125,7 +148,7 @@ class FirstRank:
             "step": step,
             "account": None if account is None else [account.rows, account.keys, account.dropped],
             "validation_loss": validation_loss,
-            "settings": as_dict(self._job.settings),
+            "settings": shown_settings(self._job.settings),
             "recipe": self._job.recipe,
             "manifest_hash": self._job.manifest_hash,
         }
@@ -133,24 +156,23 @@ class FirstRank:
         self._writer.submit(snapshot, validation_loss)
 
     def settle(self) -> None:
-        """Until the last checkpoint is written or has failed."""
+        """Until the last checkpoint is written or has failed; `fault` knows."""
         self._writer.wait()
-
-    def wait(self) -> None:
-        """The same; raises CheckpointError if one that is required could not be written."""
-        self._writer.wait()
-        fault = self._writer.fault()
-        if fault is not None:
-            raise fault
 
     def export(self, objective: Any) -> None:
-        """Write encoder/: the last weights, or the best by validation where the settings say so."""
-        job, done = self._job, self._job.steps
+        """Write encoder/: the last weights, or the best by validation where the settings say so.
+
+        CheckpointError if it cannot be written.
+        """
+        job, done, loss = self._job, self._job.steps, None
         best = checkpoints.best(job.run) if job.settings.checkpoint.export == "best" else None
         if best is not None:
-            chosen = checkpoints.load(job.run, best[0])
-            objective.load_state_dict(chosen.model)
-            done = int(chosen.state["global_step"])
+            try:
+                chosen = checkpoints.load(job.run, best[0])
+                objective.load_state_dict(chosen.model)
+                done, loss = int(chosen.state["global_step"]), best[1]
+            except CheckpointError as error:
+                log.warning("the best checkpoint cannot be used, the last weights are exported: %s", error)
         encoder = {**job.settings.encoder}
         description = {
             "name": encoder.pop("name"),
@@ -160,19 +182,38 @@ class FirstRank:
             "manifest_hash": job.manifest_hash,
             "corpus_settings": as_dict(job.settings)["corpus"],
             "steps": done,
-            "validation_loss": None if best is None else best[1],
+            "run_steps": job.steps,
+            "validation_loss": loss,
             "seed": job.settings.seed,
         }
-        checkpoints.export_encoder(job.run, objective.encoder.float(), description, job.trained_on)
+        try:
+            checkpoints.export_encoder(job.run, objective.encoder.float(), description, job.trained_on)
+        except OSError as error:
+            raise CheckpointError(describe(error, f"encoder could be written to {job.run.where()}")) from error
 
-    def _append(self, name: str, line: dict[str, Any]) -> None:
-        with (self._folder.scratch / name).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    def _log(self, name: str, line: dict[str, Any]) -> None:
+        """Append to a journal. A full disk is told once; the line is kept and written when there is room again."""
+        try:
+            self._journals[name].write(line)
+        except OSError as error:
+            told = describe(error, f"line could be added to {name}")
+            if self._job.settings.checkpoint.required:
+                self._journal_fault = CheckpointError(told)
+            elif not self._journal_warned:
+                log.warning("%s; training goes on (checkpoint.required=false)", told)
+                self._journal_warned = True
 
     def _keep_journals(self) -> None:
-        for journal in (self._metrics, self._ids):
+        for journal in self._journals.values():
             journal.sync()
         self._folder.push(*JOURNALS)
+
+    def _close_journals(self) -> None:
+        for journal in self._journals.values():
+            with contextlib.suppress(OSError) if self._journal_warned else contextlib.nullcontext():
+                journal.close()
+        if self._may_write():
+            self._folder.push(*JOURNALS)
 
     def _may_write(self) -> bool:
         self._flags.look()

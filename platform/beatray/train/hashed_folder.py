@@ -24,7 +24,7 @@ FILES = "files.json"
 def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
     """Write a hashed folder `name` in one step; OSError when the disk or the store refuses."""
     hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-    listing = json.dumps(hashes, indent=1, sort_keys=True).encode()
+    listing = _listing(hashes)
     if not parent.is_local:
         place = parent.child(name)
         place.delete(FILES)  # a folder of that name is no longer whole while it is replaced
@@ -44,31 +44,46 @@ def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
         sync_folder(aside)
         target = parent.folder / name
         if target.exists():
-            target.replace(parent.folder / f"{TEMPORARY_PREFIX}old-{uuid.uuid4().hex}")
-        aside.replace(target)
+            replaced = parent.folder / f"{TEMPORARY_PREFIX}old-{uuid.uuid4().hex}"
+            target.replace(replaced)
+            aside.replace(target)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            aside.replace(target)
         sync_folder(parent.folder)
     finally:
-        clear_temporary(parent.folder)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _listing(hashes: Mapping[str, str]) -> bytes:
+    """The one way to write files.json, so that a flipped bit shows even where JSON would not mind."""
+    return json.dumps(hashes, indent=1, sort_keys=True).encode()
 
 
 def clear_temporary(folder: Path) -> None:
-    """Remove half-written folders of this or an earlier process."""
+    """Remove what an earlier process left half-written; for the owner of the folder, before it writes."""
     for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def read_folder(place: Store) -> dict[str, bytes]:
-    """All files of a hashed folder; CheckpointError names the file that is missing or whose hash differs."""
+    """All files of a hashed folder; CheckpointError names the file that is missing or whose hash differs.
+
+    OSError when the disk or the store does not answer: that says nothing of the folder.
+    """
     try:
-        hashes = json.loads(place.read(FILES))
+        listing = place.read(FILES)
+        hashes = json.loads(listing)
+        if not isinstance(hashes, dict) or listing != _listing(hashes):
+            raise ValueError("it is not as it was written")
         files = {file: place.read(file) for file in hashes}
     except FileNotFoundError as error:
-        raise CheckpointError(f"{place.location} is not complete: {error}") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{place.location}/{FILES} cannot be read: {error}") from error
+        raise CheckpointError(f"{place.where()} is not complete: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{place.where(FILES)} is damaged: {error}") from error
     for file, data in files.items():
         if hashlib.sha256(data).hexdigest() != hashes[file]:
-            raise CheckpointError(f"{place.location}/{file} is damaged: its SHA-256 differs from {FILES}")
+            raise CheckpointError(f"{place.where(file)} is damaged: its SHA-256 differs from {FILES}")
     if not files:
-        raise CheckpointError(f"{place.location}/{FILES} names no files")
+        raise CheckpointError(f"{place.where(FILES)} names no files")
     return files

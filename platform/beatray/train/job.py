@@ -19,6 +19,7 @@ from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings, as_dict, flat
+from beatray.track.secrets import scrubbed
 from beatray.train.blocks import Arrays
 from beatray.train.errors import TrainingError
 from beatray.train.order import steps_per_epoch
@@ -33,7 +34,6 @@ RESUMABLE = (
     "corpus.on_bad_shard",
     "train.checkpoint_every_steps",
     "train.validate_every_epochs",
-    "train.validation_rows",
     "train.log_every_steps",
     "train.log_ids",
     "train.max_failures",
@@ -59,6 +59,12 @@ Except for `train.epochs`, which moves the cosine: continuing to more epochs is 
 
 RESUMABLE_GROUPS = ("checkpoint.", "cluster.", "tracking.")
 """Whole groups of the same kind."""
+
+
+def shown_settings(settings: PretrainSettings) -> dict[str, Any]:
+    """The settings as they may be shown to anyone: without the password in an address."""
+    shown: dict[str, Any] = scrubbed(as_dict(settings))
+    return shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ def check_same_run(job: Job, state: dict[str, Any]) -> None:
             f"run {job.settings.run} was started on another snapshot of the corpus; its order of records would not "
             "be the same. Choose another run= or the corpus it was started on."
         )
-    before, now = flat(state["settings"]), flat(json.loads(json.dumps(as_dict(job.settings))))
+    before, now = flat(state["settings"]), flat(json.loads(json.dumps(shown_settings(job.settings))))
     differing = [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted({*before, *now})

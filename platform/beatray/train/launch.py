@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,23 +24,22 @@ import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from beatray.corpus.manifest import CorpusError
-from beatray.settings import PretrainSettings, as_dict
-from beatray.track.secrets import without_secrets
+from beatray.settings import PretrainSettings
 from beatray.train import checkpoint as checkpoints
 from beatray.train import watchdog
-from beatray.train.errors import CheckpointError, TrainingError
+from beatray.train.errors import SupersededError, TrainingError
+from beatray.train.flags import is_superseded
 from beatray.train.hashed_folder import FILES
-from beatray.train.job import Job, check_same_run
-from beatray.train.loop import Hooks, train
+from beatray.train.job import Job, check_same_run, shown_settings
+from beatray.train.loop import FOR_GOOD, Hooks, train
 from beatray.train.ranks import Ranks
-from beatray.train.resources import check_resources, missing_now, use_gpu
-from beatray.train.run_folder import SETTINGS, STARTED, STOP, STOPPED, RunFolder
+from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
+from beatray.train.run_folder import ALIVE, OWNER, SETTINGS, STOP, STOPPED, read_text
 
 log = logging.getLogger(__name__)
 
 GROUP_START_S = 60.0
-"""How long Ray Train waits for a group of workers before it counts a failed start and, if elastic, tries fewer."""
+"""How long Ray Train waits for a group of workers before it counts a failed start and tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,63 +77,108 @@ def check(job: Job) -> checkpoints.Checkpoint | None:
         made = checkpoints.describe_encoder(job.run.location)
         if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
             raise TrainingError(
-                f"{job.run.location} holds a finished run of another objective or corpus. Choose another run=, or "
+                f"{job.run.where()} holds a finished run of another objective or corpus. Choose another run=, or "
                 "remove the folder."
             )
     return newest
 
 
 def _is_exported(job: Job) -> bool:
-    return job.run.child(checkpoints.ENCODER_FOLDER).size(FILES) is not None
+    """True if encoder/ is that of the whole run, not of one with fewer epochs that is being continued."""
+    if job.run.child(checkpoints.ENCODER_FOLDER).size(FILES) is None:
+        return False
+    return bool(checkpoints.describe_encoder(job.run.location)["run_steps"] == job.steps)
 
 
-def pretrain(job: Job, callbacks: Sequence[ray.train.UserCallback] = ()) -> RunResult:
+def pretrain(
+    job: Job, callbacks: Sequence[ray.train.UserCallback] = (), stop: threading.Event | None = None
+) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
 
-    `callbacks` hear of every report of the ranks, as a sweep does.
+    `callbacks` hear of the reports of the ranks, as a sweep does. Once `stop` is set, the ranks write a checkpoint and
+    end; the result says so.
 
-    Raises SettingsError for a run that cannot work, TrainingError when it stopped for a reason that a retry does not
-    mend.
+    Raises SettingsError for a run that cannot work, SupersededError when another start has taken over, TrainingError
+    when it stopped for a reason that a retry does not mend.
     """
-    settings, folder = job.settings, RunFolder.open(job.run)
+    settings, run = job.settings, job.run
     newest = check(job)
     began = int(newest.state["global_step"]) if newest else 0
     if _is_exported(job) and (newest is None or began == job.steps):
-        return RunResult(job.run.location, job.steps, True, job.steps)
+        return RunResult(run.where(), job.steps, True, job.steps)
+    if stop is not None and stop.is_set():
+        return RunResult(run.where(), began, False, began, stopped_on_request=True)
     start = uuid.uuid4().hex
-    folder.write(STARTED, start)
-    folder.write(SETTINGS, yaml.safe_dump(shown_settings(settings), sort_keys=True))
-    folder.delete(STOP, STOPPED)
-    watchdog.clear(job.run)
-    waits_for = missing_now(settings, ray.available_resources())
+    run.write(OWNER, start.encode())
+    run.write(SETTINGS, yaml.safe_dump(shown_settings(settings), sort_keys=True).encode())
+    for left in (STOP, STOPPED, ALIVE):
+        run.delete(left)
+    waits_for = missing_now(settings, ray.available_resources(), ray.cluster_resources())
     if waits_for:
         log.warning("waiting up to %g minutes for room: %s", settings.train.start_minutes, waits_for)
-    try:
-        _trainer(job, start, callbacks).fit()
-    except ray.train.TrainingFailedError as error:
-        why = folder.read(STOPPED) or _stalled(job) or _last_line(error)
-        raise TrainingError(_advice(settings, why)) from error
-    noted = folder.read(STOPPED) or _stalled(job)
-    if noted is not None:
-        raise TrainingError(_advice(settings, noted))
-    done = checkpoints.latest(job.run)
-    steps = int(done.state["global_step"]) if done else 0
-    finished = _is_exported(job) and (done is None or steps == job.steps)
-    stopped = job.run.size(STOP) is not None
-    return RunResult(job.run.location, job.steps if finished else steps, finished, began, stopped)
+    failure = _fit(job, start, _trainer(job, start, callbacks), stop)
+    if is_superseded(run, start):
+        raise SupersededError(f"another start of run {settings.run} has taken over; this one has ended")
+    why = read_text(run, STOPPED) or _stalled(job, start)
+    if why is None and failure is not None:
+        why = _last_line(failure)
+    if why is not None:
+        raise TrainingError(_advice(settings, why)) from failure
+    steps = checkpoints.newest_step(run)
+    finished = _is_exported(job) and steps in (0, job.steps)
+    stopped = run.size(STOP) is not None
+    return RunResult(run.where(), job.steps if finished else steps, finished, began, stopped)
 
 
 def request_stop(job: Job) -> None:
     """Ask the ranks of a run for a checkpoint and an end; they hear it within a second or two."""
-    RunFolder.open(job.run).write(STOP, "stop with a checkpoint\n")
+    job.run.write(STOP, b"stop with a checkpoint\n")
 
 
-def shown_settings(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings as they may be shown to anyone: without the password in an address."""
-    shown = as_dict(settings)
-    if shown["tracking"]["uri"]:
-        shown["tracking"]["uri"] = without_secrets(shown["tracking"]["uri"])
-    return shown
+def _fit(
+    job: Job, start: str, trainer: TorchTrainer, stop: threading.Event | None
+) -> ray.train.TrainingFailedError | None:
+    """Run the trainer in a thread, so that this one can pass on a wish to stop and notice that nobody is alive.
+
+    In the main thread Ray Train would take over Ctrl-C; and it waits for ever for workers that never come.
+    """
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="beatray-fit", daemon=True)
+    thread.start()
+    asked, patience = False, 60 * job.settings.train.start_minutes + GROUP_START_S
+    alive, alive_at = None, time.monotonic()
+    while thread.is_alive():
+        thread.join(0.5)
+        if stop is not None and stop.is_set() and not asked:
+            asked = True
+            request_stop(job)
+        if time.monotonic() - alive_at > min(10.0, patience / 4):
+            sign = read_text(job.run, ALIVE)
+            if sign != alive:
+                alive, alive_at = sign, time.monotonic()
+            elif time.monotonic() - alive_at > patience:
+                job.run.write(STOPPED, b"no workers")  # should they come after all, they end at once
+                raise TrainingError(
+                    f"run {job.settings.run}: there have been no workers for {patience / 60:.0f} minutes. Ray has "
+                    f"{_words(ray.cluster_resources())}, of which {_words(ray.available_resources())} are free; see "
+                    "`ray status`, and raise train.start_minutes if nodes take longer to come."
+                )
+    if not failures:
+        return None
+    if isinstance(failures[0], ray.train.TrainingFailedError):
+        return failures[0]
+    raise failures[0]
+
+
+def _words(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 
 def _trainer(job: Job, start: str, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
@@ -168,19 +214,24 @@ def _advice(settings: PretrainSettings, why: str) -> str:
     return f"run {settings.run} stopped: {why}\nThe newest checkpoint is kept; the same command continues the run."
 
 
-def _stalled(job: Job) -> str | None:
-    dumps = watchdog.stalls(job.run)
+def _stalled(job: Job, start: str) -> str | None:
+    dumps = watchdog.stalls(job.run, start)
     if not dumps:
         return None
-    place = f"{job.run.location}/{watchdog.STALLS}"
     return (
-        f"no step ended for {job.settings.train.stall_minutes:g} minutes; what each worker was doing is in {place} "
-        f"({', '.join(dumps)}). Raise train.stall_minutes if a step may take that long"
+        f"no step ended for {job.settings.train.stall_minutes:g} minutes; what each worker was doing is in "
+        f"{job.run.where(watchdog.STALLS)} ({', '.join(dumps)}). Raise train.stall_minutes if a step may take that long"
     )
 
 
 def _last_line(error: BaseException) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if "Error" in line), str(error).strip())
+
+
+def _is_over(job: Job, start: str) -> bool:
+    """True if there is nothing more to do for this start: it failed for good, stalled, or another has taken over."""
+    over = read_text(job.run, STOPPED) is not None or bool(watchdog.stalls(job.run, start))
+    return over or is_superseded(job.run, start)
 
 
 def _rank_main(config: dict[str, Any]) -> None:
@@ -195,20 +246,19 @@ def _rank_main(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
-    place = job.run
-    ended = ranks.is_first and (place.size(STOPPED) is not None or bool(watchdog.stalls(place)))
-    if ranks.from_first(ended):
+    if ranks.from_first(ranks.is_first and _is_over(job, config["start"])):
         return
-    if not ranks.all_true(place.size(SETTINGS) is not None):
-        raise TrainingError(f"{place.location} is not the same folder on every node; out= must be a shared one")
     hooks = Hooks(
         start=config["start"],
         report=lambda metrics: ray.train.report(metrics),
         preempted=lambda: ray.train.get_preemption_info() is not None,
     )
     try:
+        if not ranks.all_true(job.run.size(SETTINGS) is not None):
+            raise TrainingError(f"{job.run.where()} is not the same folder on every node; out= must be a shared one")
+        check_readers_fit(job.settings, ranks.world, ray.cluster_resources())
         train(job, ranks, hooks)
-    except (TrainingError, CorpusError, CheckpointError) as error:
-        if RunFolder.open(place).read(STARTED) == config["start"]:  # not in the run of a later start
-            place.write(STOPPED, str(error).encode())
+    except FOR_GOOD as error:
+        if not isinstance(error, SupersededError) and not is_superseded(job.run, config["start"]):
+            job.run.write(STOPPED, str(error).encode())
         raise

@@ -15,21 +15,23 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from beatray.corpus.manifest import CorpusError
-from beatray.corpus.reader import read_row_group
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account, difference, key_sum
 from beatray.train.blocks import Arrays
 from beatray.train.errors import CheckpointError, PeerError, SupersededError, TrainingError
 from beatray.train.first_rank import FirstRank
 from beatray.train.job import Job, ViewsOnWorker, build_model, check_same_run, to_tensors
+from beatray.train.names import names_by_place, names_of_keys
+from beatray.train.optimise import build_optimiser, learning_rate
 from beatray.train.order import Part, epoch_order, steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED
@@ -37,6 +39,9 @@ from beatray.train.stream import Batch, batches
 from beatray.train.validation import Validation
 from beatray.train.watchdog import Watchdog
 from beatray.views.draws import record_key
+
+FOR_GOOD = (TrainingError, CorpusError, CheckpointError)
+"""Errors that starting again would not mend."""
 
 COUNTS = ("rows", "skipped", "beats")
 """Logs that are counts: summed over micro-batches, where the others are averaged."""
@@ -57,13 +62,20 @@ class _Training:
 
     job: Job
     ranks: Ranks
+    hooks: Hooks
     objective: Any
     model: nn.Module
     optimiser: torch.optim.Optimizer
+    watchdog: Watchdog
+    validation: Validation | None
     first: FirstRank | None  # on the first rank only
     per_epoch: int
     account: Account | None  # of the present epoch; None if its beginning was not counted
+    names: dict[int, str]  # record ids by key, on the first rank, where ids are logged
+    seen: list[NDArray[np.int64]]  # record keys since the epoch, or this start, began
+    seen_from: int  # the step of the epoch at which that was
     strikes: int = 0
+    untold: dict[str, Any] | None = None  # the newest report that Ray has not got yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,113 +88,117 @@ class _Verdict:
     faults: int
     parts: tuple[Part, ...]  # with the rows that are really there
 
+    @property
+    def rows(self) -> int:
+        """Rows of the step over all ranks."""
+        return sum(part.global_rows for part in self.parts)
+
 
 def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
     """Train this rank to the end of the run, from its newest checkpoint if there is one; False if stopped before."""
     hooks, settings = hooks or Hooks(), job.settings.train
     torch.set_num_threads(settings.threads_per_worker)
-    objective = build_model(job.settings.objective, job.settings.encoder, job.settings.seed, job.statistics)
-    objective.to(ranks.device)
-    if settings.precision == "fp64":
-        objective.double()
-    optimiser = _optimiser(objective, job)
-    done, account = _resume(job, ranks, objective, optimiser)
-    if settings.compile:
-        objective.encoder.trunk.compile()  # the encoder itself is entered by its methods, which compile() leaves alone
-    model = _parallel(objective, ranks)
-    per_epoch = steps_per_epoch(job.rows, settings.batch_size)
-    last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
-    validation = Validation(job, ranks) if done < last and job.validation.groups else None
     with contextlib.ExitStack() as stack:
-        watchdog = stack.enter_context(Watchdog(job.run, ranks.rank, settings.stall_minutes))
-        first = stack.enter_context(FirstRank(job, done, hooks.start)) if ranks.is_first else None
-        t = _Training(job, ranks, objective, model, optimiser, first, per_epoch, account)
-        names = _names_of_keys(job) if settings.log_ids and ranks.is_first else {}
-        seen: list[np.ndarray[Any, np.dtype[np.int64]]] = []  # record keys since the epoch, or this start, began
-        seen_from = done % per_epoch
+        watchdog = stack.enter_context(Watchdog(job.run, hooks.start, ranks.rank, settings.stall_minutes))
+        objective = build_model(job.settings.objective, job.settings.encoder, job.settings.seed, job.statistics)
+        objective.to(ranks.device)
+        if settings.precision == "fp64":
+            objective.double()
+        optimiser = build_optimiser(objective, settings)
+        state = _resume(job, ranks, objective, optimiser)
+        done, per_epoch = int(state.get("global_step", 0)), steps_per_epoch(job.rows, settings.batch_size)
+        counted = state.get("account", [0, 0, 0])
+        if settings.compile:
+            objective.encoder.trunk.compile()  # the encoder is entered by its methods, which compile() leaves alone
+        last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
+        first = None
+        if ranks.is_first:
+            first = stack.enter_context(FirstRank(job, done, hooks.start, state.get("validation_loss")))
+        t = _Training(
+            job=job,
+            ranks=ranks,
+            hooks=hooks,
+            objective=objective,
+            model=_parallel(objective, ranks),
+            optimiser=optimiser,
+            watchdog=watchdog,
+            validation=Validation(job, ranks) if done < last and job.validation.groups else None,
+            first=first,
+            per_epoch=per_epoch,
+            account=None if counted is None else Account(*counted),
+            names=names_of_keys(job.stream) if settings.log_ids and ranks.is_first else {},
+            seen=[],
+            seen_from=done % per_epoch,
+        )
         feed = stack.enter_context(contextlib.closing(_feed(job, ranks, divmod(done, per_epoch), last - done)))
         for number in range(done, last):
             batch, waited, fault = _next(feed)
             verdict = _agree(t, batch, fault)
-            if verdict.failed:
+            if verdict.failed or batch is None:
                 _end_together(t, number, fault)
-            assert batch is not None
-            if verdict.stop:
+            elif verdict.stop:
                 _checkpoint(t, number)
-                last = number
-                break
-            started = time.perf_counter()
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(number, job.steps, per_epoch, job)
-            torch.manual_seed(hash((job.settings.seed, number, ranks.rank)) & 0x7FFFFFFF)
-            logs, norm = _step(t, batch, verdict.parts, number)
-            seconds = time.perf_counter() - started
-            seen.append(batch.arrays["record_key"])
-            if verdict.faults:
-                told = ranks.gather(list(batch.faults))
-                if first is not None:
-                    first.log_skipped(number, [fault for part in told for fault in part])
-            if settings.log_ids:
-                _log_ids(t, names, number, batch)
-            validation_loss = None
-            epoch_ends = (number + 1) % per_epoch == 0
-            if epoch_ends:
-                _check_epoch(t, batch.epoch, seen, seen_from)
-                t.account, seen, seen_from = Account(), [], 0
-                if validation is not None and _is_validated(job, batch.epoch):
-                    validation_loss = validation.loss(objective, lambda arrays, epoch: _views(t, arrays, epoch, True))
-            rows = sum(part.global_rows for part in verdict.parts)
-            line = {
-                "step": number,
-                "epoch": batch.epoch,
-                "loss": None,  # of a refused step
-                "learning_rate": optimiser.param_groups[0]["lr"],
-                "gradient_norm": _finite_or_none(norm),
-                "records_per_s": rows / (seconds + waited),
-                "data_wait_s": waited,
-                "step_s": seconds,
-                **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
-                **({"validation_loss": validation_loss} if validation_loss is not None else {}),
-                **({"dropped_rows": batch.global_rows - rows} if rows < batch.global_rows else {}),
-            }
-            if first is not None:
-                if first.checkpoint_failures:
-                    line["checkpoint_failures"] = first.checkpoint_failures
-                if number % settings.log_every_steps == 0 or number == last - 1 or validation_loss is not None:
-                    first.log_metrics(line)
-                if first.is_due(number + 1, validation_loss) or number == last - 1:
-                    first.save(number + 1, per_epoch, t.account, objective, optimiser, validation_loss)
-            if verdict.look and hooks.preempted():
-                _checkpoint(t, number + 1)
-            if validation_loss is not None or number == last - 1 or (epoch_ends and validation is None):
-                told_now = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
-                hooks.report({name: value for name, value in told_now.items() if value is not None})
-            watchdog.step()
+                return False
+            else:
+                _one_step(t, number, last, batch, waited, verdict)
+                watchdog.step()
+        if t.untold is not None:
+            hooks.report(t.untold)
         if first is not None:
-            first.wait()
+            first.settle()
+            _raise(first.fault())
+            watchdog.step()
             if last == job.steps:
                 first.export(objective)
     return last == job.steps
 
 
-def learning_rate(step: int, total: int, per_epoch: int, job: Job) -> float:
-    """Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2017), per step."""
-    settings = job.settings.train
-    warmup = min(settings.warmup_epochs * per_epoch, total / 2)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / max(warmup, 1)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-
-
-def _optimiser(objective: nn.Module, job: Job) -> torch.optim.Optimizer:
-    """AdamW; no weight decay on biases and norms (1-d parameters)."""
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": job.settings.train.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    on_gpu = next(iter(trained)).is_cuda
-    return torch.optim.AdamW(groups, lr=job.settings.train.learning_rate, fused=on_gpu)
+def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float, verdict: _Verdict) -> None:
+    """One global step, and what follows from it: journals, the end of an epoch, validation, a checkpoint."""
+    settings, first, rows = t.job.settings.train, t.first, verdict.rows
+    started = time.perf_counter()
+    for group in t.optimiser.param_groups:
+        group["lr"] = learning_rate(number, t.job.steps, t.per_epoch, settings)
+    torch.manual_seed(hash((t.job.settings.seed, number, t.ranks.rank)) & 0x7FFFFFFF)
+    logs, norm = _update(t, batch, verdict.parts, number)
+    seconds = time.perf_counter() - started
+    t.seen.append(batch.arrays["record_key"])
+    _log_faults(t, number, batch, verdict)
+    if settings.log_ids:
+        _log_ids(t, number, batch)
+    epoch_ends = (number + 1) % t.per_epoch == 0
+    validation_loss = _end_epoch(t, batch.epoch) if epoch_ends else None
+    line = {
+        "step": number,
+        "epoch": batch.epoch,
+        "loss": None,  # of a refused step
+        "learning_rate": t.optimiser.param_groups[0]["lr"],
+        "gradient_norm": _finite_or_none(norm),
+        "records_per_s": rows / (seconds + waited),
+        "data_wait_s": waited,
+        "step_s": seconds,
+        "workers": t.ranks.world,
+        **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
+        **({"validation_loss": _finite_or_none(validation_loss)} if validation_loss is not None else {}),
+        **({"dropped_rows": batch.global_rows - rows} if rows < batch.global_rows else {}),
+    }
+    if first is not None:
+        if first.checkpoint_failures:
+            line["checkpoint_failures"] = first.checkpoint_failures
+        worth_it = validation_loss is not None or "dropped_rows" in line
+        if number % settings.log_every_steps == 0 or number == last - 1 or worth_it:
+            first.log_metrics(line)
+        if first.is_due(number + 1, validation_loss) or number == last - 1:
+            first.save(number + 1, t.per_epoch, t.account, t.objective, t.optimiser, validation_loss)
+    if validation_loss is not None or number == last - 1 or (epoch_ends and t.validation is None):
+        told = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
+        t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
+    if verdict.look:
+        if t.hooks.preempted():
+            _checkpoint(t, number + 1)
+        if t.untold is not None:
+            t.hooks.report(t.untold)
+            t.untold = None
 
 
 def _parallel(objective: Any, ranks: Ranks) -> nn.Module:
@@ -193,19 +209,16 @@ def _parallel(objective: Any, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
-def _resume(
-    job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, Account | None]:
-    """Load the newest whole checkpoint, the same on all ranks; returns the steps done and the epoch's account."""
+def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load the newest whole checkpoint, the same on all ranks; returns its state, empty at the start of a run."""
     chosen = checkpoints.latest(job.run) if ranks.is_first else None
     name = ranks.from_first(chosen.name if chosen else None)
     if name is None:
-        return 0, Account()
+        return {}
     found = chosen or checkpoints.load(job.run, name)
     check_same_run(job, found.state)
     checkpoints.restore(found, objective, optimiser)
-    counted = found.state.get("account")
-    return int(found.state["global_step"]), None if counted is None else Account(*counted)
+    return found.state
 
 
 def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
@@ -254,24 +267,55 @@ def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdi
     return _Verdict(failed > 0, stop > 0, look > 0, faults, parts)
 
 
-def _end_together(t: _Training, number: int, fault: Exception | None) -> None:
+def _end_together(t: _Training, number: int, fault: Exception | None) -> NoReturn:
     """Some rank cannot go on: keep what was done, then every rank raises, its own reason or the others'."""
     fault = fault or (t.first.fault() if t.first is not None else None)
-    reasons = [text for text in t.ranks.gather("" if fault is None else str(fault)) if text]
+    for_good = isinstance(fault, FOR_GOOD) and not isinstance(fault, SupersededError)
+    told = t.ranks.gather((fault is not None, for_good, str(fault)))
+    reasons = [text for there, _, text in told if there]
     if not isinstance(fault, (CheckpointError, SupersededError)):
         _checkpoint(t, number)
-    t.ranks.all_true(True)  # the checkpoint is there before the first rank ends
+    if t.first is not None and any(good for _, good, _ in told):
+        t.first.note_end("; ".join(reasons))  # here, because Ray ends the other ranks soon after the first one raises
+    t.ranks.barrier()
     raise fault or PeerError("; ".join(reasons))
+
+
+def _raise(fault: Exception | None) -> None:
+    if fault is not None:
+        raise fault
 
 
 def _checkpoint(t: _Training, done: int) -> None:
     """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
     if t.first is not None:
+        t.watchdog.step()
         t.first.save(done, t.per_epoch, t.account, t.objective, t.optimiser)
         t.first.settle()
 
 
-def _step(t: _Training, batch: Batch, parts: tuple[Part, ...], number: int) -> tuple[dict[str, float] | None, float]:
+def _end_epoch(t: _Training, epoch: int) -> float | None:
+    """Prove that the epoch was whole, and validate where it is time to; returns the validation loss."""
+    _check_epoch(t, epoch)
+    t.account, t.seen, t.seen_from = Account(), [], 0
+    settings = t.job.settings.train
+    if t.validation is None:
+        return None
+    if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
+        return None
+    t.watchdog.step()
+    return t.validation.loss(t.objective, lambda arrays, number: _views(t, arrays, number, True))
+
+
+def _log_faults(t: _Training, number: int, batch: Batch, verdict: _Verdict) -> None:
+    """Note the shards whose rows the ranks go on without."""
+    if verdict.faults:
+        told = t.ranks.gather(list(batch.faults))
+        if t.first is not None:
+            t.first.log_skipped(number, sorted({fault for part in told for fault in part}))
+
+
+def _update(t: _Training, batch: Batch, parts: tuple[Part, ...], number: int) -> tuple[dict[str, float] | None, float]:
     """Forward, backward and the optimiser; returns the logs, None if the step was refused, and the gradient norm."""
     if not any(part.global_rows for part in parts):
         return None, math.nan  # every row of the step was in shards that cannot be read
@@ -333,10 +377,10 @@ def _accumulate(t: _Training, batch: Batch, parts: tuple[Part, ...]) -> dict[str
 
 def _refuse(t: _Training, batch: Batch, number: int) -> None:
     """Write down which recordings gave a non-finite loss or gradient; stop after too many in a row."""
-    keys = [key for part in t.ranks.gather(batch.arrays["record_key"].tolist()) for key in part]
+    keys = _global_keys(t, batch)
     if t.first is not None:
-        names = _names_of_keys(t.job)
-        t.first.log_refused(number, [names[key] for key in keys])
+        t.names = t.names or names_of_keys(t.job.stream)
+        t.first.log_refused(number, [t.names.get(key, f"key {key}") for key in keys])
     if t.strikes >= t.job.settings.train.max_nonfinite:
         raise TrainingError(
             f"the loss or its gradient was not finite {t.strikes} times in a row (last at step {number}). The newest "
@@ -344,50 +388,39 @@ def _refuse(t: _Training, batch: Batch, number: int) -> None:
         )
 
 
-def _check_epoch(t: _Training, epoch: int, seen: list[np.ndarray[Any, np.dtype[np.int64]]], first_step: int) -> None:
+def _check_epoch(t: _Training, epoch: int) -> None:
     """Every recording once: CorpusError with the names of what is missing or doubled otherwise."""
     job = t.job
     if t.account is None or t.account.holds(job.rows, job.key_sum):
         return
-    keys = [key for part in t.ranks.gather(np.concatenate(seen).tolist()) for key in part]
-    names = _names_of_keys(job)
-    places = _keys_by_place(job)
-    order = epoch_order(job.stream.sizes, job.stream.order, epoch)[first_step * job.settings.train.batch_size :]
-    told = difference(keys, [places[group][row] for group, row in order.tolist()], names)
+    keys = [key for part in t.ranks.gather(np.concatenate(t.seen).tolist()) for key in part]
+    places = [[record_key(name) for name in names] for names in names_by_place(job.stream)]
+    order = epoch_order(job.stream.sizes, job.stream.order, epoch)[t.seen_from * job.settings.train.batch_size :]
+    told = difference(keys, [places[group][row] for group, row in order.tolist()], names_of_keys(job.stream))
     raise CorpusError(f"epoch {epoch} saw {t.account.rows} rows where the manifest has {job.rows} for training: {told}")
 
 
-def _is_validated(job: Job, epoch: int) -> bool:
-    settings = job.settings.train
-    return (epoch + 1) % settings.validate_every_epochs == 0 or epoch + 1 == settings.epochs
+def _global_keys(t: _Training, batch: Batch) -> list[int]:
+    """The step's record keys over all ranks, in the order of the global batch whatever the number of ranks."""
+    shares = t.ranks.gather((batch.arrays["record_key"].tolist(), _rows_here(batch)))
+    keys: list[int] = []
+    starts = [0] * len(shares)
+    for part in range(len(batch.parts)):
+        for rank, (mine, rows) in enumerate(shares):
+            keys += mine[starts[rank] : starts[rank] + rows[part]]
+            starts[rank] += rows[part]
+    return keys
 
 
-def _log_ids(t: _Training, names: dict[int, str], number: int, batch: Batch) -> None:
-    gathered = t.ranks.gather(batch.arrays["record_key"].tolist())
+def _rows_here(batch: Batch) -> list[int]:
+    return [part.rows - gone for part, gone in zip(batch.parts, batch.dropped, strict=True)]
+
+
+def _log_ids(t: _Training, number: int, batch: Batch) -> None:
+    keys = _global_keys(t, batch)
     if t.first is not None:
-        ids = [names[key] for part in gathered for key in part]
+        ids = [t.names.get(key, f"key {key}") for key in keys]
         t.first.log_ids({"step": number, "epoch": batch.epoch, "step_in_epoch": batch.step, "record_ids": ids})
-
-
-def _names_by_place(job: Job) -> list[list[str]]:
-    """Record ids of the usable rows of every row group; a shard that cannot be read has none."""
-    found = []
-    for group in job.stream.groups:
-        try:
-            table = read_row_group(job.stream.store, group.shard, group.group, ["record_id"])
-        except CorpusError:
-            found.append([f"row {row} of {group.shard.name}" for row in group.rows])
-            continue
-        found.append(table["record_id"].take(list(group.rows)).to_pylist())
-    return found
-
-
-def _keys_by_place(job: Job) -> list[list[int]]:
-    return [[record_key(name) for name in names] for names in _names_by_place(job)]
-
-
-def _names_of_keys(job: Job) -> dict[int, str]:
-    return {record_key(name): name for names in _names_by_place(job) for name in names}
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -48,6 +48,16 @@ def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
     )
 
 
+def some_of(groups: tuple[RowGroup, ...], rows: int) -> tuple[RowGroup, ...]:
+    """Row groups from all over the corpus, always the same ones, with at most `rows` rows."""
+    taken, left = [], rows
+    for number in np.random.default_rng(0).permutation(len(groups)).tolist():
+        if left > 0:
+            taken.append(replace(groups[number], rows=groups[number].rows[:left]))
+            left -= len(taken[-1].rows)
+    return tuple(taken)
+
+
 def hashes_of(rows: pd.DataFrame) -> bytes:
     """The rows' content hashes, cut to 8 bytes, sorted and joined."""
     hashes = np.frombuffer(b"".join(value[:8] for value in rows["content_hash"]), "<u8")
@@ -74,7 +84,6 @@ def prepare_job(settings: PretrainSettings) -> Job:
     chosen, held_out = select_rows(corpus, settings.corpus)
     if settings.train.validate_every_epochs == 0:
         held_out = held_out.iloc[:0]
-    held_out = held_out.sort_values("content_hash").head(settings.train.validation_rows)
     groups = row_groups(corpus, chosen)
     if not groups:
         raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
@@ -105,7 +114,7 @@ def prepare_job(settings: PretrainSettings) -> Job:
     return Job(
         settings=settings,
         stream=stream,
-        validation=replace(stream, groups=row_groups(corpus, held_out)),
+        validation=replace(stream, groups=some_of(row_groups(corpus, held_out), settings.train.validation_rows)),
         statistics=statistics,
         recipe=corpus.recipe,
         manifest_hash=corpus.manifest.hash,

@@ -28,6 +28,10 @@ class Ranks:
         """True if the condition holds on every rank."""
         return self.sums([int(condition)])[0] == self.world
 
+    def barrier(self) -> None:
+        """Until every rank is here."""
+        self.sums([0])
+
     def sums(self, values: list[int]) -> list[int]:
         """The sums over ranks, in 64 bits, which wrap."""
         if self.world == 1:

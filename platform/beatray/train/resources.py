@@ -7,6 +7,7 @@ without a word, so the sum is made here, before anything starts.
 from __future__ import annotations
 
 from beatray.settings import PretrainSettings, SettingsError
+from beatray.train.errors import TrainingError
 
 
 def check_resources(settings: PretrainSettings, total: dict[str, float]) -> None:
@@ -33,14 +34,27 @@ def check_resources(settings: PretrainSettings, total: dict[str, float]) -> None
         )
 
 
-def missing_now(settings: PretrainSettings, free: dict[str, float]) -> str | None:
+def check_readers_fit(settings: PretrainSettings, workers: int, total: dict[str, float]) -> None:
+    """For a group that runs already: TrainingError if it has left its readers no CPUs, as an elastic one can."""
+    train = settings.train
+    stages = 2 if settings.views.place == "workers" else 1
+    need = workers * (train.cpus_per_worker + train.cpus_per_reader * stages)
+    have = total.get("CPU", 0.0)
+    if need > have:
+        raise TrainingError(
+            f"{workers} workers and their readers need {need:g} CPUs; Ray has {have:g}, and the workers would wait for "
+            "data for ever. Raise train.cpus_per_worker, so that fewer of them are started on the CPUs there are."
+        )
+
+
+def missing_now(settings: PretrainSettings, free: dict[str, float], total: dict[str, float]) -> str | None:
     """In words, what others use at the moment and this run must wait for; None if it can start at once."""
     train = settings.train
     stages = 2 if settings.views.place == "workers" else 1
     need = train.least_workers * (train.cpus_per_worker + train.cpus_per_reader * stages)
     if need > free.get("CPU", 0.0):
         return f"{need:g} CPUs are needed and {free.get('CPU', 0.0):g} are free"
-    if use_gpu(settings, free) and free.get("GPU", 0.0) < train.least_workers:
+    if use_gpu(settings, total) and free.get("GPU", 0.0) < train.least_workers:
         return f"{train.least_workers} GPUs are needed and {free.get('GPU', 0.0):g} are free"
     return None
 

@@ -8,9 +8,9 @@ checkpoint, so that no checkpoint is ever ahead of the journals. On a shared fol
 
 from __future__ import annotations
 
-import os
+import atexit
+import shutil
 import tempfile
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,10 @@ SKIPPED = "skipped_shards.jsonl"
 """The shards that could not be read, where the run was told to go on without them."""
 JOURNALS = (METRICS, IDS, REFUSED, SKIPPED)
 SETTINGS = "settings.yaml"
-STARTED = "started.txt"
-"""The id of the newest start of the run; an older one that is still alive sees it and ends."""
+OWNER = "owner.txt"
+"""The newest start of the run and, after a slash, the newest group of workers of that start; all others must end."""
+ALIVE = "alive.txt"
+"""Rewritten every few seconds while workers live."""
 STOP = "stop_requested.txt"
 """Its presence asks the ranks for a checkpoint and an end."""
 STOPPED = "stopped.txt"
@@ -33,20 +35,20 @@ STOPPED = "stopped.txt"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`place` is durable and seen by all; `scratch` is where this process appends its journals."""
+    """`place` is durable and seen by all; `scratch` is where this process keeps its journals."""
 
     place: Store
     scratch: Path
 
     @classmethod
     def open(cls, place: Store) -> RunFolder:
-        """The run folder at `place`; for an object store with a fresh scratch folder of this process."""
+        """The run folder at `place`; for an object store with a scratch folder that goes with this process."""
         if place.is_local:
             place.folder.mkdir(parents=True, exist_ok=True)
             return cls(place, place.folder)
-        scratch = Path(tempfile.gettempdir()) / f"beatray-{os.getuid()}" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        scratch.mkdir(parents=True, mode=0o700)
-        return cls(place, scratch)
+        scratch = tempfile.mkdtemp(prefix="beatray-run-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        return cls(place, Path(scratch))
 
     def push(self, *names: str) -> None:
         """Upload these files, where they exist."""
@@ -66,22 +68,20 @@ class RunFolder:
             size = self.place.size(name)
             if size is None or (path.is_file() and path.stat().st_size == size):
                 continue
+            path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_suffix(".pulling")
             aside.write_bytes(self.place.read(name))
             aside.replace(path)
 
-    def read(self, name: str) -> str | None:
-        """The text of a small file at the place; None if it is not there."""
-        try:
-            return self.place.read(name).decode()
-        except FileNotFoundError:
-            return None
+    def pull_folder(self, name: str) -> None:
+        """Download the files directly in a sub-folder."""
+        if not self.place.is_local:
+            self.pull(*(f"{name}/{file}" for file in self.place.names(name)))
 
-    def write(self, name: str, text: str) -> None:
-        """Write a small file at the place."""
-        self.place.write(name, text.encode())
 
-    def delete(self, *names: str) -> None:
-        """Remove files at the place, where they exist."""
-        for name in names:
-            self.place.delete(name)
+def read_text(place: Store, name: str) -> str | None:
+    """The text of a small file; None if it is not there."""
+    try:
+        return place.read(name).decode()
+    except FileNotFoundError:
+        return None

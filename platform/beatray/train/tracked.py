@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.settings import as_dict, flat
-from beatray.track.setup import tracking_for
 from beatray.track.memory import MEMORY
+from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
 from beatray.train.checkpoint import ENCODER_FOLDER
+from beatray.train.errors import SupersededError
 from beatray.train.job import Job
 from beatray.train.run_folder import METRICS, SETTINGS, RunFolder
 
@@ -24,10 +26,16 @@ def tracked(
 ) -> Iterator[Tracker | None]:
     """An MLflow run beside the training, or None when tracking is off; a child of `parent_run_id` if that is given.
 
-    `folder` is the run folder as this process sees it; it is opened here if not given.
+    `folder` is the run folder as this process sees it; it is opened here if not given. In a Ray job the job's metadata
+    name the MLflow run, and the run the job.
     """
     settings, folder = job.settings, folder or RunFolder.open(job.run)
     folder.pull(MEMORY, METRICS)
+
+    def hear(run_id: str) -> None:
+        folder.push(MEMORY)  # from here on another driver can go on in the same MLflow run
+        note_mlflow_run(run_id)
+
     tracking = tracking_for(
         settings.tracking.uri,
         settings.tracking.experiment,
@@ -38,21 +46,33 @@ def tracked(
         tags={
             "beatray.method": str(settings.objective["name"]),
             "beatray.manifest": job.manifest_hash,
+            **job_tags(),
             **(tags or {}),
         },
         dataset={"name": "corpus", "digest": job.manifest_hash[:32], "source": settings.corpus.path},
         every_s=settings.tracking.flush_seconds,
         parent_run_id=parent_run_id,
+        on_run=hear,
     )
     if tracking is None:
         yield None
         return
+    tracker = Tracker(tracking)
     try:
-        with Tracker(tracking) as tracker:
-            yield tracker
-            folder.pull(METRICS, SETTINGS)
-            tracker.artifact(folder.scratch / SETTINGS)
-            if (folder.scratch / ENCODER_FOLDER).is_dir():
-                tracker.artifact(folder.scratch / ENCODER_FOLDER, ENCODER_FOLDER)
+        tracker.__enter__()
+        yield tracker
+        folder.pull(METRICS, SETTINGS)
+        folder.pull_folder(ENCODER_FOLDER)
+        tracker.artifact(folder.scratch / SETTINGS)
+        if (folder.scratch / ENCODER_FOLDER).is_dir():
+            tracker.artifact(folder.scratch / ENCODER_FOLDER, ENCODER_FOLDER)
+    except SupersededError:
+        tracker.finish(None)  # the run goes on under another start
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    else:
+        tracker.finish(tracker.status)
     finally:
         folder.push(MEMORY)

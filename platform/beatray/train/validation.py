@@ -7,6 +7,7 @@ weight, no running statistic and no random state.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.job import Job
 from beatray.train.order import epoch_order, share, steps_per_epoch
 from beatray.train.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 VIEWS_EPOCH = 2**31 - 1
 """The epoch of the views' random draws: far beyond any that trains."""
@@ -51,6 +54,7 @@ class Validation:
             except CorpusError:
                 if stream.on_bad_shard == "stop":
                     raise
+                log.warning("validating without the rows of a shard that cannot be read: %s", group.shard.name)
                 continue
             held[number] = decode(table.combine_chunks(), stream.arrays, stream.clusters)
         for cut, _ in shares:

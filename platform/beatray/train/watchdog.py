@@ -1,9 +1,10 @@
 """Turns a stall into an answer: when no step ends for some minutes, every rank writes its stacks and exits.
 
-Two clocks per rank. A thread writes the stacks of all threads to `stalls/rank-N.txt` of the run folder, waits a moment
-so that the other ranks, which wait for this one, write theirs, and ends the process. Should that thread not get to run
-(native code that holds Python's lock), faulthandler's own timer does the same from C somewhat later. Ray starts the
-group again after such an exit; it finds the files and ends at once, so that the user is told instead.
+Two clocks per rank. A thread writes the stacks of all threads to `stalls/<start>-rank-N.txt` of the run folder, waits a
+moment so that the other ranks, which wait for this one, write theirs, and ends the process. Should that thread not get
+to run (native code that holds Python's lock, a store that hangs), faulthandler's own timer ends the process from C
+somewhat later. Ray starts the group again after such an exit; it finds the files and ends at once, so that the user is
+told instead.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ EXIT_CODE = 70
 
 
 class Watchdog:
-    """Of one rank; use as a context manager and call `step` after every step."""
+    """Of one rank; use as a context manager and call `step` after every step and before anything that takes long."""
 
-    def __init__(self, run: Store, rank: int, minutes: float) -> None:
-        self._run, self._name, self._seconds = run, f"rank-{rank}.txt", 60.0 * minutes
+    def __init__(self, run: Store, start: str | None, rank: int, minutes: float) -> None:
+        self._run, self._seconds = run, 60.0 * minutes
+        self._name = _name(start, rank)
         self._last = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="beatray-watchdog", daemon=True)
@@ -50,7 +52,7 @@ class Watchdog:
         Path(self._file.name).unlink(missing_ok=True)
 
     def step(self) -> None:
-        """A step has ended: the clocks start again."""
+        """Something has ended: the clocks start again."""
         self._last = time.monotonic()
         faulthandler.dump_traceback_later(self._seconds + LATE_S, exit=True, file=self._file)
 
@@ -72,12 +74,10 @@ class Watchdog:
         os._exit(EXIT_CODE)
 
 
-def stalls(run: Store) -> list[str]:
-    """Names of the stack dumps that ranks left in the run folder."""
-    return run.names(STALLS)
+def _name(start: str | None, rank: int) -> str:
+    return f"{(start or 'alone')[:8]}-rank-{rank}.txt"
 
 
-def clear(run: Store) -> None:
-    """Forget the dumps of an earlier start."""
-    for name in stalls(run):
-        run.child(STALLS).delete(name)
+def stalls(run: Store, start: str) -> list[str]:
+    """Names of the stack dumps that ranks of this start left in the run folder."""
+    return [name for name in run.names(STALLS) if name.startswith(start[:8])]

@@ -1,14 +1,15 @@
 """Writes checkpoints in the background, so that training goes on while a disk or an object store is slow.
 
 The loop hands over a snapshot; one thread hashes and writes it, marks the best, and deletes what is too old. One write
-at a time: a new snapshot waits for the one before it. Contract: after `wait` every snapshot handed over is on disk or
-its failure is known; a failed write leaves earlier checkpoints as they are.
+at a time. Contract: after `wait` every snapshot handed over is on disk or its failure is known; a failed write leaves
+earlier checkpoints as they are.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from beatray.settings import CheckpointSettings
 from beatray.train import checkpoint as checkpoints
 from beatray.train.checkpoint import Checkpoint
 from beatray.train.errors import CheckpointError
+from beatray.train.hashed_folder import clear_temporary
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +28,21 @@ log = logging.getLogger(__name__)
 class CheckpointWriter:
     """The first rank's writer; use as a context manager.
 
-    `before` runs in the thread ahead of every write (it makes the journals durable); `may_write` is asked last, so that
-    a process whose run another one has taken over writes nothing.
+    `before` runs in the thread ahead of every write (it makes the journals durable); `may_write` is asked first and
+    last, so that a process whose run another one has taken over writes nothing.
     """
 
     def __init__(
         self, run: Store, settings: CheckpointSettings, before: Callable[[], None], may_write: Callable[[], bool]
     ) -> None:
         self._run, self._settings, self._before, self._may_write = run, settings, before, may_write
+        if run.is_local:
+            clear_temporary(run.child(checkpoints.FOLDER).folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="beatray-checkpoint")
         self._writing: Future[None] | None = None
         self._fault: CheckpointError | None = None
         self._best = checkpoints.best(run)
         self._last_at = time.monotonic()
-        self.newest: str | None = None
         self.failures = 0
 
     def __enter__(self) -> CheckpointWriter:
@@ -51,25 +54,27 @@ class CheckpointWriter:
         self.wait()
         self._thread.shutdown()
 
-    @property
-    def is_overdue(self) -> bool:
-        """True when more minutes have passed since the last checkpoint than the settings allow."""
-        minutes = self._settings.every_minutes
-        return minutes is not None and time.monotonic() - self._last_at >= 60 * minutes
+    def seconds_since_last(self) -> float:
+        """Seconds since the last snapshot was handed over, or since this writer began."""
+        return time.monotonic() - self._last_at
 
     def improves(self, validation_loss: float | None) -> bool:
-        """True if this is the lowest validation loss of the run so far."""
-        return validation_loss is not None and (self._best is None or validation_loss < self._best[1])
+        """True if this is the lowest validation loss of the run so far; a loss that is not finite never is."""
+        if validation_loss is None or not math.isfinite(validation_loss):
+            return False
+        return self._best is None or validation_loss < self._best[1]
+
+    def mark_if_best(self, name: str, validation_loss: float | None) -> None:
+        """Note a checkpoint that is there as the best so far, if it is."""
+        if validation_loss is not None and self.improves(validation_loss):
+            checkpoints.mark_best(self._run, name, validation_loss)
+            self._best = (name, validation_loss)
 
     def submit(self, checkpoint: Checkpoint, validation_loss: float | None = None) -> None:
         """Write this snapshot; `validation_loss` if it was validated at this very step."""
         self.wait()
         self._last_at = time.monotonic()
-        self.newest = checkpoint.name
-        best = validation_loss if self.improves(validation_loss) else None
-        if best is not None:
-            self._best = (checkpoint.name, best)
-        self._writing = self._thread.submit(self._write, checkpoint, best)
+        self._writing = self._thread.submit(self._write, checkpoint, validation_loss)
         if not self._settings.background:
             self.wait()
 
@@ -82,7 +87,7 @@ class CheckpointWriter:
             writing.result()
         except OSError as error:
             self.failures += 1
-            told = _told(error, self._run)
+            told = describe(error, f"checkpoint could be written to {self._run.where(checkpoints.FOLDER)}")
             if self._settings.required:
                 self._fault = CheckpointError(told)
             else:
@@ -94,19 +99,20 @@ class CheckpointWriter:
             self.wait()
         return self._fault
 
-    def _write(self, checkpoint: Checkpoint, best: float | None) -> None:
+    def _write(self, checkpoint: Checkpoint, validation_loss: float | None) -> None:
+        if not self._may_write():
+            return
         self._before()
         if not self._may_write():
             return
         checkpoints.save(self._run, checkpoint)
-        if best is not None:
-            checkpoints.mark_best(self._run, checkpoint.name, best)
-        checkpoints.keep_newest(self._run, self._settings.keep)
+        self.mark_if_best(checkpoint.name, validation_loss)
+        checkpoints.keep_newest(self._run, self._settings.keep, checkpoint.name)
 
 
-def _told(error: OSError, run: Store) -> str:
-    place = f"{run.location}/{checkpoints.FOLDER}"
+def describe(error: OSError, what: str) -> str:
+    """In words: what could not be done, why, and the remedy where the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free some space, or lower checkpoint.keep; checkpoint.required=false trains on without"
-        return f"no checkpoint could be written to {place}: the disk is full. Older ones are intact: {remedy}"
-    return f"no checkpoint could be written to {place} ({error}). Older ones are intact"
+        return f"no {what}: the disk is full. Older checkpoints are intact: {remedy}"
+    return f"no {what} ({error}). Older checkpoints are intact"

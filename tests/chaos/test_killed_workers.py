@@ -1,0 +1,48 @@
+"""Train workers killed at random steps, runs resumed on other numbers of workers: nothing of the result changes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from counts import count
+from pretraining import ids, kill_a_rank, losses, same_weights, start, strikes_at
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
+
+
+def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path) -> None:
+    """SIGKILL a rank at seeded random steps: ids, losses and final weights are those of the undisturbed run."""
+    kills = count(2, 20)
+    epochs = count(6, 24)
+    words = ("train.workers=2", f"train.epochs={epochs}", f"train.max_failures={kills + 5}")
+    assert start(sample_corpus, tmp_path, "whole", *words).finished
+    total = len(losses(tmp_path, "whole"))
+    steps = sorted(random.Random(7).sample(range(1, total - 1), kills))
+    with strikes_at(tmp_path / "killed" / "metrics.jsonl", steps, kill_a_rank) as struck:
+        assert start(sample_corpus, tmp_path, "killed", *words).finished
+    print(f"killed a worker {len(struck)} times, at steps {struck} of {total}")
+    assert len(struck) >= kills - 1  # the last may come too late
+    assert ids(tmp_path, "killed") == ids(tmp_path, "whole")
+    assert losses(tmp_path, "killed") == losses(tmp_path, "whole")
+    assert same_weights(tmp_path, "killed", "whole")
+
+
+def test_resumed_on_four_two_and_three_workers(sample_corpus: str, tmp_path: Path) -> None:
+    """The same ids, and in double precision the same curve, as the run that one worker did alone."""
+    words = ("train.precision=fp64", "train.epochs=4", "train.cpus_per_worker=0.25", "train.cpus_per_reader=0.25")
+    assert start(sample_corpus, tmp_path, "alone", *words, "train.workers=1").finished
+    total = len(losses(tmp_path, "alone"))
+    for workers, until in ((4, total // 3), (2, 2 * total // 3), (3, total)):
+        result = start(
+            sample_corpus, tmp_path, "moved", *words, f"train.workers={workers}", f"train.stop_after_steps={until}"
+        )
+        assert result.steps == until
+    assert ids(tmp_path, "moved") == ids(tmp_path, "alone")
+    one, other = losses(tmp_path, "alone"), losses(tmp_path, "moved")
+    apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    print(f"largest difference of the loss over {total} steps: {apart:.1e}")
+    assert apart < 1e-5
+    assert one[-1] < one[0]

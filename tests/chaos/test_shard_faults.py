@@ -1,0 +1,97 @@
+"""Shards deleted, truncated, emptied or flipped while training: named, with a checkpoint; or skipped and counted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from beatray.corpus.manifest import CorpusError
+from beatray.track.journal import read_lines
+from beatray.train import checkpoint as checkpoints
+from beatray.train import loop
+from beatray.train.errors import TrainingError
+from beatray.train.ranks import Ranks
+from counts import count
+from pretraining import ids, job_of, losses, same_weights, start, strikes_at
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+
+
+def delete(shard: Path) -> None:
+    shard.unlink()
+
+
+def truncate(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def empty(shard: Path) -> None:
+    shard.write_bytes(b"")
+
+
+def flip(shard: Path) -> None:
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 16  # inside a page of signals
+    shard.write_bytes(bytes(data))
+
+
+FAULTS: list[Callable[[Path], None]] = [flip, delete, truncate, empty]
+WORDS = ("train.cache_mb=0", "train.epochs=6", "train.chunk_steps=2", "train.validate_every_epochs=0")
+
+
+@pytest.fixture
+def corpus(sample_corpus: str, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(sample_corpus, tmp_path / "corpus"))
+
+
+@pytest.mark.parametrize("fault", FAULTS[: count(1, 4)], ids=lambda fault: fault.__name__)
+def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
+    fault: Callable[[Path], None], corpus: Path, tmp_path: Path
+) -> None:
+    words = (*WORDS, "train.workers=2", "train.checkpoint_every_steps=1000")
+    shard = sorted((corpus / "shards").iterdir())[0]
+    shutil.copy(shard, tmp_path / "copy")
+
+    def strike() -> bool:
+        fault(shard)
+        return True
+
+    with strikes_at(tmp_path / "run" / "metrics.jsonl", [3], strike), pytest.raises(TrainingError) as told:
+        start(str(corpus), tmp_path, "run", *words)
+    assert shard.name in str(told.value) and "the same command continues the run" in str(told.value)
+    newest = checkpoints.latest(job_of(str(corpus), tmp_path, "run", *words).run)
+    done = len(losses(tmp_path, "run"))
+    assert newest is not None and newest.state["global_step"] == done >= 4  # of the very last whole step
+    shutil.copy(tmp_path / "copy", shard)
+    assert start(str(corpus), tmp_path, "run", *words).continued_from == done
+    assert start(str(corpus), tmp_path, "undisturbed", *words).finished
+    assert ids(tmp_path, "run") == ids(tmp_path, "undisturbed")
+    assert losses(tmp_path, "run") == losses(tmp_path, "undisturbed")
+    assert same_weights(tmp_path, "run", "undisturbed")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_any_fault_is_named_or_skipped_and_counted(
+    fault: Callable[[Path], None], local_ray: None, corpus: Path, tmp_path: Path
+) -> None:
+    shard = sorted((corpus / "shards").iterdir())[1]
+    words = (*WORDS, "train.workers=1", "train.epochs=2")
+    stop = job_of(str(corpus), tmp_path, "stop", *words)
+    skip = job_of(str(corpus), tmp_path, "skip", *words, "corpus.on_bad_shard=skip")
+    lost = sum(len(group.rows) for group in skip.stream.groups if group.shard.name == shard.name)
+    assert lost > 0
+    fault(shard)
+    with pytest.raises(CorpusError, match=shard.name):
+        loop.train(stop, Ranks())
+    assert loop.train(skip, Ranks())
+    lines = read_lines(tmp_path / "skip" / "metrics.jsonl")
+    assert sum(line.get("dropped_rows", 0) for line in lines) == 2 * lost
+    seen = [name for step in ids(tmp_path, "skip") for name in step]
+    assert len(seen) == 2 * (skip.rows - lost) and len(set(seen)) == skip.rows - lost
+    noted = [json.loads(text) for text in (tmp_path / "skip" / "skipped_shards.jsonl").read_text().splitlines()]
+    assert noted and all(shard.name in line["fault"] for line in noted)
