@@ -17,7 +17,9 @@ from beatray.settings import PretrainSettings, build, compose
 from beatray.track.journal import read_lines
 from beatray.train.job import Job
 from beatray.train.launch import RunResult, pretrain
+from beatray.train.loop import train
 from beatray.train.prepare import prepare_job
+from beatray.train.ranks import Ranks
 
 WORDS = (
     "encoder=tiny",
@@ -41,6 +43,11 @@ def job_of(corpus: str, out: Path, run: str, *words: str) -> Job:
 def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:
     """Train it, or continue it, through Ray Train."""
     return pretrain(job_of(corpus, out, run, *words))
+
+
+def train_here(corpus: str, out: Path, run: str, *words: str) -> bool:
+    """Train it, or continue it, as one rank in this process: the same loop and stream without Ray Train around it."""
+    return train(job_of(corpus, out, run, "train.workers=1", *words), Ranks())
 
 
 def losses(out: Path, run: str) -> list[float]:

@@ -69,7 +69,18 @@ class Nodes:
             f"import ray, time\nray.init(address={self.address!r}, logging_level='ERROR', log_to_driver=False)\n"
             f"while sum(node['Alive'] for node in ray.nodes()) < {nodes}: time.sleep(0.2)"
         )
-        subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, timeout=240)
+        killed = [process for process in self.processes if process.poll() is not None]
+        waiting = subprocess.Popen([sys.executable, "-c", code], env=self.environment)
+        deadline = time.monotonic() + 240
+        try:
+            while waiting.poll() is None:
+                dead = [process for process in self.processes if process.poll() is not None and process not in killed]
+                assert not dead, f"a node ended by itself: {dead[0].args}"
+                assert time.monotonic() < deadline, f"there are not {nodes} nodes after 4 minutes"
+                time.sleep(0.1)
+        finally:
+            waiting.kill()
+        assert waiting.wait() == 0
 
 
 @contextmanager
@@ -97,6 +108,7 @@ def cluster(
                 *(f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0", *head_words),
             )
             wait_for_port(port)
+            nodes.wait_for(1)  # its port opens before others can join
             yield nodes
         finally:
             for process in nodes.processes:

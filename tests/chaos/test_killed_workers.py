@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from counts import count
-from pretraining import ids, kill_a_rank, losses, same_weights, start, strikes_at
+from pretraining import ids, kill_a_rank, losses, same_weights, start, strikes_at, train_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
@@ -33,7 +33,7 @@ def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path) -> No
 def test_resumed_on_four_two_and_three_workers(sample_corpus: str, tmp_path: Path) -> None:
     """The same ids, and in double precision the same curve, as the run that one worker did alone."""
     words = ("train.precision=fp64", "train.epochs=4", "train.cpus_per_worker=0.25", "train.cpus_per_reader=0.25")
-    assert start(sample_corpus, tmp_path, "alone", *words, "train.workers=1").finished
+    assert train_here(sample_corpus, tmp_path, "alone", *words)
     total = len(losses(tmp_path, "alone"))
     for workers, until in ((4, total // 3), (2, 2 * total // 3), (3, total)):
         result = start(

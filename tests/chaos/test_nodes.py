@@ -12,7 +12,8 @@ import pytest
 from beatray.commands.demo import SAMPLE
 from beatray.corpus.reader import open_corpus
 from beatray.track.journal import read_lines
-from pretraining import WORDS, ids, losses, start
+from counts import count
+from pretraining import WORDS, ids, losses, train_here
 from ray_nodes import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -24,9 +25,8 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def test_nodes_die_and_join(sample_corpus: str, tmp_path: Path) -> None:
-    """Ingest survives a node's death with the same bytes; elastic training goes 2, 1, 2 workers with the same ids."""
-    out = tmp_path / "runs"
+def test_a_node_dies_while_recordings_are_read(sample_corpus: str, tmp_path: Path) -> None:
+    """The corpus has the same bytes as that of an undisturbed ingest."""
     with cluster() as nodes:
         nodes.join(1)
         second = nodes.join(1)
@@ -42,11 +42,21 @@ def test_nodes_die_and_join(sample_corpus: str, tmp_path: Path) -> None:
         made, expected = open_corpus(str(corpus)).manifest, open_corpus(sample_corpus).manifest
         assert [(shard.name, shard.sha256) for shard in made.shards] == [(s.name, s.sha256) for s in expected.shards]
 
+
+@pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
+def test_elastic_training_goes_on_when_a_node_dies(sample_corpus: str, tmp_path: Path) -> None:
+    """With 2 workers, then 1, then 2 again when a node joins: the records of each step stay those of the plan."""
+    out = tmp_path / "runs"
+    elastic = (
+        *("train.workers=[1,2]", "train.cpus_per_worker=0.6", "train.resize_seconds=3"),
+        "train.epochs=150",
+    )
+    with cluster() as nodes:
+        nodes.join(1)
         second = nodes.join(1)
         nodes.wait_for(3)
         journal = out / "elastic" / "metrics.jsonl"
-        elastic = ("train.workers=[1,2]", "train.cpus_per_worker=0.6", "train.resize_seconds=3", "train.epochs=100")
-        training = nodes.run("pretrain", f"corpus={corpus}", f"out={out}", "run=elastic", *WORDS, *elastic)
+        training = nodes.run("pretrain", f"corpus={sample_corpus}", f"out={out}", "run=elastic", *WORDS, *elastic)
         wait(journal, training, workers=2)
         nodes.kill(second)
         wait(journal, training, workers=1)
@@ -56,8 +66,8 @@ def test_nodes_die_and_join(sample_corpus: str, tmp_path: Path) -> None:
     workers = [line["workers"] for line in read_lines(journal)]
     changes = [w for n, w in enumerate(workers) if n == 0 or w != workers[n - 1]]
     print(f"workers over {len(workers)} steps: {changes}")
-    assert changes[-3:] == [2, 1, 2] and set(changes) == {1, 2}
-    assert start(sample_corpus, tmp_path, "undisturbed", "train.workers=1", "train.epochs=100").finished
+    assert changes[-3:] == [2, 1, 2]
+    assert train_here(sample_corpus, tmp_path, "undisturbed", elastic[-1])
     assert ids(out, "elastic") == ids(tmp_path, "undisturbed")
     assert len(losses(out, "elastic")) == len(losses(tmp_path, "undisturbed"))
     assert json.loads((out / "elastic" / "encoder" / "encoder.json").read_text())["steps"] == len(workers)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,8 +88,6 @@ def test_a_stream_opened_in_the_middle_goes_on_exactly(job: Job) -> None:
 
 
 def test_views_are_the_same_bits_for_any_world_and_place(job: Job) -> None:
-    import json
-
     objective = build_model(job.settings.objective, {"name": "tiny"}, 0, job.statistics)
 
     def device_views(batch: Batch) -> dict[str, torch.Tensor]:
@@ -116,22 +119,122 @@ def test_held_out_records_never_arrive(job: Job) -> None:
     assert streamed == seen
 
 
-def test_a_damaged_shard_stops_the_stream_and_is_named(job: Job, tmp_path: Path) -> None:
-    import shutil
+def remains() -> list[str]:
+    """Threads of a stream or of Ray Data that are still alive, after some seconds to end."""
+    for _ in range(100):
+        names = [thread.name for thread in threading.enumerate()]
+        left = [name for name in names if name.startswith(("beatray-", "StreamingExecutor", "iter_threaded", "ray-data"))]
+        if not left:
+            return []
+        time.sleep(0.1)
+    return left
 
-    copy = tmp_path / "corpus"
-    shutil.copytree(job.settings.corpus.path, copy)
-    broken = job_on(str(copy), "train.batch_size=12", "seed=5")
-    name = broken.stream.groups[0].shard.name
-    path = copy / "shards" / name
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 4
     path.write_bytes(bytes(data))
+
+
+DAMAGE = {"delete": delete, "truncate": truncate, "empty": empty, "flip": flip}
+
+
+def copy_of(job: Job, folder: Path, *words: str) -> Job:
+    """The job on a copy of its corpus that may be damaged."""
+    shutil.copytree(job.settings.corpus.path, folder / "corpus")
+    return job_on(str(folder / "corpus"), "train.batch_size=12", "train.chunk_steps=3", "seed=5", *words)
+
+
+def shard_names(job: Job) -> list[str]:
+    return list(dict.fromkeys(group.shard.name for group in job.stream.groups))
+
+
+def keys_in(job: Job, names: list[str]) -> set[int]:
+    """Record keys of the usable rows of some shards."""
+    index, shards = open_corpus(job.settings.corpus.path).index, open_corpus(job.settings.corpus.path).manifest.shards
+    rows = {(g.shard.name, g.group, row) for g in job.stream.groups if g.shard.name in names for row in g.rows}
+    places = index[["shard", "group", "row", "record_id"]].itertuples(index=False)
+    return {record_key(name) for s, g, row, name in places if (shards[s].name, g, row) in rows}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_shard_stops_the_stream_when_its_rows_are_due(job: Job, tmp_path: Path, kind: str) -> None:
+    job = copy_of(job, tmp_path)
+    planned = expected_keys(job, 1)
+
+    def first_use(name: str) -> int:
+        lost = keys_in(job, [name])
+        return next(step for step, keys in enumerate(planned) if lost & set(keys))
+
+    name = max(shard_names(job), key=first_use)
+    due = first_use(name)
+    assert due > 0
+    DAMAGE[kind](tmp_path / "corpus" / "shards" / name)
+    feed, seen = batches(job.stream, 0, 1, (0, 0), len(planned)), []
     with pytest.raises(CorpusError, match=name):
-        list(batches(broken.stream, 0, 1, (0, 0), steps_per_epoch(broken.rows, 12)))
-    path.write_bytes(b"")
-    with pytest.raises(CorpusError, match=f"{name} has 0 bytes"):
-        list(batches(broken.stream, 0, 1, (0, 0), steps_per_epoch(broken.rows, 12)))
+        seen.extend(batch.arrays["record_key"].tolist() for batch in feed)
+    assert seen == planned[:due]  # those read ahead of the fault, in later chunks too, are as planned
+    assert next(feed, None) is None
+    assert remains() == []
+
+
+@pytest.mark.parametrize(("world", "cache_mb", "place"), [(1, 0, "device"), (3, 0, "workers"), (2, 1024, "device")])
+def test_damaged_shards_can_be_skipped_and_counted(
+    job: Job, tmp_path: Path, world: int, cache_mb: int, place: str
+) -> None:
+    job = copy_of(job, tmp_path, "corpus.on_bad_shard=skip", f"train.cache_mb={cache_mb}")
+    planned, per_epoch = expected_keys(job, 3), steps_per_epoch(job.rows, 12)
+    damaged = shard_names(job)[1 : 1 + len(DAMAGE)]
+    lost = keys_in(job, damaged)
+    make = ViewsOnWorker(json.dumps(job.settings.objective), json.dumps(job.statistics), 0) if place != "device" else None
+    feeds = [batches(job.stream, rank, world, (0, 0), len(planned), make) for rank in range(world)]
+    if cache_mb:  # what was read is kept, so only a fault from the start is seen
+        for name, damage in zip(damaged, DAMAGE.values(), strict=True):
+            damage(tmp_path / "corpus" / "shards" / name)
+    missing: list[set[int]] = [set(), set(), set()]
+    dropped = [0, 0, 0]
+    told: list[list[str]] = [[] for _ in feeds]
+    for number, keys in enumerate(planned):
+        parts = [next(feed) for feed in feeds]
+        if number == 0 and not cache_mb:  # the rest happens while the stream is running
+            for name, damage in zip(damaged, DAMAGE.values(), strict=True):
+                damage(tmp_path / "corpus" / "shards" / name)
+        got = [key for part in parts for key in part.arrays["record_key"].tolist()]
+        assert got == [key for key in keys if key in set(got)]  # in order, and nothing else
+        assert all(len(values) == len(part.arrays["record_key"]) for part in parts for values in part.arrays.values())
+        assert [len(part.dropped) for part in parts] == [len(part.parts) for part in parts]
+        missing[number // per_epoch] |= set(keys) - set(got)
+        dropped[number // per_epoch] += sum(sum(part.dropped) for part in parts)
+        for faults, part in zip(told, parts, strict=True):
+            faults.extend(part.faults)
+    assert all(epoch <= lost for epoch in missing) and missing[2] == lost
+    assert dropped == [len(epoch) for epoch in missing]
+    assert all(next(feed, None) is None for feed in feeds)
+    for faults in told:
+        assert len(set(faults)) == len(faults)
+    assert all(any(name in fault for faults in told for fault in faults) for name in damaged)
+    assert remains() == []
+
+
+def test_a_stream_can_be_closed_at_any_time(job: Job) -> None:
+    for taken in (0, 1, 4):
+        feed = batches(replace(job.stream, cache_mb=0), 0, 1, (0, 0), 200)
+        for _ in range(taken):
+            next(feed)
+        feed.close()
+        assert remains() == []
 
 
 def test_seed_changes_the_order(job: Job) -> None:

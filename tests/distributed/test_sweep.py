@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+import ray
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import beatray
 from beatray.cli import main
 from beatray.settings import SettingsError
+from beatray.sweep.leftovers import free_leftovers
 from beatray.sweep.metric import figures_of
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import alone, is_finished, prepare
 from beatray.train.job import Job
-from pretraining import job_of
 
 pytestmark = pytest.mark.ray
 
@@ -144,15 +146,46 @@ def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: st
     assert set(made) <= {"sweep.json", ".lock"}, made  # nothing was tracked, nothing trained
 
 
-def test_early_stopping_is_refused_where_it_could_only_hang(
+def test_early_stopping_needs_reports_in_time(
     sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The Ray of these tests has no dashboard: a trial stopped early would keep its CPUs for ever."""
     words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.trials=2"]
     assert main(["sweep", *words, "sweep.grace_epochs=1", "train.validate_every_epochs=2"]) == 2
     assert "reports every 2 epochs, later than sweep.grace_epochs=1" in capsys.readouterr().err
     assert main(["sweep", *words, "sweep.metric=beat_loss"]) == 2
     assert "known too late" in capsys.readouterr().err
-    assert main(["sweep", *words]) == 2
-    assert "needs a Ray with a dashboard" in capsys.readouterr().err
-    assert job_of(sample_corpus, tmp_path, "early").run.size("settings.yaml") is None
+
+
+@ray.remote(num_cpus=0)
+class Controller:
+    """Reserves places for others, as the controller of a training run does."""
+
+    def reserve(self) -> str:
+        group = ray.util.placement_group([{"CPU": 1}])
+        ray.get(group.ready())
+        return str(group.id.hex())
+
+
+def test_what_a_lost_trial_had_reserved_is_free_again(local_ray: None) -> None:
+    ours = ray.util.placement_group([{"CPU": 0.5}])
+    lost, alive = Controller.remote(), Controller.remote()
+    left, kept = ray.get([lost.reserve.remote(), alive.reserve.remote()])
+
+    def there() -> set[str]:
+        return {key for key, about in ray.util.placement_group_table().items() if about["state"] != "REMOVED"}
+
+    ray.kill(lost)
+    deadline = time.monotonic() + 60
+    while free_leftovers() == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    while left in there():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert {kept, ours.id.hex()} <= there()
+    assert free_leftovers() == 0
+    ray.util.remove_placement_group(ours)
+    ray.kill(alive)
+    while free_leftovers() == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

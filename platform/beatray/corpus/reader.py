@@ -143,7 +143,7 @@ class _named:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and (error.errno in PASSING or is_remote_fault(error)):
             return
-        if isinstance(error, (OSError, pa.ArrowException)):
+        if isinstance(error, (OSError, pa.ArrowException, UnicodeDecodeError)):  # the last: a name in the footer
             raise CorpusError(
                 f"shard {self.shard.name} cannot be read ({error}). Restore it from a copy, or run "
                 "`beatray corpus verify` to see every damaged shard."
@@ -167,6 +167,11 @@ def read_row_group(store: Store, shard: Shard, group: int, columns: Sequence[str
             groups = len(shard.row_groups)
             if file.num_row_groups != groups:
                 raise CorpusError(f"shard {shard.name} has {file.num_row_groups} row groups, not {groups}")
+            held = file.schema_arrow  # the footer has no checksum
+            types = {name: held.field(name).type for name in held.names}
+            wrong = [name for name in columns if types.get(name) != schema.SCHEMA.field(name).type]
+            if wrong:
+                raise CorpusError(f"shard {shard.name} lost its columns {', '.join(wrong)}. Restore it from a copy.")
             return file.read_row_group(group, columns=list(columns))
 
     table = patiently(read, store.where(f"{FOLDER}/{shard.name}"))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -55,6 +56,8 @@ class ReadSettings:
     readers: int = 2
     cpus_per_reader: float = 0.25
     groups_per_task: int = 2
+    block_groups: float = 99
+    room: int = 0
     tasks_ahead: int = 2  # finished tasks whose rows wait in the object store
 
 
@@ -75,14 +78,17 @@ def _with_views(settings: ReadSettings, arrays: Arrays, epoch: int) -> Arrays:
 
 
 def read_unit(settings: ReadSettings, unit: Unit, group: RowGroup) -> Packed:
-    """The usable rows of one row group, decoded; a CorpusError becomes the fault of an empty one."""
+    """The usable rows of one row group, decoded; what is wrong with its shard becomes the fault of an empty one."""
     try:
         table = read_row_group(settings.store, group.shard, group.group, corpus_columns(settings.arrays))
+        if len(group.rows) != len(table):
+            table = table.take(pa.array(group.rows))
+        arrays = decode(table, settings.arrays, settings.clusters)
     except CorpusError as error:
         return Packed(unit.number, no_rows(settings), str(error))
-    if len(group.rows) != len(table):
-        table = table.take(pa.array(group.rows))
-    arrays = decode(table.combine_chunks(), settings.arrays, settings.clusters)
+    except ValueError as error:
+        fault = f"row group {group.group} of shard {group.shard.name} cannot be decoded ({error})"
+        return Packed(unit.number, no_rows(settings), fault)
     return Packed(unit.number, _with_views(settings, arrays, unit.epoch))
 
 
@@ -150,12 +156,18 @@ def read_units(
     )
     biggest = max(map(source.bytes_of, tasks))
     room = (settings.tasks_ahead + settings.readers) * biggest
+    if settings.room: room = settings.room * biggest // settings.groups_per_task
     data.context.execution_options.preserve_order = True
     data.context.execution_options.resource_limits = ExecutionResources(object_store_memory=room)
     data.context.custom_execution_callback_classes = [RestWhileAhead]
     data.context.enable_progress_bars = False
     data.context.memory_usage_poll_interval_s = None  # a thread in every read task
-    data.context.target_max_block_size = biggest  # one block a task, and Ray Data knows beforehand how big
+    data.context.target_max_block_size = int(settings.block_groups * biggest / settings.groups_per_task)  # one block a task, and Ray Data knows beforehand how big
     data.context.print_on_execution_start = False
-    for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        yield from unpack(table)
+    # Not iter_batches: it holds several more blocks on their way through its threads. Whatever is bound to a name here
+    # stays in the object store while the next block is awaited.
+    for bundle in data.iter_internal_ref_bundles():
+        references = [block.ref for block in bundle.blocks]
+        del bundle
+        while references:
+            yield from unpack(ray.get(references.pop(0)))

@@ -195,9 +195,11 @@ def _put_together(
                 raise CorpusError(packed.fault)
             held.add(unit, packed, sizes[unit.group])
             chunk.left -= 1
-            if packed.fault and packed.fault not in told:
-                told.add(packed.fault)
-                yield packed.fault
+            fault = packed.fault
+            del packed  # it keeps a block in the object store
+            if fault and fault not in told:
+                told.add(fault)
+                yield fault
 
     chunk, coming = open_chunk(min(settings.chunk_steps, n_steps)), None
     planned = len(chunk.steps)

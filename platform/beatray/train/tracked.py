@@ -34,7 +34,8 @@ def tracked(
 
     def hear(run_id: str) -> None:
         folder.push(MEMORY)  # from here on another driver can go on in the same MLflow run
-        note_mlflow_run(run_id)
+        if parent_run_id is None:  # a job that is a sweep names the sweep's run
+            note_mlflow_run(run_id)
 
     tracking = tracking_for(
         settings.tracking.uri,
@@ -42,6 +43,7 @@ def tracked(
         out=Path(settings.out),
         run_name=settings.run,
         folder=folder.scratch,
+        place=job.run.where(),
         settings=flat(as_dict(settings)),
         tags={
             "beatray.method": str(settings.objective["name"]),
