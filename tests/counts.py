@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def count(short: int, full: int) -> int:
+def count(short: T, full: T) -> T:
     """`full` under `make chaos`, otherwise `short`."""
     return full if os.environ.get("BEATRAY_CHAOS") else short

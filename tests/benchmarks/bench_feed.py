@@ -1,4 +1,4 @@
-"""Feeding alone, without training: the stream beside plain pyarrow and Ray Data's own Parquet reader; interleaved, medians.
+"""Feeding alone: the stream beside plain pyarrow and Ray Data's own Parquet reader; interleaved, medians.
 
 Run: PYTHONPATH=platform python tests/benchmarks/bench_feed.py [--records N] [--repeats N]
 
@@ -43,14 +43,14 @@ class Decode(ArrowBatchCollateFn):
         self.wanted = wanted
 
     def __call__(self, batch: pa.Table) -> Any:
-        return {name: values for name, values in decode(batch.combine_chunks(), self.wanted, None).items()}
+        return decode(batch, self.wanted, None)
 
 
 def plain_pyarrow(job: Job) -> Iterator[int]:
     size, wanted = job.settings.train.batch_size, job.stream.arrays
     for group in job.stream.groups:
         table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(wanted))
-        arrays = decode(table.combine_chunks(), wanted, job.stream.clusters)
+        arrays = decode(table, wanted, job.stream.clusters)
         for start in range(0, len(table), size):
             yield len({name: values[start : start + size].copy() for name, values in arrays.items()}["record_key"])
 

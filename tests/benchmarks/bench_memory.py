@@ -12,6 +12,7 @@ count, 100,000 records over 3 epochs, takes about 6 GB of disk and some minutes:
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import tempfile
@@ -82,12 +83,16 @@ def main() -> None:
         world = asked.workers
         ranks = [Rank.remote(job, rank, world, asked.epochs * per_epoch) for rank in range(world)]
         print(f"{job.rows} records, batch {asked.batch}, {world} ranks, MiB")
-        print("  epoch   done " + "".join(f"   rank {rank}" for rank in range(world)) + "   reader   store  spilled  rec/s")
+        print(
+            "  epoch   done "
+            + "".join(f"   rank {rank}" for rank in range(world))
+            + "   reader   store  spilled  rec/s"
+        )
         peaks: list[list[float]] = []
         for epoch in range(asked.epochs):
             peaks.append([0.0] * (world + 2))
             cuts = [per_epoch * mark // MARKS_PER_EPOCH for mark in range(MARKS_PER_EPOCH + 1)]
-            for first, last in zip(cuts, cuts[1:], strict=False):
+            for first, last in itertools.pairwise(cuts):
                 began = time.perf_counter()
                 taken = [rank.advance.remote(last - first) for rank in ranks]
                 waiting = taken
@@ -108,7 +113,8 @@ def main() -> None:
         for number, name in enumerate(names):
             of_epochs = [peak[number] for peak in peaks]
             growth = of_epochs[-1] / of_epochs[0] - 1 if of_epochs[0] else 0.0
-            print(f"  peak of {name}: {', '.join(f'{v:.0f}' for v in of_epochs)} MiB in epochs 1 to {asked.epochs} ({growth:+.0%})")
+            told = ", ".join(f"{peak:.0f}" for peak in of_epochs)
+            print(f"  peak of {name}: {told} MiB in epochs 1 to {asked.epochs} ({growth:+.0%})")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def decode_all(job: Job) -> tuple[Arrays, float]:
     parts = []
     for group in job.stream.groups:
         table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(wanted))
-        parts.append(decode(table.combine_chunks(), wanted, job.stream.clusters))
+        parts.append(decode(table, wanted, job.stream.clusters))
     seconds = time.process_time() - began
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
 

@@ -7,6 +7,7 @@ recordings do. Beats and features stay those of the original. All rows may be tr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,22 +27,23 @@ from beatray.ingest.plan import IngestSettings
 
 ROWS_PER_SHARD, JITTER_UV, RAIL_UV = 1024, 25, 32_000
 
+
 def write_large_corpus(folder: Path, records: int) -> str:
-    """A corpus of `records` rows in `folder`, through the real ingest and the real writer; needs an open Ray session."""
+    """A corpus of `records` rows in `folder`, by the real ingest and the real writer; needs an open Ray session."""
     with tempfile.TemporaryDirectory() as small:
         ingest(IngestSettings({name: str(SAMPLE / f"{name}-sample.zip") for name in ("ptbxl", "ludb")}, small))
         corpus = open_corpus(small)
         places = [(shard, group) for shard in corpus.manifest.shards for group in range(len(shard.row_groups))]
         real = pa.concat_tables(read_row_group(corpus.store, *place, SCHEMA.names) for place in places)
     known, write = ray.put(real), ray.remote(_write)
-    starts = range(0, records, ROWS_PER_SHARD)
-    shards = ray.get([write.remote(known, str(folder), s, min(ROWS_PER_SHARD, records - s)) for s in starts])
+    cuts = [*range(0, records, ROWS_PER_SHARD), records]
+    shards = ray.get([write.remote(known, str(folder), s, e) for s, e in itertools.pairwise(cuts)])
     write_manifest(Store(str(folder)), replace(corpus.manifest, number=0, shards=tuple(shards), quarantine={}))
     return str(folder)
 
 
-def _write(real: pa.Table, folder: str, start: int, count: int) -> Shard:
-    rows = np.arange(start, start + count)
+def _write(real: pa.Table, folder: str, start: int, end: int) -> Shard:
+    rows, count = np.arange(start, end), end - start
     table = real.take(pa.array(rows % len(real))).combine_chunks()
     moved = np.random.default_rng(start).integers(-JITTER_UV, JITTER_UV, (count, 12, 1), np.int16)
     signal = np.clip(signals_of(table["signal"]), -RAIL_UV, RAIL_UV) + moved

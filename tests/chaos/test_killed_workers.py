@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path) -> None:
     """SIGKILL a rank at seeded random steps: ids, losses and final weights are those of the undisturbed run."""
-    kills = count(2, 20)
+    kills = count(1, 20)
     epochs = count(6, 24)
     words = ("train.workers=2", f"train.epochs={epochs}", f"train.max_failures={kills + 5}")
     assert start(sample_corpus, tmp_path, "whole", *words).finished
@@ -24,7 +24,7 @@ def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path) -> No
     with strikes_at(tmp_path / "killed" / "metrics.jsonl", steps, kill_a_rank) as struck:
         assert start(sample_corpus, tmp_path, "killed", *words).finished
     print(f"killed a worker {len(struck)} times, at steps {struck} of {total}")
-    assert len(struck) >= kills - 1  # the last may come too late
+    assert len(struck) >= max(1, kills - 1)  # the last may come too late
     assert ids(tmp_path, "killed") == ids(tmp_path, "whole")
     assert losses(tmp_path, "killed") == losses(tmp_path, "whole")
     assert same_weights(tmp_path, "killed", "whole")
@@ -35,7 +35,8 @@ def test_resumed_on_four_two_and_three_workers(sample_corpus: str, tmp_path: Pat
     words = ("train.precision=fp64", "train.epochs=4", "train.cpus_per_worker=0.25", "train.cpus_per_reader=0.25")
     assert train_here(sample_corpus, tmp_path, "alone", *words)
     total = len(losses(tmp_path, "alone"))
-    for workers, until in ((4, total // 3), (2, 2 * total // 3), (3, total)):
+    moves = count(((2, total // 2), (3, total)), ((4, total // 3), (2, 2 * total // 3), (3, total)))
+    for workers, until in moves:
         result = start(
             sample_corpus, tmp_path, "moved", *words, f"train.workers={workers}", f"train.stop_after_steps={until}"
         )

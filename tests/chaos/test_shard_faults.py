@@ -49,7 +49,8 @@ def corpus(sample_corpus: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sample_corpus, tmp_path / "corpus"))
 
 
-@pytest.mark.parametrize("fault", FAULTS[: count(1, 4)], ids=lambda fault: fault.__name__)
+@pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     fault: Callable[[Path], None], corpus: Path, tmp_path: Path
 ) -> None:
@@ -71,8 +72,6 @@ def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     assert start(str(corpus), tmp_path, "run", *words).continued_from == done
     assert train_here(str(corpus), tmp_path, "alone", *words)
     assert ids(tmp_path, "run") == ids(tmp_path, "alone")
-    if count(0, 1) == 0:
-        return
     assert start(str(corpus), tmp_path, "undisturbed", *words).finished
     assert losses(tmp_path, "run") == losses(tmp_path, "undisturbed")
     assert same_weights(tmp_path, "run", "undisturbed")

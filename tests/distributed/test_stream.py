@@ -123,7 +123,9 @@ def remains() -> list[str]:
     """Threads of a stream or of Ray Data that are still alive, after some seconds to end."""
     for _ in range(100):
         names = [thread.name for thread in threading.enumerate()]
-        left = [name for name in names if name.startswith(("beatray-", "StreamingExecutor", "iter_threaded", "ray-data"))]
+        left = [
+            name for name in names if name.startswith(("beatray-", "StreamingExecutor", "iter_threaded", "ray-data"))
+        ]
         if not left:
             return []
         time.sleep(0.1)
@@ -198,7 +200,9 @@ def test_damaged_shards_can_be_skipped_and_counted(
     planned, per_epoch = expected_keys(job, 3), steps_per_epoch(job.rows, 12)
     damaged = shard_names(job)[1 : 1 + len(DAMAGE)]
     lost = keys_in(job, damaged)
-    make = ViewsOnWorker(json.dumps(job.settings.objective), json.dumps(job.statistics), 0) if place != "device" else None
+    make = (
+        ViewsOnWorker(json.dumps(job.settings.objective), json.dumps(job.statistics), 0) if place != "device" else None
+    )
     feeds = [batches(job.stream, rank, world, (0, 0), len(planned), make) for rank in range(world)]
     if cache_mb:  # what was read is kept, so only a fault from the start is seen
         for name, damage in zip(damaged, DAMAGE.values(), strict=True):

@@ -6,10 +6,12 @@ source is closed and the thread has ended. The thread starts at once, so that sl
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Generator, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -52,11 +54,11 @@ class Ahead(Iterator[T], Generic[T]):
     def close(self) -> None:
         """End the thread and the source, whatever is left of it."""
         self._stopped.set()
-        waited = 0.0
-        while self._thread.is_alive() and waited < PATIENCE_S:
-            try:
-                item: Any = self._items.get(timeout=0.05)  # room for a put that holds the thread
-                del item
-            except queue.Empty:
-                waited += 0.05
         self._ended = True
+        waited = 0.0
+        while self._thread.is_alive() and waited < PATIENCE_S and not sys.is_finalizing():
+            with contextlib.suppress(queue.Empty):
+                self._items.get_nowait()  # room for a put that holds the thread
+            self._thread.join(0.02)
+            waited += 0.02
+        self._items = queue.Queue()  # what was not taken may pin shared memory

@@ -45,6 +45,10 @@ class RowGroup:
     rows: tuple[int, ...]
 
 
+Work = tuple[Unit, RowGroup]
+"""A row group, and as which unit of the plan it is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
     """What is read of each row group, and with how many readers."""
@@ -55,10 +59,8 @@ class ReadSettings:
     make_views: MakeViews | None = None
     readers: int = 2
     cpus_per_reader: float = 0.25
-    groups_per_task: int = 2
-    block_groups: float = 99
-    room: int = 0
-    tasks_ahead: int = 2  # finished tasks whose rows wait in the object store
+    task_mb: int = 64  # of rows that one task reads, and that one block holds
+    tasks_ahead: int = 1  # finished tasks whose rows wait in the object store
 
 
 def no_rows(settings: ReadSettings) -> Arrays:
@@ -92,7 +94,7 @@ def read_unit(settings: ReadSettings, unit: Unit, group: RowGroup) -> Packed:
     return Packed(unit.number, _with_views(settings, arrays, unit.epoch))
 
 
-def _read_task(settings: ReadSettings, work: Sequence[tuple[Unit, RowGroup]]) -> Iterator[pa.Table]:
+def _read_task(settings: ReadSettings, work: Sequence[Work]) -> Iterator[pa.Table]:
     """It is given its own row groups only: the whole list of a large corpus would travel with every task."""
     for unit, group in work:
         yield pack(read_unit(settings, unit, group))
@@ -101,12 +103,12 @@ def _read_task(settings: ReadSettings, work: Sequence[tuple[Unit, RowGroup]]) ->
 class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
     """A Ray Data source with the given read tasks, in order."""
 
-    def __init__(self, settings: ReadSettings, tasks: Sequence[Sequence[tuple[Unit, RowGroup]]]) -> None:
+    def __init__(self, settings: ReadSettings, tasks: Sequence[Sequence[Work]]) -> None:
         super().__init__()
         self._settings, self._tasks = settings, tasks
         self._row_bytes = row_bytes(settings)
 
-    def bytes_of(self, work: Sequence[tuple[Unit, RowGroup]]) -> int:
+    def bytes_of(self, work: Sequence[Work]) -> int:
         """Of a task's output."""
         return sum(len(group.rows) for _, group in work) * self._row_bytes
 
@@ -139,31 +141,44 @@ class RestWhileAhead(ExecutionCallback):  # type: ignore[misc]  # ray ships no t
             time.sleep(REST_S)
 
 
+def _tasks(work: Sequence[Work], bytes_of_row: int, limit: int) -> list[list[Work]]:
+    """The work in order, as many row groups together as stay within `limit` bytes."""
+    tasks: list[list[Work]] = []
+    size = limit
+    for unit, group in work:
+        more = len(group.rows) * bytes_of_row
+        if size + more > limit:
+            tasks.append([])
+            size = 0
+        tasks[-1].append((unit, group))
+        size += more
+    return tasks
+
+
 def read_units(
     settings: ReadSettings, units: Sequence[Unit], groups: Sequence[RowGroup]
 ) -> Generator[Packed, None, None]:
     """One execution of Ray Data: the units, in order. What is yielded lies in shared memory: copy it and let it go."""
-    work = [(unit, groups[unit.group]) for unit in units]
-    tasks = [work[first : first + settings.groups_per_task] for first in range(0, len(work), settings.groups_per_task)]
+    tasks = _tasks([(unit, groups[unit.group]) for unit in units], row_bytes(settings), settings.task_mb * 2**20)
     if not tasks:
         return
     source = _RowGroups(settings, tasks)
+    biggest = max(map(source.bytes_of, tasks))
     data = ray.data.read_datasource(
         source,
         override_num_blocks=len(tasks),
         num_cpus=settings.cpus_per_reader,
         concurrency=settings.readers,
     )
-    biggest = max(map(source.bytes_of, tasks))
-    room = (settings.tasks_ahead + settings.readers) * biggest
-    if settings.room: room = settings.room * biggest // settings.groups_per_task
-    data.context.execution_options.preserve_order = True
-    data.context.execution_options.resource_limits = ExecutionResources(object_store_memory=room)
-    data.context.custom_execution_callback_classes = [RestWhileAhead]
-    data.context.enable_progress_bars = False
-    data.context.memory_usage_poll_interval_s = None  # a thread in every read task
-    data.context.target_max_block_size = int(settings.block_groups * biggest / settings.groups_per_task)  # one block a task, and Ray Data knows beforehand how big
-    data.context.print_on_execution_start = False
+    context = data.context  # a copy of this execution's own
+    room = (settings.readers + settings.tasks_ahead) * biggest
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=room)
+    context.target_max_block_size = biggest  # one block a task, and Ray Data knows beforehand how big
+    context.custom_execution_callback_classes = [RestWhileAhead]
+    context.memory_usage_poll_interval_s = None  # it takes a thread in every task
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
     # Not iter_batches: it holds several more blocks on their way through its threads. Whatever is bound to a name here
     # stays in the object store while the next block is awaited.
     for bundle in data.iter_internal_ref_bundles():
