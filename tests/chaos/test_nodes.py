@@ -29,6 +29,7 @@ def test_a_node_dies_while_recordings_are_read(sample_corpus: str, tmp_path: Pat
     """The corpus has the same bytes as that of an undisturbed ingest."""
     with cluster() as nodes:
         nodes.join(1)
+        nodes.wait_for(2)  # two that start together in one session folder get into each other's way
         second = nodes.join(1)
         nodes.wait_for(3)
         corpus = tmp_path / "corpus"
@@ -53,6 +54,7 @@ def test_elastic_training_goes_on_when_a_node_dies(sample_corpus: str, tmp_path:
     )
     with cluster() as nodes:
         nodes.join(1)
+        nodes.wait_for(2)  # two that start together in one session folder get into each other's way
         second = nodes.join(1)
         nodes.wait_for(3)
         journal = out / "elastic" / "metrics.jsonl"

@@ -57,17 +57,19 @@ class Sweep:
 
     folder: Path
     words: tuple[str, ...]
+    said: Path
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_", "MLFLOW_"))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "beatray", "sweep", *self.words],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with self.said.open("w") as said:  # no pipe: whoever outlives a killed driver would hold it open
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "beatray", "sweep", *self.words],
+                env=environment,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         RUNNING.append(self.process)
         return self.process
 
@@ -75,8 +77,10 @@ class Sweep:
         """(exit code, what it said) of the running process, or of a new one."""
         process = self.process or self.start()
         self.process = None
-        said, _ = process.communicate(timeout=PATIENCE_S)
-        return process.returncode, said
+        if process.stdout is not None:  # of a cluster's command
+            said, error = process.communicate(timeout=PATIENCE_S)
+            return process.returncode, said + error
+        return process.wait(PATIENCE_S), self.said.read_text()
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Wait while the process runs."""
@@ -84,7 +88,7 @@ class Sweep:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if self.process.poll() is not None:
-                raise AssertionError(f"the sweep ended too early: {self.process.communicate()[0][-3000:]}")
+                raise AssertionError(f"the sweep ended too early: {self.finish()}")
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -92,7 +96,7 @@ class Sweep:
         """SIGKILL of the driver alone."""
         assert self.process is not None
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
         self.process = None
 
     def record(self) -> SweepRecord:
@@ -133,7 +137,8 @@ def none_left() -> Iterator[None]:
 
 
 def sweep_of(corpus: str, out: Path, *words: str) -> Sweep:
-    return Sweep(out / "first", (f"corpus={corpus}", f"out={out}", "run=first", *WORDS, *words))
+    words = (f"corpus={corpus}", f"out={out}", "run=first", *WORDS, *words)
+    return Sweep(out / "first", words, out / "said.txt")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +146,7 @@ def whole(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Sweep
     """The sweep that nothing happened to."""
     sweep = sweep_of(sample_corpus, tmp_path_factory.mktemp("whole"), SPACE, ONE_AT_A_TIME)
     code, said = sweep.finish()
-    assert code == 0, said[-3000:]
+    assert code == 0, (code, said[-3000:])
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
     return sweep
 
@@ -168,7 +173,7 @@ def test_a_sweep_whose_driver_is_killed_ends_with_the_same_table(
         }
     assert ended  # the last kills came when some had finished
     code, said = sweep.finish()
-    assert code == 0, said[-3000:]
+    assert code == 0, (code, said[-3000:])
     print(f"killed the driver {len(kills)} times: {sorted(kills)}; attempts {attempts(sweep)}")
     assert sweep.table() == whole.table()
     assert sum(attempts(sweep).values()) == len(TRIALS) + len(kills)
@@ -191,14 +196,14 @@ def test_a_sweep_that_is_asked_to_stop_says_so_and_goes_on_later(
     assert sweep.process is not None
     sweep.process.send_signal(signal.SIGTERM)
     code, said = sweep.finish()
-    assert code == 75, said[-3000:]
+    assert code == 75, (code, said[-3000:])
     assert [trial.status for trial in sweep.record().trials] == ["finished", "interrupted", "waiting"]
     written = max(int(path.name[5:]) for path in (sweep.folder / TRIALS[1] / "checkpoints").glob("step-*"))
     assert written == sweep.steps(TRIALS[1])  # a checkpoint of its last step: nothing is done again
     assert sweep.statuses() == {"first": "KILLED", TRIALS[0]: "FINISHED", TRIALS[1]: "KILLED"}
     assert not (sweep.folder / TRIALS[2]).exists()
     code, said = sweep.finish()
-    assert code == 0, said[-3000:]
+    assert code == 0, (code, said[-3000:])
     assert sweep.table() == whole.table()
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
 
@@ -211,7 +216,7 @@ def test_a_trial_whose_process_is_killed_goes_on_in_a_new_one(whole: Sweep, samp
     (victim,) = [pid for pid in descendants(process.pid) if re.search(rb"trial_main|ImplicitFunc", title(pid))]
     os.kill(victim, signal.SIGKILL)
     code, said = sweep.finish()
-    assert code == 0, said[-3000:]
+    assert code == 0, (code, said[-3000:])
     assert "failed and is tried again" in said
     assert attempts(sweep) == dict(zip(TRIALS, (1, 2, 1), strict=True))
     assert sweep.table() == whole.table()
@@ -241,7 +246,7 @@ def test_a_trial_that_cannot_work_is_told_and_the_others_finish(sample_corpus: s
     space = ("sweep.space.train.learning_rate=[0.001,1.0e+30,0.002]", "train.max_nonfinite=1")
     sweep = sweep_of(sample_corpus, tmp_path, *space, "train.epochs=4", "cluster.cpus=3")
     code, said = sweep.finish()
-    assert code == 1, said[-3000:]
+    assert code == 1, (code, said[-3000:])
     assert "learning_rate-1e30 failed and is tried again" in said and "some trials failed" in said
     by_name = {trial.name: trial for trial in sweep.record().trials}
     failed = by_name["learning_rate-1e30"]
@@ -268,7 +273,7 @@ def test_early_stopping_stops_some_and_leaves_nothing_behind(sample_corpus: str,
     space = ("sweep.space.train.learning_rate=[1.0e-06,1.0e-05,0.002,0.001]", "sweep.space.train.weight_decay=null")
     sweep = sweep_of(sample_corpus, tmp_path, *search, *space, "train.validate_every_epochs=1", ONE_AT_A_TIME)
     code, said = sweep.finish()
-    assert code == 0, said[-3000:]
+    assert code == 0, (code, said[-3000:])
     statuses = [trial.status for trial in sweep.record().trials]
     assert set(statuses) == {"finished", "stopped"}, statuses
     best = ranked(sweep.record())[0]
@@ -296,18 +301,18 @@ def test_a_sweep_survives_the_loss_of_a_node(whole: Sweep, sample_corpus: str, t
         nodes.kill(doomed)
         nodes.join(1)
         code, said = sweep.finish()
-    assert code == 0, said[-3000:]
+    assert code == 0, (code, said[-3000:])
     print(f"a node was lost; attempts {attempts(sweep)}")
     assert sweep.table() == whole.table()
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
 
 
-def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Server) -> None:
+def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Server, tmp_path: Path) -> None:
     """SIGKILL of the driver, with everything but the corpus on S3: record, runs and ranking."""
     out = s3.uri(f"{s3.bucket()}/runs")
     words = (f"corpus={sample_corpus}", f"out={out}", "run=first", *WORDS, SPACE, ONE_AT_A_TIME, "tracking.uri=null")
     place = Store(out).child("first")
-    sweep = Sweep(Path(), words)
+    sweep = Sweep(tmp_path, words, tmp_path / "said.txt")
 
     def statuses() -> list[str]:
         record = read(place)

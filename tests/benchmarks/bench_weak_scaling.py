@@ -1,0 +1,69 @@
+"""Weak scaling from 1 to 2 workers through the real launch: the same rows for each worker, twice the global batch.
+
+Run: PYTHONPATH=platform python tests/benchmarks/bench_weak_scaling.py [--records N] [--repeats N] [--rows N]
+
+Each repeat trains one epoch with one worker and one with two, each rank with one thread, from a corpus that is streamed
+(`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal tells
+them; the ratio is that of the rate of two workers to twice the rate of one. What it can show depends on the cores: two
+ranks, their readers and Ray share them, so on two cores the ratio also holds what decoding costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+from large_corpus import write_large_corpus
+
+from beatray.ray_session import RaySettings, session
+from beatray.settings import PretrainSettings, build, compose
+from beatray.track.journal import read_lines
+from beatray.train.launch import pretrain
+from beatray.train.prepare import prepare_job
+
+
+def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float]:
+    """Records per second of a run after its first step, and the share of that time waited for data."""
+    words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
+    job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+    result = pretrain(job)
+    assert result.finished, f"run {name} ended after {result.steps} steps"
+    lines = read_lines(out / name / "metrics.jsonl")[1:]
+    seconds = sum(line["step_s"] + line["data_wait_s"] for line in lines)
+    rows = job.rows - job.settings.train.batch_size
+    return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=8_000)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=64, help="rows of each worker in each step")
+    parser.add_argument("--encoder", default="tiny")
+    parser.add_argument("--corpus", help="a corpus written earlier by large_corpus")
+    asked = parser.parse_args()
+    common = ["train.epochs=1", "train.cache_mb=0", "train.readers_per_worker=1", "train.validate_every_epochs=0"]
+    common += [f"encoder={asked.encoder}", "tracking.uri=null", "train.checkpoint_every_steps=100000"]
+    with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
+        corpus = asked.corpus or write_large_corpus(Path(folder) / "corpus", asked.records)
+        found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+        for repeat in range(asked.repeats):
+            for workers in found:
+                words = [*common, f"train.batch_size={asked.rows * workers}"]
+                found[workers].append(rates(corpus, Path(folder) / "runs", f"{workers}-{repeat}", workers, words))
+        cores = len(os.sched_getaffinity(0))
+        print(f"{asked.encoder}, {asked.rows} rows of each worker a step, {cores} cores, median of {asked.repeats}")
+        for workers, runs in found.items():
+            rate, waited = (statistics.median(values) for values in zip(*runs, strict=True))
+            print(f"  {workers} worker(s) {rate:7.0f} records/s   data wait {waited:.1%}")
+        ratios = [two[0] / (2 * one[0]) for one, two in zip(found[1], found[2], strict=True)]
+        print(
+            f"  efficiency from 1 to 2 workers {statistics.median(ratios):.3f} (runs: {[round(r, 3) for r in ratios]})"
+        )
+
+
+if __name__ == "__main__":
+    main()
