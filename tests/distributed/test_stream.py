@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -17,11 +18,13 @@ import torch
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
 from beatray.settings import PretrainSettings, build, compose
+from beatray.train.blocks import Arrays
 from beatray.train.job import Job, ViewsOnWorker, build_model
 from beatray.train.order import epoch_order, steps_per_epoch
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import Batch, batches
 from beatray.views.draws import record_key
+from counts import count
 
 pytestmark = pytest.mark.ray
 
@@ -230,6 +233,25 @@ def test_damaged_shards_can_be_skipped_and_counted(
         assert len(set(faults)) == len(faults)
     assert all(any(name in fault for faults in told for fault in faults) for name in damaged)
     assert remains() == []
+
+
+def test_killed_readers_change_nothing(job: Job, tmp_path: Path) -> None:
+    """Ray reads again what a dead reader had not delivered: nothing is missing, doubled or out of order."""
+    deaths = count(1, 12)
+
+    def die_once(arrays: Arrays, epoch: int) -> Arrays:
+        """Views that kill their own reader, the first time that they see a row group."""
+        if len(arrays["record_key"]) and len(list(tmp_path.iterdir())) < deaths:
+            mark = tmp_path / f"{epoch}-{arrays['record_key'][0]}"
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return {"signal_uv": arrays["signal_uv"]}
+
+    planned = expected_keys(job, 3)
+    seen = list(batches(job.stream, 0, 1, (0, 0), len(planned), die_once))
+    assert [batch.arrays["record_key"].tolist() for batch in seen] == planned
+    assert len(list(tmp_path.iterdir())) == deaths
 
 
 def test_a_stream_can_be_closed_at_any_time(job: Job) -> None:

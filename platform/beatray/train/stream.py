@@ -171,7 +171,7 @@ def _put_together(
     )
     sizes, order = settings.sizes, settings.order
     fits = sum(sizes) * row_bytes(reading) <= settings.cache_mb * 2**20
-    window = lanes_for(len(sizes), order) * (order.window + 2) * max(sizes)
+    window = lanes_for(len(sizes), order) * (order.window // 2 + 2) * max(sizes)  # rows held at once, about
     keep = fits and make_views is None  # views differ from epoch to epoch
     held = _Held(sum(sizes) if keep else min(sum(sizes), window), keep=keep)
     empty, told = no_rows(reading), set[str]()
