@@ -1,4 +1,4 @@
-"""The training loop, in plain torch: resume, step, clip, refuse, log, checkpoint. It knows no method by name.
+"""The training loop: resume, agree, step, log, validate, checkpoint. It knows no method by name.
 
 One call trains one rank; Ray Train (`launch.py`) or a test starts as many as there are. Contract: a step's data, views
 and learning rate are functions of its number and the settings, so a resumed run continues exactly; the loss is that of
@@ -20,18 +20,15 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from beatray.corpus.manifest import CorpusError
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account, difference, key_sum
-from beatray.train.blocks import Arrays
 from beatray.train.errors import CheckpointError, PeerError, SupersededError, TrainingError
 from beatray.train.first_rank import FirstRank
-from beatray.train.job import Job, ViewsOnWorker, build_model, check_same_run, to_tensors
+from beatray.train.job import Job, ViewsOnWorker, check_same_run
+from beatray.train.learner import Learner
 from beatray.train.names import names_by_place, names_of_keys
-from beatray.train.optimise import build_optimiser, learning_rate
 from beatray.train.order import Part, epoch_order, steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED
@@ -42,9 +39,6 @@ from beatray.views.draws import record_key
 
 FOR_GOOD = (TrainingError, CorpusError, CheckpointError)
 """Errors that starting again would not mend."""
-
-COUNTS = ("rows", "skipped", "beats")
-"""Logs that are counts: summed over micro-batches, where the others are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +57,7 @@ class _Training:
     job: Job
     ranks: Ranks
     hooks: Hooks
-    objective: Any
-    model: nn.Module
-    optimiser: torch.optim.Optimizer
+    learner: Learner
     watchdog: Watchdog
     validation: Validation | None
     first: FirstRank | None  # on the first rank only
@@ -100,16 +92,10 @@ def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
     torch.set_num_threads(settings.threads_per_worker)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(job.run, hooks.start, ranks.rank, settings.stall_minutes))
-        objective = build_model(job.settings.objective, job.settings.encoder, job.settings.seed, job.statistics)
-        objective.to(ranks.device)
-        if settings.precision == "fp64":
-            objective.double()
-        optimiser = build_optimiser(objective, settings)
-        state = _resume(job, ranks, objective, optimiser)
+        learner = Learner(job, ranks)
+        state = _resume(job, ranks, learner)
         done, per_epoch = int(state.get("global_step", 0)), steps_per_epoch(job.rows, settings.batch_size)
         counted = state.get("account", [0, 0, 0])
-        if settings.compile:
-            objective.encoder.trunk.compile()  # the encoder is entered by its methods, which compile() leaves alone
         last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
         first = None
         if ranks.is_first:
@@ -118,9 +104,7 @@ def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             job=job,
             ranks=ranks,
             hooks=hooks,
-            objective=objective,
-            model=_parallel(objective, ranks),
-            optimiser=optimiser,
+            learner=learner,
             watchdog=watchdog,
             validation=Validation(job, ranks) if done < last and job.validation.groups else None,
             first=first,
@@ -149,7 +133,7 @@ def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             _raise(first.fault())
             watchdog.step()
             if last == job.steps:
-                first.export(objective)
+                first.export(learner.objective)
     return last == job.steps
 
 
@@ -157,11 +141,12 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
     """One global step, and what follows from it: journals, the end of an epoch, validation, a checkpoint."""
     settings, first, rows = t.job.settings.train, t.first, verdict.rows
     started = time.perf_counter()
-    for group in t.optimiser.param_groups:
-        group["lr"] = learning_rate(number, t.job.steps, t.per_epoch, settings)
-    torch.manual_seed(hash((t.job.settings.seed, number, t.ranks.rank)) & 0x7FFFFFFF)
-    logs, norm = _update(t, batch, verdict.parts, number)
+    logs, norm = t.learner.step(number, batch.arrays, batch.epoch, verdict.parts)
     seconds = time.perf_counter() - started
+    if logs is not None:
+        t.strikes = 0
+    elif rows:  # none are left where every row of the step was in shards that cannot be read
+        _refuse(t, batch, number)
     t.seen.append(batch.arrays["record_key"])
     _log_faults(t, number, batch, verdict)
     if settings.log_ids:
@@ -172,7 +157,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
         "step": number,
         "epoch": batch.epoch,
         "loss": None,  # of a refused step
-        "learning_rate": t.optimiser.param_groups[0]["lr"],
+        "learning_rate": t.learner.learning_rate,
         "gradient_norm": _finite_or_none(norm),
         "records_per_s": rows / (seconds + waited),
         "data_wait_s": waited,
@@ -189,7 +174,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
         if number % settings.log_every_steps == 0 or number == last - 1 or worth_it:
             first.log_metrics(line)
         if first.is_due(number + 1, validation_loss) or number == last - 1:
-            first.save(number + 1, t.per_epoch, t.account, t.objective, t.optimiser, validation_loss)
+            first.save(number + 1, t.per_epoch, t.account, t.learner.objective, t.learner.optimiser, validation_loss)
     if validation_loss is not None or number == last - 1 or (epoch_ends and t.validation is None):
         told = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
         t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
@@ -201,15 +186,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
             t.untold = None
 
 
-def _parallel(objective: Any, ranks: Ranks) -> nn.Module:
-    model: nn.Module = objective
-    if ranks.world == 1:
-        return model
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
-
-
-def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def _resume(job: Job, ranks: Ranks, learner: Learner) -> dict[str, Any]:
     """Load the newest whole checkpoint, the same on all ranks; returns its state, empty at the start of a run."""
     chosen = checkpoints.latest(job.run) if ranks.is_first else None
     name = ranks.from_first(chosen.name if chosen else None)
@@ -217,7 +194,7 @@ def _resume(job: Job, ranks: Ranks, objective: nn.Module, optimiser: torch.optim
         return {}
     found = chosen or checkpoints.load(job.run, name)
     check_same_run(job, found.state)
-    checkpoints.restore(found, objective, optimiser)
+    checkpoints.restore(found, learner.objective, learner.optimiser)
     return found.state
 
 
@@ -290,7 +267,7 @@ def _checkpoint(t: _Training, done: int) -> None:
     """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
     if t.first is not None:
         t.watchdog.step()
-        t.first.save(done, t.per_epoch, t.account, t.objective, t.optimiser)
+        t.first.save(done, t.per_epoch, t.account, t.learner.objective, t.learner.optimiser)
         t.first.settle()
 
 
@@ -304,7 +281,7 @@ def _end_epoch(t: _Training, epoch: int) -> float | None:
     if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
         return None
     t.watchdog.step()
-    return t.validation.loss(t.objective, lambda arrays, number: _views(t, arrays, number, True))
+    return t.validation.loss(t.learner.objective, lambda arrays, number: t.learner.views(arrays, number, make=True))
 
 
 def _log_faults(t: _Training, number: int, batch: Batch, verdict: _Verdict) -> None:
@@ -315,68 +292,9 @@ def _log_faults(t: _Training, number: int, batch: Batch, verdict: _Verdict) -> N
             t.first.log_skipped(number, sorted({fault for part in told for fault in part}))
 
 
-def _update(t: _Training, batch: Batch, parts: tuple[Part, ...], number: int) -> tuple[dict[str, float] | None, float]:
-    """Forward, backward and the optimiser; returns the logs, None if the step was refused, and the gradient norm."""
-    if not any(part.global_rows for part in parts):
-        return None, math.nan  # every row of the step was in shards that cannot be read
-    objective, optimiser = t.objective, t.optimiser
-    before = [buffer.clone() for buffer in objective.buffers()]
-    logs = _accumulate(t, batch, parts)
-    norm = math.nan
-    if logs is not None:
-        norm = float(nn.utils.clip_grad_norm_(objective.parameters(), t.job.settings.train.clip_norm))
-    if math.isfinite(norm):  # gradients are averaged over ranks, so all ranks decide alike
-        optimiser.step()
-        objective.after_step()
-        t.strikes = 0
-        return logs, norm
-    for buffer, value in zip(objective.buffers(), before, strict=True):
-        buffer.copy_(value)  # running statistics have already seen the refused batch
-    t.strikes += 1
-    _refuse(t, batch, number)
-    return None, norm
-
-
-def _views(t: _Training, arrays: Arrays, epoch: int, make: bool) -> dict[str, Tensor]:
-    """What the objective is called with: its views of the arrays, or the arrays if views were made on workers."""
-    tensors = to_tensors(arrays, t.ranks.device)
-    views: dict[str, Tensor] = t.objective.views(tensors, t.job.settings.seed, epoch) if make else tensors
-    if t.job.settings.train.precision == "fp64":
-        views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
-    return views
-
-
-def _accumulate(t: _Training, batch: Batch, parts: tuple[Part, ...]) -> dict[str, float] | None:
-    """Forward and backward over the micro-batches; returns the logs, `loss` among them, of the global batch.
-
-    None, and no gradient to be used, if the loss of any rank is not finite.
-    """
-    settings, model = t.job.settings, t.model
-    t.optimiser.zero_grad(set_to_none=True)
-    logs: dict[str, float] = {}
-    first, total = 0, sum(part.global_rows for part in parts)
-    for number, part in enumerate(parts):
-        if not part.global_rows:
-            continue  # a last batch shorter than its micro-batches, on every rank
-        rows = {name: values[first : first + part.rows] for name, values in batch.arrays.items()}
-        first += part.rows
-        views = _views(t, rows, batch.epoch, settings.views.place == "device")
-        last = not any(later.global_rows for later in parts[number + 1 :])
-        hold = not last and isinstance(model, DistributedDataParallel)
-        with model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
-            with torch.autocast(t.ranks.device.type, torch.bfloat16, enabled=settings.train.precision == "bf16"):
-                loss, part_logs = model(views)
-            if not t.ranks.all_true(bool(torch.isfinite(loss))):
-                return None
-            (loss * (part.global_rows / settings.train.batch_size)).backward()
-        for name, value in part_logs.items():
-            counted = 1.0 if name.endswith(COUNTS) else part.global_rows / total
-            logs[name] = logs.get(name, 0.0) + float(value) * counted
-    return logs
-
-
 def _refuse(t: _Training, batch: Batch, number: int) -> None:
     """Write down which recordings gave a non-finite loss or gradient; stop after too many in a row."""
+    t.strikes += 1
     keys = _global_keys(t, batch)
     if t.first is not None:
         t.names = t.names or names_of_keys(t.job.stream)

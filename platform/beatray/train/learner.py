@@ -1,0 +1,106 @@
+"""What learns, in plain torch: the objective, its optimiser, and one global step of both."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from beatray.train.blocks import Arrays
+from beatray.train.job import Job, build_model, to_tensors
+from beatray.train.optimise import build_optimiser, learning_rate
+from beatray.train.order import Part, steps_per_epoch
+from beatray.train.ranks import Ranks
+
+COUNTS = ("rows", "skipped", "beats")
+"""Logs that are counts: summed over micro-batches, where the others are averaged."""
+
+
+class Learner:
+    """An objective on its device, wrapped for the ranks there are, with its optimiser."""
+
+    def __init__(self, job: Job, ranks: Ranks) -> None:
+        settings = job.settings
+        self._job, self._ranks = job, ranks
+        self.objective: Any = build_model(settings.objective, settings.encoder, settings.seed, job.statistics)
+        self.objective.to(ranks.device)
+        if settings.train.precision == "fp64":
+            self.objective.double()
+        self.optimiser = build_optimiser(self.objective, settings.train)
+        if settings.train.compile:
+            self.objective.encoder.trunk.compile()  # it is entered by its methods, which compile() leaves alone
+        self._model: nn.Module = self.objective
+        if ranks.world > 1:
+            ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+            self._model = DistributedDataParallel(self.objective, device_ids=ids, broadcast_buffers=False)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the newest step."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def step(
+        self, number: int, arrays: Arrays, epoch: int, parts: tuple[Part, ...]
+    ) -> tuple[dict[str, float] | None, float]:
+        """Forward, backward and the optimiser for global step `number`, in micro-batches of `parts`.
+
+        Returns the logs of the global batch, `loss` among them, and the norm of the gradient. The logs are None where
+        nothing was learned: no rows are left, or the loss or the gradient of some rank is not finite; then weights,
+        optimiser and buffers are what they were.
+        """
+        settings = self._job.settings
+        per_epoch = steps_per_epoch(self._job.rows, settings.train.batch_size)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(number, self._job.steps, per_epoch, settings.train)
+        if not any(part.global_rows for part in parts):
+            return None, math.nan
+        torch.manual_seed(hash((settings.seed, number, self._ranks.rank)) & 0x7FFFFFFF)
+        before = [buffer.clone() for buffer in self.objective.buffers()]
+        logs, norm = self._accumulate(arrays, epoch, parts), math.nan
+        if logs is not None:
+            norm = float(nn.utils.clip_grad_norm_(self.objective.parameters(), settings.train.clip_norm))
+        if math.isfinite(norm):  # gradients are averaged over ranks, so all ranks decide alike
+            self.optimiser.step()
+            self.objective.after_step()
+            return logs, norm
+        for buffer, value in zip(self.objective.buffers(), before, strict=True):
+            buffer.copy_(value)  # running statistics have already seen the refused batch
+        return None, norm
+
+    def views(self, arrays: Arrays, epoch: int, *, make: bool) -> dict[str, Tensor]:
+        """What the objective is called with: its views of the arrays, or the arrays if views were made on workers."""
+        tensors = to_tensors(arrays, self._ranks.device)
+        views: dict[str, Tensor] = self.objective.views(tensors, self._job.settings.seed, epoch) if make else tensors
+        if self._job.settings.train.precision == "fp64":
+            views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
+        return views
+
+    def _accumulate(self, arrays: Arrays, epoch: int, parts: tuple[Part, ...]) -> dict[str, float] | None:
+        """Forward and backward over the micro-batches; None, and no gradient to be used, if a loss is not finite."""
+        settings, model, kind = self._job.settings, self._model, self._ranks.device.type
+        half = settings.train.precision == "bf16"
+        self.optimiser.zero_grad(set_to_none=True)
+        logs: dict[str, float] = {}
+        first, total = 0, sum(part.global_rows for part in parts)
+        for number, part in enumerate(parts):
+            if not part.global_rows:
+                continue  # a last batch shorter than its micro-batches, on every rank
+            rows = {name: values[first : first + part.rows] for name, values in arrays.items()}
+            first += part.rows
+            views = self.views(rows, epoch, make=settings.views.place == "device")
+            last = not any(later.global_rows for later in parts[number + 1 :])
+            hold = not last and isinstance(model, DistributedDataParallel)
+            with model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
+                with torch.autocast(kind, torch.bfloat16, enabled=half):
+                    loss, part_logs = model(views)
+                if not self._ranks.all_true(bool(torch.isfinite(loss))):
+                    return None
+                (loss * (part.global_rows / settings.train.batch_size)).backward()
+            for name, value in part_logs.items():
+                counted = 1.0 if name.endswith(COUNTS) else part.global_rows / total
+                logs[name] = logs.get(name, 0.0) + float(value) * counted
+        return logs
