@@ -9,7 +9,7 @@ import numpy as np
 from beatray.corpus.reader import Rows
 from beatray.dsp.analyse import analyse
 from beatray.ingest.canonical import to_windows
-from beatray.ingest.source import SOURCES
+from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 
 

@@ -94,7 +94,10 @@ class Record:
     """One recording as its file holds it, in canonical lead order.
 
     `record_id` is `<source>/<name>`; `patient_id` is prefixed with the source so that two sources never share one.
-    `labels` are the codes as published. `waves` hold P, QRS and T boundaries where the source has them.
+    `labels` are the codes as published. `waves` hold P, QRS and T boundaries where the source has them. `frank_mv` is
+    float64 (3, n), the Frank leads X, Y, Z where they were recorded. `patient_is_private` says that `patient_id` is a
+    hospital's own, which may be stored only salted. `measured` is what the device that recorded it says of it, under
+    the names of `MEASURED`.
     """
 
     record_id: str
@@ -109,7 +112,13 @@ class Record:
     age: float | None = None
     sex: str | None = None  # "F", "M" or None
     notes: tuple[str, ...] = field(default=())  # flags raised while reading, e.g. "gain_repaired"
+    frank_mv: NDArray[np.float64] | None = None
+    patient_is_private: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
 
+
+MEASURED = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")
+"""Measurements of a device that are read for comparison with ours; never stored in a corpus."""
 
 WAVE_DTYPE = np.dtype([("lead", "i1"), ("kind", "i1"), ("onset", "i4"), ("peak", "i4"), ("offset", "i4")])
 """Wave boundaries on the corpus grid: `kind` indexes `WAVE_KINDS`, samples at 500 Hz, -1 where missing."""
@@ -136,3 +145,4 @@ class Window:
     age: float | None = None
     sex: str | None = None
     flags: int = 0
+    frank_uv: NDArray[np.int16] | None = None  # (3, 5000), X, Y, Z

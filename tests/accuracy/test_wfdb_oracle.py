@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import wfdb
 
-from beatray.ingest import cinc, ludb, ptbxl, wfdb_folder
 from beatray.ingest.canonical import to_windows
+from beatray.ingest.formats.wfdb_annotation import parse_annotations
+from beatray.ingest.formats.wfdb_record import read_counts
+from beatray.ingest.formats.wfdb_signal import to_physical
+from beatray.ingest.sources import cinc, ludb, ptbxl, wfdb_folder
 from beatray.ingest.tree import open_tree
-from beatray.ingest.wfdb_annotation import parse_annotations
-from beatray.ingest.wfdb_record import read_counts
-from beatray.ingest.wfdb_signal import to_physical
 from beatray.record import Reason, Record, RecordError
 from wfdb_files import ecg_counts, header_text, pack
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import wfdb
 
-from beatray.ingest import ptbxl
 from beatray.ingest.canonical import to_windows
+from beatray.ingest.formats.wfdb_annotation import parse_annotations
+from beatray.ingest.formats.wfdb_record import read_counts, read_twelve_leads
+from beatray.ingest.sources import ptbxl
 from beatray.ingest.tree import open_tree
-from beatray.ingest.wfdb_annotation import parse_annotations
-from beatray.ingest.wfdb_record import read_counts, read_twelve_leads
 
 REPEATS = 7
 

@@ -24,7 +24,7 @@ from beatray.corpus.store import TEMPORARY_PREFIX, Store
 from beatray.embed.files import EmbeddingsError, read_listing
 from beatray.embed.plan import prepare_plan
 from beatray.embed.run import Embedded, check_resources, embed
-from beatray.ingest.source import SOURCES
+from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
 from beatray.models.roi_align import roi_align_1d

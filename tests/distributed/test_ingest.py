@@ -22,8 +22,8 @@ from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
 from beatray.corpus.store import TEMPORARY_PREFIX, Store
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings, read_quarantine
-from beatray.ingest.ptbxl import find as find_ptbxl
-from beatray.ingest.source import SOURCES
+from beatray.ingest.sources.ptbxl import find as find_ptbxl
+from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 
 pytestmark = pytest.mark.ray

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beatray.ingest import cinc, ludb, ptbxl
 from beatray.ingest.canonical import to_windows
-from beatray.ingest.item import Item
+from beatray.ingest.formats.wfdb_annotation import parse_annotations, waves_of_lead
+from beatray.ingest.formats.wfdb_record import read_counts, read_twelve_leads
+from beatray.ingest.sources import cinc, ludb, ptbxl
+from beatray.ingest.sources.item import Item
 from beatray.ingest.tree import open_tree
-from beatray.ingest.wfdb_annotation import parse_annotations, waves_of_lead
-from beatray.ingest.wfdb_record import read_counts, read_twelve_leads
 from beatray.record import Reason, RecordError, Window
 from wfdb_files import ecg_counts, header_text, mat4, pack, write_record
 

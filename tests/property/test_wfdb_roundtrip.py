@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from beatray.ingest.canonical import quantise, rate_ratio, scale_samples, to_windows
+from beatray.ingest.formats.wfdb_annotation import SYMBOLS, parse_annotations
+from beatray.ingest.formats.wfdb_record import read_counts
 from beatray.ingest.tree import open_tree
-from beatray.ingest.wfdb_annotation import SYMBOLS, parse_annotations
-from beatray.ingest.wfdb_record import read_counts
 from beatray.record import Record, Wave
 from wfdb_files import header_text, mat4, pack
 

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from beatray.ingest.wfdb_annotation import SYMBOLS, Annotations, parse_annotations, waves_of_lead
+from beatray.ingest.formats.wfdb_annotation import SYMBOLS, Annotations, parse_annotations, waves_of_lead
 from beatray.record import Reason, RecordError, Wave
 
 END = b"\0\0"

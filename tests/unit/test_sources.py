@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beatray.ingest import cinc, ludb, ptbxl, wfdb_folder
-from beatray.ingest.item import Item, parse_age, parse_sex
-from beatray.ingest.source import SOURCES
+from beatray.ingest.sources import cinc, ludb, ptbxl, wfdb_folder
+from beatray.ingest.sources.item import Item, parse_age, parse_sex
+from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, Record, RecordError
 from wfdb_files import ecg_counts, write_record

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from beatray.ingest.formats.wfdb_header import comment_fields, parse_header
+from beatray.ingest.formats.wfdb_record import TwelveLeads, read_counts, read_twelve_leads
 from beatray.ingest.tree import open_tree
-from beatray.ingest.wfdb_header import comment_fields, parse_header
-from beatray.ingest.wfdb_record import TwelveLeads, read_counts, read_twelve_leads
 from beatray.record import LEADS, Reason, RecordError
 from wfdb_files import ecg_counts, header_text, mat4, pack, write_record
 

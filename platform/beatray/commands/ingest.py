@@ -14,7 +14,7 @@ from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.ingest.convert import STAGING, ingest
 from beatray.ingest.plan import IngestSettings, list_items
-from beatray.ingest.source import SOURCES
+from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
 from beatray.settings import ClusterSettings, SettingsError, as_dict, build, compose
 

@@ -17,11 +17,12 @@ from beatray.dsp.analyse import Analysis
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
 from beatray.record import LEADS, RATE_HZ, WAVE_DTYPE, WAVE_KINDS, WINDOW_SAMPLES, Window
 
-VERSION = 1
+VERSION = 2
 ROWS_PER_GROUP = 128
 """Rows of a Parquet row group: the unit of shuffling, sharding and resuming."""
 
 SIGNAL_BYTES = len(LEADS) * WINDOW_SAMPLES * 2
+FRANK_BYTES = 3 * WINDOW_SAMPLES * 2
 
 WAVE_TYPE = pa.struct(
     [
@@ -52,6 +53,7 @@ SCHEMA = pa.schema(
         pa.field("age", pa.float32()),
         pa.field("sex", pa.string()),
         pa.field("content_hash", pa.binary(16), nullable=False),
+        pa.field("frank", pa.binary(FRANK_BYTES)),
     ],
     metadata={
         b"beatray.schema_version": str(VERSION).encode(),
@@ -86,6 +88,7 @@ def to_table(windows: Sequence[Window], analysis: Analysis) -> pa.Table:
         "age": [w.age for w in windows],
         "sex": [w.sex for w in windows],
         "content_hash": [w.content_hash for w in windows],
+        "frank": [None if w.frank_uv is None else np.ascontiguousarray(w.frank_uv, "<i2").tobytes() for w in windows],
     }
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type, from_pandas=False)
@@ -123,6 +126,11 @@ def _waves_out(waves: NDArray[np.void]) -> list[dict[str, int | str | None]] | N
         }
         for w in waves
     ]
+
+
+def frank_of(raw: bytes | None) -> NDArray[np.int16] | None:
+    """One row's Frank leads X, Y, Z, int16 (3, 5000) of 1 uV; None where none were recorded."""
+    return None if raw is None else np.frombuffer(raw, "<i2").reshape(3, WINDOW_SAMPLES)
 
 
 def waves_in(waves: list[dict[str, int | str | None]] | None) -> NDArray[np.void]:

@@ -81,14 +81,14 @@ def to_windows(record: Record) -> list[Window]:
     if beyond is not None and float(beyond.mean(axis=1).max()) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
         raise RecordError(Reason.AMPLITUDE, "a lead lies outside +-32.767 mV: its offset or its gain must be wrong")
     waves = _wave_table(record.waves, record.lead_mask, ratio)
+    frank_uv = None if record.frank_mv is None else quantise(resample(record.frank_mv, ratio))[0]
 
     starts = [start for start in range(0, n_total, WINDOW_SAMPLES) if n_total - start >= MIN_SAMPLES]
     flags = _record_flags(record)
     windows: list[Window] = []
     for number, start in enumerate(starts):
         stop = min(start + WINDOW_SAMPLES, n_total)
-        uv = np.zeros((12, WINDOW_SAMPLES), np.int16)
-        uv[:, : stop - start] = signal_uv[:, start:stop]
+        uv = _padded(signal_uv[:, start:stop])
         own = flags
         if beyond is not None and bool(beyond[:, start:stop].any()):
             own |= WindowFlag.SATURATED
@@ -109,9 +109,16 @@ def to_windows(record: Record) -> list[Window]:
                 age=record.age,
                 sex=record.sex,
                 flags=int(own),
+                frank_uv=None if frank_uv is None else _padded(frank_uv[:, start:stop]),
             )
         )
     return windows
+
+
+def _padded(signal_uv: NDArray[np.int16]) -> NDArray[np.int16]:
+    padded = np.zeros((len(signal_uv), WINDOW_SAMPLES), np.int16)
+    padded[:, : signal_uv.shape[1]] = signal_uv
+    return padded
 
 
 def rate_ratio(rate_hz: float) -> Fraction:

@@ -39,7 +39,7 @@ from beatray.ingest.plan import (
     recipe_of,
     stamp_of,
 )
-from beatray.ingest.source import SOURCES, Item
+from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, RecordError, Window
 

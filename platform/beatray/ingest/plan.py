@@ -23,7 +23,7 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
-from beatray.ingest.source import SOURCES, Item
+from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError
 

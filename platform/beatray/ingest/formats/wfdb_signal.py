@@ -20,10 +20,10 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.mat4 import check_mat4
+from beatray.ingest.formats.mat4 import check_mat4
+from beatray.ingest.formats.wfdb_fallback import decode_rare, flac_bytes_limit
+from beatray.ingest.formats.wfdb_header import Header, SignalLine
 from beatray.ingest.tree import MAX_FILE_BYTES, Tree
-from beatray.ingest.wfdb_fallback import decode_rare, flac_bytes_limit
-from beatray.ingest.wfdb_header import Header, SignalLine
 from beatray.record import Reason, RecordError
 
 INVALID_SAMPLE = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from beatray.ingest import cinc, ludb, ptbxl, wfdb_folder
-from beatray.ingest.item import Item
+from beatray.ingest.sources import cinc, ludb, ptbxl, wfdb_folder
+from beatray.ingest.sources.item import Item
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 

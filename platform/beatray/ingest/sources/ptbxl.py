@@ -12,9 +12,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from beatray.ingest.item import Item, check_not_refused, find_table, parse_age, read_table
+from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
+from beatray.ingest.sources.item import Item, check_not_refused, find_table, parse_age, read_table
 from beatray.ingest.tree import Tree
-from beatray.ingest.wfdb_record import read_twelve_leads, split_path
 from beatray.record import Record
 
 NAME = "ptbxl"

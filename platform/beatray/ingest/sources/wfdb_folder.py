@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from beatray.ingest.item import Item, check_not_refused, name_problem
+from beatray.ingest.formats.wfdb_record import read_twelve_leads
+from beatray.ingest.sources.item import Item, check_not_refused, name_problem
 from beatray.ingest.tree import Tree
-from beatray.ingest.wfdb_record import read_twelve_leads
 from beatray.record import Reason, Record, RecordError
 
 NAME = "wfdb"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from beatray.ingest.item import Item, check_not_refused, name_problem, parse_age, parse_sex
+from beatray.ingest.formats.wfdb_header import comment_fields
+from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
+from beatray.ingest.sources.item import Item, check_not_refused, name_problem, parse_age, parse_sex
 from beatray.ingest.tree import Tree
-from beatray.ingest.wfdb_header import comment_fields
-from beatray.ingest.wfdb_record import read_twelve_leads, split_path
 from beatray.record import Reason, Record, RecordError
 
 NAME = "cinc"

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.wfdb_header import SignalLine
 from beatray.ingest.tree import MAX_FILE_BYTES
-from beatray.ingest.wfdb_header import SignalLine
 from beatray.record import Reason, RecordError
 
 MAX_FLAC_SAMPLES = 1 << 26

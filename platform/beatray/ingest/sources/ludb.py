@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from beatray.ingest.item import Item, check_not_refused, find_table, parse_age, parse_sex, read_table
+from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
+from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
+from beatray.ingest.sources.item import Item, check_not_refused, find_table, parse_age, parse_sex, read_table
 from beatray.ingest.tree import Tree
-from beatray.ingest.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
-from beatray.ingest.wfdb_record import read_twelve_leads, split_path
 from beatray.record import LEADS, Record, Wave
 
 NAME = "ludb"

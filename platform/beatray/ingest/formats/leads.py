@@ -1,0 +1,113 @@
+"""Signals under lead names become twelve leads in millivolts: what every format shares after its own parsing.
+
+Leads are taken by name, never by position, since archives differ in order (one large set stores aVF before aVL), in
+spelling, and in what else they record. Nothing is guessed or repaired but short gaps and the limb leads that are sums
+of others, and each repair leaves a note.
+
+Contract: `columns_of_leads(names)` says which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
+order of `record.LEADS`, mV, zero where a lead is absent from `lead_mask`. Raises `RecordError`: DUPLICATE_LEADS,
+LEADS_MISSING, NOT_FINITE, FLAT. Limb leads: Einthoven's and Goldberger's relations, III = II - I,
+aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.record import LEAD_INDEX, LEADS, Reason, RecordError
+
+MAX_GAP_S = 0.020
+LIMB_WEIGHTS = {2: (-1.0, 1.0), 3: (-0.5, -0.5), 4: (1.0, -0.5), 5: (-0.5, 1.0)}
+"""Weights of I and II that give III, aVR, aVL and aVF."""
+
+CHEST_MASK = 0b1111_1100_0000
+
+
+def columns_of_leads(names: Sequence[str]) -> list[int]:
+    """For each of the twelve leads the 1-based position of its name; 0 where no signal has it."""
+    columns = [0] * 12
+    for number, name in enumerate(names, start=1):
+        lead = LEAD_INDEX.get(name.lower())
+        if lead is None:
+            continue
+        if columns[lead]:
+            raise RecordError(Reason.DUPLICATE_LEADS, f"signals {columns[lead]} and {number} are both {LEADS[lead]}")
+        columns[lead] = number
+    return columns
+
+
+def is_enough(columns: Sequence[int]) -> bool:
+    """Whether I, II and a chest lead are there."""
+    return bool(columns[0] and columns[1] and any(columns[6:]))
+
+
+def check_enough(columns: Sequence[int]) -> None:
+    """Raise RecordError(LEADS_MISSING) unless I, II and a chest lead are there."""
+    if not is_enough(columns):
+        absent = ", ".join(lead for lead, column in zip(LEADS, columns, strict=True) if not column)
+        raise RecordError(Reason.LEADS_MISSING, f"I, II and a chest lead are needed; absent: {absent}")
+
+
+def assemble(
+    signal_mv: NDArray[np.float64],
+    present: Sequence[int],
+    rate_hz: float,
+    invalid: NDArray[np.bool_] | None,
+    notes: list[str],
+) -> tuple[NDArray[np.float64], int]:
+    """Twelve leads (12, n) and their mask from the signals (k, n) of the leads `present`.
+
+    `invalid` (k, n) marks samples that are none. `signal_mv` may be changed; repairs are added to `notes`.
+    """
+    mask = sum(1 << lead for lead in present)
+    if invalid is not None:
+        dropped = close_gaps(signal_mv, invalid, int(MAX_GAP_S * rate_hz), notes)
+        mask &= ~sum(1 << present[row] for row in dropped)
+        if not mask & CHEST_MASK:
+            raise RecordError(Reason.NOT_FINITE, "every chest lead has a gap of more than 20 ms")
+    twelve = signal_mv
+    if list(present) != list(range(12)):
+        twelve = np.zeros((12, signal_mv.shape[1]))
+        twelve[list(present)] = signal_mv
+    mask = compute_limb_leads(twelve, mask, notes)
+    usable = twelve[[lead for lead in range(12) if mask >> lead & 1]]
+    if bool((usable == usable[:, :1]).all()):
+        raise RecordError(Reason.FLAT, "every lead is constant")
+    return twelve, mask
+
+
+def close_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]) -> list[int]:
+    """Interpolate short gaps in place; returns the rows with a longer one, set to zero."""
+    dropped: list[int] = []
+    for row in np.flatnonzero(invalid.any(axis=1)).tolist():
+        edges = np.flatnonzero(np.diff(invalid[row], prepend=False, append=False))
+        if int((edges[1::2] - edges[0::2]).max()) > max_gap:
+            signal_mv[row] = 0.0
+            dropped.append(row)
+            continue
+        good = np.flatnonzero(~invalid[row])
+        gaps = np.flatnonzero(invalid[row])
+        signal_mv[row, gaps] = np.interp(gaps, good, signal_mv[row, good])
+        notes.append("gaps_interpolated")
+    if 2 * len(dropped) > invalid.shape[0]:
+        raise RecordError(
+            Reason.NOT_FINITE, f"{len(dropped)} of {invalid.shape[0]} leads have a gap of more than 20 ms"
+        )
+    if dropped:
+        notes.append("leads_dropped")
+    return dropped
+
+
+def compute_limb_leads(signal_mv: NDArray[np.float64], mask: int, notes: list[str]) -> int:
+    """Fill in III, aVR, aVL and aVF where they are missing and I and II are there; returns the new mask."""
+    if mask & 0b11 != 0b11:
+        return mask
+    for lead, (of_one, of_two) in LIMB_WEIGHTS.items():
+        if not mask >> lead & 1:
+            signal_mv[lead] = of_one * signal_mv[0] + of_two * signal_mv[1]
+            mask |= 1 << lead
+            notes.append("leads_computed")
+    return mask
