@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from beatray.corpus.summary import describe
+from beatray.corpus.tally import describe
 from beatray.objectives.statistics import FeatureTable
 
 

@@ -13,6 +13,7 @@ from beatray.corpus.store import Store
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.ingest.convert import STAGING, ingest
+from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import IngestSettings, list_items
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
@@ -70,7 +71,8 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     store = Store(settings.out)
     listed = list_items(settings)  # a wrong path must be told before anything is started or removed
     if overwrite:
-        remove_corpus(store)
+        with only_ingest(store):
+            remove_corpus(store)
     number = latest_number(store)
     if number is not None:
         say(f"a corpus exists at {settings.out} (manifest {number}); only recordings it does not know are read")

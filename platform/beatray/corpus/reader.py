@@ -81,7 +81,7 @@ class Corpus:
         """One light line per row, in manifest order: `INDEX_COLUMNS` and (shard, group, row), fold -1 for none."""
         parts = []
         for number, shard in enumerate(self.manifest.shards):
-            table = self._read(shard, list(INDEX_COLUMNS))
+            table = self.columns(shard, list(INDEX_COLUMNS))
             frame = pd.DataFrame({name: table[name].to_pylist() for name in INDEX_COLUMNS})
             frame["fold"] = [-1 if f is None else f for f in table["fold"].to_pylist()]
             groups = np.repeat(np.arange(len(shard.row_groups)), shard.row_groups)
@@ -103,7 +103,7 @@ class Corpus:
         parts, order = [], []
         for number in np.unique(shard_of).tolist():
             here = np.flatnonzero(shard_of == number)
-            table = self._read(self.manifest.shards[number], None)
+            table = self.columns(self.manifest.shards[number], None)
             parts.append(table.take(pa.array(wanted[here] - first[number])))
             order.append(here)
         if not parts:
@@ -116,10 +116,12 @@ class Corpus:
         """One row group, checked against the manifest; CorpusError names the shard when it does not match."""
         return read_row_group(self.store, self.manifest.shards[shard_number], group, columns)
 
-    def _read(self, shard: Shard, columns: list[str] | None) -> pa.Table:
+    def columns(self, shard: Shard, names: list[str] | None) -> pa.Table:
+        """Columns `names` of a whole shard (None: all), checked against the manifest."""
+
         def read() -> pa.Table:
             with _named(shard):
-                return _open(self.store, shard).read(columns=columns)
+                return _open(self.store, shard).read(columns=names)
 
         table = patiently(read, self.store.where(f"{FOLDER}/{shard.name}"))
         if table.num_rows != shard.rows:

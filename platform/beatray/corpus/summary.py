@@ -1,12 +1,13 @@
 """Statistics of a corpus: what `corpus show` prints and what objectives need to scale features.
 
-Contract: a pure function of the shards, in manifest order; plain JSON without NaN.
+Contract: `statistics_of` is a function of the shards' merged tally and of the shards, in manifest order; plain JSON
+without NaN. It reads two light columns of every shard and beat features of a bounded number of row groups.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,78 +17,74 @@ from beatray.corpus.clusters import fit_clusters
 from beatray.corpus.manifest import Manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.schema import beat_features_of
-from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
-from beatray.dsp.quality import Flag
+from beatray.corpus.tally import Tally
+from beatray.dsp.features import BEAT_FEATURES
 from beatray.record import RATE_HZ
 
-COLUMNS = ["record_id", "patient_id", "source", "n_samples", "r_peaks", "beat_features", "record_features", "flags"]
+CLUSTER_GROUPS = 128
+"""Row groups, evenly spaced over the corpus, whose beats the clusters are fitted on."""
 
 
-def summarise(corpus: Corpus, more_flags: Mapping[int, str] | None = None) -> dict[str, Any]:
-    """One pass over the light columns of every shard; `more_flags` names the bits that reading sets."""
-    flag_names = {flag.value: str(flag.name).lower() for flag in Flag} | dict(more_flags or {})
-    recordings: set[str] = set()
-    patients: set[str] = set()
-    by_source: Counter[str] = Counter()
+def statistics_of(corpus: Corpus, tally: Tally) -> dict[str, Any]:
+    """What the manifest says of the whole corpus."""
+    sources = tally["sources"]
     flags: Counter[str] = Counter()
-    samples = beats = rows = 0
-    beat_parts: list[NDArray[np.float32]] = []
-    record_parts: list[NDArray[np.float32]] = []
-    for number, shard in enumerate(corpus.manifest.shards):
-        for group in range(len(shard.row_groups)):
-            table = corpus.row_group(number, group, COLUMNS)
-            names = [name.partition("#")[0] for name in table["record_id"].to_pylist()]
-            fresh = set(names) - recordings
-            recordings |= fresh
-            by_source.update(name.partition("/")[0] for name in fresh)
-            patients.update(p or n for p, n in zip(table["patient_id"].to_pylist(), names, strict=True))
-            samples += int(table["n_samples"].to_numpy().sum())
-            rows += table.num_rows
-            features = [beat_features_of(raw) for raw in table["beat_features"].to_pylist()]
-            beats += sum(map(len, features))
-            beat_parts += features
-            record_parts.append(np.array(table["record_features"].to_pylist(), np.float32).reshape(table.num_rows, -1))
-            for value in table["flags"].to_pylist():
-                flags.update(name for bit, name in flag_names.items() if value & bit)
-    all_beats = np.concatenate(beat_parts) if beat_parts else np.empty((0, len(BEAT_FEATURES)), np.float32)
-    all_records = np.concatenate(record_parts) if record_parts else np.empty((0, len(RECORD_FEATURES)), np.float32)
+    for about in sources.values():
+        flags.update(about["flags"])
+    totals = {key: sum(about[key] for about in sources.values()) for key in ("recordings", "rows", "beats", "samples")}
     return {
-        "recordings": len(recordings),
-        "rows": rows,
-        "patients": len(patients),
-        "beats": beats,
-        "hours": round(samples / RATE_HZ / 3600, 4),
-        "by_source": dict(sorted(by_source.items())),
+        "recordings": totals["recordings"],
+        "rows": totals["rows"],
+        "patients": _patients(corpus),
+        "beats": totals["beats"],
+        "hours": round(totals["samples"] / RATE_HZ / 3600, 4),
+        "by_source": {source: about["recordings"] for source, about in sources.items()},
         "flags": dict(sorted(flags.items())),
-        "record_features": describe(all_records, RECORD_FEATURES),
-        "beat_features": describe(all_beats, BEAT_FEATURES),
-        "beat_clusters": fit_clusters(all_beats, BEAT_FEATURES),
+        "beat_clusters": fit_clusters(_some_beats(corpus), BEAT_FEATURES),
+        **tally,
     }
 
 
-def describe(values: NDArray[np.float32], names: tuple[str, ...]) -> dict[str, Any]:
-    """Mean, SD, smallest and largest known value of each column; all 0 for a column with none."""
-    result: dict[str, Any] = {"names": list(names), "mean": [], "sd": [], "min": [], "max": [], "missing": []}
-    for position in range(len(names)):
-        column = values[:, position].astype(np.float64)
-        known = column[np.isfinite(column)]
-        result["mean"].append(float(known.mean()) if known.size else 0.0)
-        result["sd"].append(float(known.std()) if known.size else 0.0)
-        result["min"].append(float(known.min()) if known.size else 0.0)
-        result["max"].append(float(known.max()) if known.size else 0.0)
-        result["missing"].append(int(column.size - known.size))
-    return result
+def tally_of(manifest: Manifest) -> Tally:
+    """The tally that a manifest's statistics hold, to be merged with that of new shards."""
+    return {key: manifest.statistics[key] for key in ("sources", "record_features", "beat_features")}
+
+
+def _patients(corpus: Corpus) -> int:
+    """Distinct patients; a recording without one counts as its own. Kept as 64-bit digests: millions fit in memory."""
+    parts: list[NDArray[np.uint64]] = []
+    for shard in corpus.manifest.shards:
+        table = corpus.columns(shard, ["record_id", "patient_id"])
+        names = zip(table["patient_id"].to_pylist(), table["record_id"].to_pylist(), strict=True)
+        digests = {_digest(patient or record.partition("#")[0]) for patient, record in names}
+        parts.append(np.fromiter(digests, np.uint64, len(digests)))
+    return len(np.unique(np.concatenate(parts))) if parts else 0
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _some_beats(corpus: Corpus) -> NDArray[np.float32]:
+    places = [(number, group) for number, s in enumerate(corpus.manifest.shards) for group in range(len(s.row_groups))]
+    step = -(-len(places) // CLUSTER_GROUPS) or 1
+    tables = [corpus.row_group(*place, ["beat_features"]) for place in places[::step]]
+    parts = [beat_features_of(raw) for table in tables for raw in table["beat_features"].to_pylist()]
+    return np.concatenate(parts) if parts else np.empty((0, len(BEAT_FEATURES)), np.float32)
 
 
 def show(manifest: Manifest) -> dict[str, Any]:
     """The public summary of a corpus, as `corpus show --json` prints it."""
-    keys = ("recordings", "quarantined", "patients", "beats", "hours", "by_source", "quarantine_reasons", "flags")
-    public = {key: manifest.statistics[key] for key in keys}
+    keys = (
+        *("recordings", "quarantined", "patients", "beats", "hours", "by_source", "quarantine_reasons", "flags"),
+        "sources",
+    )
     return {
-        **public,
+        **{key: manifest.statistics[key] for key in keys},
         "rows": manifest.rows,
         "manifest": manifest.number,
         "manifest_hash": manifest.hash,
         "shards": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
         "recipe": manifest.recipe,
     }

@@ -23,11 +23,14 @@ from beatray.corpus import schema
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, read_manifest, write_manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
-from beatray.corpus.summary import summarise
-from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
+from beatray.corpus.summary import statistics_of, tally_of
+from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
+from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, ShardWriter, parquet_bytes
 from beatray.dsp import analyse
 from beatray.dsp.analyse import Detector
+from beatray.dsp.quality import Flag
 from beatray.ingest.canonical import WindowFlag, to_windows
+from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -45,14 +48,16 @@ from beatray.record import Reason, RecordError, Window
 
 STAGING = "staging"
 UNLISTED = "(not listed)"
+FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}
 
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """What a task leaves: the shard, if anything was kept, and one row per refused recording."""
+    """What a task leaves: the shards, if anything was kept, their tally, and one row per refused recording."""
 
-    shard: dict[str, Any] | None
+    shards: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
+    tally: Tally = field(default_factory=dict)
     read: int = 0
     stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
 
@@ -81,10 +86,17 @@ def ingest(
 ) -> Ingested:
     """Read all sources into the corpus at `settings.out` and commit; `listed` spares listing them again.
 
-    Needs an open Ray session. Raises CorpusError when the corpus there was made by another recipe, when a source
-    holds no recordings, or when every recording was refused.
+    Needs an open Ray session. Raises CorpusError when the corpus there was made by another recipe, when another ingest
+    is writing to it, when a source holds no recordings, or when every recording was refused.
     """
     store = Store(settings.out)
+    with only_ingest(store):
+        return _ingest(store, settings, on_progress, listed)
+
+
+def _ingest(
+    store: Store, settings: IngestSettings, on_progress: Callable[[Progress], None], listed: Listed | None
+) -> Ingested:
     recipe = recipe_of(settings)
     before = read_manifest(store) if latest_number(store) is not None else None
     if before and before.recipe != recipe:
@@ -139,30 +151,39 @@ def _run(
 
 def _staged(store: Store, part: Slice) -> SliceResult | None:
     try:
-        note = json.loads(store.read(f"{STAGING}/{part.name}.json"))
-        result = SliceResult(**note)
+        result = SliceResult(**json.loads(store.read(f"{STAGING}/{part.name}.json")))
     except (OSError, ValueError, TypeError):
         return None  # not there or half written: the slice is simply done again
     if result.stamp != stamp_of(part):
         return None
-    if result.shard and store.size(f"{FOLDER}/{result.shard['name']}") != result.shard["bytes"]:
-        return None
-    return result
+    whole = all(store.size(f"{FOLDER}/{shard['name']}") == shard["bytes"] for shard in result.shards)
+    return result if whole else None
 
 
 def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
-    """The task: read every item, measure the windows, write the shard, leave the note."""
+    """The task: read every item, measure the windows, write the shards, leave the note."""
     stamp = stamp_of(part)
     tree = open_tree(part.location)
-    windows: list[Window] = []
+    writer = ShardWriter(store, part.name, part.source)
+    windows: list[Window] = []  # of the row group being filled: a slice of long recordings must fit in memory too
     refused: list[dict[str, str]] = []
+    tallies: list[Tally] = []
+
+    def write_group() -> None:
+        group = windows[: schema.ROWS_PER_GROUP]
+        del windows[: schema.ROWS_PER_GROUP]
+        measured = _measure(group, detector)
+        writer.add_group(schema.to_table(group, measured))
+        tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
+
     for item in part.items:
         try:
-            windows += read_item(tree, part.source, item)
+            records, fresh = read_item(tree, part.source, item)
         except RecordError as error:
             refused.append(
                 {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
             )
+            continue
         except OSError:
             raise  # a disk or network fault is no property of the recording: Ray tries the slice again
         except Exception as error:  # a fault of the reader must cost one recording, not the ingest
@@ -170,24 +191,32 @@ def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
             refused.append(
                 {"source": part.source, "item": item.name, "reason": Reason.READER_FAULT.value, "detail": detail}
             )
-    shard = None
+            continue
+        tallies.append(records)
+        windows += fresh
+        while len(windows) >= schema.ROWS_PER_GROUP:
+            write_group()
     if windows:
-        measured = analyse.analyse(
-            np.stack([w.signal_uv for w in windows]),
-            np.array([w.n_samples for w in windows], np.int32),
-            np.array([w.lead_mask for w in windows], np.int16),
-            detector=detector,
-        )
-        written = write_shard(store, f"{part.name}.parquet", part.source, schema.to_table(windows, measured))
-        shard = asdict(written)
-    result = SliceResult(shard, refused, len(part.items), stamp)
+        write_group()
+    shards = [asdict(shard) for shard in writer.finish()]
+    result = SliceResult(shards, refused, merge_all(tallies), len(part.items), stamp)
     store.write(f"{STAGING}/{part.name}.json", json.dumps(asdict(result), sort_keys=True).encode())
     return result
 
 
-def read_item(tree: Tree, source: str, item: Item) -> list[Window]:
-    """All windows of one item; RecordError if any part of it cannot be trusted."""
-    return [window for record in SOURCES[source].read(tree, item) for window in to_windows(record)]
+def _measure(windows: list[Window], detector: Detector) -> analyse.Analysis:
+    return analyse.analyse(
+        np.stack([w.signal_uv for w in windows]),
+        np.array([w.n_samples for w in windows], np.int32),
+        np.array([w.lead_mask for w in windows], np.int16),
+        detector=detector,
+    )
+
+
+def read_item(tree: Tree, source: str, item: Item) -> tuple[Tally, list[Window]]:
+    """The tally and all windows of one item; RecordError if any part of it cannot be trusted."""
+    records = list(SOURCES[source].read(tree, item))
+    return tally_recordings(source, records), [window for record in records for window in to_windows(record)]
 
 
 def _commit(
@@ -202,7 +231,7 @@ def _commit(
     fresh = [
         Shard(**{**shard, "row_groups": tuple(shard["row_groups"])})
         for part in slices
-        if (shard := results[part.name].shard)
+        for shard in results[part.name].shards
     ]
     shards = (*(before.shards if before else ()), *fresh)
     if not shards:
@@ -224,7 +253,9 @@ def _commit(
         store.write(name, data)
         quarantine = {"name": name, "rows": len(refused), "sha256": hashlib.sha256(data).hexdigest()}
     draft = Manifest(number, recipe, shards, quarantine, {})
-    statistics = summarise(Corpus(store, draft), {flag.value: str(flag.name).lower() for flag in WindowFlag})
+    tallies = [tally_of(before)] if before else []
+    tally = merge_all([*tallies, *(results[part.name].tally for part in slices)])
+    statistics = statistics_of(Corpus(store, draft), tally)
     statistics["quarantined"] = len(refused)
     statistics["quarantine_reasons"] = dict(sorted(Counter(row["reason"] for row in refused).items()))
     manifest = Manifest(number, recipe, shards, quarantine, statistics)

@@ -27,7 +27,7 @@ from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the same input would give other rows."""
 
 
