@@ -14,7 +14,7 @@ from beatray.corpus.store import TEMPORARY_PREFIX, Store, StoreError
 
 
 def manifest(number: int = 0) -> Manifest:
-    shard = Shard("a.parquet", "ludb", 200, (128, 72), 12345, "0" * 64)
+    shard = Shard("a.parquet", "ludb", 200, (128, 72), 12345, "0" * 64, 99, "1" * 64, "AAAA")
     return Manifest(number, {"schema_version": 1, "rate_hz": 500}, (shard,), {}, {"recordings": 200, "hours": 0.55})
 
 

@@ -34,6 +34,9 @@ class Shard:
     row_groups: tuple[int, ...]
     bytes: int
     sha256: str
+    footer_bytes: int
+    footer_sha256: str
+    chunk_crc32: str  # of every column chunk, see corpus.chunks
 
 
 @dataclass(frozen=True, slots=True)

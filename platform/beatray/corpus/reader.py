@@ -1,8 +1,8 @@
 """Reads a corpus: its index, whole columns of chosen rows, or single row groups for streaming.
 
-Contract: what is returned is what was written, or an error that names the shard. Page checksums catch damage inside
-pages; the byte count and SHA-256 of the manifest catch the rest (`verify`). Row groups are compared with the manifest
-as they are read, because a Parquet file that lost its tail or was emptied must not look like a smaller corpus.
+Contract: what is returned is what was written, or an error that names the shard: the footer and every column chunk
+that is read are compared with the manifest, and so are byte and row counts, because a Parquet file that lost its tail
+must not look like a smaller corpus.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beatray.corpus import schema
+from beatray.corpus.chunks import ChunkError, Layout, layout_of, read_chunks
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, read_manifest
 from beatray.corpus.remote import is_remote_fault, patiently
 from beatray.corpus.store import Store
@@ -119,15 +120,12 @@ class Corpus:
     def columns(self, shard: Shard, names: list[str] | None) -> pa.Table:
         """Columns `names` of a whole shard (None: all), checked against the manifest."""
 
-        def read() -> pa.Table:
-            with _named(shard):
-                return _open(self.store, shard).read(columns=names)
+        groups = range(len(shard.row_groups))
+        return _read(self.store, shard, groups, schema.SCHEMA.names if names is None else names)
 
-        table = patiently(read, self.store.where(f"{FOLDER}/{shard.name}"))
-        if table.num_rows != shard.rows:
-            raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest says {shard.rows}")
-        return table
 
+LAYOUTS_KEPT = 1024
+_layouts: dict[str, Layout] = {}
 
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR, errno.EMFILE}
 """System errors that say nothing of the file: they are left as they are, to be tried again."""
@@ -145,41 +143,48 @@ class _named:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and (error.errno in PASSING or is_remote_fault(error)):
             return
-        if isinstance(error, (OSError, pa.ArrowException, UnicodeDecodeError)):  # the last: a name in the footer
+        if isinstance(error, (OSError, pa.ArrowException, ChunkError)):
             raise CorpusError(
                 f"shard {self.shard.name} cannot be read ({error}). Restore it from a copy, or run "
                 "`beatray corpus verify` to see every damaged shard."
             ) from error
 
 
-def _open(store: Store, shard: Shard) -> pq.ParquetFile:
-    size = store.size(f"{FOLDER}/{shard.name}")
-    if size != shard.bytes:
-        what = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
-        raise CorpusError(f"shard {shard.name} {what}. Restore it from a copy or ingest again.")
-    return pq.ParquetFile(store.open_input(f"{FOLDER}/{shard.name}"), page_checksum_verification=True)
-
-
 def read_row_group(store: Store, shard: Shard, group: int, columns: Sequence[str]) -> pa.Table:
     """Row group `group` of `shard` with `columns`; CorpusError names the shard when it is not what was written."""
+    return _read(store, shard, [group], columns)
 
+
+def _read(store: Store, shard: Shard, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
     def read() -> pa.Table:
         with _named(shard):
-            file = _open(store, shard)
-            groups = len(shard.row_groups)
-            if file.num_row_groups != groups:
-                raise CorpusError(f"shard {shard.name} has {file.num_row_groups} row groups, not {groups}")
-            held = file.schema_arrow  # the footer has no checksum
-            types = {name: held.field(name).type for name in held.names}
-            wrong = [name for name in columns if types.get(name) != schema.SCHEMA.field(name).type]
-            if wrong:
-                raise CorpusError(f"shard {shard.name} lost its columns {', '.join(wrong)}. Restore it from a copy.")
-            return file.read_row_group(group, columns=list(columns))
+            size = store.size(f"{FOLDER}/{shard.name}")
+            if size != shard.bytes:
+                what = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
+                raise CorpusError(f"shard {shard.name} {what}. Restore it from a copy or ingest again.")
+            with store.open_input(f"{FOLDER}/{shard.name}") as source:
+                layout = _layout(source, shard)
+                return pa.concat_tables([read_chunks(source, layout, group, columns) for group in groups])
 
     table = patiently(read, store.where(f"{FOLDER}/{shard.name}"))
-    if table.num_rows != shard.row_groups[group]:
-        raise CorpusError(f"row group {group} of shard {shard.name} has {table.num_rows} rows")
+    rows = sum(shard.row_groups[group] for group in groups)
+    if table.num_rows != rows:
+        raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest says {rows}")
     return table
+
+
+def _layout(source: Any, shard: Shard) -> Layout:
+    """By the shard's footer, which is read and checked once in a process."""
+    known = _layouts.get(shard.sha256)
+    if known is None:
+        tail = source.read_at(shard.footer_bytes, shard.bytes - shard.footer_bytes)
+        if hashlib.sha256(tail).hexdigest() != shard.footer_sha256:
+            raise ChunkError("its footer does not have its SHA-256")
+        known = layout_of(pq.read_metadata(pa.BufferReader(tail)), shard.chunk_crc32)
+        while len(_layouts) >= LAYOUTS_KEPT:
+            _layouts.pop(next(iter(_layouts)), None)
+        _layouts[shard.sha256] = known
+    return known
 
 
 def rows_of(table: pa.Table) -> Rows:

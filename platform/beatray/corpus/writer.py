@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beatray.corpus.chunks import checksums
 from beatray.corpus.manifest import Shard
 from beatray.corpus.schema import ROWS_PER_GROUP
 from beatray.corpus.store import Store
@@ -97,4 +98,15 @@ def _open_writer(sink: Any, schema: pa.Schema) -> Any:
 
 def _put(store: Store, name: str, source: str, groups: tuple[int, ...], data: bytes) -> Shard:
     store.write(f"{FOLDER}/{name}", data)
-    return Shard(name, source, sum(groups), groups, len(data), hashlib.sha256(data).hexdigest())
+    footer = data[-(int.from_bytes(data[-8:-4], "little") + 8) :]  # metadata, its length, "PAR1"
+    return Shard(
+        name=name,
+        source=source,
+        rows=sum(groups),
+        row_groups=groups,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        footer_bytes=len(footer),
+        footer_sha256=hashlib.sha256(footer).hexdigest(),
+        chunk_crc32=checksums(data),
+    )
