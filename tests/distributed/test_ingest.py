@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +10,10 @@ import numpy as np
 import pytest
 
 from beatray.commands.demo import SAMPLE
-from beatray.corpus.manifest import CorpusError, read_manifest
-from beatray.corpus.reader import open_corpus, verify
+from beatray.corpus.manifest import CorpusError
+from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
-from beatray.corpus.store import TEMPORARY_PREFIX, Store
+from beatray.corpus.store import Store
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings, read_quarantine
 from beatray.ingest.sources.ptbxl import find as find_ptbxl
@@ -140,61 +134,6 @@ def test_the_same_signal_from_two_sources_shares_the_strictest_role(
     assert roles[(index["record_id"] == "cinc/HR00002").to_numpy()] == Role.TEST
     for column in ("patient_id", "content_hash"):
         assert (index.assign(role=roles).dropna(subset=[column]).groupby(column)["role"].nunique() == 1).all()
-
-
-def test_killed_and_started_again_gives_the_same_corpus(local_ray: None, tmp_path: Path) -> None:
-    whole = replace(PLAN, out=str(tmp_path / "whole"), items_per_shard=4)
-    ingest(whole)
-    killed = tmp_path / "killed"
-    words = [f"{name}={path}" for name, path in PLAN.sources.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "beatray",
-        "ingest",
-        *words,
-        "--out",
-        str(killed),
-        "items_per_shard=4",
-        "limit=24",
-        "cluster.cpus=2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "platform")}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list((killed / "staging").glob("*.json"))) < 2:
-        time.sleep(0.02)
-    assert process.poll() is None, "the ingest ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    with pytest.raises(CorpusError, match="no corpus"):
-        read_manifest(Store(str(killed)))
-    (killed / "shards" / f"{TEMPORARY_PREFIX}left").write_bytes(b"half a shard")
-    ingest(replace(whole, out=str(killed)))
-    assert shard_bytes(killed) == shard_bytes(tmp_path / "whole")
-    assert (killed / "manifest-0.json").read_bytes() == (tmp_path / "whole" / "manifest-0.json").read_bytes()
-
-
-def test_verify_finds_any_flipped_bit(sample_corpus: str, tmp_path: Path) -> None:
-    copy = tmp_path / "c"
-    shutil.copytree(sample_corpus, copy)
-    assert list(verify(open_corpus(str(copy)))) == []
-    chance = random.Random(1)
-    shards = sorted((copy / "shards").iterdir())
-    for _ in range(40):
-        path = chance.choice(shards)
-        good = path.read_bytes()
-        at = chance.randrange(len(good))
-        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << chance.randrange(8)]) + good[at + 1 :])
-        faults = list(verify(open_corpus(str(copy))))
-        assert len(faults) == 1 and path.name in faults[0]
-        path.write_bytes(good)
-    shards[0].write_bytes(b"")
-    assert any(shards[0].name in fault for fault in verify(open_corpus(str(copy))))
-    shards[0].unlink()
-    assert any(shards[0].name in fault for fault in verify(open_corpus(str(copy))))
 
 
 def test_rows_come_in_the_order_asked_for(sample_corpus: str) -> None:
