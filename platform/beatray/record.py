@@ -27,7 +27,6 @@ LEAD_INDEX = {name.lower(): position for position, name in enumerate(LEADS)}
 """Lower-case lead name to canonical position."""
 
 ALL_LEADS_MASK = (1 << len(LEADS)) - 1
-CHEST_MASK = 0b1111_1100_0000
 
 RATE_HZ = 500
 """Sampling rate of the corpus."""

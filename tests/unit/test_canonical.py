@@ -197,25 +197,3 @@ def test_scaling_is_half_to_even() -> None:
         ratio = rate_ratio(rate_hz)
         assert scale_samples(samples, ratio).tolist() == [round(int(sample) * ratio) for sample in samples]
     assert rate_ratio(999.56) == Fraction(12_500, 24_989)
-
-
-@pytest.mark.parametrize("rate_hz", [500.0, 257.0])
-def test_a_gap_costs_a_long_recording_only_the_windows_it_touches(rate_hz: float) -> None:
-    signal_mv = tones(round(40 * rate_hz), rate_hz)
-    clean = to_windows(record(signal_mv, rate_hz))
-    signal_mv[7, round(12 * rate_hz) : round(13 * rate_hz)] = np.nan  # V2, in the second window
-    signal_mv[1, round(29.5 * rate_hz) : round(30.5 * rate_hz)] = np.nan  # II, in the third and the fourth
-    windows = to_windows(record(signal_mv, rate_hz))
-    assert [window.record_id for window in windows] == ["test/r#0", "test/r#1"]
-    assert windows[0].lead_mask == 0xFFF and np.array_equal(windows[0].signal_uv, clean[0].signal_uv)
-    assert windows[1].lead_mask == 0xFFF & ~(1 << 7) and not windows[1].signal_uv[7].any()
-    others = [lead for lead in range(12) if lead != 7]
-    assert np.array_equal(windows[1].signal_uv[others], clean[1].signal_uv[others])
-    assert windows[1].flags & WindowFlag.LEADS_DROPPED and not windows[0].flags & WindowFlag.LEADS_DROPPED
-    assert all(window.flags & WindowFlag.GAP_DROPPED for window in windows)
-
-
-def test_gaps_everywhere_are_refused() -> None:
-    signal_mv = tones(10_000, 500.0)
-    signal_mv[0, ::4000] = np.nan
-    assert reason_of(record(signal_mv)) == Reason.NOT_FINITE

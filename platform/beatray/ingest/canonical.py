@@ -2,10 +2,9 @@
 
 Contract: `to_windows(record)` gives one Window per 10 s. A recording of 5 to 10 s is zero-padded; a longer one is cut
 into consecutive windows `<id>#0`, `<id>#1`, ..., where a remainder of at least 5 s becomes a padded window of its own
-and a shorter one is dropped (flag TAIL_DROPPED on the last window). A lead with a gap (NaN) is absent from the windows
-that the gap touches, and a window without I, II or any chest lead is left out (flag GAP_DROPPED on the others).
-Voltages are rounded half to even, at most 0.5 uV off; up to 0.1 % of a lead's samples may saturate at the int16 limits
-(flag SATURATED), more are refused. Nothing is filtered but by the anti-aliasing of a rate change.
+and a shorter one is dropped (flag TAIL_DROPPED on the last window). Voltages are rounded half to even, at most 0.5 uV
+off; up to 0.1 % of a lead's samples may saturate at the int16 limits (flag SATURATED), more are refused. Nothing is
+filtered but by the anti-aliasing of a rate change.
 Raises `RecordError`: BAD_RATE, LEADS_MISSING, TOO_SHORT, NOT_FINITE, AMPLITUDE, FLAT.
 Resampling: polyphase FIR with a Kaiser window (beta 5, ten zero crossings of the slower rate on each side), the
 recording continued beyond its ends by a straight line; Oppenheim & Schafer, Discrete-Time Signal Processing, 4.7.
@@ -14,7 +13,6 @@ recording continued beyond its ends by a straight line; Oppenheim & Schafer, Dis
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from enum import IntFlag
 from fractions import Fraction
 from functools import lru_cache
@@ -25,7 +23,6 @@ from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
 from beatray.record import (
-    CHEST_MASK,
     INDEPENDENT_LEADS,
     RATE_HZ,
     WAVE_DTYPE,
@@ -41,8 +38,6 @@ from beatray.record import (
 MIN_SAMPLES = WINDOW_SAMPLES // 2
 RATE_LIMITS_HZ = (50.0, 10_000.0)
 MAX_RATIO_TERM = 100_000
-FILTER_REACH = 10
-"""Samples of the slower rate on each side that a resampled sample depends on."""
 MAX_AMPLITUDE_MV = 20.0
 AMPLITUDE_PERCENTILE = 99.9
 FLAT_MV = 0.010
@@ -59,7 +54,6 @@ class WindowFlag(IntFlag):
     LEADS_COMPUTED = 1 << 21
     HEADER_IRREGULAR = 1 << 22  # the header deviates from the standard in a way that changes no voltage
     PTBXL_OVERLAP = 1 << 23  # a PTB-XL recording published under another name
-    GAP_DROPPED = 1 << 24  # a stretch of the recording is in no window, because too few leads were recorded there
 
 
 NOTE_FLAGS = {
@@ -76,13 +70,12 @@ def to_windows(record: Record) -> list[Window]:
     n_total = math.ceil(record.signal_mv.shape[1] * ratio)
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
-    signal_mv, gaps = _without_gaps(record, n_total)
-    _check_voltages(record, signal_mv)
+    _check_voltages(record)
+    signal_mv = record.signal_mv
     absent = [lead for lead in range(12) if not record.lead_mask >> lead & 1]
     if absent:
         signal_mv = signal_mv.copy()
         signal_mv[absent] = 0.0
-        gaps[absent] = False
     signal_mv = resample(signal_mv, ratio)
     signal_uv, beyond = quantise(signal_mv)
     if beyond is not None and float(beyond.mean(axis=1).max()) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
@@ -92,19 +85,11 @@ def to_windows(record: Record) -> list[Window]:
 
     starts = [start for start in range(0, n_total, WINDOW_SAMPLES) if n_total - start >= MIN_SAMPLES]
     flags = _record_flags(record)
-    margin = math.ceil(FILTER_REACH * max(1, RATE_HZ / record.rate_hz)) if ratio != 1 else 0
     windows: list[Window] = []
     for number, start in enumerate(starts):
         stop = min(start + WINDOW_SAMPLES, n_total)
         uv = _padded(signal_uv[:, start:stop])
-        lost = _lost_leads(gaps, start - margin, stop + margin)
-        mask = record.lead_mask & ~sum(1 << lead for lead in lost)
         own = flags
-        if lost:
-            if not (mask & 1 and mask & 2 and mask & CHEST_MASK):
-                continue
-            uv[lost] = 0
-            own |= WindowFlag.LEADS_DROPPED
         if beyond is not None and bool(beyond[:, start:stop].any()):
             own |= WindowFlag.SATURATED
         if number == len(starts) - 1 and stop < n_total:
@@ -115,45 +100,19 @@ def to_windows(record: Record) -> list[Window]:
                 source=record.source,
                 signal_uv=uv,
                 n_samples=stop - start,
-                lead_mask=mask,
+                lead_mask=record.lead_mask,
                 content_hash=content_hash(uv),
                 patient_id=record.patient_id,
                 fold=record.fold,
                 labels=record.labels,
-                waves=_waves_within(waves[(mask >> waves[:, 0] & 1).astype(bool)], start, stop),
+                waves=_waves_within(waves, start, stop),
                 age=record.age,
                 sex=record.sex,
                 flags=int(own),
                 frank_uv=None if frank_uv is None else _padded(frank_uv[:, start:stop]),
             )
         )
-    if not windows:
-        raise RecordError(Reason.NOT_FINITE, "in every 10 s of it I, II or all chest leads have a gap")
-    if len(windows) < len(starts):
-        windows = [replace(window, flags=window.flags | int(WindowFlag.GAP_DROPPED)) for window in windows]
     return windows
-
-
-def _without_gaps(record: Record, n_total: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The signal with straight lines over its gaps (NaN), and where on the corpus grid they are: bool (12, n_total)."""
-    gaps = np.zeros((12, n_total), bool)
-    missing = np.isnan(record.signal_mv)
-    if n_total <= WINDOW_SAMPLES or not missing.any():
-        return record.signal_mv, gaps  # a short recording is refused with its NaN
-    signal_mv = record.signal_mv.copy()
-    scale = n_total / missing.shape[1]
-    for lead in np.flatnonzero(missing.any(axis=1)).tolist():
-        edges = np.flatnonzero(np.diff(missing[lead], prepend=False, append=False)).reshape(-1, 2)
-        for start, stop in edges.tolist():
-            gaps[lead, math.floor(start * scale) : math.ceil(stop * scale)] = True
-        good = np.flatnonzero(~missing[lead])
-        bad = np.flatnonzero(missing[lead])
-        signal_mv[lead, bad] = np.interp(bad, good, signal_mv[lead, good]) if good.size else 0.0
-    return signal_mv, gaps
-
-
-def _lost_leads(gaps: NDArray[np.bool_], start: int, stop: int) -> list[int]:
-    return np.flatnonzero(gaps[:, max(start, 0) : stop].any(axis=1)).tolist()
 
 
 def _padded(signal_uv: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -214,12 +173,12 @@ def _filter(up: int, down: int) -> NDArray[np.float64]:
     return taps
 
 
-def _check_voltages(record: Record, signal: NDArray[np.float64]) -> None:
+def _check_voltages(record: Record) -> None:
     """Refuse what no electrode records: NaN, all leads dead, or a level that only a wrong gain explains."""
     leads = [lead for lead in range(12) if record.lead_mask >> lead & 1]
     if not leads:
         raise RecordError(Reason.LEADS_MISSING, "the lead mask is empty")
-    signal_mv = signal if len(leads) == 12 else signal[leads]
+    signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
     low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
     spread = high - low
     if not bool(np.isfinite(spread).all()):

@@ -5,8 +5,7 @@ spelling, and in what else they record. Nothing is guessed or repaired but short
 of others, and each repair leaves a note.
 
 Contract: `columns_of_leads(names)` says which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
-order of `record.LEADS`, mV, zero where a lead is absent from `lead_mask`; NaN in gaps of more than 20 ms of a recording
-of more than 10 s, while a shorter recording loses the lead. Raises `RecordError`: DUPLICATE_LEADS,
+order of `record.LEADS`, mV, zero where a lead is absent from `lead_mask`. Raises `RecordError`: DUPLICATE_LEADS,
 LEADS_MISSING, NOT_FINITE, FLAT. Limb leads: Einthoven's and Goldberger's relations, III = II - I,
 aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2.
 """
@@ -18,11 +17,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.record import CHEST_MASK, LEAD_INDEX, LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
+from beatray.record import LEAD_INDEX, LEADS, Reason, RecordError
 
 MAX_GAP_S = 0.020
 LIMB_WEIGHTS = {2: (-1.0, 1.0), 3: (-0.5, -0.5), 4: (1.0, -0.5), 5: (-0.5, 1.0)}
 """Weights of I and II that give III, aVR, aVL and aVF."""
+
+CHEST_MASK = 0b1111_1100_0000
 
 
 def columns_of_leads(names: Sequence[str]) -> list[int]:
@@ -62,11 +63,8 @@ def assemble(
     `invalid` (k, n) marks samples that are none. `signal_mv` may be changed; repairs are added to `notes`.
     """
     mask = sum(1 << lead for lead in present)
-    max_gap = int(MAX_GAP_S * rate_hz)
-    if invalid is not None and signal_mv.shape[1] > WINDOW_SAMPLES / RATE_HZ * rate_hz:
-        mark_gaps(signal_mv, invalid, max_gap, notes)
-    elif invalid is not None:
-        dropped = close_gaps(signal_mv, invalid, max_gap, notes)
+    if invalid is not None:
+        dropped = close_gaps(signal_mv, invalid, int(MAX_GAP_S * rate_hz), notes)
         mask &= ~sum(1 << present[row] for row in dropped)
         if not mask & CHEST_MASK:
             raise RecordError(Reason.NOT_FINITE, "every chest lead has a gap of more than 20 ms")
@@ -76,7 +74,7 @@ def assemble(
         twelve[list(present)] = signal_mv
     mask = compute_limb_leads(twelve, mask, notes)
     usable = twelve[[lead for lead in range(12) if mask >> lead & 1]]
-    if bool(((usable == usable[:, :1]) | np.isnan(usable)).all()):
+    if bool((usable == usable[:, :1]).all()):
         raise RecordError(Reason.FLAT, "every lead is constant")
     return twelve, mask
 
@@ -101,18 +99,6 @@ def close_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_g
     if dropped:
         notes.append("leads_dropped")
     return dropped
-
-
-def mark_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]) -> None:
-    """Interpolate short gaps of a long recording in place; longer ones become NaN, which costs only their windows."""
-    for row in np.flatnonzero(invalid.any(axis=1)).tolist():
-        edges = np.flatnonzero(np.diff(invalid[row], prepend=False, append=False)).reshape(-1, 2)
-        good = np.flatnonzero(~invalid[row])
-        for start, stop in edges.tolist():
-            gap = np.arange(start, stop)
-            short = stop - start <= max_gap and good.size > 0
-            signal_mv[row, start:stop] = np.interp(gap, good, signal_mv[row, good]) if short else np.nan
-            notes.extend(["gaps_interpolated"] if short else [])
 
 
 def compute_limb_leads(signal_mv: NDArray[np.float64], mask: int, notes: list[str]) -> int:
