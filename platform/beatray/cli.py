@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     corpus.add_argument("action", choices=("show", "refused", "verify", "splits"))
     corpus.add_argument("path", metavar="CORPUS", help="folder or URI of the corpus")
     corpus.add_argument("--json", action="store_true", help="print JSON")
+    corpus.add_argument("--html", metavar="FILE", help="with show: write a page with an example ECG for each flag")
 
     pretrain = commands.add_parser(
         "pretrain",
@@ -184,6 +185,8 @@ def _dispatch(words: argparse.Namespace) -> int:
     if words.command == "corpus":
         from beatray.commands import corpus
 
+        if words.html and words.action == "show":
+            return corpus.write_html(words.path, words.html)
         if words.action == "show":
             return corpus.show_corpus(words.path, words.json)
         if words.action == "refused":

@@ -148,12 +148,17 @@ def _together(parts: list[Matches]) -> Matches:
     return Matches(sum(p.hits for p in parts), sum(p.missed for p in parts), sum(p.extra for p in parts), errors)
 
 
-def unpack_for_benchmark(name: str, into: Path) -> Path:
-    """Unpacks `ludb` or `ptbxl` from the folder BEATRAY_DATA for a script; exits with a message without it."""
+def data_for_benchmark() -> Path:
+    """The folder BEATRAY_DATA for a script; exits with a message without it."""
     named = os.environ.get("BEATRAY_DATA")
     if not named:
-        sys.exit("set BEATRAY_DATA to the folder with ludb/ and ptbxl/")
+        sys.exit("set BEATRAY_DATA to the folder with ludb/, ptbxl/ and misc/")
+    return Path(named)
+
+
+def unpack_for_benchmark(name: str, into: Path) -> Path:
+    """Unpacks `ludb` or `ptbxl` for a script."""
     archive = {"ludb": "ludb/ludb-1.0.1.tar.xz", "ptbxl": "ptbxl/ptbxl-500hz-folds1-9.tar.xz"}[name]
-    with tarfile.open(Path(named) / archive) as tar:
+    with tarfile.open(data_for_benchmark() / archive) as tar:
         tar.extractall(into, filter="data")
     return into / {"ludb": "ludb-1.0.1", "ptbxl": "ptbxl"}[name]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
@@ -144,3 +147,24 @@ def test_rows_come_in_the_order_asked_for(sample_corpus: str) -> None:
     everything = corpus.rows()
     assert np.array_equal(rows.signal_uv, everything.signal_uv[wanted])
     assert len(rows.take([4, 1])) == 2 and rows.take([4]).record_id == rows.record_id[4:]
+
+
+def test_a_corpus_is_shown(
+    local_ray: None, sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As text, as JSON and as a page with a strip for each flag that occurs."""
+    assert main(["corpus", "show", sample_corpus]) == 0
+    text = capsys.readouterr().out
+    assert "500 (60)" in text and "12 in all rows" in text and "leads_inconsistent" in text
+    assert main(["corpus", "show", sample_corpus, "--json"]) == 0
+    public = json.loads(capsys.readouterr().out)
+    rows = open_corpus(sample_corpus).rows()
+    assert sum(about["beats"] for about in public["sources"].values()) == sum(map(len, rows.r_peaks)) == public["beats"]
+    labels = Counter(label for codes, source in zip(rows.labels, rows.source, strict=True) for label in codes)
+    assert Counter(public["sources"]["ptbxl"]["labels"]) + Counter(public["sources"]["ludb"]["labels"]) == labels
+    assert public["sources"]["ptbxl"]["rates_hz"] == {"500": 60}
+    page = tmp_path / "corpus.html"
+    assert main(["corpus", "show", sample_corpus, "--html", str(page)]) == 0
+    written = page.read_text()
+    assert written.count("<img") == len(public["flags"]) > 1
+    assert all(name.replace("_", " ").capitalize() in written for name in public["flags"])

@@ -6,6 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Update = Callable[[int, int, str], None]
 """(done, total, note)"""
@@ -16,6 +20,13 @@ LINE_EVERY_S = 5.0
 def say(text: str = "") -> None:
     """One line to the user, at once."""
     print(text, flush=True)
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as the terminal; 120 columns in a log."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
 
 
 @contextmanager

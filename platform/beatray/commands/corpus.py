@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
-from beatray.commands.console import say
+from rich.table import Table
+
+from beatray.commands.console import print_table, say
 from beatray.commands.ingest import summary_text
 from beatray.corpus.reader import open_corpus, verify
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
 from beatray.corpus.summary import show
+from beatray.dsp.quality import MEANINGS as QUALITY
+from beatray.ingest.canonical import MEANINGS as READING
 from beatray.ingest.plan import read_quarantine
+
+LABELS_SHOWN = 6
 
 
 def show_corpus(uri: str, as_json: bool) -> int:
@@ -21,9 +30,38 @@ def show_corpus(uri: str, as_json: bool) -> int:
         return 0
     say(f"corpus {uri}, manifest {manifest.number} ({manifest.hash[:12]})")
     say(summary_text(public))
+    print_table(_by_source(public["sources"]))
     size = sum(shard.bytes for shard in manifest.shards)
     say(f"  shards      {len(manifest.shards)} ({size / 1e6:.1f} MB)")
     say(f"  detector    {manifest.recipe['detector']}")
+    return 0
+
+
+def _by_source(sources: dict[str, Any]) -> Table:
+    table = Table(*("source", "recordings", "rows", "beats", "rates in Hz", "leads", "flagged rows", "labels"))
+    for source, about in sources.items():
+        rates = ", ".join(f"{rate} ({count:,})" for rate, count in about["rates_hz"].items())
+        whole = sum(count == about["rows"] for count in about["leads"].values())
+        flags = "\n".join(f"{name} {count:,}" for name, count in about["flags"].items())
+        common = Counter(about["labels"]).most_common(LABELS_SHOWN)
+        labels = ", ".join(f"{name} {count:,}" for name, count in common)
+        more = len(about["labels"]) - len(common)
+        leads = "12 in all rows" if whole == 12 else f"{whole} in all rows"
+        counts = (f"{about[key]:,}" for key in ("recordings", "rows", "beats"))
+        table.add_row(source, *counts, rates, leads, flags, labels + (f" and {more} more" if more else ""))
+    return table
+
+
+def write_html(uri: str, path: str) -> int:
+    """Write the page of a corpus to `path`."""
+    from beatray.report.corpus_page import write_corpus_page  # draws: imports matplotlib
+
+    corpus = open_corpus(uri)
+    flags = {str(f.name).lower(): (int(f), text) for f, text in (QUALITY | READING).items()}
+    place = write_corpus_page(
+        Path(path).expanduser().absolute(), corpus, read_quarantine(corpus.store, corpus.manifest), flags
+    )
+    say(f"  wrote {place}")
     return 0
 
 

@@ -108,7 +108,9 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CorpusError):
             raise
-        raise CorpusError(f"{where} is damaged ({error}); restore it or use an older manifest") from error
+        raise CorpusError(
+            f"{where} is damaged, or of another version ({error}): restore it, use an older manifest or ingest again"
+        ) from error
     if manifest.hash != claimed or manifest.number != number:
         raise CorpusError(f"{where} is damaged: its content does not match its SHA-256; restore it from a copy")
     return manifest

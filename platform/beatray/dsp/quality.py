@@ -47,6 +47,21 @@ SHORT_S = 5.0
 FEW_BEATS_EVERY_S = 3.0
 SWAP_P_MV, SWAP_QRS_MV, SWAP_V6_MV = -0.03, -0.05, 0.1
 
+MEANINGS = {
+    Flag.FLAT_LEAD: f"A lead moves less than {FLAT_MV * 1000:g} uV, or stands still {STILL_SHARE:.0%} of the time.",
+    Flag.CLIPPED: f"A lead of over {CLIPPED_RANGE_MV:g} mV stays {CLIPPED_S * 1000:g} ms at its highest or lowest.",
+    Flag.NOISY: f"Fast noise of more than {NOISY_MV * 1000:g} uV between the beats of a lead.",
+    Flag.BASELINE_WANDER: f"The mean over 1.2 s of a lead moves by more than {WANDER_MV:g} mV.",
+    Flag.LEADS_INCONSISTENT: f"I + III - II departs from zero by more than {EINTHOVEN_MV * 1000:g} uV (RMS).",
+    Flag.LIMB_SWAP_SUSPECT: "P and QRS point down in lead I while V6 points up, as after swapping the arms.",
+    Flag.MIS_SCALED: f"More than {HUGE_SHARE:.0%} of a lead is above {HUGE_MV:g} mV, or no lead spans {TINY_MV:g} mV.",
+    Flag.NO_BEATS: "No heartbeat was found.",
+    Flag.FEW_BEATS: f"Fewer heartbeats than one in {FEW_BEATS_EVERY_S:g} s.",
+    Flag.SHORT: f"Less than {SHORT_S:g} s of signal.",
+    Flag.NOT_FINITE: "A lead has invalid samples in more than half of the recording.",
+}
+"""What each bit says, with its threshold, for those who look at a corpus."""
+
 WORKING_RATE_HZ = 125.0
 CHUNK = 8
 

@@ -56,6 +56,18 @@ class WindowFlag(IntFlag):
     PTBXL_OVERLAP = 1 << 23  # a PTB-XL recording published under another name
 
 
+MEANINGS = {
+    WindowFlag.SATURATED: "Voltages beyond +-32.767 mV were cut (at most 0.1 % of a lead).",
+    WindowFlag.TAIL_DROPPED: "Less than 5 s at the recording's end are in no row.",
+    WindowFlag.RESAMPLED: "The recording was not at 500 Hz.",
+    WindowFlag.GAPS_INTERPOLATED: "Invalid samples over at most 20 ms were interpolated.",
+    WindowFlag.LEADS_DROPPED: "A lead with a longer gap was left out.",
+    WindowFlag.LEADS_COMPUTED: "Limb leads that were not recorded were computed from I and II.",
+    WindowFlag.HEADER_IRREGULAR: "The header deviates from the standard in a way that changes no voltage.",
+    WindowFlag.PTBXL_OVERLAP: "A PTB-XL recording published under another name.",
+}
+"""What each bit says, for those who look at a corpus."""
+
 NOTE_FLAGS = {
     "gaps_interpolated": WindowFlag.GAPS_INTERPOLATED,
     "leads_dropped": WindowFlag.LEADS_DROPPED,
