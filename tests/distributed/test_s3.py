@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -19,12 +20,14 @@ import numpy as np
 import pytest
 import torch
 
+import beatray
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.ingest import remove_corpus
 from beatray.corpus.manifest import CorpusError, read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
 from beatray.corpus.store import TEMPORARY_PREFIX, Store, StoreError
+from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
 from beatray.settings import PretrainSettings, build, compose
 from beatray.track.journal import read_lines
@@ -287,6 +290,43 @@ def test_batches_stream_from_s3_and_a_run_trains_on_them(s3: S3Server, corpus: s
     first = next(iter(batches(job.stream, 0, 1, (0, 0), 1)))
     expected = opened.rows([where[name] for name in seen[0]]).signal_uv
     assert np.array_equal(first.arrays["signal_uv"], expected)
+
+
+def test_a_run_folder_on_s3_is_continued_from_there(s3: S3Server, corpus: str, bucket: str, tmp_path: Path) -> None:
+    """Stopped and continued with everything on S3; the weights and the journal are those of a run on a disk."""
+    words = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=r")
+    common = (f"corpus={corpus}", "tracking.uri=null", "train.checkpoint_every_steps=1", "train.warmup_epochs=0.5")
+    out = s3.uri(f"{bucket}/runs")
+    assert main(["pretrain", *words, *common, f"out={tmp_path}"]) == 0
+    assert main(["pretrain", *words, *common, f"out={out}", "train.stop_after_steps=2"]) == 1  # not all is done
+    run = Store(out).child("r")
+    assert run.exists("checkpoints") and not run.exists("encoder")
+    assert main(["pretrain", *words, *common, f"out={out}"]) == 0
+    there, here = (
+        beatray.load_encoder(run.location).state_dict(),
+        beatray.load_encoder(str(tmp_path / "r")).state_dict(),
+    )
+    assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
+    lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
+    told = [(line["step"], line["loss"]) for line in read_lines(tmp_path / "r" / "metrics.jsonl")]
+    assert [(line["step"], line["loss"]) for line in lines] == told
+
+
+def test_recordings_are_read_from_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    """A zip and a folder on S3 give the corpus that the same files on a disk give."""
+    data = Store(s3.uri(f"{bucket}/data"))
+    data.write("ludb.zip", (SAMPLE / "ludb-sample.zip").read_bytes())
+    tree = open_tree(str(SAMPLE / "ptbxl-sample.zip"))
+    unpacked = tmp_path / "ptbxl"
+    for name in (*tree.names()[-60:], "ptbxl_database.csv"):
+        data.write(f"ptbxl/{name}", tree.read(name))
+        (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
+        (unpacked / name).write_bytes(tree.read(name))
+    far = [f"ludb={data.location.replace('/data?', '/data/ludb.zip?')}", f"ptbxl={data.child('ptbxl').location}"]
+    near = [f"ludb={SAMPLE / 'ludb-sample.zip'}", f"ptbxl={unpacked}"]
+    for name, places in (("far", far), ("near", near)):
+        assert main(["ingest", *places, "items_per_shard=16", "limit=12", "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "far" / "manifest-0.json").read_bytes() == (tmp_path / "near" / "manifest-0.json").read_bytes()
 
 
 @pytest.mark.skipif(os.environ.get("BEATRAY_CHAOS") != "1", reason="minutes: runs with BEATRAY_CHAOS=1")

@@ -247,8 +247,6 @@ def test_what_is_no_tree(tmp_path: Path) -> None:
     (tmp_path / "x.rar").write_bytes(b"x")
     with pytest.raises(ValueError, match="neither a folder"):
         open_tree(str(tmp_path / "x.rar"))
-    with pytest.raises(ValueError, match="remote"):
-        open_tree("s3://bucket/data")
 
 
 def test_plain_paths() -> None:

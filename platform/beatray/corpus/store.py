@@ -118,6 +118,19 @@ class Store:
         found = [info.base_name for info in self._listed() if info.type == pafs.FileType.Directory]
         return sorted(name for name in found if not name.startswith(TEMPORARY_PREFIX))
 
+    def walk(self) -> dict[str, int]:
+        """Bytes of every file below the folder, by its path relative to it."""
+
+        def listed(filesystem: Any, path: str) -> dict[str, int]:
+            try:
+                found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{self.where()}: no such folder") from error
+            start = len(path.rstrip("/")) + 1
+            return {info.path[start:]: int(info.size) for info in found if info.type == pafs.FileType.File}
+
+        return self._do(listed)
+
     def _info(self, name: str = "") -> Any:
         return self._do(lambda fs, path: fs.get_file_info(path), name)
 
@@ -250,13 +263,27 @@ def _connect(location: str, process: int, settings: tuple[str | None, ...]) -> t
     if urlsplit(location).scheme == "s3" and "allow_delayed_open" not in location:
         asked += ("&" if "?" in location else "?") + "allow_delayed_open=true"  # a small file is one put, not three
     try:
-        filesystem, path = patiently(lambda: pafs.FileSystem.from_uri(asked), location)
+        filesystem, path = patiently(lambda: _filesystem(asked), location)
     except (ValueError, ImportError, pa.ArrowNotImplementedError) as error:  # ArrowInvalid is a ValueError
         raise StoreError(
             f"{location} is not a place pyarrow can open ({error}). Write s3://bucket/folder or gs://bucket/folder, "
             "%20 for a blank, or a local path."
         ) from error
     return filesystem, path.rstrip("/")
+
+
+def _filesystem(location: str) -> tuple[Any, str]:
+    """Arrow's own filesystem for a URI; fsspec's where Arrow has none (https, memory, hf, ...)."""
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(location)
+    except ValueError as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise
+        import fsspec  # comes with Ray Data
+
+        remote, path = fsspec.core.url_to_fs(location)
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(remote))
+    return filesystem, path
 
 
 def sync_folder(folder: Path) -> None:

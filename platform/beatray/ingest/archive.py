@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import lzma
 import os
 import stat
@@ -27,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from beatray.corpus.store import Store
 from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
 from beatray.record import Reason, RecordError
 
@@ -34,6 +36,7 @@ MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200
 FREE_BYTES = 1024 * 1024
 STEP_BYTES = 4096
+REMOTE_STEP_BYTES = 1024 * 1024
 _ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
@@ -148,6 +151,9 @@ Stamp = tuple[int, int, int, int]
 
 def _stamp(location: str) -> Stamp:
     """What tells one state of an archive from another; the process belongs to it, as forks share file offsets."""
+    if "://" in location:
+        folder, name = _place(location)
+        return (os.getpid(), 0, folder.size(name) or 0, 0)
     status = os.stat(location)  # noqa: PTH116 (a Path per read costs more than the call)
     return (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -155,7 +161,7 @@ def _stamp(location: str) -> Stamp:
 @lru_cache(maxsize=4)
 def _open_zip(location: str, stamp: Stamp) -> _Zip:
     try:
-        archive = zipfile.ZipFile(location)
+        archive = zipfile.ZipFile(_open_remote(location) if "://" in location else location)
     except _DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} is not a readable zip: {error}") from error
     members: dict[str, zipfile.ZipInfo] = {}
@@ -175,6 +181,20 @@ def _open_zip(location: str, stamp: Stamp) -> _Zip:
         else:
             members[info.filename] = info
     return _Zip(archive, members, tuple(sorted(members)), refused)
+
+
+def _place(location: str) -> tuple[Store, str]:
+    """A file behind a URI as its folder and its name."""
+    path, mark, options = location.partition("?")
+    folder, _, name = path.rpartition("/")
+    return Store(folder + mark + options), name
+
+
+def _open_remote(location: str) -> IO[bytes]:
+    folder, name = _place(location)
+    if folder.size(name) is None:
+        raise FileNotFoundError(f"{folder.where(name)}: no such archive")
+    return cast(IO[bytes], io.BufferedReader(folder.open_input(name), REMOTE_STEP_BYTES))
 
 
 @lru_cache(maxsize=2)

@@ -43,14 +43,14 @@ class Tree(Protocol):
 
 
 def open_tree(location: str) -> Tree:
-    """Open a folder, .zip, .tar, .tar.gz or .tar.xz.
+    """Open a folder, .zip, .tar, .tar.gz or .tar.xz; a folder or .zip behind a URI.
 
     Raises FileNotFoundError when nothing is there, ValueError when it is none of these. A damaged archive raises
     RecordError(CORRUPT_ARCHIVE) when it is first listed or read.
     """
-    if "://" in location:
-        raise ValueError(f"{location}: remote data sets are not read in place; copy the archive here first")
-    path = Path(location)
+    if "://" in location and not location.startswith("file://"):
+        return _open_remote(location)
+    path = Path(location.removeprefix("file://"))
     if path.is_dir():
         return FolderTree(location)
     if not path.exists():
@@ -60,6 +60,18 @@ def open_tree(location: str) -> Tree:
 
         return ZipTree(location) if path.name.lower().endswith(".zip") else TarTree(location)
     raise ValueError(f"{location}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+
+
+def _open_remote(location: str) -> Tree:
+    from beatray.ingest.archive import ZipTree
+    from beatray.ingest.remote_tree import RemoteTree
+
+    place = location.partition("?")[0].lower()
+    if place.endswith(".zip"):
+        return ZipTree(location)
+    if place.endswith(ARCHIVE_SUFFIXES):
+        raise ValueError(f"{location}: a tar is not read over the network: copy it here, or store it as zip or folder")
+    return RemoteTree(location)
 
 
 def is_plain_path(name: str) -> bool:

@@ -1,0 +1,55 @@
+"""A data set that lies on an object store or another remote place, read file by file where it lies.
+
+Any URI is read that pyarrow or fsspec can open (s3://, gs://, hdfs://, https:// with fsspec's own extras); keys come
+from the environment, as for a corpus. Contract: as `ingest.tree`. Listing takes one request for a thousand files,
+reading one for each file, so that a zip is the faster way for many small files.
+"""
+
+from __future__ import annotations
+
+from beatray.corpus.store import Store
+from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
+from beatray.record import Reason, RecordError
+
+
+class RemoteTree:
+    """A folder behind a URI, listed once."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._sizes: dict[str, int] | None = None
+        self._refused = 0
+
+    def __reduce__(self) -> tuple[type[RemoteTree], tuple[str]]:
+        return (RemoteTree, (self.location,))
+
+    @property
+    def refused(self) -> int:
+        self._listed()
+        return self._refused
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._listed()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._listed()
+
+    def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
+        check_plain_path(name)
+        store = Store(self.location)
+        size = store.size(name) if self._sizes is None else self._sizes.get(name)
+        if size is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not there")
+        if size > max_bytes:
+            raise too_long_error(name, size, max_bytes, too_long)
+        data = store.read(name)
+        if len(data) > max_bytes:
+            raise too_long_error(name, len(data), max_bytes, too_long)
+        return data
+
+    def _listed(self) -> dict[str, int]:
+        if self._sizes is None:
+            found = Store(self.location).walk()
+            self._sizes = {name: size for name, size in found.items() if is_plain_path(name)}
+            self._refused = len(found) - len(self._sizes)
+        return self._sizes
