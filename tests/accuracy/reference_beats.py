@@ -29,7 +29,7 @@ WITHDRAWN = (137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462)
 
 @dataclass(frozen=True, slots=True)
 class Ludb:
-    """`signal_mv` (200, 12, 5000); per record the annotated lead II samples of each boundary, R-peaks, and extent."""
+    """`signal_mv` (200, 12, 5000); per record the annotated boundaries of one lead, R-peaks, and extent."""
 
     signal_mv: NDArray[np.float32]
     boundaries: list[dict[str, NDArray[np.int64]]]
@@ -51,13 +51,13 @@ class Matches:
         return 100.0 * 2 * self.hits / max(1, 2 * self.hits + self.missed + self.extra)
 
 
-def read_ludb(folder: Path) -> Ludb:
-    """All 200 records of the unpacked LUDB folder."""
+def read_ludb(folder: Path, lead: int = LEADS.index("II")) -> Ludb:
+    """All 200 records of the unpacked LUDB folder, with the annotations of one lead."""
     signals, boundaries, r_peaks, extent = [], [], [], []
     for number in range(1, 201):
         name = str(folder / "data" / str(number))
         signals.append(_canonical(wfdb.rdrecord(name)))
-        annotation = wfdb.rdann(name, extension="ii")
+        annotation = wfdb.rdann(name, extension=LEADS[lead].lower())
         found, first, last = _boundaries(np.asarray(annotation.sample), list(annotation.symbol))
         boundaries.append(found)
         r_peaks.append(found["qrs_peak"].astype(np.int32))
@@ -131,7 +131,7 @@ def match_all(references: list[NDArray[np.integer]], found: list[NDArray[np.inte
             continue
         inside = positions[(positions >= reference[0] - tolerance) & (positions <= reference[-1] + tolerance)]
         parts.append(match(reference, inside, tolerance))
-    return _together(parts)
+    return together(parts)
 
 
 def match_boundary(ludb: Ludb, waves: list[NDArray[np.void]], name: str, tolerance_ms: float = 150.0) -> Matches:
@@ -140,10 +140,10 @@ def match_boundary(ludb: Ludb, waves: list[NDArray[np.void]], name: str, toleran
     for boundaries, extent, beats in zip(ludb.boundaries, ludb.extent, waves, strict=True):
         found = beats[name][beats[name] >= 0]
         parts.append(match(boundaries[name], found, tolerance_ms * RATE_HZ / 1000, extent))
-    return _together(parts)
+    return together(parts)
 
 
-def _together(parts: list[Matches]) -> Matches:
+def together(parts: list[Matches]) -> Matches:
     errors = np.concatenate([part.errors for part in parts])
     return Matches(sum(p.hits for p in parts), sum(p.missed for p in parts), sum(p.extra for p in parts), errors)
 
