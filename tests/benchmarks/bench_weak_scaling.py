@@ -4,25 +4,36 @@ Run: PYTHONPATH=platform python tests/benchmarks/bench_weak_scaling.py [--record
 
 Each repeat trains one epoch with one worker and one with two, each rank with one thread, from a corpus that is streamed
 (`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal tells
-them; the ratio is that of the rate of two workers to twice the rate of one. What it can show depends on the cores: two
-ranks, their readers and Ray share them, so on two cores the ratio also holds what decoding costs.
+them; the ratio is that of the rate of two workers to twice the rate of one. Beside it the physical limit: the same step
+on one batch in memory, in one process and in two at once that know nothing of each other. Two cores that share caches
+and memory are no twice one core, and two ranks share them with their readers and Ray as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
+import torch
 from large_corpus import write_large_corpus
 
+from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings, build, compose
 from beatray.track.journal import read_lines
+from beatray.train.blocks import corpus_columns, decode
 from beatray.train.launch import pretrain
+from beatray.train.learner import Learner
+from beatray.train.order import Part
 from beatray.train.prepare import prepare_job
+from beatray.train.ranks import Ranks
+
+WARM_UP = 3
 
 
 def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float]:
@@ -35,6 +46,31 @@ def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> 
     seconds = sum(line["step_s"] + line["data_wait_s"] for line in lines)
     rows = job.rows - job.settings.train.batch_size
     return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds
+
+
+def steps_per_second(words: list[str], seconds: float) -> float:
+    """The training step alone, on one batch in memory, in this process."""
+    job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+    torch.set_num_threads(1)
+    learner, group = Learner(job, Ranks()), job.stream.groups[0]
+    table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(job.stream.arrays))
+    rows = job.settings.train.batch_size
+    arrays = {name: a[:rows] for name, a in decode(table, job.stream.arrays, job.stream.clusters).items()}
+    number, began = 0, 0.0
+    while number < WARM_UP or time.perf_counter() - began < seconds:
+        if number == WARM_UP:
+            began = time.perf_counter()
+        learner.step(number, arrays, 0, (Part(rows, rows),))
+        number += 1
+    return (number - WARM_UP) / (time.perf_counter() - began)
+
+
+def physical_limit(words: list[str], seconds: float = 20.0) -> float:
+    """How fast each of two processes steps beside the other, as a share of one alone."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        alone = pool.apply(steps_per_second, (words, seconds))
+        both = pool.starmap(steps_per_second, [(words, seconds)] * 2)
+        return sum(both) / (2 * alone)
 
 
 def main() -> None:
@@ -54,12 +90,16 @@ def main() -> None:
             for workers in found:
                 words = [*common, f"train.batch_size={asked.rows * workers}"]
                 found[workers].append(rates(corpus, Path(folder) / "runs", f"{workers}-{repeat}", workers, words))
+        limit = physical_limit(
+            [*common, f"corpus={corpus}", f"out={folder}", "run=alone", f"train.batch_size={asked.rows}"]
+        )
         cores = len(os.sched_getaffinity(0))
         print(f"{asked.encoder}, {asked.rows} rows of each worker a step, {cores} cores, median of {asked.repeats}")
         for workers, runs in found.items():
             rate, waited = (statistics.median(values) for values in zip(*runs, strict=True))
             print(f"  {workers} worker(s) {rate:7.0f} records/s   data wait {waited:.1%}")
         ratios = [two[0] / (2 * one[0]) for one, two in zip(found[1], found[2], strict=True)]
+        print(f"  two processes that step side by side reach {limit:.3f} of one alone, each")
         print(
             f"  efficiency from 1 to 2 workers {statistics.median(ratios):.3f} (runs: {[round(r, 3) for r in ratios]})"
         )
