@@ -8,7 +8,8 @@ change time, so that many short tasks on one archive do not read its directory a
 Contract: as `ingest.tree`. Links, devices, encrypted members, unusual compressions, unsafe and repeated names are not
 listed but counted. Memory for one read is bounded by the size the caller accepts plus one unpacking step (4 KiB of
 input), whatever the archive claims; compression beyond 200:1 on more than 1 MiB is refused. Archives inside archives
-are plain bytes. Source of the limits: Fifield, "A better zip bomb", WOOT 2019; PEP 706.
+are plain bytes. A member that is stored as it is can be read in pieces where it lies, whatever its size; another is
+unpacked for that, up to `MAX_FILE_BYTES`. Source of the limits: Fifield, "A better zip bomb", WOOT 2019; PEP 706.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from beatray.ingest.random_file import RandomFile
 from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
 from beatray.record import Reason, RecordError
 
@@ -34,6 +36,7 @@ MAX_UNPACKED_BYTES = 2 * 1024**3
 MAX_RATIO = 200
 FREE_BYTES = 1024 * 1024
 STEP_BYTES = 4096
+_ZIP_HEADER_BYTES = 30
 _ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
@@ -82,6 +85,33 @@ class ZipTree:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} unpacks to {len(data)} of {info.file_size} bytes")
         return data
 
+    def open_random(self, name: str) -> RandomFile:
+        check_plain_path(name)
+        opened = self._open()
+        info = opened.members.get(name)
+        if info is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        stamp = _stamp(self.location)
+        identity = (self.location, *stamp[1:], name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            if info.file_size > MAX_FILE_BYTES:
+                raise RecordError(
+                    Reason.ABSURD_SIZE,
+                    f"{name} has {info.file_size} bytes and is compressed, so it cannot be read in pieces where it "
+                    "lies: unpack the archive to a folder",
+                )
+            data = self.read(name)
+            return RandomFile(name, data, 0, len(data), identity)
+        handle = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            start = _stored_start(handle, info)
+            if not 0 < start <= start + info.file_size <= stamp[2] or info.compress_size != info.file_size:
+                raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
+        except RecordError:
+            os.close(handle)
+            raise
+        return RandomFile(name, handle, start, info.file_size, identity)
+
     def _open(self) -> _Zip:
         return _open_zip(self.location, _stamp(self.location))
 
@@ -120,6 +150,22 @@ class TarTree:
         if len(data) != size:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name}: the archive ends after {len(data)} of {size} bytes")
         return data
+
+    def open_random(self, name: str) -> RandomFile:
+        check_plain_path(name)
+        opened = self._open()
+        member = opened.members.get(name)
+        if member is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        stamp = _stamp(self.location)
+        identity = (self.location, *stamp[1:], name)
+        if isinstance(member, bytes) or opened.plain is None:
+            data = member if isinstance(member, bytes) else b""
+            return RandomFile(name, data, 0, len(data), identity)
+        offset, size = member
+        if offset + size > stamp[2]:
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
+        return RandomFile(name, os.dup(opened.plain.fileno()), offset, size, identity)
 
     def _open(self) -> _Tar:
         return _open_tar(self.location, _stamp(self.location))
@@ -261,6 +307,15 @@ class _Metered:
 
     def tell(self) -> int:
         return self._source.tell()
+
+
+def _stored_start(handle: int, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not tell."""
+    fixed = os.pread(handle, _ZIP_HEADER_BYTES, info.header_offset) if info.header_offset >= 0 else b""
+    if len(fixed) < _ZIP_HEADER_BYTES or fixed[:4] != b"PK\3\4":
+        raise RecordError(Reason.CORRUPT_ARCHIVE, f"{info.filename} lies outside the archive")
+    name_bytes, extra_bytes = struct.unpack_from("<HH", fixed, 26)
+    return info.header_offset + _ZIP_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
 
 
 def _check_claim(name: str, size: int, max_bytes: int, too_long: Reason) -> None:

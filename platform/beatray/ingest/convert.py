@@ -27,7 +27,8 @@ from beatray.corpus.summary import summarise
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
 from beatray.dsp import analyse
 from beatray.dsp.analyse import Detector
-from beatray.ingest.canonical import WindowFlag, to_windows
+from beatray.ingest.canonical import WindowFlag
+from beatray.ingest.long_record import windows_of
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -187,7 +188,7 @@ def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
 
 def read_item(tree: Tree, source: str, item: Item) -> list[Window]:
     """All windows of one item; RecordError if any part of it cannot be trusted."""
-    return [window for record in SOURCES[source].read(tree, item) for window in to_windows(record)]
+    return [window for record in SOURCES[source].read(tree, item) for window in windows_of(record)]
 
 
 def _commit(

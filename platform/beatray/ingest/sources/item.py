@@ -1,8 +1,9 @@
 """What a source lists: one entry per recording, small enough to hold a million of them.
 
 Contract: an `Item` names a recording and where its header lies in the tree; `meta` carries what the source's own table
-says about it. An item that the table itself rules out carries the reason in `meta["refused"]`, so that reading it gives
-a quarantine row instead of a silent gap.
+says about it. An item that the table itself rules out carries the reason in `meta["refused"]`, and its category in
+`meta["reason"]` where that is not METADATA, so that reading it gives a quarantine row instead of a silent gap. `rows`
+is about how many rows of a corpus it will give: work is divided by it, nothing else.
 """
 
 from __future__ import annotations
@@ -24,18 +25,36 @@ class Item:
     name: str
     path: str
     meta: dict[str, str] = field(default_factory=dict)
+    rows: int = 1
 
 
 def check_not_refused(item: Item) -> None:
-    """Raise RecordError(METADATA) for an item that its source's table rules out."""
+    """Raise RecordError, METADATA unless the item says otherwise, for an item that its source's table rules out."""
     refused = item.meta.get("refused")
     if refused:
-        raise RecordError(Reason.METADATA, f"{item.name}: {refused}")
+        raise RecordError(Reason(item.meta.get("reason", Reason.METADATA.value)), f"{item.name}: {refused}")
 
 
 def name_problem(name: str) -> str:
     """Why a recording of this name cannot be listed; empty if it can."""
     return "the name holds a '#', which marks the windows of a recording" if "#" in name else ""
+
+
+def refuse_second_names(items: list[Item]) -> list[Item]:
+    """The same items; those whose name an earlier one has get a name of their own and are refused, not lost."""
+    seen: dict[str, Item] = {}
+    unique: list[Item] = []
+    for item in items:
+        first = seen.setdefault(item.name, item)
+        if first is not item:
+            number = 2
+            while f"{item.name} ({number})" in seen:
+                number += 1
+            problem = f"{item.path} has the record name of {first.path}"
+            item = Item(f"{item.name} ({number})", item.path, {"refused": problem})
+            seen[item.name] = item
+        unique.append(item)
+    return unique
 
 
 def find_table(tree: Tree, file_name: str) -> str:
