@@ -23,6 +23,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +39,7 @@ FREE_BYTES = 1024 * 1024
 STEP_BYTES = 4096
 _ZIP_HEADER_BYTES = 30
 _ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
-_DAMAGE = (
+DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError),
 )
@@ -70,12 +71,12 @@ class ZipTree:
         if info is None:
             raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
         _check_claim(name, info.file_size, max_bytes, too_long)
-        _check_ratio(name, info.file_size, info.compress_size)
+        check_ratio(name, info.file_size, info.compress_size)
         try:
             with opened.archive.open(info) as member:
                 # Small steps, because zipfile unpacks all the input of one step at once.
                 data = b"".join(iter(lambda: member.read(STEP_BYTES), b""))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -104,7 +105,7 @@ class ZipTree:
             return RandomFile(name, data, 0, len(data), identity)
         handle = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            start = _stored_start(handle, info)
+            start = stored_start(lambda at, size: os.pread(handle, size, at), info)
             if not 0 < start <= start + info.file_size <= stamp[2] or info.compress_size != info.file_size:
                 raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
         except RecordError:
@@ -202,7 +203,7 @@ def _stamp(location: str) -> Stamp:
 def _open_zip(location: str, stamp: Stamp) -> _Zip:
     try:
         archive = zipfile.ZipFile(location)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} is not a readable zip: {error}") from error
     members: dict[str, zipfile.ZipInfo] = {}
     refused = 0
@@ -264,7 +265,7 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar
             pass  # up to the checksum that follows the last block
     except RecordError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} cannot be unpacked: {error}") from error
     return _Tar(plain, members, tuple(sorted(members)), refused)
 
@@ -299,7 +300,7 @@ class _Metered:
                 Reason.ABSURD_SIZE,
                 f"the archive unpacks to more than {self._limit} bytes: unpack it to a folder or repack it as zip",
             )
-        _check_ratio("the archive", self._given, self._raw.tell())
+        check_ratio("the archive", self._given, self._raw.tell())
         return data
 
     def seek(self, position: int) -> int:
@@ -309,9 +310,9 @@ class _Metered:
         return self._source.tell()
 
 
-def _stored_start(handle: int, info: zipfile.ZipInfo) -> int:
+def stored_start(read_at: Callable[[int, int], bytes], info: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not tell."""
-    fixed = os.pread(handle, _ZIP_HEADER_BYTES, info.header_offset) if info.header_offset >= 0 else b""
+    fixed = read_at(info.header_offset, _ZIP_HEADER_BYTES) if info.header_offset >= 0 else b""
     if len(fixed) < _ZIP_HEADER_BYTES or fixed[:4] != b"PK\3\4":
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{info.filename} lies outside the archive")
     name_bytes, extra_bytes = struct.unpack_from("<HH", fixed, 26)
@@ -323,6 +324,7 @@ def _check_claim(name: str, size: int, max_bytes: int, too_long: Reason) -> None
         raise too_long_error(name, size, max_bytes, too_long)
 
 
-def _check_ratio(name: str, unpacked: int, packed: int) -> None:
+def check_ratio(name: str, unpacked: int, packed: int) -> None:
+    """Raise RecordError(ABSURD_SIZE) for compression that no recording reaches."""
     if unpacked > FREE_BYTES and unpacked > MAX_RATIO * packed:
         raise RecordError(Reason.ABSURD_SIZE, f"{name}: {packed} bytes unpack to {unpacked}, over {MAX_RATIO}:1")

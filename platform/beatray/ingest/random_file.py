@@ -7,7 +7,7 @@ object get one that can only be read, and only within its member.
 Contract: `RandomFile` is a raw binary file object. Reads are by position on a descriptor of its own (or on bytes in
 memory), so one in a process never moves another; nothing before or after the member can be reached. `identity` is the
 same as long as the bytes are the same as far as the file system tells. `read_exactly` raises RecordError(TRUNCATED).
-An I/O error of the disk itself is not caught.
+An I/O error of the disk itself is not caught; it stays in `fault`, for libraries that turn it into one of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class RandomFile(io.RawIOBase):
         self.member = name
         self.size = size
         self.identity = identity
+        self.fault: OSError | None = None
         self._source = source
         self._start = start
         self._position = 0
@@ -38,7 +39,11 @@ class RandomFile(io.RawIOBase):
             return self._source[position : position + size]
         parts: list[bytes] = []
         while size > 0:
-            part = os.pread(self._source, size, self._start + position)  # may stop early, at 2 GiB or on a network disk
+            try:
+                part = os.pread(self._source, size, self._start + position)  # may stop early, at 2 GiB for one
+            except OSError as error:
+                self.fault = error
+                raise
             if not part:
                 break
             parts.append(part)
@@ -56,6 +61,12 @@ class RandomFile(io.RawIOBase):
         if len(data) != size:
             raise RecordError(Reason.TRUNCATED, f"{self.member} ends at byte {position + len(data)} of {self.size}")
         return data
+
+    def part(self, name: str, start: int, size: int, identity: tuple[Any, ...]) -> RandomFile:
+        """A stretch of this file as a file of its own, which outlives this one."""
+        if isinstance(self._source, bytes):
+            return RandomFile(name, self._source[start : start + size], 0, size, identity)
+        return RandomFile(name, os.dup(self._source), self._start + start, size, identity)
 
     def readable(self) -> bool:
         return True
