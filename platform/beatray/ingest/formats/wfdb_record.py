@@ -6,7 +6,8 @@ Contract: `read_twelve_leads(tree, path)` gives float64 (12, n) in the order of 
 absent from `lead_mask`. A gap of more than 20 ms costs the lead; with `by_window`, in a recording of more than one
 window, it stays, and so do stretches at the limits of a 16-bit converter: they are interpolated and marked in `gaps`,
 so that only the windows they touch lose the lead. Raises `RecordError` as the header and signal readers and
-`formats.leads` do, and BAD_GAIN, BAD_UNITS. Notes: see `NOTES`.
+`formats.leads` do, and BAD_GAIN, BAD_UNITS. Notes: see `NOTES`. `frank_mv` is (3, n), the Frank leads X, Y and Z, where
+signals of the names vx, vy and vz are there, calibrated and without long gaps.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ ODD_UNITS = ("mv", "uv")
 LONG_S = 15.0
 """From this length on a recording gives more than one window."""
 FULL_SCALE = (1 << 15) - 1
+FRANK_NAMES = ("vx", "vy", "vz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class TwelveLeads:
     header: Header
     notes: tuple[str, ...]
     gaps: NDArray[np.bool_] | None = None
+    frank_mv: NDArray[np.float64] | None = None
 
 
 def read_header(tree: Tree, path: str) -> Header:
@@ -104,7 +107,26 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
             gaps = None if marked is None else _twelve_gaps(marked, present)
         invalid = None
     signal_mv, mask = assemble(physical, present, header.rate_hz, invalid, notes)
-    return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(dict.fromkeys(notes)), gaps)
+    frank_mv = _frank(header, signals)
+    return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(dict.fromkeys(notes)), gaps, frank_mv)
+
+
+def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:
+    """X, Y and Z in mV (3, n), or None where they cannot be trusted."""
+    names = [line.name.lower() for line in header.signals]
+    if any(names.count(name) != 1 for name in FRANK_NAMES):
+        return None
+    picked = [names.index(name) for name in FRANK_NAMES]
+    lines = [header.signals[column] for column in picked]
+    if any(line.gain is None or line.units not in MV_PER_UNIT for line in lines):
+        return None
+    gain = np.array([line.gain for line in lines], np.float64) / [MV_PER_UNIT[line.units] for line in lines]
+    frank_mv = to_physical(signals.adc[:, picked], gain, np.array([line.baseline for line in lines], np.float64))
+    if signals.invalid is not None:
+        gaps = mark_gaps(frank_mv, signals.invalid[:, picked].T, int(MAX_GAP_S * header.rate_hz), [])
+        if gaps is not None:
+            return None
+    return frank_mv
 
 
 def _twelve_gaps(marked: NDArray[np.bool_], present: list[int]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from beatray.ingest.tree import Tree
@@ -85,6 +86,33 @@ def read_table(tree: Tree, path: str, columns: tuple[str, ...]) -> list[dict[str
         return list(reader)
     except csv.Error as error:
         raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error
+
+
+def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The named cells of each line of a CSV file with a header line, a line at a time: for tables of many columns.
+
+    A table of a folder may have any size. Raises RecordError(METADATA).
+    """
+    with tree.open_random(path) as file:
+        text = io.TextIOWrapper(io.BufferedReader(file, 1 << 16), "utf-8-sig", errors="replace", newline="")
+        try:
+            lines = csv.reader(text)
+            header = next(lines, [])
+            missing = [column for column in columns if header.count(column) != 1]
+            if missing:
+                raise RecordError(Reason.METADATA, f"{path} has no column {', '.join(missing)}, or has it twice")
+            places = [header.index(column) for column in columns]
+            for cells in lines:
+                if cells:
+                    yield tuple(cells[place] if place < len(cells) else "" for place in places)
+        except csv.Error as error:
+            raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error
+
+
+def whole_number(text: str) -> str | None:
+    """The digits of 15709 or 15709.0; None for anything else."""
+    digits = text.strip().removesuffix(".0")
+    return digits if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
 
 
 def parse_age(text: str) -> float | None:
