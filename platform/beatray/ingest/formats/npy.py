@@ -112,6 +112,8 @@ def npz_member(file: RandomFile, key: str) -> RandomFile:
             check_ratio(label, info.file_size, info.compress_size)
             with packed.open(info) as member:
                 data = b"".join(iter(lambda: member.read(STEP_BYTES), b""))
+    except RecordError:
+        raise
     except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{file.member} cannot be unpacked: {str(error)[:120]}") from error
     if len(data) != info.file_size:

@@ -3,8 +3,9 @@
 Contract: `find(tree)` lists every `.hea` file below the root, at any depth. `read` gives one Record: labels are the
 codes of the `Dx` comments in published order, each once; there are no patients and no folds. Records whose name starts
 with HR are PTB-XL under another name and carry the note `ptbxl_overlap`; splits find them by content hash. Those of the
-INCART and PTB parts are long: 30 and 2 minutes; a lead that fails for a while is left out of the windows in question
-only. Raises RecordError. Source: Perez Alday et al., Physiological Measurement 41:124003 (2020); Reyna et al., CinC 2021.
+INCART and PTB parts are long, 30 and 2 minutes: a lead that fails for a while is left out of the windows in question
+only. Raises RecordError.
+Source: Perez Alday et al., Physiological Measurement 41:124003 (2020); Reyna et al., CinC 2021.
 """
 
 from __future__ import annotations
