@@ -22,7 +22,7 @@ from beatray.ingest.sources.item import Item
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import LEADS, MEASURED, Reason, Record, RecordError
-from wfdb_files import ecg_counts, write_record
+from wfdb_files import ecg_counts, header_text, write_record
 
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -200,15 +200,8 @@ def test_incart_half_hour_becomes_180_windows(tmp_path: Path) -> None:
     """The published length, 462,600 samples; one lead at the converter's limit throughout, as in published records."""
     adc = np.tile(ecg_counts(257 * 10, 257.0), (180, 1))
     adc[:, 8] = 32767
-    head = write_record(tmp_path, "I03", adc[:5], rate="257").read_text()
-    del head
+    (tmp_path / "I03.hea").write_text(header_text("I03", adc, rate="257", gain="1040", comments="# patient 2\n"))
     (tmp_path / "I03.dat").write_bytes(adc.astype("<i2").tobytes())
-    rows = [f"I03 12 257 {len(adc)}"]
-    rows += [
-        f"I03.dat 16 1040 16 0 {adc[0, k]} {int(np.int16(np.add.reduce(adc[:, k].astype(np.int16), dtype=np.int16)))} 0 {lead}"
-        for k, lead in enumerate(LEADS)
-    ]
-    (tmp_path / "I03.hea").write_text("\n".join(rows) + "\n# patient 2\n")
     tree = open_tree(str(tmp_path))
     windows = windows_of(only(incart, tree, incart.find(tree)[0]))
     assert len(windows) == 180
@@ -224,15 +217,12 @@ def zzu_copy(root: Path, prefix: str = "Child_ecg/") -> Tree:
     nine = [*range(6), 6, 8, 10]
     write_record(folder, "P00001_E01", ecg_counts(seed=1), comments="# made for a test\n")
     write_record(folder, "P00001_E02", ecg_counts(2500, seed=2)[:, nine], leads=tuple(LEADS[k] for k in nine))
-    columns = (
-        "Filename,ECG_ID,Patient_ID,Age,Gender,Acquisition_date,Sampling_point,Lead,AHA_code,CHN_code,ICD-10 code,pSQI"
-    )
-    rows = [
-        ("P00/P00001/P00001_E01", "P00001_E01", "P00001", "572d", "'Female'", "2017-11-22", "5000", "12", "'C21'", "'C13'",
-         "'Q21.0'", "'I':0.2"),
-        ("P00/P00001/P00001_E02", "P00001_E02", "P00001", "4015d", "'Male'", "2017-11-22", "2500", "9",
-         "'D31';'Left ventricular high voltage'", "'D22'", "'D31';'(F) I40.0'", "'I':0.5;'V2':Null"),
-    ]  # fmt: skip
+    columns = "Filename,ECG_ID,Patient_ID,Age,Gender,Acquisition_date,Lead,AHA_code,CHN_code,ICD-10 code,pSQI"
+    place, high = "P00/P00001/P00001_E0", "Left ventricular high voltage"
+    one = (f"{place}1", "P00001_E01", "P00001", "572d", "'Female'", "2017-11-22", "12", "'C21'", "'C13'", "'Q21.0'", "")
+    codes = (f"'D31';'{high}'", "'D22'", "'D31';'(F) I40.0'")
+    two = (f"{place}2", "P00001_E02", "P00001", "4015d", "'Male'", "2017-11-22", "9", *codes, "'I':0.5;'V2':Null")
+    rows = [one, two]
     text = "\n".join([columns, *(",".join(f'"{cell}"' for cell in row) for row in rows)])
     (root / "AttributesDictionary.csv").write_text(text + "\n")
     return open_tree(str(root))
@@ -275,9 +265,7 @@ def test_cpsc_real_struct_and_labels(data_dir: Path, tmp_path: Path) -> None:
 def test_cpsc_tables_and_files_that_are_refused(data_dir: Path, tmp_path: Path) -> None:
     good = (data_dir / "misc/cpsc2018_original_mat/A1980.mat").read_bytes()
     files = {
-        "A1": good,
-        "A2": good,
-        "A3": good,
+        **dict.fromkeys(("A1", "A2", "A3"), good),
         "A4": mat(ECG={"data": np.zeros((12, 100), "<i2")}),
         "A5": mat(ecg=np.eye(3)),
         "A6": (data_dir / "misc/cinc2021_samples/A0001.mat").read_bytes(),
