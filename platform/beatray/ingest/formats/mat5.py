@@ -5,7 +5,7 @@ of any claimed size. Here a variable is an array of real numbers, a line of text
 holds anything else is refused as a whole, and lengths are compared with the bytes that are there before use.
 
 Contract: `read_mat5(bytes)` gives the variables by name: numpy arrays in MATLAB's shape (at least two axes), str, or
-dict of these. Compressed variables may unpack to 8 MiB or 20 times the file's size, whichever is more. Arrays are
+dict of these. Variables may unpack and widen to 8 MiB or 20 times the file's size, whichever is more. Arrays are
 views of the bytes where the type allows it. Raises `RecordError`: FORMAT (not level 5, or a kind of variable that is
 not read), TRUNCATED, TRAILING_BYTES, HEADER (fields that contradict each other), ABSURD_SIZE.
 Source: MathWorks, MAT-File Format, "Level 5 MAT-File Format"; zlib, RFC 1950.
@@ -45,31 +45,33 @@ Value = Plain | dict[str, Plain]
 
 @dataclass(slots=True)
 class _Cursor:
-    """A position in a run of elements; `order` is the byte order of numbers."""
+    """A position in a run of elements; `order` is the byte order of numbers, `room` what they may still unpack to."""
 
     data: memoryview
     order: str
+    room: int
     at: int = 0
 
 
 def read_mat5(data: bytes) -> dict[str, Value]:
     """All variables of a level 5 file; see the module's contract."""
-    cursor = _Cursor(memoryview(data), _byte_order(data), HEADER_BYTES)
-    room = max(FREE_BYTES, MAX_RATIO * len(data))
+    cursor = _Cursor(memoryview(data), _byte_order(data), max(FREE_BYTES, MAX_RATIO * len(data)), HEADER_BYTES)
     variables: dict[str, Value] = {}
     while cursor.at < len(data):
         kind, payload = _element(cursor, padded=False)
         if kind == _COMPRESSED:
-            unpacked = _inflate(payload, room)
-            room -= len(unpacked)
-            inner = _Cursor(memoryview(unpacked), cursor.order)
+            unpacked = _inflate(payload, cursor.room)
+            cursor.room -= len(unpacked)
+            inner = _Cursor(memoryview(unpacked), cursor.order, 0)
             kind, payload = _element(inner)
             _check_end(inner)
         elif cursor.at % 8:
             cursor.at += 8 - cursor.at % 8
         if kind != _MATRIX:
             raise RecordError(Reason.FORMAT, f"element of type {kind} where a variable is expected")
-        name, value = _variable(_Cursor(payload, cursor.order), inside_struct=False)
+        body = _Cursor(payload, cursor.order, cursor.room)
+        name, value = _variable(body, inside_struct=False)
+        cursor.room = body.room
         if name in variables or len(variables) >= MAX_VARIABLES:
             raise RecordError(Reason.HEADER, f"variable {name!r} comes twice, or there are more than {MAX_VARIABLES}")
         variables[name] = value
@@ -170,7 +172,9 @@ def _fields(cursor: _Cursor) -> dict[str, Plain]:
         kind, payload = _element(cursor)
         if kind != _MATRIX or not name or name in fields:
             raise RecordError(Reason.HEADER, f"field {name!r} is empty, comes twice, or is no matrix")
-        value = _variable(_Cursor(payload, cursor.order), inside_struct=True)[1]
+        body = _Cursor(payload, cursor.order, cursor.room)
+        value = _variable(body, inside_struct=True)[1]
+        cursor.room = body.room
         assert not isinstance(value, dict)  # refused inside a struct
         fields[name] = value
     return fields
@@ -186,8 +190,10 @@ def _array(cursor: _Cursor, name: str, wanted: np.dtype[np.generic], axes: list[
         count *= axis
     if count * stored.itemsize != len(payload):
         raise RecordError(Reason.HEADER, f"variable {name!r} of shape {axes} has {len(payload)} bytes of {stored.str}")
-    if stored.itemsize < wanted.itemsize and count * wanted.itemsize > max(FREE_BYTES, MAX_RATIO * len(payload)):
-        raise RecordError(Reason.ABSURD_SIZE, f"variable {name!r} of shape {axes} is too large")
+    if stored != wanted:
+        cursor.room -= count * wanted.itemsize
+    if cursor.room < 0:
+        raise RecordError(Reason.ABSURD_SIZE, f"variable {name!r} of shape {axes} is too large for its file")
     flat = np.frombuffer(payload, stored)
     return flat.astype(wanted, copy=False).reshape(axes, order="F")
 

@@ -53,7 +53,9 @@ def npy_layout(file: RandomFile) -> Layout:
     if lead[:6] != _MAGIC:
         raise RecordError(Reason.FORMAT, f"{file.member} is not a .npy file")
     version = tuple(lead[6:8])
-    if version not in ((1, 0), (2, 0), (3, 0)) or len(lead) < 12:
+    if len(lead) < 12:
+        raise RecordError(Reason.TRUNCATED, f"{file.member} has {file.size} bytes, less than a header")
+    if version not in ((1, 0), (2, 0), (3, 0)):
         raise RecordError(Reason.FORMAT, f"{file.member} has version {version} of .npy, 1.0 to 3.0 are known")
     start, size = (10, struct.unpack_from("<H", lead, 8)[0]) if version == (1, 0) else (12, _wide_size(lead))
     if size > MAX_HEADER_BYTES:
