@@ -97,7 +97,9 @@ class Record:
     `labels` are the codes as published. `waves` hold P, QRS and T boundaries where the source has them. `frank_mv` is
     float64 (3, n), the Frank leads X, Y, Z where they were recorded. `patient_is_private` says that `patient_id` is a
     hospital's own, which may be stored only salted. `measured` is what the device that recorded it says of it, under
-    the names of `MEASURED`.
+    the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is otherwise
+    there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there but means
+    nothing, and a window that such a gap touches goes without that lead.
     """
 
     record_id: str
@@ -115,6 +117,7 @@ class Record:
     frank_mv: NDArray[np.float64] | None = None
     patient_is_private: bool = False
     measured: dict[str, float] = field(default_factory=dict)
+    gaps: NDArray[np.bool_] | None = None
 
 
 MEASURED = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")

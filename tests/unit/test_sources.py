@@ -45,7 +45,9 @@ def row(ecg_id: str, codes: str = "{'SR': 0.0, 'NORM': 100.0}", patient: str = "
 
 
 def test_registry() -> None:
-    assert set(SOURCES) == {"ptbxl", "ludb", "cinc", "wfdb"}
+    assert set(SOURCES) == {
+        *("ptbxl", "ludb", "cinc", "mimic", "code15", "ptb", "incart", "zzu", "cpsc", "arrays", "wfdb"),
+    }
     for name, source in SOURCES.items():
         assert source.name == name
         assert pickle.loads(pickle.dumps(source)) == source

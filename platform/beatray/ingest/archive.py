@@ -8,7 +8,8 @@ change time, so that many short tasks on one archive do not read its directory a
 Contract: as `ingest.tree`. Links, devices, encrypted members, unusual compressions, unsafe and repeated names are not
 listed but counted. Memory for one read is bounded by the size the caller accepts plus one unpacking step (4 KiB of
 input), whatever the archive claims; compression beyond 200:1 on more than 1 MiB is refused. Archives inside archives
-are plain bytes. Source of the limits: Fifield, "A better zip bomb", WOOT 2019; PEP 706.
+are plain bytes. A member that is stored as it is can be read in pieces where it lies, whatever its size; another is
+unpacked for that, up to `MAX_FILE_BYTES`. Source of the limits: Fifield, "A better zip bomb", WOOT 2019; PEP 706.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from beatray.corpus.store import Store
+from beatray.ingest.random_file import RandomFile
 from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
 from beatray.record import Reason, RecordError
 
@@ -37,8 +40,9 @@ MAX_RATIO = 200
 FREE_BYTES = 1024 * 1024
 STEP_BYTES = 4096
 REMOTE_STEP_BYTES = 1024 * 1024
+_ZIP_HEADER_BYTES = 30
 _ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
-_DAMAGE = (
+DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError),
 )
@@ -70,12 +74,12 @@ class ZipTree:
         if info is None:
             raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
         _check_claim(name, info.file_size, max_bytes, too_long)
-        _check_ratio(name, info.file_size, info.compress_size)
+        check_ratio(name, info.file_size, info.compress_size)
         try:
             with opened.archive.open(info) as member:
                 # Small steps, because zipfile unpacks all the input of one step at once.
                 data = b"".join(iter(lambda: member.read(STEP_BYTES), b""))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -84,6 +88,33 @@ class ZipTree:
         if len(data) != info.file_size:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} unpacks to {len(data)} of {info.file_size} bytes")
         return data
+
+    def open_random(self, name: str) -> RandomFile:
+        check_plain_path(name)
+        opened = self._open()
+        info = opened.members.get(name)
+        if info is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        stamp = _stamp(self.location)
+        identity = (self.location, *stamp[1:], name)
+        if info.compress_type != zipfile.ZIP_STORED or "://" in self.location:
+            if info.file_size > MAX_FILE_BYTES:
+                raise RecordError(
+                    Reason.ABSURD_SIZE,
+                    f"{name} has {info.file_size} bytes and is compressed or remote, so it cannot be read in pieces "
+                    "where it lies: unpack the archive to a folder here",
+                )
+            data = self.read(name)
+            return RandomFile(name, data, 0, len(data), identity)
+        handle = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            start = stored_start(lambda at, size: os.pread(handle, size, at), info)
+            if not 0 < start <= start + info.file_size <= stamp[2] or info.compress_size != info.file_size:
+                raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
+        except RecordError:
+            os.close(handle)
+            raise
+        return RandomFile(name, handle, start, info.file_size, identity)
 
     def _open(self) -> _Zip:
         return _open_zip(self.location, _stamp(self.location))
@@ -124,6 +155,22 @@ class TarTree:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name}: the archive ends after {len(data)} of {size} bytes")
         return data
 
+    def open_random(self, name: str) -> RandomFile:
+        check_plain_path(name)
+        opened = self._open()
+        member = opened.members.get(name)
+        if member is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        stamp = _stamp(self.location)
+        identity = (self.location, *stamp[1:], name)
+        if isinstance(member, bytes) or opened.plain is None:
+            data = member if isinstance(member, bytes) else b""
+            return RandomFile(name, data, 0, len(data), identity)
+        offset, size = member
+        if offset + size > stamp[2]:
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
+        return RandomFile(name, os.dup(opened.plain.fileno()), offset, size, identity)
+
     def _open(self) -> _Tar:
         return _open_tar(self.location, _stamp(self.location))
 
@@ -162,7 +209,7 @@ def _stamp(location: str) -> Stamp:
 def _open_zip(location: str, stamp: Stamp) -> _Zip:
     try:
         archive = zipfile.ZipFile(_open_remote(location) if "://" in location else location)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} is not a readable zip: {error}") from error
     members: dict[str, zipfile.ZipInfo] = {}
     refused = 0
@@ -238,7 +285,7 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar
             pass  # up to the checksum that follows the last block
     except RecordError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} cannot be unpacked: {error}") from error
     return _Tar(plain, members, tuple(sorted(members)), refused)
 
@@ -273,7 +320,7 @@ class _Metered:
                 Reason.ABSURD_SIZE,
                 f"the archive unpacks to more than {self._limit} bytes: unpack it to a folder or repack it as zip",
             )
-        _check_ratio("the archive", self._given, self._raw.tell())
+        check_ratio("the archive", self._given, self._raw.tell())
         return data
 
     def seek(self, position: int) -> int:
@@ -283,11 +330,21 @@ class _Metered:
         return self._source.tell()
 
 
+def stored_start(read_at: Callable[[int, int], bytes], info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not tell."""
+    fixed = read_at(info.header_offset, _ZIP_HEADER_BYTES) if info.header_offset >= 0 else b""
+    if len(fixed) < _ZIP_HEADER_BYTES or fixed[:4] != b"PK\3\4":
+        raise RecordError(Reason.CORRUPT_ARCHIVE, f"{info.filename} lies outside the archive")
+    name_bytes, extra_bytes = struct.unpack_from("<HH", fixed, 26)
+    return info.header_offset + _ZIP_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
+
+
 def _check_claim(name: str, size: int, max_bytes: int, too_long: Reason) -> None:
     if size > max_bytes:
         raise too_long_error(name, size, max_bytes, too_long)
 
 
-def _check_ratio(name: str, unpacked: int, packed: int) -> None:
+def check_ratio(name: str, unpacked: int, packed: int) -> None:
+    """Raise RecordError(ABSURD_SIZE) for compression that no recording reaches."""
     if unpacked > FREE_BYTES and unpacked > MAX_RATIO * packed:
         raise RecordError(Reason.ABSURD_SIZE, f"{name}: {packed} bytes unpack to {unpacked}, over {MAX_RATIO}:1")

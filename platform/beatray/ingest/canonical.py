@@ -54,6 +54,7 @@ class WindowFlag(IntFlag):
     LEADS_COMPUTED = 1 << 21
     HEADER_IRREGULAR = 1 << 22  # the header deviates from the standard in a way that changes no voltage
     PTBXL_OVERLAP = 1 << 23  # a PTB-XL recording published under another name
+    PARTS_DROPPED = 1 << 24  # other windows of the same long recording were not usable
 
 
 MEANINGS = {
@@ -73,6 +74,8 @@ NOTE_FLAGS = {
     "leads_dropped": WindowFlag.LEADS_DROPPED,
     "leads_computed": WindowFlag.LEADS_COMPUTED,
     "ptbxl_overlap": WindowFlag.PTBXL_OVERLAP,
+    "resampled": WindowFlag.RESAMPLED,
+    "parts_dropped": WindowFlag.PARTS_DROPPED,
 }
 
 

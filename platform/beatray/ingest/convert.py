@@ -29,8 +29,9 @@ from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, ShardWriter, parque
 from beatray.dsp import analyse
 from beatray.dsp.analyse import Detector
 from beatray.dsp.quality import Flag
-from beatray.ingest.canonical import WindowFlag, to_windows
+from beatray.ingest.canonical import WindowFlag
 from beatray.ingest.lock import only_ingest
+from beatray.ingest.long_record import windows_of
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -216,7 +217,7 @@ def _measure(windows: list[Window], detector: Detector) -> analyse.Analysis:
 def read_item(tree: Tree, source: str, item: Item) -> tuple[Tally, list[Window]]:
     """The tally and all windows of one item; RecordError if any part of it cannot be trusted."""
     records = list(SOURCES[source].read(tree, item))
-    return tally_recordings(source, records), [window for record in records for window in to_windows(record)]
+    return tally_recordings(source, records), [window for record in records for window in windows_of(record)]
 
 
 def _commit(

@@ -24,7 +24,7 @@ from beatray.corpus.store import Store
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.ingest.sources.registry import SOURCES, Item
-from beatray.ingest.tree import open_tree
+from beatray.ingest.tree import is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError
 
 VERSION = "2"
@@ -38,7 +38,9 @@ class IngestSettings:
     sources: dict[str, str]  # source name -> folder, archive or URI
     out: str
     detector: Detector = "beatray"  # or "neurokit"
-    items_per_shard: int = 1024
+    items_per_shard: int = (
+        1024  # counted in expected rows, so that a task of long recordings is not a hundred times longer
+    )
     limit: int | None = None  # at most so many items of each source, evenly spaced
     retry_refused: bool = False  # read recordings again that an earlier ingest refused
 
@@ -107,14 +109,25 @@ def plan(
     for source, (items, _) in listed.items():
         location = settings.sources[source]
         fresh = [item for item in items if (source, item.name) not in known]
-        for start in range(0, len(fresh), settings.items_per_shard):
-            part = tuple(fresh[start : start + settings.items_per_shard])
+        for number, part in enumerate(_parts(fresh, settings.items_per_shard)):
             digest = identity.copy()
             for item in part:
                 digest.update(f"{item.name}\0{item.path}\0{sorted(item.meta.items())}\0".encode())
-            yield Slice(
-                source, location, part, f"{source}-{start // settings.items_per_shard:05d}-{digest.hexdigest()}"
-            )
+            yield Slice(source, location, part, f"{source}-{number:05d}-{digest.hexdigest()}")
+
+
+def _parts(items: Sequence[Item], rows_per_part: int) -> Iterator[tuple[Item, ...]]:
+    """Consecutive items that together give about `rows_per_part` rows; one at least."""
+    part: list[Item] = []
+    rows = 0
+    for item in items:
+        if part and rows + item.rows > rows_per_part:
+            yield tuple(part)
+            part, rows = [], 0
+        part.append(item)
+        rows += item.rows
+    if part:
+        yield tuple(part)
 
 
 def _spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -144,11 +157,17 @@ def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
 
 
 def stamp_of(part: Slice) -> str:
-    """Place, sizes and times of what a slice reads: the archive, or each item's header and signal files."""
-    root = Path(part.location)
-    paths = [root] if root.is_file() else [
-        (root / item.path).with_suffix(suffix) for item in part.items for suffix in (".hea", ".dat", ".mat")
-    ]  # fmt: skip
+    """Place, sizes and times of what a slice reads: the archive, or each item's file and those of WFDB beside it."""
+    if is_remote(part.location):
+        store = Store(part.location)
+        sizes = [store.size("")] if part.location.partition("?")[0].endswith(".zip") else []
+        sizes += [store.size(item.path) for item in part.items] if not sizes else []
+        return hashlib.blake2b(f"{part.location}\0{sizes}".encode(), digest_size=16).hexdigest()
+    root = Path(part.location.removeprefix("file://"))
+    paths = [root]
+    if not root.is_file():
+        named = dict.fromkeys(root / item.path for item in part.items)  # thousands of recordings can share one file
+        paths = [path for name in named for path in (name, *_beside(name))]
     digest = hashlib.blake2b(part.location.encode(), digest_size=16)
     for path in paths:
         try:
@@ -157,3 +176,8 @@ def stamp_of(part: Slice) -> str:
         except OSError:
             digest.update(f"{path}\0-\0".encode())
     return digest.hexdigest()
+
+
+def _beside(path: Path) -> list[Path]:
+    """The signal files that a WFDB header commonly has beside it."""
+    return [path.with_suffix(suffix) for suffix in (".dat", ".mat", ".xyz")] if path.suffix == ".hea" else []

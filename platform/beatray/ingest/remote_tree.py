@@ -1,13 +1,15 @@
 """A data set that lies on an object store or another remote place, read file by file where it lies.
 
 Any URI is read that pyarrow or fsspec can open (s3://, gs://, hdfs://, https:// with fsspec's own extras); keys come
-from the environment, as for a corpus. Contract: as `ingest.tree`. Listing takes one request for a thousand files,
+from the environment, as for a corpus. Contract: as `ingest.tree`; a member that is to be read in pieces is read whole
+first, and refused beyond `MAX_FILE_BYTES`. Listing takes one request for a thousand files,
 reading one for each file, so that a zip is the faster way for many small files.
 """
 
 from __future__ import annotations
 
 from beatray.corpus.store import Store
+from beatray.ingest.random_file import RandomFile
 from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
 from beatray.record import Reason, RecordError
 
@@ -46,6 +48,10 @@ class RemoteTree:
         if len(data) > max_bytes:
             raise too_long_error(name, len(data), max_bytes, too_long)
         return data
+
+    def open_random(self, name: str) -> RandomFile:
+        data = self.read(name)
+        return RandomFile(name, data, 0, len(data), (self.location, name, len(data)))
 
     def _listed(self) -> dict[str, int]:
         if self._sizes is None:

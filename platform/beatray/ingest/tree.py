@@ -6,8 +6,10 @@ time without following links, so that nothing can be swapped in between listing 
 bytes it is prepared to take.
 
 Contract: names are posix paths relative to the root, sorted. `read` raises `RecordError` (MISSING_FILE, UNSAFE_PATH,
-CORRUPT_ARCHIVE, ABSURD_SIZE or the reason the caller names for a file that is too long). A tree is picklable and small:
-another process opens the location again when it first reads. An I/O error of the disk itself is not caught.
+CORRUPT_ARCHIVE, ABSURD_SIZE or the reason the caller names for a file that is too long). `open_random` gives a file for
+reading in pieces, for members of any size that lie unpacked; it raises the same, and the caller closes it. A tree is
+picklable and small: another process opens the location again when it first reads. An I/O error of the disk itself is
+not caught.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -39,6 +42,8 @@ class Tree(Protocol):
 
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes: ...
 
+    def open_random(self, name: str) -> RandomFile: ...
+
     def __contains__(self, name: object) -> bool: ...
 
 
@@ -48,7 +53,7 @@ def open_tree(location: str) -> Tree:
     Raises FileNotFoundError when nothing is there, ValueError when it is none of these. A damaged archive raises
     RecordError(CORRUPT_ARCHIVE) when it is first listed or read.
     """
-    if "://" in location and not location.startswith("file://"):
+    if is_remote(location):
         return _open_remote(location)
     path = Path(location.removeprefix("file://"))
     if path.is_dir():
@@ -60,6 +65,11 @@ def open_tree(location: str) -> Tree:
 
         return ZipTree(location) if path.name.lower().endswith(".zip") else TarTree(location)
     raise ValueError(f"{location}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+
+
+def is_remote(location: str) -> bool:
+    """True for a URI of another place than this machine's disks."""
+    return "://" in location and not location.startswith("file://")
 
 
 def _open_remote(location: str) -> Tree:
@@ -122,15 +132,8 @@ class FolderTree:
         return name in self._known
 
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
-        check_plain_path(name)
+        handle, status = self._open(name)
         try:
-            handle = _open_below(self.location, name)
-        except OSError as error:
-            raise _open_error(name, error) from error
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
             if status.st_size > max_bytes:
                 raise too_long_error(name, status.st_size, max_bytes, too_long)
             data = os.read(handle, status.st_size + 1)
@@ -144,6 +147,24 @@ class FolderTree:
         if len(data) > max_bytes:
             raise too_long_error(name, len(data), max_bytes, too_long)
         return data
+
+    def open_random(self, name: str) -> RandomFile:
+        handle, status = self._open(name)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return RandomFile(name, handle, 0, status.st_size, identity)
+
+    def _open(self, name: str) -> tuple[int, os.stat_result]:
+        """A descriptor of a regular file below the root, and what it is."""
+        check_plain_path(name)
+        try:
+            handle = _open_below(self.location, name)
+        except OSError as error:
+            raise _open_error(name, error) from error
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)
+            raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
+        return handle, status
 
 
 def _walk(root: str) -> tuple[list[str], int]:

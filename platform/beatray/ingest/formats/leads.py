@@ -101,6 +101,27 @@ def close_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_g
     return dropped
 
 
+def mark_gaps(
+    signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]
+) -> NDArray[np.bool_] | None:
+    """Interpolate all invalid samples in place; returns (k, n), true in gaps of more than `max_gap` samples, or None.
+
+    For recordings of many windows, where a lead that fails for a while is good before and after.
+    """
+    gaps: NDArray[np.bool_] | None = None
+    for row in np.flatnonzero(invalid.any(axis=1)).tolist():
+        edges = np.flatnonzero(np.diff(invalid[row], prepend=False, append=False))
+        good, bad = np.flatnonzero(~invalid[row]), np.flatnonzero(invalid[row])
+        signal_mv[row, bad] = np.interp(bad, good, signal_mv[row, good]) if good.size else 0.0
+        long = edges[1::2] - edges[0::2] > max_gap
+        if not bool(long.all()):
+            notes.append("gaps_interpolated")
+        for start, stop in zip(edges[0::2][long].tolist(), edges[1::2][long].tolist(), strict=True):
+            gaps = np.zeros(invalid.shape, bool) if gaps is None else gaps
+            gaps[row, start:stop] = True
+    return gaps
+
+
 def compute_limb_leads(signal_mv: NDArray[np.float64], mask: int, notes: list[str]) -> int:
     """Fill in III, aVR, aVL and aVF where they are missing and I and II are there; returns the new mask."""
     if mask & 0b11 != 0b11:

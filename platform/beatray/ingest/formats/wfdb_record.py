@@ -3,8 +3,11 @@
 Units are what the header declares; nothing is guessed. Leads go by name, see `formats.leads`.
 
 Contract: `read_twelve_leads(tree, path)` gives float64 (12, n) in the order of `record.LEADS`, mV, zero where a lead is
-absent from `lead_mask`. Raises `RecordError` as the header and signal readers and `formats.leads` do, and BAD_GAIN,
-BAD_UNITS. Notes: see `NOTES`.
+absent from `lead_mask`. A gap of more than 20 ms costs the lead; with `by_window`, in a recording of more than one
+window, it stays, and so do stretches at the limits of a 16-bit converter: they are interpolated and marked in `gaps`,
+so that only the windows they touch lose the lead. Raises `RecordError` as the header and signal readers and
+`formats.leads` do, and BAD_GAIN, BAD_UNITS. Notes: see `NOTES`. `frank_mv` is (3, n), the Frank leads X, Y and Z, where
+signals of the names vx, vy and vz are there, calibrated and without long gaps.
 """
 
 from __future__ import annotations
@@ -14,7 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.formats.leads import assemble, check_enough, columns_of_leads, is_enough
+from beatray.ingest.formats.leads import (
+    LIMB_WEIGHTS,
+    MAX_GAP_S,
+    assemble,
+    check_enough,
+    columns_of_leads,
+    is_enough,
+    mark_gaps,
+)
 from beatray.ingest.formats.wfdb_header import MAX_HEADER_BYTES, Header, SignalLine, parse_header
 from beatray.ingest.formats.wfdb_signal import Signals, read_signals, to_physical
 from beatray.ingest.tree import Tree
@@ -32,17 +43,23 @@ NOTES = {
 
 MV_PER_UNIT = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "\u00b5V": 1e-3, "\u03bcV": 1e-3, "V": 1e3}
 ODD_UNITS = ("mv", "uv")
+LONG_S = 15.0
+"""From this length on a recording gives more than one window."""
+FULL_SCALE = (1 << 15) - 1
+FRANK_NAMES = ("vx", "vy", "vz")
 
 
 @dataclass(frozen=True, slots=True)
 class TwelveLeads:
-    """Twelve leads in mV (12, n), which of them are real, the rate, the header they came from, and notes."""
+    """Twelve leads in mV (12, n), which of them are real, the rate, the header they came from, notes, long gaps."""
 
     signal_mv: NDArray[np.float64]
     lead_mask: int
     rate_hz: float
     header: Header
     notes: tuple[str, ...]
+    gaps: NDArray[np.bool_] | None = None
+    frank_mv: NDArray[np.float64] | None = None
 
 
 def read_header(tree: Tree, path: str) -> Header:
@@ -57,7 +74,7 @@ def read_counts(tree: Tree, path: str) -> tuple[Header, Signals]:
     return header, read_signals(tree, split_path(path)[0], header)
 
 
-def read_twelve_leads(tree: Tree, path: str) -> TwelveLeads:
+def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> TwelveLeads:
     """Read the record whose header lies at `path`; see the module's contract."""
     header = read_header(tree, path)
     columns = columns_of_leads([line.name for line in header.signals])
@@ -81,8 +98,45 @@ def read_twelve_leads(tree: Tree, path: str) -> TwelveLeads:
         if scales[lead][1] != 1.0:
             physical[row] *= scales[lead][1]
     invalid = None if signals.invalid is None else signals.invalid[:, picked].T
+    gaps: NDArray[np.bool_] | None = None
+    if by_window and header.n_samples >= LONG_S * header.rate_hz:
+        at_limit = np.abs(adc.T.astype(np.int64)) >= FULL_SCALE if adc.dtype.itemsize == 2 else None
+        both = [mask for mask in (invalid, at_limit) if mask is not None and mask.any()]
+        if both:
+            marked = mark_gaps(physical, np.logical_or.reduce(both), int(MAX_GAP_S * header.rate_hz), notes)
+            gaps = None if marked is None else _twelve_gaps(marked, present)
+        invalid = None
     signal_mv, mask = assemble(physical, present, header.rate_hz, invalid, notes)
-    return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(dict.fromkeys(notes)))
+    frank_mv = _frank(header, signals)
+    return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(dict.fromkeys(notes)), gaps, frank_mv)
+
+
+def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:
+    """X, Y and Z in mV (3, n), or None where they cannot be trusted."""
+    names = [line.name.lower() for line in header.signals]
+    if any(names.count(name) != 1 for name in FRANK_NAMES):
+        return None
+    picked = [names.index(name) for name in FRANK_NAMES]
+    lines = [header.signals[column] for column in picked]
+    if any(line.gain is None or line.units not in MV_PER_UNIT for line in lines):
+        return None
+    gain = np.array([line.gain for line in lines], np.float64) / [MV_PER_UNIT[line.units] for line in lines]
+    frank_mv = to_physical(signals.adc[:, picked], gain, np.array([line.baseline for line in lines], np.float64))
+    if signals.invalid is not None:
+        gaps = mark_gaps(frank_mv, signals.invalid[:, picked].T, int(MAX_GAP_S * header.rate_hz), [])
+        if gaps is not None:
+            return None
+    return frank_mv
+
+
+def _twelve_gaps(marked: NDArray[np.bool_], present: list[int]) -> NDArray[np.bool_]:
+    """Gaps by canonical lead; a limb lead that is computed has those of I and II."""
+    gaps = np.zeros((12, marked.shape[1]), bool)
+    gaps[present] = marked
+    for lead in LIMB_WEIGHTS:
+        if lead not in present:
+            gaps[lead] = gaps[0] | gaps[1]
+    return gaps
 
 
 def split_path(path: str) -> tuple[str, str]:

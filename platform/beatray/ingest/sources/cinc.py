@@ -2,8 +2,10 @@
 
 Contract: `find(tree)` lists every `.hea` file below the root, at any depth. `read` gives one Record: labels are the
 codes of the `Dx` comments in published order, each once; there are no patients and no folds. Records whose name starts
-with HR are PTB-XL under another name and carry the note `ptbxl_overlap`; splits find them by content hash. Raises
-RecordError. Source: Perez Alday et al., Physiological Measurement 41:124003 (2020); Reyna et al., CinC 2021.
+with HR are PTB-XL under another name and carry the note `ptbxl_overlap`; splits find them by content hash. Those of the
+INCART and PTB parts are long, 30 and 2 minutes: a lead that fails for a while is left out of the windows in question
+only. Raises RecordError.
+Source: Perez Alday et al., Physiological Measurement 41:124003 (2020); Reyna et al., CinC 2021.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from beatray.record import Reason, Record, RecordError
 NAME = "cinc"
 LICENCE = "CC BY 4.0"
 PTBXL_PREFIX = "HR"
+ROWS_OF_PREFIX = {"I": 180, "S": 12}
+"""Expected rows of a recording of the INCART and PTB parts, I0001 and S0001 onwards."""
 
 
 def find(tree: Tree) -> list[Item]:
@@ -30,7 +34,8 @@ def find(tree: Tree) -> list[Item]:
             name = split_path(path)[1].removesuffix(".hea")
             problem = f"{path} has the record name of {seen[name]}" if name in seen else name_problem(name)
             seen.setdefault(name, path)
-            items.append(Item(name, path, {"refused": problem} if problem else {}))
+            rows = ROWS_OF_PREFIX.get(name[:1], 1) if name[1:].isdigit() else 1
+            items.append(Item(name, path, {"refused": problem} if problem else {}, rows))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return items
@@ -39,7 +44,7 @@ def find(tree: Tree) -> list[Item]:
 def read(tree: Tree, item: Item) -> Iterator[Record]:
     """The one recording of an item. Raises RecordError."""
     check_not_refused(item)
-    leads = read_twelve_leads(tree, item.path)
+    leads = read_twelve_leads(tree, item.path, by_window=True)
     fields = comment_fields(leads.header)
     codes = [code.strip() for line in fields.get("dx", ()) for code in line.split(",")]
     notes = leads.notes + (("ptbxl_overlap",) if item.name.startswith(PTBXL_PREFIX) else ())
@@ -53,4 +58,5 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         age=parse_age(fields.get("age", [""])[0]),
         sex=parse_sex(fields.get("sex", [""])[0]),
         notes=notes,
+        gaps=leads.gaps,
     )

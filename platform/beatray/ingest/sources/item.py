@@ -1,14 +1,16 @@
 """What a source lists: one entry per recording, small enough to hold a million of them.
 
 Contract: an `Item` names a recording and where its header lies in the tree; `meta` carries what the source's own table
-says about it. An item that the table itself rules out carries the reason in `meta["refused"]`, so that reading it gives
-a quarantine row instead of a silent gap.
+says about it. An item that the table itself rules out carries the reason in `meta["refused"]`, and its category in
+`meta["reason"]` where that is not METADATA, so that reading it gives a quarantine row instead of a silent gap. `rows`
+is about how many rows of a corpus it will give: work is divided by it, nothing else.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from beatray.ingest.tree import Tree
@@ -24,18 +26,36 @@ class Item:
     name: str
     path: str
     meta: dict[str, str] = field(default_factory=dict)
+    rows: int = 1
 
 
 def check_not_refused(item: Item) -> None:
-    """Raise RecordError(METADATA) for an item that its source's table rules out."""
+    """Raise RecordError, METADATA unless the item says otherwise, for an item that its source's table rules out."""
     refused = item.meta.get("refused")
     if refused:
-        raise RecordError(Reason.METADATA, f"{item.name}: {refused}")
+        raise RecordError(Reason(item.meta.get("reason", Reason.METADATA.value)), f"{item.name}: {refused}")
 
 
 def name_problem(name: str) -> str:
     """Why a recording of this name cannot be listed; empty if it can."""
     return "the name holds a '#', which marks the windows of a recording" if "#" in name else ""
+
+
+def refuse_second_names(items: list[Item]) -> list[Item]:
+    """The same items; those whose name an earlier one has get a name of their own and are refused, not lost."""
+    seen: dict[str, Item] = {}
+    unique: list[Item] = []
+    for item in items:
+        first = seen.setdefault(item.name, item)
+        if first is not item:
+            number = 2
+            while f"{item.name} ({number})" in seen:
+                number += 1
+            problem = f"{item.path} has the record name of {first.path}"
+            item = Item(f"{item.name} ({number})", item.path, {"refused": problem})
+            seen[item.name] = item
+        unique.append(item)
+    return unique
 
 
 def find_table(tree: Tree, file_name: str) -> str:
@@ -66,6 +86,33 @@ def read_table(tree: Tree, path: str, columns: tuple[str, ...]) -> list[dict[str
         return list(reader)
     except csv.Error as error:
         raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error
+
+
+def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The named cells of each line of a CSV file with a header line, a line at a time: for tables of many columns.
+
+    A table of a folder may have any size. Raises RecordError(METADATA).
+    """
+    with tree.open_random(path) as file:
+        text = io.TextIOWrapper(io.BufferedReader(file, 1 << 16), "utf-8-sig", errors="replace", newline="")
+        try:
+            lines = csv.reader(text)
+            header = next(lines, [])
+            missing = [column for column in columns if header.count(column) != 1]
+            if missing:
+                raise RecordError(Reason.METADATA, f"{path} has no column {', '.join(missing)}, or has it twice")
+            places = [header.index(column) for column in columns]
+            for cells in lines:
+                if cells:
+                    yield tuple(cells[place] if place < len(cells) else "" for place in places)
+        except csv.Error as error:
+            raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error
+
+
+def whole_number(text: str) -> str | None:
+    """The digits of 15709 or 15709.0; None for anything else."""
+    digits = text.strip().removesuffix(".0")
+    return digits if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
 
 
 def parse_age(text: str) -> float | None:

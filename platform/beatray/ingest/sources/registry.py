@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from beatray.ingest.sources import cinc, ludb, ptbxl, wfdb_folder
+from beatray.ingest.sources import arrays, cinc, code15, cpsc, incart, ludb, mimic, ptb, ptbxl, wfdb_folder, zzu
 from beatray.ingest.sources.item import Item
 from beatray.ingest.tree import Tree
 from beatray.record import Record
@@ -30,5 +30,5 @@ class Source:
 
 SOURCES: dict[str, Source] = {
     module.NAME: Source(module.NAME, module.find, module.read, module.LICENCE)
-    for module in (ptbxl, ludb, cinc, wfdb_folder)
+    for module in (ptbxl, ludb, cinc, mimic, code15, ptb, incart, zzu, cpsc, arrays, wfdb_folder)
 }

@@ -1,0 +1,209 @@
+"""A plain folder of arrays, `.npy`, `.npz` or Parquet, explained by a `recordings.yaml` (see `sources.arrays_plan`).
+
+Contract: `find(tree)` lists one recording per array, per entry of a stack, or per row of a Parquet file, in the order
+of files and rows. The record id is `arrays/<id>`, or `arrays/<path without suffix>[/<row>]` where no column gives an
+id; an id that comes a second time is refused, not lost. `read` gives one Record, with what the columns say; the patient
+is marked private, since a folder of arrays is mostly somebody's own. Raises RecordError.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.ingest.formats.named_leads import twelve_from_array
+from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
+from beatray.ingest.formats.parquet_table import Table, open_table, read_signal, read_words
+from beatray.ingest.formats.wfdb_record import split_path
+from beatray.ingest.random_file import RandomFile
+from beatray.ingest.sources.arrays_plan import FILE_NAME, MAX_BYTES, Plan, read_plan
+from beatray.ingest.sources.item import (
+    Item,
+    check_not_refused,
+    find_table,
+    name_problem,
+    parse_age,
+    parse_sex,
+    read_columns,
+    refuse_second_names,
+    whole_number,
+)
+from beatray.ingest.tree import Tree
+from beatray.record import Reason, Record, RecordError
+
+NAME = "arrays"
+LICENCE = "as the data set's own"
+MAX_RECORDINGS = 10_000_000
+Rows = list[tuple[str, int | None, dict[str, str]]]
+"""File, row and cells of each recording."""
+
+
+def find(tree: Tree) -> list[Item]:
+    """Every recording that the plan's files hold. Raises RecordError."""
+    place = find_table(tree, FILE_NAME)
+    plan = read_plan(tree.read(place, MAX_BYTES))
+    folder = split_path(place)[0]
+    names = [name.removeprefix(folder) for name in tree.names() if name.startswith(folder)]
+    files = sorted({name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in plan.files)})
+    if not files:
+        raise RecordError(Reason.MISSING_FILE, f"{place}: no file is called {' or '.join(plan.files)}")
+    items: list[Item] = []
+    table = _table(tree, folder, plan, files)
+    for file in files:
+        try:
+            rows = _rows(tree, folder + file, plan)
+        except RecordError as error:
+            about = {"refused": error.detail, "reason": error.reason.value}
+            items.append(Item(file, folder + file, about))
+            continue
+        for row, cells in rows:
+            items.append(_item(place, folder, file, row, {**cells, **table.pop((file, row), {})}, plan))
+    for (file, row), _ in table.items():
+        where = file if row is None else f"{file} row {row}"
+        items.append(Item(f"table/{where}", place, {"refused": f"{plan.table} tells of {where}, which is not there"}))
+    return refuse_second_names(items)
+
+
+def read(tree: Tree, item: Item) -> Iterator[Record]:
+    """The one recording of an item. Raises RecordError."""
+    check_not_refused(item)
+    plan = _plan(tree, item.meta["plan"])
+    row = int(item.meta["row"]) if "row" in item.meta else None
+    values = _values(tree, item.path, row, plan)
+    notes: list[str] = []
+    signal_mv, mask = twelve_from_array(values, plan.leads, plan.mv_per_unit, plan.rate_hz, notes)
+    about = item.meta
+    labels = [label.strip() for label in about.get("labels", "").split(plan.separator)]
+    fold = whole_number(about.get("fold", ""))
+    yield Record(
+        record_id=f"{NAME}/{item.name}",
+        source=NAME,
+        signal_mv=signal_mv,
+        rate_hz=plan.rate_hz,
+        lead_mask=mask,
+        patient_id=f"{NAME}/{about['patient']}" if about.get("patient") else None,
+        fold=int(fold) if fold is not None else None,
+        labels=tuple(dict.fromkeys(label for label in labels if label)),
+        age=parse_age(about.get("age", "")),
+        sex=parse_sex(about.get("sex", "")),
+        notes=tuple(dict.fromkeys(notes)),
+        patient_is_private=True,
+    )
+
+
+def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: Plan) -> Item:
+    stem = file.rpartition(".")[0]
+    name = cells.get("id") or (stem if row is None else f"{stem}/{row}")
+    problem = name_problem(name) or ("" if name.isprintable() and len(name) <= 200 else "its id cannot be printed")
+    fold = cells.get("fold", "")
+    if fold and not (whole_number(fold) and 0 <= int(whole_number(fold) or 0) <= 127):
+        problem = f"fold {fold[:40]!r} is not 0 to 127"
+    if problem:
+        return Item(f"{stem}/{row}" if row is not None else stem, folder + file, {"refused": problem})
+    meta = {key: value for key, value in cells.items() if key != "id" and value}
+    if row is not None:
+        meta["row"] = str(row)
+    return Item(name, folder + file, {**meta, "plan": place})
+
+
+def _rows(tree: Tree, path: str, plan: Plan) -> list[tuple[int | None, dict[str, str]]]:
+    """The recordings of one file by row (None: the file is one), and what it says of each itself."""
+    with tree.open_random(path) as file:
+        if path.endswith(".parquet"):
+            table = open_table(file)
+            wanted = {key: name for key, name in plan.columns.items() if key not in ("file", "row")}
+            if plan.table is not None or not wanted:
+                return [(row, {}) for row in range(table.n_rows)]
+            words = read_words(table, list(dict.fromkeys(wanted.values())))
+            return [(row, {key: cells[name] for key, name in wanted.items()}) for row, cells in enumerate(words)]
+        if not plan.stacked:
+            return [(None, {})]
+        with _array_file(file, plan) as array:
+            layout = npy_layout(array)
+        if len(layout.shape) != 3 or layout.shape[0] > MAX_RECORDINGS:
+            raise RecordError(Reason.HEADER, f"{path} has shape {layout.shape}, no stack of recordings")
+        return [(row, {}) for row in range(layout.shape[0])]
+
+
+def _table(tree: Tree, folder: str, plan: Plan, files: list[str]) -> dict[tuple[str, int | None], dict[str, str]]:
+    """What the table says, by file and row. Raises RecordError(METADATA)."""
+    if plan.table is None:
+        return {}
+    if "file" not in plan.columns and len(files) > 1:
+        raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.file is needed, there are {len(files)} files")
+    by_row = plan.stacked or files[0].endswith(".parquet")
+    spelling = {word: file for file in files for word in (file.rpartition("/")[2], file.rpartition(".")[0], file)}
+    for file in files:
+        spelling.setdefault(file.rpartition("/")[2].rpartition(".")[0], file)
+    keys = list(plan.columns)
+    found: dict[tuple[str, int | None], dict[str, str]] = {}
+    lines = read_columns(tree, folder + plan.table, tuple(plan.columns.values()))
+    for number, values in enumerate(lines):
+        cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
+        word = cells.pop("file", files[0])
+        text = cells.pop("row", str(number))
+        row = whole_number(text) if by_row else ""
+        if row is None:
+            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
+        key = (spelling.get(word, word[:80]), int(row) if by_row else None)
+        if key in found:
+            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
+        found[key] = cells
+    return found
+
+
+def _values(tree: Tree, path: str, row: int | None, plan: Plan) -> NDArray[Any]:
+    """The array of one recording as (leads, samples)."""
+    if path.endswith(".parquet"):
+        return _parquet_values(_kept_table(tree, path), row or 0, plan)
+    with tree.open_random(path) as file, _array_file(file, plan) as array:
+        layout = npy_layout(array)
+        values = read_part(array, layout, row)
+    if values.ndim != 2:
+        raise RecordError(Reason.HEADER, f"{path}: an array of shape {values.shape} is no recording")
+    return values if plan.axes[-2:] == ("leads", "samples") else values.T
+
+
+def _parquet_values(table: Table, row: int, plan: Plan) -> NDArray[Any]:
+    dtype = None if plan.dtype is None else np.dtype(plan.dtype).newbyteorder("<").str
+    flat, inner = read_signal(table, plan.array or "", row, dtype)
+    n_leads, n_samples = len(plan.leads), flat.size // len(plan.leads)
+    shape = (n_leads, n_samples) if plan.axes[-2:] == ("leads", "samples") else (n_samples, n_leads)
+    if flat.size != n_leads * n_samples or inner not in (None, shape[1]):
+        lists = "" if inner is None else f" in lists of {inner}"
+        raise RecordError(Reason.HEADER, f"{table.file.member}: {flat.size} numbers{lists} are not {n_leads} leads")
+    values = flat.reshape(shape)
+    return values if plan.axes[-2] == "leads" else values.T
+
+
+def _array_file(file: RandomFile, plan: Plan) -> RandomFile:
+    """The `.npy` itself, or the member of the `.npz`."""
+    return npz_member(file, plan.array or "") if file.member.endswith(".npz") else file
+
+
+def _plan(tree: Tree, place: str) -> Plan:
+    return _parsed_plan(tree.read(place, MAX_BYTES))
+
+
+_parsed_plan = lru_cache(maxsize=4)(read_plan)
+_kept: dict[tuple[Any, ...], Table] = {}
+
+
+def _kept_table(tree: Tree, path: str) -> Table:
+    """The Parquet file at `path`, open since the last read if it is still the same; one is kept per process."""
+    file = tree.open_random(path)
+    key = (os.getpid(), tree.location, path, *file.identity)
+    table = _kept.get(key)
+    if table is not None:
+        file.close()
+        return table
+    table = open_table(file)
+    _kept.clear()
+    _kept[key] = table
+    return table
