@@ -82,6 +82,22 @@ class ZipTree:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} unpacks to {len(data)} of {info.file_size} bytes")
         return data
 
+    def head(self, name: str, n_bytes: int) -> bytes:
+        check_plain_path(name)
+        opened = self._open()
+        info = opened.members.get(name)
+        if info is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        try:
+            with opened.archive.open(info) as member:
+                return member.read(n_bytes)
+        except _DAMAGE as error:
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive") from error
+
     def _open(self) -> _Zip:
         return _open_zip(self.location, _stamp(self.location))
 
@@ -120,6 +136,17 @@ class TarTree:
         if len(data) != size:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name}: the archive ends after {len(data)} of {size} bytes")
         return data
+
+    def head(self, name: str, n_bytes: int) -> bytes:
+        check_plain_path(name)
+        opened = self._open()
+        member = opened.members.get(name)
+        if member is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        if isinstance(member, bytes):
+            return member[:n_bytes]
+        offset, size = member
+        return os.pread(opened.plain.fileno(), min(n_bytes, size), offset) if opened.plain else b""
 
     def _open(self) -> _Tar:
         return _open_tar(self.location, _stamp(self.location))

@@ -5,7 +5,8 @@ names and names with `..` are not listed but counted in `refused`; a folder's fi
 time without following links, so that nothing can be swapped in between listing and reading. Every read states how many
 bytes it is prepared to take.
 
-Contract: names are posix paths relative to the root, sorted. `read` raises `RecordError` (MISSING_FILE, UNSAFE_PATH,
+Contract: names are posix paths relative to the root, sorted. `head` gives at most so many first bytes of a file, of
+whatever length; it is what formats are told apart by. `read` and `head` raise `RecordError` (MISSING_FILE, UNSAFE_PATH,
 CORRUPT_ARCHIVE, ABSURD_SIZE or the reason the caller names for a file that is too long). A tree is picklable and small:
 another process opens the location again when it first reads. An I/O error of the disk itself is not caught.
 """
@@ -38,6 +39,8 @@ class Tree(Protocol):
     def names(self) -> tuple[str, ...]: ...
 
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes: ...
+
+    def head(self, name: str, n_bytes: int) -> bytes: ...
 
     def __contains__(self, name: object) -> bool: ...
 
@@ -110,15 +113,8 @@ class FolderTree:
         return name in self._known
 
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
-        check_plain_path(name)
+        handle, status = _open_regular(self.location, name)
         try:
-            handle = _open_below(self.location, name)
-        except OSError as error:
-            raise _open_error(name, error) from error
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
             if status.st_size > max_bytes:
                 raise too_long_error(name, status.st_size, max_bytes, too_long)
             data = os.read(handle, status.st_size + 1)
@@ -132,6 +128,13 @@ class FolderTree:
         if len(data) > max_bytes:
             raise too_long_error(name, len(data), max_bytes, too_long)
         return data
+
+    def head(self, name: str, n_bytes: int) -> bytes:
+        handle, _ = _open_regular(self.location, name)
+        try:
+            return os.read(handle, n_bytes)
+        finally:
+            os.close(handle)
 
 
 def _walk(root: str) -> tuple[list[str], int]:
@@ -153,6 +156,20 @@ def _walk(root: str) -> tuple[list[str], int]:
                 else:
                     refused += 1
     return found, refused
+
+
+def _open_regular(root: str, name: str) -> tuple[int, os.stat_result]:
+    """An open descriptor of the regular file `name` below `root`, and its status."""
+    check_plain_path(name)
+    try:
+        handle = _open_below(root, name)
+    except OSError as error:
+        raise _open_error(name, error) from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
+    return handle, status
 
 
 def _open_below(root: str, name: str) -> int:
