@@ -45,7 +45,7 @@ def row(ecg_id: str, codes: str = "{'SR': 0.0, 'NORM': 100.0}", patient: str = "
 
 
 def test_registry() -> None:
-    assert set(SOURCES) == {"ptbxl", "ludb", "cinc", "wfdb"}
+    assert set(SOURCES) == {"ptbxl", "ludb", "cinc", "wfdb", "files"}
     for name, source in SOURCES.items():
         assert source.name == name
         assert pickle.loads(pickle.dumps(source)) == source

@@ -11,23 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 
-from beatray.corpus import schema
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, read_manifest, write_manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
 from beatray.corpus.summary import summarise
-from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes, write_shard
-from beatray.dsp import analyse
+from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
-from beatray.ingest.canonical import WindowFlag, to_windows
+from beatray.ingest.canonical import WindowFlag
+from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -39,30 +37,20 @@ from beatray.ingest.plan import (
     recipe_of,
     stamp_of,
 )
-from beatray.ingest.sources.registry import SOURCES, Item
-from beatray.ingest.tree import Tree, open_tree
-from beatray.record import Reason, RecordError, Window
+from beatray.ingest.slices import STAGING, SliceResult, convert_slice
+from beatray.ingest.sources.registry import Unlisted
 
-STAGING = "staging"
 UNLISTED = "(not listed)"
 
 
 @dataclass(frozen=True, slots=True)
-class SliceResult:
-    """What a task leaves: the shard, if anything was kept, and one row per refused recording."""
-
-    shard: dict[str, Any] | None
-    refused: list[dict[str, str]] = field(default_factory=list)
-    read: int = 0
-    stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
-
-
-@dataclass(frozen=True, slots=True)
 class Ingested:
-    """The committed snapshot, and how many listed recordings it knew before (by source and name)."""
+    """The committed snapshot; how many listed recordings it knew before (by source and name), and how many lost a
+    private patient id for want of a salt."""
 
     manifest: Manifest
     known: int
+    ids_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +73,11 @@ def ingest(
     holds no recordings, or when every recording was refused.
     """
     store = Store(settings.out)
-    recipe = recipe_of(settings)
+    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
+    recipe = recipe_of(settings, salt)
     before = read_manifest(store) if latest_number(store) is not None else None
+    if before and before.recipe.get(RECIPE_KEY) != recipe.get(RECIPE_KEY):
+        raise CorpusError(other_salt(settings.out, before.recipe.get(RECIPE_KEY), salt))
     if before and before.recipe != recipe:
         differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
         raise CorpusError(
@@ -103,13 +94,18 @@ def ingest(
         if before is None:
             raise CorpusError("the sources hold no recordings; nothing was written")
         return Ingested(before, n_known)
-    results = _run(store, slices, settings.detector, on_progress)
-    unlisted = {source: refused for source, (_, refused) in listed.items() if refused}
-    return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known)
+    results = _run(store, slices, settings.detector, salt, on_progress)
+    unlisted = {source: others for source, (_, others) in listed.items() if others}
+    ids_dropped = sum(result.ids_dropped for result in results.values())
+    return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known, ids_dropped)
 
 
 def _run(
-    store: Store, slices: list[Slice], detector: Detector, on_progress: Callable[[Progress], None]
+    store: Store,
+    slices: list[Slice],
+    detector: Detector,
+    salt: Salt | None,
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, SliceResult]:
     """Convert the slices with Ray, a bounded number at a time, reusing what an interrupted ingest finished."""
     results: dict[str, SliceResult] = {}
@@ -127,7 +123,7 @@ def _run(
     while waiting or running:
         while waiting and len(running) < at_once:
             part = waiting.pop(0)
-            running[task.remote(store, part, detector)] = part
+            running[task.remote(store, part, detector, salt)] = part
         done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in done:
             results[running.pop(reference).name] = ray.get(reference)
@@ -150,53 +146,13 @@ def _staged(store: Store, part: Slice) -> SliceResult | None:
     return result
 
 
-def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
-    """The task: read every item, measure the windows, write the shard, leave the note."""
-    stamp = stamp_of(part)
-    tree = open_tree(part.location)
-    windows: list[Window] = []
-    refused: list[dict[str, str]] = []
-    for item in part.items:
-        try:
-            windows += read_item(tree, part.source, item)
-        except RecordError as error:
-            refused.append(
-                {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
-            )
-        except OSError:
-            raise  # a disk or network fault is no property of the recording: Ray tries the slice again
-        except Exception as error:  # a fault of the reader must cost one recording, not the ingest
-            detail = f"the reader failed: {type(error).__name__}: {error}"
-            refused.append(
-                {"source": part.source, "item": item.name, "reason": Reason.READER_FAULT.value, "detail": detail}
-            )
-    shard = None
-    if windows:
-        measured = analyse.analyse(
-            np.stack([w.signal_uv for w in windows]),
-            np.array([w.n_samples for w in windows], np.int32),
-            np.array([w.lead_mask for w in windows], np.int16),
-            detector=detector,
-        )
-        written = write_shard(store, f"{part.name}.parquet", part.source, schema.to_table(windows, measured))
-        shard = asdict(written)
-    result = SliceResult(shard, refused, len(part.items), stamp)
-    store.write(f"{STAGING}/{part.name}.json", json.dumps(asdict(result), sort_keys=True).encode())
-    return result
-
-
-def read_item(tree: Tree, source: str, item: Item) -> list[Window]:
-    """All windows of one item; RecordError if any part of it cannot be trusted."""
-    return [window for record in SOURCES[source].read(tree, item) for window in to_windows(record)]
-
-
 def _commit(
     store: Store,
     before: Manifest | None,
     recipe: dict[str, Any],
     slices: list[Slice],
     results: dict[str, SliceResult],
-    unlisted: dict[str, int],
+    unlisted: dict[str, Sequence[Unlisted]],
 ) -> Manifest:
     number = before.number + 1 if before else 0
     fresh = [
@@ -214,9 +170,11 @@ def _commit(
     earlier = read_quarantine(store, before) if before else []
     refused = [row for row in earlier if (row["source"], row["item"]) not in tried and row["item"] != UNLISTED]
     refused += [row for part in slices for row in results[part.name].refused]
-    for source, count in sorted(unlisted.items()):
-        detail = f"{count} entries are links or lead outside the folder or archive and were not read"
-        refused.append({"source": source, "item": UNLISTED, "reason": Reason.UNSAFE_PATH.value, "detail": detail})
+    refused += [
+        {"source": source, "item": UNLISTED, "reason": other.reason.value, "detail": other.detail}
+        for source, others in sorted(unlisted.items())
+        for other in others
+    ]
     quarantine: dict[str, Any] = {}
     if refused:
         data = parquet_bytes(pa.Table.from_pylist(refused, schema=QUARANTINE_SCHEMA))

@@ -44,6 +44,8 @@ class Tree(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
 
+    def __hash__(self) -> int: ...
+
 
 def open_tree(location: str) -> Tree:
     """Open a folder, .zip, .tar, .tar.gz or .tar.xz.

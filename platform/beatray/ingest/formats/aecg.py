@@ -22,7 +22,7 @@ from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import columns_of_leads, is_enough, lead_of_name
 from beatray.ingest.formats.numbers import decimal, exact, maybe, whole_numbers
 from beatray.ingest.formats.people import age_between, age_of, sex_of
-from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, every, named, needed, parse_xml, text_at, value_at
+from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, every, named, needed, parse_xml, root_of, text_at, value_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -49,6 +49,11 @@ _MEASURED = {
     "MDC_ECG_ANGLE_QRS_FRONT": "qrs_axis_deg",
     "MDC_ECG_ANGLE_T_FRONT": "t_axis_deg",
 }
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of this format."""
+    return root_of(head) == ROOT
 
 
 def read(tree: Tree, path: str) -> Iterator[Record]:

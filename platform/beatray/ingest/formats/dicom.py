@@ -29,6 +29,7 @@ from beatray.ingest.formats.leads import columns_of_leads, is_enough
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
+SUFFIXES = (".dcm", ".dicom")
 MAX_DICOM_BYTES = 32 * 1024 * 1024
 MAX_GROUPS = 32
 WAVEFORM_CLASSES = {
@@ -52,6 +53,16 @@ SAMPLE_TYPES = {
 MAX_SKEW_S = 1.0
 
 
+def looks_like(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a DICOM file that holds an ECG."""
+    return is_dicom(head) and any(kind.encode() in head for kind in WAVEFORM_CLASSES)
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of any DICOM file."""
+    return head[128:132] == b"DICM"
+
+
 def read(tree: Tree, path: str) -> Iterator[Record]:
     """The one recording of a file. Raises RecordError."""
     groups, about = _parse(tree.read(path, MAX_DICOM_BYTES))
@@ -62,7 +73,7 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
 
 def _parse(data: bytes) -> tuple[list[Group], About]:
     """Everything that is needed of the data set as plain values; whatever pydicom raises becomes a RecordError."""
-    if data[128:132] != b"DICM":
+    if not is_dicom(data):
         raise RecordError(Reason.HEADER, "no DICOM file: the mark DICM is missing at byte 128")
     if DEFLATED in data:
         raise RecordError(Reason.FORMAT, "a deflated transfer syntax: not supported, because it cannot be bounded")

@@ -24,7 +24,7 @@ from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, m
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, whole
 from beatray.ingest.formats.people import age_between, age_of, sex_of
-from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, base64_bytes, first, named, parse_xml, text_at
+from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, base64_bytes, first, named, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -47,6 +47,11 @@ _MEASURED = {
     "RAxis": "qrs_axis_deg",
     "TAxis": "t_axis_deg",
 }
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of this format."""
+    return root_of(head) == ROOT
 
 
 def read(tree: Tree, path: str) -> Iterator[Record]:

@@ -21,7 +21,16 @@ from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, whole
 from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.ingest.formats.philips_xli import add_limb_leads, decode_xli
-from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, base64_bytes, every, first, needed, parse_xml, text_at
+from beatray.ingest.formats.safe_xml import (
+    MAX_XML_BYTES,
+    base64_bytes,
+    every,
+    first,
+    needed,
+    parse_xml,
+    root_of,
+    text_at,
+)
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Reason, Record, RecordError
 
@@ -49,6 +58,11 @@ _MEASURED = {
     "qrsfrontaxis": "qrs_axis_deg",
     "tfrontaxis": "t_axis_deg",
 }
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of this format."""
+    return root_of(head) == ROOT
 
 
 def read(tree: Tree, path: str) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,21 @@ from beatray.record import Reason, RecordError
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+SUFFIXES = (".xml",)
 MAX_XML_BYTES = 8 * 1024 * 1024
 MAX_TAGS = 100_000
 """Bounds `<` and `=`, so the elements and attributes together, before anything is parsed."""
+
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_ROOT = re.compile(r"<(?:[A-Za-z_][\w.\-]*:)?([A-Za-z_][\w.\-]*)")
+
+
+def root_of(head: bytes) -> str:
+    """The local name of the root element as the first bytes of a file show it; empty where they show none."""
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = _COMMENT.sub("", head[: len(head) & ~1].decode(encoding, errors="replace").lstrip("\ufeff \t\r\n"))
+    match = _ROOT.search(text) if text.startswith("<") else None
+    return match[1] if match else ""
 
 
 def parse_xml(data: bytes, root: str) -> Element:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import assemble, check_enough, columns_of_leads, is_enough
 from beatray.ingest.formats.wfdb_header import MAX_HEADER_BYTES, Header, SignalLine, parse_header
 from beatray.ingest.formats.wfdb_signal import Signals, read_signals, to_physical
 from beatray.ingest.tree import Tree
-from beatray.record import Reason, RecordError
+from beatray.record import LEADS, Reason, RecordError
 
 NOTES = {
     "record_name_with_suffix": "the header calls the record NAME.mat",
@@ -65,10 +66,15 @@ def read_twelve_leads(tree: Tree, path: str) -> TwelveLeads:
         raise RecordError(Reason.BAD_GAIN, "a signal line ends before its gain: the signal is not calibrated")
     check_enough(columns)
     lines = {lead: header.signals[column - 1] for lead, column in enumerate(columns) if column}
+    passed("header", f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
+    passed("leads", " ".join(LEADS[lead] for lead in lines))
     notes = list(header.notes)
     scales = {lead: _scale(line, notes) for lead, line in lines.items()}
+    passed("gain", ", ".join(dict.fromkeys(f"{line.gain:g}/{line.units}" for line in lines.values())))
     signals = read_signals(tree, split_path(path)[0], header)
     notes += signals.notes
+    passed("storage", ", ".join(dict.fromkeys(f"format {line.fmt}" for line in header.signals)) + ", right length")
+    passed("checksums", "none in the header" if "checksum_absent" in signals.notes else "right")
 
     present = list(lines)
     picked = [columns[lead] - 1 for lead in present]
@@ -81,6 +87,7 @@ def read_twelve_leads(tree: Tree, path: str) -> TwelveLeads:
         if scales[lead][1] != 1.0:
             physical[row] *= scales[lead][1]
     invalid = None if signals.invalid is None else signals.invalid[:, picked].T
+    passed("gaps", "none" if invalid is None else f"{int(invalid.any(axis=0).sum())} samples in at least one lead")
     signal_mv, mask = assemble(physical, present, header.rate_hz, invalid, notes)
     return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(dict.fromkeys(notes)))
 

@@ -26,6 +26,15 @@ class Item:
     meta: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """Files of a tree that are no items: how many, and why, in one sentence."""
+
+    reason: Reason
+    count: int
+    detail: str
+
+
 def check_not_refused(item: Item) -> None:
     """Raise RecordError(METADATA) for an item that its source's table rules out."""
     refused = item.meta.get("refused")
