@@ -105,7 +105,11 @@ def _channel(lead: Element, notes: list[str]) -> Channel | None:
     if baseline or delay:
         raise RecordError(Reason.FORMAT, f"{what}: baseline {baseline:g} or time offset {delay:g} is not zero")
     data = base64_bytes(text_at(lead, "WaveFormData"), what)
-    announced = 2 * whole(text_at(lead, "LeadSampleCountTotal"), Reason.HEADER, f"{what}: LeadSampleCountTotal")
+    announced = len(data) & ~1
+    if count := text_at(lead, "LeadSampleCountTotal"):
+        announced = 2 * whole(count, Reason.HEADER, f"{what}: LeadSampleCountTotal")
+    else:
+        notes.append("length_absent")  # small carts leave it out
     if len(data) != announced:
         reason = Reason.TRUNCATED if len(data) < announced else Reason.TRAILING_BYTES
         raise RecordError(reason, f"{what}: {len(data)} bytes, {announced} announced")
