@@ -141,7 +141,8 @@ def test_schiller_beside_its_averages(data_dir: Path) -> None:
     path = "schiller_xml/sample.xml"
     averages = (data_dir / "misc" / path).read_text().partition("ECG_RHYTHMS")[0]
     found = re.findall(r"<name>(\w+)</name>\s*<data>([^<]*)</data>", averages)
-    beats = {lead: np.array(data.rstrip(" ,\n").split(","), float) / 1000.0 for lead, data in found if data}
+    names = {lead.upper(): lead for lead in LEADS}
+    beats = {names[lead]: np.array(data.rstrip(" ,\n").split(","), float) / 1000.0 for lead, data in found if data}
     assert list(beats) == list(LEADS)
     check_beats(read(data_dir, path), {lead: beat[50:400] for lead, beat in beats.items()})
 
