@@ -33,13 +33,17 @@ def parser() -> argparse.ArgumentParser:
         "ingest",
         help="recordings into a corpus",
         description="Read recordings (a folder, zip or tar per source) into a verified Parquet corpus. "
-        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder). Interrupted, it continues; new recordings are added. "
-        "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus",
+        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder), files (a mixture of DICOM, SCP-ECG, HL7 aECG, EDF, WFDB "
+        "and the XML of Philips, Schiller and MUSE). Interrupted, it continues; new recordings are added. "
+        "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus. "
+        "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
     )
     keys = "limit= items_per_shard= detector=beatray|neurokit retry_refused=true cluster.cpus="
     ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
     ingest.add_argument("--out", help="the corpus folder (default: corpus)")
     ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
+    ingest.add_argument("--salt-file", metavar="PATH", help="secret with which all patient ids are hashed")
+    ingest.add_argument("--dry-run", action="store_true", help="say what would be read, write nothing")
     ingest.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
 
     corpus = commands.add_parser(
@@ -178,9 +182,16 @@ def _dispatch(words: argparse.Namespace) -> int:
     if getattr(words, "print_config", False):
         return _print_config(words)
     if words.command == "ingest":
-        from beatray.commands import ingest
+        if words.words[:1] == ["explain"]:
+            from beatray.commands import explain
 
-        ingest.run(*ingest.settings_from(words.words, words.out), overwrite=words.overwrite)
+            return explain.run(words.words[1:])
+        from beatray.commands import dry_run, ingest
+
+        settings, cluster = ingest.settings_from(words.words, words.out, words.salt_file)
+        if words.dry_run:
+            return dry_run.run(settings)
+        ingest.run(settings, cluster, overwrite=words.overwrite)
         return 0
     if words.command == "corpus":
         from beatray.commands import corpus
@@ -239,6 +250,8 @@ def _print_config(words: argparse.Namespace) -> int:
     from beatray.settings import PretrainSettings, build, compose
 
     extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []
+    if getattr(words, "salt_file", None) is not None:
+        extra.append(f"salt_file={words.salt_file}")  # its place, never its content
     given = words.words
     if words.command == "ingest":
         from beatray.commands.ingest import split_words

@@ -46,7 +46,7 @@ def row(ecg_id: str, codes: str = "{'SR': 0.0, 'NORM': 100.0}", patient: str = "
 
 def test_registry() -> None:
     assert set(SOURCES) == {
-        *("ptbxl", "ludb", "cinc", "mimic", "code15", "ptb", "incart", "zzu", "cpsc", "arrays", "wfdb"),
+        *("ptbxl", "ludb", "cinc", "mimic", "code15", "ptb", "incart", "zzu", "cpsc", "arrays", "wfdb", "files"),
     }
     for name, source in SOURCES.items():
         assert source.name == name

@@ -12,9 +12,10 @@ from beatray.corpus.manifest import CorpusError, Manifest, latest_number
 from beatray.corpus.store import Store
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
-from beatray.ingest.convert import STAGING, ingest
+from beatray.ingest.convert import ingest
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import IngestSettings, list_items
+from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
 from beatray.settings import ClusterSettings, SettingsError, as_dict, build, compose
@@ -43,11 +44,15 @@ def _place(key: str, value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
-def settings_from(words: list[str], out: str | None) -> tuple[IngestSettings, ClusterSettings]:
+def settings_from(
+    words: list[str], out: str | None, salt_file: str | None = None
+) -> tuple[IngestSettings, ClusterSettings]:
     """The settings that the words of the command line mean."""
     sources, others = split_words(words)
     if out is not None:
         others.append(f"out={out}")
+    if salt_file is not None:
+        others.append(f"salt_file={salt_file}")
     content = compose("ingest", others, other_words=tuple(SOURCES))
     cluster = build(ClusterSettings, content.pop("cluster"), "cluster.")
     if not sources:
@@ -63,11 +68,23 @@ def settings_from(words: list[str], out: str | None) -> tuple[IngestSettings, Cl
                     f"{source}={location} lies inside --out {place}; choose another folder for the corpus"
                 )
         settings = replace(settings, out=str(place))
-    return settings, cluster
+    return _with_salt(settings), cluster
+
+
+def _with_salt(settings: IngestSettings) -> IngestSettings:
+    """The settings with the place of the salt spelled out; it must not lie where others will look."""
+    if settings.salt_file is None:
+        return settings
+    salt = _place("--salt-file", settings.salt_file)
+    for name, place in {"--out": settings.out, **settings.sources}.items():
+        if "://" not in place and salt.resolve().is_relative_to(Path(place).resolve()):
+            raise SettingsError(f"--salt-file {salt} lies inside {name} {place}: keep the secret away from the data")
+    return replace(settings, salt_file=str(salt))
 
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
     """Ingest and tell the user what came of it."""
+
     store = Store(settings.out)
     listed = list_items(settings)  # a wrong path must be told before anything is started or removed
     if overwrite:
@@ -83,6 +100,11 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
         say(
             f"  {done.known:,} recordings are known by source and name and were not read again (for another place with "
             "the same names, ingest a common parent folder; for mended files that were refused, add retry_refused=true)"
+        )
+    if done.ids_dropped:
+        say(
+            f"  warning: {done.ids_dropped:,} recordings have a hospital's patient id, which is not stored without a "
+            "salt: recordings of one patient may lie on both sides of a split. --salt-file PATH keeps them together"
         )
     if number is not None and manifest.number == number:
         say(f"nothing to do: the corpus at {settings.out} already holds or has refused all of them")

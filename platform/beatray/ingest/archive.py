@@ -116,6 +116,22 @@ class ZipTree:
             raise
         return RandomFile(name, handle, start, info.file_size, identity)
 
+    def head(self, name: str, n_bytes: int) -> bytes:
+        check_plain_path(name)
+        opened = self._open()
+        info = opened.members.get(name)
+        if info is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        try:
+            with opened.archive.open(info) as member:
+                return member.read(n_bytes)
+        except DAMAGE as error:
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive") from error
+
     def _open(self) -> _Zip:
         return _open_zip(self.location, _stamp(self.location))
 
@@ -170,6 +186,17 @@ class TarTree:
         if offset + size > stamp[2]:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
         return RandomFile(name, os.dup(opened.plain.fileno()), offset, size, identity)
+
+    def head(self, name: str, n_bytes: int) -> bytes:
+        check_plain_path(name)
+        opened = self._open()
+        member = opened.members.get(name)
+        if member is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        if isinstance(member, bytes):
+            return member[:n_bytes]
+        offset, size = member
+        return os.pread(opened.plain.fileno(), min(n_bytes, size), offset) if opened.plain else b""
 
     def _open(self) -> _Tar:
         return _open_tar(self.location, _stamp(self.location))

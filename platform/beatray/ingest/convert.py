@@ -11,27 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 
-from beatray.corpus import schema
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, read_manifest, write_manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
 from beatray.corpus.summary import statistics_of, tally_of
-from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
-from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, ShardWriter, parquet_bytes
-from beatray.dsp import analyse
+from beatray.corpus.tally import merge_all
+from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
-from beatray.dsp.quality import Flag
-from beatray.ingest.canonical import WindowFlag
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.long_record import windows_of
+from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -43,32 +38,20 @@ from beatray.ingest.plan import (
     recipe_of,
     stamp_of,
 )
-from beatray.ingest.sources.registry import SOURCES, Item
-from beatray.ingest.tree import Tree, open_tree
-from beatray.record import Reason, RecordError, Window
+from beatray.ingest.slices import STAGING, SliceResult, convert_slice
+from beatray.ingest.sources.registry import Unlisted
 
-STAGING = "staging"
 UNLISTED = "(not listed)"
-FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}
-
-
-@dataclass(frozen=True, slots=True)
-class SliceResult:
-    """What a task leaves: the shards, if anything was kept, their tally, and one row per refused recording."""
-
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    refused: list[dict[str, str]] = field(default_factory=list)
-    tally: Tally = field(default_factory=dict)
-    read: int = 0
-    stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """The committed snapshot, and how many listed recordings it knew before (by source and name)."""
+    """The committed snapshot; how many listed recordings it knew before (by source and name), and how many lost a
+    private patient id for want of a salt."""
 
     manifest: Manifest
     known: int
+    ids_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +81,11 @@ def ingest(
 def _ingest(
     store: Store, settings: IngestSettings, on_progress: Callable[[Progress], None], listed: Listed | None
 ) -> Ingested:
-    recipe = recipe_of(settings)
+    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
+    recipe = recipe_of(settings, salt)
     before = read_manifest(store) if latest_number(store) is not None else None
+    if before and before.recipe.get(RECIPE_KEY) != recipe.get(RECIPE_KEY):
+        raise CorpusError(other_salt(settings.out, before.recipe.get(RECIPE_KEY), salt))
     if before and before.recipe != recipe:
         differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
         raise CorpusError(
@@ -116,13 +102,18 @@ def _ingest(
         if before is None:
             raise CorpusError("the sources hold no recordings; nothing was written")
         return Ingested(before, n_known)
-    results = _run(store, slices, settings.detector, on_progress)
-    unlisted = {source: refused for source, (_, refused) in listed.items() if refused}
-    return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known)
+    results = _run(store, slices, settings.detector, salt, on_progress)
+    unlisted = {source: others for source, (_, others) in listed.items() if others}
+    ids_dropped = sum(result.ids_dropped for result in results.values())
+    return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known, ids_dropped)
 
 
 def _run(
-    store: Store, slices: list[Slice], detector: Detector, on_progress: Callable[[Progress], None]
+    store: Store,
+    slices: list[Slice],
+    detector: Detector,
+    salt: Salt | None,
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, SliceResult]:
     """Convert the slices with Ray, a bounded number at a time, reusing what an interrupted ingest finished."""
     results: dict[str, SliceResult] = {}
@@ -140,7 +131,7 @@ def _run(
     while waiting or running:
         while waiting and len(running) < at_once:
             part = waiting.pop(0)
-            running[task.remote(store, part, detector)] = part
+            running[task.remote(store, part, detector, salt)] = part
         done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in done:
             results[running.pop(reference).name] = ray.get(reference)
@@ -161,72 +152,13 @@ def _staged(store: Store, part: Slice) -> SliceResult | None:
     return result if whole else None
 
 
-def convert_slice(store: Store, part: Slice, detector: Detector) -> SliceResult:
-    """The task: read every item, measure the windows, write the shards, leave the note."""
-    stamp = stamp_of(part)
-    tree = open_tree(part.location)
-    writer = ShardWriter(store, part.name, part.source)
-    windows: list[Window] = []  # of the row group being filled: a slice of long recordings must fit in memory too
-    refused: list[dict[str, str]] = []
-    tallies: list[Tally] = []
-
-    def write_group() -> None:
-        group = windows[: schema.ROWS_PER_GROUP]
-        del windows[: schema.ROWS_PER_GROUP]
-        measured = _measure(group, detector)
-        writer.add_group(schema.to_table(group, measured))
-        tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
-
-    for item in part.items:
-        try:
-            records, fresh = read_item(tree, part.source, item)
-        except RecordError as error:
-            refused.append(
-                {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
-            )
-            continue
-        except OSError:
-            raise  # a disk or network fault is no property of the recording: Ray tries the slice again
-        except Exception as error:  # a fault of the reader must cost one recording, not the ingest
-            detail = f"the reader failed: {type(error).__name__}: {error}"
-            refused.append(
-                {"source": part.source, "item": item.name, "reason": Reason.READER_FAULT.value, "detail": detail}
-            )
-            continue
-        tallies.append(records)
-        windows += fresh
-        while len(windows) >= schema.ROWS_PER_GROUP:
-            write_group()
-    if windows:
-        write_group()
-    shards = [asdict(shard) for shard in writer.finish()]
-    result = SliceResult(shards, refused, merge_all(tallies), len(part.items), stamp)
-    store.write(f"{STAGING}/{part.name}.json", json.dumps(asdict(result), sort_keys=True).encode())
-    return result
-
-
-def _measure(windows: list[Window], detector: Detector) -> analyse.Analysis:
-    return analyse.analyse(
-        np.stack([w.signal_uv for w in windows]),
-        np.array([w.n_samples for w in windows], np.int32),
-        np.array([w.lead_mask for w in windows], np.int16),
-        detector=detector,
-    )
-
-
-def read_item(tree: Tree, source: str, item: Item) -> tuple[Tally, list[Window]]:
-    """The tally and all windows of one item; RecordError if any part of it cannot be trusted."""
-    records = list(SOURCES[source].read(tree, item))
-    return tally_recordings(source, records), [window for record in records for window in windows_of(record)]
-
-
 def _commit(
     store: Store,
     before: Manifest | None,
     recipe: dict[str, Any],
     slices: list[Slice],
     results: dict[str, SliceResult],
-    unlisted: dict[str, int],
+    unlisted: dict[str, Sequence[Unlisted]],
 ) -> Manifest:
     number = before.number + 1 if before else 0
     fresh = [
@@ -244,9 +176,11 @@ def _commit(
     earlier = read_quarantine(store, before) if before else []
     refused = [row for row in earlier if (row["source"], row["item"]) not in tried and row["item"] != UNLISTED]
     refused += [row for part in slices for row in results[part.name].refused]
-    for source, count in sorted(unlisted.items()):
-        detail = f"{count} entries are links or lead outside the folder or archive and were not read"
-        refused.append({"source": source, "item": UNLISTED, "reason": Reason.UNSAFE_PATH.value, "detail": detail})
+    refused += [
+        {"source": source, "item": UNLISTED, "reason": other.reason.value, "detail": other.detail}
+        for source, others in sorted(unlisted.items())
+        for other in others
+    ]
     quarantine: dict[str, Any] = {}
     if refused:
         data = parquet_bytes(pa.Table.from_pylist(refused, schema=QUARANTINE_SCHEMA))

@@ -23,9 +23,10 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
-from beatray.ingest.sources.registry import SOURCES, Item
+from beatray.ingest.patients import RECIPE_KEY, Salt
+from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import is_remote, open_tree
-from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError
+from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
 
 VERSION = "2"
 """Changes when the same input would give other rows."""
@@ -43,10 +44,11 @@ class IngestSettings:
     )
     limit: int | None = None  # at most so many items of each source, evenly spaced
     retry_refused: bool = False  # read recordings again that an earlier ingest refused
+    salt_file: str | None = None  # secret with which patient ids are hashed
 
 
-Listed = dict[str, tuple[Sequence[Item], int]]
-"""By source: its items, and how many entries of its tree are not listed."""
+Listed = dict[str, tuple[Sequence[Item], Sequence[Unlisted]]]
+"""By source: its items, and what of its tree is not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Slice:
     name: str
 
 
-def recipe_of(settings: IngestSettings) -> dict[str, Any]:
-    """Everything that decides the numbers in a row, apart from the recording itself."""
-    return {
+def recipe_of(settings: IngestSettings, salt: Salt | None = None) -> dict[str, Any]:
+    """Everything that decides the numbers in a row, apart from the recording itself, and the salt's fingerprint."""
+    return ({} if salt is None else {RECIPE_KEY: salt.fingerprint}) | {
         "schema_version": schema.VERSION,
         "ingest_version": VERSION,
         "rate_hz": RATE_HZ,
@@ -77,24 +79,29 @@ def recipe_of(settings: IngestSettings) -> dict[str, Any]:
 
 
 def list_items(settings: IngestSettings) -> Listed:
-    """By source: its items, and how many entries of its tree were not listed (links, paths that lead outside).
+    """By source: its items, and what of its tree is not listed (links, paths that lead outside, other formats).
 
     Raises CorpusError that names the source and the place when it cannot be read or holds no recordings.
     """
-    listed = {}
+    listed: Listed = {}
     for source, location in sorted(settings.sources.items()):
         if source not in SOURCES:
             raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
         try:
             tree = open_tree(location)
             items = SOURCES[source].find(tree)
+            others = SOURCES[source].others
+            unlisted = list(others(tree)) if others is not None else []
         except RecordError as error:
             raise CorpusError(f"{source}: {error.detail}") from error
         except (ValueError, OSError) as error:
             raise CorpusError(f"{source}: {error}") from error
         if not items:
             raise CorpusError(f"{source}={location}: no recordings found")
-        listed[source] = (_spaced(items, settings.limit), tree.refused)
+        if tree.refused:
+            detail = f"{tree.refused} entries are links or lead outside the folder or archive and were not read"
+            unlisted.append(Unlisted(Reason.UNSAFE_PATH, tree.refused, detail))
+        listed[source] = (_spaced(items, settings.limit), unlisted)
     return listed
 
 

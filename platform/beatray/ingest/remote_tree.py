@@ -53,6 +53,13 @@ class RemoteTree:
         data = self.read(name)
         return RandomFile(name, data, 0, len(data), (self.location, name, len(data)))
 
+    def head(self, name: str, n_bytes: int) -> bytes:
+        check_plain_path(name)
+        if name not in self._listed():
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not there")
+        with Store(self.location).open_input(name) as stream:
+            return bytes(stream.read(n_bytes))
+
     def _listed(self) -> dict[str, int]:
         if self._sizes is None:
             found = Store(self.location).walk()

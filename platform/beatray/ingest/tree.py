@@ -5,11 +5,11 @@ names and names with `..` are not listed but counted in `refused`; a folder's fi
 time without following links, so that nothing can be swapped in between listing and reading. Every read states how many
 bytes it is prepared to take.
 
-Contract: names are posix paths relative to the root, sorted. `read` raises `RecordError` (MISSING_FILE, UNSAFE_PATH,
-CORRUPT_ARCHIVE, ABSURD_SIZE or the reason the caller names for a file that is too long). `open_random` gives a file for
-reading in pieces, for members of any size that lie unpacked; it raises the same, and the caller closes it. A tree is
-picklable and small: another process opens the location again when it first reads. An I/O error of the disk itself is
-not caught.
+Contract: names are posix paths relative to the root, sorted. `head` gives at most so many first bytes of a file, of
+whatever length; it is what formats are told apart by. `open_random` gives a file for reading in pieces, for members of
+any size that lie unpacked; the caller closes it. They and `read` raise `RecordError` (MISSING_FILE, UNSAFE_PATH,
+CORRUPT_ARCHIVE, ABSURD_SIZE or the reason the caller names for a file that is too long). A tree is picklable and small:
+another process opens the location again when it first reads. An I/O error of the disk itself is not caught.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ class Tree(Protocol):
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes: ...
 
     def open_random(self, name: str) -> RandomFile: ...
+    def head(self, name: str, n_bytes: int) -> bytes: ...
 
     def __contains__(self, name: object) -> bool: ...
+
+    def __hash__(self) -> int: ...
 
 
 def open_tree(location: str) -> Tree:
@@ -132,7 +135,7 @@ class FolderTree:
         return name in self._known
 
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
-        handle, status = self._open(name)
+        handle, status = _open_regular(self.location, name)
         try:
             if status.st_size > max_bytes:
                 raise too_long_error(name, status.st_size, max_bytes, too_long)
@@ -149,22 +152,16 @@ class FolderTree:
         return data
 
     def open_random(self, name: str) -> RandomFile:
-        handle, status = self._open(name)
+        handle, status = _open_regular(self.location, name)
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         return RandomFile(name, handle, 0, status.st_size, identity)
 
-    def _open(self, name: str) -> tuple[int, os.stat_result]:
-        """A descriptor of a regular file below the root, and what it is."""
-        check_plain_path(name)
+    def head(self, name: str, n_bytes: int) -> bytes:
+        handle, _ = _open_regular(self.location, name)
         try:
-            handle = _open_below(self.location, name)
-        except OSError as error:
-            raise _open_error(name, error) from error
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
+            return os.read(handle, n_bytes)
+        finally:
             os.close(handle)
-            raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
-        return handle, status
 
 
 def _walk(root: str) -> tuple[list[str], int]:
@@ -186,6 +183,20 @@ def _walk(root: str) -> tuple[list[str], int]:
                 else:
                     refused += 1
     return found, refused
+
+
+def _open_regular(root: str, name: str) -> tuple[int, os.stat_result]:
+    """An open descriptor of the regular file `name` below `root`, and its status."""
+    check_plain_path(name)
+    try:
+        handle = _open_below(root, name)
+    except OSError as error:
+        raise _open_error(name, error) from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
+    return handle, status
 
 
 def _open_below(root: str, name: str) -> int:

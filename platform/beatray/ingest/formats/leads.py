@@ -4,7 +4,9 @@ Leads are taken by name, never by position, since archives differ in order (one 
 spelling, and in what else they record. Nothing is guessed or repaired but short gaps and the limb leads that are sums
 of others, and each repair leaves a note.
 
-Contract: `columns_of_leads(names)` says which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
+Contract: `lead_of_name(name)` knows the spellings of devices and standards ("Lead I", "MDC_ECG_LEAD_AVR", "ECG V1") and
+nothing else: a modified, inverted or derived lead ("MLII", "-aVR", "V4R") is none of the twelve.
+`columns_of_leads(names)` says which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
 order of `record.LEADS`, mV, zero where a lead is absent from `lead_mask`. Raises `RecordError`: DUPLICATE_LEADS,
 LEADS_MISSING, NOT_FINITE, FLAT. Limb leads: Einthoven's and Goldberger's relations, III = II - I,
 aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2.
@@ -12,6 +14,7 @@ aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,12 +28,24 @@ LIMB_WEIGHTS = {2: (-1.0, 1.0), 3: (-0.5, -0.5), 4: (1.0, -0.5), 5: (-0.5, 1.0)}
 
 CHEST_MASK = 0b1111_1100_0000
 
+LEAD_OF_CODE = {1: 0, 2: 1, 61: 2, 62: 3, 63: 4, 64: 5, **{code: code + 3 for code in range(3, 9)}}
+"""Lead codes of SCP-ECG (EN 1064, table 4), which ISO/IEEE 11073-10102 and DICOM share, to canonical positions."""
+
+_PREFIX = re.compile(r"(?:mdc_ecg_lead_|mdc_ecg_elec_potl_|(?:e[ck]g[ _:]+)?(?:lead[ _:]*)?)", re.ASCII)
+
+
+def lead_of_name(name: str) -> int | None:
+    """The canonical position of a lead by its name, whatever its case; None for any other name."""
+    text = name.strip().lower()
+    match = _PREFIX.match(text)
+    return LEAD_INDEX.get(text[match.end() :] if match else text)
+
 
 def columns_of_leads(names: Sequence[str]) -> list[int]:
     """For each of the twelve leads the 1-based position of its name; 0 where no signal has it."""
     columns = [0] * 12
     for number, name in enumerate(names, start=1):
-        lead = LEAD_INDEX.get(name.lower())
+        lead = lead_of_name(name)
         if lead is None:
             continue
         if columns[lead]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import (
     LIMB_WEIGHTS,
     MAX_GAP_S,
@@ -29,7 +30,7 @@ from beatray.ingest.formats.leads import (
 from beatray.ingest.formats.wfdb_header import MAX_HEADER_BYTES, Header, SignalLine, parse_header
 from beatray.ingest.formats.wfdb_signal import Signals, read_signals, to_physical
 from beatray.ingest.tree import Tree
-from beatray.record import Reason, RecordError
+from beatray.record import LEADS, Reason, RecordError
 
 NOTES = {
     "record_name_with_suffix": "the header calls the record NAME.mat",
@@ -82,10 +83,15 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
         raise RecordError(Reason.BAD_GAIN, "a signal line ends before its gain: the signal is not calibrated")
     check_enough(columns)
     lines = {lead: header.signals[column - 1] for lead, column in enumerate(columns) if column}
+    passed("header", f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
+    passed("leads", " ".join(LEADS[lead] for lead in lines))
     notes = list(header.notes)
     scales = {lead: _scale(line, notes) for lead, line in lines.items()}
+    passed("gain", ", ".join(dict.fromkeys(f"{line.gain:g}/{line.units}" for line in lines.values())))
     signals = read_signals(tree, split_path(path)[0], header)
     notes += signals.notes
+    passed("storage", ", ".join(dict.fromkeys(f"format {line.fmt}" for line in header.signals)) + ", right length")
+    passed("checksums", "none in the header" if "checksum_absent" in signals.notes else "right")
 
     present = list(lines)
     picked = [columns[lead] - 1 for lead in present]
@@ -98,6 +104,7 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
         if scales[lead][1] != 1.0:
             physical[row] *= scales[lead][1]
     invalid = None if signals.invalid is None else signals.invalid[:, picked].T
+    passed("gaps", "none" if invalid is None else f"{int(invalid.any(axis=0).sum())} samples in at least one lead")
     gaps: NDArray[np.bool_] | None = None
     if by_window and header.n_samples >= LONG_S * header.rate_hz:
         at_limit = np.abs(adc.T.astype(np.int64)) >= FULL_SCALE if adc.dtype.itemsize == 2 else None

@@ -29,6 +29,15 @@ class Item:
     rows: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """Files of a tree that are no items: how many, and why, in one sentence."""
+
+    reason: Reason
+    count: int
+    detail: str
+
+
 def check_not_refused(item: Item) -> None:
     """Raise RecordError, METADATA unless the item says otherwise, for an item that its source's table rules out."""
     refused = item.meta.get("refused")

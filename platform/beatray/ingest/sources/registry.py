@@ -1,8 +1,9 @@
 """The data sets that can be ingested, by the word a user types.
 
 Contract: `SOURCES[word].find(tree)` lists the recordings of a tree, sorted and the same every time;
-`SOURCES[word].read(tree, item)` yields the Records of one item or raises `RecordError`. Both are module functions, so a
-Source crosses process borders.
+`SOURCES[word].read(tree, item)` yields the Records of one item or raises `RecordError`. `others(tree)`, where a source
+has it, says what else lies in the tree and why it is not listed. All are module functions, so a Source crosses process
+borders.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from beatray.ingest.sources import arrays, cinc, code15, cpsc, incart, ludb, mimic, ptb, ptbxl, wfdb_folder, zzu
-from beatray.ingest.sources.item import Item
+from beatray.ingest.sources import arrays, cinc, code15, cpsc, files, incart, ludb, mimic, ptb, ptbxl, wfdb_folder, zzu
+from beatray.ingest.sources.item import Item, Unlisted
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
-__all__ = ["SOURCES", "Item", "Source"]
+__all__ = ["SOURCES", "Item", "Source", "Unlisted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,10 @@ class Source:
     find: Callable[[Tree], list[Item]]
     read: Callable[[Tree, Item], Iterator[Record]]
     licence: str
+    others: Callable[[Tree], list[Unlisted]] | None = None
 
 
 SOURCES: dict[str, Source] = {
-    module.NAME: Source(module.NAME, module.find, module.read, module.LICENCE)
-    for module in (ptbxl, ludb, cinc, mimic, code15, ptb, incart, zzu, cpsc, arrays, wfdb_folder)
+    module.NAME: Source(module.NAME, module.find, module.read, module.LICENCE, getattr(module, "others", None))
+    for module in (ptbxl, ludb, cinc, mimic, code15, ptb, incart, zzu, cpsc, arrays, wfdb_folder, files)
 }

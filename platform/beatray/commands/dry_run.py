@@ -1,0 +1,91 @@
+"""`beatray ingest SOURCE=PATH ... --dry-run`: what an ingest would read, without writing anything or starting Ray.
+
+Contract: per source the recordings by format, how many the corpus knows already, what is not listed and why, and the
+size that the new rows would take, from a few recordings that are really read. Raises CorpusError as an ingest would
+for a wrong place or salt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from beatray.commands.console import say
+from beatray.corpus import schema
+from beatray.corpus.manifest import CorpusError, latest_number, read_manifest
+from beatray.corpus.store import Store
+from beatray.corpus.writer import parquet_bytes
+from beatray.dsp import analyse
+from beatray.ingest.formats.registry import FORMATS
+from beatray.ingest.patients import RECIPE_KEY, other_salt, read_salt
+from beatray.ingest.plan import IngestSettings, known_items, list_items
+from beatray.ingest.slices import read_item
+from beatray.ingest.sources.registry import Item
+from beatray.ingest.tree import open_tree
+from beatray.record import RecordError, Window
+
+TRIED = 16
+"""Recordings of each source that are read to estimate the size."""
+
+
+def run(settings: IngestSettings) -> int:
+    """Say what would be done; always 0, since nothing can be left undone."""
+    store = Store(settings.out)
+    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
+    manifest = read_manifest(store) if latest_number(store) is not None else None
+    if manifest is not None and manifest.recipe.get(RECIPE_KEY) != (salt.fingerprint if salt else None):
+        raise CorpusError(other_salt(settings.out, manifest.recipe.get(RECIPE_KEY), salt))
+    known = known_items(store, manifest, retry_refused=settings.retry_refused)
+    say(f"corpus {settings.out}: " + ("none yet" if manifest is None else f"manifest {manifest.number}"))
+    total = 0.0
+    for source, (items, unlisted) in list_items(settings).items():
+        fresh = [item for item in items if (source, item.name) not in known]
+        say(f"{source}={settings.sources[source]}")
+        say(f"  recordings  {len(items):,} ({_formats(items)})")
+        say(f"  known       {len(items) - len(fresh):,} in the corpus or refused before; {len(fresh):,} would be read")
+        for other in unlisted:
+            say(f"  not listed  {other.detail}")
+        if fresh:
+            n_bytes, told = _estimate(settings.sources[source], source, fresh)
+            total += n_bytes
+            say(f"  size        about {n_bytes / 1e6:,.1f} MB ({told})")
+    say(f"nothing was written; an ingest would add about {total / 1e6:,.1f} MB")
+    return 0
+
+
+def _formats(items: Sequence[Item]) -> str:
+    """How many recordings there are of each format."""
+    counts = Counter(item.meta.get("format") or _by_suffix(item.path) for item in items)
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _by_suffix(path: str) -> str:
+    fits = [entry.name for entry in FORMATS.values() if path.lower().endswith(entry.suffixes)]
+    return fits[0] if len(fits) == 1 else "the source's own format"
+
+
+def _estimate(location: str, source: str, items: Sequence[Item]) -> tuple[float, str]:
+    """Bytes of all `items` by those of a few, and a sentence on what came of these."""
+    tree = open_tree(location)
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(TRIED, len(items))).round().astype(int))
+    windows: list[Window] = []
+    refused: Counter[str] = Counter()
+    for position in chosen:
+        try:
+            windows += read_item(tree, source, items[position])[1]
+        except RecordError as error:
+            refused[error.reason.value] += 1
+    told = f"from {len(chosen)} recordings read: {len(windows)} rows"
+    if refused:
+        told += ", refused " + ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
+    if not windows:
+        return 0.0, told
+    measured = analyse.analyse(
+        np.stack([window.signal_uv for window in windows]),
+        np.array([window.n_samples for window in windows], np.int32),
+        np.array([window.lead_mask for window in windows], np.int16),
+    )
+    n_bytes = len(parquet_bytes(schema.to_table(windows, measured)))
+    return n_bytes * len(items) / len(chosen), told

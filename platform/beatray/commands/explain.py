@@ -1,0 +1,165 @@
+"""`beatray ingest explain PATH [MEMBER]`: what the reader finds in one file, check by check, and what becomes of it.
+
+Contract: prints one line per check that is passed, in order, with the value seen, and then either how many rows the
+recording would be kept as or the reason why it is refused and what to do. Exit code 0 or 1. Writes nothing, needs no
+corpus, and shows nothing about the person but age and sex.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from beatray.commands.console import say
+from beatray.dsp import analyse
+from beatray.dsp.features import RECORD_FEATURES
+from beatray.dsp.quality import Flag
+from beatray.ingest.canonical import WindowFlag
+from beatray.ingest.formats.checks import listening
+from beatray.ingest.formats.registry import FORMATS, HEAD_BYTES, recognise, unsupported
+from beatray.ingest.long_record import windows_of
+from beatray.ingest.tree import ARCHIVE_SUFFIXES, Tree, open_tree
+from beatray.record import LEADS, Reason, Record, RecordError, Window
+from beatray.settings import SettingsError
+
+REMEDIES = {
+    Reason.HEADER: "the file is damaged or not what its name says: export or download it again",
+    Reason.MISSING_FILE: "put the missing file beside this one under the name that is said above",
+    Reason.UNSAFE_PATH: "put plain files into one folder, without links, and with plain names",
+    Reason.ABSURD_SIZE: "the file is damaged, or no resting ECG: look at its header, or cut a long recording up",
+    Reason.FORMAT: "export the recording in another way: uncompressed, or in another of the formats",
+    Reason.TRUNCATED: "the file was cut: copy or export it again",
+    Reason.TRAILING_BYTES: "the file is longer than it says: copy or export it again",
+    Reason.CHECKSUM: "the samples were changed after they were written: restore the file from a copy",
+    Reason.BAD_GAIN: "without a calibration no voltage is known: correct the header if you know it",
+    Reason.BAD_UNITS: "without a unit of voltage no voltage is known: correct the header if you know it",
+    Reason.BAD_RATE: "correct the sampling rate in the header if you know it",
+    Reason.LEADS_MISSING: "I, II and a chest lead are needed, recorded together and under their usual names",
+    Reason.DUPLICATE_LEADS: "rename one of the two leads, if you know which is which",
+    Reason.TOO_SHORT: "at least 5 s of signal are needed",
+    Reason.NOT_FINITE: "too much of the signal is marked as invalid: nothing can be done here",
+    Reason.FLAT: "no electrode was connected, or the gain is wrong by far: look at the header",
+    Reason.AMPLITUDE: "the gain or its unit is wrong by far: correct the header if you know the right one",
+    Reason.ANNOTATION: "restore the annotation file from a copy",
+    Reason.METADATA: "mend the source's table, or rename the file",
+    Reason.READER_FAULT: "this is a fault of beatray: please report it, with the file if it may be shared",
+    Reason.CORRUPT_ARCHIVE: "copy or download the archive again",
+}
+"""What a user can do about a refusal."""
+
+
+def run(words: list[str]) -> int:
+    """Explain one file; the exit code is 0 if it would be kept."""
+    tree, path = _place(words)
+    say(f"{tree.location.rstrip('/')}/{path}")
+    try:
+        return _explain(tree, path)
+    except RecordError as error:
+        return _refused(error.reason, error.detail)
+    except OSError:
+        raise  # the disk's fault, not the file's
+    except Exception as error:
+        return _refused(Reason.READER_FAULT, type(error).__name__)
+
+
+def _refused(reason: Reason, detail: str) -> int:
+    _line("refused", reason.value, detail)
+    say(f"refused: {reason.value}. What to do: {REMEDIES[reason]}")
+    return 1
+
+
+def _place(words: list[str]) -> tuple[Tree, str]:
+    """The tree and the path in it. Raises SettingsError."""
+    if not 1 <= len(words) <= 2 or not all(words):
+        raise SettingsError("say beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
+    place = Path(words[0]).expanduser().absolute()
+    if not place.exists():
+        raise SettingsError(f"{place}: no such file or folder")
+    if place.is_file() and not place.name.lower().endswith(ARCHIVE_SUFFIXES):
+        if len(words) == 2:
+            raise SettingsError(f"{place} is neither a folder nor an archive: it has no members")
+        return open_tree(str(place.parent)), place.name
+    tree = open_tree(str(place))
+    if len(words) == 2:
+        return tree, words[1]
+    try:
+        names = tree.names()
+    except RecordError as error:
+        raise SettingsError(error.detail) from error
+    if len(names) != 1:
+        example = next((name for name in names if name.lower().endswith(_suffixes())), "MEMBER")
+        raise SettingsError(f"{place} holds {len(names)} files; say which: beatray ingest explain {words[0]} {example}")
+    return tree, names[0]
+
+
+def _suffixes() -> tuple[str, ...]:
+    return tuple(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
+
+
+def _explain(tree: Tree, path: str) -> int:
+    head = tree.head(path, HEAD_BYTES)
+    found, by = recognise(head, path)
+    if found is None:
+        known = f"it looks like {unsupported(head)}, which is not read" if unsupported(head) else "of no known format"
+        raise RecordError(Reason.FORMAT, f"{known}; read are {', '.join(FORMATS)}")
+    _line("ok", "format", f"{found.name}, recognised by its {by}")
+    rows = 0
+    with listening(lambda what, seen: _line("ok", what, seen)):
+        for record in found.read(tree, path):
+            _person(record)
+            windows = windows_of(record)
+            rows += len(windows)
+            _signal(record, windows)
+            _measured(record, windows)
+    say(f"would be kept as {rows} row{'s' if rows != 1 else ''}")
+    return 0
+
+
+def _line(state: str, what: str, seen: str) -> None:
+    say(f"  {state:8s}{what:20s} {seen}")
+
+
+def _person(record: Record) -> None:
+    _line("ok", "age and sex", f"{'not said' if record.age is None else f'{record.age:g} years'}, {record.sex or '?'}")
+    if record.patient_id is not None:
+        _line("ok", "patient id", "there (not shown); stored hashed with --salt-file, dropped without")
+
+
+def _signal(record: Record, windows: list[Window]) -> None:
+    present = [lead for lead in range(12) if record.lead_mask >> lead & 1]
+    spans = np.ptp(record.signal_mv[present], axis=1)
+    _line(
+        "ok",
+        "amplitudes",
+        f"leads span {spans.min():.2f} mV ({LEADS[present[int(spans.argmin())]]}) to "
+        f"{spans.max():.2f} mV ({LEADS[present[int(spans.argmax())]]})",
+    )
+    _line("ok", "notes", ", ".join(record.notes) or "none")
+    lengths = ", ".join(f"{window.n_samples / 500:g} s" for window in windows[:6]) + (" ..." if windows[6:] else "")
+    flags = WindowFlag(0)
+    for window in windows:
+        flags |= WindowFlag(window.flags)
+    names = ", ".join(str(flag.name).lower() for flag in WindowFlag if flag in flags)
+    _line("ok", "windows", f"{len(windows)} ({lengths}); {names or 'nothing changed'}")
+
+
+def _measured(record: Record, windows: list[Window]) -> None:
+    """Quality flags, heartbeats and measurements as an ingest would store them, beside the device's own."""
+    found = analyse.analyse(
+        np.stack([window.signal_uv for window in windows]),
+        np.array([window.n_samples for window in windows], np.int32),
+        np.array([window.lead_mask for window in windows], np.int16),
+    )
+    for number, window in enumerate(windows):
+        which = f" of window {number}" if len(windows) > 1 else ""
+        flags = Flag(int(found.flags[number]))
+        _line("ok", f"quality{which}", ", ".join(str(f.name).lower() for f in Flag if f in flags) or "no flags")
+        beats = len(found.r_peaks[number])
+        _line("ok", f"R-peaks{which}", f"{beats} in {window.n_samples / 500:g} s")
+    ours = dict(zip(RECORD_FEATURES, found.record_features[0], strict=True))
+    parts = [f"rate {6 * ours['heart_rate_per_10s']:.0f}/min"]
+    parts += [f"{name.upper()} {1e3 * ours[f'{name}_s']:.0f} ms" for name in ("pr", "qrs", "qt")]
+    _line("ok", "measured here", ", ".join(part for part in parts if "nan" not in part) or "nothing")
+    if record.measured:
+        _line("ok", "measured by device", ", ".join(f"{name} {value:g}" for name, value in record.measured.items()))

@@ -1,0 +1,34 @@
+"""Lets somebody listen to what a reader finds in order, so that a refusal can be explained.
+
+Every reader calls `passed(what, seen)` after each of its checks. Nobody listens during an ingest and the call costs a
+look at one variable; `beatray ingest explain` listens and prints. Contract: `seen` is about the recording's technique
+(sizes, leads, units, rates, checksums), never about the person: no names, ids, dates or free text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Listener = Callable[[str, str], None]
+"""(what was checked, the value seen)"""
+
+_LISTENER: ContextVar[Listener | None] = ContextVar("beatray_checks", default=None)
+
+
+def passed(what: str, seen: object) -> None:
+    """Say that a check was passed, and on which value."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(what, str(seen))
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Hear every check that is passed inside the block."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)

@@ -1,0 +1,153 @@
+"""EDF and EDF+ (European Data Format) that holds a 12-lead ECG: a strict reader of its own, since the format is small.
+
+Contract: `read(tree, path)` gives one Record. The file must be exactly as long as its header says. Leads must share one
+sampling rate; annotations are not read. Interrupted recordings (EDF+D) and files without a number of data records are
+refused, and so is anything but 16-bit EDF. From the patient's line only EDF+ subfields are used: code, sex, and the
+birthday for the age. Raises `RecordError`: HEADER, FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED,
+TRAILING_BYTES and as `formats.channels`.
+Source: Kemp et al., Electroenceph Clin Neurophysiol 82:391 (1992); Kemp & Olivan, Clin Neurophysiol 114:1755 (2003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from beatray.ingest.formats.channels import (
+    About,
+    Channel,
+    check_gain,
+    check_rate,
+    id_of,
+    mv_per_unit,
+    pick_leads,
+    to_record,
+)
+from beatray.ingest.formats.checks import passed
+from beatray.ingest.formats.numbers import decimal, exact, whole
+from beatray.ingest.formats.people import age_between, sex_of
+from beatray.ingest.tree import MAX_FILE_BYTES, Tree
+from beatray.record import Reason, Record, RecordError
+
+SUFFIXES = (".edf",)
+MAGIC = b"0       "
+BLOCK = 256
+MAX_SIGNALS = 256
+MAX_RECORDS = 10_000_000
+_WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
+"""Characters per signal: label, transducer, unit, physical and digital minimum and maximum, filter, samples, spare."""
+
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One signal's part of the header, as text, and its samples per data record."""
+
+    label: str
+    unit: str
+    physical: tuple[str, str]
+    digital: tuple[str, str]
+    n_samples: int
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of EDF."""
+    return head[:8] == MAGIC and head[184:192].strip().isdigit()
+
+
+def read(tree: Tree, path: str) -> Iterator[Record]:
+    """The one recording of a file. Raises RecordError."""
+    head = tree.head(path, BLOCK)
+    if len(head) < BLOCK or not looks_like(head):
+        raise RecordError(Reason.HEADER, "no EDF header: it must begin with 0 and seven blanks")
+    n_signals = whole(_text(head, 252, 4), Reason.HEADER, "number of signals")
+    if not 0 < n_signals <= MAX_SIGNALS:
+        raise RecordError(Reason.ABSURD_SIZE, f"{n_signals} signals, allowed 1 to {MAX_SIGNALS}")
+    n_header = BLOCK * (1 + n_signals)
+    if whole(_text(head, 184, 8), Reason.HEADER, "header length") != n_header:
+        raise RecordError(Reason.HEADER, f"header length {_text(head, 184, 8)!r}, {n_header} for {n_signals} signals")
+    kind = _text(head, 192, 5)
+    if kind == "EDF+D":
+        raise RecordError(Reason.FORMAT, "an interrupted recording (EDF+D): parts with gaps are not joined")
+    n_records = whole(_text(head, 236, 8), Reason.HEADER, "number of data records")
+    if not 0 < n_records <= MAX_RECORDS:
+        raise RecordError(Reason.HEADER, f"{n_records} data records, allowed 1 to {MAX_RECORDS}")
+    record_s = exact(_text(head, 244, 8), Reason.BAD_RATE, "duration of a data record")
+    signals = _signals(tree.head(path, n_header), n_signals)
+    per_record = sum(signal.n_samples for signal in signals)
+    wanted = n_header + 2 * n_records * per_record
+    if wanted > MAX_FILE_BYTES:
+        raise RecordError(Reason.ABSURD_SIZE, f"{wanted} bytes announced, limit {MAX_FILE_BYTES}")
+    picked = pick_leads([signal.label for signal in signals])
+    rates = {Fraction(signals[number].n_samples) / record_s for number in picked.values()}
+    if len(rates) != 1:
+        raise RecordError(Reason.FORMAT, f"the leads have {len(rates)} different sampling rates")
+    rate_hz = check_rate(float(rates.pop()))
+    data = tree.read(path, wanted, too_long=Reason.TRAILING_BYTES)
+    if len(data) != wanted:
+        raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes, the header says {wanted}")
+    passed("EDF", f"{kind or 'EDF'}, {n_signals} signals, {n_records} data records of {float(record_s):g} s")
+    table = np.frombuffer(data, "<i2", n_records * per_record, n_header).reshape(n_records, per_record)
+    starts = np.cumsum([0, *(signal.n_samples for signal in signals)])
+    channels = [
+        _channel(signals[number], table[:, starts[number] : starts[number + 1]].reshape(-1))
+        for number in picked.values()
+    ]
+    yield to_record(path, channels, rate_hz, _about(head, kind))
+
+
+def _text(head: bytes, start: int, size: int) -> str:
+    return head[start : start + size].decode("latin-1").strip()
+
+
+def _signals(header: bytes, n_signals: int) -> list[Signal]:
+    """The signals of the header, which lists each field for all of them before the next one."""
+    if len(header) != BLOCK * (1 + n_signals):
+        raise RecordError(Reason.TRUNCATED, f"{len(header)} bytes are no header of {n_signals} signals")
+    columns: list[list[str]] = []
+    start = BLOCK
+    for width in _WIDTHS:
+        columns.append([_text(header, start + number * width, width) for number in range(n_signals)])
+        start += width * n_signals
+    signals: list[Signal] = []
+    for label, _, unit, low, high, lowest, highest, _, count, _ in zip(*columns, strict=True):
+        n_samples = whole(count, Reason.HEADER, f"samples per data record of {label!r}")
+        if not 0 < n_samples <= MAX_FILE_BYTES // 2:
+            raise RecordError(Reason.ABSURD_SIZE, f"{n_samples} samples per data record of {label!r}")
+        signals.append(Signal(label, unit, (low, high), (lowest, highest), n_samples))
+    return signals
+
+
+def _channel(signal: Signal, counts: np.ndarray) -> Channel:  # type: ignore[type-arg]
+    unit = mv_per_unit(signal.unit, f"signal {signal.label!r}")
+    what = f"range of {signal.label!r}"
+    low, high = (decimal(text, Reason.BAD_GAIN, what) for text in signal.physical)
+    lowest, highest = (whole(text, Reason.BAD_GAIN, what) for text in signal.digital)
+    if not -32768 <= lowest < highest <= 32767:
+        raise RecordError(Reason.BAD_GAIN, f"{what}: digital from {lowest} to {highest}")
+    per_count = (high - low) / (highest - lowest)
+    check_gain(abs(per_count) * unit, what)
+    passed(f"gain of {signal.label}", f"{per_count:.6g} {signal.unit} per count")
+    return Channel(signal.label, ((counts - float(lowest)) * per_count + low) * unit)
+
+
+def _about(head: bytes, kind: str) -> About:
+    """EDF+ writes "code sex birthday name"; what plain EDF writes there is free text and stays here."""
+    fields = head[8:88].decode("latin-1").split()
+    if not kind.startswith("EDF+") or len(fields) < 3:
+        return About()
+    code, sex, born = fields[:3]
+    started = head[88:168].decode("latin-1").split()
+    taken = started[1] if len(started) > 1 and started[0] == "Startdate" else ""
+    return About(id_of(code) if code != "X" else None, age_between(_iso(born), _iso(taken)), sex_of(sex))
+
+
+def _iso(text: str) -> str:
+    """YYYYMMDD from dd-MMM-yyyy; empty for anything else."""
+    day, _, rest = text.upper().partition("-")
+    month, _, year = rest.partition("-")
+    return f"{year}{_MONTHS.index(month) + 1:02d}{day:>02}" if month in _MONTHS else ""

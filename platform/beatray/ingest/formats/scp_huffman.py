@@ -1,0 +1,156 @@
+"""Huffman codes of SCP-ECG: the default table, tables of a file's own, and the samples of one lead.
+
+A code is a prefix, first bit lowest in the stored number, and where it is longer than its prefix, a two's complement
+number after it that is the value itself. Some codes stand for no value but switch to another table. A table must be
+free of prefixes of each other; then one compiled pattern cuts a whole lead into codes.
+
+Contract: `tables_of(body)` reads section 2; `decode(tables, data, n)` gives n values, int64. Raises `RecordError`:
+FORMAT for tables that are none, TRUNCATED, TRAILING_BYTES (two bytes or more that belong to no code).
+Source: EN 1064:2005 / ISO 11073-91064:2009, section 5.5 (tables) and annex C (default table).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.record import Reason, RecordError
+
+DEFAULT_TABLE = 19999
+"""Number of tables that stands for the default one."""
+
+MAX_TABLES = 16
+MAX_CODES = 1024
+MAX_PREFIX, MAX_SUFFIX = 24, 16
+SPARE_BITS = 16
+_CODE = struct.Struct("<BBBhI")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One Huffman table: `pattern` finds the next code; what a prefix means; how many bits follow it."""
+
+    pattern: re.Pattern[str]
+    values: dict[str, int]
+    suffix: dict[str, int]
+    switches: dict[str, int]
+
+
+def default_table() -> Table:
+    """The default table: 0; then +-1 to +-8 as k ones, a zero and a sign; then 8 or 16 bits as they are."""
+    codes: list[tuple[str, int, int, int | None]] = [("0", 0, 0, None)]
+    for value in range(1, 9):
+        codes += [("1" * value + "00", 0, value, None), ("1" * value + "01", 0, -value, None)]
+    codes += [("1111111110", 8, 0, None), ("1111111111", 16, 0, None)]
+    return _table(codes)
+
+
+def tables_of(body: bytes) -> list[Table]:
+    """The tables of section 2. Raises RecordError(FORMAT, TRUNCATED)."""
+    if len(body) < 2:
+        raise RecordError(Reason.TRUNCATED, "section 2 ends before the number of tables")
+    (n_tables,) = struct.unpack_from("<H", body)
+    if n_tables == DEFAULT_TABLE:
+        return [default_table()]
+    if not 0 < n_tables <= MAX_TABLES:
+        raise RecordError(Reason.FORMAT, f"{n_tables} Huffman tables, allowed 1 to {MAX_TABLES}")
+    tables: list[Table] = []
+    position = 2
+    for number in range(n_tables):
+        if position + 2 > len(body):
+            raise RecordError(Reason.TRUNCATED, f"section 2 ends before Huffman table {number + 1}")
+        (n_codes,) = struct.unpack_from("<H", body, position)
+        position += 2
+        if not 0 < n_codes <= MAX_CODES or position + n_codes * _CODE.size > len(body):
+            raise RecordError(Reason.TRUNCATED, f"Huffman table {number + 1} of {n_codes} codes does not fit")
+        rows = [_CODE.unpack_from(body, position + k * _CODE.size) for k in range(n_codes)]
+        position += n_codes * _CODE.size
+        tables.append(_table([_row(row, n_tables) for row in rows]))
+    return tables
+
+
+def decode(tables: list[Table], data: bytes, n_values: int) -> NDArray[np.int64]:
+    """The first `n_values` values coded in `data`."""
+    bits = format(int.from_bytes(data, "big"), f"0{8 * len(data)}b") if data else ""
+    if n_values > len(bits):
+        raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes cannot hold {n_values} samples")
+    values, used = _plain(tables[0], bits, n_values) if len(tables) == 1 else _switching(tables, bits, n_values)
+    if len(bits) - used >= SPARE_BITS:
+        raise RecordError(Reason.TRAILING_BYTES, f"{len(bits) - used} bits are left after {n_values} samples")
+    return np.array(values, np.int64)
+
+
+def _row(row: tuple[int, int, int, int, int], n_tables: int) -> tuple[str, int, int, int | None]:
+    """(prefix, further bits, value, table switched to) of one code structure."""
+    n_prefix, n_total, is_value, base, code = row
+    if not 0 < n_prefix <= MAX_PREFIX or not n_prefix <= n_total <= n_prefix + MAX_SUFFIX or is_value not in (0, 1):
+        raise RecordError(Reason.FORMAT, f"a Huffman code of {n_prefix} of {n_total} bits, mode {is_value}")
+    prefix = "".join(str(code >> bit & 1) for bit in range(n_prefix))
+    n_suffix = n_total - n_prefix
+    if n_suffix and (base or not is_value):
+        raise RecordError(Reason.FORMAT, "a Huffman code with both a base value and further bits: not supported")
+    if not is_value and not 1 <= base <= n_tables:
+        raise RecordError(Reason.FORMAT, f"a Huffman code switches to table {base} of {n_tables}")
+    return prefix, n_suffix, base, None if is_value else base - 1
+
+
+def _table(codes: list[tuple[str, int, int, int | None]]) -> Table:
+    prefixes = sorted(prefix for prefix, *_ in codes)
+    for shorter, longer in pairwise(prefixes):  # sorted, so a clash stands side by side
+        if longer.startswith(shorter):
+            raise RecordError(Reason.FORMAT, "a Huffman code begins with another one")
+    pattern = "|".join(prefix + (f"[01]{{{n}}}" if n else "") for prefix, n, *_ in codes)
+    return Table(
+        re.compile(pattern),
+        {prefix: value for prefix, n, value, switch in codes if switch is None and not n},
+        {prefix: n for prefix, n, _, switch in codes if switch is None and n},
+        {prefix: switch for prefix, _, _, switch in codes if switch is not None},
+    )
+
+
+def _plain(table: Table, bits: str, n_values: int) -> tuple[list[int], int]:
+    """Values of a lead that uses one table, and the bits they took."""
+    values: list[int] = []
+    used = 0
+    known = table.values
+    for match in iter(table.pattern.scanner(bits).match, None):  # type: ignore[attr-defined]
+        code = match.group()
+        value = known.get(code)
+        values.append(_value(table, code) if value is None else value)
+        used += len(code)
+        if len(values) == n_values:
+            return values, used
+    raise RecordError(Reason.TRUNCATED, f"the data end, or hold no code, after {len(values)} of {n_values} samples")
+
+
+def _switching(tables: list[Table], bits: str, n_values: int) -> tuple[list[int], int]:
+    """As `_plain`, where codes may switch between tables; every lead begins with the first."""
+    values: list[int] = []
+    used = 0
+    table = tables[0]
+    while len(values) < n_values:
+        match = table.pattern.match(bits, used)
+        if match is None:
+            raise RecordError(Reason.TRUNCATED, f"the data end, or hold no code, after {len(values)} samples")
+        used = match.end()
+        switch = table.switches.get(match.group())
+        if switch is not None:
+            table = tables[switch]
+        else:
+            values.append(_value(table, match.group()))
+    return values, used
+
+
+def _value(table: Table, code: str) -> int:
+    value = table.values.get(code)
+    if value is not None:
+        return value
+    prefix = next(prefix for prefix in table.suffix if code.startswith(prefix))
+    n_bits = table.suffix[prefix]
+    number = int(code[-n_bits:], 2)
+    return number - (1 << n_bits) if number >> (n_bits - 1) else number

@@ -1,0 +1,117 @@
+"""The work of one ingest task: read the recordings of a slice, measure them, write their shards. No Ray here.
+
+Contract: a recording is either in a shard or refused with a reason. The shards and the note about it in `staging/` are
+a function of the recordings and of the recipe; only the note says that a slice is done.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beatray.corpus import schema
+from beatray.corpus.store import Store
+from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
+from beatray.corpus.writer import ShardWriter
+from beatray.dsp import analyse
+from beatray.dsp.analyse import Detector
+from beatray.dsp.quality import Flag
+from beatray.ingest.canonical import WindowFlag
+from beatray.ingest.long_record import windows_of
+from beatray.ingest.patients import Salt, protect
+from beatray.ingest.plan import Slice, stamp_of
+from beatray.ingest.sources.registry import SOURCES, Item
+from beatray.ingest.tree import Tree, open_tree
+from beatray.record import Reason, RecordError, Window
+
+STAGING = "staging"
+FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}
+
+
+@dataclass(frozen=True, slots=True)
+class SliceResult:
+    """What a task leaves: the shards, if anything was kept, their tally, and one row per refused recording."""
+
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    tally: Tally = field(default_factory=dict)
+    read: int = 0
+    stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
+    ids_dropped: int = 0  # recordings whose private patient id was not stored, for want of a salt
+
+
+def convert_slice(store: Store, part: Slice, detector: Detector, salt: Salt | None = None) -> SliceResult:
+    """The task: read every item, measure the windows, write the shards, leave the note."""
+    stamp = stamp_of(part)
+    tree = open_tree(part.location)
+    writer = ShardWriter(store, part.name, part.source)
+    windows: list[Window] = []  # of the row group being filled: a slice of long recordings must fit in memory too
+    refused: list[dict[str, str]] = []
+    tallies: list[Tally] = []
+    ids_dropped = 0
+
+    def write_group() -> None:
+        group = windows[: schema.ROWS_PER_GROUP]
+        del windows[: schema.ROWS_PER_GROUP]
+        measured = _measure(group, detector)
+        writer.add_group(schema.to_table(group, measured))
+        tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
+
+    for item in part.items:
+        try:
+            records, fresh, dropped = read_item(tree, part.source, item, salt)
+        except RecordError as error:
+            refused.append(
+                {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
+            )
+            continue
+        except OSError:
+            raise  # a disk or network fault is no property of the recording: Ray tries the slice again
+        except Exception as error:  # a fault of the reader must cost one recording, not the ingest
+            detail = f"the reader failed: {type(error).__name__} in {_where(error)}"  # its text may quote the file
+            refused.append(
+                {"source": part.source, "item": item.name, "reason": Reason.READER_FAULT.value, "detail": detail}
+            )
+            continue
+        tallies.append(records)
+        windows += fresh
+        ids_dropped += dropped
+        while len(windows) >= schema.ROWS_PER_GROUP:
+            write_group()
+    if windows:
+        write_group()
+    shards = [asdict(shard) for shard in writer.finish()]
+    result = SliceResult(shards, refused, merge_all(tallies), len(part.items), stamp, ids_dropped)
+    store.write(f"{STAGING}/{part.name}.json", json.dumps(asdict(result), sort_keys=True).encode())
+    return result
+
+
+def _measure(windows: list[Window], detector: Detector) -> analyse.Analysis:
+    return analyse.analyse(
+        np.stack([w.signal_uv for w in windows]),
+        np.array([w.n_samples for w in windows], np.int32),
+        np.array([w.lead_mask for w in windows], np.int16),
+        detector=detector,
+    )
+
+
+def _where(error: Exception) -> str:
+    """File and line where an exception came up, for a report."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
+
+
+def read_item(tree: Tree, source: str, item: Item, salt: Salt | None = None) -> tuple[Tally, list[Window], int]:
+    """The tally and all windows of one item, and how many records lost a private patient id for want of a salt.
+
+    RecordError if any part of the item cannot be trusted.
+    """
+    protected = [protect(record, salt) for record in SOURCES[source].read(tree, item)]
+    windows = [window for record, _ in protected for window in windows_of(record)]
+    tally = tally_recordings(source, [record for record, _ in protected])
+    return tally, windows, sum(dropped for _, dropped in protected)

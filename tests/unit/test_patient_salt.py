@@ -1,0 +1,165 @@
+"""Patient ids: hashed under a salt, dropped without one, and nothing personal in any byte of a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import device_files as made
+from beatray.cli import main
+from beatray.commands.ingest import settings_from
+from beatray.corpus.manifest import CorpusError, Manifest, Shard, write_manifest
+from beatray.corpus.reader import open_corpus
+from beatray.corpus.store import Store
+from beatray.ingest.convert import ingest
+from beatray.ingest.patients import RECIPE_KEY, Salt, protect, read_salt
+from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
+from beatray.ingest.slices import SliceResult, convert_slice
+from beatray.record import Record
+from beatray.settings import SettingsError
+from beatray.train.checkpoint import check_recipe
+from wfdb_files import ecg_counts
+
+SALT = Salt(b"0123456789abcdef-secret")
+COUNTS = [ecg_counts(3000, seed=seed) for seed in range(7)]
+
+
+def record(patient: str | None, *, private: bool, source: str = "files") -> Record:
+    signal = np.zeros((12, 3000))
+    return Record("files/x", source, signal, 500.0, patient_id=patient, patient_is_private=private)
+
+
+def test_salted_ids() -> None:
+    found, dropped = protect(record("files/PAT-4711", private=True), SALT)
+    wanted = hmac.new(SALT.secret, b"PAT-4711", hashlib.sha256).digest()[:16].hex()
+    assert (found.patient_id, dropped) == (f"files/{wanted}", False)
+    public, _ = protect(record("ptbxl/15709", private=False, source="ptbxl"), SALT)
+    assert public.patient_id is not None and public.patient_id.startswith("ptbxl/") and "15709" not in public.patient_id
+    other, _ = protect(record("files/PAT-4711", private=True), Salt(b"another salt of 16 bytes"))
+    assert other.patient_id != found.patient_id
+    assert protect(record(None, private=False), SALT)[0].patient_id is None
+
+
+def test_without_a_salt_private_ids_go_and_public_ones_stay() -> None:
+    assert protect(record("files/PAT-4711", private=True), None)[0].patient_id is None
+    assert protect(record("files/PAT-4711", private=True), None)[1]
+    kept, dropped = protect(record("ptbxl/15709", private=False), None)
+    assert (kept.patient_id, dropped) == ("ptbxl/15709", False)
+
+
+def test_the_salt_shows_itself_nowhere() -> None:
+    assert "secret" not in repr(SALT) + str(SALT) + SALT.fingerprint
+    assert SALT.secret.hex() not in SALT.fingerprint and len(SALT.fingerprint) == 8
+    assert pickle.loads(pickle.dumps(SALT)) == SALT  # it goes to the tasks
+    assert SALT.fingerprint != Salt(b"another salt of 16 bytes").fingerprint
+
+
+@pytest.mark.parametrize(("content", "good"), [(b"x" * 15, False), (b"x" * 16, True), (b"x" * 15 + b"\n\n", False)])
+def test_length_of_a_salt(tmp_path: Path, content: bytes, good: bool) -> None:
+    path = tmp_path / "salt"
+    path.write_bytes(content)
+    if good:
+        path.write_bytes(content + b"\r\n")
+        assert read_salt(str(path)) == Salt(content)
+    else:
+        with pytest.raises(CorpusError, match="16 to 4096"):
+            read_salt(str(path))
+    with pytest.raises(CorpusError, match="No such file"):
+        read_salt(str(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """Seven recordings of one person in seven formats."""
+    root = tmp_path / "ward"
+    root.mkdir()
+    (root / "a.dcm").write_bytes(made.dicom([made.dicom_group(COUNTS[0])]))
+    (root / "b.scp").write_bytes(made.scp_record(made.scp_bodies(COUNTS[1])))
+    (root / "c.xml").write_bytes(made.aecg_xml(COUNTS[2]))
+    (root / "d.xml").write_bytes(made.philips_xml(COUNTS[3]))
+    (root / "e.xml").write_bytes(made.schiller_xml(COUNTS[4]))
+    (root / "f.xml").write_bytes(made.muse_xml(COUNTS[5]))
+    (root / "g.edf").write_bytes(made.edf(COUNTS[6]))
+    (root / "broken.scp").write_bytes(made.scp_record(made.scp_bodies(COUNTS[1]))[:-40])
+    return root
+
+
+def converted(ward: Path, out: Path, salt: Salt | None) -> SliceResult:
+    """A committed corpus without Ray: the slice is converted here and the manifest written by hand."""
+    settings = IngestSettings({"files": str(ward)}, str(out))
+    recipe = recipe_of(settings, salt)
+    (part,) = plan(settings, recipe, list_items(settings), set())
+    store = Store(str(out))
+    result = convert_slice(store, part, "beatray", salt)
+    (stored,) = result.shards
+    shard = Shard(**{**stored, "row_groups": tuple(stored["row_groups"])})
+    write_manifest(store, Manifest(0, recipe, (shard,), {}, {}))
+    return result
+
+
+@pytest.mark.parametrize("salt", [SALT, None])
+def test_no_byte_of_a_corpus_is_personal(ward: Path, tmp_path: Path, salt: Salt | None) -> None:
+    result = converted(ward, tmp_path / "corpus", salt)
+    assert (result.read, len(result.refused)) == (8, 1)
+    assert result.ids_dropped == (0 if salt else 7)
+    rows = open_corpus(str(tmp_path / "corpus")).rows()
+    patients = set(open_corpus(str(tmp_path / "corpus")).index["patient_id"])
+    assert len(rows) == 7
+    if salt:
+        assert len(patients) == 1  # one person, whatever the format
+    else:
+        assert patients == {None}
+    texts = [made.PERSON[key] for key in ("name", "first", "id")]
+    texts += ["19641103", "1964-11-03", "03-NOV-1964", "11-03-1964", "20240217", "2024-02-17", "17.02.24"]
+    forbidden = [text.encode(code) for text in texts for code in ("utf-8", "utf-16-le")]
+    forbidden += [text.encode().hex().encode() for text in texts] + [SALT.secret, SALT.secret.hex().encode()]
+    written = [path for path in (tmp_path / "corpus").rglob("*") if path.is_file()]
+    assert len(written) == 3  # shard, note, manifest
+    sink = pa.BufferOutputStream()  # the shard once more without compression, which could hide a word
+    (shard,) = (path for path in written if path.suffix == ".parquet")
+    pq.write_table(pq.read_table(shard), sink, compression="none", use_dictionary=False)
+    contents = {path.name: path.read_bytes() for path in written} | {"unpacked": sink.getvalue().to_pybytes()}
+    assert b"files/c" in contents["unpacked"] and b"files/c" not in contents[shard.name]
+    for name, content in contents.items():
+        for secret in forbidden:
+            assert secret not in content and secret.upper() not in content.upper(), (name, secret)
+
+
+def test_another_salt_is_refused(ward: Path, tmp_path: Path) -> None:
+    """No Ray is needed: the refusal comes before anything is started."""
+    out = tmp_path / "corpus"
+    converted(ward, out, SALT)
+    for name, content in (("same", SALT.secret), ("other", b"another salt of 16 bytes")):
+        (tmp_path / name).write_bytes(content)
+    for salt_file, said in ((str(tmp_path / "other"), "fingerprint"), (None, "now none is given")):
+        with pytest.raises(CorpusError, match=said) as caught:
+            ingest(IngestSettings({"files": str(ward)}, str(out), salt_file=salt_file))
+        assert SALT.fingerprint in str(caught.value) and "another salt" not in str(caught.value)
+    assert recipe_of(IngestSettings({}, ""), SALT)[RECIPE_KEY] == SALT.fingerprint
+    assert RECIPE_KEY not in recipe_of(IngestSettings({}, ""))
+
+
+def test_models_do_not_mind_the_salt() -> None:
+    made_for = recipe_of(IngestSettings({}, ""), SALT)
+    check_recipe(made_for, recipe_of(IngestSettings({}, "")), "the encoder")
+
+
+def test_words_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    salt = tmp_path / "salt"
+    salt.write_bytes(SALT.secret)
+    (tmp_path / "corpus").mkdir()
+    settings, _ = settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(salt))
+    assert settings.salt_file == str(salt)
+    for inside in ("corpus/salt", "in/salt"):
+        with pytest.raises(SettingsError, match="keep the secret away"):
+            settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(tmp_path / inside))
+    assert main(["ingest", f"files={tmp_path / 'in'}", "--salt-file", str(salt), "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert f"salt_file: {salt}" in printed and "secret" not in printed.replace(str(salt), "")
