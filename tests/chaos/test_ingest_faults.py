@@ -62,15 +62,18 @@ def test_kills_at_random_moments(local_ray: None, tmp_path: Path) -> None:
     process = start(tmp_path / "whole")
     wait_for_shard(tmp_path / "whole", process)
     began = time.monotonic()
+    while not (tmp_path / "whole" / "manifest-0.json").exists():
+        time.sleep(0.005)
+    seconds = time.monotonic() - began
     assert process.wait(120) == 0
-    seconds, whole = time.monotonic() - began, content(tmp_path / "whole")
+    whole = content(tmp_path / "whole")
     chance, in_the_middle = random.Random(4), 0
     kills = count(2, 50)
     for number in range(kills):
         killed = tmp_path / f"killed-{number}"
         process = start(killed)
         wait_for_shard(killed, process)
-        time.sleep(chance.uniform(0.0, 0.5 * seconds))
+        time.sleep(chance.uniform(0.0, 1.1 * seconds))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if latest_number(Store(str(killed))) is None:
