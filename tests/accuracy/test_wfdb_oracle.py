@@ -114,6 +114,39 @@ def test_several_segments_or_rates_are_refused(data_dir: Path, path: str) -> Non
     assert caught.value.reason is Reason.FORMAT
 
 
+def test_what_becomes_of_each_format_sample(data_dir: Path) -> None:
+    """FLAC is read, but these three signals are no leads; several segments or rates are refused as such."""
+    tree = open_tree(str(data_dir / "misc" / "wfdb_formats"))
+    reasons: dict[str, Reason] = {}
+    for item in wfdb_folder.find(tree):
+        with pytest.raises(RecordError) as caught:
+            list(wfdb_folder.read(tree, item))
+        reasons[item.name] = caught.value.reason
+    assert reasons == {
+        **dict.fromkeys(("041s/041s", "041s/041s01", "041s/041s02", "mixedsignals"), Reason.FORMAT),
+        "flacformats": Reason.LEADS_MISSING,
+    }
+
+
+@pytest.mark.parametrize(("fmt", "subtype", "shift"), [(508, "PCM_S8", 8), (516, "PCM_16", 0), (524, "PCM_24", 0)])
+def test_twelve_leads_in_flac(tmp_path: Path, fmt: int, subtype: str, shift: int) -> None:
+    """FLAC holds at most eight channels, so twelve leads lie in two files; written here by libsndfile."""
+    import soundfile
+
+    adc = ecg_counts(3000) >> shift if shift else ecg_counts(3000)
+    wide = {8: 24, 16: 16, 24: 8}[fmt - 500]
+    scaled = (adc.astype(np.int32) << wide).astype(np.int32)
+    for number, columns in enumerate((slice(0, 8), slice(8, 12))):
+        soundfile.write(tmp_path / f"r.d{number}", scaled[:, columns], 500, subtype, format="FLAC")
+    rows = header_text("r", adc, storage=str(fmt)).splitlines()
+    for line in range(1, 13):
+        rows[line] = rows[line].replace("r.dat", f"r.d{0 if line <= 8 else 1}", 1)
+    (tmp_path / "r.hea").write_text("\n".join(rows) + "\n")
+    tree = open_tree(str(tmp_path))
+    (record,) = list(wfdb_folder.read(tree, wfdb_folder.find(tree)[0]))
+    np.testing.assert_array_equal(record.signal_mv, adc.T / 1000.0)
+
+
 @pytest.mark.parametrize("fmt", [8, 16, 24, 32, 61, 80, 160, 212, 310, 311])
 @pytest.mark.parametrize("n_samples", [999, 1000])
 def test_every_storage_format_equals_wfdb(tmp_path: Path, fmt: int, n_samples: int) -> None:

@@ -6,6 +6,7 @@ pECG are small copies that are written here after the published descriptions of 
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from array_files import COLUMNS, code15_part, mat
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.long_record import windows_of
+from beatray.ingest.plan import IngestSettings, Slice, list_items, plan, recipe_of, stamp_of
 from beatray.ingest.sources import cinc, code15, cpsc, incart, mimic, ptb, zzu
 from beatray.ingest.sources.item import Item
 from beatray.ingest.sources.registry import SOURCES
@@ -440,6 +442,38 @@ def test_an_empty_folder_is_named(tmp_path: Path, source: str) -> None:
     with pytest.raises(RecordError) as caught:
         SOURCES[source].find(open_tree(str(tmp_path)))
     assert caught.value.reason is Reason.MISSING_FILE
+
+
+@pytest.mark.parametrize("copy", [mimic_copy, incart_copy, zzu_copy, code15_copy])
+def test_a_slice_becomes_a_shard(tmp_path: Path, copy: Any) -> None:
+    """Listing, planning and converting without Ray: every recording ends up in rows or in the quarantine."""
+    from beatray.corpus.store import Store
+    from beatray.ingest.convert import convert_slice
+
+    tree = copy(_made(tmp_path / "set"))
+    name = copy.__name__.removesuffix("_copy")
+    settings = IngestSettings({name: tree.location}, str(tmp_path / "out"))
+    slices = list(plan(settings, recipe_of(settings), list_items(settings), set()))
+    results = [convert_slice(Store(settings.out), part, "beatray") for part in slices]
+    assert [result.refused for result in results] == [[]] * len(slices)
+    assert sum(result.read for result in results) == len(SOURCES[name].find(tree))
+    rows = sum(result.shard["rows"] for result in results if result.shard)
+    assert rows == {"mimic": 3, "incart": 9, "zzu": 2, "code15": 4}[name]
+
+
+def test_a_slice_of_files_that_changed_is_done_again(tmp_path: Path) -> None:
+    """The stamp of a slice covers the file that its recordings lie in, whatever it is called."""
+    tree = code15_copy(tmp_path)
+    part = Slice("code15", tree.location, tuple(code15.find(tree)), "x")
+    before = stamp_of(part)
+    assert stamp_of(part) == before
+    os.utime(tmp_path / "exams_part10.hdf5", ns=(1, 1))
+    assert stamp_of(part) != before
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize("copy", [mimic_copy, incart_copy, zzu_copy, code15_copy])
