@@ -52,6 +52,14 @@ def ptbxl_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ptbxl_100hz_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same 434 PTB-XL records as published at 100 Hz: records100/."""
+    into = tmp_path_factory.mktemp("ptbxl100")
+    _unpack(data_dir / "ptbxl" / "ptbxl-100hz-folds1-9.tar.xz", into)
+    return into / "ptbxl"
+
+
+@pytest.fixture(scope="session")
 def mitdb_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three MIT-BIH Arrhythmia records (format 212) with beat annotations."""
     into = tmp_path_factory.mktemp("mitdb")

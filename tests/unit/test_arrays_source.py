@@ -118,6 +118,19 @@ def test_units_leads_and_a_subfolder(tmp_path: Path) -> None:
     np.testing.assert_allclose(record.signal_mv[[0, 1, 6, 11]], STACK[0][[0, 1, 6, 11]] / 1000.0)
 
 
+def test_several_stacks_and_parquet_files_with_one_table(tmp_path: Path) -> None:
+    plan = PLAN + "files: ['*.npy', '*.parquet']\narray: flat\naxes: [recordings, leads, samples]\ntable: t.csv\n"
+    files = {"a__npy": npy(STACK[:2]), "b__npy": npy(STACK[2:]), "c__parquet": parquet(ecg_table(STACK))}
+    text = "f,n,mrn\nb,1,B1\na.npy,0,A0\nc,3,C3\n"
+    tree = folder(tmp_path, plan + "columns: {file: f, row: n, patient: mrn}\n", **files, t__csv=text)
+    patients = {record.record_id: record.patient_id for record in records_of(tree)}
+    told = {"arrays/a/0": "arrays/A0", "arrays/b/1": "arrays/B1", "arrays/c/3": "arrays/C3"}
+    assert patients == {**dict.fromkeys(patients), **told}
+    assert len(patients) == 8
+    with pytest.raises(RecordError, match=r"columns\.row is needed"):
+        arrays.find(folder(tmp_path, plan + "columns: {file: f, patient: mrn}\n", **files, t__csv=text))
+
+
 def test_ids_that_come_twice_are_refused_not_lost(tmp_path: Path) -> None:
     plan = PLAN + "files: all.npy\naxes: [recordings, leads, samples]\ntable: t.csv\ncolumns: {id: id}\n"
     tree = folder(tmp_path, plan, all__npy=npy(STACK), t__csv="id\na\na\nb#1\nb\n")

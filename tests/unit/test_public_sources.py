@@ -6,6 +6,7 @@ pECG are small copies that are written here after the published descriptions of 
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -14,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from array_files import COLUMNS, code15_part, mat
+from array_files import code15_part, mat
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.long_record import windows_of
+from beatray.ingest.plan import IngestSettings, Slice, list_items, plan, recipe_of, stamp_of
 from beatray.ingest.sources import cinc, code15, cpsc, incart, mimic, ptb, zzu
 from beatray.ingest.sources.item import Item
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import LEADS, MEASURED, Reason, Record, RecordError
+from source_copies import INCART_TABLE, code15_copy, incart_copy, mimic_copy, tracing, zzu_copy
 from wfdb_files import ecg_counts, header_text, write_record
-
-MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
 def only(source: Any, tree: Tree, item: Item) -> Record:
@@ -39,28 +40,6 @@ def reason_of(source: Any, tree: Tree, item: Item) -> Reason:
 
 
 # ---------------------------------------------------------------------------------------------------------- MIMIC
-
-
-def mimic_copy(root: Path) -> Tree:
-    order = [0, 1, 2, 3, 5, 4, *range(6, 12)]
-    lines = ["subject_id,study_id,file_name,ecg_time,path"]
-    for subject, study in ((10001725, 41420867), (10001725, 40000017), (10023771, 42745010)):
-        folder = root / f"files/p{subject // 10000}/p{subject}/s{study}"
-        folder.mkdir(parents=True)
-        comments = f"# <subject_id>: {subject}\n"
-        write_record(folder, str(study), ecg_counts(seed=study % 97)[:, order], leads=MIMIC_LEADS, comments=comments)
-        place = f"files/p{subject // 10000}/p{subject}/s{study}/{study}"
-        lines.append(f"{subject},{study},{study},2110-10-11 13:06:00,{place}")
-    (root / "record_list.csv").write_text("\n".join(lines) + "\n")
-    reports = ",".join(f"report_{number}" for number in range(3))
-    (root / "machine_measurements.csv").write_text(
-        f"subject_id,study_id,cart_id,ecg_time,{reports},bandwidth,filtering,rr_interval,p_onset,p_end,qrs_onset,"
-        "qrs_end,t_end,p_axis,qrs_axis,t_axis\n"
-        '10001725,41420867,6848296,2110-10-11,Sinus rhythm,"Name, first",,0.005-150 Hz,60 Hz,800,40,150,190,280,580,'
-        "55,-12,40\n"
-        "10001725,40000017,6848296,2110-10-11,AF,,,0.005-150 Hz,60 Hz,65535,29999,29999,190,280,29999,32767,-32768,40\n"
-    )
-    return open_tree(str(root))
 
 
 def test_mimic_by_name_not_by_position(tmp_path: Path) -> None:
@@ -154,21 +133,6 @@ def test_ptb_names_in_two_folders_are_not_lost(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------- INCART
 
-INCART_TABLE = "patient 1\nI01 I02\nCoronary artery disease\n\npatient 2\nI03\n"
-
-
-def incart_copy(root: Path, *, table: str | None = INCART_TABLE, seconds: int = 32) -> Tree:
-    diagnoses = "<diagnoses> Coronary artery disease, arterial hypertension"
-    for name, person, patient in (("I01", diagnoses, "1"), ("I02", diagnoses, "1"), ("I03", "", "2")):
-        text = f"#<age>: 65 <sex>: F {person}\n# patient {patient}\n# PVCs, noise\n"
-        adc = ecg_counts(257 * seconds, 257.0, seed=int(name[1:]))
-        leads = tuple(lead.upper() for lead in LEADS)
-        write_record(root, name, adc, rate="257", gain="1000", leads=leads, comments=text)
-        (root / f"{name}.atr").write_bytes(b"\0\0")
-    if table is not None:
-        (root / incart.TABLE).write_text(table)
-    return open_tree(str(root))
-
 
 @pytest.mark.parametrize("table", [INCART_TABLE, None])
 def test_incart_patients_and_windows(tmp_path: Path, table: str | None) -> None:
@@ -209,23 +173,6 @@ def test_incart_half_hour_becomes_180_windows(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ ZZU
-
-
-def zzu_copy(root: Path, prefix: str = "Child_ecg/") -> Tree:
-    folder = root / f"{prefix}P00/P00001"
-    folder.mkdir(parents=True)
-    nine = [*range(6), 6, 8, 10]
-    write_record(folder, "P00001_E01", ecg_counts(seed=1), comments="# made for a test\n")
-    write_record(folder, "P00001_E02", ecg_counts(2500, seed=2)[:, nine], leads=tuple(LEADS[k] for k in nine))
-    columns = "Filename,ECG_ID,Patient_ID,Age,Gender,Acquisition_date,Lead,AHA_code,CHN_code,ICD-10 code,pSQI"
-    place, high = "P00/P00001/P00001_E0", "Left ventricular high voltage"
-    one = (f"{place}1", "P00001_E01", "P00001", "572d", "'Female'", "2017-11-22", "12", "'C21'", "'C13'", "'Q21.0'", "")
-    codes = (f"'D31';'{high}'", "'D22'", "'D31';'(F) I40.0'")
-    two = (f"{place}2", "P00001_E02", "P00001", "4015d", "'Male'", "2017-11-22", "9", *codes, "'I':0.5;'V2':Null")
-    rows = [one, two]
-    text = "\n".join([columns, *(",".join(f'"{cell}"' for cell in row) for row in rows)])
-    (root / "AttributesDictionary.csv").write_text(text + "\n")
-    return open_tree(str(root))
 
 
 @pytest.mark.parametrize("prefix", ["Child_ecg/", ""])
@@ -287,24 +234,6 @@ def test_cpsc_tables_and_files_that_are_refused(data_dir: Path, tmp_path: Path) 
 
 
 # -------------------------------------------------------------------------------------------------------- CODE-15%
-
-
-def tracing(n: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return ecg_counts(n, 400.0, seed=seed) / 1000.0
-
-
-def code15_copy(root: Path, **options: Any) -> Tree:
-    lengths = {101: 2934, 57: 4096, 3000000: 4000, 9: 2800}
-    for part, exams in (("exams_part2.hdf5", [101, 57]), ("exams_part10.hdf5", [3000000, 9])):
-        code15_part(root / part, exams, [tracing(lengths[exam], exam % 89) for exam in exams], **options)
-    (root / "exams.csv").write_text(
-        COLUMNS
-        + "9,41,False,38.7,False,False,False,True,False,False,7,,,False,exams_part10.hdf5\n"
-        + "101,54,True,44.2,False,True,True,False,False,False,12,False,3.8,False,exams_part2.hdf5\n"
-        + "57,27,True,62.3,False,False,False,False,False,False,7,True,2.4,True,exams_part2.hdf5\n"
-        + "3000000,100,False,60.1,False,False,False,False,False,False,13,,,False,exams_part10.hdf5\n"
-    )
-    return open_tree(str(root))
 
 
 @pytest.mark.parametrize("options", [{}, {"chunks": True, "compression": "gzip"}])
@@ -440,6 +369,38 @@ def test_an_empty_folder_is_named(tmp_path: Path, source: str) -> None:
     with pytest.raises(RecordError) as caught:
         SOURCES[source].find(open_tree(str(tmp_path)))
     assert caught.value.reason is Reason.MISSING_FILE
+
+
+@pytest.mark.parametrize("copy", [mimic_copy, incart_copy, zzu_copy, code15_copy])
+def test_a_slice_becomes_a_shard(tmp_path: Path, copy: Any) -> None:
+    """Listing, planning and converting without Ray: every recording ends up in rows or in the quarantine."""
+    from beatray.corpus.store import Store
+    from beatray.ingest.convert import convert_slice
+
+    tree = copy(_made(tmp_path / "set"))
+    name = copy.__name__.removesuffix("_copy")
+    settings = IngestSettings({name: tree.location}, str(tmp_path / "out"))
+    slices = list(plan(settings, recipe_of(settings), list_items(settings), set()))
+    results = [convert_slice(Store(settings.out), part, "beatray") for part in slices]
+    assert [result.refused for result in results] == [[]] * len(slices)
+    assert sum(result.read for result in results) == len(SOURCES[name].find(tree))
+    rows = sum(result.shard["rows"] for result in results if result.shard)
+    assert rows == {"mimic": 3, "incart": 9, "zzu": 2, "code15": 4}[name]
+
+
+def test_a_slice_of_files_that_changed_is_done_again(tmp_path: Path) -> None:
+    """The stamp of a slice covers the file that its recordings lie in, whatever it is called."""
+    tree = code15_copy(tmp_path)
+    part = Slice("code15", tree.location, tuple(code15.find(tree)), "x")
+    before = stamp_of(part)
+    assert stamp_of(part) == before
+    os.utime(tmp_path / "exams_part10.hdf5", ns=(1, 1))
+    assert stamp_of(part) != before
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize("copy", [mimic_copy, incart_copy, zzu_copy, code15_copy])

@@ -38,7 +38,8 @@ def twelve_from_array(
     columns = columns_of_leads(names)
     check_enough(columns)
     present = [lead for lead, column in enumerate(columns) if column]
-    picked = values[[columns[lead] - 1 for lead in present]].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # single-precision NaN of the signalling kind
+        picked = values[[columns[lead] - 1 for lead in present]].astype(np.float64)
     invalid = ~np.isfinite(picked)
     has_gaps = bool(invalid.any())
     if has_gaps:

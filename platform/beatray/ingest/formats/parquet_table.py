@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.parquet_footer import Group, read_footer
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
@@ -39,6 +40,7 @@ class Table:
     file: RandomFile
     parquet: Any  # pyarrow.parquet.ParquetFile
     n_rows: int
+    groups: list[Group]
     firsts: list[int]
     group: tuple[int, str, Any] | None = None
 
@@ -51,6 +53,8 @@ def open_table(file: RandomFile) -> Table:
     footer = int.from_bytes(tail[:4], "little")
     if footer > min(MAX_FOOTER_BYTES, file.size - 12):
         raise RecordError(Reason.ABSURD_SIZE, f"{file.member} has a footer of {footer} bytes")
+    groups = read_footer(file.read_exactly(file.size - 8 - footer, footer))
+    counts = [group.n_rows for group in groups]
     try:
         parquet = pq.ParquetFile(
             pa.PythonFile(file, mode="r"),
@@ -60,15 +64,16 @@ def open_table(file: RandomFile) -> Table:
             thrift_container_size_limit=max(footer // 4, 64),  # an entry of a footer's list takes some bytes
             arrow_extensions_enabled=False,
         )
-        counts = [int(parquet.metadata.row_group(number).num_rows) for number in range(parquet.num_row_groups)]
-        parquet.schema_arrow  # noqa: B018 (built when first asked for, and a bad one shows here)
+        columns = set(parquet.schema_arrow.names)
     except _FAULTS as error:
         raise _refusal(file, error) from error
     n_rows = sum(counts)
-    if min(counts, default=0) < 0 or n_rows > MAX_ROWS:
+    if n_rows > MAX_ROWS:
         raise RecordError(Reason.ABSURD_SIZE, f"{file.member} has {n_rows} rows, limit {MAX_ROWS}")
+    if any({chunk.column for chunk in group.chunks} != columns for group in groups):
+        raise RecordError(Reason.FORMAT, f"{file.member}: a row group has other columns than the table")
     firsts = [sum(counts[:number]) for number in range(len(counts))]
-    return Table(file, parquet, n_rows, firsts)
+    return Table(file, parquet, n_rows, groups, firsts)
 
 
 def read_words(table: Table, columns: list[str]) -> list[dict[str, str]]:
@@ -107,21 +112,18 @@ def _read(table: Table, number: int, column: str) -> Any:
         if table.parquet.schema_arrow.get_field_index(column) < 0:
             known = ", ".join(table.parquet.schema_arrow.names[:12])
             raise RecordError(Reason.METADATA, f"{where} is not there, or twice; there are {known}")
-        group = table.parquet.metadata.row_group(number)
-        leaves = [group.column(leaf) for leaf in range(group.num_columns)]
-        chosen = [leaf for leaf in leaves if leaf.path_in_schema.split(".", 1)[0] == column]
-        for leaf in chosen:
-            stored, unpacked = int(leaf.total_compressed_size), int(leaf.total_uncompressed_size)
-            decoded = max(unpacked, 8 * int(leaf.num_values))
-            if not 0 <= stored <= table.file.size or unpacked < 0 or leaf.num_values < 0:
-                raise RecordError(Reason.TRUNCATED, f"{where} has {stored} bytes in a file of {table.file.size}")
-            if decoded > min(MAX_GROUP_BYTES, max(FREE_BYTES, 8 * MAX_RATIO * stored)):
+        group = table.groups[number]
+        for chunk in (chunk for chunk in group.chunks if chunk.column == column):
+            decoded = max(chunk.unpacked, 8 * chunk.n_values)
+            if chunk.stored > table.file.size:
+                raise RecordError(Reason.TRUNCATED, f"{where} has {chunk.stored} bytes in a file of {table.file.size}")
+            if decoded > min(MAX_GROUP_BYTES, max(FREE_BYTES, 8 * MAX_RATIO * chunk.stored)):
                 raise RecordError(
-                    Reason.ABSURD_SIZE, f"{where}: {stored} bytes unpack to {decoded}: write smaller row groups"
+                    Reason.ABSURD_SIZE, f"{where}: {chunk.stored} bytes unpack to {decoded}: write smaller row groups"
                 )
         read = table.parquet.read_row_group(number, columns=[column], use_threads=False).column(column)
-        if len(read) != group.num_rows:
-            raise RecordError(Reason.TRUNCATED, f"{where} has {len(read)} of {group.num_rows} rows")
+        if len(read) != group.n_rows:
+            raise RecordError(Reason.TRUNCATED, f"{where} has {len(read)} of {group.n_rows} rows")
         read.validate(full=True)
     except RecordError:
         raise

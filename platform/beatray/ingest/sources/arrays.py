@@ -137,7 +137,9 @@ def _table(tree: Tree, folder: str, plan: Plan, files: list[str]) -> dict[tuple[
         return {}
     if "file" not in plan.columns and len(files) > 1:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.file is needed, there are {len(files)} files")
-    by_row = plan.stacked or files[0].endswith(".parquet")
+    rows = {file for file in files if plan.stacked or file.endswith(".parquet")}
+    if rows and len(files) > 1 and "row" not in plan.columns:
+        raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.row is needed, there are {len(files)} files")
     spelling = {word: file for file in files for word in (file.rpartition("/")[2], file.rpartition(".")[0], file)}
     for file in files:
         spelling.setdefault(file.rpartition("/")[2].rpartition(".")[0], file)
@@ -147,11 +149,11 @@ def _table(tree: Tree, folder: str, plan: Plan, files: list[str]) -> dict[tuple[
     for number, values in enumerate(lines):
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
         word = cells.pop("file", files[0])
-        text = cells.pop("row", str(number))
-        row = whole_number(text) if by_row else ""
-        if row is None:
+        file, text = spelling.get(word, word[:80]), cells.pop("row", str(number))
+        row = whole_number(text) if file in rows else None
+        if file in rows and row is None:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
-        key = (spelling.get(word, word[:80]), int(row) if by_row else None)
+        key = (file, None if row is None else int(row))
         if key in found:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
         found[key] = cells
