@@ -61,8 +61,11 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     root = parse_xml(tree.read(path, MAX_XML_BYTES), ROOT)
     series, sequences = _rhythm(root)
     rate_hz = _rate(sequences)
-    channels = [_channel(sequence) for sequence in sequences if lead_of_name(_code(sequence)) is not None]
-    passed("signal", f"{len(channels)} leads as lists of whole numbers with a scale each")
+    leads = [sequence for sequence in sequences if lead_of_name(_code(sequence)) is not None]
+    channels = [_channel(sequence) for sequence in leads]
+    scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
+    passed("signal", f"{len(channels)} leads as lists of whole numbers")
+    passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
     yield to_record(path, channels, rate_hz, _about(root, series))
 
 

@@ -97,6 +97,8 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
         _channel(signals[number], table[:, starts[number] : starts[number + 1]].reshape(-1))
         for number in picked.values()
     ]
+    gains = dict.fromkeys(f"{_per_count(signals[k])[0]:.4g} {signals[k].unit}" for k in picked.values())
+    passed("gain", ", ".join(gains) + " per count")
     yield to_record(path, channels, rate_hz, _about(head, kind))
 
 
@@ -122,16 +124,20 @@ def _signals(header: bytes, n_signals: int) -> list[Signal]:
     return signals
 
 
-def _channel(signal: Signal, counts: np.ndarray) -> Channel:  # type: ignore[type-arg]
-    unit = mv_per_unit(signal.unit, f"signal {signal.label!r}")
+def _per_count(signal: Signal) -> tuple[float, float, int]:
+    """The unit's value of one count, the physical minimum and the digital one. Raises RecordError(BAD_GAIN)."""
     what = f"range of {signal.label!r}"
     low, high = (decimal(text, Reason.BAD_GAIN, what) for text in signal.physical)
     lowest, highest = (whole(text, Reason.BAD_GAIN, what) for text in signal.digital)
     if not -32768 <= lowest < highest <= 32767:
         raise RecordError(Reason.BAD_GAIN, f"{what}: digital from {lowest} to {highest}")
-    per_count = (high - low) / (highest - lowest)
-    check_gain(abs(per_count) * unit, what)
-    passed(f"gain of {signal.label}", f"{per_count:.6g} {signal.unit} per count")
+    return (high - low) / (highest - lowest), low, lowest
+
+
+def _channel(signal: Signal, counts: np.ndarray) -> Channel:  # type: ignore[type-arg]
+    unit = mv_per_unit(signal.unit, f"signal {signal.label!r}")
+    per_count, low, lowest = _per_count(signal)
+    check_gain(abs(per_count) * unit, f"range of {signal.label!r}")
     return Channel(signal.label, ((counts - float(lowest)) * per_count + low) * unit)
 
 

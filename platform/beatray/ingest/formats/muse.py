@@ -68,6 +68,8 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     notes: list[str] = []
     channels = [channel for lead in leads if (channel := _channel(lead, notes)) is not None]
     passed("checksums", f"{len(channels)} leads" + (", some without a CRC-32" if "checksum_absent" in notes else ""))
+    units = (f"{text_at(s, 'LeadAmplitudeUnitsPerBit')} {text_at(s, 'LeadAmplitudeUnits').lower()}" for s in leads)
+    passed("gain", ", ".join(dict.fromkeys(units)) + " per count")
     yield to_record(path, channels, base * 10.0**exponent, _about(root), notes)
 
 

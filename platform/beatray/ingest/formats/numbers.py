@@ -22,7 +22,10 @@ from beatray.record import Reason, RecordError
 MAX_COUNT = 2**31
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
-_LIST_OF = {" ": re.compile(r"[\d+\-\s]*", re.ASCII), ",": re.compile(r"[\d+\-,\s]*", re.ASCII)}
+_LIST_OF = {
+    " ": re.compile(r"\s*(?:[+-]?\d{1,18}(?:\s+|\Z))*+", re.ASCII),
+    ",": re.compile(r"\s*(?:[+-]?\d{1,18}\s*(?:,\s*|\Z))*+", re.ASCII),  # devices may end with a comma
+}
 
 
 def decimal(text: str | None, reason: Reason, what: str) -> float:
@@ -59,9 +62,11 @@ def maybe(text: str | None) -> float | None:
 
 def whole_numbers(text: str, separator: str, what: str) -> NDArray[np.int64]:
     """A list of whole numbers, separated by blanks (" ") or by commas (","). Raises RecordError(FORMAT)."""
+    # The grammar is checked here, because numpy reads a sign alone as 0.
     if not _LIST_OF[separator].fullmatch(text):
         raise RecordError(Reason.FORMAT, f"{what}: the list of samples holds other than whole numbers")
-    if not text.strip():
+    text = text.strip().removesuffix(",")
+    if not text:
         return np.empty(0, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # numpy only warns of a text that it cannot read to the end
