@@ -13,7 +13,7 @@ import pytest
 import device_files as made
 from beatray.ingest.formats import safe_xml
 from beatray.ingest.formats.checks import listening, passed
-from beatray.ingest.formats.numbers import decimal, maybe, whole, whole_numbers
+from beatray.ingest.formats.numbers import decimal, maybe, shown, whole, whole_numbers
 from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.ingest.formats.registry import FORMATS
 from beatray.ingest.tree import Tree, open_tree
@@ -35,6 +35,14 @@ def test_other_numbers_are_refused(text: str | None) -> None:
     assert caught.value.reason is Reason.BAD_GAIN and maybe(text) is None
     with pytest.raises(RecordError):
         whole(text, Reason.HEADER, "x")
+
+
+def test_messages_show_no_text_that_could_be_personal() -> None:
+    for text in ("0", "-1.5", "1e999", "nan", "uV", "mmHg", "1.2.840.10008.5.1.4.1.1.7"):
+        assert shown(text) == repr(text)
+    for text in ("Mustermann", "PAT-4711", "19641103", "4711-2024", "1.2.276.0.76.4711", "03-NOV-1964"):
+        assert shown(text) == f"a text of {len(text)} characters"
+    assert shown("") == shown(None) == "nothing"
 
 
 def test_lists_of_whole_numbers() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.corpus.manifest import CorpusError, Manifest, latest_number
+from beatray.corpus.manifest import CorpusError, Manifest, latest_number, read_manifest
 from beatray.corpus.store import Store
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
-from beatray.ingest.plan import IngestSettings, list_items
+from beatray.ingest.plan import IngestSettings, list_items, salt_for
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
@@ -85,10 +85,12 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     from beatray.ingest.convert import ingest  # imports Ray, which takes a second
 
     store = Store(settings.out)
-    listed = list_items(settings)  # a wrong path must be told before anything is started or removed
+    listed = list_items(settings)  # a wrong path or salt must be told before anything is started or removed
+    number = latest_number(store)
+    salt_for(settings, read_manifest(store) if number is not None and not overwrite else None)
     if overwrite:
         remove_corpus(store)
-    number = latest_number(store)
+        number = None
     if number is not None:
         say(f"a corpus exists at {settings.out} (manifest {number}); only recordings it does not know are read")
     with session(RaySettings(**as_dict(cluster))), progress("ingest", "recordings") as update:

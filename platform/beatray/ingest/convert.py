@@ -25,7 +25,7 @@ from beatray.corpus.summary import summarise
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
 from beatray.ingest.canonical import WindowFlag
-from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
+from beatray.ingest.patients import Salt
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -35,6 +35,7 @@ from beatray.ingest.plan import (
     plan,
     read_quarantine,
     recipe_of,
+    salt_for,
     stamp_of,
 )
 from beatray.ingest.slices import STAGING, SliceResult, convert_slice
@@ -73,11 +74,9 @@ def ingest(
     holds no recordings, or when every recording was refused.
     """
     store = Store(settings.out)
-    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
-    recipe = recipe_of(settings, salt)
     before = read_manifest(store) if latest_number(store) is not None else None
-    if before and before.recipe.get(RECIPE_KEY) != recipe.get(RECIPE_KEY):
-        raise CorpusError(other_salt(settings.out, before.recipe.get(RECIPE_KEY), salt))
+    salt = salt_for(settings, before)
+    recipe = recipe_of(settings, salt)
     if before and before.recipe != recipe:
         differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
         raise CorpusError(

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.numbers import decimal, maybe, whole
+from beatray.ingest.formats.numbers import decimal, maybe, shown, whole
 from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, base64_bytes, first, named, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
@@ -96,12 +96,12 @@ def _rhythm(root: Element) -> Element:
 def _channel(lead: Element, notes: list[str]) -> Channel | None:
     """One lead in millivolts; None if the device says that its electrode was off."""
     name = text_at(lead, "LeadID")
-    what = f"lead {name[:20]!r}"
+    what = lead_shown(name)
     if text_at(lead, "LeadOff").lower() == "true":
         notes.append("leads_dropped")
         return None
     if text_at(lead, "LeadSampleSize") not in ("", "2"):
-        raise RecordError(Reason.FORMAT, f"{what}: samples of {text_at(lead, 'LeadSampleSize')[:9]} bytes, not 2")
+        raise RecordError(Reason.FORMAT, f"{what}: samples of {shown(text_at(lead, 'LeadSampleSize'))} bytes, not 2")
     baseline = decimal(text_at(lead, "FirstSampleBaseline") or "0", Reason.HEADER, f"{what}: FirstSampleBaseline")
     delay = decimal(text_at(lead, "LeadTimeOffset") or "0", Reason.HEADER, f"{what}: LeadTimeOffset")
     if baseline or delay:
