@@ -142,6 +142,8 @@ def test_another_salt_is_refused(ward: Path, tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match=said) as caught:
             ingest(IngestSettings({"files": str(ward)}, str(out), salt_file=salt_file))
         assert SALT.fingerprint in str(caught.value) and "another salt" not in str(caught.value)
+    words = ["ingest", f"files={ward}", "--out", str(out), "--salt-file", str(tmp_path / "nowhere"), "--overwrite"]
+    assert main(words) == 1 and (out / "manifest-0.json").exists()  # a wrong place costs no corpus
     assert recipe_of(IngestSettings({}, ""), SALT)[RECIPE_KEY] == SALT.fingerprint
     assert RECIPE_KEY not in recipe_of(IngestSettings({}, ""))
 

@@ -14,13 +14,12 @@ import numpy as np
 
 from beatray.commands.console import say
 from beatray.corpus import schema
-from beatray.corpus.manifest import CorpusError, latest_number, read_manifest
+from beatray.corpus.manifest import latest_number, read_manifest
 from beatray.corpus.store import Store
 from beatray.corpus.writer import parquet_bytes
 from beatray.dsp import analyse
 from beatray.ingest.formats.registry import FORMATS
-from beatray.ingest.patients import RECIPE_KEY, other_salt, read_salt
-from beatray.ingest.plan import IngestSettings, known_items, list_items
+from beatray.ingest.plan import IngestSettings, known_items, list_items, salt_for
 from beatray.ingest.slices import read_item
 from beatray.ingest.sources.registry import Item
 from beatray.ingest.tree import open_tree
@@ -33,10 +32,8 @@ TRIED = 16
 def run(settings: IngestSettings) -> int:
     """Say what would be done; always 0, since nothing can be left undone."""
     store = Store(settings.out)
-    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
     manifest = read_manifest(store) if latest_number(store) is not None else None
-    if manifest is not None and manifest.recipe.get(RECIPE_KEY) != (salt.fingerprint if salt else None):
-        raise CorpusError(other_salt(settings.out, manifest.recipe.get(RECIPE_KEY), salt))
+    salt_for(settings, manifest)
     known = known_items(store, manifest, retry_refused=settings.retry_refused)
     say(f"corpus {settings.out}: " + ("none yet" if manifest is None else f"manifest {manifest.number}"))
     total = 0.0

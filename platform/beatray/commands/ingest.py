@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.corpus.manifest import CorpusError, Manifest, latest_number
+from beatray.corpus.manifest import CorpusError, Manifest, latest_number, read_manifest
 from beatray.corpus.store import Store
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.ingest.convert import ingest
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.plan import IngestSettings, list_items
+from beatray.ingest.plan import IngestSettings, list_items, salt_for
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
@@ -86,11 +86,13 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     """Ingest and tell the user what came of it."""
 
     store = Store(settings.out)
-    listed = list_items(settings)  # a wrong path must be told before anything is started or removed
+    listed = list_items(settings)  # a wrong path or salt must be told before anything is started or removed
+    number = latest_number(store)
+    salt_for(settings, read_manifest(store) if number is not None and not overwrite else None)
     if overwrite:
         with only_ingest(store):
             remove_corpus(store)
-    number = latest_number(store)
+        number = None
     if number is not None:
         say(f"a corpus exists at {settings.out} (manifest {number}); only recordings it does not know are read")
     with session(RaySettings(**as_dict(cluster))), progress("ingest", "recordings") as update:

@@ -26,7 +26,7 @@ from beatray.corpus.tally import merge_all
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
+from beatray.ingest.patients import Salt
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -36,6 +36,7 @@ from beatray.ingest.plan import (
     plan,
     read_quarantine,
     recipe_of,
+    salt_for,
     stamp_of,
 )
 from beatray.ingest.slices import STAGING, SliceResult, convert_slice
@@ -81,11 +82,9 @@ def ingest(
 def _ingest(
     store: Store, settings: IngestSettings, on_progress: Callable[[Progress], None], listed: Listed | None
 ) -> Ingested:
-    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
-    recipe = recipe_of(settings, salt)
     before = read_manifest(store) if latest_number(store) is not None else None
-    if before and before.recipe.get(RECIPE_KEY) != recipe.get(RECIPE_KEY):
-        raise CorpusError(other_salt(settings.out, before.recipe.get(RECIPE_KEY), salt))
+    salt = salt_for(settings, before)
+    recipe = recipe_of(settings, salt)
     if before and before.recipe != recipe:
         differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
         raise CorpusError(

@@ -23,7 +23,7 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.store import Store
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
-from beatray.ingest.patients import RECIPE_KEY, Salt
+from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
@@ -76,6 +76,15 @@ def recipe_of(settings: IngestSettings, salt: Salt | None = None) -> dict[str, A
         "beat_features": list(features.BEAT_FEATURES),
         "record_features": list(features.RECORD_FEATURES),
     }
+
+
+def salt_for(settings: IngestSettings, manifest: Manifest | None) -> Salt | None:
+    """The salt that the settings name. Raises CorpusError where it cannot be read or is not that of the corpus."""
+    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
+    made_with = manifest.recipe.get(RECIPE_KEY) if manifest is not None else None
+    if manifest is not None and made_with != (salt.fingerprint if salt else None):
+        raise CorpusError(other_salt(settings.out, made_with, salt))
+    return salt
 
 
 def list_items(settings: IngestSettings) -> Listed:

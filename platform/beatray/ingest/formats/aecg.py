@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import columns_of_leads, is_enough, lead_of_name
-from beatray.ingest.formats.numbers import decimal, exact, maybe, whole_numbers
+from beatray.ingest.formats.numbers import decimal, exact, maybe, shown, whole_numbers
 from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, every, named, needed, parse_xml, root_of, text_at, value_at
 from beatray.ingest.tree import Tree
@@ -61,8 +61,11 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     root = parse_xml(tree.read(path, MAX_XML_BYTES), ROOT)
     series, sequences = _rhythm(root)
     rate_hz = _rate(sequences)
-    channels = [_channel(sequence) for sequence in sequences if lead_of_name(_code(sequence)) is not None]
-    passed("signal", f"{len(channels)} leads as lists of whole numbers with a scale each")
+    leads = [sequence for sequence in sequences if lead_of_name(_code(sequence)) is not None]
+    channels = [_channel(sequence) for sequence in leads]
+    scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
+    passed("signal", f"{len(channels)} leads as lists of whole numbers")
+    passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
     yield to_record(path, channels, rate_hz, _about(root, series))
 
 
@@ -101,31 +104,32 @@ def _rate(sequences: list[Element]) -> float:
         raise RecordError(Reason.BAD_RATE, f"{len(times)} sequences of times in the set, one expected")
     value = needed(times[0], "value")
     if _kind(value) not in ("GLIST_TS", "GLIST_PQ"):
-        raise RecordError(Reason.FORMAT, f"times as {_kind(value)[:20]!r}, not as a grid (GLIST_TS, GLIST_PQ)")
+        raise RecordError(Reason.FORMAT, f"times as {shown(_kind(value))}, not as a grid (GLIST_TS, GLIST_PQ)")
     increment = needed(value, "increment")
     per_second = SECONDS_PER_UNIT.get(increment.get("unit", ""))
     if per_second is None:
-        raise RecordError(Reason.BAD_RATE, f"increment in {increment.get('unit', '')[:20]!r}, not in s, ms or us")
+        raise RecordError(Reason.BAD_RATE, f"the increment's unit is {shown(increment.get('unit'))}, not s, ms or us")
     return float(per_second / exact(increment.get("value"), Reason.BAD_RATE, "increment"))
 
 
 def _channel(sequence: Element) -> Channel:
     name = _code(sequence)
+    what = lead_shown(name)
     value = needed(sequence, "value")
     if _kind(value) != "SLIST_PQ":
-        raise RecordError(Reason.FORMAT, f"lead {name[:30]} as {_kind(value)[:20]!r}, not SLIST_PQ")
-    scale, scale_mv = _quantity(value, "scale", Reason.BAD_GAIN, name)
-    origin, origin_mv = _quantity(value, "origin", Reason.HEADER, name)
-    gain = check_gain(scale * scale_mv, f"lead {name[:30]}")
-    counts = whole_numbers(text_at(value, "digits"), " ", f"lead {name[:30]}")
+        raise RecordError(Reason.FORMAT, f"{what} as {shown(_kind(value))}, not SLIST_PQ")
+    scale, scale_mv = _quantity(value, "scale", Reason.BAD_GAIN, what)
+    origin, origin_mv = _quantity(value, "origin", Reason.HEADER, what)
+    gain = check_gain(scale * scale_mv, what)
+    counts = whole_numbers(text_at(value, "digits"), " ", what)
     return Channel(name, counts.astype(np.float64) * gain + origin * origin_mv)
 
 
 def _quantity(value: Element, which: str, reason: Reason, lead: str) -> tuple[float, float]:
     """A number and what its unit is in millivolts."""
     element = needed(value, which)
-    number = decimal(element.get("value"), reason, f"{which} of {lead[:30]}")
-    return number, mv_per_unit(element.get("unit", ""), f"{which} of {lead[:30]}")
+    number = decimal(element.get("value"), reason, f"{which} of {lead}")
+    return number, mv_per_unit(element.get("unit", ""), f"{which} of {lead}")
 
 
 def _about(root: Element, series: Element) -> About:

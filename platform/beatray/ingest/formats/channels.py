@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.leads import assemble, check_enough, columns_of_leads
+from beatray.ingest.formats.leads import assemble, check_enough, columns_of_leads, lead_of_name
+from beatray.ingest.formats.numbers import shown
 from beatray.record import LEADS, MEASURED, Reason, Record, RecordError
 
 RATE_LIMITS_HZ = (50.0, 10_000.0)
@@ -55,7 +56,7 @@ def mv_per_unit(unit: str, what: str) -> float:
     """Millivolts of one `unit`. Raises RecordError(BAD_UNITS)."""
     value = MV_PER_UNIT.get(unit.strip().lower())
     if value is None:
-        raise RecordError(Reason.BAD_UNITS, f"{what} is in {unit.strip()[:40]!r}, not in nV, uV, mV or V")
+        raise RecordError(Reason.BAD_UNITS, f"{what}: the unit is {shown(unit)}, not nV, uV, mV or V")
     return value
 
 
@@ -119,6 +120,12 @@ def to_record(
         notes=tuple(dict.fromkeys(said)),
         measured=_known(about.measured),
     )
+
+
+def lead_shown(name: str) -> str:
+    """A channel for a message: its lead, or that it is none of the twelve; never the name as written."""
+    lead = lead_of_name(name)
+    return "another channel" if lead is None else f"lead {LEADS[lead]}"
 
 
 def stem_of(path: str) -> str:

@@ -26,6 +26,7 @@ from beatray.ingest.formats.channels import About, Channel, check_gain, check_ra
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.dicom_header import Group, about_patient, group_of
 from beatray.ingest.formats.leads import columns_of_leads, is_enough
+from beatray.ingest.formats.numbers import shown
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -93,10 +94,10 @@ def _parse(data: bytes) -> tuple[list[Group], About]:
 def _take(dataset: Any) -> tuple[list[Group], About]:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     if syntax not in TRANSFER_SYNTAXES:
-        raise RecordError(Reason.FORMAT, f"transfer syntax {syntax[:40]!r} is not supported")
+        raise RecordError(Reason.FORMAT, f"the transfer syntax is {shown(syntax)}: not supported")
     kind = str(dataset.get("SOPClassUID", ""))
     if kind not in WAVEFORM_CLASSES:
-        raise RecordError(Reason.FORMAT, f"SOP class {kind[:64]!r} is no ECG waveform")
+        raise RecordError(Reason.FORMAT, f"the SOP class is {shown(kind)}: no ECG waveform")
     passed("DICOM", f"{WAVEFORM_CLASSES[kind]} waveform, {TRANSFER_SYNTAXES[syntax]}")
     items = dataset.get("WaveformSequence") or []
     if not 0 < len(items) <= MAX_GROUPS:
@@ -155,7 +156,9 @@ def _choose(groups: list[Group]) -> Group:
 def _channels(group: Group, notes: list[str]) -> list[Channel]:
     kind = SAMPLE_TYPES.get((group.interpretation, group.bits))
     if kind is None:
-        raise RecordError(Reason.FORMAT, f"samples {group.interpretation[:9]!r} of {group.bits} bits: not supported")
+        raise RecordError(
+            Reason.FORMAT, f"samples as {shown(group.interpretation)} of {group.bits} bits: not supported"
+        )
     n_channels, sample_bytes = len(group.channels), group.bits // 8
     wanted = n_channels * group.n_samples * sample_bytes
     if len(group.data) not in (wanted, wanted + wanted % 2):  # a value of odd length is padded to an even one

@@ -22,12 +22,13 @@ from beatray.ingest.formats.channels import (
     check_gain,
     check_rate,
     id_of,
+    lead_shown,
     mv_per_unit,
     pick_leads,
     to_record,
 )
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.numbers import decimal, exact, whole
+from beatray.ingest.formats.numbers import decimal, exact, shown, whole
 from beatray.ingest.formats.people import age_between, sex_of
 from beatray.ingest.tree import MAX_FILE_BYTES, Tree
 from beatray.record import Reason, Record, RecordError
@@ -69,7 +70,9 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
         raise RecordError(Reason.ABSURD_SIZE, f"{n_signals} signals, allowed 1 to {MAX_SIGNALS}")
     n_header = BLOCK * (1 + n_signals)
     if whole(_text(head, 184, 8), Reason.HEADER, "header length") != n_header:
-        raise RecordError(Reason.HEADER, f"header length {_text(head, 184, 8)!r}, {n_header} for {n_signals} signals")
+        raise RecordError(
+            Reason.HEADER, f"header length is {shown(_text(head, 184, 8))}, {n_header} for {n_signals} signals"
+        )
     kind = _text(head, 192, 5)
     if kind == "EDF+D":
         raise RecordError(Reason.FORMAT, "an interrupted recording (EDF+D): parts with gaps are not joined")
@@ -90,13 +93,16 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     data = tree.read(path, wanted, too_long=Reason.TRAILING_BYTES)
     if len(data) != wanted:
         raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes, the header says {wanted}")
-    passed("EDF", f"{kind or 'EDF'}, {n_signals} signals, {n_records} data records of {float(record_s):g} s")
+    written = "EDF+" if kind.startswith("EDF+") else "EDF"
+    passed("EDF", f"{written}, {n_signals} signals, {n_records} data records of {float(record_s):g} s")
     table = np.frombuffer(data, "<i2", n_records * per_record, n_header).reshape(n_records, per_record)
     starts = np.cumsum([0, *(signal.n_samples for signal in signals)])
     channels = [
         _channel(signals[number], table[:, starts[number] : starts[number + 1]].reshape(-1))
         for number in picked.values()
     ]
+    gains = dict.fromkeys(f"{_per_count(signals[k])[0]:.4g} {signals[k].unit}" for k in picked.values())
+    passed("gain", ", ".join(gains) + " per count")
     yield to_record(path, channels, rate_hz, _about(head, kind))
 
 
@@ -115,23 +121,27 @@ def _signals(header: bytes, n_signals: int) -> list[Signal]:
         start += width * n_signals
     signals: list[Signal] = []
     for label, _, unit, low, high, lowest, highest, _, count, _ in zip(*columns, strict=True):
-        n_samples = whole(count, Reason.HEADER, f"samples per data record of {label!r}")
+        n_samples = whole(count, Reason.HEADER, f"samples per data record of {lead_shown(label)}")
         if not 0 < n_samples <= MAX_FILE_BYTES // 2:
-            raise RecordError(Reason.ABSURD_SIZE, f"{n_samples} samples per data record of {label!r}")
+            raise RecordError(Reason.ABSURD_SIZE, f"{n_samples} samples per data record of {lead_shown(label)}")
         signals.append(Signal(label, unit, (low, high), (lowest, highest), n_samples))
     return signals
 
 
-def _channel(signal: Signal, counts: np.ndarray) -> Channel:  # type: ignore[type-arg]
-    unit = mv_per_unit(signal.unit, f"signal {signal.label!r}")
-    what = f"range of {signal.label!r}"
+def _per_count(signal: Signal) -> tuple[float, float, int]:
+    """The unit's value of one count, the physical minimum and the digital one. Raises RecordError(BAD_GAIN)."""
+    what = f"range of {lead_shown(signal.label)}"
     low, high = (decimal(text, Reason.BAD_GAIN, what) for text in signal.physical)
     lowest, highest = (whole(text, Reason.BAD_GAIN, what) for text in signal.digital)
     if not -32768 <= lowest < highest <= 32767:
         raise RecordError(Reason.BAD_GAIN, f"{what}: digital from {lowest} to {highest}")
-    per_count = (high - low) / (highest - lowest)
-    check_gain(abs(per_count) * unit, what)
-    passed(f"gain of {signal.label}", f"{per_count:.6g} {signal.unit} per count")
+    return (high - low) / (highest - lowest), low, lowest
+
+
+def _channel(signal: Signal, counts: np.ndarray) -> Channel:  # type: ignore[type-arg]
+    unit = mv_per_unit(signal.unit, lead_shown(signal.label))
+    per_count, low, lowest = _per_count(signal)
+    check_gain(abs(per_count) * unit, f"range of {lead_shown(signal.label)}")
     return Channel(signal.label, ((counts - float(lowest)) * per_count + low) * unit)
 
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.numbers import decimal, maybe, whole
+from beatray.ingest.formats.numbers import decimal, maybe, shown, whole
 from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, base64_bytes, first, named, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
@@ -68,6 +68,8 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     notes: list[str] = []
     channels = [channel for lead in leads if (channel := _channel(lead, notes)) is not None]
     passed("checksums", f"{len(channels)} leads" + (", some without a CRC-32" if "checksum_absent" in notes else ""))
+    units = (f"{text_at(s, 'LeadAmplitudeUnitsPerBit')} {text_at(s, 'LeadAmplitudeUnits').lower()}" for s in leads)
+    passed("gain", ", ".join(dict.fromkeys(units)) + " per count")
     yield to_record(path, channels, base * 10.0**exponent, _about(root), notes)
 
 
@@ -94,12 +96,12 @@ def _rhythm(root: Element) -> Element:
 def _channel(lead: Element, notes: list[str]) -> Channel | None:
     """One lead in millivolts; None if the device says that its electrode was off."""
     name = text_at(lead, "LeadID")
-    what = f"lead {name[:20]!r}"
+    what = lead_shown(name)
     if text_at(lead, "LeadOff").lower() == "true":
         notes.append("leads_dropped")
         return None
     if text_at(lead, "LeadSampleSize") not in ("", "2"):
-        raise RecordError(Reason.FORMAT, f"{what}: samples of {text_at(lead, 'LeadSampleSize')[:9]} bytes, not 2")
+        raise RecordError(Reason.FORMAT, f"{what}: samples of {shown(text_at(lead, 'LeadSampleSize'))} bytes, not 2")
     baseline = decimal(text_at(lead, "FirstSampleBaseline") or "0", Reason.HEADER, f"{what}: FirstSampleBaseline")
     delay = decimal(text_at(lead, "LeadTimeOffset") or "0", Reason.HEADER, f"{what}: LeadTimeOffset")
     if baseline or delay:

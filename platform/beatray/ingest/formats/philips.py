@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.channels import About, Channel, check_gain, check_rate, id_of, to_record
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.numbers import decimal, maybe, whole
+from beatray.ingest.formats.numbers import decimal, maybe, shown, whole
 from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.ingest.formats.philips_xli import add_limb_leads, decode_xli
 from beatray.ingest.formats.safe_xml import (
@@ -70,7 +70,7 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     root = parse_xml(tree.read(path, MAX_XML_BYTES), ROOT)
     version = text_at(root, "documentinfo/documentversion")
     if version not in VERSIONS:
-        raise RecordError(Reason.FORMAT, f"document version {version[:20]!r}, known are {', '.join(VERSIONS)}")
+        raise RecordError(Reason.FORMAT, f"the document version is {shown(version)}, known are {', '.join(VERSIONS)}")
     passed("document version", version)
     how = needed(root, "dataacquisition/signalcharacteristics")
     waves = needed(root, "waveforms/parsedwaveforms")
@@ -97,7 +97,7 @@ def _lead_names(waves: Element, how: Element) -> list[str]:
     if not 0 < n_channels <= MAX_CHANNELS:
         raise RecordError(Reason.ABSURD_SIZE, f"{n_channels} channels, at most {MAX_CHANNELS}")
     if said is None and text_at(how, "acquisitiontype") not in ("STD-12", "10-WIRE"):
-        raise RecordError(Reason.LEADS_MISSING, f"leads of {text_at(how, 'acquisitiontype')[:20]!r} are not known")
+        raise RecordError(Reason.LEADS_MISSING, "an acquisition type whose leads are not known")
     names = list(LEADS) if said is None else said.split()
     if n_channels < 12 or [name.lower() for name in names[:12]] != [lead.lower() for lead in LEADS]:
         raise RecordError(Reason.LEADS_MISSING, f"{n_channels} channels that do not begin with the twelve leads")
@@ -120,13 +120,15 @@ def _counts(waves: Element, how: Element, n_channels: int, n_samples: int) -> ND
     signed = _said(waves, how, "signalsigned", "signalsigned")
     offset = _said(waves, how, "signaloffset", "signaloffset")
     if (bits, signed.lower(), offset) != ("16", "true", "0"):
-        raise RecordError(Reason.FORMAT, f"samples of {bits[:9]} bits, signed {signed[:9]}, offset {offset[:9]}")
+        raise RecordError(
+            Reason.FORMAT, f"samples of {shown(bits)} bits, signed {shown(signed)}, offset {shown(offset)}"
+        )
     encoding = waves.get("dataencoding", "")
     method = waves.get("compressmethod") or waves.get("compression") or "none"
     if waves.get("compressflag", "True").lower() == "false":
         method = "none"
     if encoding != "Base64" or method.lower() not in ("xli", "none", "uncompressed"):
-        raise RecordError(Reason.FORMAT, f"signals as {encoding[:20]!r}, compressed by {method[:20]!r}: not supported")
+        raise RecordError(Reason.FORMAT, f"signals as {shown(encoding)}, compressed by {shown(method)}: not supported")
     data = base64_bytes(waves.text, "the waveforms")
     wanted = 2 * n_channels * n_samples
     # A code of ten bits stands for at most 768 bytes, so this bounds what is allocated by what is there.

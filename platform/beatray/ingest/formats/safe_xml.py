@@ -55,7 +55,7 @@ def parse_xml(data: bytes, root: str) -> Element:
     except Exception as error:  # of the parser, of an encoding or of a forbidden construct: all mean the same
         raise RecordError(Reason.HEADER, f"not well-formed XML without a DTD ({_what(error)})") from error
     if local(element.tag) != root:
-        raise RecordError(Reason.HEADER, f"the root element is {local(element.tag)[:40]!r}, not {root!r}")
+        raise RecordError(Reason.HEADER, f"the root element is another one than {root}")
     passed("XML", f"{len(data)} bytes, root {root}, no document type")
     return element
 

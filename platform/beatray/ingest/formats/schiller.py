@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.numbers import decimal, maybe, whole, whole_numbers
+from beatray.ingest.formats.numbers import decimal, maybe, shown, whole, whole_numbers
 from beatray.ingest.formats.people import age_between, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, named, needed, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
@@ -54,7 +54,7 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     event, waves = _rhythm(root)
     exponent = text_at(waves, "resolution/samplerate/exponent")
     if exponent != "1":
-        raise RecordError(Reason.BAD_RATE, f"sampling rate with exponent {exponent[:20]!r}: only 1 is known")
+        raise RecordError(Reason.BAD_RATE, f"the sampling rate has exponent {shown(exponent)}: only 1 is known")
     rate_hz = decimal(text_at(waves, "resolution/samplerate/value"), Reason.BAD_RATE, "sampling rate")
     unit = text_at(waves, "resolution/yres/units")
     per_bit = decimal(text_at(waves, "resolution/yres/unitperbit"), Reason.BAD_GAIN, "unit per bit")
@@ -83,14 +83,15 @@ def _rhythm(root: Element) -> tuple[Element, Element]:
 
 def _channel(element: Element, gain: float) -> Channel:
     name = text_at(element, "name")
+    what = lead_shown(name)
     stored = text_at(element, "datastype")
     if stored != "COMMASEPARATE":
-        raise RecordError(Reason.FORMAT, f"channel {name[:20]!r} is stored as {stored[:20]!r}, not COMMASEPARATE")
+        raise RecordError(Reason.FORMAT, f"{what} is stored as {shown(stored)}, not COMMASEPARATE")
     announced = whole(text_at(element, "samplecount"), Reason.HEADER, "samplecount")
-    counts = whole_numbers(text_at(element, "data"), ",", f"channel {name[:20]!r}")
+    counts = whole_numbers(text_at(element, "data"), ",", what)
     if len(counts) != announced:
         reason = Reason.TRUNCATED if len(counts) < announced else Reason.TRAILING_BYTES
-        raise RecordError(reason, f"channel {name[:20]!r}: {len(counts)} samples, {announced} announced")
+        raise RecordError(reason, f"{what}: {len(counts)} samples, {announced} announced")
     return Channel(name, counts.astype(np.float64) * gain)
 
 

@@ -33,9 +33,13 @@ _CODE = struct.Struct("<BBBhI")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One Huffman table: `pattern` finds the next code; what a prefix means; how many bits follow it."""
+    """One Huffman table: what a prefix means, how many bits follow it, which table it switches to.
+
+    `pattern` is any one of the codes; `cut` also takes a bit that begins none, so that it cuts any text to its end.
+    """
 
     pattern: re.Pattern[str]
+    cut: re.Pattern[str]
     values: dict[str, int]
     suffix: dict[str, int]
     switches: dict[str, int]
@@ -47,7 +51,7 @@ def default_table() -> Table:
     for value in range(1, 9):
         codes += [("1" * value + "00", 0, value, None), ("1" * value + "01", 0, -value, None)]
     codes += [("1111111110", 8, 0, None), ("1111111111", 16, 0, None)]
-    return _table(codes)
+    return _table(codes, "0|1{1,8}0[01]|1111111110[01]{8}|1111111111[01]{16}")
 
 
 def tables_of(body: bytes) -> list[Table]:
@@ -99,14 +103,16 @@ def _row(row: tuple[int, int, int, int, int], n_tables: int) -> tuple[str, int, 
     return prefix, n_suffix, base, None if is_value else base - 1
 
 
-def _table(codes: list[tuple[str, int, int, int | None]]) -> Table:
+def _table(codes: list[tuple[str, int, int, int | None]], pattern: str = "") -> Table:
+    """The table of these codes; `pattern` is a faster expression for the same codes, where one is known."""
     prefixes = sorted(prefix for prefix, *_ in codes)
     for shorter, longer in pairwise(prefixes):  # sorted, so a clash stands side by side
         if longer.startswith(shorter):
             raise RecordError(Reason.FORMAT, "a Huffman code begins with another one")
-    pattern = "|".join(prefix + (f"[01]{{{n}}}" if n else "") for prefix, n, *_ in codes)
+    pattern = pattern or "|".join(prefix + (f"[01]{{{n}}}" if n else "") for prefix, n, *_ in codes)
     return Table(
         re.compile(pattern),
+        re.compile(pattern + "|[01]"),
         {prefix: value for prefix, n, value, switch in codes if switch is None and not n},
         {prefix: n for prefix, n, _, switch in codes if switch is None and n},
         {prefix: switch for prefix, _, _, switch in codes if switch is not None},
@@ -115,17 +121,11 @@ def _table(codes: list[tuple[str, int, int, int | None]]) -> Table:
 
 def _plain(table: Table, bits: str, n_values: int) -> tuple[list[int], int]:
     """Values of a lead that uses one table, and the bits they took."""
-    values: list[int] = []
-    used = 0
-    known = table.values
-    for match in iter(table.pattern.scanner(bits).match, None):  # type: ignore[attr-defined]
-        code = match.group()
-        value = known.get(code)
-        values.append(_value(table, code) if value is None else value)
-        used += len(code)
-        if len(values) == n_values:
-            return values, used
-    raise RecordError(Reason.TRUNCATED, f"the data end, or hold no code, after {len(values)} of {n_values} samples")
+    codes = table.cut.findall(bits)[:n_values]
+    if len(codes) < n_values:
+        raise RecordError(Reason.TRUNCATED, f"the data end after {len(codes)} of {n_values} samples")
+    known = {code: _value(table, code) for code in set(codes)}
+    return list(map(known.__getitem__, codes)), sum(map(len, codes))
 
 
 def _switching(tables: list[Table], bits: str, n_values: int) -> tuple[list[int], int]:
@@ -150,7 +150,9 @@ def _value(table: Table, code: str) -> int:
     value = table.values.get(code)
     if value is not None:
         return value
-    prefix = next(prefix for prefix in table.suffix if code.startswith(prefix))
+    prefix = next((prefix for prefix in table.suffix if code.startswith(prefix)), None)
+    if prefix is None:
+        raise RecordError(Reason.TRUNCATED, "the data end, or hold no code, before the last sample")
     n_bits = table.suffix[prefix]
     number = int(code[-n_bits:], 2)
     return number - (1 << n_bits) if number >> (n_bits - 1) else number

@@ -96,7 +96,9 @@ def _kind(path: str, head: bytes) -> tuple[str, str]:
     if root := safe_xml.root_of(head):
         return OTHER_XML, root[:40]
     file_name = split_path(path)[1]
-    return UNKNOWN, "." + file_name.rpartition(".")[2][:12] if "." in file_name else "no suffix"
+    suffix = file_name.rpartition(".")[2]
+    usual = "." in file_name and len(suffix) <= 5 and suffix.isascii() and suffix.isalnum()
+    return UNKNOWN, f".{suffix.lower()}" if usual else "no usual suffix"  # the end of a name may be a person's
 
 
 def _unlisted(what: str, counts: Counter[str]) -> Unlisted:
