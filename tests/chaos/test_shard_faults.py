@@ -57,6 +57,7 @@ def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     words = (*WORDS, "train.checkpoint_every_steps=1000", "train.workers=2")
     shard = sorted((corpus / "shards").iterdir())[0]
     shutil.copy(shard, tmp_path / "copy")
+    folder = job_of(str(corpus), tmp_path, "run", *words).run
 
     def strike() -> bool:
         fault(shard)
@@ -65,7 +66,7 @@ def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     with strikes_at(tmp_path / "run" / "metrics.jsonl", [3], strike), pytest.raises(TrainingError) as told:
         start(str(corpus), tmp_path, "run", *words)
     assert shard.name in str(told.value) and "the same command continues the run" in str(told.value)
-    newest = checkpoints.latest(job_of(str(corpus), tmp_path, "run", *words).run)
+    newest = checkpoints.latest(folder)
     done = len(losses(tmp_path, "run"))
     assert newest is not None and newest.state["global_step"] == done >= 4  # of the very last whole step
     shutil.copy(tmp_path / "copy", shard)

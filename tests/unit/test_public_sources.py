@@ -384,7 +384,7 @@ def test_a_slice_becomes_a_shard(tmp_path: Path, copy: Any) -> None:
     results = [convert_slice(Store(settings.out), part, "beatray") for part in slices]
     assert [result.refused for result in results] == [[]] * len(slices)
     assert sum(result.read for result in results) == len(SOURCES[name].find(tree))
-    rows = sum(result.shard["rows"] for result in results if result.shard)
+    rows = sum(shard["rows"] for result in results for shard in result.shards)
     assert rows == {"mimic": 3, "incart": 9, "zzu": 2, "code15": 4}[name]
 
 
