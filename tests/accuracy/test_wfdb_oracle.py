@@ -211,7 +211,7 @@ def test_ludb_holds_the_published_waves(ludb_dir: Path) -> None:
     The README of the release says 21,966 QRS and 19,666 T. One QRS is explained: record 8, lead V5, has one with an
     onset (sample 1066) and an end (1138) but no peak, so it is no wave for whoever goes by peaks, as `wfdb` and this
     reader do. The other five T waves are nowhere in the files: there are 58,423 peaks and 58,423 ends, and no bracket
-    without a peak but that one. They were lost, or taken back, before the release; the README was not.
+    without a peak but that one; what became of them is not known.
     """
     tree = open_tree(str(ludb_dir))
     kinds: Counter[str] = Counter()
