@@ -135,6 +135,7 @@ def test_the_same_signal_from_two_sources_shares_the_strictest_role(
     fold = int(index["fold"][index["record_id"] == "ptbxl/00002"].iloc[0])
     roles = assign_roles(index, SplitPolicy(validation_folds=(), test_folds=(fold,)))
     assert roles[(index["record_id"] == "cinc/HR00002").to_numpy()] == Role.TEST
+    assert open_corpus(str(tmp_path / "c")).manifest.statistics["duplicates"] == len(twins) >= 2
     for column in ("patient_id", "content_hash"):
         assert (index.assign(role=roles).dropna(subset=[column]).groupby(column)["role"].nunique() == 1).all()
 

@@ -142,6 +142,7 @@ def summary_text(public: dict[str, Any]) -> str:
         f"  patients    {public['patients']:,}",
         f"  beats       {public['beats']:,}",
         f"  hours       {public['hours']:.2f}",
+        f"  duplicates  {public['duplicates']:,}" + (" rows (beatray corpus splits)" if public["duplicates"] else ""),
         f"  refused     {public['quarantined']:,}" + (" (beatray corpus refused)" if public["quarantined"] else ""),
     ]
     lines += [f"                {reason}: {count:,}" for reason, count in public["quarantine_reasons"].items()]

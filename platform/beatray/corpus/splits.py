@@ -2,8 +2,10 @@
 
 Published folds decide where a source has them (PTB-XL: 1-8 train, 9 validation, 10 test; Strodthoff et al. 2021,
 doi:10.1109/JBHI.2020.3022989). LUDB publishes none: two fifths of its records, chosen by a hash of the record's name,
-are the test set for good. Rows tied together, by patient or by the same signal in another source, always share the
-strictest role among them, so a test recording that comes in twice never leaks into training.
+are the test set for good. Rows tied together, by patient, by the same signal in another source or by a published
+number, always share the strictest role among them, so a test recording that comes in twice never leaks into training.
+The Challenge sets hold all of PTB-XL again, `HR00001` being record 1: where the corpus does not hold that record too,
+its fold is not known here, and the copy is held out.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+PTBXL_NUMBER = r"^(?:ptbxl/|cinc/HR)0*(\d{1,6})(?:#\d+)?$"
+"""Record ids of PTB-XL and of its copies in the PhysioNet/CinC Challenge sets."""
 
 
 class Role(IntEnum):
@@ -36,6 +41,7 @@ class SplitPolicy:
     fold_sources: tuple[str, ...] = ("ptbxl",)
     hashed_test_sources: tuple[str, ...] = ("ludb",)
     hashed_test_fifths: int = 2
+    train_on_unknown_copies: bool = False  # copies of PTB-XL whose fold this corpus does not know
 
 
 def hashed_fifth(record_name: str) -> int:
@@ -55,6 +61,10 @@ def assign_roles(index: pd.DataFrame, policy: SplitPolicy) -> NDArray[np.int8]:
         if hashed_fifth(name) < policy.hashed_test_fifths:
             roles[position] = Role.TEST
     groups = tied_groups(index)
+    if not policy.train_on_unknown_copies:
+        numbers = published_numbers(index["record_id"])
+        known = np.isin(numbers, numbers[(source == "ptbxl") & (numbers >= 0)])
+        roles[(numbers >= 0) & ~known] = Role.TEST
     strictest = np.zeros(groups.max(initial=-1) + 1, np.int8)
     np.maximum.at(strictest, groups, roles)
     return strictest[groups]
@@ -63,7 +73,7 @@ def assign_roles(index: pd.DataFrame, policy: SplitPolicy) -> NDArray[np.int8]:
 def tied_groups(index: pd.DataFrame) -> NDArray[np.int64]:
     """Group number of every row: rows of one recording, one patient or one signal share a group.
 
-    Connected components of the bipartite graph between rows and their patient and content-hash keys.
+    Connected components of the bipartite graph between rows and their patient, content-hash and PTB-XL number keys.
     """
     n = len(index)
     if n == 0:
@@ -73,10 +83,19 @@ def tied_groups(index: pd.DataFrame) -> NDArray[np.int64]:
     patient = pd.factorize(owner)[0]
     signal = pd.factorize(index["content_hash"])[0] + patient.max() + 1
     rows = np.arange(n)
-    keys = np.concatenate([patient, signal])
+    numbers = published_numbers(index["record_id"])
+    copies = np.flatnonzero(numbers >= 0)
+    keys = np.concatenate([patient, signal, numbers[copies] + signal.max() + 1])
     size = n + int(keys.max()) + 1
-    graph = coo_array((np.ones(2 * n, np.int8), (np.concatenate([rows, rows]), n + keys)), shape=(size, size))
+    from_rows = np.concatenate([rows, rows, copies])
+    graph = coo_array((np.ones(len(keys), np.int8), (from_rows, n + keys)), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1][:n], np.int64)
+
+
+def published_numbers(record_ids: pd.Series[str]) -> NDArray[np.int64]:
+    """The number under which PTB-XL published a row's recording; -1 for a recording that is not of PTB-XL."""
+    found = record_ids.str.extract(PTBXL_NUMBER, expand=False)
+    return np.asarray(pd.to_numeric(found).fillna(-1), np.int64)
 
 
 def duplicates(index: pd.DataFrame) -> pd.DataFrame:

@@ -38,6 +38,7 @@ def write_corpus_page(
         "recordings": f"{public['recordings']:,}",
         "rows (10 s each)": f"{public['rows']:,}",
         "patients": f"{public['patients']:,}",
+        "rows with the signal of another": f"{public['duplicates']:,}",
         "beats": f"{public['beats']:,}",
         "hours": f"{public['hours']:,.2f}",
         "refused": f"{public['quarantined']:,}",

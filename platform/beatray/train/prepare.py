@@ -25,7 +25,11 @@ from beatray.views.draws import record_key
 
 def policy_of(settings: CorpusSettings) -> SplitPolicy:
     """The split policy that the corpus settings ask for."""
-    return SplitPolicy(validation_folds=settings.validation_folds, test_folds=settings.test_folds)
+    return SplitPolicy(
+        validation_folds=settings.validation_folds,
+        test_folds=settings.test_folds,
+        train_on_unknown_copies=settings.train_on_unknown_copies,
+    )
 
 
 def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame, pd.DataFrame]:

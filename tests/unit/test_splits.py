@@ -1,0 +1,62 @@
+"""Roles of rows: folds, patients, equal signals, and copies of PTB-XL under other names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles, published_numbers
+
+TRAIN, VALIDATION, TEST = Role.TRAIN, Role.VALIDATION, Role.TEST
+
+
+def index_of(*rows: tuple[str, str | None, int, str]) -> pd.DataFrame:
+    """Rows of (record id, patient, fold, signal)."""
+    names, patients, folds, signals = zip(*rows, strict=True)
+    return pd.DataFrame(
+        {
+            "record_id": names,
+            "patient_id": pd.Series(patients, dtype=object),
+            "source": [name.partition("/")[0] for name in names],
+            "fold": np.array(folds, np.int16),
+            "content_hash": [signal.encode().ljust(16) for signal in signals],
+        }
+    )
+
+
+def roles_of(index: pd.DataFrame, policy: SplitPolicy | None = None) -> list[int]:
+    return assign_roles(index, policy or SplitPolicy()).tolist()
+
+
+def test_rows_of_a_patient_share_the_strictest_role() -> None:
+    index = index_of(
+        ("ptbxl/00001", "ptbxl/7", 1, "a"),
+        ("ptbxl/00002", "ptbxl/7", 10, "b"),
+        ("ptbxl/00003", "ptbxl/8", 9, "c"),
+        ("wfdb/x#0", None, -1, "d"),
+        ("wfdb/x#1", None, -1, "b"),  # the signal of a test recording in another file: all windows of that file are out
+        ("wfdb/y", None, -1, "e"),
+    )
+    assert roles_of(index) == [TEST, TEST, VALIDATION, TEST, TEST, TRAIN]
+
+
+def test_copies_of_ptbxl_have_the_role_of_the_original_even_where_their_gain_is_wrong() -> None:
+    index = index_of(
+        ("ptbxl/00001", "ptbxl/7", 3, "a"),
+        ("ptbxl/00002", "ptbxl/8", 10, "b"),
+        ("cinc/HR00001", None, -1, "five times a"),
+        ("cinc/HR00002", None, -1, "five times b"),
+        ("cinc/A0002", None, -1, "c"),
+    )
+    assert roles_of(index) == [TRAIN, TEST, TRAIN, TEST, TRAIN]
+
+
+def test_copies_whose_fold_is_not_known_are_held_out_unless_asked_for() -> None:
+    index = index_of(("cinc/HR21837", None, -1, "a"), ("cinc/HR09999", None, -1, "b"), ("cinc/JS00001", None, -1, "c"))
+    assert roles_of(index) == [TEST, TEST, TRAIN]
+    assert roles_of(index, SplitPolicy(train_on_unknown_copies=True)) == [TRAIN, TRAIN, TRAIN]
+
+
+def test_published_numbers() -> None:
+    names = pd.Series(["ptbxl/00017", "cinc/HR00017", "cinc/HR21837#1", "cinc/Q0017", "ludb/17", "wfdb/HR00017"])
+    assert published_numbers(names).tolist() == [17, 17, 21837, -1, -1, -1]
