@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import device_files as made
-from bad_device_files import COUNTS, GOOD, MEMORY, windows_of
+from bad_device_files import COUNTS, GOOD, MEMORY, warm_up, windows_of
 from beatray.record import INDEPENDENT_LEADS, RecordError, Window
 from counts import count
 from watched import NASTY, mutate_bytes, outcome, tripwire
@@ -112,6 +112,7 @@ def silent(folder: Path, name: str) -> list[Window]:
 @pytest.mark.parametrize("name", GOOD)
 def test_mutations(tmp_path: Path, name: str) -> None:
     """Only RecordError comes out, no personal word in its text, and nothing else is opened."""
+    warm_up(tmp_path)
     outcomes: Counter[str] = Counter()
     slowest, largest = 0.0, 0
     for number in range(MUTATIONS):
