@@ -39,7 +39,7 @@ def tripwire(folder: Path) -> Iterator[None]:
         _opened = None
     scratch = str(Path(tempfile.gettempdir()) / "beatray-")
     bad = [path for path in seen if "/" in path and not path.startswith((f"{folder}/", scratch))]
-    assert not bad
+    assert not bad, bad
     assert ".." not in seen
 
 

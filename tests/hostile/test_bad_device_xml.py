@@ -83,6 +83,7 @@ def one_short(data: bytes) -> bytes:
     return re.sub(rb" -?\d+</digits>", b"</digits>", data, count=1)
 
 
+ENDLESS = "<digits>" + "1 " * (1 << 20)
 XML_FAULTS: dict[str, tuple[str, Callable[[bytes], bytes], Reason]] = {
     "aECG: increment 0": ("HL7 aECG", swapped('value="0.002"', 'value="0"'), Reason.BAD_RATE),
     "aECG: increment nan": ("HL7 aECG", swapped('value="0.002"', 'value="nan"'), Reason.BAD_RATE),
@@ -105,6 +106,7 @@ XML_FAULTS: dict[str, tuple[str, Callable[[bytes], bytes], Reason]] = {
     "aECG: digits are fractions": ("HL7 aECG", swapped("<digits>", "<digits>1.5 "), Reason.FORMAT),
     "aECG: digits of 25 digits": ("HL7 aECG", swapped("<digits>", f"<digits>{'9' * 25} "), Reason.FORMAT),
     "aECG: digits with underscores": ("HL7 aECG", swapped("<digits>", "<digits>1_000 "), Reason.FORMAT),
+    "aECG: digits without end": ("HL7 aECG", swapped("<digits>", ENDLESS, times=1), Reason.ABSURD_SIZE),
     "aECG: minus alone": ("HL7 aECG", swapped("<digits>", "<digits>- "), Reason.FORMAT),
     "aECG: no digits": ("HL7 aECG", lambda d: re.sub(rb"<digits>[^<]*", b"<digits>", d), Reason.TRUNCATED),
     "Schiller: exponent 2": ("Schiller XML", swapped("<exponent>1<", "<exponent>2<"), Reason.BAD_RATE),

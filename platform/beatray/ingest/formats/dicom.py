@@ -31,7 +31,13 @@ from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
 SUFFIXES = (".dcm", ".dicom")
-MAX_DICOM_BYTES = 32 * 1024 * 1024
+MAX_DICOM_BYTES = 8 * 1024 * 1024
+"""Eleven minutes of twelve leads at 500 Hz."""
+
+MAX_ITEMS = 2_000
+"""Items of all sequences together: pydicom needs 700 bytes and 20 us for each, however little it holds."""
+
+ITEM = b"\xfe\xff\x00\xe0"
 MAX_GROUPS = 32
 WAVEFORM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.9.1.1": "12-lead ECG",
@@ -78,6 +84,9 @@ def _parse(data: bytes) -> tuple[list[Group], About]:
         raise RecordError(Reason.HEADER, "no DICOM file: the mark DICM is missing at byte 128")
     if DEFLATED in data:
         raise RecordError(Reason.FORMAT, "a deflated transfer syntax: not supported, because it cannot be bounded")
+    n_items = data.count(ITEM)
+    if n_items > MAX_ITEMS:
+        raise RecordError(Reason.ABSURD_SIZE, f"{n_items} items in sequences, limit {MAX_ITEMS}")
     try:
         import pydicom
     except ImportError as error:

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from beatray.record import Reason, RecordError
 
 MAX_COUNT = 2**31
+MAX_LIST_CHARS = 2 * 1024 * 1024
+"""Longest list of samples of one lead, as text."""
+
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _SHORT = re.compile(r"[+-]?[\d.]{1,6}(?:[eE][+-]?\d{1,3})?|[+-]?inf|nan", re.ASCII)
@@ -80,7 +83,12 @@ def maybe(text: str | None) -> float | None:
 
 
 def whole_numbers(text: str, separator: str, what: str) -> NDArray[np.int64]:
-    """A list of whole numbers, separated by blanks (" ") or by commas (","). Raises RecordError(FORMAT)."""
+    """A list of whole numbers, separated by blanks (" ") or by commas (",").
+
+    Raises RecordError: FORMAT for anything else in it, ABSURD_SIZE for more than `MAX_LIST_CHARS`.
+    """
+    if len(text) > MAX_LIST_CHARS:
+        raise RecordError(Reason.ABSURD_SIZE, f"{what}: a list of {len(text)} characters, limit {MAX_LIST_CHARS}")
     # The grammar is checked here, because numpy reads a sign alone as 0.
     if not _LIST_OF[separator].fullmatch(text):
         raise RecordError(Reason.FORMAT, f"{what}: the list of samples holds other than whole numbers")

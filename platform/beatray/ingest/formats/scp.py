@@ -26,7 +26,7 @@ from beatray.record import Reason, Record, RecordError
 
 SUFFIXES = (".scp",)
 MAX_SCP_BYTES = 16 * 1024 * 1024
-MAX_SAMPLES = 300_000
+MAX_SAMPLES = 120_000
 MAX_BEATS = 10_000
 NEW_PROTOCOL = 30
 """From version 3.0 on there is neither bimodal compression nor subtraction of beats."""
