@@ -344,7 +344,7 @@ def test_the_image_installs_the_packages_dependencies() -> None:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         printed.append(done.stdout.splitlines())
     mlflow, dependencies = printed
-    assert dependencies == PROJECT["dependencies"]
+    assert dependencies == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["formats"]
     assert mlflow == [r.replace("mlflow", "mlflow[auth]") for r in PROJECT["dependencies"] if r.startswith("mlflow")]
 
 

@@ -5,8 +5,8 @@ origin. Contract: `read(tree, path)` gives one Record from the first rhythm seri
 Times must be an even grid with a written increment (GLIST_TS or GLIST_PQ), signals SLIST_PQ. Measurements are the
 annotations of that series, or of the beat derived from it: the median where a value is written for every beat. Raises
 `RecordError`: HEADER, FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED and as `formats.channels`.
-Source: HL7 aECG release 1 (ANSI/HL7 V3 ECG, R1-2004), Brown & Badilini, "HL7 aECG Implementation Guide", 2005,
-sections 4.2 (series) to 4.5 (annotations).
+Source: HL7 aECG release 1 (ANSI/HL7 V3 ECG, R1-2004) as in Brown & Badilini, "HL7 aECG Implementation Guide", 2005,
+and its example file.
 """
 
 from __future__ import annotations

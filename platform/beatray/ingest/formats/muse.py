@@ -7,8 +7,8 @@ document type, sees the file. Nothing is ever fetched.
 
 Contract: `read(tree, path)` gives one Record. A lead that the device marks as off is left out. Raises `RecordError`:
 HEADER, FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, CHECKSUM, TRUNCATED, TRAILING_BYTES and as
-`formats.channels`. Source: GE Healthcare, MUSE Cardiology Information System XML Developer's Reference, "Waveform" and
-"LeadData": rate = SampleBase * 10 ** SampleExponent.
+`formats.channels`. Source: descriptions of MUSE exports in public readers (the vendor's reference is not public); the
+rate is SampleBase * 10 ** SampleExponent.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ compressed (`philips_xli`) or plain; a plain text of numbers is refused as FORMA
 the same words may mean something else there. The calibration pulse that the devices append is cut off. Measurements
 are the interpretation's (global) ones, or else those over all leads. Raises `RecordError`: HEADER, FORMAT, ABSURD_SIZE,
 BAD_RATE, BAD_GAIN, TRUNCATED, TRAILING_BYTES and as `formats.channels`.
-Source: the files' own words and their schema (PhilipsECG.xsd, SierraECG.xsd); for XLI see `philips_xli`.
+Source: the words of the files themselves; for XLI see `philips_xli`.
 """
 
 from __future__ import annotations
