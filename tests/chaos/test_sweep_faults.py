@@ -161,8 +161,13 @@ def test_a_sweep_whose_driver_is_killed_ends_with_the_same_table(
     kills = [(trial, moments.randrange(2, total - 8)) for trial in TRIALS for _ in range(count(1, 2))]
     ended: dict[str, int] = {}
     for trial, step in sorted(kills):
+        before = attempts(sweep).get(trial, 0)
         sweep.start()
-        sweep.until(lambda trial=trial, step=step: sweep.steps(trial) > step)  # type: ignore[misc]
+        sweep.until(  # at work again, and not only its journal of the last time
+            lambda trial=trial, step=step, before=before: (  # type: ignore[misc]
+                sweep.steps(trial) > step and attempts(sweep)[trial] > before
+            )
+        )
         sweep.kill()
         for name, changed in ended.items():
             assert (sweep.folder / name / "metrics.jsonl").stat().st_mtime_ns == changed, f"{name} was done again"
@@ -183,7 +188,8 @@ def test_a_sweep_whose_driver_is_killed_ends_with_the_same_table(
 
 
 def attempts(sweep: Sweep) -> dict[str, int]:
-    return {trial.name: trial.attempts for trial in sweep.record().trials}
+    record = read(Store(str(sweep.folder)))
+    return {trial.name: trial.attempts for trial in record.trials} if record else {}
 
 
 def test_a_sweep_that_is_asked_to_stop_says_so_and_goes_on_later(

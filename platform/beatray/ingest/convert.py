@@ -93,6 +93,8 @@ def _ingest(
         )
     store.clear_temporary(FOLDER)
     store.clear_temporary()
+    if before:
+        _clear_committed(store, before)
     listed = list_items(settings) if listed is None else listed
     known = known_items(store, before, retry_refused=settings.retry_refused)
     slices = list(plan(settings, recipe, listed, known))
@@ -199,6 +201,19 @@ def _commit(
         raise CorpusError("another ingest committed meanwhile; run the same command again") from error
     _clear_staging(store, slices)
     return manifest
+
+
+def _clear_committed(store: Store, manifest: Manifest) -> None:
+    """Remove the notes of slices that are in the manifest: an ingest that was killed after its commit left them."""
+    committed = {shard.name for shard in manifest.shards}
+    for name in store.names(STAGING):
+        try:
+            shards = json.loads(store.read(f"{STAGING}/{name}"))["shards"]
+            in_manifest = committed.issuperset(shard["name"] for shard in shards)
+        except (ValueError, KeyError, TypeError):
+            in_manifest = True  # half written: of no use to anybody
+        if in_manifest:
+            store.delete(f"{STAGING}/{name}")
 
 
 def _clear_staging(store: Store, slices: list[Slice]) -> None:
