@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import device_files
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.corpus.manifest import CorpusError
@@ -22,6 +23,7 @@ from beatray.ingest.plan import IngestSettings, read_quarantine
 from beatray.ingest.sources.ptbxl import find as find_ptbxl
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
+from wfdb_files import ecg_counts
 
 pytestmark = pytest.mark.ray
 
@@ -169,3 +171,25 @@ def test_a_corpus_is_shown(
     written = page.read_text()
     assert written.count("<img") == len(public["flags"]) > 1
     assert all(name.replace("_", " ").capitalize() in written for name in public["flags"])
+
+
+def test_a_hospitals_folder_with_and_without_a_salt(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Device files through the tasks: patients told apart under the salt, dropped and counted without it."""
+    ward = tmp_path / "ward"
+    ward.mkdir()
+    (ward / "a.dcm").write_bytes(device_files.dicom([device_files.dicom_group(ecg_counts(3000, seed=0))]))
+    (ward / "b.scp").write_bytes(device_files.scp_record(device_files.scp_bodies(ecg_counts(3000, seed=1))))
+    (ward / "c.edf").write_bytes(device_files.edf(ecg_counts(3000, seed=2)))
+    (tmp_path / "salt").write_text("a secret of more than 16 bytes")
+    salted, plain = tmp_path / "salted", tmp_path / "plain"
+    assert main(["ingest", f"files={ward}", "--out", str(salted), "--salt-file", str(tmp_path / "salt")]) == 0
+    assert "warning" not in capsys.readouterr().out
+    (patient,) = set(open_corpus(str(salted)).index["patient_id"])  # one person, in three formats
+    assert patient.startswith("files/") and device_files.PERSON["id"] not in patient
+    assert main(["ingest", f"files={ward}", "--out", str(plain)]) == 0
+    assert capsys.readouterr().out.count("warning: 3 recordings have a hospital's patient id") == 1
+    assert set(open_corpus(str(plain)).index["patient_id"]) == {None}
+    assert main(["ingest", f"files={ward}", "--out", str(salted)]) == 1
+    assert "salt" in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import hashlib
 import hmac
 import pickle
@@ -16,12 +14,11 @@ import pytest
 
 import device_files as made
 from beatray.cli import main
-from beatray.commands.ingest import run, settings_from
+from beatray.commands.ingest import settings_from
 from beatray.corpus.manifest import CorpusError, Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.store import Store
-from beatray.corpus.summary import summarise
-from beatray.ingest.convert import Ingested, ingest
+from beatray.ingest.convert import ingest
 from beatray.ingest.patients import RECIPE_KEY, Salt, protect, read_salt
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
@@ -149,24 +146,6 @@ def test_another_salt_is_refused(ward: Path, tmp_path: Path) -> None:
     assert main(words) == 1 and (out / "manifest-0.json").exists()  # a wrong place costs no corpus
     assert recipe_of(IngestSettings({}, ""), SALT)[RECIPE_KEY] == SALT.fingerprint
     assert RECIPE_KEY not in recipe_of(IngestSettings({}, ""))
-
-
-def test_the_command_warns_once_with_the_count(
-    ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the Ray part taken out: what the command says of an ingest that had to drop ids."""
-    result = converted(ward, tmp_path / "corpus", None)
-    corpus = open_corpus(str(tmp_path / "corpus"))
-    statistics = {**summarise(corpus, {}), "quarantined": 1, "quarantine_reasons": {}}
-    done = Ingested(dataclasses.replace(corpus.manifest, statistics=statistics), 0, result.ids_dropped)
-    monkeypatch.setattr("beatray.ingest.convert.ingest", lambda *_: done)
-    monkeypatch.setattr("beatray.commands.ingest.session", lambda *_: contextlib.nullcontext())
-    run(*settings_from([f"files={ward}"], str(tmp_path / "corpus")))
-    told = capsys.readouterr().out
-    assert told.count("warning: 7 recordings have a hospital's patient id") == 1
-    monkeypatch.setattr("beatray.ingest.convert.ingest", lambda *_: dataclasses.replace(done, ids_dropped=0))
-    run(*settings_from([f"files={ward}"], str(tmp_path / "corpus")))
-    assert "patient id" not in capsys.readouterr().out
 
 
 def test_models_do_not_mind_the_salt() -> None:

@@ -12,7 +12,6 @@ from beatray.corpus.manifest import CorpusError, Manifest, latest_number, read_m
 from beatray.corpus.store import Store
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
-from beatray.ingest.convert import ingest
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import IngestSettings, list_items, salt_for
 from beatray.ingest.slices import STAGING
@@ -84,6 +83,7 @@ def _with_salt(settings: IngestSettings) -> IngestSettings:
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
     """Ingest and tell the user what came of it."""
+    from beatray.ingest.convert import ingest  # imports Ray, which takes a second
 
     store = Store(settings.out)
     listed = list_items(settings)  # a wrong path or salt must be told before anything is started or removed
