@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from beatray.objectives import targets
+from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from feature_tables import table_of
 
@@ -24,6 +25,12 @@ def features(seed: int = 0) -> torch.Tensor:
     return torch.rand(N, 8, generator=generator)[RECORD] + 1.0
 
 
+def made(similarity: Similarity, own: torch.Tensor | None = None) -> torch.Tensor:
+    """The targets; without `own`, nothing is an own pair."""
+    nobody = torch.zeros_like(similarity.raw, dtype=torch.bool)
+    return similarity.targets(nobody if own is None else own, torch.float32)
+
+
 def test_own_pairs_are_the_other_view() -> None:
     expected = torch.zeros(2 * N, 2 * N)
     for i in range(N):
@@ -36,9 +43,9 @@ def test_power_50_maps_the_published_similarities() -> None:
     for raw, sharp in ((0.99939, 0.97), (0.99555, 0.80), (0.99289, 0.70)):
         angle = math.acos(raw)
         pair = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
-        soft = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 50.0)
+        soft = made(targets.soft_1(pair, pair, 50.0))
         assert float(soft[0, 1]) == pytest.approx(sharp, abs=0.005)
-        plain = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 1.0)
+        plain = made(targets.soft_1(pair, pair, 1.0))
         assert float(plain[0, 1]) == pytest.approx(raw, abs=1e-6)
 
 
@@ -46,9 +53,9 @@ def test_power_50_maps_the_published_similarities() -> None:
 def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
     values = features()
     if kind == "soft_1":
-        soft = targets.soft_1(OWN, values, values, 50.0)
+        soft = made(targets.soft_1(values, values, 50.0), OWN)
     else:
-        soft = targets.soft_2(OWN, values - 1.0, values - 1.0, 0.5, 20.0)
+        soft = made(targets.soft_2(values - 1.0, values - 1.0, 0.5, 20.0), OWN)
     torch.testing.assert_close(soft, soft.T)
     assert (soft[OWN] == 1.0).all()
     others = soft[~OWN & ~torch.eye(2 * N, dtype=torch.bool)]
@@ -61,23 +68,22 @@ def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
 
 
 def test_soft_2_is_the_softclt_map() -> None:
-    zero = torch.zeros(1, 1, dtype=torch.bool)
     a, b = torch.tensor([[0.1, 0.9]]), torch.tensor([[0.4, 0.5]])
     distance = math.hypot(0.3, 0.4) / math.sqrt(2)
     expected = 2 * 0.5 / (1 + math.exp(10.0 * distance))
-    assert float(targets.soft_2(zero, a, b, 0.5, 10.0)) == pytest.approx(expected, abs=1e-6)
-    assert float(targets.soft_2(zero, a, a, 0.5, 10.0)) == pytest.approx(0.5, abs=1e-7)  # alpha bounds the others
+    assert float(made(targets.soft_2(a, b, 0.5, 10.0))) == pytest.approx(expected, abs=1e-6)
+    assert float(made(targets.soft_2(a, a, 0.5, 10.0))) == pytest.approx(0.5, abs=1e-7)  # alpha bounds the others
 
 
 def test_opposite_features_are_not_alike() -> None:
     pair = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
-    soft = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 50.0)
+    soft = made(targets.soft_1(pair, pair, 50.0))
     assert soft[0, 1] == 0.0  # an even power must not turn -1 into 1
 
 
 @pytest.mark.parametrize("pos_mass", [0.1, 0.5, 0.9])
 def test_own_pairs_hold_the_asked_mass(pos_mass: float) -> None:
-    soft = targets.soft_1(OWN, features(), features(), 50.0)
+    soft = made(targets.soft_1(features(), features(), 50.0), OWN)
     fixed = targets.fix_own_mass(soft, OWN, INDEX, pos_mass)
     share = fixed / fixed.sum(1, keepdim=True)
     torch.testing.assert_close((share * OWN).sum(1), torch.full((2 * N,), pos_mass))
@@ -114,8 +120,8 @@ def test_one_class_for_all_falls_back_to_own_pairs() -> None:
 
 def test_rows_of_a_part_are_rows_of_the_whole() -> None:
     values = features()
-    whole = targets.soft_1(OWN, values, values, 50.0)
-    torch.testing.assert_close(targets.soft_1(OWN[3:5], values[3:5], values, 50.0), whole[3:5])
+    whole = made(targets.soft_1(values, values, 50.0), OWN)
+    torch.testing.assert_close(made(targets.soft_1(values[3:5], values, 50.0), OWN[3:5]), whole[3:5])
     assert torch.equal(targets.own_pairs(RECORD[3:5], RECORD, INDEX[3:5]), OWN[3:5])
 
 

@@ -27,6 +27,7 @@ from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.gather import gather_counts, gather_rows, rank
 from beatray.objectives.pairs import Pairs, encode_views, keep_valid, lay_out, valid_in_crop
+from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
@@ -121,10 +122,10 @@ class BeatSsl(nn.Module):
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings
         z = unit_rows(self.rhythm_projector(pooled))
-        wanted = targets.hard(pairs.own)
+        wanted, similarity = targets.hard(pairs.own), None
         if features is not None and s.rhythm != "hard":
-            wanted = self._soft(s.rhythm, pairs.own, features, pairs.record[pairs.self_index], pairs.record, "record")
-            wanted = targets.fix_own_mass(wanted, pairs.own, pairs.self_index, s.pos_mass)
+            similarity = self._similarity(s.rhythm, features, pairs.record[pairs.self_index], pairs.record, "record")
+            wanted = self._soft(similarity, pairs.own, pairs.self_index, features.dtype)
         return contrast_term(
             "rhythm",
             s.rhythm_weight,
@@ -134,6 +135,7 @@ class BeatSsl(nn.Module):
             wanted,
             pairs.own,
             self.loss_settings,
+            similarity,
         )
 
     def _beat_term(
@@ -157,30 +159,34 @@ class BeatSsl(nn.Module):
         same_record = targets.own_pairs(record[self_index], record, self_index)
         beat = record * s.max_beats_per_record + number
         own = targets.own_pairs(beat[self_index], beat, self_index)
+        similarity = None
         if s.beat == "hard" and s.hard_beat == "same_record":
             wanted = same_record.float()
         elif s.beat == "hard":
             wanted = targets.same_class(own, kind[self_index], kind, self_index)
         else:
             if s.beat_similarity == "inherit_record" and record_features is not None:
-                own = same_record
-                wanted = self._soft(s.beat, own, record_features, record[self_index], record, "record")
+                own, features = same_record, record_features
+                similarity = self._similarity(s.beat, features, record[self_index], record, "record")
             else:
                 measured = self.beat_features.impute(views["beat_features"][owner, slot]).repeat(2, 1)
-                column = torch.arange(len(beat), device=z.device)
-                wanted = self._soft(s.beat, own, gather_rows(measured, both), self_index, column, "beat")
-            wanted = targets.fix_own_mass(wanted, own, self_index, s.pos_mass)
-        return contrast_term(
-            "beat", s.beat_weight, z, gather_rows(z, both), self_index, wanted, own, self.loss_settings
-        )
+                features, column = gather_rows(measured, both), torch.arange(len(beat), device=z.device)
+                similarity = self._similarity(s.beat, features, self_index, column, "beat")
+            wanted = self._soft(similarity, own, self_index, features.dtype)
+        columns = gather_rows(z, both)
+        return contrast_term("beat", s.beat_weight, z, columns, self_index, wanted, own, self.loss_settings, similarity)
 
-    def _soft(self, kind: str, own: Tensor, features: Tensor, row: Tensor, column: Tensor, level: str) -> Tensor:
-        """Soft targets (R, M) from imputed features (n, F) and the entries that rows and columns show."""
+    def _similarity(self, kind: str, features: Tensor, row: Tensor, column: Tensor, level: str) -> Similarity:
+        """Similarity (R, M) from imputed features (n, F) and the entries that rows and columns show."""
         s = self.settings
         if kind == "soft_1":
-            return targets.soft_1(own, features[row], features[column], s.exponent)
+            return targets.soft_1(features[row], features[column], s.exponent)
         scaled = (self.record_features if level == "record" else self.beat_features).scale(features)
-        return targets.soft_2(own, scaled[row], scaled[column], s.alpha, s.tau_instance)
+        return targets.soft_2(scaled[row], scaled[column], s.alpha, s.tau_instance)
+
+    def _soft(self, similarity: Similarity, own: Tensor, self_index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Soft targets (R, M) with the mass on own pairs that the settings ask for."""
+        return targets.fix_own_mass(similarity.targets(own, dtype), own, self_index, self.settings.pos_mass)
 
 
 def _table(statistics: FeatureStatistics | None, level: str) -> FeatureTable:

@@ -9,6 +9,8 @@ view of the same record (or beat); own pairs have target 1; the row itself is no
 - soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
   equation 2), d = Euclidean distance / sqrt(F), in 0..1 because every feature is.
 
+A soft target is built in two steps, see similarity.py: a raw similarity and the map that sharpens it.
+
 However sharp, a soft target over hundreds of columns leaves little on the own pair, and little mass means collapse.
 `fix_own_mass` rescales the others so that own pairs hold an exact part of each row.
 """
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from beatray.objectives.contrast import own_columns
+from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureTable
 
 
@@ -56,20 +59,23 @@ def hard(own: Tensor) -> Tensor:
     return own.float()
 
 
-def soft_1(own: Tensor, row_features: Tensor, column_features: Tensor, exponent: float) -> Tensor:
-    """Cosine of raw features (R, F), (M, F) to the power `exponent`, in their type; own pairs 1; negative cosines 0."""
+def soft_1(row_features: Tensor, column_features: Tensor, exponent: float) -> Similarity:
+    """Cosine of raw features (R, F), (M, F), negative ones 0, sharpened by the power `exponent`."""
     rows = nn.functional.normalize(row_features.double(), dim=1)
     columns = nn.functional.normalize(column_features.double(), dim=1)
     # in float64: a power of 50 makes 50 times the rounding of a cosine near 1
-    similar = (rows @ columns.T).clamp(0.0, 1.0).pow(exponent)
-    return similar.to(row_features.dtype).masked_fill(own, 1.0)
+    return Similarity((rows @ columns.T).clamp(0.0, 1.0), lambda raw: raw.pow(exponent))
 
 
-def soft_2(own: Tensor, row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) -> Tensor:
-    """SoftCLT weights 2 alpha sigmoid(-tau d) of range-scaled features (R, F), (M, F); own pairs 1."""
-    distance = torch.cdist(row_scaled, column_scaled, compute_mode="donot_use_mm_for_euclid_dist")
-    similar = 2.0 * alpha * torch.sigmoid(-tau * distance / max(row_scaled.shape[1], 1) ** 0.5)
-    return similar.masked_fill(own, 1.0)
+def soft_2(row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) -> Similarity:
+    """1 - d of range-scaled features (R, F), (M, F), sharpened to the SoftCLT weight 2 alpha sigmoid(-tau d)."""
+    distance = _distances(row_scaled, column_scaled).double() / max(row_scaled.shape[1], 1) ** 0.5
+    return Similarity(1.0 - distance, lambda raw: 2.0 * alpha * torch.sigmoid(-tau * (1.0 - raw)))
+
+
+def _distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """Euclidean distances (R, M), each a function of its two vectors alone: exact 0 for equal ones."""
+    return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index: Tensor) -> Tensor:
