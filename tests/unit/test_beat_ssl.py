@@ -122,6 +122,17 @@ def test_rivals_train(name: str) -> None:
     assert logs["rhythm_rows"] == 12
 
 
+@pytest.mark.parametrize("pos_mass", [0.0, 0.25, 0.75])
+def test_own_pairs_hold_the_mass_that_was_asked_for(pos_mass: float) -> None:
+    objective = build({"rhythm": "soft_1", "beat": "soft_1", "pos_mass": pos_mass})
+    loss, logs = objective(objective.views(BATCH, 0, 0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for level in ("rhythm", "beat"):
+        assert float(logs[f"{level}_own_pair_mass"]) == pytest.approx(pos_mass, abs=1e-5)
+        assert logs[f"{level}_skipped"] == 0
+
+
 def test_columns_are_what_is_needed() -> None:
     always = {"signal_uv", "n_samples", "record_key"}
     assert set(build({"rhythm": "hard", "beat": "none"}).columns) == always
@@ -206,6 +217,7 @@ def test_wrong_settings_say_what_is_right() -> None:
         ({"rhythm": "soft"}, "rhythm must be one of"),
         ({"rhythm": "none", "beat": "none"}, "nothing to learn"),
         ({"pos_mass": 1.5}, "pos_mass"),
+        ({"pos_mass": 0.0, "form": "bce"}, "push the two views"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"views": {"mode": "project", "transform": "kors"}}, "mode=residual"),
         ({"views": {"crop_seconds": 0.01}}, "crop_seconds"),

@@ -81,7 +81,7 @@ def test_opposite_features_are_not_alike() -> None:
     assert soft[0, 1] == 0.0  # an even power must not turn -1 into 1
 
 
-@pytest.mark.parametrize("pos_mass", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("pos_mass", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
 def test_own_pairs_hold_the_asked_mass(pos_mass: float) -> None:
     soft = made(targets.soft_1(features(), features(), 50.0), OWN)
     fixed = targets.fix_own_mass(soft, OWN, INDEX, pos_mass)
@@ -97,8 +97,18 @@ def test_own_mass_leaves_what_cannot_be_fixed() -> None:
     torch.testing.assert_close(targets.fix_own_mass(hard, OWN, INDEX, 0.5), hard)
     nothing = torch.zeros(2 * N, 2 * N)
     torch.testing.assert_close(targets.fix_own_mass(nothing, OWN, INDEX, 0.5), nothing)
-    with pytest.raises(ValueError, match="pos_mass"):
-        targets.fix_own_mass(hard, OWN, INDEX, 1.0)
+    for bad in (1.0, -0.1):
+        with pytest.raises(ValueError, match="pos_mass"):
+            targets.fix_own_mass(hard, OWN, INDEX, bad)
+
+
+def test_no_mass_on_own_pairs_leaves_the_others_alone() -> None:
+    soft = made(targets.soft_1(features(), features(), 50.0), OWN)
+    none = targets.fix_own_mass(soft, OWN, INDEX, 0.0)
+    assert none[OWN].abs().max() == 0.0
+    others = ~OWN & ~torch.eye(2 * N, dtype=torch.bool)
+    assert torch.equal(none[others], soft[others])
+    assert torch.equal(targets.fix_own_mass(targets.hard(OWN), OWN, INDEX, 0.0), targets.hard(OWN))  # no others to draw
 
 
 def test_same_class() -> None:

@@ -26,7 +26,7 @@ class BeatSslSettings:
     """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
 
     exponent sharpens soft_1; alpha and tau_instance shape soft_2; pos_mass is the part of every soft target row that
-    own pairs hold (null: the plain target); bce_bias belongs to form=bce.
+    own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs to form=bce.
     """
 
     rhythm: str = "soft_1"
@@ -56,8 +56,10 @@ class BeatSslSettings:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.rhythm == "none" and self.beat == "none":
             raise ValueError("rhythm and beat are both none: there is nothing to learn from")
-        if self.pos_mass is not None and not 0.0 < self.pos_mass < 1.0:
-            raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {self.pos_mass}")
+        if self.pos_mass is not None and not 0.0 <= self.pos_mass < 1.0:
+            raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {self.pos_mass}")
+        if self.pos_mass == 0.0 and self.form == "bce":
+            raise ValueError("pos_mass=0 with form=bce would push the two views of a record apart; choose rownorm")
         for name in ("temperature", "exponent", "box_after_s", "max_beats_per_record", "roi_bins"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

@@ -95,16 +95,20 @@ def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index:
 def fix_own_mass(targets: Tensor, own: Tensor, self_index: Tensor, pos_mass: float | None) -> Tensor:
     """Rescale other columns so that own pairs hold exactly `pos_mass` of each row; None leaves the targets as they are.
 
-    Weights of own pairs stay. Rows whose own pairs, or whose other columns, have no mass stay as they are. Raises
-    ValueError for a mass outside 0..1, ends excluded.
+    Weights of own pairs stay, except that a mass of 0 takes them away and leaves the others as they are: then a view is
+    drawn to records like its own, not to its own other view. Rows whose own pairs, or whose other columns, have no mass
+    stay as they are. Raises ValueError for a mass below 0, or of 1 and more.
     """
     if pos_mass is None:
         return targets
-    if not 0.0 < pos_mass < 1.0:
-        raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {pos_mass}")
+    if not 0.0 <= pos_mass < 1.0:
+        raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {pos_mass}")
     targets = targets.masked_fill(own_columns(self_index, targets.shape[1]), 0.0)
     own_mass = (targets * own).sum(1, keepdim=True)
     others = (targets * ~own).sum(1, keepdim=True)
+    fixable = (own_mass > 0) & (others > 0)
+    if pos_mass == 0.0:
+        return targets.masked_fill(own & fixable, 0.0)
     wanted = own_mass * ((1.0 - pos_mass) / pos_mass)
-    factor = torch.where((own_mass > 0) & (others > 0), wanted / others.clamp_min(1e-30), 1.0)
+    factor = torch.where(fixable, wanted / others.clamp_min(1e-30), 1.0)
     return torch.where(own, targets, targets * factor)
