@@ -101,6 +101,8 @@ def test_every_row_of_the_ablation_trains(rhythm: str, beat: str, exponent: floa
         {"hard_beat": "clusters"},
         {"beat": "soft_1", "beat_similarity": "inherit_record", "rhythm": "none"},
         {"form": "softclt"},
+        {"rhythm": "soft_z", "beat": "soft_z"},
+        {"rhythm": "soft_z", "beat": "soft_z", "beat_similarity": "inherit_record", "z_power": 8.0, "pos_mass": None},
         {"form": "bce", "bce_bias": -3.0},
         {"views": {"crop_seconds": None, "keep_beats": True, "mode": "project"}},
         {"rhythm": "none", "max_beats_per_record": 20},

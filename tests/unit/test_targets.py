@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from beatray.objectives import targets
+from beatray.objectives.median import median_over_ranks
 from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from feature_tables import table_of
@@ -49,11 +50,13 @@ def test_power_50_maps_the_published_similarities() -> None:
         assert float(plain[0, 1]) == pytest.approx(raw, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["soft_1", "soft_2"])
+@pytest.mark.parametrize("kind", ["soft_1", "soft_2", "soft_z"])
 def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
     values = features()
     if kind == "soft_1":
         soft = made(targets.soft_1(values, values, 50.0), OWN)
+    elif kind == "soft_z":
+        soft = made(targets.soft_z(values, values, OWN, INDEX, 1.0), OWN)
     else:
         soft = made(targets.soft_2(values - 1.0, values - 1.0, 0.5, 20.0), OWN)
     torch.testing.assert_close(soft, soft.T)
@@ -73,6 +76,68 @@ def test_soft_2_is_the_softclt_map() -> None:
     expected = 2 * 0.5 / (1 + math.exp(10.0 * distance))
     assert float(made(targets.soft_2(a, b, 0.5, 10.0))) == pytest.approx(expected, abs=1e-6)
     assert float(made(targets.soft_2(a, a, 0.5, 10.0))) == pytest.approx(0.5, abs=1e-7)  # alpha bounds the others
+
+
+def z_loop(values: np.ndarray, table: FeatureTable, power: float) -> np.ndarray:
+    """soft_z of records (N, F) with NaN where missing, one pair at a time."""
+    z = np.zeros_like(values)
+    for i, row in enumerate(values):
+        for f, value in enumerate(row):
+            if np.isfinite(value) and table.sd[f] > 0:
+                z[i, f] = (value - table.mean[f]) / table.sd[f]
+    squared = [
+        [sum((a - b) ** 2 for a, b in zip(z[i], z[j], strict=True)) for j in range(len(z))] for i in range(len(z))
+    ]
+    between = sorted(squared[i][j] for i in range(len(z)) for j in range(i))
+    middle = between[(len(between) - 1) // 2]
+    return np.array([[math.exp(-power * d / (2 * middle)) for d in row] for row in squared])
+
+
+@pytest.mark.parametrize("power", [1.0, 8.0])
+@pytest.mark.parametrize("records", [2, 3, 7, 10])
+def test_soft_z_is_the_gaussian_kernel_of_z_scores(records: int, power: float) -> None:
+    values = np.random.default_rng(records).lognormal(size=(records, 5)) * [1, 1e3, 1e-3, 60, 0]
+    values[0, 1] = np.nan
+    table = table_of("abcde", values)
+    record = torch.arange(records).repeat(2)
+    index = torch.arange(2 * records)
+    own = targets.own_pairs(record, record, index)
+    known = targets.Features(table).double()
+    z = known.standardise(known.impute(torch.tensor(values)))[record]
+    found = made(targets.soft_z(z, z, own, index, power), own)
+    expected = np.tile(z_loop(values, table, power), (2, 2))
+    expected[own.numpy()] = 1.0
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    # half of all pairs of different records lie above exp(-power / 2), whatever the units
+    others = ~(own | torch.eye(2 * records, dtype=torch.bool))
+    share = float((found[others] >= math.exp(-power / 2) - 1e-5).float().mean())
+    pairs = records * (records - 1) // 2
+    assert share == pytest.approx(((pairs - 1) // 2 + 1) / pairs)
+
+
+def test_soft_z_of_equal_things_and_of_none() -> None:
+    same = torch.zeros(2 * N, 3)
+    assert torch.equal(made(targets.soft_z(same, same, OWN, INDEX, 1.0), OWN), torch.ones(2 * N, 2 * N))
+    odd = same.clone()
+    odd[[0, N]] = 1.0  # one record is different, most pairs are equal: the width is 0
+    soft = made(targets.soft_z(odd, odd, OWN, INDEX, 1.0), OWN)
+    assert soft[0, [1, N + 1]].tolist() == [0.0, 0.0] and soft[1, [2, N]].tolist() == [1.0, 0.0]
+    one, own = torch.ones(2, 3), torch.tensor([[False, True], [True, False]])
+    assert torch.equal(made(targets.soft_z(one, one, own, torch.arange(2), 1.0), own), torch.ones(2, 2))
+    none = torch.zeros(0, 3)
+    assert made(targets.soft_z(none, none, torch.zeros(0, 0, dtype=torch.bool), torch.arange(0), 1.0)).shape == (0, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 4097])
+def test_the_median_is_an_element_and_the_lower_one(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    for values in (
+        torch.rand(n, generator=generator),
+        torch.rand(n, generator=generator).pow(20) * 1e30,
+        torch.randint(0, 3, (n,), generator=generator).float(),
+    ):
+        assert torch.equal(median_over_ranks(values), values.median())
+    assert median_over_ranks(torch.zeros(0)).isnan()
 
 
 def test_opposite_features_are_not_alike() -> None:

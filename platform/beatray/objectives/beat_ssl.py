@@ -6,8 +6,8 @@ features. Beat level: the feature map under each heartbeat (RoIAlign around the 
 projected, targets from beat classes or beat features. The loss is the weighted sum of both. The code of the paper is
 not public: what its figures leave open is a setting here.
 
-Targets: `rhythm` none | hard | soft_1 | soft_2; `beat` the same, where hard means `hard_beat`: same_record (all beats
-of a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
+Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same, where hard means `hard_beat`: same_record
+(all beats of a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
 inherit_record gives beats the similarity of their records instead of their own features. See targets.py, contrast.py.
 
 Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
@@ -124,7 +124,8 @@ class BeatSsl(nn.Module):
         z = unit_rows(self.rhythm_projector(pooled))
         wanted, similarity = targets.hard(pairs.own), None
         if features is not None and s.rhythm != "hard":
-            similarity = self._similarity(s.rhythm, features, pairs.record[pairs.self_index], pairs.record, "record")
+            every = features[pairs.record]
+            similarity = self._similarity(s.rhythm, self.record_features, every, pairs.own, pairs.self_index)
             wanted = self._soft(similarity, pairs.own, pairs.self_index, features.dtype)
         return contrast_term(
             "rhythm",
@@ -166,23 +167,27 @@ class BeatSsl(nn.Module):
             wanted = targets.same_class(own, kind[self_index], kind, self_index)
         else:
             if s.beat_similarity == "inherit_record" and record_features is not None:
-                own, features = same_record, record_features
-                similarity = self._similarity(s.beat, features, record[self_index], record, "record")
+                own, known, every = same_record, self.record_features, record_features[record]
             else:
-                measured = self.beat_features.impute(views["beat_features"][owner, slot]).repeat(2, 1)
-                features, column = gather_rows(measured, both), torch.arange(len(beat), device=z.device)
-                similarity = self._similarity(s.beat, features, self_index, column, "beat")
-            wanted = self._soft(similarity, own, self_index, features.dtype)
+                known = self.beat_features
+                every = gather_rows(known.impute(views["beat_features"][owner, slot]).repeat(2, 1), both)
+            similarity = self._similarity(s.beat, known, every, own, self_index)
+            wanted = self._soft(similarity, own, self_index, every.dtype)
         columns = gather_rows(z, both)
         return contrast_term("beat", s.beat_weight, z, columns, self_index, wanted, own, self.loss_settings, similarity)
 
-    def _similarity(self, kind: str, features: Tensor, row: Tensor, column: Tensor, level: str) -> Similarity:
-        """Similarity (R, M) from imputed features (n, F) and the entries that rows and columns show."""
+    def _similarity(
+        self, kind: str, known: targets.Features, every: Tensor, own: Tensor, self_index: Tensor
+    ) -> Similarity:
+        """Similarity (R, M) of own rows and all columns from the imputed features of all columns (M, F)."""
         s = self.settings
         if kind == "soft_1":
-            return targets.soft_1(features[row], features[column], s.exponent)
-        scaled = (self.record_features if level == "record" else self.beat_features).scale(features)
-        return targets.soft_2(scaled[row], scaled[column], s.alpha, s.tau_instance)
+            return targets.soft_1(every[self_index], every, s.exponent)
+        if kind == "soft_2":
+            scaled = known.scale(every)
+            return targets.soft_2(scaled[self_index], scaled, s.alpha, s.tau_instance)
+        z = known.standardise(every)
+        return targets.soft_z(z[self_index], z, own, self_index, s.z_power)
 
     def _soft(self, similarity: Similarity, own: Tensor, self_index: Tensor, dtype: torch.dtype) -> Tensor:
         """Soft targets (R, M) with the mass on own pairs that the settings ask for."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from beatray.objectives.contrast import FORMS, Form
 from beatray.views.two_views import ViewSettings
 
-KINDS = ("none", "hard", "soft_1", "soft_2")
+SOFT = ("soft_1", "soft_2", "soft_z")
+KINDS = ("none", "hard", *SOFT)
 CHOICES = {
     "rhythm": KINDS,
     "beat": KINDS,
@@ -25,8 +26,9 @@ CHOICES = {
 class BeatSslSettings:
     """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
 
-    exponent sharpens soft_1; alpha and tau_instance shape soft_2; pos_mass is the part of every soft target row that
-    own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs to form=bce.
+    exponent sharpens soft_1; alpha and tau_instance shape soft_2; z_power sharpens soft_z; pos_mass is the part of
+    every soft target row that own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs
+    to form=bce.
     """
 
     rhythm: str = "soft_1"
@@ -37,6 +39,7 @@ class BeatSslSettings:
     pos_mass: float | None = 0.5
     alpha: float = 0.5
     tau_instance: float = 20.0
+    z_power: float = 1.0
     temperature: float = 0.1
     form: Form = "rownorm"
     bce_bias: float = 0.0
@@ -60,14 +63,14 @@ class BeatSslSettings:
             raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {self.pos_mass}")
         if self.pos_mass == 0.0 and self.form == "bce":
             raise ValueError("pos_mass=0 with form=bce would push the two views of a record apart; choose rownorm")
-        for name in ("temperature", "exponent", "box_after_s", "max_beats_per_record", "roi_bins"):
+        for name in ("temperature", "exponent", "z_power", "box_after_s", "max_beats_per_record", "roi_bins"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     @property
     def needs_record_features(self) -> bool:
         """Whether some target compares records by their features."""
-        return self.rhythm in ("soft_1", "soft_2") or (self.soft_beat and self.beat_similarity == "inherit_record")
+        return self.rhythm in SOFT or (self.soft_beat and self.beat_similarity == "inherit_record")
 
     @property
     def needs_beat_features(self) -> bool:
@@ -82,4 +85,4 @@ class BeatSslSettings:
     @property
     def soft_beat(self) -> bool:
         """Whether the beat target is soft."""
-        return self.beat in ("soft_1", "soft_2")
+        return self.beat in SOFT

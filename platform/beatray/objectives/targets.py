@@ -8,6 +8,9 @@ view of the same record (or beat); own pairs have target 1; the row itself is no
   with p = 50). Raw physiological features point nearly the same way, so without a large p all targets are near 1.
 - soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
   equation 2), d = Euclidean distance / sqrt(F), in 0..1 because every feature is.
+- soft_z: exp(-d^2 / (2 m)) to the power q, d the Euclidean distance of z-scored features and m the median of d^2 over
+  all pairs of different things in the global batch (the median heuristic of kernel methods). Ours: half of all pairs
+  lie above exp(-q / 2) whatever the features and their units are, so no exponent has to be found for a corpus.
 
 A soft target is built in two steps, see similarity.py: a raw similarity and the map that sharpens it.
 
@@ -21,14 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from beatray.objectives.contrast import own_columns
+from beatray.objectives.median import median_over_ranks
 from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureTable
 
 
 class Features(nn.Module):
-    """Feature vectors made comparable: missing values become corpus means; ranges scale to 0..1."""
+    """Feature vectors made comparable: missing values become corpus means; ranges scale to 0..1, SDs to 1."""
 
     mean: Tensor
+    sd: Tensor
     low: Tensor
     span: Tensor
 
@@ -37,6 +42,7 @@ class Features(nn.Module):
         span = table.max - table.min
         # not persistent: they belong to the corpus, which hands them over again on a resume
         self.register_buffer("mean", torch.as_tensor(table.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("sd", torch.as_tensor(table.sd, dtype=torch.float32), persistent=False)
         self.register_buffer("low", torch.as_tensor(table.min, dtype=torch.float32), persistent=False)
         self.register_buffer("span", torch.as_tensor(span, dtype=torch.float32), persistent=False)
 
@@ -47,6 +53,10 @@ class Features(nn.Module):
     def scale(self, values: Tensor) -> Tensor:
         """(n, F) imputed -> (n, F) in 0..1 of the corpus range; a constant feature is 0."""
         return ((values - self.low) / torch.where(self.span > 0, self.span, 1.0)).clamp(0.0, 1.0)
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """(n, F) imputed -> (n, F) in SDs from the mean of the corpus; a constant or missing one is 0."""
+        return (values - self.mean) / torch.where(self.sd > 0, self.sd, torch.inf)
 
 
 def own_pairs(row_id: Tensor, column_id: Tensor, self_index: Tensor) -> Tensor:
@@ -71,6 +81,18 @@ def soft_2(row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) 
     """1 - d of range-scaled features (R, F), (M, F), sharpened to the SoftCLT weight 2 alpha sigmoid(-tau d)."""
     distance = _distances(row_scaled, column_scaled).double() / max(row_scaled.shape[1], 1) ** 0.5
     return Similarity(1.0 - distance, lambda raw: 2.0 * alpha * torch.sigmoid(-tau * (1.0 - raw)))
+
+
+def soft_z(row_z: Tensor, column_z: Tensor, own: Tensor, self_index: Tensor, power: float) -> Similarity:
+    """exp(-d^2 / (2 m)) of z-scored features (R, F), (M, F), sharpened by `power`; m over pairs that are not `own`.
+
+    Every rank must call it together: m is that of the global batch. Where most pairs are equal (m is 0), equal things
+    have similarity 1 and all others 0.
+    """
+    squared = _distances(row_z, column_z).double().square()
+    others = ~(own | own_columns(self_index, own.shape[1]))
+    middle = median_over_ranks(squared[others]).double().nan_to_num(1.0).clamp_min(torch.finfo(torch.float32).tiny)
+    return Similarity(torch.exp(squared / (-2.0 * middle)), lambda raw: raw.pow(power))
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ keeps the entropy below 0.9 from 4 other columns on, whatever the rest is; a qua
 
 MIN_SPREAD = 0.3
 
-SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance"}
+SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance", "soft_z": "z_power"}
 """The setting that sharpens each kind of soft target."""
 
 
