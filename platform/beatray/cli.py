@@ -84,6 +84,19 @@ def parser() -> argparse.ArgumentParser:
     )
     _settings_words(evaluate)
 
+    compare = commands.add_parser(
+        "compare",
+        help="is one encoder better than another? paired tests on results of evaluate",
+        description="Friedman, then Wilcoxon's signed-rank test between every two methods, with Bonferroni and Holm, "
+        "effect sizes, and a refusal where the runs are too few to show anything. RESULTS is a results.json, its "
+        "folder, or NAME=RESULTS; a name given several times pools pretraining seeds or splits. "
+        "Example: beatray compare hard=eval/h0 hard=eval/h1 soft=eval/s0 soft=eval/s1",
+    )
+    compare.add_argument("results", nargs="+", metavar="RESULTS", help="at least two, or one and --with")
+    compare.add_argument("--with", dest="controls", metavar="ARMS", help="controls to compare too: random,features")
+    compare.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: 0.05)")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+
     embed = commands.add_parser(
         "embed",
         help="a vector for every recording or heartbeat of a corpus",
@@ -205,6 +218,10 @@ def _dispatch(words: argparse.Namespace) -> int:
         return (
             corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
         )
+    if words.command == "compare":
+        from beatray.commands import compare
+
+        return compare.run(words.results, controls=words.controls, alpha=words.alpha, as_json=words.json)
     if words.command == "doctor":
         from beatray.commands import doctor
 
