@@ -39,8 +39,8 @@ def run(words: Sequence[str], *, controls: str | None = None, alpha: float = ALP
     say(f"Note: {unit}.")
     if len(comparisons) > 1:
         say(
-            f"Note: p is corrected for the pairs of one score, not for looking at {len(comparisons)} scores: choose the "
-            "one that counts before you look."
+            f"Note: p is corrected for the pairs of one score, not for looking at {len(comparisons)} scores: choose "
+            "the one that counts before you look."
         )
     return 0
 

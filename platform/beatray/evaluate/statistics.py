@@ -62,10 +62,11 @@ class Statistics:
         if self.smallest_p <= self.alpha:
             return None
         pairs = len(self.comparisons)
+        runs, asked = ("s" if number > 1 else "" for number in (self.runs, pairs))
         return (
-            f"{self.runs} paired run{'s' if self.runs > 1 else ''} cannot show a difference at {self.alpha:g}: with {pairs} "
-            f"comparison{'s' if pairs > 1 else ''} the smallest p they can give is {self.smallest_p:.2g}, whatever the "
-            f"scores. It takes {runs_needed(pairs, self.alpha)}."
+            f"{self.runs} paired run{runs} cannot show a difference at {self.alpha:g}: with {pairs} comparison{asked} "
+            f"the smallest p they can give is {self.smallest_p:.2g}, whatever the scores. It takes "
+            f"{runs_needed(pairs, self.alpha)}."
         )
 
 
