@@ -105,6 +105,18 @@ def parser() -> argparse.ArgumentParser:
         "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
     )
     _settings_words(embed)
+    export = commands.add_parser(
+        "export",
+        help="an encoder to hand to others: safetensors, torch.export, ONNX and a model card",
+        description="Write a folder with the weights, a model card (data, licences, recipe, settings, scores, limits) "
+        "and programs for torch.export and ONNX, proven equal to the encoder on real recordings. "
+        "Example: beatray export runs/first --out first-encoder --results runs/first/evaluation",
+    )
+    export.add_argument("encoder", metavar="ENCODER", help="a run folder, or its encoder/ folder")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    export.add_argument("--results", metavar="FILE", help="results.json of beatray evaluate, for the card")
+    export.add_argument("--no-onnx", action="store_true", help="without ONNX and the libraries it needs")
+
     doctor = commands.add_parser(
         "doctor",
         help="would a run work here? each line ok, warn or fail, with the remedy",
@@ -248,6 +260,10 @@ def _dispatch(words: argparse.Namespace) -> int:
 
             evaluate.run(evaluate.settings_from(words.words))
             return 0
+        if words.command == "export":
+            from beatray.commands import export
+
+            return export.run(words.encoder, words.out, results=words.results, onnx=not words.no_onnx)
         if words.command == "embed":
             from beatray.commands import embed
 

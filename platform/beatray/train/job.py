@@ -6,7 +6,7 @@ Contract: a `Job` is small and picklable; what is built from it is a function of
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -79,6 +79,7 @@ class Job:
     manifest_hash: str
     trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
     key_sum: int  # of the training rows' record keys: account.py
+    sources: dict[str, int] = field(default_factory=dict)  # training rows by source, exported with the encoder
 
     @property
     def run(self) -> Store:

@@ -124,6 +124,7 @@ def prepare_job(settings: PretrainSettings) -> Job:
         manifest_hash=corpus.manifest.hash,
         trained_on=hashes_of(chosen),
         key_sum=key_sum(record_key(name) for name in chosen["record_id"]),
+        sources={str(name): int(count) for name, count in sorted(chosen["source"].value_counts().items())},
     )
 
 
