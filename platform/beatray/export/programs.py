@@ -129,6 +129,8 @@ def _export(traced: nn.Module, example: Tensor) -> tuple[Any, bool]:
         except Exception as error:  # the exporter has no error of its own
             refused = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names the files of this machine
         return program, 2 in free
     raise ExportError(f"torch.export cannot take this encoder: {refused}")
 
