@@ -117,6 +117,20 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--results", metavar="FILE", help="results.json of beatray evaluate, for the card")
     export.add_argument("--no-onnx", action="store_true", help="without ONNX and the libraries it needs")
 
+    beats = commands.add_parser(
+        "beats",
+        help="train a classifier of heartbeats, for objective.beat_labels=aami",
+        description="train: learn the AAMI classes N, S, V, F, Q from the .atr annotations of WFDB recordings "
+        "(MIT-BIH, INCART), say how well held-out beats are told. "
+        "Example: beatray beats train /data/mitdb --out beats-mitdb",
+    )
+    beats.add_argument("action", choices=("train",))
+    beats.add_argument("path", metavar="PATH", help="folder, zip or tar of WFDB recordings with .atr files")
+    beats.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    beats.add_argument("--leads", default="II", help="one or two of the twelve, comma between (default: II)")
+    beats.add_argument("--epochs", type=int, help="passes over the beats (default: 12)")
+    beats.add_argument("--seed", type=int, default=0)
+
     doctor = commands.add_parser(
         "doctor",
         help="would a run work here? each line ok, warn or fail, with the remedy",
@@ -260,6 +274,10 @@ def _dispatch(words: argparse.Namespace) -> int:
 
             evaluate.run(evaluate.settings_from(words.words))
             return 0
+        if words.command == "beats":
+            from beatray.commands import beats
+
+            return beats.train(words.path, words.out, leads=words.leads, epochs=words.epochs, seed=words.seed)
         if words.command == "export":
             from beatray.commands import export
 

@@ -55,7 +55,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "tiny",
         "settings": {},
         "recipe": RECIPE,
-        "objective": {"name": "beat_ssl", "rhythm": "soft_z"},
+        "objective": {"name": "beat_ssl", "rhythm": "soft_z", "beat_classifier": "/secret/beats"},
         "manifest_hash": "ab" * 32,
         "sources": {"ludb": 120, "ptbxl": 1302},
         "corpus_settings": {"path": "/secret/place", "test_folds": [10]},

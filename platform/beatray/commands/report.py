@@ -86,7 +86,7 @@ def describe_objective(objective: dict[str, object]) -> str:
         if "soft" in rhythm + beat and objective["pos_mass"] is not None
         else ""
     )
-    kind = f" ({objective['hard_beat']})" if beat == "hard" else ""
+    kind = f" ({objective.get('beat_labels') or objective['hard_beat']})" if beat == "hard" else ""
     return f"Beat-SSL, rhythm {rhythm}{sharpened if rhythm == 'soft_1' else ''}, beats {beat}{kind}{mass}"
 
 

@@ -73,6 +73,9 @@ def real_recordings(each: int = EACH) -> NDArray[np.float32]:
 
 
 def without_path(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without the place of the corpus."""
-    policy = {key: value for key, value in (description.get("corpus_settings") or {}).items() if key != "path"}
-    return {**description, **({"corpus_settings": policy} if policy else {})}
+    """The description without the places of the corpus and of the beat classifier, whose digest stays."""
+    shown = dict(description)
+    for part, key in (("corpus_settings", "path"), ("objective", "beat_classifier")):
+        if isinstance(shown.get(part), dict):
+            shown[part] = {name: value for name, value in shown[part].items() if name != key}
+    return shown

@@ -7,8 +7,9 @@ projected, targets from beat classes or beat features. The loss is the weighted 
 not public: what its figures leave open is a setting here.
 
 Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same, where hard means `hard_beat`: same_record
-(all beats of a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
-inherit_record gives beats the similarity of their records instead of their own features. See targets.py, contrast.py.
+(all beats of a record in both views are positive, needs R-peaks only) or clusters (same beat class), or with
+`beat_labels` aami the classes of a trained classifier. `beat_similarity` inherit_record gives beats the similarity of
+their records instead of their own features. See targets.py, contrast.py.
 
 Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
 on any number of ranks, with any number of records and beats on each, zero included, and gives the loss to
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, RhythmProjector
 from beatray.objectives import targets
+from beatray.objectives.beat_labels import BeatLabels
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.gather import gather_counts, gather_rows, rank
@@ -56,6 +58,7 @@ class BeatSsl(nn.Module):
             self.record_features = targets.Features(_table(statistics, "record"))
         if settings.needs_beat_features:
             self.beat_features = targets.Features(_table(statistics, "beat"))
+        self.beat_labels: BeatLabels | None = None  # no module of this one: it is not trained, saved or wrapped
         peaks = settings.beat != "none" or settings.views.keep_beats
         self.columns: tuple[str, ...] = (
             "signal_uv",
@@ -89,6 +92,8 @@ class BeatSsl(nn.Module):
                 out["beat_features"] = take_beats(batch["beat_features"], index, float("nan"))
             if s.needs_beat_class:
                 out["beat_class"] = take_beats(batch["beat_class"], index, -1)
+            if s.beat_labels:
+                out["beat_class"] = self._labels()(batch, index)
         if s.needs_record_features:
             out["record_features"] = batch["record_features"]
         if "valid" in batch:
@@ -118,6 +123,11 @@ class BeatSsl(nn.Module):
 
     def after_step(self) -> None:
         """Nothing to do: there is no moving average and no queue."""
+
+    def _labels(self) -> BeatLabels:
+        if self.beat_labels is None:
+            raise ValueError("beat_labels=aami, but no classifier was given to the objective")
+        return self.beat_labels
 
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings
@@ -153,7 +163,7 @@ class BeatSsl(nn.Module):
         boxes = views["boxes"][owner, slot].repeat(2, 1)
         z = unit_rows(self.beat_head(fmap, boxes, torch.cat([owner, owner + len(there)]), self.encoder.stride))
         both = [2 * size for size in sizes]
-        kind = views["beat_class"][owner, slot] if s.needs_beat_class else torch.zeros_like(owner)
+        kind = views["beat_class"][owner, slot] if "beat_class" in views else torch.zeros_like(owner)
         labels = torch.stack([owner + pairs.first, slot, kind], dim=1).repeat(2, 1)
         record, number, kind = gather_rows(labels, both).unbind(1)
         self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
@@ -161,7 +171,7 @@ class BeatSsl(nn.Module):
         beat = record * s.max_beats_per_record + number
         own = targets.own_pairs(beat[self_index], beat, self_index)
         similarity = None
-        if s.beat == "hard" and s.hard_beat == "same_record":
+        if s.beat == "hard" and s.hard_beat == "same_record" and not s.beat_labels:
             wanted = same_record.float()
         elif s.beat == "hard":
             wanted = targets.same_class(own, kind[self_index], kind, self_index)

@@ -28,12 +28,16 @@ class BeatSslSettings:
 
     exponent sharpens soft_1; alpha and tau_instance shape soft_2; z_power sharpens soft_z; pos_mass is the part of
     every soft target row that own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs
-    to form=bce.
+    to form=bce. beat_labels=aami takes beats of one AAMI class as positives, in place of hard_beat, by the classifier
+    in the folder beat_classifier; its digest is filled in when a run starts, so that a run names what it used.
     """
 
     rhythm: str = "soft_1"
     beat: str = "hard"
     hard_beat: str = "same_record"
+    beat_labels: str | None = None
+    beat_classifier: str | None = None
+    beat_classifier_digest: str | None = None
     beat_similarity: str = "features"
     exponent: float = 50.0
     pos_mass: float | None = 0.5
@@ -57,6 +61,12 @@ class BeatSslSettings:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.beat_labels not in (None, "aami"):
+            raise ValueError(f"beat_labels must be null or aami, not {self.beat_labels!r}")
+        if self.beat_labels and (self.beat != "hard" or not self.beat_classifier):
+            raise ValueError(
+                "beat_labels=aami needs beat=hard and beat_classifier=FOLDER (make one with `beatray beats train`)"
+            )
         if self.rhythm == "none" and self.beat == "none":
             raise ValueError("rhythm and beat are both none: there is nothing to learn from")
         if self.pos_mass is not None and not 0.0 <= self.pos_mass < 1.0:
@@ -79,8 +89,8 @@ class BeatSslSettings:
 
     @property
     def needs_beat_class(self) -> bool:
-        """Whether the beat target compares beat classes."""
-        return self.beat == "hard" and self.hard_beat == "clusters"
+        """Whether the beat target compares beat classes that the corpus holds."""
+        return self.beat == "hard" and self.hard_beat == "clusters" and not self.beat_labels
 
     @property
     def soft_beat(self) -> bool:
