@@ -84,6 +84,19 @@ def parser() -> argparse.ArgumentParser:
     )
     _settings_words(evaluate)
 
+    compare = commands.add_parser(
+        "compare",
+        help="is one encoder better than another? paired tests on results of evaluate",
+        description="Friedman, then Wilcoxon's signed-rank test between every two methods, with Bonferroni and Holm, "
+        "effect sizes, and a refusal where the runs are too few to show anything. RESULTS is a results.json, its "
+        "folder, or NAME=RESULTS; a name given several times pools pretraining seeds or splits. "
+        "Example: beatray compare hard=eval/h0 hard=eval/h1 soft=eval/s0 soft=eval/s1",
+    )
+    compare.add_argument("results", nargs="+", metavar="RESULTS", help="at least two, or one and --with")
+    compare.add_argument("--with", dest="controls", metavar="ARMS", help="controls to compare too: random,features")
+    compare.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: 0.05)")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+
     embed = commands.add_parser(
         "embed",
         help="a vector for every recording or heartbeat of a corpus",
@@ -92,6 +105,32 @@ def parser() -> argparse.ArgumentParser:
         "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
     )
     _settings_words(embed)
+    export = commands.add_parser(
+        "export",
+        help="an encoder to hand to others: safetensors, torch.export, ONNX and a model card",
+        description="Write a folder with the weights, a model card (data, licences, recipe, settings, scores, limits) "
+        "and programs for torch.export and ONNX, proven equal to the encoder on real recordings. "
+        "Example: beatray export runs/first --out first-encoder --results runs/first/evaluation",
+    )
+    export.add_argument("encoder", metavar="ENCODER", help="a run folder, or its encoder/ folder")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    export.add_argument("--results", metavar="FILE", help="results.json of beatray evaluate, for the card")
+    export.add_argument("--no-onnx", action="store_true", help="without ONNX and the libraries it needs")
+
+    beats = commands.add_parser(
+        "beats",
+        help="train a classifier of heartbeats, for objective.beat_labels=aami",
+        description="train: learn the AAMI classes N, S, V, F, Q from the .atr annotations of WFDB recordings "
+        "(MIT-BIH, INCART), say how well held-out beats are told. "
+        "Example: beatray beats train /data/mitdb --out beats-mitdb",
+    )
+    beats.add_argument("action", choices=("train",))
+    beats.add_argument("path", metavar="PATH", help="folder, zip or tar of WFDB recordings with .atr files")
+    beats.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    beats.add_argument("--leads", default="II", help="one or two of the twelve, comma between (default: II)")
+    beats.add_argument("--epochs", type=int, help="passes over the beats (default: 12)")
+    beats.add_argument("--seed", type=int, default=0)
+
     doctor = commands.add_parser(
         "doctor",
         help="would a run work here? each line ok, warn or fail, with the remedy",
@@ -205,6 +244,10 @@ def _dispatch(words: argparse.Namespace) -> int:
         return (
             corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
         )
+    if words.command == "compare":
+        from beatray.commands import compare
+
+        return compare.run(words.results, controls=words.controls, alpha=words.alpha, as_json=words.json)
     if words.command == "doctor":
         from beatray.commands import doctor
 
@@ -231,6 +274,14 @@ def _dispatch(words: argparse.Namespace) -> int:
 
             evaluate.run(evaluate.settings_from(words.words))
             return 0
+        if words.command == "beats":
+            from beatray.commands import beats
+
+            return beats.train(words.path, words.out, leads=words.leads, epochs=words.epochs, seed=words.seed)
+        if words.command == "export":
+            from beatray.commands import export
+
+            return export.run(words.encoder, words.out, results=words.results, onnx=not words.no_onnx)
         if words.command == "embed":
             from beatray.commands import embed
 

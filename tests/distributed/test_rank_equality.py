@@ -42,12 +42,15 @@ CASES: dict[int, list[tuple[str, dict[str, Any], list[int], list[int]]]] = {
         ("beat_ssl", {"beat": "soft_1", "pos_mass": None}, [0, 7], []),  # rank 0 has no records
         ("beat_ssl", {}, [3, 4], list(range(N_RECORDS))),  # no beats at all
         ("beat_ssl", {"rhythm": "none"}, [4, 3], [0, 1, 2, 3]),
+        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "pos_mass": 0.0}, [5, 2], [3, 5]),
+        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "pos_mass": None}, [0, 7], []),  # rank 0 has no records
         ("simclr", {}, [4, 3], []),
         ("three_kg", {}, [1, 6], []),
     ],
     3: [
         ("beat_ssl", {}, [1, 4, 2], [1, 2]),
         ("beat_ssl", {"beat": "soft_1", "beat_similarity": "inherit_record"}, [3, 0, 4], [0, 1, 2]),
+        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "beat_similarity": "inherit_record"}, [3, 3, 1], [6]),
         ("beat_ssl", {"form": "bce", "bce_bias": -2.0}, [0, 0, 7], [3]),
     ],
 }

@@ -13,7 +13,7 @@ from beatray.models.registry import build_encoder
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.terms import collapse_warning
+from beatray.objectives.terms import collapse_warnings
 from feature_tables import table_of
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
@@ -101,6 +101,8 @@ def test_every_row_of_the_ablation_trains(rhythm: str, beat: str, exponent: floa
         {"hard_beat": "clusters"},
         {"beat": "soft_1", "beat_similarity": "inherit_record", "rhythm": "none"},
         {"form": "softclt"},
+        {"rhythm": "soft_z", "beat": "soft_z"},
+        {"rhythm": "soft_z", "beat": "soft_z", "beat_similarity": "inherit_record", "z_power": 8.0, "pos_mass": None},
         {"form": "bce", "bce_bias": -3.0},
         {"views": {"crop_seconds": None, "keep_beats": True, "mode": "project"}},
         {"rhythm": "none", "max_beats_per_record": 20},
@@ -120,6 +122,17 @@ def test_rivals_train(name: str) -> None:
     loss.backward()
     assert torch.isfinite(loss)
     assert logs["rhythm_rows"] == 12
+
+
+@pytest.mark.parametrize("pos_mass", [0.0, 0.25, 0.75])
+def test_own_pairs_hold_the_mass_that_was_asked_for(pos_mass: float) -> None:
+    objective = build({"rhythm": "soft_1", "beat": "soft_1", "pos_mass": pos_mass})
+    loss, logs = objective(objective.views(BATCH, 0, 0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for level in ("rhythm", "beat"):
+        assert float(logs[f"{level}_own_pair_mass"]) == pytest.approx(pos_mass, abs=1e-5)
+        assert logs[f"{level}_skipped"] == 0
 
 
 def test_columns_are_what_is_needed() -> None:
@@ -189,13 +202,14 @@ def test_it_learns_to_tell_records_apart() -> None:
         objective.after_step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
-    assert collapse_warning(logs) is None
+    assert collapse_warnings(logs) == {}
 
 
 def test_uniform_targets_are_told() -> None:
     objective = build({"exponent": 1.0, "pos_mass": None, "beat": "none"})
     _, logs = objective(objective.views(BATCH, 0, 0))
-    assert "uniform" in str(collapse_warning(logs))
+    told = collapse_warnings(logs, {"rhythm": "soft_1", "exponent": 1.0, "pos_mass": None})
+    assert "raise objective.exponent (now 1.0)" in told["rhythm_target_entropy"]
 
 
 def test_wrong_settings_say_what_is_right() -> None:
@@ -205,6 +219,7 @@ def test_wrong_settings_say_what_is_right() -> None:
         ({"rhythm": "soft"}, "rhythm must be one of"),
         ({"rhythm": "none", "beat": "none"}, "nothing to learn"),
         ({"pos_mass": 1.5}, "pos_mass"),
+        ({"pos_mass": 0.0, "form": "bce"}, "push the two views"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"views": {"mode": "project", "transform": "kors"}}, "mode=residual"),
         ({"views": {"crop_seconds": 0.01}}, "crop_seconds"),

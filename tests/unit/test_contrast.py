@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from beatray.objectives.contrast import contrast_rows, soft_contrastive_loss, unit_rows
-from beatray.objectives.terms import LossSettings, collapse_warning, combine_terms, contrast_term, embedding_spread
+from beatray.objectives.terms import (
+    MAX_TARGET_ENTROPY,
+    LossSettings,
+    collapse_warnings,
+    combine_terms,
+    contrast_term,
+    embedding_spread,
+)
 
 
 def nt_xent_loop(z: np.ndarray, temperature: float) -> float:
@@ -158,8 +165,36 @@ def test_logs_measure_targets_and_spread() -> None:
 
 def test_collapse_is_told() -> None:
     fine = {"rhythm_target_entropy": 0.4, "rhythm_spread": 0.9, "rhythm_rows": 64.0}
-    assert collapse_warning(fine) is None
-    assert "uniform" in str(collapse_warning(fine | {"rhythm_target_entropy": 0.95}))
-    assert "collapsed" in str(collapse_warning(fine | {"rhythm_spread": 0.1}))
-    assert collapse_warning({"beat_spread": 0.0, "beat_rows": 0.0}) is None
+    assert collapse_warnings(fine) == {}
+    assert "uniform" in collapse_warnings(fine | {"rhythm_target_entropy": 0.95})["rhythm_target_entropy"]
+    assert "collapsed" in collapse_warnings(fine | {"rhythm_spread": 0.1})["rhythm_spread"]
+    assert collapse_warnings({"beat_spread": 0.0, "beat_rows": 0.0}) == {}
     assert float(embedding_spread(torch.ones(5, 3))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "named"),
+    [
+        ({"rhythm": "soft_1", "exponent": 1, "pos_mass": None}, ["objective.exponent (now 1)", "pos_mass=0.5"]),
+        ({"rhythm": "soft_2", "tau_instance": 2, "pos_mass": 0}, ["objective.tau_instance (now 2)", "(now 0)"]),
+        ({"beat": "soft_1", "exponent": 50, "pos_mass": 0.2}, ["objective.exponent (now 50)"]),
+        ({"beat": "hard", "hard_beat": "clusters"}, ["objective.hard_beat=same_record"]),
+    ],
+)
+def test_a_warning_names_the_setting_to_change(objective: dict[str, object], named: list[str]) -> None:
+    level = "rhythm" if "rhythm" in objective else "beat"
+    told = collapse_warnings({f"{level}_target_entropy": 0.97}, objective)[f"{level}_target_entropy"]
+    assert all(words in told for words in named), told
+    assert ("pos_mass" in told) == (not objective.get("pos_mass", 1))
+
+
+@pytest.mark.parametrize(("mass", "columns"), [(0.5, 4), (0.25, 38)])
+def test_mass_on_the_own_pair_keeps_the_entropy_below_the_warning(mass: float, columns: int) -> None:
+    """The bound that stands beside the threshold: even where all others get the same."""
+
+    def entropy(k: int) -> float:
+        rest = (1 - mass) / (k - 1)
+        return -(mass * math.log(mass) + (1 - mass) * math.log(rest)) / math.log(k)
+
+    assert entropy(columns - 1) > MAX_TARGET_ENTROPY
+    assert all(entropy(k) < MAX_TARGET_ENTROPY for k in (columns, columns + 1, 512, 100_000))

@@ -43,6 +43,8 @@ LOWER = {
     "sweep": {"corpus", "settings", "track", "train", "ray_job"},
     "evaluate": {"record", "corpus", "models", "views", "train"},
     "embed": {"record", "corpus", "ingest", "models", "views", "objectives", "train", "settings"},
+    "beats": {"record", "ingest", "models", "objectives", "views"},
+    "export": {"record", "corpus", "ingest", "models", "views", "train", "evaluate"},
     "track": set(),
     "doctor": {"corpus", "settings", "track", "train", "ray_session"},
     "ray_job": set(),

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
+from beatray.objectives.similarity import QUANTILES
+from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
-from beatray.report import ecg, loops, pictures
+from beatray.report import build, ecg, loops, pictures
 from beatray.report.build import Example, Material, build_report
 from beatray.report.canvas import to_png, to_svg
 from beatray.report.html import Picture, Section, page, write_report
@@ -93,6 +95,29 @@ def test_pictures_are_the_bytes_given() -> None:
     text = page("t", [], [Section("s", pictures=[Picture(image, 'a "quoted" name')])])
     inlined = re.search(r'src="data:image/png;base64,([^"]+)" alt="a &quot;quoted&quot; name"', text)
     assert inlined is not None and base64.b64decode(inlined.group(1)) == image
+
+
+def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) -> None:
+    assert (build.QUANTILES, build.MAX_TARGET_ENTROPY) == (QUANTILES, MAX_TARGET_ENTROPY)  # as training writes them
+    lines: list[dict[str, object]] = [
+        {"step": step, "loss": 1.0, "rhythm_target_entropy": 0.6, "rhythm_own_pair_mass": 0.5}
+        | {f"rhythm_raw_similarity_q{level:02d}": 0.9 + level / 1000 for level in QUANTILES}
+        | {f"rhythm_sharp_similarity_q{level:02d}": level / 100 for level in QUANTILES}
+        for step in range(20)
+    ]
+    lines[3] |= {f"rhythm_raw_similarity_q{level:02d}": None for level in QUANTILES}
+    course = build._target_course(lines)
+    assert list(course) == ["rhythm"] and course["rhythm"]["raw"].shape == (20, 5)
+    assert np.isnan(course["rhythm"]["raw"][3]).all() and course["rhythm"]["sharp"][3, 2] == 0.5
+    figure = pictures.target_course(range(20), course, 0.9)
+    raw, sharp, said = figure.axes
+    assert raw.get_title(loc="left") == "rhythm: raw similarity" and len(raw.collections) == 2
+    np.testing.assert_allclose(np.asarray(sharp.lines[0].get_ydata()), 0.5)
+    assert [line.get_label() for line in said.lines] == ["target entropy", "own-pair mass", "nearly uniform above"]
+    text = build_report(tmp_path / "report.html", Material("t", metrics=lines)).read_text()
+    assert "Soft targets over optimiser steps: rhythm" in text
+    plain = build_report(tmp_path / "plain.html", Material("t", metrics=[{"step": s, "loss": 1.0} for s in range(9)]))
+    assert "Soft targets" not in plain.read_text()
 
 
 def test_a_report_without_parts_leaves_their_sections_out(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_rows_stand_alone_or_with_every_point_of_the_space() -> None:
     assert [trial.settings.seed for trial in plan.trials] == [0, 1, 2]
 
 
+def test_the_sweep_over_the_own_pair_mass() -> None:
+    plan = plan_from(["sweep=pos_mass", "corpus=/c", "out=/o", "encoder=tiny"])
+    tried = {t.name: (t.settings.objective["rhythm"], t.settings.objective["pos_mass"]) for t in plan.trials}
+    hard, *soft = tried.values()
+    assert hard == ("hard", 0.5) and soft == [("soft_1", mass) for mass in (None, 0.0, 0.25, 0.5, 0.75)]
+    assert {t.settings.objective["exponent"] for t in plan.trials} == {50}
+
+
 def test_draws_are_a_function_of_the_seed_and_more_of_them_keep_the_first() -> None:
     space = {
         "train.learning_rate": {"log_uniform": [1e-4, 1e-2]},
@@ -120,7 +128,7 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
     ("words", "told"),
     [
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
-        ([], "which space.*asha, exponent, learning_rate, small"),
+        ([], "which space.*asha, exponent, learning_rate, pos_mass, small"),
         (["sweep=small", "train.epoch=3"], "did you mean 'train.epochs'"),
         (["sweep=small", "sweep.trails=3"], r"did you mean 'sweep\.trials'"),
         (["sweep.space.objective.exponant=[1,2]"], "trial exponant-1: .*did you mean 'objective.exponent'"),

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from beatray.objectives import targets
+from beatray.objectives.median import median_over_ranks
+from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from feature_tables import table_of
 
@@ -24,6 +26,12 @@ def features(seed: int = 0) -> torch.Tensor:
     return torch.rand(N, 8, generator=generator)[RECORD] + 1.0
 
 
+def made(similarity: Similarity, own: torch.Tensor | None = None) -> torch.Tensor:
+    """The targets; without `own`, nothing is an own pair."""
+    nobody = torch.zeros_like(similarity.raw, dtype=torch.bool)
+    return similarity.targets(nobody if own is None else own, torch.float32)
+
+
 def test_own_pairs_are_the_other_view() -> None:
     expected = torch.zeros(2 * N, 2 * N)
     for i in range(N):
@@ -36,19 +44,21 @@ def test_power_50_maps_the_published_similarities() -> None:
     for raw, sharp in ((0.99939, 0.97), (0.99555, 0.80), (0.99289, 0.70)):
         angle = math.acos(raw)
         pair = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
-        soft = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 50.0)
+        soft = made(targets.soft_1(pair, pair, 50.0))
         assert float(soft[0, 1]) == pytest.approx(sharp, abs=0.005)
-        plain = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 1.0)
+        plain = made(targets.soft_1(pair, pair, 1.0))
         assert float(plain[0, 1]) == pytest.approx(raw, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["soft_1", "soft_2"])
+@pytest.mark.parametrize("kind", ["soft_1", "soft_2", "soft_z"])
 def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
     values = features()
     if kind == "soft_1":
-        soft = targets.soft_1(OWN, values, values, 50.0)
+        soft = made(targets.soft_1(values, values, 50.0), OWN)
+    elif kind == "soft_z":
+        soft = made(targets.soft_z(values, values, OWN, INDEX, 1.0), OWN)
     else:
-        soft = targets.soft_2(OWN, values - 1.0, values - 1.0, 0.5, 20.0)
+        soft = made(targets.soft_2(values - 1.0, values - 1.0, 0.5, 20.0), OWN)
     torch.testing.assert_close(soft, soft.T)
     assert (soft[OWN] == 1.0).all()
     others = soft[~OWN & ~torch.eye(2 * N, dtype=torch.bool)]
@@ -61,23 +71,84 @@ def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
 
 
 def test_soft_2_is_the_softclt_map() -> None:
-    zero = torch.zeros(1, 1, dtype=torch.bool)
     a, b = torch.tensor([[0.1, 0.9]]), torch.tensor([[0.4, 0.5]])
     distance = math.hypot(0.3, 0.4) / math.sqrt(2)
     expected = 2 * 0.5 / (1 + math.exp(10.0 * distance))
-    assert float(targets.soft_2(zero, a, b, 0.5, 10.0)) == pytest.approx(expected, abs=1e-6)
-    assert float(targets.soft_2(zero, a, a, 0.5, 10.0)) == pytest.approx(0.5, abs=1e-7)  # alpha bounds the others
+    assert float(made(targets.soft_2(a, b, 0.5, 10.0))) == pytest.approx(expected, abs=1e-6)
+    assert float(made(targets.soft_2(a, a, 0.5, 10.0))) == pytest.approx(0.5, abs=1e-7)  # alpha bounds the others
+
+
+def z_loop(values: np.ndarray, table: FeatureTable, power: float) -> np.ndarray:
+    """soft_z of records (N, F) with NaN where missing, one pair at a time."""
+    z = np.zeros_like(values)
+    for i, row in enumerate(values):
+        for f, value in enumerate(row):
+            if np.isfinite(value) and table.sd[f] > 0:
+                z[i, f] = (value - table.mean[f]) / table.sd[f]
+    squared = [
+        [sum((a - b) ** 2 for a, b in zip(z[i], z[j], strict=True)) for j in range(len(z))] for i in range(len(z))
+    ]
+    between = sorted(squared[i][j] for i in range(len(z)) for j in range(i))
+    middle = between[(len(between) - 1) // 2]
+    return np.array([[math.exp(-power * d / (2 * middle)) for d in row] for row in squared])
+
+
+@pytest.mark.parametrize("power", [1.0, 8.0])
+@pytest.mark.parametrize("records", [2, 3, 7, 10])
+def test_soft_z_is_the_gaussian_kernel_of_z_scores(records: int, power: float) -> None:
+    values = np.random.default_rng(records).lognormal(size=(records, 5)) * [1, 1e3, 1e-3, 60, 0]
+    values[0, 1] = np.nan
+    table = table_of("abcde", values)
+    record = torch.arange(records).repeat(2)
+    index = torch.arange(2 * records)
+    own = targets.own_pairs(record, record, index)
+    known = targets.Features(table).double()
+    z = known.standardise(known.impute(torch.tensor(values)))[record]
+    found = made(targets.soft_z(z, z, own, index, power), own)
+    expected = np.tile(z_loop(values, table, power), (2, 2))
+    expected[own.numpy()] = 1.0
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    # half of all pairs of different records lie above exp(-power / 2), whatever the units
+    others = ~(own | torch.eye(2 * records, dtype=torch.bool))
+    share = float((found[others] >= math.exp(-power / 2) - 1e-5).float().mean())
+    pairs = records * (records - 1) // 2
+    assert share == pytest.approx(((pairs - 1) // 2 + 1) / pairs)
+
+
+def test_soft_z_of_equal_things_and_of_none() -> None:
+    same = torch.zeros(2 * N, 3)
+    assert torch.equal(made(targets.soft_z(same, same, OWN, INDEX, 1.0), OWN), torch.ones(2 * N, 2 * N))
+    odd = same.clone()
+    odd[[0, N]] = 1.0  # one record is different, most pairs are equal: the width is 0
+    soft = made(targets.soft_z(odd, odd, OWN, INDEX, 1.0), OWN)
+    assert soft[0, [1, N + 1]].tolist() == [0.0, 0.0] and soft[1, [2, N]].tolist() == [1.0, 0.0]
+    one, own = torch.ones(2, 3), torch.tensor([[False, True], [True, False]])
+    assert torch.equal(made(targets.soft_z(one, one, own, torch.arange(2), 1.0), own), torch.ones(2, 2))
+    none = torch.zeros(0, 3)
+    assert made(targets.soft_z(none, none, torch.zeros(0, 0, dtype=torch.bool), torch.arange(0), 1.0)).shape == (0, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 4097])
+def test_the_median_is_an_element_and_the_lower_one(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    for values in (
+        torch.rand(n, generator=generator),
+        torch.rand(n, generator=generator).pow(20) * 1e30,
+        torch.randint(0, 3, (n,), generator=generator).float(),
+    ):
+        assert torch.equal(median_over_ranks(values), values.median())
+    assert median_over_ranks(torch.zeros(0)).isnan()
 
 
 def test_opposite_features_are_not_alike() -> None:
     pair = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
-    soft = targets.soft_1(torch.zeros(2, 2, dtype=torch.bool), pair, pair, 50.0)
+    soft = made(targets.soft_1(pair, pair, 50.0))
     assert soft[0, 1] == 0.0  # an even power must not turn -1 into 1
 
 
-@pytest.mark.parametrize("pos_mass", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("pos_mass", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
 def test_own_pairs_hold_the_asked_mass(pos_mass: float) -> None:
-    soft = targets.soft_1(OWN, features(), features(), 50.0)
+    soft = made(targets.soft_1(features(), features(), 50.0), OWN)
     fixed = targets.fix_own_mass(soft, OWN, INDEX, pos_mass)
     share = fixed / fixed.sum(1, keepdim=True)
     torch.testing.assert_close((share * OWN).sum(1), torch.full((2 * N,), pos_mass))
@@ -91,8 +162,18 @@ def test_own_mass_leaves_what_cannot_be_fixed() -> None:
     torch.testing.assert_close(targets.fix_own_mass(hard, OWN, INDEX, 0.5), hard)
     nothing = torch.zeros(2 * N, 2 * N)
     torch.testing.assert_close(targets.fix_own_mass(nothing, OWN, INDEX, 0.5), nothing)
-    with pytest.raises(ValueError, match="pos_mass"):
-        targets.fix_own_mass(hard, OWN, INDEX, 1.0)
+    for bad in (1.0, -0.1):
+        with pytest.raises(ValueError, match="pos_mass"):
+            targets.fix_own_mass(hard, OWN, INDEX, bad)
+
+
+def test_no_mass_on_own_pairs_leaves_the_others_alone() -> None:
+    soft = made(targets.soft_1(features(), features(), 50.0), OWN)
+    none = targets.fix_own_mass(soft, OWN, INDEX, 0.0)
+    assert none[OWN].abs().max() == 0.0
+    others = ~OWN & ~torch.eye(2 * N, dtype=torch.bool)
+    assert torch.equal(none[others], soft[others])
+    assert torch.equal(targets.fix_own_mass(targets.hard(OWN), OWN, INDEX, 0.0), targets.hard(OWN))  # no others to draw
 
 
 def test_same_class() -> None:
@@ -114,8 +195,8 @@ def test_one_class_for_all_falls_back_to_own_pairs() -> None:
 
 def test_rows_of_a_part_are_rows_of_the_whole() -> None:
     values = features()
-    whole = targets.soft_1(OWN, values, values, 50.0)
-    torch.testing.assert_close(targets.soft_1(OWN[3:5], values[3:5], values, 50.0), whole[3:5])
+    whole = made(targets.soft_1(values, values, 50.0), OWN)
+    torch.testing.assert_close(made(targets.soft_1(values[3:5], values, 50.0), OWN[3:5]), whole[3:5])
     assert torch.equal(targets.own_pairs(RECORD[3:5], RECORD, INDEX[3:5]), OWN[3:5])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.objectives.terms import collapse_warning
+from beatray.objectives.terms import collapse_warnings
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings, as_dict, build, compose
 from beatray.track.journal import Tail, read_lines
@@ -96,25 +97,26 @@ def _watched(job: Job, folder: RunFolder) -> Iterator[None]:
     tail, stop = Tail(folder.scratch / METRICS), threading.Event()
     tail.fresh()
 
+    told: set[str] = set()
+
     with progress("pretrain", "steps") as update:
 
+        def look() -> None:
+            try:
+                folder.pull(METRICS)
+            except OSError:
+                return  # a store that does not answer for a moment
+            lines, _ = tail.fresh()
+            if lines:
+                last = lines[-1]
+                loss = last["loss"] if last["loss"] is not None else float("nan")
+                update(last["step"] + 1, job.steps, f"loss {loss:.3f}")
+                for warning in new_warnings(last, job.settings.objective, job.steps, told):
+                    say(f"  warning: {warning}")
+
         def follow() -> None:
-            warned = False
             while not stop.wait(1.0 if job.run.is_local else 5.0):
-                try:
-                    folder.pull(METRICS)
-                except OSError:
-                    continue  # a store that does not answer for a moment
-                lines, _ = tail.fresh()
-                if lines:
-                    last = lines[-1]
-                    loss = last["loss"] if last["loss"] is not None else float("nan")
-                    update(last["step"] + 1, job.steps, f"loss {loss:.3f}")
-                    known = {name: value for name, value in last.items() if value is not None}
-                    warning = collapse_warning(known) if last["step"] > job.steps // 10 else None
-                    if warning and not warned:
-                        say(f"  warning: {warning}")
-                        warned = True
+                look()
 
         thread = threading.Thread(target=follow, name="beatray-watch", daemon=True)
         thread.start()
@@ -123,3 +125,17 @@ def _watched(job: Job, folder: RunFolder) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+            look()  # a short run may have ended between two looks
+
+
+def new_warnings(line: Mapping[str, Any], objective: Mapping[str, object], steps: int, told: set[str]) -> Iterator[str]:
+    """What is worth a warning in a line of metrics and was not told yet; `told` remembers it.
+
+    Targets do not depend on training, so they are judged at once; embeddings only after a tenth of the steps.
+    """
+    known = {name: value for name, value in line.items() if value is not None}
+    for key, warning in collapse_warnings(known, objective).items():
+        early = key.endswith("_spread") and line["step"] <= steps // 10
+        if key not in told and not early:
+            told.add(key)
+            yield warning

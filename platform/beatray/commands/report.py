@@ -81,8 +81,12 @@ def describe_objective(objective: dict[str, object]) -> str:
         return str(objective["name"])
     rhythm, beat = str(objective["rhythm"]), str(objective["beat"])
     sharpened = f"^{objective['exponent']:g}" if "soft_1" in (rhythm, beat) else ""
-    mass = f", own-pair mass {objective['pos_mass']}" if "soft" in rhythm + beat and objective["pos_mass"] else ""
-    kind = f" ({objective['hard_beat']})" if beat == "hard" else ""
+    mass = (
+        f", own-pair mass {objective['pos_mass']}"
+        if "soft" in rhythm + beat and objective["pos_mass"] is not None
+        else ""
+    )
+    kind = f" ({objective.get('beat_labels') or objective['hard_beat']})" if beat == "hard" else ""
     return f"Beat-SSL, rhythm {rhythm}{sharpened if rhythm == 'soft_1' else ''}, beats {beat}{kind}{mass}"
 
 

@@ -6,9 +6,10 @@ features. Beat level: the feature map under each heartbeat (RoIAlign around the 
 projected, targets from beat classes or beat features. The loss is the weighted sum of both. The code of the paper is
 not public: what its figures leave open is a setting here.
 
-Targets: `rhythm` none | hard | soft_1 | soft_2; `beat` the same, where hard means `hard_beat`: same_record (all beats
-of a record in both views are positive, needs R-peaks only) or clusters (same beat class). `beat_similarity`
-inherit_record gives beats the similarity of their records instead of their own features. See targets.py, contrast.py.
+Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same, where hard means `hard_beat`: same_record
+(all beats of a record in both views are positive, needs R-peaks only) or clusters (same beat class), or with
+`beat_labels` aami the classes of a trained classifier. `beat_similarity` inherit_record gives beats the similarity of
+their records instead of their own features. See targets.py, contrast.py.
 
 Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
 on any number of ranks, with any number of records and beats on each, zero included, and gives the loss to
@@ -23,10 +24,12 @@ from torch import Tensor, nn
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, RhythmProjector
 from beatray.objectives import targets
+from beatray.objectives.beat_labels import BeatLabels
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.gather import gather_counts, gather_rows, rank
 from beatray.objectives.pairs import Pairs, encode_views, keep_valid, lay_out, valid_in_crop
+from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
@@ -55,6 +58,7 @@ class BeatSsl(nn.Module):
             self.record_features = targets.Features(_table(statistics, "record"))
         if settings.needs_beat_features:
             self.beat_features = targets.Features(_table(statistics, "beat"))
+        self.beat_labels: BeatLabels | None = None  # no module of this one: it is not trained, saved or wrapped
         peaks = settings.beat != "none" or settings.views.keep_beats
         self.columns: tuple[str, ...] = (
             "signal_uv",
@@ -88,6 +92,8 @@ class BeatSsl(nn.Module):
                 out["beat_features"] = take_beats(batch["beat_features"], index, float("nan"))
             if s.needs_beat_class:
                 out["beat_class"] = take_beats(batch["beat_class"], index, -1)
+            if s.beat_labels:
+                out["beat_class"] = self._labels()(batch, index)
         if s.needs_record_features:
             out["record_features"] = batch["record_features"]
         if "valid" in batch:
@@ -118,13 +124,19 @@ class BeatSsl(nn.Module):
     def after_step(self) -> None:
         """Nothing to do: there is no moving average and no queue."""
 
+    def _labels(self) -> BeatLabels:
+        if self.beat_labels is None:
+            raise ValueError("beat_labels=aami, but no classifier was given to the objective")
+        return self.beat_labels
+
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings
         z = unit_rows(self.rhythm_projector(pooled))
-        wanted = targets.hard(pairs.own)
+        wanted, similarity = targets.hard(pairs.own), None
         if features is not None and s.rhythm != "hard":
-            wanted = self._soft(s.rhythm, pairs.own, features, pairs.record[pairs.self_index], pairs.record, "record")
-            wanted = targets.fix_own_mass(wanted, pairs.own, pairs.self_index, s.pos_mass)
+            every = features[pairs.record]
+            similarity = self._similarity(s.rhythm, self.record_features, every, pairs.own, pairs.self_index)
+            wanted = self._soft(similarity, pairs.own, pairs.self_index, features.dtype)
         return contrast_term(
             "rhythm",
             s.rhythm_weight,
@@ -134,6 +146,7 @@ class BeatSsl(nn.Module):
             wanted,
             pairs.own,
             self.loss_settings,
+            similarity,
         )
 
     def _beat_term(
@@ -150,37 +163,45 @@ class BeatSsl(nn.Module):
         boxes = views["boxes"][owner, slot].repeat(2, 1)
         z = unit_rows(self.beat_head(fmap, boxes, torch.cat([owner, owner + len(there)]), self.encoder.stride))
         both = [2 * size for size in sizes]
-        kind = views["beat_class"][owner, slot] if s.needs_beat_class else torch.zeros_like(owner)
+        kind = views["beat_class"][owner, slot] if "beat_class" in views else torch.zeros_like(owner)
         labels = torch.stack([owner + pairs.first, slot, kind], dim=1).repeat(2, 1)
         record, number, kind = gather_rows(labels, both).unbind(1)
         self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
         same_record = targets.own_pairs(record[self_index], record, self_index)
         beat = record * s.max_beats_per_record + number
         own = targets.own_pairs(beat[self_index], beat, self_index)
-        if s.beat == "hard" and s.hard_beat == "same_record":
+        similarity = None
+        if s.beat == "hard" and s.hard_beat == "same_record" and not s.beat_labels:
             wanted = same_record.float()
         elif s.beat == "hard":
             wanted = targets.same_class(own, kind[self_index], kind, self_index)
         else:
             if s.beat_similarity == "inherit_record" and record_features is not None:
-                own = same_record
-                wanted = self._soft(s.beat, own, record_features, record[self_index], record, "record")
+                own, known, every = same_record, self.record_features, record_features[record]
             else:
-                measured = self.beat_features.impute(views["beat_features"][owner, slot]).repeat(2, 1)
-                column = torch.arange(len(beat), device=z.device)
-                wanted = self._soft(s.beat, own, gather_rows(measured, both), self_index, column, "beat")
-            wanted = targets.fix_own_mass(wanted, own, self_index, s.pos_mass)
-        return contrast_term(
-            "beat", s.beat_weight, z, gather_rows(z, both), self_index, wanted, own, self.loss_settings
-        )
+                known = self.beat_features
+                every = gather_rows(known.impute(views["beat_features"][owner, slot]).repeat(2, 1), both)
+            similarity = self._similarity(s.beat, known, every, own, self_index)
+            wanted = self._soft(similarity, own, self_index, every.dtype)
+        columns = gather_rows(z, both)
+        return contrast_term("beat", s.beat_weight, z, columns, self_index, wanted, own, self.loss_settings, similarity)
 
-    def _soft(self, kind: str, own: Tensor, features: Tensor, row: Tensor, column: Tensor, level: str) -> Tensor:
-        """Soft targets (R, M) from imputed features (n, F) and the entries that rows and columns show."""
+    def _similarity(
+        self, kind: str, known: targets.Features, every: Tensor, own: Tensor, self_index: Tensor
+    ) -> Similarity:
+        """Similarity (R, M) of own rows and all columns from the imputed features of all columns (M, F)."""
         s = self.settings
         if kind == "soft_1":
-            return targets.soft_1(own, features[row], features[column], s.exponent)
-        scaled = (self.record_features if level == "record" else self.beat_features).scale(features)
-        return targets.soft_2(own, scaled[row], scaled[column], s.alpha, s.tau_instance)
+            return targets.soft_1(every[self_index], every, s.exponent)
+        if kind == "soft_2":
+            scaled = known.scale(every)
+            return targets.soft_2(scaled[self_index], scaled, s.alpha, s.tau_instance)
+        z = known.standardise(every)
+        return targets.soft_z(z[self_index], z, own, self_index, s.z_power)
+
+    def _soft(self, similarity: Similarity, own: Tensor, self_index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Soft targets (R, M) with the mass on own pairs that the settings ask for."""
+        return targets.fix_own_mass(similarity.targets(own, dtype), own, self_index, self.settings.pos_mass)
 
 
 def _table(statistics: FeatureStatistics | None, level: str) -> FeatureTable:

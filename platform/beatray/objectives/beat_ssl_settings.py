@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from beatray.objectives.contrast import FORMS, Form
 from beatray.views.two_views import ViewSettings
 
-KINDS = ("none", "hard", "soft_1", "soft_2")
+SOFT = ("soft_1", "soft_2", "soft_z")
+KINDS = ("none", "hard", *SOFT)
 CHOICES = {
     "rhythm": KINDS,
     "beat": KINDS,
@@ -25,18 +26,24 @@ CHOICES = {
 class BeatSslSettings:
     """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
 
-    exponent sharpens soft_1; alpha and tau_instance shape soft_2; pos_mass is the part of every soft target row that
-    own pairs hold (null: the plain target); bce_bias belongs to form=bce.
+    exponent sharpens soft_1; alpha and tau_instance shape soft_2; z_power sharpens soft_z; pos_mass is the part of
+    every soft target row that own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs
+    to form=bce. beat_labels=aami takes beats of one AAMI class as positives, in place of hard_beat, by the classifier
+    in the folder beat_classifier; its digest is filled in when a run starts, so that a run names what it used.
     """
 
     rhythm: str = "soft_1"
     beat: str = "hard"
     hard_beat: str = "same_record"
+    beat_labels: str | None = None
+    beat_classifier: str | None = None
+    beat_classifier_digest: str | None = None
     beat_similarity: str = "features"
     exponent: float = 50.0
     pos_mass: float | None = 0.5
     alpha: float = 0.5
     tau_instance: float = 20.0
+    z_power: float = 1.0
     temperature: float = 0.1
     form: Form = "rownorm"
     bce_bias: float = 0.0
@@ -54,18 +61,26 @@ class BeatSslSettings:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.beat_labels not in (None, "aami"):
+            raise ValueError(f"beat_labels must be null or aami, not {self.beat_labels!r}")
+        if self.beat_labels and (self.beat != "hard" or not self.beat_classifier):
+            raise ValueError(
+                "beat_labels=aami needs beat=hard and beat_classifier=FOLDER (make one with `beatray beats train`)"
+            )
         if self.rhythm == "none" and self.beat == "none":
             raise ValueError("rhythm and beat are both none: there is nothing to learn from")
-        if self.pos_mass is not None and not 0.0 < self.pos_mass < 1.0:
-            raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {self.pos_mass}")
-        for name in ("temperature", "exponent", "box_after_s", "max_beats_per_record", "roi_bins"):
+        if self.pos_mass is not None and not 0.0 <= self.pos_mass < 1.0:
+            raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {self.pos_mass}")
+        if self.pos_mass == 0.0 and self.form == "bce":
+            raise ValueError("pos_mass=0 with form=bce would push the two views of a record apart; choose rownorm")
+        for name in ("temperature", "exponent", "z_power", "box_after_s", "max_beats_per_record", "roi_bins"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     @property
     def needs_record_features(self) -> bool:
         """Whether some target compares records by their features."""
-        return self.rhythm in ("soft_1", "soft_2") or (self.soft_beat and self.beat_similarity == "inherit_record")
+        return self.rhythm in SOFT or (self.soft_beat and self.beat_similarity == "inherit_record")
 
     @property
     def needs_beat_features(self) -> bool:
@@ -74,10 +89,10 @@ class BeatSslSettings:
 
     @property
     def needs_beat_class(self) -> bool:
-        """Whether the beat target compares beat classes."""
-        return self.beat == "hard" and self.hard_beat == "clusters"
+        """Whether the beat target compares beat classes that the corpus holds."""
+        return self.beat == "hard" and self.hard_beat == "clusters" and not self.beat_labels
 
     @property
     def soft_beat(self) -> bool:
         """Whether the beat target is soft."""
-        return self.beat in ("soft_1", "soft_2")
+        return self.beat in SOFT

@@ -8,6 +8,11 @@ view of the same record (or beat); own pairs have target 1; the row itself is no
   with p = 50). Raw physiological features point nearly the same way, so without a large p all targets are near 1.
 - soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
   equation 2), d = Euclidean distance / sqrt(F), in 0..1 because every feature is.
+- soft_z: exp(-d^2 / (2 m)) to the power q, d the Euclidean distance of z-scored features and m the median of d^2 over
+  all pairs of different things in the global batch (the median heuristic of kernel methods). Ours: half of all pairs
+  lie above exp(-q / 2) whatever the features and their units are, so no exponent has to be found for a corpus.
+
+A soft target is built in two steps, see similarity.py: a raw similarity and the map that sharpens it.
 
 However sharp, a soft target over hundreds of columns leaves little on the own pair, and little mass means collapse.
 `fix_own_mass` rescales the others so that own pairs hold an exact part of each row.
@@ -19,13 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from beatray.objectives.contrast import own_columns
+from beatray.objectives.median import median_over_ranks
+from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureTable
 
 
 class Features(nn.Module):
-    """Feature vectors made comparable: missing values become corpus means; ranges scale to 0..1."""
+    """Feature vectors made comparable: missing values become corpus means; ranges scale to 0..1, SDs to 1."""
 
     mean: Tensor
+    sd: Tensor
     low: Tensor
     span: Tensor
 
@@ -34,6 +42,7 @@ class Features(nn.Module):
         span = table.max - table.min
         # not persistent: they belong to the corpus, which hands them over again on a resume
         self.register_buffer("mean", torch.as_tensor(table.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("sd", torch.as_tensor(table.sd, dtype=torch.float32), persistent=False)
         self.register_buffer("low", torch.as_tensor(table.min, dtype=torch.float32), persistent=False)
         self.register_buffer("span", torch.as_tensor(span, dtype=torch.float32), persistent=False)
 
@@ -44,6 +53,10 @@ class Features(nn.Module):
     def scale(self, values: Tensor) -> Tensor:
         """(n, F) imputed -> (n, F) in 0..1 of the corpus range; a constant feature is 0."""
         return ((values - self.low) / torch.where(self.span > 0, self.span, 1.0)).clamp(0.0, 1.0)
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """(n, F) imputed -> (n, F) in SDs from the mean of the corpus; a constant or missing one is 0."""
+        return (values - self.mean) / torch.where(self.sd > 0, self.sd, torch.inf)
 
 
 def own_pairs(row_id: Tensor, column_id: Tensor, self_index: Tensor) -> Tensor:
@@ -56,20 +69,35 @@ def hard(own: Tensor) -> Tensor:
     return own.float()
 
 
-def soft_1(own: Tensor, row_features: Tensor, column_features: Tensor, exponent: float) -> Tensor:
-    """Cosine of raw features (R, F), (M, F) to the power `exponent`, in their type; own pairs 1; negative cosines 0."""
+def soft_1(row_features: Tensor, column_features: Tensor, exponent: float) -> Similarity:
+    """Cosine of raw features (R, F), (M, F), negative ones 0, sharpened by the power `exponent`."""
     rows = nn.functional.normalize(row_features.double(), dim=1)
     columns = nn.functional.normalize(column_features.double(), dim=1)
     # in float64: a power of 50 makes 50 times the rounding of a cosine near 1
-    similar = (rows @ columns.T).clamp(0.0, 1.0).pow(exponent)
-    return similar.to(row_features.dtype).masked_fill(own, 1.0)
+    return Similarity((rows @ columns.T).clamp(0.0, 1.0), lambda raw: raw.pow(exponent))
 
 
-def soft_2(own: Tensor, row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) -> Tensor:
-    """SoftCLT weights 2 alpha sigmoid(-tau d) of range-scaled features (R, F), (M, F); own pairs 1."""
-    distance = torch.cdist(row_scaled, column_scaled, compute_mode="donot_use_mm_for_euclid_dist")
-    similar = 2.0 * alpha * torch.sigmoid(-tau * distance / max(row_scaled.shape[1], 1) ** 0.5)
-    return similar.masked_fill(own, 1.0)
+def soft_2(row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) -> Similarity:
+    """1 - d of range-scaled features (R, F), (M, F), sharpened to the SoftCLT weight 2 alpha sigmoid(-tau d)."""
+    distance = _distances(row_scaled, column_scaled).double() / max(row_scaled.shape[1], 1) ** 0.5
+    return Similarity(1.0 - distance, lambda raw: 2.0 * alpha * torch.sigmoid(-tau * (1.0 - raw)))
+
+
+def soft_z(row_z: Tensor, column_z: Tensor, own: Tensor, self_index: Tensor, power: float) -> Similarity:
+    """exp(-d^2 / (2 m)) of z-scored features (R, F), (M, F), sharpened by `power`; m over pairs that are not `own`.
+
+    Every rank must call it together: m is that of the global batch. Where most pairs are equal (m is 0), equal things
+    have similarity 1 and all others 0.
+    """
+    squared = _distances(row_z, column_z).double().square()
+    others = ~(own | own_columns(self_index, own.shape[1]))
+    middle = median_over_ranks(squared[others]).double().nan_to_num(1.0).clamp_min(torch.finfo(torch.float32).tiny)
+    return Similarity(torch.exp(squared / (-2.0 * middle)), lambda raw: raw.pow(power))
+
+
+def _distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """Euclidean distances (R, M), each a function of its two vectors alone: exact 0 for equal ones."""
+    return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index: Tensor) -> Tensor:
@@ -89,16 +117,20 @@ def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index:
 def fix_own_mass(targets: Tensor, own: Tensor, self_index: Tensor, pos_mass: float | None) -> Tensor:
     """Rescale other columns so that own pairs hold exactly `pos_mass` of each row; None leaves the targets as they are.
 
-    Weights of own pairs stay. Rows whose own pairs, or whose other columns, have no mass stay as they are. Raises
-    ValueError for a mass outside 0..1, ends excluded.
+    Weights of own pairs stay, except that a mass of 0 takes them away and leaves the others as they are: then a view is
+    drawn to records like its own, not to its own other view. Rows whose own pairs, or whose other columns, have no mass
+    stay as they are. Raises ValueError for a mass below 0, or of 1 and more.
     """
     if pos_mass is None:
         return targets
-    if not 0.0 < pos_mass < 1.0:
-        raise ValueError(f"pos_mass must be null or lie between 0 and 1, not {pos_mass}")
+    if not 0.0 <= pos_mass < 1.0:
+        raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {pos_mass}")
     targets = targets.masked_fill(own_columns(self_index, targets.shape[1]), 0.0)
     own_mass = (targets * own).sum(1, keepdim=True)
     others = (targets * ~own).sum(1, keepdim=True)
+    fixable = (own_mass > 0) & (others > 0)
+    if pos_mass == 0.0:
+        return targets.masked_fill(own & fixable, 0.0)
     wanted = own_mass * ((1.0 - pos_mass) / pos_mass)
-    factor = torch.where((own_mass > 0) & (others > 0), wanted / others.clamp_min(1e-30), 1.0)
+    factor = torch.where(fixable, wanted / others.clamp_min(1e-30), 1.0)
     return torch.where(own, targets, targets * factor)

@@ -47,6 +47,9 @@ CURVES = (
 )
 """Keys of the metrics lines and the titles of their panels."""
 
+QUANTILES = (5, 25, 50, 75, 95)
+"""Of the similarities behind soft targets, as the metrics lines name them."""
+
 MAX_TARGET_ENTROPY, MIN_SPREAD = 0.9, 0.3
 """Levels that the curves are read against, where training warns: nearly uniform targets, collapsed embeddings."""
 
@@ -175,6 +178,17 @@ def _curve_section(material: Material) -> Section | None:
                 "relative to embeddings all over the sphere (0 = collapsed).",
             )
         )
+    course = _target_course(material.metrics)
+    if course and len(steps) > 1:
+        figures.append(
+            Picture(
+                to_svg(pictures.target_course(steps, course, MAX_TARGET_ENTROPY)),
+                alt="Soft targets over optimiser steps: " + ", ".join(course),
+                caption="Similarities between different recordings (or beats) of a batch, raw and as sharpened into "
+                "targets: median, middle half, and 5 to 95 %. Bands squeezed against 1 after sharpening mean targets "
+                "that call everything alike; against 0, targets that are hard after all.",
+            )
+        )
     if material.similarities:
         figures.append(
             Picture(
@@ -184,6 +198,25 @@ def _curve_section(material: Material) -> Section | None:
             )
         )
     return Section(title="How it learned", pictures=figures) if figures else None
+
+
+def _target_course(metrics: Sequence[Mapping[str, object]]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """What `pictures.target_course` draws, from the lines of metrics.jsonl; only terms with soft targets."""
+    course = {}
+    for term in ("rhythm", "beat"):
+        keys = {
+            "raw": [f"{term}_raw_similarity_q{level:02d}" for level in QUANTILES],
+            "sharp": [f"{term}_sharp_similarity_q{level:02d}" for level in QUANTILES],
+            "entropy": [f"{term}_target_entropy"],
+            "own_mass": [f"{term}_own_pair_mass"],
+        }
+        found = {
+            name: np.array([[_number(line.get(key)) for key in several] for line in metrics], np.float64)
+            for name, several in keys.items()
+        }
+        if metrics and np.isfinite(found["raw"]).any():
+            course[term] = {**found, **{name: found[name][:, 0] for name in ("entropy", "own_mass")}}
+    return course
 
 
 def _example_section(example: Example) -> Section:

@@ -58,6 +58,41 @@ def training_curves(
     return figure
 
 
+def target_course(
+    step: ArrayLike, terms: Mapping[str, Mapping[str, ArrayLike]], nearly_uniform: float | None = None
+) -> Figure:
+    """How soft targets changed over training, one line of three panels per term (rhythm, beat) over `step` (n,).
+
+    Each term holds `raw` and `sharp`, similarities (n, k) at k ascending quantiles, k odd, drawn as bands around the
+    median; and `entropy` and `own_mass` (n,), drawn from 0 to 1 with the level above which targets are nearly uniform.
+    """
+    steps = np.asarray(step, np.float64)
+    with rc_context(STYLE):
+        figure = new_figure(12.0, 2.4 * max(1, len(terms)))
+        panels = figure.subplots(max(1, len(terms)), 3, squeeze=False)
+        for line, (name, values) in zip(panels, terms.items(), strict=False):
+            for axes, kind, title in zip(line, ("raw", "sharp"), ("raw similarity", "sharpened"), strict=False):
+                bands = np.asarray(values[kind], np.float64)
+                middle = bands.shape[1] // 2
+                for edge in range(middle):
+                    axes.fill_between(steps, bands[:, edge], bands[:, -1 - edge], color=BLUE, alpha=0.2, linewidth=0)
+                axes.plot(steps, bands[:, middle], color=BLUE, linewidth=1.4)
+                axes.set_title(f"{name}: {title}")
+            axes = line[2]
+            axes.plot(steps, np.asarray(values["entropy"], np.float64), color=BLUE, label="target entropy")
+            axes.plot(steps, np.asarray(values["own_mass"], np.float64), color=GREY, label="own-pair mass")
+            if nearly_uniform is not None:
+                axes.axhline(nearly_uniform, color=ORANGE, linewidth=1.2, linestyle="--", label="nearly uniform above")
+            axes.set_ylim(0.0, 1.05)
+            axes.legend(fontsize=7, loc="best")
+            axes.set_title(f"{name}: what the targets say")
+            for axes in line:
+                axes.set_xlabel("step")
+                axes.margins(x=0.01)
+                quiet_grid(axes)
+    return figure
+
+
 def histograms(values: Mapping[str, ArrayLike], label: str, bins: int = 40) -> Figure:
     """One panel per named set of numbers, e.g. raw similarities and the targets made of them; medians marked."""
     with rc_context(STYLE):

@@ -210,6 +210,12 @@ def export_encoder(run: Store, encoder: nn.Module, description: dict[str, Any], 
     write_folder(run, ENCODER_FOLDER, files)
 
 
+def encoder_files(path: str) -> dict[str, bytes]:
+    """What `export_encoder` wrote, every hash checked: model.safetensors, encoder.json and trained_on.bin."""
+    files = read_folder(_encoder_store(path))
+    return {name: files[name] for name in ("model.safetensors", "encoder.json", "trained_on.bin")}
+
+
 def describe_encoder(path: str) -> dict[str, Any]:
     """encoder.json of an exported encoder: `path` is the run folder or its encoder/ folder."""
     return dict(json.loads(read_folder(_encoder_store(path))["encoder.json"]))

@@ -180,6 +180,7 @@ class FirstRank:
             "recipe": job.recipe,
             "objective": job.settings.objective,
             "manifest_hash": job.manifest_hash,
+            "sources": job.sources,
             "corpus_settings": as_dict(job.settings)["corpus"],
             "steps": done,
             "run_steps": job.steps,

@@ -6,7 +6,7 @@ Contract: a `Job` is small and picklable; what is built from it is a function of
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings, as_dict, flat
 from beatray.track.secrets import scrubbed
+from beatray.train.beat_classifier import load as load_labels
 from beatray.train.blocks import Arrays
 from beatray.train.errors import TrainingError
 from beatray.train.order import steps_per_epoch
@@ -29,6 +30,7 @@ RESUMABLE = (
     "out",
     "run",
     "corpus.path",
+    "objective.beat_classifier",
     "train.epochs",
     "train.workers",
     "corpus.on_bad_shard",
@@ -79,6 +81,7 @@ class Job:
     manifest_hash: str
     trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
     key_sum: int  # of the training rows' record keys: account.py
+    sources: dict[str, int] = field(default_factory=dict)  # training rows by source, exported with the encoder
 
     @property
     def run(self) -> Store:
@@ -105,7 +108,10 @@ def build_model(objective: dict[str, Any], encoder: dict[str, Any], seed: int, s
     encoder_settings = {key: value for key, value in encoder.items() if key != "name"}
     objective_settings = {key: value for key, value in objective.items() if key != "name"}
     built = build_encoder(encoder["name"], **encoder_settings)
-    return build_objective(objective["name"], built, objective_settings, FeatureStatistics.from_dict(statistics))
+    made = build_objective(objective["name"], built, objective_settings, FeatureStatistics.from_dict(statistics))
+    if objective.get("beat_labels"):
+        made.beat_labels = load_labels(objective["beat_classifier"], objective.get("beat_classifier_digest"))
+    return made
 
 
 @dataclass(frozen=True, slots=True)

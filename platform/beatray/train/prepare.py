@@ -17,6 +17,8 @@ from beatray.corpus.splits import Role, SplitPolicy, assign_roles
 from beatray.corpus.store import Store
 from beatray.settings import CorpusSettings, PretrainSettings, SettingsError
 from beatray.train.account import key_sum
+from beatray.train.beat_classifier import digest_of
+from beatray.train.errors import CheckpointError
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
@@ -91,6 +93,7 @@ def prepare_job(settings: PretrainSettings) -> Job:
     groups = row_groups(corpus, chosen)
     if not groups:
         raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
+    settings = with_classifier(settings)
     statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
     arrays = _columns(settings, statistics)
     clusters = corpus.manifest.statistics.get("beat_clusters")
@@ -124,7 +127,22 @@ def prepare_job(settings: PretrainSettings) -> Job:
         manifest_hash=corpus.manifest.hash,
         trained_on=hashes_of(chosen),
         key_sum=key_sum(record_key(name) for name in chosen["record_id"]),
+        sources={str(name): int(count) for name, count in sorted(chosen["source"].value_counts().items())},
     )
+
+
+def with_classifier(settings: PretrainSettings) -> PretrainSettings:
+    """The settings with the place and the digest of the beat classifier, where the objective asks for one."""
+    objective = settings.objective
+    if not objective.get("beat_labels") or not objective.get("beat_classifier"):
+        return settings
+    place = Store(str(objective["beat_classifier"]))
+    path = str(place.folder) if place.is_local else str(objective["beat_classifier"])
+    try:
+        digest = objective.get("beat_classifier_digest") or digest_of(path)
+    except (CheckpointError, OSError) as error:
+        raise SettingsError(f"objective.beat_classifier={objective['beat_classifier']}: {error}") from error
+    return replace(settings, objective={**objective, "beat_classifier": path, "beat_classifier_digest": digest})
 
 
 def _columns(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,67 @@
+"""`beatray compare RESULTS_A RESULTS_B ...`: paired tests between evaluated encoders.
+
+A word is a results.json (or its folder), or NAME=FILE; a name given several times pools its files as runs of one
+method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from beatray.commands.console import say
+from beatray.evaluate.paired import as_document, as_rows, compare_runs, runs_of
+from beatray.evaluate.statistics import ALPHA
+from beatray.settings import SettingsError
+
+CONTROLS = ("random", "features")
+
+
+def run(words: Sequence[str], *, controls: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:
+    """Print the comparison; SettingsError where the files cannot be compared."""
+    chosen = [name for name in (controls or "").split(",") if name]
+    unknown = [name for name in chosen if name not in CONTROLS]
+    if unknown:
+        raise SettingsError(f"--with {unknown[0]} is not one of {', '.join(CONTROLS)}")
+    try:
+        runs, unit = runs_of(methods(words), chosen)
+        comparisons = compare_runs(runs, alpha)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    if not comparisons:
+        raise SettingsError("there is nothing that all methods were evaluated on: compare results of the same task")
+    if as_json:
+        print(json.dumps({"unit": unit, "comparisons": as_document(comparisons)}, indent=1))
+        return 0
+    for comparison in comparisons:
+        say("\n".join(as_rows(comparison)) + "\n")
+    say(f"Note: {unit}.")
+    if len(comparisons) > 1:
+        say(
+            f"Note: p is corrected for the pairs of one score, not for looking at {len(comparisons)} scores: choose "
+            "the one that counts before you look."
+        )
+    return 0
+
+
+def methods(words: Sequence[str]) -> dict[str, list[Path]]:
+    """Results files by method; one without a name is called by the part of its path that tells it from the others."""
+    named = [word.split("=", 1) if "=" in word else ["", word] for word in words]
+    bare = [Path(place) for name, place in named if not name]
+    short = dict(zip(bare, _short_names(bare), strict=True))
+    if len(short) < len(bare):
+        raise SettingsError("the same results are given twice; name them (A=FILE) to pool files of one method")
+    found: dict[str, list[Path]] = {}
+    for name, place in named:
+        found.setdefault(name or short[Path(place)], []).append(Path(place))
+    return found
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    parts = [(path.parent if path.name == "results.json" else path).parts for path in paths]
+    for depth in range(1, max((len(each) for each in parts), default=0) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]

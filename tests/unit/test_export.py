@@ -1,0 +1,194 @@
+"""Exported encoders: programs equal on real recordings, a card of what is known, refusals with the difference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import beatray
+from beatray.cli import main
+from beatray.corpus.store import Store
+from beatray.export import programs
+from beatray.export.folder import export_folder, real_recordings
+from beatray.export.programs import ExportError, to_programs
+from beatray.models.registry import build_encoder
+from beatray.train import checkpoint as checkpoints
+
+torch.set_num_threads(1)
+
+RECIPE = {"rate_hz": 500, "unit": "1 uV, int16, unfiltered", "beat_features": ["x"]}
+
+
+def trained(name: str, **settings: Any) -> Any:
+    """An encoder whose statistics and weights are not those of an untouched one."""
+    torch.manual_seed(3)
+    encoder = build_encoder(name, **settings).train()
+    for parameter in encoder.parameters():
+        if parameter.dim() == 1:
+            nn.init.uniform_(parameter, 0.2, 0.8)
+    x_mv = torch.from_numpy(recordings()[:, :, :2000])
+    with torch.no_grad():
+        for _ in range(3):
+            encoder(x_mv)
+    return encoder.eval()
+
+
+def recordings() -> np.ndarray:
+    if not hasattr(recordings, "kept"):
+        recordings.kept = real_recordings()  # type: ignore[attr-defined]
+    kept: np.ndarray = recordings.kept  # type: ignore[attr-defined]
+    return kept
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    description = {
+        "name": "tiny",
+        "settings": {},
+        "recipe": RECIPE,
+        "objective": {"name": "beat_ssl", "rhythm": "soft_z", "beat_classifier": "/secret/beats"},
+        "manifest_hash": "ab" * 32,
+        "sources": {"ludb": 120, "ptbxl": 1302},
+        "corpus_settings": {"path": "/secret/place", "test_folds": [10]},
+        "steps": 395,
+        "seed": 7,
+    }
+    checkpoints.export_encoder(Store(str(folder)), trained("tiny"), description, b"12345678")
+    return folder
+
+
+def test_the_bundled_recordings_are_real_and_prepared() -> None:
+    x_mv = recordings()
+    assert x_mv.shape == (8, 12, 5000) and x_mv.dtype == np.float32
+    assert (np.ptp(x_mv, axis=2).max(axis=1) > 0.5).all() and np.abs(x_mv).max() <= 5.0
+    np.testing.assert_allclose(x_mv[:4, 2], x_mv[:4, 1] - x_mv[:4, 0], atol=0.02)  # PTB-XL: III = II - I
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tiny", {"norm": "group", "pooling": "mean_max"}),
+        ("xresnet1d18", {}),
+        ("xresnet1d18", {"norm": "group", "out_stride": 32, "pooling": "mean_std"}),
+    ],
+)
+def test_programs_are_equal_for_any_number_of_recordings_and_samples(name: str, settings: dict[str, Any]) -> None:
+    encoder = trained(name, **settings)
+    made = to_programs(encoder, recordings())
+    assert made.any_length and made.onnx is not None
+    assert set(made.difference) == {"model.pt2", "model.onnx"} and max(made.difference.values()) < 1e-3
+    session = onnxruntime.InferenceSession(made.onnx, providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_inputs()] == ["x_mv"]
+    for records, samples in ((1, 777), (5, 5000)):  # none of the cases of the export itself
+        x = recordings()[:records, :, :samples].copy()
+        with torch.no_grad():
+            expected = encoder(torch.from_numpy(x)).numpy()
+        found = session.run(["embedding"], {"x_mv": x})[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {
+        "settings": {},
+        "tasks": {"classify": {"test_ids": ["a", "b"]}},
+        "runs": [
+            {
+                "task": "classify",
+                "protocol": "frozen",
+                "fraction": 1.0,
+                "arm": arm,
+                "metrics": {"auroc": 0.8 + seed / 50},
+            }
+            for arm in ("pretrained", "random")
+            for seed in range(2)
+        ],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    out = tmp_path / "mine"
+    assert main(["export", str(run_folder), "--out", str(out), "--results", str(tmp_path)]) == 0
+    assert "model.onnx: equal to the encoder to" in capsys.readouterr().out
+    card = (out / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "beatray" and "beat_ssl" in front["tags"]
+    for words in (
+        "| ludb | 120 | ODC-By 1.0 |",
+        "| ptbxl | 1,302 | CC BY 4.0 |",
+        "ab" * 32,
+        "rhythm: soft_z",
+        "(batch, 12, samples)",
+        "| PTB-XL superclasses | logistic probe | 100% | AUROC | 0.810 +- 0.014 | 0.810 +- 0.014 |  |",
+        "Not a medical device",
+        "f_c = 0.5 Hz",
+        "test_folds",
+    ):
+        assert words in card, words
+    assert "/secret" not in card and "/secret" not in (out / "encoder.json").read_text()
+    here = str(Path(beatray.__file__).parent).encode()
+    assert all(here not in file.read_bytes() for file in out.iterdir())  # nothing tells of the machine it was made on
+    # the folder is an encoder like any other, and every file of it is hashed
+    x_mv = recordings()[:2]
+    with torch.no_grad():
+        expected = checkpoints.load_encoder(str(run_folder))(torch.from_numpy(x_mv)).numpy()
+        np.testing.assert_array_equal(beatray.load_encoder(str(out))(torch.from_numpy(x_mv)).numpy(), expected)
+    loaded = torch.export.load(out / "model.pt2").module()
+    np.testing.assert_allclose(loaded(torch.from_numpy(x_mv))[0].detach().numpy(), expected, atol=1e-5)
+    assert checkpoints.trained_on(str(out)).tolist() == checkpoints.trained_on(str(run_folder)).tolist()
+    damaged = bytearray((out / "model.onnx").read_bytes())
+    damaged[100] ^= 1
+    (out / "model.onnx").write_bytes(damaged)
+    with pytest.raises(checkpoints.CheckpointError, match=r"model\.onnx is damaged"):
+        beatray.load_encoder(str(out))
+    assert main(["export", str(run_folder), "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_program_that_differs_is_refused_with_the_difference(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shifted(module: nn.Module) -> None:
+        with torch.no_grad():
+            module.encoder.trunk.stem_norm.bias.add_(0.01)  # type: ignore[union-attr,operator]
+
+    monkeypatch.setattr(programs, "_replace_pools", shifted)
+    with pytest.raises(
+        ExportError, match=r"model.pt2 is not equal to the encoder: embedding .* differs by up to 0\.\d+"
+    ):
+        export_folder(str(run_folder), tmp_path / "out", with_onnx=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_libraries_it_says_what_to_install(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "NEEDED", ("onnx", "no_such_library"))
+    with pytest.raises(ExportError, match=r"ONNX needs no_such_library: pip install 'beatray\[export\]'"):
+        to_programs(trained("tiny"), recordings())
+    made = to_programs(trained("tiny"), recordings(), with_onnx=False)
+    assert made.onnx is None and set(made.difference) == {"model.pt2"}
+
+
+def test_an_encoder_that_fixes_the_length_is_exported_for_windows_only() -> None:
+    class Fixed(nn.Module):
+        stage_channels, stage_strides = (3,), (500,)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [x.reshape(x.shape[0], 12, 10, 500).mean(-1)[:, :3]]
+
+    from beatray.models.encoder import Encoder
+
+    made = to_programs(Encoder("fixed", Fixed(), "mean_std", {}).eval(), recordings(), with_onnx=False)
+    assert not made.any_length
+
+
+def test_what_is_not_known_is_said(tmp_path: Path) -> None:
+    checkpoints.export_encoder(Store(str(tmp_path)), trained("tiny"), {"name": "tiny", "settings": {}, "recipe": {}})
+    export_folder(str(tmp_path), tmp_path / "out", with_onnx=False)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Sources and their licences: not recorded" in card and "Not evaluated" in card and "model.onnx" not in card
