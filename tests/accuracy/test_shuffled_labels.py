@@ -11,7 +11,8 @@ from beatray.corpus.reader import Rows
 from beatray.evaluate import segment
 from beatray.evaluate.classify import shuffled_labels
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features, prepared
-from beatray.evaluate.labels import superclass_targets, wave_masks
+from beatray.evaluate.label_spaces import superclass_targets
+from beatray.evaluate.labels import wave_masks
 from beatray.evaluate.metrics import macro_auroc, pooled_f1, segment_counts
 from beatray.evaluate.probe import ProbeResult, probe
 from beatray.evaluate.settings import FitSettings

@@ -84,7 +84,7 @@ def test_text_fits_120_columns_and_holds_every_row(encoders: tuple[str, ...]) ->
     table = make_table(evaluation(encoders))
     text = as_text(table)
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert len(table.rows) == 8 * max(1, len(encoders))
+    assert len(table.rows) == 10 * max(1, len(encoders))
     assert text.count("macro F1") == sum(row.metric == "f1" for row in table.rows)
     assert "a note" in text and "control:" in text
 
@@ -116,4 +116,4 @@ def test_results_json_is_plain_json_that_rebuilds_the_scores(tmp_path: Path) -> 
     run = next(r for r in stored["runs"] if r["task"] == "classify" and r["arm"] == "pretrained")
     again = score(Decisions(np.array(run["test"]["scores"]), np.array(run["test"]["thresholds"])), truth)
     assert again["auroc"] == pytest.approx(run["metrics"]["auroc"], abs=1e-4)
-    assert len(as_rows(make_table(found))) == 8
+    assert len(as_rows(make_table(found))) == 10

@@ -27,8 +27,8 @@ from beatray.train.prepare import policy_of
 SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""
 
-LABELLED_SOURCES = ("ludb", "ptbxl")
-"""Sources with the labels that the two tasks need."""
+LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
+"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +142,23 @@ def evaluate_encoder(
     if encoder.weights is not None:
         check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
         refuse_seen(encoder.weights, index[roles == Role.TEST])
-    wanted = np.flatnonzero(index["source"].isin(LABELLED_SOURCES).to_numpy() & (roles != Role.VALIDATION))
+    sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
+    wanted = np.flatnonzero(index["source"].isin(sources).to_numpy() & (roles != Role.VALIDATION))
     rows, chosen = corpus.rows(wanted), roles[wanted]
     train, test = np.flatnonzero(chosen == Role.TRAIN), np.flatnonzero(chosen == Role.TEST)
     with progress("evaluate", "jobs") as update:
         evaluation = evaluate(rows, train, test, [encoder], plan, update)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
-        folds = list(policy.test_folds)
-        say(f"  no diagnoses: no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has")
+        say(f"  no diagnoses: {_why_no_diagnoses(policy, plan)}")
     return evaluation, (rows, train, test)
+
+
+def _why_no_diagnoses(policy: CorpusSettings, plan: EvaluateSettings) -> str:
+    if plan.classify.labels == "snomed":
+        return (
+            "no recording of the Challenge sets with a class of at least evaluate.classify.min_positives="
+            f"{plan.classify.min_positives} training recordings is held out; corpus.hashed_test_sources=[ludb,cinc] "
+            "holds two fifths of them out (pretrain with the same words)"
+        )
+    folds = list(policy.test_folds)
+    return f"no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has"

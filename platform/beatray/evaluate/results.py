@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from beatray.evaluate.metrics import (
     SegmentCounts,
     macro_auroc,
+    macro_average_precision,
     macro_f1,
     mean_of_known,
     pooled_f1,
@@ -32,7 +33,7 @@ from beatray.record import WAVE_KINDS
 ARMS = ("pretrained", "random", "features", "shuffled")
 """The encoder under test; the same one from random weights; measured features; permuted labels."""
 
-METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "f1")}
+METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "auprc", "f1")}
 """The scores a table shows, first the main one."""
 
 
@@ -66,7 +67,8 @@ class Run:
 class TaskPart:
     """What a task was run on: records of the two parts, in order, and the truth of the test part.
 
-    `truth` is (n_test, c) bool for the classification, None for the segmentation, whose counts contain it.
+    `truth` is (n_test, c) bool for the classification, None for the segmentation, whose counts contain it; `classes`
+    names its columns, `too_few` the classes that the training part has too few of to be learned.
     """
 
     task: str
@@ -74,6 +76,10 @@ class TaskPart:
     test_ids: tuple[str, ...]
     test_patients: tuple[str, ...]
     truth: NDArray[np.bool_] | None = None
+    title: str = ""
+    classes: tuple[str, ...] = ()
+    train_positives: tuple[int, ...] = ()
+    too_few: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,9 @@ def score(
     scores = outcome.scores if rows is None else outcome.scores[rows]
     known = truth if rows is None else truth[rows]
     area = macro_auroc(known, scores)
+    precision = macro_average_precision(known, scores)
     decided = macro_f1(known, scores >= outcome.thresholds)
-    return {"auroc": area.value, "f1": decided.value, "classes": float(area.counted)}
+    return {"auroc": area.value, "auprc": precision.value, "f1": decided.value, "classes": float(area.counted)}
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> Path:
@@ -129,6 +136,11 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
                 "test_ids": part.test_ids,
                 "test_patients": part.test_patients,
                 "truth": None if part.truth is None else part.truth.astype(int),
+                "title": part.title,
+                "classes": part.classes,
+                "train_positives": part.train_positives,
+                "test_positives": [] if part.truth is None else part.truth.sum(axis=0),
+                "too_few_to_learn": part.too_few,
             }
             for name, part in evaluation.parts.items()
         },

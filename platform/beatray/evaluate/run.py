@@ -64,7 +64,7 @@ def evaluate(
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="beatray-evaluate-") as folder:
         for name in settings.tasks:
-            found = task_data(rows, train, test, name, settings.min_leads, Path(folder))
+            found = task_data(rows, train, test, name, settings, Path(folder))
             if found is None:
                 notes.append(f"{name}: left out, no labelled records in both the training and the test part")
             else:

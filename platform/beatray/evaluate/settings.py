@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from beatray.evaluate.label_spaces import SNOMED_CLASSES, SPACES
+
 TASKS = ("segment", "classify")
 PROTOCOLS = ("linear", "frozen", "finetune")
 """`linear` is of the segmentation only: for the classification, the logistic probe of `frozen` is linear already."""
@@ -34,10 +36,24 @@ class FitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifySettings:
+    """What is classified: a label space of `label_spaces`, and for SNOMED codes which classes of it."""
+
+    labels: str = "superdiagnostic"
+    snomed_classes: str = "scored"  # by the Challenge of 2021; or "counted": every code that occurs
+    min_positives: int = 20  # training recordings that a SNOMED class needs
+
+    def __post_init__(self) -> None:
+        _only_known("classify.labels", (self.labels,), SPACES)
+        _only_known("classify.snomed_classes", (self.snomed_classes,), SNOMED_CLASSES)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateSettings:
     """All of an evaluation. `seeds` are repeats of everything after pretraining: see `table.SPREAD`."""
 
     tasks: tuple[str, ...] = TASKS
+    classify: ClassifySettings = field(default_factory=ClassifySettings)
     protocols: tuple[str, ...] = PROTOCOLS
     seeds: tuple[int, ...] = (0, 1, 2)
     finetune_seeds: tuple[int, ...] | None = None  # None: the same as `seeds`

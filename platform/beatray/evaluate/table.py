@@ -18,9 +18,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beatray.evaluate.intervals import Interval, paired_differences
-from beatray.evaluate.results import METRICS, Evaluation, Run
+from beatray.evaluate.results import METRICS, Evaluation, Run, TaskPart
 
 TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
 TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
@@ -31,7 +32,7 @@ PROTOCOL_NAMES = {
     ("segment", "finetune"): "fine-tuned",
     ("classify", "finetune"): "fine-tuned",
 }
-METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC"}
+METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC", "auprc": "AUPRC"}
 PROTOCOL_ORDER = ("linear", "frozen", "finetune")
 HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
 
@@ -60,6 +61,7 @@ class Row:
     difference: Interval | None
     features: Cell | None
     shuffled: Cell | None
+    title: str = ""  # of the task, with its label space
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,7 @@ def _rows(
             random=_spread(arms["random"], metric),
             features=_spread(arms["features"], metric),
             shuffled=_spread(arms["shuffled"], metric),
+            title=part.title or TASK_TITLES[task],
         )
         for metric in metrics
     ]
@@ -230,12 +233,13 @@ def _notes(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
         changes = SPREAD[task].format(share=settings.classify_subsample)
         seeds = f"± is the SD over {len(settings.seeds)} seeds" if len(settings.seeds) > 1 else "One seed, so no spread"
         notes.append(
-            f"{TASK_NAMES[task]} ({TASK_TITLES[task]}): {len(part.test_ids)} test recordings of {n_patients} patients, "
+            f"{TASK_NAMES[task]} ({part.title or TASK_TITLES[task]}): {len(part.test_ids)} test recordings of {n_patients} patients, "
             f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
         )
         if part.truth is not None:
             both = part.truth.any(axis=0) & ~part.truth.all(axis=0)
-            notes.append(f"AUROC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes.")
+            note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
+            notes.append(note + _left_out(part, both))
     notes.append(
         "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
         "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
@@ -246,6 +250,23 @@ def _notes(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
         "not cover the choice of the training records or of the one pretraining run."
     )
     return notes + list(evaluation.notes)
+
+
+def _left_out(part: TaskPart, both: NDArray[np.bool_]) -> str:
+    """The classes that no score covers, by name and reason."""
+    if part.truth is None:
+        return ""
+    names = part.classes or tuple(f"class {k}" for k in range(len(both)))
+    absent = [name for name, found in zip(names, part.truth.any(axis=0), strict=True) if not found]
+    always = [name for name, found in zip(names, part.truth.all(axis=0), strict=True) if found]
+    unseen = [name for name, count in zip(part.classes, part.train_positives, strict=True) if not count]
+    reasons = [
+        ("no positive in the test part, so in no mean", absent),
+        ("no negative in the test part, so in F1 alone", always),
+        ("no positive in the training part, so not learned", unseen),
+        ("too few positives in the training part to be a class", list(part.too_few)),
+    ]
+    return "".join(f" With {reason}: {', '.join(found)}." for reason, found in reasons if found)
 
 
 def _cell(cell: Cell | None) -> str:

@@ -1,12 +1,13 @@
 """The records of one task, cut out of a corpus: signals, truth, owners, and who trains and who tests.
 
 Contract: `rows` is a `corpus.reader.Rows`. A task takes the records it has labels for: marked waves for `segment`, at
-least one PTB-XL superclass for `classify`.
+least one class of the label space for `classify`. A label space that is fitted to labels is fitted to the training
+part.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.encoders import prepared
-from beatray.evaluate.labels import superclass_targets, wave_masks
+from beatray.evaluate.label_spaces import LabelSpace, label_space
+from beatray.evaluate.labels import wave_masks
 from beatray.evaluate.results import TaskPart
+from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
 from beatray.record import LEADS, WINDOW_SAMPLES
 
@@ -29,7 +32,7 @@ CHUNK = 64
 class TaskData:
     """One task's records, training ones first: `train` and `test` are positions within these arrays.
 
-    `truth` is (n, 5) bool or (n, 5000) int8; `features` (n, G) are the measured ones. `signals` names an .npy file of
+    `truth` is (n, c) bool or (n, 5000) int8; `features` (n, G) are the measured ones. `signals` names an .npy file of
     float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
     """
 
@@ -49,13 +52,18 @@ def patient_of(rows: Rows, position: int) -> str:
 
 
 def task_data(
-    rows: Rows, train: Index, test: Index, task: str, min_leads: int, folder: Path
+    rows: Rows, train: Index, test: Index, task: str, settings: EvaluateSettings, folder: Path
 ) -> tuple[TaskData, TaskPart] | None:
     """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
     index = np.concatenate([train, test])
-    truth: NDArray[Any] = superclass_targets([rows.labels[i] for i in index])
+    space: LabelSpace | None = None
     if task == "segment":
-        truth = wave_masks([rows.waves[i] for i in index], min_leads)
+        truth: NDArray[Any] = wave_masks([rows.waves[i] for i in index], settings.min_leads)
+    else:
+        chosen = settings.classify
+        train_labels = [rows.labels[i] for i in train]
+        space = label_space(chosen.labels, train_labels, chosen.min_positives, chosen.snomed_classes)
+        truth = space.targets([rows.labels[i] for i in index])
     usable = np.asarray((truth > 0).any(axis=1))
     n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) :].sum())
     if not n_train or not n_test:
@@ -72,9 +80,16 @@ def task_data(
         test=np.arange(n_train, n_train + n_test),
     )
     ids = tuple(rows.record_id[i] for i in index)
-    part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:], None)
-    if task == "classify":
-        part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:], truth[n_train:])
+    part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:])
+    if space is not None:
+        part = replace(
+            part,
+            truth=truth[n_train:],
+            title=space.title,
+            classes=space.classes,
+            train_positives=tuple(truth[:n_train].sum(axis=0).tolist()),
+            too_few=space.left_out,
+        )
     return data, part
 
 

@@ -109,7 +109,7 @@ def comparison(rows: Sequence[Row]) -> Figure:
                 ],
             )
             axes.set_ylim(len(group) - 0.5, -0.5)
-            axes.set_title(f"{TASK_TITLES[task]}: {METRIC_NAMES[metric]}")
+            axes.set_title(f"{group[0].title or TASK_TITLES[task]}: {METRIC_NAMES[metric]}")
             axes.grid(axis="x", color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
