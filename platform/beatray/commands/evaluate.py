@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pandas as pd
 from beatray.commands.console import progress, say
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
+from beatray.evaluate import classes
 from beatray.evaluate.encoders import EncoderSpec, spec_of
-from beatray.evaluate.results import Evaluation, write_results
+from beatray.evaluate.results import Evaluation, plain, write_results
 from beatray.evaluate.run import evaluate
 from beatray.evaluate.settings import TASKS, EvaluateSettings
-from beatray.evaluate.table import as_markdown, as_text, make_table
+from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 from beatray.settings import CorpusSettings, SettingsError, TrackingSettings, as_dict, build, compose, flat
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
@@ -87,9 +89,13 @@ def run(settings: EvaluateCommand) -> Evaluation:
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> str:
-    """results.json, table.txt and table.md in `folder`; returns the table as text."""
+    """results.json, table.txt, table.md, table.json and classes.md in `folder`; returns the table as text."""
     write_results(evaluation, folder)
-    table = make_table(evaluation)
+    table, by_class = make_table(evaluation), classes.class_rows(evaluation)
+    content = {"rows": as_rows(table), "notes": table.notes, "classes": classes.as_rows(by_class)}
+    (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
+    if by_class:
+        (folder / "classes.md").write_text(classes.as_markdown(by_class))
     (folder / "table.md").write_text(as_markdown(table))
     text = as_text(table)
     (folder / "table.txt").write_text(text)
@@ -106,8 +112,9 @@ def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> Non
             if cell is not None and np.isfinite(cell[0]):
                 figures[f"{name}.{arm}"] = float(cell[0])
     tracker.metrics(figures)
-    for name in ("results.json", "table.txt", "table.md"):
-        tracker.artifact(folder / name, "evaluation")
+    for name in ("results.json", "table.txt", "table.md", "table.json", "classes.md"):
+        if (folder / name).exists():
+            tracker.artifact(folder / name, "evaluation")
 
 
 def refuse_seen(weights: str, test: pd.DataFrame) -> None:

@@ -61,6 +61,8 @@ class Run:
     outcome: SegmentCounts | Decisions
     metrics: dict[str, float]
     predictions: NDArray[np.int8] | None = None
+    condition: str = "clean"  # what was done to the test recordings
+    train_positives: tuple[int, ...] = ()  # classification: training recordings of each class
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
     """Write results.json (and predictions.npz, if a run kept any) into `folder`; returns the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    path.write_text(json.dumps(_plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     kept = next((run for run in evaluation.runs if run.predictions is not None), None)
     if kept is not None and kept.predictions is not None:
         np.savez_compressed(folder / "predictions.npz", predictions=kept.predictions)
@@ -151,8 +153,11 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
 def _run_document(run: Run) -> dict[str, Any]:
     plain = {
         name: getattr(run, name)
-        for name in ("task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics")
-    }
+        for name in (
+            "task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics",
+            "condition", "train_positives",
+        )
+    }  # fmt: skip
     return {**plain, "test": asdict(run.outcome)}
 
 
@@ -160,16 +165,16 @@ def _counts(counts: SegmentCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return counts.both, counts.truth, counts.predicted
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types only: arrays become lists, numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

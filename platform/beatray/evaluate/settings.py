@@ -50,7 +50,7 @@ class ClassifySettings:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """All of an evaluation. `seeds` are repeats of everything after pretraining: see `table.SPREAD`."""
+    """All of an evaluation. `seeds` are repeats of everything after pretraining: see `notes.SPREAD`."""
 
     tasks: tuple[str, ...] = TASKS
     classify: ClassifySettings = field(default_factory=ClassifySettings)

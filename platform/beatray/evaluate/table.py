@@ -18,13 +18,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from beatray.evaluate.intervals import Interval, paired_differences
-from beatray.evaluate.results import METRICS, Evaluation, Run, TaskPart
+from beatray.evaluate.intervals import Interval, own_intervals, paired_differences
+from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
+from beatray.evaluate.results import METRICS, Evaluation, Run
 
-TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
-TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
 PROTOCOL_NAMES = {
     ("segment", "linear"): "linear decoder",
     ("segment", "frozen"): "light decoder",
@@ -35,13 +33,6 @@ PROTOCOL_NAMES = {
 METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC", "auprc": "AUPRC"}
 PROTOCOL_ORDER = ("linear", "frozen", "finetune")
 HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
-
-SPREAD = {
-    "segment": "which records are labelled (below 100 %), decoder and control weights, order of batches and crops",
-    "classify": "which {share:.0%} of the training patients are used, inner folds, control weights, order of batches "
-    "and crops",
-}
-"""What a seed changes: the +- of a table is the SD over these and nothing else."""
 
 Cell = tuple[float, float]  # mean and SD
 
@@ -62,6 +53,9 @@ class Row:
     features: Cell | None
     shuffled: Cell | None
     title: str = ""  # of the task, with its label space
+    condition: str = "clean"
+    pretrained_interval: Interval | None = None  # of the arm by itself, over test patients and seeds
+    random_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,7 @@ def make_table(evaluation: Evaluation) -> Table:
                     arms = _arms([r for r in here if r.fraction == fraction], encoder, architecture)
                     if arms["pretrained"] or arms["random"]:
                         rows += _rows(evaluation, encoder, task, protocol, fraction, arms, metrics)
-    return Table(tuple(rows), tuple(_notes(evaluation, rows)))
+    return Table(tuple(rows), tuple(notes_of(evaluation, rows)))
 
 
 def as_text(table: Table) -> str:
@@ -128,7 +122,7 @@ def as_html(table: Table) -> str:
 
 
 def as_rows(table: Table) -> list[dict[str, Any]]:
-    """The rows as plain dicts, for results.json."""
+    """The rows as plain dicts, for table.json."""
     return [asdict(row) for row in table.rows]
 
 
@@ -149,31 +143,6 @@ def cells_of(row: Row) -> tuple[str, ...]:
         _cell(row.features),
         _cell(row.shuffled),
     )
-
-
-def reading(rows: Sequence[Row]) -> str:
-    """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
-    compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
-    if not compared:
-        return "No pretrained encoder was compared with a control."
-    better = sum(gap.excludes_zero() and gap.value > 0 for gap in compared)
-    worse = sum(gap.excludes_zero() and gap.value < 0 for gap in compared)
-    unclear = len(compared) - better - worse
-    sentence = (
-        f"In the main scores, of {len(compared)} comparisons with its control, pretraining is better in {better}, "
-        f"worse in {worse} and not to be told apart in {unclear} (the 95 % interval includes zero)."
-    )
-    measured = [
-        (row.pretrained[0], row.features[0])
-        for row in rows
-        if row.metric == "auroc" and row.protocol == "frozen" and row.features and row.pretrained
-    ]
-    for encoder, features in measured[-1:]:
-        sentence += (
-            f" Measured features alone reach an AUROC of {features:.3f}; the frozen encoder is "
-            f"{abs(encoder - features):.3f} {'above' if encoder >= features else 'below'} that."
-        )
-    return sentence
 
 
 def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
@@ -198,6 +167,11 @@ def _rows(
         first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
         bootstraps = evaluation.settings.bootstraps
         differences = paired_differences(first, second, part.truth, part.test_patients, bootstraps)
+    own = {
+        arm: own_intervals([run.outcome for run in arms[arm].values()], part.truth, part.test_patients,
+                           evaluation.settings.bootstraps)
+        for arm in ("pretrained", "random") if arms[arm]
+    }  # fmt: skip
     trained_on = [run.train_records for arm in ("pretrained", "random") for run in arms[arm].values()]
     return [
         Row(
@@ -213,6 +187,8 @@ def _rows(
             features=_spread(arms["features"], metric),
             shuffled=_spread(arms["shuffled"], metric),
             title=part.title or TASK_TITLES[task],
+            pretrained_interval=own.get("pretrained", {}).get(metric),
+            random_interval=own.get("random", {}).get(metric),
         )
         for metric in metrics
     ]
@@ -223,50 +199,6 @@ def _spread(runs: dict[int, Run], metric: str) -> Cell | None:
     if not values:
         return None
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
-
-def _notes(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
-    settings = evaluation.settings
-    notes = [reading(rows)]
-    for task, part in evaluation.parts.items():
-        n_patients = len(set(part.test_patients))
-        changes = SPREAD[task].format(share=settings.classify_subsample)
-        seeds = f"± is the SD over {len(settings.seeds)} seeds" if len(settings.seeds) > 1 else "One seed, so no spread"
-        notes.append(
-            f"{TASK_NAMES[task]} ({part.title or TASK_TITLES[task]}): {len(part.test_ids)} test recordings of {n_patients} patients, "
-            f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
-        )
-        if part.truth is not None:
-            both = part.truth.any(axis=0) & ~part.truth.all(axis=0)
-            note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
-            notes.append(note + _left_out(part, both))
-    notes.append(
-        "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
-        "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
-        "the probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
-    )
-    notes.append(
-        "difference: pretrained - control, 95 % interval by paired bootstrap over test patients and seeds. It does "
-        "not cover the choice of the training records or of the one pretraining run."
-    )
-    return notes + list(evaluation.notes)
-
-
-def _left_out(part: TaskPart, both: NDArray[np.bool_]) -> str:
-    """The classes that no score covers, by name and reason."""
-    if part.truth is None:
-        return ""
-    names = part.classes or tuple(f"class {k}" for k in range(len(both)))
-    absent = [name for name, found in zip(names, part.truth.any(axis=0), strict=True) if not found]
-    always = [name for name, found in zip(names, part.truth.all(axis=0), strict=True) if found]
-    unseen = [name for name, count in zip(part.classes, part.train_positives, strict=True) if not count]
-    reasons = [
-        ("no positive in the test part, so in no mean", absent),
-        ("no negative in the test part, so in F1 alone", always),
-        ("no positive in the training part, so not learned", unseen),
-        ("too few positives in the training part to be a class", list(part.too_few)),
-    ]
-    return "".join(f" With {reason}: {', '.join(found)}." for reason, found in reasons if found)
 
 
 def _cell(cell: Cell | None) -> str:

@@ -88,6 +88,7 @@ class Worker:
                     outcome=outcome,
                     metrics=score(outcome, truth if job.task == "classify" else None),
                     predictions=predictions,
+                    train_positives=tuple(data.truth[train].sum(axis=0).tolist()) if job.task == "classify" else (),
                 )
             )
         return runs

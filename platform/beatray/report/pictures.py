@@ -14,7 +14,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, TASK_TITLES, Row
+from beatray.evaluate.notes import TASK_TITLES
+from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, Row
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, quiet_grid
 
 SMOOTHING_SHARE = 0.03  # of the steps, on each side

@@ -1,0 +1,97 @@
+"""The sentences under a table of results: what it says, what it was run on, what was left out and how to read it.
+
+Contract: plain sentences, not wrapped; the first is the reading of the main scores, the last ones are the evaluation's
+own notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.evaluate.results import METRICS, Evaluation, TaskPart
+
+if TYPE_CHECKING:
+    from beatray.evaluate.table import Row
+
+TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
+TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
+
+SPREAD = {
+    "segment": "which records are labelled (below 100 %), decoder and control weights, order of batches and crops",
+    "classify": "which {share:.0%} of the training patients are used, inner folds, control weights, order of batches "
+    "and crops",
+}
+"""What a seed changes: the +- of a table is the SD over these and nothing else."""
+
+
+def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
+    """The sentences under a table: what it says, what it was run on, what was left out, how to read it."""
+    settings = evaluation.settings
+    notes = [reading(rows)]
+    for task, part in evaluation.parts.items():
+        n_patients = len(set(part.test_patients))
+        changes = SPREAD[task].format(share=settings.classify_subsample)
+        seeds = f"± is the SD over {len(settings.seeds)} seeds" if len(settings.seeds) > 1 else "One seed, so no spread"
+        title = part.title or TASK_TITLES[task]
+        notes.append(
+            f"{TASK_NAMES[task]} ({title}): {len(part.test_ids)} test recordings of {n_patients} patients, "
+            f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
+        )
+        if part.truth is not None:
+            both = np.asarray(part.truth.any(axis=0) & ~part.truth.all(axis=0))
+            note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
+            notes.append(note + _left_out(part, part.truth))
+    notes.append(
+        "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
+        "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
+        "the probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
+    )
+    notes.append(
+        "difference: pretrained - control, 95 % interval by paired bootstrap over test patients and seeds. It does "
+        "not cover the choice of the training records or of the one pretraining run."
+    )
+    return notes + list(evaluation.notes)
+
+
+def _left_out(part: TaskPart, truth: NDArray[np.bool_]) -> str:
+    """The classes that no score covers, by name and reason."""
+    names = part.classes or tuple(f"class {k}" for k in range(truth.shape[1]))
+    absent = [name for k, name in enumerate(names) if not truth[:, k].any()]
+    always = [name for k, name in enumerate(names) if truth[:, k].all()]
+    unseen = [name for name, count in zip(part.classes, part.train_positives, strict=True) if not count]
+    reasons = [
+        ("no positive in the test part, so in no mean", absent),
+        ("no negative in the test part, so in F1 alone", always),
+        ("no positive in the training part, so not learned", unseen),
+        ("too few positives in the training part to be a class", list(part.too_few)),
+    ]
+    return "".join(f" With {reason}: {', '.join(found)}." for reason, found in reasons if found)
+
+
+def reading(rows: Sequence[Row]) -> str:
+    """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
+    compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
+    if not compared:
+        return "No pretrained encoder was compared with a control."
+    better = sum(gap.excludes_zero() and gap.value > 0 for gap in compared)
+    worse = sum(gap.excludes_zero() and gap.value < 0 for gap in compared)
+    unclear = len(compared) - better - worse
+    sentence = (
+        f"In the main scores, of {len(compared)} comparisons with its control, pretraining is better in {better}, "
+        f"worse in {worse} and not to be told apart in {unclear} (the 95 % interval includes zero)."
+    )
+    measured = [
+        (row.pretrained[0], row.features[0])
+        for row in rows
+        if row.metric == "auroc" and row.protocol == "frozen" and row.features and row.pretrained
+    ]
+    for encoder, features in measured[-1:]:
+        sentence += (
+            f" Measured features alone reach an AUROC of {features:.3f}; the frozen encoder is "
+            f"{abs(encoder - features):.3f} {'above' if encoder >= features else 'below'} that."
+        )
+    return sentence
