@@ -13,6 +13,7 @@ from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.fit import batches, rate_factor
+from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, quick
@@ -98,6 +99,46 @@ def test_a_task_without_labels_is_left_out_with_a_note(rows: Rows) -> None:
     assert {run.arm for run in result.runs} == {"random"}  # nothing pretrained was given
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), tasks=("classify",)))
+
+
+def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec) -> None:
+    train, test = split_of(rows)
+    validation, train = train[::4], np.setdiff1d(train, train[::4])
+    owners = [p or r for p, r in zip(rows.patient_id, rows.record_id, strict=True)]
+    train = np.array([i for i in train if owners[i] not in {owners[j] for j in validation}])
+    short = FitSettings(steps=3, batch_size=8)
+    chosen = replace(quick().classify, mlp=short, mlp_weight_decays=(0.1,), rate_factors=(0.3, 1.0))
+    plan_of_all = replace(
+        quick(), tasks=("classify",), protocols=("frozen", "mlp", "knn", "finetune"), classify=chosen, shuffles=1
+    )
+    found = evaluate(rows, train, test, [encoder], plan_of_all, None, validation)
+    assert len(found.parts["classify"].validation_ids) == len(
+        [i for i in validation if rows.source[i] == "ptbxl" and superclass_targets([rows.labels[i]]).any()]
+    )
+    probes = {(p, a) for p in ("frozen", "mlp", "knn") for a in ("pretrained", "random", "features", "shuffled")}
+    assert {(run.protocol, run.arm) for run in found.runs} == probes | {
+        ("finetune", "pretrained"), ("finetune", "random"),
+    }  # fmt: skip
+    assert "recordings of the validation folds" in " ".join(make_table(found).notes)
+    with pytest.raises(ValueError, match="both the validation and the test part"):
+        evaluate(rows, train, test, [encoder], plan_of_all, None, np.append(validation, test[0]))
+    with pytest.raises(ValueError, match="held_out needs"):
+        asked = replace(plan_of_all, classify=replace(chosen, validation="held_out"))
+        evaluate(rows, train, test, [encoder], asked)
+
+
+def test_another_label_space_is_evaluated_under_its_own_name(rows: Rows, encoder: EncoderSpec) -> None:
+    asked = replace(
+        quick(), tasks=("classify",), protocols=("knn",), classify=replace(quick().classify, labels="rhythm")
+    )
+    found = evaluate(rows, *split_of(rows), [encoder], asked)
+    part = found.parts["classify"]
+    assert part.title == "PTB-XL rhythm codes" and part.classes == label_space("rhythm").classes
+    assert part.truth is not None and part.truth.shape[1] == 12
+    absent = [name for k, name in enumerate(part.classes) if not part.truth[:, k].any()]
+    assert absent and f"no positive in the test part, so in no mean: {', '.join(absent)}." in " ".join(
+        make_table(found).notes
+    )
 
 
 def test_arms_share_seeds_and_one_control_serves_encoders_of_one_architecture() -> None:

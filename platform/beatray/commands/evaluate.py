@@ -150,11 +150,13 @@ def evaluate_encoder(
         check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
         refuse_seen(encoder.weights, index[roles == Role.TEST])
     sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
-    wanted = np.flatnonzero(index["source"].isin(sources).to_numpy() & (roles != Role.VALIDATION))
+    wanted = np.flatnonzero(index["source"].isin(sources).to_numpy())
+    if plan.classify.validation == "inner" or "classify" not in plan.tasks:
+        wanted = wanted[roles[wanted] != Role.VALIDATION]
     rows, chosen = corpus.rows(wanted), roles[wanted]
     train, test = np.flatnonzero(chosen == Role.TRAIN), np.flatnonzero(chosen == Role.TEST)
     with progress("evaluate", "jobs") as update:
-        evaluation = evaluate(rows, train, test, [encoder], plan, update)
+        evaluation = evaluate(rows, train, test, [encoder], plan, update, np.flatnonzero(chosen == Role.VALIDATION))
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
         say(f"  no diagnoses: {_why_no_diagnoses(policy, plan)}")
     return evaluation, (rows, train, test)

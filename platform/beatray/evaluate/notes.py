@@ -42,6 +42,10 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
         )
         if part.truth is not None:
+            where = "inner cross-validation by patient inside the training part"
+            if part.validation_ids:
+                where = f"{len(part.validation_ids)} recordings of the validation folds"
+            notes.append(f"Hyper-parameters and thresholds of the diagnoses were chosen on {where}.")
             both = np.asarray(part.truth.any(axis=0) & ~part.truth.all(axis=0))
             note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
             notes.append(note + _left_out(part, part.truth))

@@ -82,6 +82,7 @@ class TaskPart:
     classes: tuple[str, ...] = ()
     train_positives: tuple[int, ...] = ()
     too_few: tuple[str, ...] = ()
+    validation_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
             name: {
                 "train_ids": part.train_ids,
                 "test_ids": part.test_ids,
+                "validation_ids": part.validation_ids,
                 "test_patients": part.test_patients,
                 "truth": None if part.truth is None else part.truth.astype(int),
                 "title": part.title,

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from beatray.evaluate.label_spaces import SNOMED_CLASSES, SPACES
 
 TASKS = ("segment", "classify")
-PROTOCOLS = ("linear", "frozen", "finetune")
-"""`linear` is of the segmentation only: for the classification, the logistic probe of `frozen` is linear already."""
+PROTOCOLS = ("linear", "frozen", "mlp", "knn", "finetune")
+"""`linear` is of the segmentation only: for the classification, the logistic probe of `frozen` is linear already.
+`mlp` and `knn` are of the classification only."""
+PROBES = ("frozen", "mlp", "knn")
+"""What reads pooled features, and so also measured ones and permuted labels."""
+VALIDATIONS = ("auto", "inner", "held_out")
 POOLINGS = ("mean_std", "encoder")
 DECODERS = ("conv", "unet")
 
@@ -42,10 +46,18 @@ class ClassifySettings:
     labels: str = "superdiagnostic"
     snomed_classes: str = "scored"  # by the Challenge of 2021; or "counted": every code that occurs
     min_positives: int = 20  # training recordings that a SNOMED class needs
+    validation: str = "auto"  # "inner" cross-validation; "held_out" records; auto: held-out ones where there are any
+    mlp: FitSettings = field(default_factory=lambda: FitSettings(steps=300, batch_size=64, head_rate=1e-3))
+    mlp_weight_decays: tuple[float, ...] = (1e-3, 1e-1, 1.0)  # the best on validation is taken, and so below
+    neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100)
+    rate_factors: tuple[float, ...] = (1.0,)  # times the encoder's learning rate when fine-tuned
 
     def __post_init__(self) -> None:
         _only_known("classify.labels", (self.labels,), SPACES)
         _only_known("classify.snomed_classes", (self.snomed_classes,), SNOMED_CLASSES)
+        _only_known("classify.validation", (self.validation,), VALIDATIONS)
+        if min(self.neighbours, default=0) < 1 or not self.mlp_weight_decays or not self.rate_factors:
+            raise ValueError("classify.neighbours, mlp_weight_decays and rate_factors need a value, neighbours from 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ class EvaluateSettings:
 
     tasks: tuple[str, ...] = TASKS
     classify: ClassifySettings = field(default_factory=ClassifySettings)
-    protocols: tuple[str, ...] = PROTOCOLS
+    protocols: tuple[str, ...] = ("linear", "frozen", "finetune")
     seeds: tuple[int, ...] = (0, 1, 2)
     finetune_seeds: tuple[int, ...] | None = None  # None: the same as `seeds`
     segment_fractions: tuple[float, ...] = (0.1, 1.0)

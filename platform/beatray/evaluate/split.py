@@ -63,11 +63,13 @@ def patient_folds(patients: Sequence[str | None], index: Index, n_folds: int, se
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(n_folds)]
 
 
-def refuse_shared_patients(patients: Sequence[str | None], train: Index, test: Index) -> None:
+def refuse_shared_patients(
+    patients: Sequence[str | None], first: Index, second: Index, name: str = "training", other: str = "test"
+) -> None:
     """Raise ValueError, naming one of them, if a patient has records in both parts."""
-    shared = np.intersect1d(patient_keys(patients, train), patient_keys(patients, test))
+    shared = np.intersect1d(patient_keys(patients, first), patient_keys(patients, second))
     if shared.size:
-        raise ValueError(f"{shared.size} patients are in both the training and the test part, e.g. {shared[0]}")
+        raise ValueError(f"{shared.size} patients are in both the {name} and the {other} part, e.g. {shared[0]}")
 
 
 def _shuffled_patients(patients: Sequence[str | None], index: Index, seed: int) -> NDArray[np.str_]:

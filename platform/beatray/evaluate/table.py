@@ -22,16 +22,19 @@ import numpy as np
 from beatray.evaluate.intervals import Interval, own_intervals, paired_differences
 from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
 from beatray.evaluate.results import METRICS, Evaluation, Run
+from beatray.evaluate.settings import PROTOCOLS
 
 PROTOCOL_NAMES = {
     ("segment", "linear"): "linear decoder",
     ("segment", "frozen"): "light decoder",
     ("classify", "frozen"): "logistic probe",
+    ("classify", "mlp"): "MLP probe",
+    ("classify", "knn"): "k-NN (cosine)",
     ("segment", "finetune"): "fine-tuned",
     ("classify", "finetune"): "fine-tuned",
 }
 METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC", "auprc": "AUPRC"}
-PROTOCOL_ORDER = ("linear", "frozen", "finetune")
+PROTOCOL_ORDER = PROTOCOLS
 HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
 
 Cell = tuple[float, float]  # mean and SD

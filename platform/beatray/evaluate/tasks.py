@@ -44,6 +44,7 @@ class TaskData:
     patients: tuple[str, ...]
     train: Index
     test: Index
+    validation: Index  # empty: hyper-parameters are chosen inside the training part
 
 
 def patient_of(rows: Rows, position: int) -> str:
@@ -52,10 +53,12 @@ def patient_of(rows: Rows, position: int) -> str:
 
 
 def task_data(
-    rows: Rows, train: Index, test: Index, task: str, settings: EvaluateSettings, folder: Path
+    rows: Rows, train: Index, test: Index, validation: Index, task: str, settings: EvaluateSettings, folder: Path
 ) -> tuple[TaskData, TaskPart] | None:
     """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
-    index = np.concatenate([train, test])
+    if task == "segment" or settings.classify.validation == "inner":
+        validation = validation[:0]
+    index = np.concatenate([train, test, validation])
     space: LabelSpace | None = None
     if task == "segment":
         truth: NDArray[Any] = wave_masks([rows.waves[i] for i in index], settings.min_leads)
@@ -65,7 +68,7 @@ def task_data(
         space = label_space(chosen.labels, train_labels, chosen.min_positives, chosen.snomed_classes)
         truth = space.targets([rows.labels[i] for i in index])
     usable = np.asarray((truth > 0).any(axis=1))
-    n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) :].sum())
+    n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) : len(train) + len(test)].sum())
     if not n_train or not n_test:
         return None
     index, truth = index[usable], truth[usable]
@@ -78,13 +81,15 @@ def task_data(
         patients=tuple(patient_of(rows, i) for i in index),
         train=np.arange(n_train),
         test=np.arange(n_train, n_train + n_test),
+        validation=np.arange(n_train + n_test, len(index)),
     )
     ids = tuple(rows.record_id[i] for i in index)
-    part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:])
+    tests = slice(n_train, n_train + n_test)
+    part = TaskPart(task, ids[:n_train], ids[tests], data.patients[tests], validation_ids=ids[tests.stop :])
     if space is not None:
         part = replace(
             part,
-            truth=truth[n_train:],
+            truth=truth[tests],
             title=space.title,
             classes=space.classes,
             train_positives=tuple(truth[:n_train].sum(axis=0).tolist()),

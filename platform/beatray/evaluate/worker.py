@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.evaluate import classify, segment
+from beatray.evaluate import choose, classify, segment
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
-from beatray.evaluate.probe import probe
+from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import Decisions, Run, score
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, nested_fractions
@@ -118,13 +118,18 @@ class Worker:
 
     def _classify(self, job: Job, data: TaskData, train: Index) -> Decisions:
         settings, x_mv = self.settings, self.signals[job.task]
+        folds = choose.held_out(train, data.validation)
+        if not len(data.validation):
+            folds = choose.inner_folds(data.patients, train, settings.inner_folds, job.seed)
         if job.protocol == "finetune":
             _, spec = self._encoder(job)
             fit = settings.classify_finetune
-            return classify.finetune(
-                lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, data.patients, train, data.test, fit,
-                encoder_rate(spec, fit), settings.inner_folds, job.seed, bf16=settings.bf16, device=settings.device,
+            rates = [encoder_rate(spec, fit) * factor for factor in settings.classify.rate_factors]
+            model, thresholds = classify.finetune(
+                lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates, job.seed,
+                bf16=settings.bf16, device=settings.device,
             )  # fmt: skip
+            return Decisions(classify.predict(model, x_mv, data.n_samples, data.test, settings.device), thresholds)
         features = data.features
         if job.arm != "features":
             encoder, _ = self._encoder(job)
@@ -132,11 +137,8 @@ class Worker:
                 job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, settings.device)
             )
         truth = classify.shuffled_labels(data.truth, train, job.seed) if job.arm == "shuffled" else data.truth
-        found = probe(
-            features, truth, data.patients, train, data.test,
-            settings.inverse_penalties, settings.inner_folds, job.seed,
-        )  # fmt: skip
-        return Decisions(found.scores, found.thresholds)
+        found = chosen_probe(job.protocol, features, truth, train, folds, settings, job.seed)
+        return Decisions(found.scores(features[data.test]), found.thresholds)
 
     def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
         if job.spec is None:
