@@ -127,6 +127,27 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
         evaluate(rows, train, test, [encoder], asked)
 
 
+def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, encoder: EncoderSpec) -> None:
+    fractions = (0.01, 0.05, 0.1, 0.5, 1.0)
+    asked = replace(
+        quick(),
+        tasks=("classify",),
+        protocols=("frozen", "knn", "finetune"),
+        classify_fractions=fractions,
+        seeds=(0, 1),
+    )
+    found = evaluate(rows, *split_of(rows), [encoder], asked)
+    assert {run.fraction for run in found.runs} == set(fractions)
+    for seed in (0, 1):
+        records = [
+            {run.train_records for run in found.runs if (run.fraction, run.seed) == (f, seed)} for f in fractions
+        ]
+        assert all(len(each) == 1 for each in records)  # the same labels for every arm
+        sizes = [each.pop() for each in records]
+        assert sizes == sorted(sizes) and sizes[0] >= 2
+    assert "At 1 % of the labels some seed had no positive to learn of: " in " ".join(make_table(found).notes)
+
+
 def test_another_label_space_is_evaluated_under_its_own_name(rows: Rows, encoder: EncoderSpec) -> None:
     asked = replace(
         quick(), tasks=("classify",), protocols=("knn",), classify=replace(quick().classify, labels="rhythm")

@@ -118,9 +118,12 @@ def shuffled_labels(truth: NDArray[np.bool_], train: Index, seed: int) -> NDArra
     return permuted
 
 
-def subsample(patients: Sequence[str | None], train: Index, share: float, seed: int) -> Index:
-    """The records of a random `share` of the training patients: what one seed of this task sees."""
-    return nested_fractions(patients, train, (share,), seed)[share]
+def label_subsets(
+    patients: Sequence[str | None], train: Index, share: float, fractions: Sequence[float], seed: int, at_least: int
+) -> dict[float, Index]:
+    """The records that one seed of this task sees: of a random `share` of the training patients, nested fractions."""
+    pool = nested_fractions(patients, train, (share,), seed, at_least)[share]
+    return nested_fractions(patients, pool, fractions, seed, at_least)
 
 
 class Classifier(nn.Module):

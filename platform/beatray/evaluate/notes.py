@@ -49,6 +49,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             both = np.asarray(part.truth.any(axis=0) & ~part.truth.all(axis=0))
             note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
             notes.append(note + _left_out(part, part.truth))
+            notes += _unlearned(evaluation)
     notes.append(
         "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
         "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
@@ -74,6 +75,19 @@ def _left_out(part: TaskPart, truth: NDArray[np.bool_]) -> str:
         ("too few positives in the training part to be a class", list(part.too_few)),
     ]
     return "".join(f" With {reason}: {', '.join(found)}." for reason, found in reasons if found)
+
+
+def _unlearned(evaluation: Evaluation) -> list[str]:
+    """For each label fraction, in how many classes some seed had no positive to learn from."""
+    part, notes = evaluation.parts["classify"], []
+    runs = [run for run in evaluation.runs if run.task == "classify" and run.train_positives]
+    for fraction in sorted({run.fraction for run in runs}):
+        counts = np.array([run.train_positives for run in runs if run.fraction == fraction])
+        missing = (counts == 0).any(axis=0) & (np.array(part.train_positives) > 0)
+        if missing.any():
+            names = ", ".join(name for name, gone in zip(part.classes, missing, strict=True) if gone)
+            notes.append(f"At {100 * fraction:g} % of the labels some seed had no positive to learn of: {names}.")
+    return notes
 
 
 def reading(rows: Sequence[Row]) -> str:

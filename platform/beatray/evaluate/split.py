@@ -25,11 +25,12 @@ def patient_keys(patients: Sequence[str | None], index: Index) -> NDArray[np.str
 
 
 def nested_fractions(
-    patients: Sequence[str | None], index: Index, fractions: Sequence[float], seed: int
+    patients: Sequence[str | None], index: Index, fractions: Sequence[float], seed: int, at_least: int = 1
 ) -> dict[float, Index]:
     """For each fraction in (0, 1] the records of that share of the patients; smaller sets lie in larger ones.
 
-    At least one patient each. Raises ValueError for a fraction outside (0, 1] or an empty index.
+    `at_least` patients each, as far as there are any. Raises ValueError for a fraction outside (0, 1] or an empty
+    index.
     """
     ordered = _shuffled_patients(patients, index, seed)
     keys = patient_keys(patients, index)
@@ -37,7 +38,7 @@ def nested_fractions(
     for fraction in fractions:
         if not 0 < fraction <= 1:
             raise ValueError(f"label fraction {fraction} is not in (0, 1]")
-        chosen = ordered[: max(1, math.floor(fraction * len(ordered) + 0.5))]
+        chosen = ordered[: max(at_least, math.floor(fraction * len(ordered) + 0.5))]
         parts[fraction] = np.sort(index[np.isin(keys, chosen)])
     return parts
 

@@ -96,8 +96,9 @@ class Worker:
     def _label_subsets(self, job: Job, data: TaskData) -> dict[float, Index]:
         if job.task == "segment":
             return nested_fractions(data.patients, data.train, self.settings.segment_fractions, job.seed)
-        pool = classify.subsample(data.patients, data.train, self.settings.classify_subsample, job.seed)
-        return nested_fractions(data.patients, pool, self.settings.classify_fractions, job.seed)
+        share, fractions = self.settings.classify_subsample, self.settings.classify_fractions
+        at_least = 1 if len(data.validation) else 2  # inner folds need two patients
+        return classify.label_subsets(data.patients, data.train, share, fractions, job.seed, at_least)
 
     def _segment(self, job: Job, data: TaskData, train: Index) -> NDArray[np.int8]:
         settings, x_mv = self.settings, self.signals[job.task]
