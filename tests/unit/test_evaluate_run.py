@@ -14,10 +14,15 @@ from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.fit import batches, rate_factor
 from beatray.evaluate.label_spaces import label_space, superclass_targets
+from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import evaluate, plan
-from beatray.evaluate.settings import EvaluateSettings, FitSettings, quick
+from beatray.evaluate.settings import EvaluateSettings, FitSettings, SegmentSettings, quick
 from beatray.evaluate.table import make_table
+from beatray.evaluate.tasks import task_data
+from beatray.evaluate.wave_table import as_markdown as wave_table_text
+from beatray.evaluate.wave_table import wave_rows
+from beatray.evaluate.worker import fold_subsets
 from beatray.train.checkpoint import export_encoder
 from evaluation_rows import read_rows
 
@@ -125,6 +130,44 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
     with pytest.raises(ValueError, match="held_out needs"):
         asked = replace(plan_of_all, classify=replace(chosen, validation="held_out"))
         evaluate(rows, train, test, [encoder], asked)
+
+
+@pytest.mark.parametrize(("target", "fold_over"), [("shared", "held_out"), ("per_lead", "all")])
+def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
+    rows: Rows, encoder: EncoderSpec, target: str, fold_over: str, tmp_path: Path
+) -> None:
+    asked = replace(
+        quick(),
+        tasks=("segment",),
+        protocols=("linear", "frozen") if target == "shared" else ("frozen", "finetune"),
+        segment=SegmentSettings(target=target, folds=3, repeats=2, fold_over=fold_over),
+        segment_fractions=(1.0,),
+        finetune_decoder="unet",
+    )
+    train, test = split_of(rows)
+    found = evaluate(rows, train, test, [encoder], asked)
+    marked = [rows.record_id[i] for i in (test if fold_over == "held_out" else range(len(rows))) if len(rows.waves[i])]
+    part = found.parts["segment"]
+    assert sorted(part.test_ids) == sorted(marked) and len(set(part.test_ids)) == len(marked)
+    assert {run.seed for run in found.runs} == {0, 1}
+    masks = 12 if target == "per_lead" else 1
+    data, _ = task_data(rows, train, test, np.empty(0, np.int64), "segment", asked, tmp_path) or (None, None)
+    assert data is not None
+    for run in found.runs:
+        assert isinstance(run.outcome, SegmentCounts) and len(run.outcome.both) == masks * len(marked)
+        assert len(run.fold_scores) == 3 and run.waves is not None and len(run.waves.hits) == masks * len(marked)
+        truth = data.truth[data.test].reshape(-1, 5000)
+        assert np.array_equal(run.outcome.truth[:, 1], (truth == 2).sum(axis=1))  # the rows are in the part's order
+    for folds in fold_subsets(data, asked, 1).values():
+        tested = np.concatenate([held for _, held in folds])
+        assert np.array_equal(np.sort(tested), data.test)
+        for fit_on, held in folds:
+            assert not {data.patients[i] for i in fit_on} & {data.patients[i] for i in held}
+            assert len(fit_on) + len(held) == len(data.patients)
+    text = " ".join(make_table(found).notes)
+    assert "F1 over 6 paired folds: " in text and "dealt into 3 folds" in text
+    rows_of_waves = wave_rows(found)
+    assert {row.wave for row in rows_of_waves} == {"P", "QRS", "T"} and "| QRS |" in wave_table_text(rows_of_waves)
 
 
 def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, encoder: EncoderSpec) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from beatray.commands.console import progress, say
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
-from beatray.evaluate import classes
+from beatray.evaluate import classes, wave_table
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.results import Evaluation, plain, write_results
 from beatray.evaluate.run import evaluate
@@ -89,13 +89,21 @@ def run(settings: EvaluateCommand) -> Evaluation:
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> str:
-    """results.json, table.txt, table.md, table.json and classes.md in `folder`; returns the table as text."""
+    """results.json, table.txt, table.md, table.json, classes.md and waves.md in `folder`; returns the table as text."""
     write_results(evaluation, folder)
     table, by_class = make_table(evaluation), classes.class_rows(evaluation)
-    content = {"rows": as_rows(table), "notes": table.notes, "classes": classes.as_rows(by_class)}
+    by_wave = wave_table.wave_rows(evaluation)
+    content = {
+        "rows": as_rows(table),
+        "notes": table.notes,
+        "classes": classes.as_rows(by_class),
+        "waves": wave_table.as_rows(by_wave),
+    }
     (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
     if by_class:
         (folder / "classes.md").write_text(classes.as_markdown(by_class))
+    if by_wave:
+        (folder / "waves.md").write_text(wave_table.as_markdown(by_wave))
     (folder / "table.md").write_text(as_markdown(table))
     text = as_text(table)
     (folder / "table.txt").write_text(text)
@@ -112,7 +120,7 @@ def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> Non
             if cell is not None and np.isfinite(cell[0]):
                 figures[f"{name}.{arm}"] = float(cell[0])
     tracker.metrics(figures)
-    for name in ("results.json", "table.txt", "table.md", "table.json", "classes.md"):
+    for name in ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md"):
         if (folder / name).exists():
             tracker.artifact(folder / name, "evaluation")
 
@@ -125,7 +133,8 @@ def refuse_seen(weights: str, test: pd.DataFrame) -> None:
         examples = ", ".join(test["record_id"][seen].head(3))
         raise CheckpointError(
             f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} test recordings "
-            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with."
+            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with, and "
+            "evaluate.segment.fold_over=held_out."
         )
 
 
@@ -148,7 +157,10 @@ def evaluate_encoder(
     roles = assign_roles(index, policy_of(policy))
     if encoder.weights is not None:
         check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
-        refuse_seen(encoder.weights, index[roles == Role.TEST])
+        tested = roles == Role.TEST
+        if "segment" in plan.tasks and plan.segment.folds and plan.segment.fold_over == "all":
+            tested = tested | (index["source"] == "ludb").to_numpy()
+        refuse_seen(encoder.weights, index[tested])
     sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
     wanted = np.flatnonzero(index["source"].isin(sources).to_numpy())
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import SegmentCounts, record_dice
 from beatray.evaluate.results import Decisions
+from beatray.evaluate.waves import WaveCounts, weighted_wave_scores
 
 LEVEL = 0.95
 
@@ -84,7 +85,28 @@ def class_intervals(
     def scores(weights: NDArray[np.float64]) -> list[dict[str, NDArray[np.float64]]]:
         return [class_scores(outcome, truth, weights) for outcome in outcomes]
 
-    found = _resampled(scores, len(outcomes), patients, n_bootstraps)
+    return _by_column(_resampled(scores, len(outcomes), patients, n_bootstraps))
+
+
+def wave_intervals(
+    counts: Sequence[WaveCounts], patients: Sequence[str], n_bootstraps: int
+) -> dict[str, list[Interval]]:
+    """The scores of `waves.weighted_wave_scores` as means over seeds: score name to one interval per wave kind."""
+
+    def scores(weights: NDArray[np.float64]) -> list[dict[str, NDArray[np.float64]]]:
+        return [weighted_wave_scores(each, weights) for each in counts]
+
+    return _by_column(_resampled(scores, len(counts), patients, n_bootstraps))
+
+
+def row_patients(patients: Sequence[str], n_rows: int) -> list[str]:
+    """The owner of each row of counts: a record has as many rows, one after the other, as it has masks."""
+    return [patient for patient in patients for _ in range(n_rows // max(1, len(patients)))]
+
+
+def _by_column(
+    found: dict[str, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
+) -> dict[str, list[Interval]]:
     return {
         name: [Interval(float(v), float(lo), float(hi)) for v, lo, hi in zip(value, low, high, strict=True)]
         for name, (value, low, high) in found.items()

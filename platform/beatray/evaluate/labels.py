@@ -1,9 +1,11 @@
-"""What the segmentation asks for: one wave mask per LUDB record.
+"""What the segmentation asks for: one wave mask per LUDB record, or one per lead.
 
 LUDB marks P, QRS and T in each of the 12 leads by itself (Kalyakulina et al., IEEE Access 8:186181, 2020),
 while an encoder of 12 leads has one time axis. The shared target calls a sample a wave where at least `min_leads`
 leads do; QRS wins over T, T over P. The edges of LUDB records are not annotated, so only samples 500..4499 between the
 record's first and last mark are scored, the others are `metrics.IGNORE`.
+
+Per-lead target: the same for each lead by itself, with that lead's own marks and its own first and last one.
 
 Contract: waves are `record.WAVE_DTYPE` arrays on the 500-Hz grid; masks are int8 (5000,): 0 background, 1 P, 2 QRS,
 3 T.
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import IGNORE
-from beatray.record import WAVE_KINDS, WINDOW_SAMPLES
+from beatray.record import LEADS, WAVE_KINDS, WINDOW_SAMPLES
 
 WAVE_CLASSES = ("background", *WAVE_KINDS)
 
@@ -75,3 +77,9 @@ def wave_masks(waves: Sequence[NDArray[np.void]], min_leads: int = MIN_LEADS) ->
     """`wave_mask` of each record, (n, 5000)."""
     masks = [wave_mask(each, min_leads=min_leads) for each in waves]
     return np.stack(masks) if masks else np.empty((0, WINDOW_SAMPLES), np.int8)
+
+
+def lead_masks(waves: Sequence[NDArray[np.void]]) -> NDArray[np.int8]:
+    """One mask per lead of each record, (n, 12, 5000); a lead without marks is `IGNORE` throughout."""
+    masks = [[wave_mask(each[each["lead"] == lead], min_leads=1) for lead in range(len(LEADS))] for each in waves]
+    return np.array(masks, np.int8).reshape(len(waves), len(LEADS), WINDOW_SAMPLES)

@@ -133,6 +133,12 @@ def record_dice(counts: SegmentCounts) -> NDArray[np.float64]:
     return _ratio(np.where(known, dice, 0.0).sum(axis=1), known.sum(axis=1))
 
 
+def dice_per_class(counts: SegmentCounts) -> NDArray[np.float64]:
+    """Mean over records of the Dice of each wave class (c,); a record without that wave on either side is left out."""
+    dice = _ratio(2.0 * counts.both, counts.truth + counts.predicted)
+    return np.array([mean_of_known(dice[:, k]) for k in range(dice.shape[1])])
+
+
 def mean_of_known(values: NDArray[np.float64]) -> float:
     """Mean without the NaN; NaN if nothing is left."""
     known = values[~np.isnan(values)]

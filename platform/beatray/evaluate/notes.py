@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.results import METRICS, Evaluation, TaskPart
+from beatray.evaluate.statistics import compare
 
 if TYPE_CHECKING:
     from beatray.evaluate.table import Row
@@ -35,12 +36,18 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
     for task, part in evaluation.parts.items():
         n_patients = len(set(part.test_patients))
         changes = SPREAD[task].format(share=settings.classify_subsample)
-        seeds = f"± is the SD over {len(settings.seeds)} seeds" if len(settings.seeds) > 1 else "One seed, so no spread"
+        seed_list = settings.seeds_of(task, "frozen")
+        seeds = f"± is the SD over {len(seed_list)} seeds" if len(seed_list) > 1 else "One seed, so no spread"
         title = part.title or TASK_TITLES[task]
         notes.append(
             f"{TASK_NAMES[task]} ({title}): {len(part.test_ids)} test recordings of {n_patients} patients, "
             f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
         )
+        if task == "segment" and settings.segment.folds:
+            notes.append(
+                f"The test recordings are dealt into {settings.segment.folds} folds; each is tested by a model trained "
+                "on those to train on and on the other folds. A seed is another deal."
+            )
         if part.truth is not None:
             where = "inner cross-validation by patient inside the training part"
             if part.validation_ids:
@@ -50,6 +57,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
             notes.append(note + _left_out(part, part.truth))
             notes += _unlearned(evaluation)
+    notes += _paired_folds(evaluation)
     notes.append(
         "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
         "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
@@ -75,6 +83,30 @@ def _left_out(part: TaskPart, truth: NDArray[np.bool_]) -> str:
         ("too few positives in the training part to be a class", list(part.too_few)),
     ]
     return "".join(f" With {reason}: {', '.join(found)}." for reason, found in reasons if found)
+
+
+def _paired_folds(evaluation: Evaluation) -> list[str]:
+    """Pretrained against control over the folds of all repeats, for each protocol at its largest label fraction."""
+    runs = [run for run in evaluation.runs if run.fold_scores and run.condition == "clean"]
+    notes = []
+    for protocol, encoder in dict.fromkeys((r.protocol, r.encoder) for r in runs if r.arm == "pretrained"):
+        here = [r for r in runs if r.protocol == protocol]
+        most = max(r.fraction for r in here)
+        ours = {r.seed: r for r in here if (r.encoder, r.fraction, r.arm) == (encoder, most, "pretrained")}
+        like = {r.architecture for r in ours.values()}
+        control = {r.seed: r for r in here if (r.fraction, r.arm) == (most, "random") and r.architecture in like}
+        seeds = sorted(ours.keys() & control.keys())
+        pairs = [[score["f1"] for seed in seeds for score in side[seed].fold_scores] for side in (ours, control)]
+        if len(pairs[0]) < 2 or not np.isfinite(pairs).all():
+            continue
+        found = compare({"pretrained": pairs[0], "control": pairs[1]})
+        pair = found.comparisons[0]
+        notes.append(
+            f"Waves, {protocol}, {100 * most:g} % of the labels, F1 over {found.runs} paired folds: {pair.verdict} "
+            f"(median difference {pair.median_difference:+.3f}, Wilcoxon p {pair.p:.3g}, smallest possible "
+            f"{found.smallest_p:.3g}). Folds share training recordings, so p is too small rather than too large."
+        )
+    return notes
 
 
 def _unlearned(evaluation: Evaluation) -> list[str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import (
     SegmentCounts,
+    dice_per_class,
     macro_auroc,
     macro_average_precision,
     macro_f1,
@@ -28,6 +29,7 @@ from beatray.evaluate.metrics import (
     record_dice,
 )
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.waves import WaveCounts
 from beatray.record import WAVE_KINDS
 
 ARMS = ("pretrained", "random", "features", "shuffled")
@@ -63,6 +65,8 @@ class Run:
     predictions: NDArray[np.int8] | None = None
     condition: str = "clean"  # what was done to the test recordings
     train_positives: tuple[int, ...] = ()  # classification: training recordings of each class
+    waves: WaveCounts | None = None  # segmentation
+    fold_scores: tuple[dict[str, float], ...] = ()  # segmentation in folds: F1 and Dice of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,9 @@ def score(
         picked = outcome if rows is None else SegmentCounts(*(part[rows] for part in _counts(outcome)))
         pooled = pooled_f1(picked)
         by_wave = {f"f1_{kind.lower()}": float(f1) for kind, f1 in zip(WAVE_KINDS, pooled.per_class, strict=True)}
+        by_wave |= {
+            f"dice_{kind.lower()}": float(dice) for kind, dice in zip(WAVE_KINDS, dice_per_class(picked), strict=True)
+        }
         return {"f1": pooled.value, "dice": mean_of_known(record_dice(picked)), **by_wave}
     if truth is None:
         raise ValueError("classification scores need the truth of the test part")
@@ -157,10 +164,11 @@ def _run_document(run: Run) -> dict[str, Any]:
         name: getattr(run, name)
         for name in (
             "task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics",
-            "condition", "train_positives",
+            "condition", "train_positives", "fold_scores",
         )
     }  # fmt: skip
-    return {**plain, "test": asdict(run.outcome)}
+    waves = {} if run.waves is None else {"waves": asdict(run.waves)}
+    return {**plain, "test": asdict(run.outcome), **waves}
 
 
 def _counts(counts: SegmentCounts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -95,10 +95,8 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
     arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
     jobs: list[Job] = []
     for protocol in sorted(settings.protocols):  # "finetune" comes first
-        seeds = settings.seeds
-        if protocol == "finetune" and settings.finetune_seeds is not None:
-            seeds = settings.finetune_seeds
         for task in sorted(tasks, reverse=True):
+            seeds = settings.seeds_of(task, protocol)
             if (task, protocol) in (("classify", "linear"), ("segment", "mlp"), ("segment", "knn")):
                 continue
             jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]

@@ -17,6 +17,8 @@ PROTOCOLS = ("linear", "frozen", "mlp", "knn", "finetune")
 `mlp` and `knn` are of the classification only."""
 PROBES = ("frozen", "mlp", "knn")
 """What reads pooled features, and so also measured ones and permuted labels."""
+TARGETS = ("shared", "per_lead")
+FOLD_OVER = ("held_out", "all")
 VALIDATIONS = ("auto", "inner", "held_out")
 POOLINGS = ("mean_std", "encoder")
 DECODERS = ("conv", "unet")
@@ -61,11 +63,33 @@ class ClassifySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentSettings:
+    """The target of the segmentation, and whether records take turns in being tested.
+
+    With `folds`, the tested records are dealt into so many parts by patient, each part is tested by a model trained on
+    all other records, and `repeats` deals take the place of the seeds. `held_out` deals the records that pretraining
+    left out, `all` also those it may have seen (without their marks).
+    """
+
+    target: str = "shared"  # or "per_lead"
+    folds: int = 0  # 0: one split, that of the corpus
+    repeats: int = 1
+    fold_over: str = "held_out"
+
+    def __post_init__(self) -> None:
+        _only_known("segment.target", (self.target,), TARGETS)
+        _only_known("segment.fold_over", (self.fold_over,), FOLD_OVER)
+        if self.folds < 0 or self.folds == 1 or self.repeats < 1:
+            raise ValueError("segment.folds must be 0 or at least 2, segment.repeats at least 1")
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateSettings:
     """All of an evaluation. `seeds` are repeats of everything after pretraining: see `notes.SPREAD`."""
 
     tasks: tuple[str, ...] = TASKS
     classify: ClassifySettings = field(default_factory=ClassifySettings)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
     protocols: tuple[str, ...] = ("linear", "frozen", "finetune")
     seeds: tuple[int, ...] = (0, 1, 2)
     finetune_seeds: tuple[int, ...] | None = None  # None: the same as `seeds`
@@ -85,6 +109,14 @@ class EvaluateSettings:
     bf16: bool = False  # autocast; faster only where the processor multiplies bfloat16 itself
     device: str = "cpu"
     workers: int = 2  # processes of one thread each; 1 or 0 works in this process
+
+    def seeds_of(self, task: str, protocol: str) -> tuple[int, ...]:
+        """The repeats of one task and protocol."""
+        if task == "segment" and self.segment.folds:
+            return tuple(range(self.segment.repeats))
+        if protocol == "finetune" and self.finetune_seeds is not None:
+            return self.finetune_seeds
+        return self.seeds
 
     def __post_init__(self) -> None:
         _only_known("task", self.tasks, TASKS)

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from beatray.evaluate.intervals import Interval, own_intervals, paired_differences
+from beatray.evaluate.intervals import Interval, own_intervals, paired_differences, row_patients
+from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
-from beatray.evaluate.results import METRICS, Evaluation, Run
+from beatray.evaluate.results import METRICS, Decisions, Evaluation, Run, TaskPart
 from beatray.evaluate.settings import PROTOCOLS
 
 PROTOCOL_NAMES = {
@@ -169,12 +170,13 @@ def _rows(
     if common:
         first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
         bootstraps = evaluation.settings.bootstraps
-        differences = paired_differences(first, second, part.truth, part.test_patients, bootstraps)
-    own = {
-        arm: own_intervals([run.outcome for run in arms[arm].values()], part.truth, part.test_patients,
-                           evaluation.settings.bootstraps)
-        for arm in ("pretrained", "random") if arms[arm]
-    }  # fmt: skip
+        differences = paired_differences(first, second, part.truth, _owners(part, first[0]), bootstraps)
+    own = {}
+    for arm in ("pretrained", "random"):
+        outcomes = [run.outcome for run in arms[arm].values()]
+        if outcomes:
+            owners = _owners(part, outcomes[0])
+            own[arm] = own_intervals(outcomes, part.truth, owners, evaluation.settings.bootstraps)
     trained_on = [run.train_records for arm in ("pretrained", "random") for run in arms[arm].values()]
     return [
         Row(
@@ -195,6 +197,11 @@ def _rows(
         )
         for metric in metrics
     ]
+
+
+def _owners(part: TaskPart, outcome: SegmentCounts | Decisions) -> list[str]:
+    rows = len(outcome.both) if isinstance(outcome, SegmentCounts) else len(outcome.scores)
+    return row_patients(part.test_patients, rows)
 
 
 def _spread(runs: dict[int, Run], metric: str) -> Cell | None:

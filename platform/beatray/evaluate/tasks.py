@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.label_spaces import LabelSpace, label_space
-from beatray.evaluate.labels import wave_masks
+from beatray.evaluate.labels import lead_masks, wave_masks
 from beatray.evaluate.results import TaskPart
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
@@ -32,8 +32,8 @@ CHUNK = 64
 class TaskData:
     """One task's records, training ones first: `train` and `test` are positions within these arrays.
 
-    `truth` is (n, c) bool or (n, 5000) int8; `features` (n, G) are the measured ones. `signals` names an .npy file of
-    float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
+    `truth` is (n, c) bool, or int8 (n, 5000) or (n, 12, 5000); `features` (n, G) are the measured ones. `signals` names
+    an .npy file of float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
     """
 
     task: str
@@ -58,18 +58,24 @@ def task_data(
     """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
     if task == "segment" or settings.classify.validation == "inner":
         validation = validation[:0]
+    in_folds = task == "segment" and settings.segment.folds > 0
+    if in_folds and settings.segment.fold_over == "all":
+        train, test = train[:0], np.union1d(train, test)
     index = np.concatenate([train, test, validation])
     space: LabelSpace | None = None
     if task == "segment":
-        truth: NDArray[Any] = wave_masks([rows.waves[i] for i in index], settings.min_leads)
+        waves = [rows.waves[i] for i in index]
+        truth: NDArray[Any] = (
+            wave_masks(waves, settings.min_leads) if settings.segment.target == "shared" else lead_masks(waves)
+        )
     else:
         chosen = settings.classify
         train_labels = [rows.labels[i] for i in train]
         space = label_space(chosen.labels, train_labels, chosen.min_positives, chosen.snomed_classes)
         truth = space.targets([rows.labels[i] for i in index])
-    usable = np.asarray((truth > 0).any(axis=1))
+    usable = np.asarray((truth > 0).any(axis=tuple(range(1, truth.ndim))))
     n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) : len(train) + len(test)].sum())
-    if not n_train or not n_test:
+    if not n_test or not (n_train or in_folds):
         return None
     index, truth = index[usable], truth[usable]
     data = TaskData(

@@ -20,10 +20,11 @@ from beatray.evaluate import choose, classify, segment
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.probe import chosen_probe
-from beatray.evaluate.results import Decisions, Run, score
+from beatray.evaluate.results import METRICS, Decisions, Run, score
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
-from beatray.evaluate.split import Index, nested_fractions
+from beatray.evaluate.split import Index, nested_fractions, patient_folds
 from beatray.evaluate.tasks import TaskData
+from beatray.evaluate.waves import joined, wave_counts, wave_scores
 from beatray.models.encoder import Encoder
 
 KEPT = 4
@@ -60,47 +61,70 @@ class Worker:
             return self._runs(job)
 
     def _runs(self, job: Job) -> list[Run]:
-        data, settings = self.tasks[job.task], self.settings
-        truth = data.truth[data.test]
-        runs = []
-        for fraction, train in self._label_subsets(job, data).items():
-            began = time.monotonic()
-            outcome: SegmentCounts | Decisions
-            predictions = None
-            if job.task == "segment":
-                labelled_samples = self._segment(job, data, train)
-                outcome = segment_counts(truth, labelled_samples)
-                if (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds[0]):
-                    predictions = labelled_samples if fraction == max(settings.segment_fractions) else None
-            else:
-                outcome = self._classify(job, data, train)
-            runs.append(
-                Run(
-                    task=job.task,
-                    protocol=job.protocol,
-                    arm=job.arm,
-                    encoder=job.spec.label if job.spec else job.arm,
-                    architecture=job.spec.random().key() if job.spec else "",
-                    fraction=fraction,
-                    train_records=len(train),
-                    seed=job.seed,
-                    seconds=time.monotonic() - began,
-                    outcome=outcome,
-                    metrics=score(outcome, truth if job.task == "classify" else None),
-                    predictions=predictions,
-                    train_positives=tuple(data.truth[train].sum(axis=0).tolist()) if job.task == "classify" else (),
-                )
-            )
-        return runs
-
-    def _label_subsets(self, job: Job, data: TaskData) -> dict[float, Index]:
+        settings = self.settings
         if job.task == "segment":
-            return nested_fractions(data.patients, data.train, self.settings.segment_fractions, job.seed)
-        share, fractions = self.settings.classify_subsample, self.settings.classify_fractions
+            in_folds = fold_subsets(self.tasks["segment"], settings, job.seed)
+            return [self._segment_run(job, fraction, folds) for fraction, folds in in_folds.items()]
+        data = self.tasks[job.task]
         at_least = 1 if len(data.validation) else 2  # inner folds need two patients
-        return classify.label_subsets(data.patients, data.train, share, fractions, job.seed, at_least)
+        subsets = classify.label_subsets(
+            data.patients, data.train, settings.classify_subsample, settings.classify_fractions, job.seed, at_least
+        )
+        return [self._classify_run(job, fraction, train) for fraction, train in subsets.items()]
 
-    def _segment(self, job: Job, data: TaskData, train: Index) -> NDArray[np.int8]:
+    def _segment_run(self, job: Job, fraction: float, folds: list[tuple[Index, Index]]) -> Run:
+        data, settings, began = self.tasks[job.task], self.settings, time.monotonic()
+        counts, waves, labelled = [], [], []
+        for train, test in folds:
+            labelled.append(self._segment(job, data, train, test))
+            by_mask = (-1, labelled[-1].shape[-1])
+            truth, found = data.truth[test].reshape(by_mask), labelled[-1].reshape(by_mask)
+            counts.append(segment_counts(truth, found))
+            waves.append(wave_counts(truth, found))
+        tested = np.concatenate([test for _, test in folds])
+        masks = len(np.atleast_2d(data.truth[0]))
+        order = (np.argsort(tested)[:, None] * masks + np.arange(masks)).ravel()  # rows back into the part's order
+        outcome = SegmentCounts(
+            *(np.concatenate([getattr(c, name) for c in counts])[order] for name in ("both", "truth", "predicted"))
+        )
+        in_order = joined(waves, order)
+        first = (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds_of("segment", "frozen")[0])
+        kept = first and masks == 1 and fraction == max(settings.segment_fractions)
+        fold_scores = tuple({name: score(c, None)[name] for name in METRICS["segment"]} for c in counts)
+        return Run(
+            **self._named(job, fraction, began),
+            train_records=round(float(np.mean([len(train) for train, _ in folds]))),
+            outcome=outcome,
+            metrics={**score(outcome, None), **wave_scores(in_order)},
+            predictions=np.concatenate(labelled)[order] if kept else None,
+            waves=in_order,
+            fold_scores=fold_scores if settings.segment.folds else (),
+        )
+
+    def _classify_run(self, job: Job, fraction: float, train: Index) -> Run:
+        data, began = self.tasks[job.task], time.monotonic()
+        outcome = self._classify(job, data, train)
+        return Run(
+            **self._named(job, fraction, began),
+            train_records=len(train),
+            outcome=outcome,
+            metrics=score(outcome, data.truth[data.test]),
+            train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
+        )
+
+    def _named(self, job: Job, fraction: float, began: float) -> dict[str, Any]:
+        return {
+            "task": job.task,
+            "protocol": job.protocol,
+            "arm": job.arm,
+            "encoder": job.spec.label if job.spec else job.arm,
+            "architecture": job.spec.random().key() if job.spec else "",
+            "fraction": fraction,
+            "seed": job.seed,
+            "seconds": time.monotonic() - began,
+        }
+
+    def _segment(self, job: Job, data: TaskData, train: Index, test: Index) -> NDArray[np.int8]:
         settings, x_mv = self.settings, self.signals[job.task]
         encoder, spec = self._encoder(job)
         if job.protocol in ("linear", "frozen"):
@@ -109,13 +133,13 @@ class Worker:
             decoder = segment.train_decoder(
                 maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, settings.device, depth
             )
-            return segment.predict_from_maps(decoder, maps[data.test], x_mv.shape[2], settings.device)
+            return segment.predict_from_maps(decoder, maps[test], x_mv.shape[2], settings.device)
         fit = settings.segment_finetune
         model = segment.finetune(
             encoder, x_mv, data.truth, train, fit, encoder_rate(spec, fit), job.seed,
             decoder=settings.finetune_decoder, bf16=settings.bf16, device=settings.device,
         )  # fmt: skip
-        return segment.predict(model, x_mv[data.test], settings.device)
+        return segment.predict(model, x_mv[test], settings.device)
 
     def _classify(self, job: Job, data: TaskData, train: Index) -> Decisions:
         settings, x_mv = self.settings, self.signals[job.task]
@@ -155,6 +179,23 @@ class Worker:
                 self.kept.pop(next(iter(self.kept)))
             self.kept[key] = compute()
         return self.kept[key]
+
+
+def fold_subsets(data: TaskData, settings: EvaluateSettings, seed: int) -> dict[float, list[tuple[Index, Index]]]:
+    """For each label fraction of the segmentation the (train, test) pairs of one repeat: one, or one per fold.
+
+    A fold's model trains on everything outside the fold: the records that are never tested, and those of other folds.
+    """
+    fractions, folds = settings.segment_fractions, settings.segment.folds
+    if not folds:
+        parts = nested_fractions(data.patients, data.train, fractions, seed)
+        return {fraction: [(train, data.test)] for fraction, train in parts.items()}
+    found: dict[float, list[tuple[Index, Index]]] = {fraction: [] for fraction in fractions}
+    for others, tested in patient_folds(data.patients, data.test, folds, seed):
+        pool = np.concatenate([data.train, data.test[others]])
+        for fraction, train in nested_fractions(data.patients, pool, fractions, seed).items():
+            found[fraction].append((train, data.test[tested]))
+    return found
 
 
 def encoder_rate(spec: EncoderSpec, settings: FitSettings) -> float:
