@@ -22,7 +22,15 @@ T = TypeVar("T")
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
 
-PATH_KEYS = {"corpus.path", "out", "run", "encoder_path", "tracking.uri", "salt_file"}
+PATH_KEYS = {
+    "corpus.path",
+    "out",
+    "run",
+    "encoder_path",
+    "tracking.uri",
+    "salt_file",
+    "evaluate.robustness.noise_folder",
+}
 
 
 class SettingsError(ValueError):

@@ -115,6 +115,8 @@ def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> Non
     figures = {}
     for row in make_table(evaluation).rows:
         name = f"{row.task}.{row.protocol}.{100 * row.fraction:g}pct.{row.metric}"
+        if row.condition != "clean":
+            name = f"{name}.{row.condition.replace(' ', '_')}"
         for arm in ("pretrained", "random", "features", "shuffled"):
             cell = getattr(row, arm)
             if cell is not None and np.isfinite(cell[0]):

@@ -58,6 +58,11 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             notes.append(note + _left_out(part, part.truth))
             notes += _unlearned(evaluation)
     notes += _paired_folds(evaluation)
+    if any(run.condition != "clean" for run in evaluation.runs):
+        notes.append(
+            "noise 1-6: modelled wander, muscle noise, power line and baseline shifts in mV; BW, EM, MA: real noise at "
+            "a signal-to-noise ratio; leads: all others set to zero. Done to test recordings only."
+        )
     notes.append(
         "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
         "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
@@ -124,6 +129,7 @@ def _unlearned(evaluation: Evaluation) -> list[str]:
 
 def reading(rows: Sequence[Row]) -> str:
     """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
+    rows = [row for row in rows if row.condition == "clean"]
     compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
     if not compared:
         return "No pretrained encoder was compared with a control."

@@ -84,12 +84,35 @@ class SegmentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RobustnessSettings:
+    """What else test recordings are tested under, at the largest label fraction; see `conditions`.
+
+    All empty: nothing. `noise_folder` holds the Noise Stress Test segments, which are not bundled.
+    """
+
+    noise_levels: tuple[int, ...] = ()  # of 1 to 6
+    leads: tuple[int, ...] = ()  # of 12, 8, 6, 3, 2, 1
+    noise_folder: str | None = None
+    noise_kinds: tuple[str, ...] = ("BW", "EM", "MA")
+    snr_db: tuple[float, ...] = (24.0, 12.0, 6.0, 0.0)
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("noise_levels", self.noise_levels, (1, 2, 3, 4, 5, 6)),
+            ("leads", self.leads, (12, 8, 6, 3, 2, 1)),
+            ("noise_kinds", self.noise_kinds, ("BW", "EM", "MA")),
+        ):
+            _only_known(f"robustness.{name}", tuple(map(str, given)), tuple(map(str, known)))
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateSettings:
     """All of an evaluation. `seeds` are repeats of everything after pretraining: see `notes.SPREAD`."""
 
     tasks: tuple[str, ...] = TASKS
     classify: ClassifySettings = field(default_factory=ClassifySettings)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
+    robustness: RobustnessSettings = field(default_factory=RobustnessSettings)
     protocols: tuple[str, ...] = ("linear", "frozen", "finetune")
     seeds: tuple[int, ...] = (0, 1, 2)
     finetune_seeds: tuple[int, ...] | None = None  # None: the same as `seeds`

@@ -3,8 +3,8 @@
 A row is task, protocol, label fraction and score. Every number is mean +- SD over seeds; the difference is pretrained
 minus control, with the interval of `intervals.paired_differences`. The control is the same architecture from random
 weights: frozen below decoders and probes, trained end to end (from scratch) in the fine-tuned rows. "features" is the
-logistic probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC
-of 0.5.
+probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC of 0.5.
+Where something was done to the test recordings, its name stands in place of the labels, below the clean rows.
 
 Contract: text output is at most 120 columns wide; markdown and HTML hold the same cells.
 """
@@ -71,19 +71,21 @@ class Table:
 
 
 def make_table(evaluation: Evaluation) -> Table:
-    """All rows, in a fixed order: encoder, task, protocol, fraction, score."""
+    """All rows, in a fixed order: encoder, task, protocol, fraction, condition, score."""
     runs = evaluation.runs
     encoders = list(dict.fromkeys(run.encoder for run in runs if run.arm == "pretrained")) or [""]
+    seen = list(dict.fromkeys(run.condition for run in runs))
     rows = []
     for encoder in encoders:
         architecture = next((r.architecture for r in runs if r.arm == "pretrained" and r.encoder == encoder), None)
         for task, metrics in METRICS.items():
             for protocol in PROTOCOL_ORDER:
                 here = [r for r in runs if (r.task, r.protocol) == (task, protocol)]
-                for fraction in sorted({r.fraction for r in here}):
-                    arms = _arms([r for r in here if r.fraction == fraction], encoder, architecture)
+                for fraction, condition in sorted({(r.fraction, seen.index(r.condition)) for r in here}):
+                    chosen = [r for r in here if (r.fraction, r.condition) == (fraction, seen[condition])]
+                    arms = _arms(chosen, encoder, architecture)
                     if arms["pretrained"] or arms["random"]:
-                        rows += _rows(evaluation, encoder, task, protocol, fraction, arms, metrics)
+                        rows += _rows(evaluation, encoder, chosen[0], arms, metrics)
     return Table(tuple(rows), tuple(notes_of(evaluation, rows)))
 
 
@@ -139,7 +141,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     return (
         TASK_NAMES[row.task],
         PROTOCOL_NAMES[row.task, row.protocol],
-        f"{100 * row.fraction:g}%, {row.train_records}",
+        f"{100 * row.fraction:g}%, {row.train_records}" if row.condition == "clean" else row.condition,
         METRIC_NAMES[row.metric],
         _cell(row.pretrained),
         _cell(row.random),
@@ -161,12 +163,12 @@ def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[s
 
 
 def _rows(
-    evaluation: Evaluation, encoder: str, task: str, protocol: str, fraction: float,
-    arms: dict[str, dict[int, Run]], metrics: Sequence[str],
-) -> list[Row]:  # fmt: skip
+    evaluation: Evaluation, encoder: str, like: Run, arms: dict[str, dict[int, Run]], metrics: Sequence[str]
+) -> list[Row]:
+    """The rows of one task, protocol, fraction and condition, those of the run `like`."""
     differences: dict[str, Interval] = {}
     common = sorted(arms["pretrained"].keys() & arms["random"].keys())
-    part = evaluation.parts[task]
+    part = evaluation.parts[like.task]
     if common:
         first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
         bootstraps = evaluation.settings.bootstraps
@@ -181,9 +183,10 @@ def _rows(
     return [
         Row(
             encoder=encoder,
-            task=task,
-            protocol=protocol,
-            fraction=fraction,
+            task=like.task,
+            protocol=like.protocol,
+            fraction=like.fraction,
+            condition=like.condition,
             train_records=round(float(np.mean(trained_on))),
             metric=metric,
             difference=differences.get(metric),
@@ -191,7 +194,7 @@ def _rows(
             random=_spread(arms["random"], metric),
             features=_spread(arms["features"], metric),
             shuffled=_spread(arms["shuffled"], metric),
-            title=part.title or TASK_TITLES[task],
+            title=part.title or TASK_TITLES[like.task],
             pretrained_interval=own.get("pretrained", {}).get(metric),
             random_interval=own.get("random", {}).get(metric),
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.evaluate.conditions import condition_names
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.label_spaces import LabelSpace, label_space
 from beatray.evaluate.labels import lead_masks, wave_masks
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
 
 CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TestedSignals:
+    """The test recordings as stored, in the order of `TaskData.test`: `signals` names an .npy file of microvolts."""
+
+    signals: Path
+    lead_mask: NDArray[np.int16]
+    r_peaks: tuple[NDArray[np.int32], ...]
+    record_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class TaskData:
     train: Index
     test: Index
     validation: Index  # empty: hyper-parameters are chosen inside the training part
+    tested: TestedSignals | None = None  # only where test recordings are also tested under conditions
 
 
 def patient_of(rows: Rows, position: int) -> str:
@@ -90,6 +102,8 @@ def task_data(
         validation=np.arange(n_train + n_test, len(index)),
     )
     ids = tuple(rows.record_id[i] for i in index)
+    if condition_names(settings.robustness):
+        data = replace(data, tested=_tested(rows, index[data.test], folder / f"{task}-tested.npy"))
     tests = slice(n_train, n_train + n_test)
     part = TaskPart(task, ids[:n_train], ids[tests], data.patients[tests], validation_ids=ids[tests.stop :])
     if space is not None:
@@ -102,6 +116,12 @@ def task_data(
             too_few=space.left_out,
         )
     return data, part
+
+
+def _tested(rows: Rows, index: Index, path: Path) -> TestedSignals:
+    np.save(path, rows.signal_uv[index])
+    peaks = tuple(rows.r_peaks[i] for i in index)
+    return TestedSignals(path, rows.lead_mask[index], peaks, tuple(rows.record_id[i] for i in index))
 
 
 def write_signals(rows: Rows, index: Index, path: Path) -> Path:

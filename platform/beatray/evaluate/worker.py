@@ -9,6 +9,7 @@ Contract: positions in `TaskData`; nothing of the test part's truth is read befo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.evaluate import choose, classify, segment
+from beatray.evaluate.conditions import CLEAN, condition_names, under
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.probe import chosen_probe
@@ -29,6 +31,9 @@ from beatray.models.encoder import Encoder
 
 KEPT = 4
 """Encoders whose frozen outputs a worker remembers."""
+
+UNDER_CHUNK = 64
+"""Test records that are put under a condition at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,56 +66,87 @@ class Worker:
             return self._runs(job)
 
     def _runs(self, job: Job) -> list[Run]:
-        settings = self.settings
+        settings, data = self.settings, self.tasks[job.task]
+        runs: list[Run] = []
         if job.task == "segment":
-            in_folds = fold_subsets(self.tasks["segment"], settings, job.seed)
-            return [self._segment_run(job, fraction, folds) for fraction, folds in in_folds.items()]
-        data = self.tasks[job.task]
+            for fraction, folds in fold_subsets(data, settings, job.seed).items():
+                runs += self._segment_runs(job, fraction, folds)
+            return runs
         at_least = 1 if len(data.validation) else 2  # inner folds need two patients
         subsets = classify.label_subsets(
             data.patients, data.train, settings.classify_subsample, settings.classify_fractions, job.seed, at_least
         )
-        return [self._classify_run(job, fraction, train) for fraction, train in subsets.items()]
+        for fraction, train in subsets.items():
+            runs += self._classify_runs(job, fraction, train)
+        return runs
 
-    def _segment_run(self, job: Job, fraction: float, folds: list[tuple[Index, Index]]) -> Run:
-        data, settings, began = self.tasks[job.task], self.settings, time.monotonic()
-        counts, waves, labelled = [], [], []
+    def _conditions(self, job: Job, fraction: float) -> tuple[str, ...]:
+        """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
+        fractions = self.settings.segment_fractions if job.task == "segment" else self.settings.classify_fractions
+        if job.arm not in ("pretrained", "random") or fraction != max(fractions):
+            return (CLEAN,)
+        return (CLEAN, *condition_names(self.settings.robustness))
+
+    def _segment_runs(self, job: Job, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
+        """One run per condition, each over all folds."""
+        data, began = self.tasks[job.task], time.monotonic()
+        conditions = self._conditions(job, fraction)
+        found: dict[str, list[NDArray[np.int8]]] = {condition: [] for condition in conditions}
         for train, test in folds:
-            labelled.append(self._segment(job, data, train, test))
-            by_mask = (-1, labelled[-1].shape[-1])
-            truth, found = data.truth[test].reshape(by_mask), labelled[-1].reshape(by_mask)
-            counts.append(segment_counts(truth, found))
-            waves.append(wave_counts(truth, found))
+            predict = self._segment(job, data, train)
+            for condition in conditions:
+                found[condition].append(predict(test, condition))
+        settings = self.settings
         tested = np.concatenate([test for _, test in folds])
         masks = len(np.atleast_2d(data.truth[0]))
         order = (np.argsort(tested)[:, None] * masks + np.arange(masks)).ravel()  # rows back into the part's order
-        outcome = SegmentCounts(
-            *(np.concatenate([getattr(c, name) for c in counts])[order] for name in ("both", "truth", "predicted"))
-        )
-        in_order = joined(waves, order)
         first = (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds_of("segment", "frozen")[0])
-        kept = first and masks == 1 and fraction == max(settings.segment_fractions)
-        fold_scores = tuple({name: score(c, None)[name] for name in METRICS["segment"]} for c in counts)
-        return Run(
-            **self._named(job, fraction, began),
-            train_records=round(float(np.mean([len(train) for train, _ in folds]))),
-            outcome=outcome,
-            metrics={**score(outcome, None), **wave_scores(in_order)},
-            predictions=np.concatenate(labelled)[order] if kept else None,
-            waves=in_order,
-            fold_scores=fold_scores if settings.segment.folds else (),
-        )
+        runs = []
+        for condition, labelled in found.items():
+            samples = labelled[0].shape[-1]
+            pairs = [
+                (data.truth[test].reshape(-1, samples), labels.reshape(-1, samples))
+                for (_, test), labels in zip(folds, labelled, strict=True)
+            ]
+            counts = [segment_counts(*pair) for pair in pairs]
+            waves = joined([wave_counts(*pair) for pair in pairs], order)
+            outcome = SegmentCounts(
+                *(np.concatenate([getattr(c, name) for c in counts])[order] for name in ("both", "truth", "predicted"))
+            )
+            kept = first and masks == 1 and condition == CLEAN and fraction == max(settings.segment_fractions)
+            fold_scores = tuple({name: score(c, None)[name] for name in METRICS["segment"]} for c in counts)
+            runs.append(
+                Run(
+                    **self._named(job, fraction, began),
+                    train_records=round(float(np.mean([len(train) for train, _ in folds]))),
+                    outcome=outcome,
+                    metrics={**score(outcome, None), **wave_scores(waves)},
+                    predictions=np.concatenate(labelled)[order] if kept else None,
+                    condition=condition,
+                    waves=waves,
+                    fold_scores=fold_scores if settings.segment.folds else (),
+                )
+            )
+        return runs
 
-    def _classify_run(self, job: Job, fraction: float, train: Index) -> Run:
+    def _classify_runs(self, job: Job, fraction: float, train: Index) -> list[Run]:
+        """One run per condition."""
         data, began = self.tasks[job.task], time.monotonic()
-        outcome = self._classify(job, data, train)
-        return Run(
-            **self._named(job, fraction, began),
-            train_records=len(train),
-            outcome=outcome,
-            metrics=score(outcome, data.truth[data.test]),
-            train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
-        )
+        decide = self._classify(job, data, train)
+        runs = []
+        for condition in self._conditions(job, fraction):
+            outcome = decide(condition)
+            runs.append(
+                Run(
+                    **self._named(job, fraction, began),
+                    train_records=len(train),
+                    outcome=outcome,
+                    metrics=score(outcome, data.truth[data.test]),
+                    condition=condition,
+                    train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
+                )
+            )
+        return runs
 
     def _named(self, job: Job, fraction: float, began: float) -> dict[str, Any]:
         return {
@@ -124,25 +160,44 @@ class Worker:
             "seconds": time.monotonic() - began,
         }
 
-    def _segment(self, job: Job, data: TaskData, train: Index, test: Index) -> NDArray[np.int8]:
-        settings, x_mv = self.settings, self.signals[job.task]
+    def _segment(self, job: Job, data: TaskData, train: Index) -> Callable[[Index, str], NDArray[np.int8]]:
+        """Train on `train`; the function gives the labels of test records under a condition."""
+        settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
         encoder, spec = self._encoder(job)
         if job.protocol in ("linear", "frozen"):
-            maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, settings.device))
+            maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, device))
             depth = 0 if job.protocol == "linear" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
-                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, settings.device, depth
+                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, device, depth
             )
-            return segment.predict_from_maps(decoder, maps[test], x_mv.shape[2], settings.device)
+
+            def from_maps(index: Index, condition: str) -> NDArray[np.int8]:
+                if condition == CLEAN:
+                    return segment.predict_from_maps(decoder, maps[index], x_mv.shape[2], device)
+                return np.concatenate(
+                    [
+                        segment.predict_from_maps(decoder, feature_maps(encoder, x, device), x_mv.shape[2], device)
+                        for x, _ in self._under(condition, data, index)
+                    ]
+                )
+
+            return from_maps
         fit = settings.segment_finetune
         model = segment.finetune(
             encoder, x_mv, data.truth, train, fit, encoder_rate(spec, fit), job.seed,
-            decoder=settings.finetune_decoder, bf16=settings.bf16, device=settings.device,
+            decoder=settings.finetune_decoder, bf16=settings.bf16, device=device,
         )  # fmt: skip
-        return segment.predict(model, x_mv[test], settings.device)
 
-    def _classify(self, job: Job, data: TaskData, train: Index) -> Decisions:
-        settings, x_mv = self.settings, self.signals[job.task]
+        def from_signals(index: Index, condition: str) -> NDArray[np.int8]:
+            if condition == CLEAN:
+                return segment.predict(model, x_mv[index], device)
+            return np.concatenate([segment.predict(model, x, device) for x, _ in self._under(condition, data, index)])
+
+        return from_signals
+
+    def _classify(self, job: Job, data: TaskData, train: Index) -> Callable[[str], Decisions]:
+        """Train on `train`; the function gives the decisions on the test part under a condition."""
+        settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
         folds = choose.held_out(train, data.validation)
         if not len(data.validation):
             folds = choose.inner_folds(data.patients, train, settings.inner_folds, job.seed)
@@ -152,18 +207,50 @@ class Worker:
             rates = [encoder_rate(spec, fit) * factor for factor in settings.classify.rate_factors]
             model, thresholds = classify.finetune(
                 lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates, job.seed,
-                bf16=settings.bf16, device=settings.device,
+                bf16=settings.bf16, device=device,
             )  # fmt: skip
-            return Decisions(classify.predict(model, x_mv, data.n_samples, data.test, settings.device), thresholds)
+
+            def fine_tuned(condition: str) -> Decisions:
+                if condition == CLEAN:
+                    return Decisions(classify.predict(model, x_mv, data.n_samples, data.test, device), thresholds)
+                parts = self._under(condition, data, data.test)
+                scores = [classify.predict(model, x, n, np.arange(len(x)), device) for x, n in parts]
+                return Decisions(np.concatenate(scores), thresholds)
+
+            return fine_tuned
+        encoder = None if job.arm == "features" else self._encoder(job)[0]
         features = data.features
-        if job.arm != "features":
-            encoder, _ = self._encoder(job)
+        if encoder is not None:
             features = self._remembered(
-                job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, settings.device)
+                job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
             )
         truth = classify.shuffled_labels(data.truth, train, job.seed) if job.arm == "shuffled" else data.truth
         found = chosen_probe(job.protocol, features, truth, train, folds, settings, job.seed)
-        return Decisions(found.scores(features[data.test]), found.thresholds)
+
+        def probed(condition: str) -> Decisions:
+            if condition == CLEAN or encoder is None:
+                return Decisions(found.scores(features[data.test]), found.thresholds)
+            parts = self._under(condition, data, data.test)
+            read = np.concatenate([pooled_features(encoder, x, n, settings.pooling, device) for x, n in parts])
+            return Decisions(found.scores(read), found.thresholds)
+
+        return probed
+
+    def _under(
+        self, condition: str, data: TaskData, index: Index
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Signals and lengths of the test records `index` under a condition, a chunk at a time."""
+        tested = data.tested
+        if tested is None:
+            raise ValueError(f"the signals for condition {condition} were not kept")
+        stored = np.load(tested.signals, mmap_mode="r")
+        for first in range(0, len(index), UNDER_CHUNK):
+            part = index[first : first + UNDER_CHUNK]
+            rows = np.searchsorted(data.test, part)
+            n_samples = data.n_samples[part]
+            peaks, ids = [tested.r_peaks[r] for r in rows], [tested.record_ids[r] for r in rows]
+            robustness = self.settings.robustness
+            yield under(condition, stored[rows], n_samples, tested.lead_mask[rows], peaks, ids, robustness), n_samples
 
     def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
         if job.spec is None:
