@@ -74,7 +74,7 @@ def test_the_wander_is_the_sum_of_cosines_below_half_a_hertz(monkeypatch: pytest
     monkeypatch.setitem(LEVELS, 1, (0.05, 0.0, 0.0, 0.0))
     noise = modelled_noise(1, 5000, np.random.default_rng(5))[0]
     chance = np.random.default_rng(5)
-    size = [chance.uniform(0, most) for most in (0.05, 0.0, 0.0, 0.0)][0]
+    size, *_ = [chance.uniform(0, most) for most in (0.05, 0.0, 0.0, 0.0)]
     amplitude, phase = chance.uniform(0, 1, (8, 50)), chance.uniform(0, 2 * np.pi, (8, 50))
     t = np.arange(5000) / 500
     plain = sum(amplitude[0, k - 1] * np.cos(2 * np.pi * 0.01 * k * t + phase[0, k - 1]) for k in range(1, 51))
@@ -106,7 +106,7 @@ def test_noise_is_read_from_wfdb_too_and_asked_for_by_name(tmp_path: Path) -> No
     assert noise.shape == (2, 10000) and np.allclose(noise.std(axis=1), 1) and np.allclose(noise.mean(axis=1), 0)
     with pytest.raises(ValueError, match=r"no ma.hea and no MA.mat in .*Noise Stress Test"):
         condition_names(RobustnessSettings(noise_folder=str(tmp_path), noise_kinds=("MA",)))
-    with pytest.raises(ValueError, match="the noise lasts 2.0 s"):
+    with pytest.raises(ValueError, match=r"the noise lasts 2\.0 s"):
         real_noise(np.zeros((12, 5000)), np.empty(0, np.int32), noise[:, :1000], 6, np.random.default_rng(0))
 
 

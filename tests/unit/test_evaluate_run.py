@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from beatray.commands.evaluate import write_tables
 from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
@@ -168,6 +170,23 @@ def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
     assert "F1 over 6 paired folds: " in text and "dealt into 3 folds" in text
     rows_of_waves = wave_rows(found)
     assert {row.wave for row in rows_of_waves} == {"P", "QRS", "T"} and "| QRS |" in wave_table_text(rows_of_waves)
+
+
+def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, tmp_path: Path) -> None:
+    text = write_tables(found, tmp_path)
+    assert (tmp_path / "table.txt").read_text() == text
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"results.json", "table.md", "table.json", "classes.md", "waves.md"} <= written
+    content = json.loads((tmp_path / "table.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert len(content["rows"]) == len(make_table(found).rows)
+    assert {row["name"] for row in content["classes"]} == {"CD", "HYP", "MI", "NORM", "STTC"}
+    own = [row["pretrained_interval"] for row in content["rows"] if row["metric"] == "auroc"]
+    assert own and all(each["low"] <= each["value"] <= each["high"] for each in own)
+    arms = {(r.protocol, r.fraction, r.arm) for r in found.runs if r.task == "segment"}
+    assert len(content["waves"]) == 3 * len(arms)
+    stored = json.loads((tmp_path / "results.json").read_text())["tasks"]["classify"]
+    assert stored["classes"] == ["CD", "HYP", "MI", "NORM", "STTC"]
+    assert stored["test_positives"] == np.sum(stored["truth"], axis=0).tolist()
 
 
 def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, encoder: EncoderSpec) -> None:

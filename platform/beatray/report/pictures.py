@@ -82,11 +82,8 @@ def comparison(rows: Sequence[Row]) -> Figure:
     """The table's main scores as dots: pretrained against control, bars one SD over seeds; one panel per score."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if (
-            row.condition == "clean"
-            and row.metric in ("f1", "auroc")
-            and (row.metric == "auroc" or row.task == "segment")
-        ):
+        main = row.metric == ("f1" if row.task == "segment" else "auroc")
+        if row.condition == "clean" and main:
             groups.setdefault((row.task, row.metric), []).append(row)
     arms = (("pretrained", BLUE, "o"), ("random", ORANGE, "s"), ("features", GREY, "D"))
     names = {"pretrained": "pretrained", "random": "control (random weights)", "features": "measured features"}
