@@ -17,6 +17,7 @@ from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepa
 from beatray.evaluate.fit import batches, rate_factor
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, SegmentSettings, quick
@@ -208,6 +209,28 @@ def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, enc
         sizes = [each.pop() for each in records]
         assert sizes == sorted(sizes) and sizes[0] >= 2
     assert "At 1 % of the labels some seed had no positive to learn of: " in " ".join(make_table(found).notes)
+
+
+def test_permuted_labels_are_permuted_where_the_choice_is_made_too(
+    rows: Rows, encoder: EncoderSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = split_of(rows)
+    owners = [p or r for p, r in zip(rows.patient_id, rows.record_id, strict=True)]
+    validation = train[::3]
+    train = np.array([i for i in train if owners[i] not in {owners[j] for j in validation}])
+    given: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def spy(protocol, features, truth, fit_on, folds, *rest):  # type: ignore[no-untyped-def]
+        given.append((truth, fit_on, folds[0][1]))
+        return chosen_probe(protocol, features, truth, fit_on, folds, *rest)
+
+    monkeypatch.setattr("beatray.evaluate.worker.chosen_probe", spy)
+    asked = replace(quick(), tasks=("classify",), protocols=("frozen",), shuffles=1)
+    evaluate(rows, train, test, [encoder], asked, None, validation)
+    true, permuted = given[0][0], given[-1][0]
+    for part in given[-1][1:]:  # training and validation records
+        assert not np.array_equal(permuted[part], true[part])
+        assert np.array_equal(permuted[part].sum(axis=0), true[part].sum(axis=0))
 
 
 def test_another_label_space_is_evaluated_under_its_own_name(rows: Rows, encoder: EncoderSpec) -> None:

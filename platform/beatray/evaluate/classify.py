@@ -108,13 +108,13 @@ def predict(
     return torch.cat(parts).double().numpy()
 
 
-def shuffled_labels(truth: NDArray[np.bool_], train: Index, seed: int) -> NDArray[np.bool_]:
-    """A copy of `truth` with the label rows of `train` permuted: a probe trained on it must score 0.5 on average.
+def shuffled_labels(truth: NDArray[np.bool_], part: Index, seed: int) -> NDArray[np.bool_]:
+    """A copy of `truth` with the label rows of the records `part` permuted: a probe trained on it scores 0.5.
 
     Whole rows move, so the classes keep their frequencies and their company; the truth of other records stays.
     """
     permuted = truth.copy()
-    permuted[train] = truth[np.random.default_rng([seed, 0x5FFF]).permutation(train)]
+    permuted[part] = truth[np.random.default_rng([seed, 0x5FFF]).permutation(part)]
     return permuted
 
 

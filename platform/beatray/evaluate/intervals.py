@@ -27,6 +27,7 @@ LEVEL = 0.95
 
 Outcome = SegmentCounts | Decisions
 Truth = NDArray[np.bool_] | None
+Known = dict[tuple[int, int], dict[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +44,24 @@ class Interval:
 
 
 def paired_differences(
-    first: Sequence[Outcome], second: Sequence[Outcome], truth: Truth, patients: Sequence[str], n_bootstraps: int
+    first: Sequence[Outcome],
+    second: Sequence[Outcome],
+    truth: Truth,
+    patients: Sequence[str],
+    n_bootstraps: int,
+    known: Known | None = None,
 ) -> dict[str, Interval]:
     """Mean over seeds of first - second for each score, with its interval.
 
     `first[s]` and `second[s]` belong to the same seed and the same test records; `patients` names the owner of each.
+    `known` remembers what was scored, for several calls on the same outcomes, patients and number of resamples.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"{len(first)} and {len(second)} runs cannot be paired by seed")
 
     def gaps(weights: NDArray[np.float64]) -> list[dict[str, NDArray[np.float64]]]:
         pairs = zip(first, second, strict=True)
-        scored = [(weighted_scores(a, truth, weights), weighted_scores(b, truth, weights)) for a, b in pairs]
+        scored = [(_once(a, truth, weights, known), _once(b, truth, weights, known)) for a, b in pairs]
         return [{name: a[name] - b[name] for name in a} for a, b in scored]
 
     return {
@@ -64,12 +71,16 @@ def paired_differences(
 
 
 def own_intervals(
-    outcomes: Sequence[Outcome], truth: Truth, patients: Sequence[str], n_bootstraps: int
+    outcomes: Sequence[Outcome],
+    truth: Truth,
+    patients: Sequence[str],
+    n_bootstraps: int,
+    known: Known | None = None,
 ) -> dict[str, Interval]:
     """Mean over seeds of each score of one arm, with its interval over test patients and seeds."""
 
     def scores(weights: NDArray[np.float64]) -> list[dict[str, NDArray[np.float64]]]:
-        return [weighted_scores(outcome, truth, weights) for outcome in outcomes]
+        return [_once(outcome, truth, weights, known) for outcome in outcomes]
 
     return {
         name: Interval(float(value), float(low), float(high))
@@ -111,6 +122,17 @@ def _by_column(
         name: [Interval(float(v), float(lo), float(hi)) for v, lo, hi in zip(value, low, high, strict=True)]
         for name, (value, low, high) in found.items()
     }
+
+
+def _once(
+    outcome: Outcome, truth: Truth, weights: NDArray[np.float64], known: Known | None
+) -> dict[str, NDArray[np.float64]]:
+    key = (id(outcome), len(weights))
+    if known is None:
+        return weighted_scores(outcome, truth, weights)
+    if key not in known:
+        known[key] = weighted_scores(outcome, truth, weights)
+    return known[key]
 
 
 def _resampled(
@@ -173,12 +195,11 @@ def class_scores(
     """AUROC, AUPRC and F1 of each class for each row of record weights, (b, c) each; NaN where undefined."""
     with np.errstate(invalid="ignore", divide="ignore"):
         columns = range(truth.shape[1])
-        areas = [_weighted_auroc(truth[:, k], outcome.scores[:, k], weights_bn) for k in columns]
-        precisions = [_weighted_average_precision(truth[:, k], outcome.scores[:, k], weights_bn) for k in columns]
+        areas = [_weighted_areas(truth[:, k], outcome.scores[:, k], weights_bn) for k in columns]
         decided = outcome.scores >= outcome.thresholds
         f1 = 2 * (weights_bn @ (truth & decided)) / (weights_bn @ (truth.astype(float) + decided))
         present = weights_bn @ truth > 0
-        auroc, auprc = np.stack(areas, axis=1), np.stack(precisions, axis=1)
+        auroc, auprc = (np.stack(curve, axis=1) for curve in zip(*areas, strict=True))
         return {
             "auroc": auroc,
             "auprc": np.where(np.isnan(auroc), np.nan, auprc),
@@ -186,28 +207,22 @@ def class_scores(
         }
 
 
-def _weighted_auroc(
+def _weighted_areas(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights_bn: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    order = np.argsort(score, kind="stable")
-    ties = np.flatnonzero(np.append(True, np.diff(score[order]) != 0))
-    sorted_weights = weights_bn[:, order]
-    positive = np.add.reduceat(sorted_weights * truth[order], ties, axis=1)
-    negative = np.add.reduceat(sorted_weights * ~truth[order], ties, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    return np.asarray((positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1)), np.float64)
-
-
-def _weighted_average_precision(
-    truth: NDArray[np.bool_], score: NDArray[np.float64], weights_bn: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Area under the ROC and the precision-recall curve of one class for each row of weights, (b,) each."""
     order = np.argsort(-score, kind="stable")
     ties = np.flatnonzero(np.append(True, np.diff(score[order]) != 0))
     sorted_weights = weights_bn[:, order]
     positive = np.add.reduceat(sorted_weights * truth[order], ties, axis=1)
-    ranked = np.cumsum(np.add.reduceat(sorted_weights, ties, axis=1), axis=1)
-    precision = np.where(ranked > 0, np.cumsum(positive, axis=1) / ranked, 0.0)
-    return np.asarray((positive * precision).sum(axis=1) / positive.sum(axis=1), np.float64)
+    negative = np.add.reduceat(sorted_weights * ~truth[order], ties, axis=1)
+    positives, negatives = positive.sum(axis=1), negative.sum(axis=1)
+    above = np.cumsum(negative, axis=1)  # wrong ones at or above a score; below it lie the others, and half the ties
+    roc = (positive * (negatives[:, None] - above + negative / 2)).sum(axis=1) / (positives * negatives)
+    found = np.cumsum(positive, axis=1)
+    ranked = found + above
+    precision = np.divide(found, ranked, out=np.zeros_like(found), where=ranked > 0)
+    return roc, (positive * precision).sum(axis=1) / positives
 
 
 def _mean_known(scores_bc: NDArray[np.float64]) -> NDArray[np.float64]:

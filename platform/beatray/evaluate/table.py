@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from beatray.evaluate.intervals import Interval, own_intervals, paired_differences, row_patients
+from beatray.evaluate.intervals import Interval, Known, own_intervals, paired_differences, row_patients
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
 from beatray.evaluate.results import METRICS, Decisions, Evaluation, Run, TaskPart
@@ -167,18 +167,19 @@ def _rows(
 ) -> list[Row]:
     """The rows of one task, protocol, fraction and condition, those of the run `like`."""
     differences: dict[str, Interval] = {}
+    known: Known = {}
     common = sorted(arms["pretrained"].keys() & arms["random"].keys())
     part = evaluation.parts[like.task]
     if common:
         first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
         bootstraps = evaluation.settings.bootstraps
-        differences = paired_differences(first, second, part.truth, _owners(part, first[0]), bootstraps)
+        differences = paired_differences(first, second, part.truth, _owners(part, first[0]), bootstraps, known)
     own = {}
     for arm in ("pretrained", "random"):
         outcomes = [run.outcome for run in arms[arm].values()]
         if outcomes:
             owners = _owners(part, outcomes[0])
-            own[arm] = own_intervals(outcomes, part.truth, owners, evaluation.settings.bootstraps)
+            own[arm] = own_intervals(outcomes, part.truth, owners, evaluation.settings.bootstraps, known)
     trained_on = [run.train_records for arm in ("pretrained", "random") for run in arms[arm].values()]
     return [
         Row(

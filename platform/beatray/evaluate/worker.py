@@ -224,7 +224,10 @@ class Worker:
             features = self._remembered(
                 job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
             )
-        truth = classify.shuffled_labels(data.truth, train, job.seed) if job.arm == "shuffled" else data.truth
+        truth = data.truth
+        if job.arm == "shuffled":  # within each part, or the true labels of validation would choose among chances
+            truth = classify.shuffled_labels(truth, train, job.seed)
+            truth = classify.shuffled_labels(truth, data.validation, job.seed)
         found = chosen_probe(job.protocol, features, truth, train, folds, settings, job.seed)
 
         def probed(condition: str) -> Decisions:
