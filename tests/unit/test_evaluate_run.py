@@ -15,17 +15,18 @@ from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.fit import batches, rate_factor
+from beatray.evaluate.jobs import plan
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import Evaluation
-from beatray.evaluate.run import evaluate, plan
+from beatray.evaluate.run import evaluate
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, SegmentSettings, quick
+from beatray.evaluate.split import fold_subsets
 from beatray.evaluate.table import make_table
 from beatray.evaluate.tasks import task_data
 from beatray.evaluate.wave_table import as_markdown as wave_table_text
 from beatray.evaluate.wave_table import wave_rows
-from beatray.evaluate.worker import fold_subsets
 from beatray.train.checkpoint import export_encoder
 from evaluation_rows import read_rows
 
@@ -161,7 +162,7 @@ def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
         assert len(run.fold_scores) == 3 and run.waves is not None and len(run.waves.hits) == masks * len(marked)
         truth = data.truth[data.test].reshape(-1, 5000)
         assert np.array_equal(run.outcome.truth[:, 1], (truth == 2).sum(axis=1))  # the rows are in the part's order
-    for folds in fold_subsets(data, asked, 1).values():
+    for folds in fold_subsets(data.patients, data.train, data.test, (1.0,), 3, seed=1).values():
         tested = np.concatenate([held for _, held in folds])
         assert np.array_equal(np.sort(tested), data.test)
         for fit_on, held in folds:

@@ -14,7 +14,8 @@ Contract: `signal_uv` (n, 12, 5000) int16; the result is what `encoders.prepared
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,11 @@ from beatray.evaluate.noise import modelled_noise, read_noise, real_noise
 from beatray.evaluate.settings import RobustnessSettings
 from beatray.record import LEADS
 
+if TYPE_CHECKING:
+    from beatray.evaluate.tasks import TaskData
+
 CLEAN = "clean"
+CHUNK = 64
 LEADS_KEPT = {
     12: LEADS,
     8: ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"),
@@ -74,3 +79,19 @@ def under(
         present = (int(lead_mask[row]) >> np.arange(len(LEADS)) & 1).astype(bool)
         noisy_uv[row, present, :length] += (1000.0 * added[present]).astype(np.float32)
     return prepared(noisy_uv, n_samples.astype(np.int32))
+
+
+def in_chunks(
+    condition: str, data: TaskData, index: NDArray[np.int64], settings: RobustnessSettings
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Signals and lengths of the test records `index` of a task under a condition, some at a time."""
+    tested = data.tested
+    if tested is None:
+        raise ValueError(f"the signals for condition {condition} were not kept")
+    stored = np.load(tested.signals, mmap_mode="r")
+    for first in range(0, len(index), CHUNK):
+        part = index[first : first + CHUNK]
+        rows = np.searchsorted(data.test, part)
+        peaks, ids = [tested.r_peaks[row] for row in rows], [tested.record_ids[row] for row in rows]
+        n_samples = data.n_samples[part]
+        yield under(condition, stored[rows], n_samples, tested.lead_mask[rows], peaks, ids, settings), n_samples

@@ -64,6 +64,23 @@ def patient_folds(patients: Sequence[str | None], index: Index, n_folds: int, se
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(n_folds)]
 
 
+def fold_subsets(
+    patients: Sequence[str | None], train: Index, test: Index, fractions: Sequence[float], n_folds: int, seed: int
+) -> dict[float, list[tuple[Index, Index]]]:
+    """For each label fraction the (train, test) pairs of one repeat: one without folds (0), or one per fold of `test`.
+
+    A fold's model trains on everything outside the fold: the records of `train`, never tested, and the other folds.
+    """
+    if not n_folds:
+        return {part: [(chosen, test)] for part, chosen in nested_fractions(patients, train, fractions, seed).items()}
+    found: dict[float, list[tuple[Index, Index]]] = {fraction: [] for fraction in fractions}
+    for others, tested in patient_folds(patients, test, n_folds, seed):
+        pool = np.concatenate([train, test[others]])
+        for fraction, chosen in nested_fractions(patients, pool, fractions, seed).items():
+            found[fraction].append((chosen, test[tested]))
+    return found
+
+
 def refuse_shared_patients(
     patients: Sequence[str | None], first: Index, second: Index, name: str = "training", other: str = "test"
 ) -> None:

@@ -1,7 +1,6 @@
 """One job of the evaluation: an arm of a task with one seed, over all its label fractions.
 
-An arm is what the head reads: the encoder under test, the same from random weights, measured features, or the encoder
-under test with permuted training labels. The label subsets depend on the seed alone, so every arm sees the same ones.
+The label subsets depend on the seed alone, so every arm sees the same ones.
 
 Contract: positions in `TaskData`; nothing of the test part's truth is read before the predictions are made.
 """
@@ -9,8 +8,7 @@ Contract: positions in `TaskData`; nothing of the test part's truth is read befo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,37 +16,20 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.evaluate import choose, classify, segment
-from beatray.evaluate.conditions import CLEAN, condition_names, under
+from beatray.evaluate.conditions import CLEAN, condition_names, in_chunks
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
+from beatray.evaluate.jobs import Job
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import METRICS, Decisions, Run, score
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
-from beatray.evaluate.split import Index, nested_fractions, patient_folds
+from beatray.evaluate.split import Index, fold_subsets
 from beatray.evaluate.tasks import TaskData
 from beatray.evaluate.waves import joined, wave_counts, wave_scores
 from beatray.models.encoder import Encoder
 
 KEPT = 4
 """Encoders whose frozen outputs a worker remembers."""
-
-UNDER_CHUNK = 64
-"""Test records that are put under a condition at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What one worker does in one go. `spec` is None for measured features."""
-
-    task: str
-    protocol: str
-    arm: str
-    spec: EncoderSpec | None
-    seed: int
-
-    def name(self) -> str:
-        """For progress lines."""
-        return f"{self.task} {self.protocol} {self.spec.label if self.arm == 'pretrained' and self.spec else self.arm}"
 
 
 class Worker:
@@ -69,7 +50,9 @@ class Worker:
         settings, data = self.settings, self.tasks[job.task]
         runs: list[Run] = []
         if job.task == "segment":
-            for fraction, folds in fold_subsets(data, settings, job.seed).items():
+            n_folds, fractions = settings.segment.folds, settings.segment_fractions
+            in_folds = fold_subsets(data.patients, data.train, data.test, fractions, n_folds, job.seed)
+            for fraction, folds in in_folds.items():
                 runs += self._segment_runs(job, fraction, folds)
             return runs
         at_least = 1 if len(data.validation) else 2  # inner folds need two patients
@@ -177,7 +160,7 @@ class Worker:
                 return np.concatenate(
                     [
                         segment.predict_from_maps(decoder, feature_maps(encoder, x, device), x_mv.shape[2], device)
-                        for x, _ in self._under(condition, data, index)
+                        for x, _ in in_chunks(condition, data, index, settings.robustness)
                     ]
                 )
 
@@ -191,7 +174,9 @@ class Worker:
         def from_signals(index: Index, condition: str) -> NDArray[np.int8]:
             if condition == CLEAN:
                 return segment.predict(model, x_mv[index], device)
-            return np.concatenate([segment.predict(model, x, device) for x, _ in self._under(condition, data, index)])
+            return np.concatenate(
+                [segment.predict(model, x, device) for x, _ in in_chunks(condition, data, index, settings.robustness)]
+            )
 
         return from_signals
 
@@ -213,7 +198,7 @@ class Worker:
             def fine_tuned(condition: str) -> Decisions:
                 if condition == CLEAN:
                     return Decisions(classify.predict(model, x_mv, data.n_samples, data.test, device), thresholds)
-                parts = self._under(condition, data, data.test)
+                parts = in_chunks(condition, data, data.test, settings.robustness)
                 scores = [classify.predict(model, x, n, np.arange(len(x)), device) for x, n in parts]
                 return Decisions(np.concatenate(scores), thresholds)
 
@@ -233,27 +218,11 @@ class Worker:
         def probed(condition: str) -> Decisions:
             if condition == CLEAN or encoder is None:
                 return Decisions(found.scores(features[data.test]), found.thresholds)
-            parts = self._under(condition, data, data.test)
+            parts = in_chunks(condition, data, data.test, settings.robustness)
             read = np.concatenate([pooled_features(encoder, x, n, settings.pooling, device) for x, n in parts])
             return Decisions(found.scores(read), found.thresholds)
 
         return probed
-
-    def _under(
-        self, condition: str, data: TaskData, index: Index
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Signals and lengths of the test records `index` under a condition, a chunk at a time."""
-        tested = data.tested
-        if tested is None:
-            raise ValueError(f"the signals for condition {condition} were not kept")
-        stored = np.load(tested.signals, mmap_mode="r")
-        for first in range(0, len(index), UNDER_CHUNK):
-            part = index[first : first + UNDER_CHUNK]
-            rows = np.searchsorted(data.test, part)
-            n_samples = data.n_samples[part]
-            peaks, ids = [tested.r_peaks[r] for r in rows], [tested.record_ids[r] for r in rows]
-            robustness = self.settings.robustness
-            yield under(condition, stored[rows], n_samples, tested.lead_mask[rows], peaks, ids, robustness), n_samples
 
     def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
         if job.spec is None:
@@ -269,23 +238,6 @@ class Worker:
                 self.kept.pop(next(iter(self.kept)))
             self.kept[key] = compute()
         return self.kept[key]
-
-
-def fold_subsets(data: TaskData, settings: EvaluateSettings, seed: int) -> dict[float, list[tuple[Index, Index]]]:
-    """For each label fraction of the segmentation the (train, test) pairs of one repeat: one, or one per fold.
-
-    A fold's model trains on everything outside the fold: the records that are never tested, and those of other folds.
-    """
-    fractions, folds = settings.segment_fractions, settings.segment.folds
-    if not folds:
-        parts = nested_fractions(data.patients, data.train, fractions, seed)
-        return {fraction: [(train, data.test)] for fraction, train in parts.items()}
-    found: dict[float, list[tuple[Index, Index]]] = {fraction: [] for fraction in fractions}
-    for others, tested in patient_folds(data.patients, data.test, folds, seed):
-        pool = np.concatenate([data.train, data.test[others]])
-        for fraction, train in nested_fractions(data.patients, pool, fractions, seed).items():
-            found[fraction].append((train, data.test[tested]))
-    return found
 
 
 def encoder_rate(spec: EncoderSpec, settings: FitSettings) -> float:
