@@ -22,7 +22,15 @@ T = TypeVar("T")
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
 
-PATH_KEYS = {"corpus.path", "out", "run", "encoder_path", "tracking.uri", "salt_file"}
+PATH_KEYS = {
+    "corpus.path",
+    "out",
+    "run",
+    "encoder_path",
+    "tracking.uri",
+    "salt_file",
+    "evaluate.robustness.noise_folder",
+}
 
 
 class SettingsError(ValueError):
@@ -36,6 +44,7 @@ class CorpusSettings:
     path: str = ""
     validation_folds: tuple[int, ...] = (9,)
     test_folds: tuple[int, ...] = (10,)
+    hashed_test_sources: tuple[str, ...] = ("ludb",)  # without folds: two fifths by a hash of the name are held out
     train_on_unknown_copies: bool = False
     pretrain_sees_test: bool = False  # mimics studies that pretrain on everything; never the default
     on_bad_shard: str = "stop"  # or skip: train on without the rows of a shard that cannot be read, counted

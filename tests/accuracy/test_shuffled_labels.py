@@ -9,12 +9,14 @@ import pytest
 
 from beatray.corpus.reader import Rows
 from beatray.evaluate import segment
+from beatray.evaluate.choose import inner_folds
 from beatray.evaluate.classify import shuffled_labels
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features, prepared
-from beatray.evaluate.labels import superclass_targets, wave_masks
+from beatray.evaluate.label_spaces import superclass_targets
+from beatray.evaluate.labels import wave_masks
 from beatray.evaluate.metrics import macro_auroc, pooled_f1, segment_counts
-from beatray.evaluate.probe import ProbeResult, probe
-from beatray.evaluate.settings import FitSettings
+from beatray.evaluate.probe import ProbeResult, chosen_probe, probe
+from beatray.evaluate.settings import ClassifySettings, EvaluateSettings, FitSettings
 from evaluation_rows import read_rows
 
 SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
@@ -55,6 +57,24 @@ def test_the_probe_finds_diagnoses_and_nothing_in_permuted_labels(ptbxl_rows: Ro
     by_chance = [probed(rows, features, p) for p in permuted]
     assert abs(np.mean([scored(rows, truth, chance) for chance in by_chance]) - 0.5) < 0.1
     assert abs(np.mean([chance.inner_auroc for chance in by_chance]) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("protocol", ["mlp", "knn"])
+def test_the_other_probes_find_diagnoses_and_nothing_in_permuted_labels(ptbxl_rows: Rows, protocol: str) -> None:
+    rows = ptbxl_rows
+    truth, features = superclass_targets(rows.labels), rows.record_features
+    train, test = np.flatnonzero(rows.fold < 8), np.flatnonzero(rows.fold >= 8)
+    short = FitSettings(steps=100, batch_size=64, head_rate=1e-3)
+    settings = EvaluateSettings(classify=ClassifySettings(mlp=short, mlp_weight_decays=(0.1,)))
+
+    def reached(labels: np.ndarray, seed: int) -> float:
+        folds = inner_folds(rows.patient_id, train, 4, seed)
+        found = chosen_probe(protocol, features, labels, train, folds, settings, seed)
+        return macro_auroc(truth[test], found.scores(features[test])).value
+
+    assert reached(truth, 0) > 0.7
+    chance = [reached(shuffled_labels(truth, train, seed), seed) for seed in range(PERMUTATIONS)]
+    assert abs(np.mean(chance) - 0.5) < 0.1
 
 
 def test_test_labels_do_not_reach_the_probe(ptbxl_rows: Rows) -> None:

@@ -40,6 +40,15 @@ def test_folds_cover_everything_once_and_keep_patients_together() -> None:
         assert abs(len(held_out) - len(TRAIN) / 5) <= 3
 
 
+def test_a_fraction_keeps_the_patients_that_inner_folds_need() -> None:
+    parts = nested_fractions(PATIENTS, TRAIN, (0.001, 0.01, 0.05, 0.1, 0.5, 1.0), seed=0, at_least=2)
+    owners = {fraction: set(patient_keys(PATIENTS, part)) for fraction, part in parts.items()}
+    assert len(owners[0.001]) == 2 and owners[1.0] == set(patient_keys(PATIENTS, TRAIN))
+    ordered = [owners[fraction] for fraction in sorted(owners)]
+    assert all(small <= large for small, large in pairwise(ordered))
+    assert len(nested_fractions(["a"], np.array([0]), (0.5,), seed=0, at_least=2)[0.5]) == 1
+
+
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(ValueError, match="fraction"):
         nested_fractions(PATIENTS, TRAIN, (0.0,), seed=0)

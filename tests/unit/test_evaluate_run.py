@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,23 @@ import numpy as np
 import pytest
 import torch
 
+from beatray.commands.evaluate import write_tables
 from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.fit import batches, rate_factor
+from beatray.evaluate.jobs import plan
+from beatray.evaluate.label_spaces import label_space, superclass_targets
+from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import Evaluation
-from beatray.evaluate.run import evaluate, plan
-from beatray.evaluate.settings import EvaluateSettings, FitSettings, quick
+from beatray.evaluate.run import evaluate
+from beatray.evaluate.settings import EvaluateSettings, FitSettings, SegmentSettings, quick
+from beatray.evaluate.split import fold_subsets
 from beatray.evaluate.table import make_table
+from beatray.evaluate.tasks import task_data
+from beatray.evaluate.wave_table import as_markdown as wave_table_text
+from beatray.evaluate.wave_table import wave_rows
 from beatray.train.checkpoint import export_encoder
 from evaluation_rows import read_rows
 
@@ -98,6 +108,144 @@ def test_a_task_without_labels_is_left_out_with_a_note(rows: Rows) -> None:
     assert {run.arm for run in result.runs} == {"random"}  # nothing pretrained was given
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), tasks=("classify",)))
+
+
+def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec) -> None:
+    train, test = split_of(rows)
+    validation, train = train[::4], np.setdiff1d(train, train[::4])
+    owners = [p or r for p, r in zip(rows.patient_id, rows.record_id, strict=True)]
+    train = np.array([i for i in train if owners[i] not in {owners[j] for j in validation}])
+    short = FitSettings(steps=3, batch_size=8)
+    chosen = replace(quick().classify, mlp=short, mlp_weight_decays=(0.1,), rate_factors=(0.3, 1.0))
+    plan_of_all = replace(
+        quick(), tasks=("classify",), protocols=("frozen", "mlp", "knn", "finetune"), classify=chosen, shuffles=1
+    )
+    found = evaluate(rows, train, test, [encoder], plan_of_all, None, validation)
+    assert len(found.parts["classify"].validation_ids) == len(
+        [i for i in validation if rows.source[i] == "ptbxl" and superclass_targets([rows.labels[i]]).any()]
+    )
+    probes = {(p, a) for p in ("frozen", "mlp", "knn") for a in ("pretrained", "random", "features", "shuffled")}
+    assert {(run.protocol, run.arm) for run in found.runs} == probes | {
+        ("finetune", "pretrained"), ("finetune", "random"),
+    }  # fmt: skip
+    assert "recordings of the validation folds" in " ".join(make_table(found).notes)
+    with pytest.raises(ValueError, match="both the validation and the test part"):
+        evaluate(rows, train, test, [encoder], plan_of_all, None, np.append(validation, test[0]))
+    with pytest.raises(ValueError, match="held_out needs"):
+        asked = replace(plan_of_all, classify=replace(chosen, validation="held_out"))
+        evaluate(rows, train, test, [encoder], asked)
+
+
+@pytest.mark.parametrize(("target", "fold_over"), [("shared", "held_out"), ("per_lead", "all")])
+def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
+    rows: Rows, encoder: EncoderSpec, target: str, fold_over: str, tmp_path: Path
+) -> None:
+    asked = replace(
+        quick(),
+        tasks=("segment",),
+        protocols=("linear", "frozen") if target == "shared" else ("frozen", "finetune"),
+        segment=SegmentSettings(target=target, folds=3, repeats=2, fold_over=fold_over),
+        segment_fractions=(1.0,),
+        finetune_decoder="unet",
+    )
+    train, test = split_of(rows)
+    found = evaluate(rows, train, test, [encoder], asked)
+    marked = [rows.record_id[i] for i in (test if fold_over == "held_out" else range(len(rows))) if len(rows.waves[i])]
+    part = found.parts["segment"]
+    assert sorted(part.test_ids) == sorted(marked) and len(set(part.test_ids)) == len(marked)
+    assert {run.seed for run in found.runs} == {0, 1}
+    masks = 12 if target == "per_lead" else 1
+    data, _ = task_data(rows, train, test, np.empty(0, np.int64), "segment", asked, tmp_path) or (None, None)
+    assert data is not None
+    for run in found.runs:
+        assert isinstance(run.outcome, SegmentCounts) and len(run.outcome.both) == masks * len(marked)
+        assert len(run.fold_scores) == 3 and run.waves is not None and len(run.waves.hits) == masks * len(marked)
+        truth = data.truth[data.test].reshape(-1, 5000)
+        assert np.array_equal(run.outcome.truth[:, 1], (truth == 2).sum(axis=1))  # the rows are in the part's order
+    for folds in fold_subsets(data.patients, data.train, data.test, (1.0,), 3, seed=1).values():
+        tested = np.concatenate([held for _, held in folds])
+        assert np.array_equal(np.sort(tested), data.test)
+        for fit_on, held in folds:
+            assert not {data.patients[i] for i in fit_on} & {data.patients[i] for i in held}
+            assert len(fit_on) + len(held) == len(data.patients)
+    text = " ".join(make_table(found).notes)
+    assert "F1 over 6 paired folds: " in text and "dealt into 3 folds" in text
+    rows_of_waves = wave_rows(found)
+    assert {row.wave for row in rows_of_waves} == {"P", "QRS", "T"} and "| QRS |" in wave_table_text(rows_of_waves)
+
+
+def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, tmp_path: Path) -> None:
+    text = write_tables(found, tmp_path)
+    assert (tmp_path / "table.txt").read_text() == text
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"results.json", "table.md", "table.json", "classes.md", "waves.md"} <= written
+    content = json.loads((tmp_path / "table.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert len(content["rows"]) == len(make_table(found).rows)
+    assert {row["name"] for row in content["classes"]} == {"CD", "HYP", "MI", "NORM", "STTC"}
+    own = [row["pretrained_interval"] for row in content["rows"] if row["metric"] == "auroc"]
+    assert own and all(each["low"] <= each["value"] <= each["high"] for each in own)
+    arms = {(r.protocol, r.fraction, r.arm) for r in found.runs if r.task == "segment"}
+    assert len(content["waves"]) == 3 * len(arms)
+    stored = json.loads((tmp_path / "results.json").read_text())["tasks"]["classify"]
+    assert stored["classes"] == ["CD", "HYP", "MI", "NORM", "STTC"]
+    assert stored["test_positives"] == np.sum(stored["truth"], axis=0).tolist()
+
+
+def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, encoder: EncoderSpec) -> None:
+    fractions = (0.01, 0.05, 0.1, 0.5, 1.0)
+    asked = replace(
+        quick(),
+        tasks=("classify",),
+        protocols=("frozen", "knn", "finetune"),
+        classify_fractions=fractions,
+        seeds=(0, 1),
+    )
+    found = evaluate(rows, *split_of(rows), [encoder], asked)
+    assert {run.fraction for run in found.runs} == set(fractions)
+    for seed in (0, 1):
+        records = [
+            {run.train_records for run in found.runs if (run.fraction, run.seed) == (f, seed)} for f in fractions
+        ]
+        assert all(len(each) == 1 for each in records)  # the same labels for every arm
+        sizes = [each.pop() for each in records]
+        assert sizes == sorted(sizes) and sizes[0] >= 2
+    assert "At 1 % of the labels some seed had no positive to learn of: " in " ".join(make_table(found).notes)
+
+
+def test_permuted_labels_are_permuted_where_the_choice_is_made_too(
+    rows: Rows, encoder: EncoderSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = split_of(rows)
+    owners = [p or r for p, r in zip(rows.patient_id, rows.record_id, strict=True)]
+    validation = train[::3]
+    train = np.array([i for i in train if owners[i] not in {owners[j] for j in validation}])
+    given: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def spy(protocol, features, truth, fit_on, folds, *rest):  # type: ignore[no-untyped-def]
+        given.append((truth, fit_on, folds[0][1]))
+        return chosen_probe(protocol, features, truth, fit_on, folds, *rest)
+
+    monkeypatch.setattr("beatray.evaluate.worker.chosen_probe", spy)
+    asked = replace(quick(), tasks=("classify",), protocols=("frozen",), shuffles=1)
+    evaluate(rows, train, test, [encoder], asked, None, validation)
+    true, permuted = given[0][0], given[-1][0]
+    for part in given[-1][1:]:  # training and validation records
+        assert not np.array_equal(permuted[part], true[part])
+        assert np.array_equal(permuted[part].sum(axis=0), true[part].sum(axis=0))
+
+
+def test_another_label_space_is_evaluated_under_its_own_name(rows: Rows, encoder: EncoderSpec) -> None:
+    asked = replace(
+        quick(), tasks=("classify",), protocols=("knn",), classify=replace(quick().classify, labels="rhythm")
+    )
+    found = evaluate(rows, *split_of(rows), [encoder], asked)
+    part = found.parts["classify"]
+    assert part.title == "PTB-XL rhythm codes" and part.classes == label_space("rhythm").classes
+    assert part.truth is not None and part.truth.shape[1] == 12
+    absent = [name for k, name in enumerate(part.classes) if not part.truth[:, k].any()]
+    assert absent and f"no positive in the test part, so in no mean: {', '.join(absent)}." in " ".join(
+        make_table(found).notes
+    )
 
 
 def test_arms_share_seeds_and_one_control_serves_encoders_of_one_architecture() -> None:

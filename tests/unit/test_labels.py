@@ -1,19 +1,12 @@
-"""The published superclass table, and the shared wave mask on hand-made and on real marks."""
+"""The shared wave mask on hand-made and on real marks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from beatray.evaluate.labels import (
-    CODES_OF_SUPERCLASS,
-    SUPERCLASS_OF_CODE,
-    SUPERCLASSES,
-    superclass_targets,
-    wave_mask,
-)
+from beatray.evaluate.labels import wave_mask
 from beatray.evaluate.metrics import IGNORE
 from beatray.record import WAVE_DTYPE, WAVE_KINDS
 from evaluation_rows import read_rows
@@ -32,26 +25,6 @@ def in_leads(count: int, kind: int, onset: int, peak: int, offset: int) -> list[
 
 
 BRACKET = [*in_leads(3, 1, 100, 110, 120), *in_leads(3, 1, 4900, 4910, 4920)]  # first and last marks of a record
-
-
-def test_superclasses_are_those_of_the_published_table(data_dir: Path) -> None:
-    table = pd.read_csv(data_dir / "ptbxl" / "scp_statements.csv", index_col=0)
-    diagnostic = table[table["diagnostic"] == 1]
-    assert {code: str(name) for code, name in diagnostic["diagnostic_class"].items()} == SUPERCLASS_OF_CODE
-
-
-def test_forty_four_codes_in_five_classes() -> None:
-    assert list(SUPERCLASSES) == sorted(SUPERCLASSES)
-    assert {name: len(codes) for name, codes in CODES_OF_SUPERCLASS.items()} == {
-        "NORM": 1, "MI": 14, "STTC": 13, "CD": 11, "HYP": 5,
-    }  # fmt: skip
-    assert len(SUPERCLASS_OF_CODE) == 44
-
-
-def test_targets_are_multi_hot_and_pass_over_other_codes() -> None:
-    targets = superclass_targets([("NORM", "SR"), ("IMI", "LVH", "AFIB"), (), ("PACE", "SBRAD")])
-    expected = [[0, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
-    assert targets.astype(int).tolist() == expected
 
 
 def test_a_wave_needs_three_leads() -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from beatray.evaluate.intervals import paired_differences, patient_weights, weighted_scores
+from beatray.evaluate.intervals import (
+    class_intervals,
+    class_scores,
+    own_intervals,
+    paired_differences,
+    patient_weights,
+    weighted_scores,
+)
 from beatray.evaluate.metrics import (
     IGNORE,
     SegmentCounts,
     auroc,
+    average_precision,
     best_thresholds,
     macro_auroc,
+    macro_average_precision,
     macro_f1,
     pooled_f1,
     record_dice,
@@ -47,6 +56,48 @@ def test_auroc_is_that_of_sklearn(seed: int) -> None:
     assert ours.value == pytest.approx(roc_auc_score(truth, scores, average="macro"), abs=1e-12)
     for k in range(5):
         assert ours.per_class[k] == pytest.approx(roc_auc_score(truth[:, k], scores[:, k]), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_is_that_of_sklearn(seed: int) -> None:
+    truth, scores = random_labels(seed)
+    ours = macro_average_precision(truth, scores)
+    assert ours.value == pytest.approx(average_precision_score(truth, scores, average="macro"), abs=1e-12)
+    assert average_precision(truth[:, 1], scores[:, 1]) == pytest.approx(ours.per_class[1])
+    truth[:, 3] = False
+    left = [0, 1, 2, 4]
+    without = macro_average_precision(truth, scores)
+    assert without.counted == 4 and np.isnan(without.per_class[3])
+    expected = average_precision_score(truth[:, left], scores[:, left], average="macro")
+    assert without.value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_each_class_under_weights_are_those_of_sklearn(seed: int) -> None:
+    truth, scores = random_labels(seed)
+    weights = patient_weights([f"p{i // 2}" for i in range(90)], 4, np.random.default_rng(seed))
+    found = class_scores(Decisions(scores, np.full(5, 0.4)), truth, weights)
+    for row in range(4):
+        for k in range(5):
+            plain = {"sample_weight": weights[row]}
+            assert found["auroc"][row, k] == pytest.approx(roc_auc_score(truth[:, k], scores[:, k], **plain))
+            assert found["auprc"][row, k] == pytest.approx(average_precision_score(truth[:, k], scores[:, k], **plain))
+            assert found["f1"][row, k] == pytest.approx(f1_score(truth[:, k], scores[:, k] >= 0.4, **plain))
+
+
+def test_intervals_of_one_arm_hold_its_scores_and_narrow_with_more_patients() -> None:
+    widths = []
+    for n in (60, 960):
+        truth, scores = random_labels(1, n=n)
+        decisions, patients = Decisions(scores, np.full(5, 0.5)), [f"p{i}" for i in range(n)]
+        own = own_intervals([decisions], truth, patients, 200)
+        by_class = class_intervals([decisions], truth, patients, 200)
+        plain = score(decisions, truth)
+        for name, interval in own.items():
+            assert interval.value == pytest.approx(plain[name]) and interval.low < interval.value < interval.high
+        assert [each.value for each in by_class["auroc"]] == pytest.approx(macro_auroc(truth, scores).per_class)
+        widths.append(own["auroc"].high - own["auroc"].low)
+    assert widths[1] < 0.5 * widths[0]  # four times narrower in theory
 
 
 def test_a_class_with_one_value_is_skipped_and_counted_out() -> None:

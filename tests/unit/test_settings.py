@@ -49,6 +49,8 @@ def test_every_top_file_composes_and_the_defaults_match_the_schema() -> None:
     assert pretrain().train == PretrainSettings().train
     evaluate = compose("evaluate", ["encoder=random"], extra={"encoder": "encoder_path"})["evaluate"]
     assert build(EvaluateSettings, evaluate) == EvaluateSettings()
+    paper = build(EvaluateSettings, compose("evaluate", ["encoder_path=random", "evaluate=benchmark"])["evaluate"])
+    assert len(paper.seeds) == 10 and paper.classify_fractions[0] == 0.01 and paper.classify.labels == "superdiagnostic"
     objective = pretrain("objective=beat_ssl").objective
     assert read_settings(BeatSslSettings, {k: v for k, v in objective.items() if k != "name"}, "") == BeatSslSettings()
     for top in ("ingest", "pretrain", "evaluate", "demo"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from beatray.evaluate import classes
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, score, write_results
 from beatray.evaluate.settings import EvaluateSettings
@@ -84,7 +86,7 @@ def test_text_fits_120_columns_and_holds_every_row(encoders: tuple[str, ...]) ->
     table = make_table(evaluation(encoders))
     text = as_text(table)
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert len(table.rows) == 8 * max(1, len(encoders))
+    assert len(table.rows) == 10 * max(1, len(encoders))
     assert text.count("macro F1") == sum(row.metric == "f1" for row in table.rows)
     assert "a note" in text and "control:" in text
 
@@ -116,4 +118,30 @@ def test_results_json_is_plain_json_that_rebuilds_the_scores(tmp_path: Path) -> 
     run = next(r for r in stored["runs"] if r["task"] == "classify" and r["arm"] == "pretrained")
     again = score(Decisions(np.array(run["test"]["scores"]), np.array(run["test"]["thresholds"])), truth)
     assert again["auroc"] == pytest.approx(run["metrics"]["auroc"], abs=1e-4)
-    assert len(as_rows(make_table(found))) == 8
+    assert len(as_rows(make_table(found))) == 10
+
+
+def test_classes_without_positives_are_named_and_keep_their_row() -> None:
+    found = evaluation()
+    part = found.parts["classify"]
+    assert part.truth is not None
+    truth = part.truth.copy()
+    truth[:, 2] = False
+    named = replace(
+        part, truth=truth, classes=tuple("ABCDE"), train_positives=(9, 8, 7, 0, 6), too_few=("F",), title="a space"
+    )
+    runs = tuple(replace(r, metrics=score(r.outcome, truth)) if r.task == "classify" else r for r in found.runs)
+    changed = replace(found, parts={**found.parts, "classify": named}, runs=runs)
+    notes = " ".join(make_table(changed).notes)
+    assert "means over 4 of 5 classes" in notes and "no positive in the test part, so in no mean: C." in notes
+    assert "not learned: D." in notes and "to be a class: F." in notes and "a space" in notes
+    rows = classes.class_rows(changed)
+    of_c = [row for row in rows if row.name == "C"]
+    assert of_c and all(np.isnan(row.scores["auroc"].value) and row.test_positives == 0 for row in of_c)
+    macro = next(r for r in runs if r.task == "classify" and r.arm == "pretrained").metrics
+    mine = [row for row in rows if row.arm == "pretrained" and row.protocol == "frozen"]
+    assert {row.name: row.train_positives for row in mine} == dict(zip("ABCDE", (9, 8, 7, 0, 6), strict=True))
+    known = [row.scores["auprc"].value for row in mine if row.name != "C"]
+    seeds = [r.metrics["auprc"] for r in runs if (r.task, r.protocol, r.arm) == ("classify", "frozen", "pretrained")]
+    assert np.mean(known) == pytest.approx(np.mean(seeds)) and macro["classes"] == 4
+    assert classes.as_markdown(rows).count("\n| ") == len(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pandas as pd
 from beatray.commands.console import progress, say
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
+from beatray.evaluate import classes, wave_table
 from beatray.evaluate.encoders import EncoderSpec, spec_of
-from beatray.evaluate.results import Evaluation, write_results
+from beatray.evaluate.results import Evaluation, plain, write_results
 from beatray.evaluate.run import evaluate
 from beatray.evaluate.settings import TASKS, EvaluateSettings
-from beatray.evaluate.table import as_markdown, as_text, make_table
+from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 from beatray.settings import CorpusSettings, SettingsError, TrackingSettings, as_dict, build, compose, flat
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
@@ -27,8 +29,8 @@ from beatray.train.prepare import policy_of
 SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""
 
-LABELLED_SOURCES = ("ludb", "ptbxl")
-"""Sources with the labels that the two tasks need."""
+LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
+"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,21 @@ def run(settings: EvaluateCommand) -> Evaluation:
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> str:
-    """results.json, table.txt and table.md in `folder`; returns the table as text."""
+    """results.json, table.txt, table.md, table.json, classes.md and waves.md in `folder`; returns the table as text."""
     write_results(evaluation, folder)
-    table = make_table(evaluation)
+    table, by_class = make_table(evaluation), classes.class_rows(evaluation)
+    by_wave = wave_table.wave_rows(evaluation)
+    content = {
+        "rows": as_rows(table),
+        "notes": table.notes,
+        "classes": classes.as_rows(by_class),
+        "waves": wave_table.as_rows(by_wave),
+    }
+    (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
+    if by_class:
+        (folder / "classes.md").write_text(classes.as_markdown(by_class))
+    if by_wave:
+        (folder / "waves.md").write_text(wave_table.as_markdown(by_wave))
     (folder / "table.md").write_text(as_markdown(table))
     text = as_text(table)
     (folder / "table.txt").write_text(text)
@@ -101,13 +115,16 @@ def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> Non
     figures = {}
     for row in make_table(evaluation).rows:
         name = f"{row.task}.{row.protocol}.{100 * row.fraction:g}pct.{row.metric}"
+        if row.condition != "clean":
+            name = f"{name}.{row.condition.replace(' ', '_')}"
         for arm in ("pretrained", "random", "features", "shuffled"):
             cell = getattr(row, arm)
             if cell is not None and np.isfinite(cell[0]):
                 figures[f"{name}.{arm}"] = float(cell[0])
     tracker.metrics(figures)
-    for name in ("results.json", "table.txt", "table.md"):
-        tracker.artifact(folder / name, "evaluation")
+    for name in ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md"):
+        if (folder / name).exists():
+            tracker.artifact(folder / name, "evaluation")
 
 
 def refuse_seen(weights: str, test: pd.DataFrame) -> None:
@@ -118,7 +135,8 @@ def refuse_seen(weights: str, test: pd.DataFrame) -> None:
         examples = ", ".join(test["record_id"][seen].head(3))
         raise CheckpointError(
             f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} test recordings "
-            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with."
+            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with, and "
+            "evaluate.segment.fold_over=held_out."
         )
 
 
@@ -141,13 +159,29 @@ def evaluate_encoder(
     roles = assign_roles(index, policy_of(policy))
     if encoder.weights is not None:
         check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
-        refuse_seen(encoder.weights, index[roles == Role.TEST])
-    wanted = np.flatnonzero(index["source"].isin(LABELLED_SOURCES).to_numpy() & (roles != Role.VALIDATION))
+        tested = roles == Role.TEST
+        if "segment" in plan.tasks and plan.segment.folds and plan.segment.fold_over == "all":
+            tested = tested | (index["source"] == "ludb").to_numpy()
+        refuse_seen(encoder.weights, index[tested])
+    sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
+    wanted = np.flatnonzero(index["source"].isin(sources).to_numpy())
+    if plan.classify.validation == "inner" or "classify" not in plan.tasks:
+        wanted = wanted[roles[wanted] != Role.VALIDATION]
     rows, chosen = corpus.rows(wanted), roles[wanted]
     train, test = np.flatnonzero(chosen == Role.TRAIN), np.flatnonzero(chosen == Role.TEST)
     with progress("evaluate", "jobs") as update:
-        evaluation = evaluate(rows, train, test, [encoder], plan, update)
+        evaluation = evaluate(rows, train, test, [encoder], plan, update, np.flatnonzero(chosen == Role.VALIDATION))
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
-        folds = list(policy.test_folds)
-        say(f"  no diagnoses: no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has")
+        say(f"  no diagnoses: {_why_no_diagnoses(policy, plan)}")
     return evaluation, (rows, train, test)
+
+
+def _why_no_diagnoses(policy: CorpusSettings, plan: EvaluateSettings) -> str:
+    if plan.classify.labels == "snomed":
+        return (
+            "no recording of the Challenge sets with a class of at least evaluate.classify.min_positives="
+            f"{plan.classify.min_positives} training recordings is held out; corpus.hashed_test_sources=[ludb,cinc] "
+            "holds two fifths of them out (pretrain with the same words)"
+        )
+    folds = list(policy.test_folds)
+    return f"no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has"

@@ -1,12 +1,13 @@
-"""The classification task: which of the five diagnostic superclasses a recording shows (multilabel).
+"""The classification task: which classes of a label space a recording shows (multilabel).
 
-`frozen`: the logistic probe on pooled features (`probe.probe`). `finetune`: encoder and a linear layer end to end on
+`frozen`, `mlp`, `knn`: the probes of `probe` on pooled features. `finetune`: encoder and a linear layer end to end on
 random 5-s crops, binary cross-entropy. Started from random weights they are the two controls. Beside them stand the
 probe on measured features (intervals, amplitudes: no network at all) and the probe on permuted labels, which must fall
 to chance, or labels leak.
 
-Thresholds of a fine-tuned model: a first run trains on all but one inner fold of the training part and is scored on
-that fold; the second run, trained on all of it, is the one that is tested.
+Thresholds and learning rate of a fine-tuned model: with held-out validation records they are read there. Without, a
+first run trains on all but one inner fold of the training part and is scored on that fold; the second run, trained on
+all of it, is the one that is tested.
 
 Contract: `x_mv` (n, 12, 5000) float32, `truth` (n, c) bool; scores are probabilities (n_test, c).
 """
@@ -21,12 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from beatray.evaluate.choose import judge
 from beatray.evaluate.fit import crop_starts, fit
-from beatray.evaluate.metrics import best_thresholds
-from beatray.evaluate.results import Decisions
 from beatray.evaluate.segment import PREDICT_BATCH, autocast
 from beatray.evaluate.settings import FitSettings
-from beatray.evaluate.split import Index, nested_fractions, patient_folds
+from beatray.evaluate.split import Index, nested_fractions
 from beatray.models.encoder import Encoder
 from beatray.models.heads import LinearClassifier
 
@@ -36,28 +36,28 @@ def finetune(
     x_mv: NDArray[np.float32],
     n_samples: NDArray[np.int64],
     truth: NDArray[np.bool_],
-    patients: Sequence[str | None],
     train: Index,
-    test: Index,
+    fold: tuple[Index, Index],
     settings: FitSettings,
-    encoder_rate: float,
-    n_folds: int,
+    encoder_rates: Sequence[float],
     seed: int,
     *,
     bf16: bool = False,
     device: str = "cpu",
-) -> Decisions:
-    """Train two models of fresh encoders, one for the thresholds and one to test; see the module's words."""
+) -> tuple[nn.Module, NDArray[np.float64]]:
+    """A trained model and its thresholds; the encoder's learning rate is the best of `encoder_rates` on the fold."""
 
-    def trained(part: Index) -> nn.Module:
+    def trained(part: Index, rate: float) -> nn.Module:
         return train_classifier(
-            make_encoder(), x_mv, n_samples, truth, part, settings, encoder_rate, seed, bf16=bf16, device=device
+            make_encoder(), x_mv, n_samples, truth, part, settings, rate, seed, bf16=bf16, device=device
         )
 
-    fit_on, held_out = (train[part] for part in patient_folds(patients, train, n_folds, seed)[0])
-    rehearsed = predict(trained(fit_on), x_mv, n_samples, held_out, device)
-    thresholds = best_thresholds(truth[held_out], rehearsed)
-    return Decisions(predict(trained(train), x_mv, n_samples, test, device), thresholds)
+    fit_on, scored = fold
+    models = [trained(fit_on, rate) for rate in encoder_rates]
+    best, thresholds, _ = judge([predict(model, x_mv, n_samples, scored, device) for model in models], truth[scored])
+    if np.array_equal(fit_on, train):
+        return models[best], thresholds
+    return trained(train, encoder_rates[best]), thresholds
 
 
 def train_classifier(
@@ -108,19 +108,22 @@ def predict(
     return torch.cat(parts).double().numpy()
 
 
-def shuffled_labels(truth: NDArray[np.bool_], train: Index, seed: int) -> NDArray[np.bool_]:
-    """A copy of `truth` with the label rows of `train` permuted: a probe trained on it must score 0.5 on average.
+def shuffled_labels(truth: NDArray[np.bool_], part: Index, seed: int) -> NDArray[np.bool_]:
+    """A copy of `truth` with the label rows of the records `part` permuted: a probe trained on it scores 0.5.
 
     Whole rows move, so the classes keep their frequencies and their company; the truth of other records stays.
     """
     permuted = truth.copy()
-    permuted[train] = truth[np.random.default_rng([seed, 0x5FFF]).permutation(train)]
+    permuted[part] = truth[np.random.default_rng([seed, 0x5FFF]).permutation(part)]
     return permuted
 
 
-def subsample(patients: Sequence[str | None], train: Index, share: float, seed: int) -> Index:
-    """The records of a random `share` of the training patients: what one seed of this task sees."""
-    return nested_fractions(patients, train, (share,), seed)[share]
+def label_subsets(
+    patients: Sequence[str | None], train: Index, share: float, fractions: Sequence[float], seed: int, at_least: int
+) -> dict[float, Index]:
+    """The records that one seed of this task sees: of a random `share` of the training patients, nested fractions."""
+    pool = nested_fractions(patients, train, (share,), seed, at_least)[share]
+    return nested_fractions(patients, pool, fractions, seed, at_least)
 
 
 class Classifier(nn.Module):

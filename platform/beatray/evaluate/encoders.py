@@ -65,8 +65,8 @@ def build(spec: EncoderSpec, seed: int) -> Encoder:
         return build_encoder(spec.name, **dict(spec.settings)).eval()
 
 
-def prepared(signal_uv: NDArray[np.int16], n_samples: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Corpus signals (n, 12, 5000) int16 microvolts to the millivolts that encoders take."""
+def prepared(signal_uv: NDArray[np.int16] | NDArray[np.float32], n_samples: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Corpus signals (n, 12, 5000) in microvolts to the millivolts that encoders take."""
     chunks = [
         prepare(
             torch.from_numpy(np.ascontiguousarray(signal_uv[i : i + FORWARD_BATCH])),

@@ -1,14 +1,11 @@
-"""What the two tasks ask for: PTB-XL diagnostic superclasses, and one wave mask per LUDB record.
+"""What the segmentation asks for: one wave mask per LUDB record, or one per lead.
 
-Superclasses: the 44 diagnostic SCP-ECG codes of PTB-XL fall into five classes (column `diagnostic_class` of its
-scp_statements.csv; Wagner et al., Sci Data 7:154, 2020). A code counts whenever its key is present, whatever its
-likelihood, and a record without any superclass is left out, as in the published benchmark (Strodthoff et al., IEEE
-JBHI 25:1519, 2021). The order of classes is alphabetical.
-
-Wave mask: LUDB marks P, QRS and T in each of the 12 leads by itself (Kalyakulina et al., IEEE Access 8:186181, 2020),
+LUDB marks P, QRS and T in each of the 12 leads by itself (Kalyakulina et al., IEEE Access 8:186181, 2020),
 while an encoder of 12 leads has one time axis. The shared target calls a sample a wave where at least `min_leads`
 leads do; QRS wins over T, T over P. The edges of LUDB records are not annotated, so only samples 500..4499 between the
 record's first and last mark are scored, the others are `metrics.IGNORE`.
+
+Per-lead target: the same for each lead by itself, with that lead's own marks and its own first and last one.
 
 Contract: waves are `record.WAVE_DTYPE` arrays on the 500-Hz grid; masks are int8 (5000,): 0 background, 1 P, 2 QRS,
 3 T.
@@ -22,25 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import IGNORE
-from beatray.record import WAVE_KINDS, WINDOW_SAMPLES
-
-SUPERCLASSES = ("CD", "HYP", "MI", "NORM", "STTC")
-"""Conduction disturbance, hypertrophy, myocardial infarction, normal, ST/T change."""
-
-CODES_OF_SUPERCLASS: dict[str, tuple[str, ...]] = {
-    "CD": ("LAFB", "IRBBB", "1AVB", "IVCD", "CRBBB", "CLBBB", "LPFB", "WPW", "ILBBB", "3AVB", "2AVB"),
-    "HYP": ("LVH", "LAO/LAE", "RVH", "RAO/RAE", "SEHYP"),
-    "MI": (
-        "IMI", "ASMI", "ILMI", "AMI", "ALMI", "INJAS", "LMI", "INJAL", "IPLMI", "IPMI", "INJIN", "INJLA", "PMI",
-        "INJIL",
-    ),
-    "NORM": ("NORM",),
-    "STTC": (
-        "NDT", "NST_", "DIG", "LNGQT", "ISC_", "ISCAL", "ISCIN", "ISCIL", "ISCAS", "ISCLA", "ISCAN", "ANEUR", "EL",
-    ),
-}  # fmt: skip
-
-SUPERCLASS_OF_CODE = {code: name for name, codes in CODES_OF_SUPERCLASS.items() for code in codes}
+from beatray.record import LEADS, WAVE_KINDS, WINDOW_SAMPLES
 
 WAVE_CLASSES = ("background", *WAVE_KINDS)
 
@@ -50,17 +29,6 @@ SCORED_SAMPLES = (500, 4500)
 MIN_LEADS = 3
 
 _PAINT_ORDER = ("P", "T", "QRS")  # the last one painted wins a conflict
-
-
-def superclass_targets(labels: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    """Multi-hot (n, 5) in the order of `SUPERCLASSES`; codes that are not diagnostic are passed over."""
-    targets = np.zeros((len(labels), len(SUPERCLASSES)), bool)
-    for row, codes in enumerate(labels):
-        for code in codes:
-            name = SUPERCLASS_OF_CODE.get(code)
-            if name is not None:
-                targets[row, SUPERCLASSES.index(name)] = True
-    return targets
 
 
 def closed_waves(waves: NDArray[np.void]) -> NDArray[np.void]:
@@ -109,3 +77,9 @@ def wave_masks(waves: Sequence[NDArray[np.void]], min_leads: int = MIN_LEADS) ->
     """`wave_mask` of each record, (n, 5000)."""
     masks = [wave_mask(each, min_leads=min_leads) for each in waves]
     return np.stack(masks) if masks else np.empty((0, WINDOW_SAMPLES), np.int8)
+
+
+def lead_masks(waves: Sequence[NDArray[np.void]]) -> NDArray[np.int8]:
+    """One mask per lead of each record, (n, 12, 5000); a lead without marks is `IGNORE` throughout."""
+    masks = [[wave_mask(each[each["lead"] == lead], min_leads=1) for lead in range(len(LEADS))] for each in waves]
+    return np.array(masks, np.int8).reshape(len(waves), len(LEADS), WINDOW_SAMPLES)

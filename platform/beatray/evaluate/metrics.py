@@ -60,6 +60,27 @@ def macro_auroc(truth_nc: NDArray[np.bool_], score_nc: NDArray[np.float64]) -> M
     return _macro([auroc(truth_nc[:, k], score_nc[:, k]) for k in range(truth_nc.shape[1])])
 
 
+def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    """Area under the precision-recall curve of one class as the sum of (R_k - R_k-1) P_k; NaN without positives.
+
+    No interpolation, records of one score enter together. It is compared with the prevalence, not with 0.5.
+    """
+    positives = int(np.count_nonzero(truth))
+    if positives == 0:
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    hits = np.cumsum(np.asarray(truth, bool)[order])[last_of_tie]
+    return float((np.diff(hits, prepend=0) * hits / (last_of_tie + 1)).sum() / positives)
+
+
+def macro_average_precision(truth_nc: NDArray[np.bool_], score_nc: NDArray[np.float64]) -> MacroScore:
+    """Mean average precision over the classes that have both values, the same ones as `macro_auroc`."""
+    both = truth_nc.any(axis=0) & ~truth_nc.all(axis=0)
+    scores = [average_precision(truth_nc[:, k], score_nc[:, k]) for k in range(truth_nc.shape[1])]
+    return _macro(np.where(both, np.asarray(scores, np.float64), np.nan))
+
+
 def f1_per_class(truth_nc: NDArray[np.bool_], predicted_nc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """F1 of each class (c,): 2 TP / (2 TP + FP + FN); NaN where a class is neither present nor predicted."""
     truth, predicted = np.asarray(truth_nc, bool), np.asarray(predicted_nc, bool)
@@ -110,6 +131,12 @@ def record_dice(counts: SegmentCounts) -> NDArray[np.float64]:
     dice = _ratio(2.0 * counts.both, counts.truth + counts.predicted)
     known = ~np.isnan(dice)
     return _ratio(np.where(known, dice, 0.0).sum(axis=1), known.sum(axis=1))
+
+
+def dice_per_class(counts: SegmentCounts) -> NDArray[np.float64]:
+    """Mean over records of the Dice of each wave class (c,); a record without that wave on either side is left out."""
+    dice = _ratio(2.0 * counts.both, counts.truth + counts.predicted)
+    return np.array([mean_of_known(dice[:, k]) for k in range(dice.shape[1])])
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:

@@ -1,20 +1,23 @@
-"""The logistic probe: what a linear reader finds in frozen features.
+"""Probes: what a simple reader finds in frozen features.
 
-Standardised features, one L2 logistic regression per class, one penalty for all classes. Penalty and thresholds come
-from patient-grouped inner cross-validation on the training part alone: every training record is scored once by a model
-that has not seen its patient, and those out-of-fold scores choose both.
+`logistic`: one L2 logistic regression per class, one penalty for all classes (linear evaluation). `mlp`: one hidden
+layer with dropout for all classes at once, chosen among weight decays. `neighbours`: the share of each class among the
+k training records of the most similar features (cosine), chosen among several k; it trains nothing. All three read
+features standardised by the training part.
 
 Contract: features (n, d) may hold NaN (measured features do): they are replaced by the training median. Scores are
-probabilities (n, c). A class with one value in the training part scores its prevalence everywhere.
+probabilities (n, c). A class with one value in the training part scores its prevalence everywhere. Which candidate is
+taken is decided by `choose`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
@@ -22,11 +25,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn import functional
 
-from beatray.evaluate.metrics import best_thresholds, macro_auroc
-from beatray.evaluate.split import Index, patient_folds
+from beatray.evaluate.choose import Chosen, Features, Fit, Folds, Scorer, Scores, choose_and_fit, inner_folds
+from beatray.evaluate.fit import fit as train_network
+from beatray.evaluate.settings import EvaluateSettings, FitSettings
+from beatray.evaluate.split import Index
+from beatray.models.heads import MlpClassifier
 
 MAX_ITERATIONS = 2000
+SIMILARITY_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,7 @@ class ProbeResult:
 
 
 def probe(
-    features: NDArray[np.float32],
+    features: Features,
     truth: NDArray[np.bool_],
     patients: Sequence[str | None],
     train: Index,
@@ -49,47 +58,121 @@ def probe(
     n_folds: int,
     seed: int,
 ) -> ProbeResult:
-    """Fit on the records `train`, score the records `test`; `truth` is read at `train` only."""
+    """The logistic probe chosen inside the training part: fit on the records `train`, score the records `test`."""
     with threadpool_limits(1):  # matrices this small are many times slower when BLAS splits them
-        return _probe(features[train], truth[train], patients, train, features[test], inverse_penalties, n_folds, seed)
+        folds = inner_folds(patients, train, n_folds, seed)
+        found = choose_and_fit(logistic, sorted(inverse_penalties), features, truth, train, folds)
+        return ProbeResult(found.scores(features[test]), found.thresholds, found.candidate, found.validation_auroc)
 
 
-def _probe(
-    x: NDArray[np.float32],
-    y: NDArray[np.bool_],
-    patients: Sequence[str | None],
+def chosen_probe(
+    protocol: str,
+    features: Features,
+    truth: NDArray[np.bool_],
     train: Index,
-    x_test: NDArray[np.float32],
-    inverse_penalties: Sequence[float],
-    n_folds: int,
+    folds: Folds,
+    settings: EvaluateSettings,
     seed: int,
-) -> ProbeResult:
-    folds = patient_folds(patients, train, n_folds, seed)
-    best: tuple[float, float, NDArray[np.float64]] | None = None
-    for inverse_penalty in sorted(inverse_penalties):
-        out_of_fold = np.empty(y.shape, np.float64)
-        for fit_on, held_out in folds:
-            out_of_fold[held_out] = fit_scores(x[fit_on], y[fit_on], x[held_out], inverse_penalty)
-        reached = macro_auroc(y, out_of_fold).value
-        if best is None or reached > best[0]:  # ties keep the stronger penalty
-            best = (reached, inverse_penalty, out_of_fold)
-    if best is None:
-        raise ValueError("no penalty to choose from: evaluate.inverse_penalties is empty")
-    inner_auroc, chosen, out_of_fold = best
-    scores = fit_scores(x, y, x_test, chosen)
-    return ProbeResult(scores, best_thresholds(y, out_of_fold), chosen, inner_auroc)
+) -> Chosen:
+    """The probe of a protocol, its candidate chosen on the folds. The candidates are in the settings."""
+    chosen = settings.classify
+    kinds: dict[str, tuple[Fit, Sequence[float]]] = {
+        "frozen": (logistic, sorted(settings.inverse_penalties)),  # ties keep the stronger penalty
+        "mlp": (mlp_fit(chosen.mlp, seed), sorted(chosen.mlp_weight_decays, reverse=True)),
+        "knn": (neighbours, sorted(chosen.neighbours, reverse=True)),  # ties keep the smoother vote
+    }
+    fit, candidates = kinds[protocol]
+    if not candidates:
+        raise ValueError(f"no candidate to choose from for {protocol}: its list in the settings is empty")
+    with threadpool_limits(1):
+        return choose_and_fit(fit, candidates, features, truth, train, folds)
 
 
-def fit_scores(
-    x_train: NDArray[np.float32], y_train: NDArray[np.bool_], x_test: NDArray[np.float32], inverse_penalty: float
-) -> NDArray[np.float64]:
-    """Probabilities (n_test, c) of one logistic regression per class."""
-    prepare = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    fitted, applied = prepare.fit_transform(x_train.astype(np.float64)), prepare.transform(x_test.astype(np.float64))
-    scores = np.tile(y_train.mean(axis=0), (len(x_test), 1))
-    for k in np.flatnonzero(y_train.any(axis=0) & ~y_train.all(axis=0)):
-        model = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties; cross-validation judges them
-            scores[:, k] = model.fit(fitted, y_train[:, k]).predict_proba(applied)[:, 1]
+def logistic(x: Features, y: NDArray[np.bool_], inverse_penalties: Sequence[float]) -> Scorer:
+    """One logistic regression per class and penalty."""
+    prepared, apply = standardised(x)
+    learned = np.flatnonzero(y.any(axis=0) & ~y.all(axis=0))
+    models: list[list[LogisticRegression]] = []
+    for inverse_penalty in inverse_penalties:
+        models.append([])
+        for k in learned:
+            model = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties; validation judges them
+                models[-1].append(model.fit(prepared, y[:, k]))
+
+    def scores(new: Features) -> list[Scores]:
+        applied = apply(new)
+        found = []
+        for of_penalty in models:
+            found.append(np.tile(y.mean(axis=0), (len(new), 1)))
+            for k, model in zip(learned, of_penalty, strict=True):
+                found[-1][:, k] = model.predict_proba(applied)[:, 1]
+        return found
+
     return scores
+
+
+def neighbours(x: Features, y: NDArray[np.bool_], counts: Sequence[int]) -> Scorer:
+    """The share of each class among the `k` most similar training records, for each k of `counts`."""
+    prepared, apply = standardised(x)
+    known = _unit(prepared)
+    most = min(max(counts), len(x))
+
+    def scores(new: Features) -> list[Scores]:
+        found = [np.empty((len(new), y.shape[1])) for _ in counts]
+        for first in range(0, len(new), SIMILARITY_ROWS):
+            part = slice(first, first + SIMILARITY_ROWS)
+            similarity = _unit(apply(new[part])) @ known.T
+            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
+            votes = np.cumsum(y[nearest], axis=1)
+            for position, k in enumerate(counts):
+                within = min(k, most)
+                found[position][part] = votes[:, within - 1] / within
+        return found
+
+    return scores
+
+
+def mlp_fit(settings: FitSettings, seed: int) -> Fit:
+    """The fit of one hidden layer of 256 with dropout 0.5, binary cross-entropy; candidates are weight decays."""
+
+    def fit(x: Features, y: NDArray[np.bool_], weight_decays: Sequence[float]) -> Scorer:
+        prepared, apply = standardised(x)
+        inputs = torch.from_numpy(prepared.astype(np.float32))
+        targets = torch.from_numpy(y.astype(np.float32))
+        models = [_trained_mlp(inputs, targets, replace(settings, weight_decay=w), seed) for w in weight_decays]
+        one_value = ~(y.any(axis=0) & ~y.all(axis=0))
+
+        @torch.no_grad()
+        def scores(new: Features) -> list[Scores]:
+            applied = torch.from_numpy(apply(new).astype(np.float32))
+            found = [torch.sigmoid(model(applied)).double().numpy() for model in models]
+            return [np.where(one_value, y.mean(axis=0), each) for each in found]
+
+        return scores
+
+    return fit
+
+
+def standardised(x: Features) -> tuple[NDArray[np.float64], Callable[[Features], NDArray[np.float64]]]:
+    """Features with the median in place of NaN, mean 0 and SD 1; and the function that does the same to others."""
+    prepare = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+    fitted = prepare.fit_transform(x.astype(np.float64))
+    return fitted, lambda new: np.asarray(prepare.transform(new.astype(np.float64)), np.float64)
+
+
+def _trained_mlp(inputs: Tensor, targets: Tensor, settings: FitSettings, seed: int) -> MlpClassifier:
+    torch.manual_seed(seed)
+    model = MlpClassifier(inputs.shape[1], targets.shape[1]).train()
+
+    def step_loss(positions: NDArray[np.int64]) -> Tensor:
+        rows = torch.from_numpy(positions)
+        return functional.binary_cross_entropy_with_logits(model(inputs[rows]), targets[rows])
+
+    train_network([(model, settings.head_rate)], step_loss, len(inputs), settings, seed)
+    return model.eval()
+
+
+def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12), np.float64)

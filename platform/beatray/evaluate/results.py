@@ -20,19 +20,22 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import (
     SegmentCounts,
+    dice_per_class,
     macro_auroc,
+    macro_average_precision,
     macro_f1,
     mean_of_known,
     pooled_f1,
     record_dice,
 )
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.waves import WaveCounts
 from beatray.record import WAVE_KINDS
 
 ARMS = ("pretrained", "random", "features", "shuffled")
 """The encoder under test; the same one from random weights; measured features; permuted labels."""
 
-METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "f1")}
+METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "auprc", "f1")}
 """The scores a table shows, first the main one."""
 
 
@@ -60,13 +63,18 @@ class Run:
     outcome: SegmentCounts | Decisions
     metrics: dict[str, float]
     predictions: NDArray[np.int8] | None = None
+    condition: str = "clean"  # what was done to the test recordings
+    train_positives: tuple[int, ...] = ()  # classification: training recordings of each class
+    waves: WaveCounts | None = None  # segmentation
+    fold_scores: tuple[dict[str, float], ...] = ()  # segmentation in folds: F1 and Dice of each
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPart:
     """What a task was run on: records of the two parts, in order, and the truth of the test part.
 
-    `truth` is (n_test, c) bool for the classification, None for the segmentation, whose counts contain it.
+    `truth` is (n_test, c) bool for the classification, None for the segmentation, whose counts contain it; `classes`
+    names its columns, `too_few` the classes that the training part has too few of to be learned.
     """
 
     task: str
@@ -74,6 +82,11 @@ class TaskPart:
     test_ids: tuple[str, ...]
     test_patients: tuple[str, ...]
     truth: NDArray[np.bool_] | None = None
+    title: str = ""
+    classes: tuple[str, ...] = ()
+    train_positives: tuple[int, ...] = ()
+    too_few: tuple[str, ...] = ()
+    validation_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +109,25 @@ def score(
         picked = outcome if rows is None else SegmentCounts(*(part[rows] for part in _counts(outcome)))
         pooled = pooled_f1(picked)
         by_wave = {f"f1_{kind.lower()}": float(f1) for kind, f1 in zip(WAVE_KINDS, pooled.per_class, strict=True)}
+        by_wave |= {
+            f"dice_{kind.lower()}": float(dice) for kind, dice in zip(WAVE_KINDS, dice_per_class(picked), strict=True)
+        }
         return {"f1": pooled.value, "dice": mean_of_known(record_dice(picked)), **by_wave}
     if truth is None:
         raise ValueError("classification scores need the truth of the test part")
     scores = outcome.scores if rows is None else outcome.scores[rows]
     known = truth if rows is None else truth[rows]
     area = macro_auroc(known, scores)
+    precision = macro_average_precision(known, scores)
     decided = macro_f1(known, scores >= outcome.thresholds)
-    return {"auroc": area.value, "f1": decided.value, "classes": float(area.counted)}
+    return {"auroc": area.value, "auprc": precision.value, "f1": decided.value, "classes": float(area.counted)}
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> Path:
     """Write results.json (and predictions.npz, if a run kept any) into `folder`; returns the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    path.write_text(json.dumps(_plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     kept = next((run for run in evaluation.runs if run.predictions is not None), None)
     if kept is not None and kept.predictions is not None:
         np.savez_compressed(folder / "predictions.npz", predictions=kept.predictions)
@@ -127,8 +144,14 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
             name: {
                 "train_ids": part.train_ids,
                 "test_ids": part.test_ids,
+                "validation_ids": part.validation_ids,
                 "test_patients": part.test_patients,
                 "truth": None if part.truth is None else part.truth.astype(int),
+                "title": part.title,
+                "classes": part.classes,
+                "train_positives": part.train_positives,
+                "test_positives": [] if part.truth is None else part.truth.sum(axis=0),
+                "too_few_to_learn": part.too_few,
             }
             for name, part in evaluation.parts.items()
         },
@@ -139,25 +162,29 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
 def _run_document(run: Run) -> dict[str, Any]:
     plain = {
         name: getattr(run, name)
-        for name in ("task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics")
-    }
-    return {**plain, "test": asdict(run.outcome)}
+        for name in (
+            "task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics",
+            "condition", "train_positives", "fold_scores",
+        )
+    }  # fmt: skip
+    waves = {} if run.waves is None else {"waves": asdict(run.waves)}
+    return {**plain, "test": asdict(run.outcome), **waves}
 
 
 def _counts(counts: SegmentCounts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     return counts.both, counts.truth, counts.predicted
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types only: arrays become lists, numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.jobs import Job, plan
 from beatray.evaluate.results import Evaluation, Run, TaskPart
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
 from beatray.evaluate.tasks import TaskData, patient_of, task_data
-from beatray.evaluate.worker import Job, Worker, start_process
+from beatray.evaluate.worker import Worker, start_process
 
 if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
@@ -46,11 +47,13 @@ def evaluate(
     encoders: Sequence[EncoderSpec],
     settings: EvaluateSettings | None = None,
     progress: Progress | None = None,
+    validation: Sequence[int] | Index = (),
 ) -> Evaluation:
     """Run all jobs and collect their runs; `progress(done, all, name)` is called after each job.
 
-    An encoder without weights adds its random control alone. Raises ValueError if a patient is in both parts, if two
-    encoders share a label, or if no task has labelled records in both parts.
+    `validation` are records to choose hyper-parameters and thresholds on; see `choose`. An encoder without weights
+    adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
+    task has labelled records in both parts, or if held-out validation is asked for and there is none.
     """
     settings = settings or EvaluateSettings()
     began = time.monotonic()
@@ -58,17 +61,23 @@ def evaluate(
     labels = tuple(spec.label for spec in encoders if spec.weights is not None)
     if len(set(labels)) != len(labels):
         raise ValueError(f"encoder labels must differ, got {', '.join(labels)}")
-    refuse_shared_patients([patient_of(rows, i) for i in range(len(rows))], train, test)
+    held_out = np.unique(np.asarray(validation, np.int64))
+    owners = [patient_of(rows, i) for i in range(len(rows))]
+    refuse_shared_patients(owners, train, test)
+    refuse_shared_patients(owners, held_out, test, "validation")
+    refuse_shared_patients(owners, held_out, train, "validation", "training")
     tasks: dict[str, TaskData] = {}
     parts: dict[str, TaskPart] = {}
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="beatray-evaluate-") as folder:
         for name in settings.tasks:
-            found = task_data(rows, train, test, name, settings.min_leads, Path(folder))
+            found = task_data(rows, train, test, held_out, name, settings, Path(folder))
             if found is None:
                 notes.append(f"{name}: left out, no labelled records in both the training and the test part")
             else:
                 tasks[name], parts[name] = found
+                if name == "classify" and settings.classify.validation == "held_out" and not len(found[0].validation):
+                    raise ValueError("classify.validation=held_out needs labelled records in the validation folds")
         if not tasks:
             raise ValueError("nothing to evaluate: " + "; ".join(notes))
         jobs = plan(tuple(tasks), encoders, settings)
@@ -79,26 +88,6 @@ def evaluate(
                 progress(done, len(jobs), f"{jobs[position].name()} seed {jobs[position].seed}")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
-
-
-def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[Job]:
-    """All jobs, the slow ones first so that no worker is left with a long one at the end."""
-    arms = [("pretrained", spec) for spec in encoders if spec.weights is not None]
-    arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
-    jobs: list[Job] = []
-    for protocol in sorted(settings.protocols):  # "finetune" comes first
-        seeds = settings.seeds
-        if protocol == "finetune" and settings.finetune_seeds is not None:
-            seeds = settings.finetune_seeds
-        for task in sorted(tasks, reverse=True):
-            if (task, protocol) == ("classify", "linear"):
-                continue
-            jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
-            if (task, protocol) == ("classify", "frozen"):
-                jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
-                shuffled = [(spec, number) for _, spec in arms[:1] for number in range(settings.shuffles)]
-                jobs += [Job(task, protocol, "shuffled", spec, number) for spec, number in shuffled]
-    return jobs
 
 
 def _work(

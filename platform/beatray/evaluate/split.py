@@ -25,11 +25,12 @@ def patient_keys(patients: Sequence[str | None], index: Index) -> NDArray[np.str
 
 
 def nested_fractions(
-    patients: Sequence[str | None], index: Index, fractions: Sequence[float], seed: int
+    patients: Sequence[str | None], index: Index, fractions: Sequence[float], seed: int, at_least: int = 1
 ) -> dict[float, Index]:
     """For each fraction in (0, 1] the records of that share of the patients; smaller sets lie in larger ones.
 
-    At least one patient each. Raises ValueError for a fraction outside (0, 1] or an empty index.
+    `at_least` patients each, as far as there are any. Raises ValueError for a fraction outside (0, 1] or an empty
+    index.
     """
     ordered = _shuffled_patients(patients, index, seed)
     keys = patient_keys(patients, index)
@@ -37,7 +38,7 @@ def nested_fractions(
     for fraction in fractions:
         if not 0 < fraction <= 1:
             raise ValueError(f"label fraction {fraction} is not in (0, 1]")
-        chosen = ordered[: max(1, math.floor(fraction * len(ordered) + 0.5))]
+        chosen = ordered[: max(at_least, math.floor(fraction * len(ordered) + 0.5))]
         parts[fraction] = np.sort(index[np.isin(keys, chosen)])
     return parts
 
@@ -63,11 +64,30 @@ def patient_folds(patients: Sequence[str | None], index: Index, n_folds: int, se
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(n_folds)]
 
 
-def refuse_shared_patients(patients: Sequence[str | None], train: Index, test: Index) -> None:
+def fold_subsets(
+    patients: Sequence[str | None], train: Index, test: Index, fractions: Sequence[float], n_folds: int, seed: int
+) -> dict[float, list[tuple[Index, Index]]]:
+    """For each label fraction the (train, test) pairs of one repeat: one without folds (0), or one per fold of `test`.
+
+    A fold's model trains on everything outside the fold: the records of `train`, never tested, and the other folds.
+    """
+    if not n_folds:
+        return {part: [(chosen, test)] for part, chosen in nested_fractions(patients, train, fractions, seed).items()}
+    found: dict[float, list[tuple[Index, Index]]] = {fraction: [] for fraction in fractions}
+    for others, tested in patient_folds(patients, test, n_folds, seed):
+        pool = np.concatenate([train, test[others]])
+        for fraction, chosen in nested_fractions(patients, pool, fractions, seed).items():
+            found[fraction].append((chosen, test[tested]))
+    return found
+
+
+def refuse_shared_patients(
+    patients: Sequence[str | None], first: Index, second: Index, name: str = "training", other: str = "test"
+) -> None:
     """Raise ValueError, naming one of them, if a patient has records in both parts."""
-    shared = np.intersect1d(patient_keys(patients, train), patient_keys(patients, test))
+    shared = np.intersect1d(patient_keys(patients, first), patient_keys(patients, second))
     if shared.size:
-        raise ValueError(f"{shared.size} patients are in both the training and the test part, e.g. {shared[0]}")
+        raise ValueError(f"{shared.size} patients are in both the {name} and the {other} part, e.g. {shared[0]}")
 
 
 def _shuffled_patients(patients: Sequence[str | None], index: Index, seed: int) -> NDArray[np.str_]:

@@ -3,8 +3,8 @@
 A row is task, protocol, label fraction and score. Every number is mean +- SD over seeds; the difference is pretrained
 minus control, with the interval of `intervals.paired_differences`. The control is the same architecture from random
 weights: frozen below decoders and probes, trained end to end (from scratch) in the fine-tuned rows. "features" is the
-logistic probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC
-of 0.5.
+probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC of 0.5.
+Where something was done to the test recordings, its name stands in place of the labels, below the clean rows.
 
 Contract: text output is at most 120 columns wide; markdown and HTML hold the same cells.
 """
@@ -19,28 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from beatray.evaluate.intervals import Interval, paired_differences
-from beatray.evaluate.results import METRICS, Evaluation, Run
+from beatray.evaluate.intervals import Interval, Known, own_intervals, paired_differences, row_patients
+from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
+from beatray.evaluate.results import METRICS, Decisions, Evaluation, Run, TaskPart
+from beatray.evaluate.settings import PROTOCOLS
 
-TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
-TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
 PROTOCOL_NAMES = {
     ("segment", "linear"): "linear decoder",
     ("segment", "frozen"): "light decoder",
     ("classify", "frozen"): "logistic probe",
+    ("classify", "mlp"): "MLP probe",
+    ("classify", "knn"): "k-NN (cosine)",
     ("segment", "finetune"): "fine-tuned",
     ("classify", "finetune"): "fine-tuned",
 }
-METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC"}
-PROTOCOL_ORDER = ("linear", "frozen", "finetune")
+METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC", "auprc": "AUPRC"}
+PROTOCOL_ORDER = PROTOCOLS
 HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
-
-SPREAD = {
-    "segment": "which records are labelled (below 100 %), decoder and control weights, order of batches and crops",
-    "classify": "which {share:.0%} of the training patients are used, inner folds, control weights, order of batches "
-    "and crops",
-}
-"""What a seed changes: the +- of a table is the SD over these and nothing else."""
 
 Cell = tuple[float, float]  # mean and SD
 
@@ -60,6 +56,10 @@ class Row:
     difference: Interval | None
     features: Cell | None
     shuffled: Cell | None
+    title: str = ""  # of the task, with its label space
+    condition: str = "clean"
+    pretrained_interval: Interval | None = None  # of the arm by itself, over test patients and seeds
+    random_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +71,22 @@ class Table:
 
 
 def make_table(evaluation: Evaluation) -> Table:
-    """All rows, in a fixed order: encoder, task, protocol, fraction, score."""
+    """All rows, in a fixed order: encoder, task, protocol, fraction, condition, score."""
     runs = evaluation.runs
     encoders = list(dict.fromkeys(run.encoder for run in runs if run.arm == "pretrained")) or [""]
+    seen = list(dict.fromkeys(run.condition for run in runs))
     rows = []
     for encoder in encoders:
         architecture = next((r.architecture for r in runs if r.arm == "pretrained" and r.encoder == encoder), None)
         for task, metrics in METRICS.items():
             for protocol in PROTOCOL_ORDER:
                 here = [r for r in runs if (r.task, r.protocol) == (task, protocol)]
-                for fraction in sorted({r.fraction for r in here}):
-                    arms = _arms([r for r in here if r.fraction == fraction], encoder, architecture)
+                for fraction, condition in sorted({(r.fraction, seen.index(r.condition)) for r in here}):
+                    chosen = [r for r in here if (r.fraction, r.condition) == (fraction, seen[condition])]
+                    arms = _arms(chosen, encoder, architecture)
                     if arms["pretrained"] or arms["random"]:
-                        rows += _rows(evaluation, encoder, task, protocol, fraction, arms, metrics)
-    return Table(tuple(rows), tuple(_notes(evaluation, rows)))
+                        rows += _rows(evaluation, encoder, chosen[0], arms, metrics)
+    return Table(tuple(rows), tuple(notes_of(evaluation, rows)))
 
 
 def as_text(table: Table) -> str:
@@ -126,7 +128,7 @@ def as_html(table: Table) -> str:
 
 
 def as_rows(table: Table) -> list[dict[str, Any]]:
-    """The rows as plain dicts, for results.json."""
+    """The rows as plain dicts, for table.json."""
     return [asdict(row) for row in table.rows]
 
 
@@ -139,7 +141,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     return (
         TASK_NAMES[row.task],
         PROTOCOL_NAMES[row.task, row.protocol],
-        f"{100 * row.fraction:g}%, {row.train_records}",
+        f"{100 * row.fraction:g}%, {row.train_records}" if row.condition == "clean" else row.condition,
         METRIC_NAMES[row.metric],
         _cell(row.pretrained),
         _cell(row.random),
@@ -147,31 +149,6 @@ def cells_of(row: Row) -> tuple[str, ...]:
         _cell(row.features),
         _cell(row.shuffled),
     )
-
-
-def reading(rows: Sequence[Row]) -> str:
-    """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
-    compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
-    if not compared:
-        return "No pretrained encoder was compared with a control."
-    better = sum(gap.excludes_zero() and gap.value > 0 for gap in compared)
-    worse = sum(gap.excludes_zero() and gap.value < 0 for gap in compared)
-    unclear = len(compared) - better - worse
-    sentence = (
-        f"In the main scores, of {len(compared)} comparisons with its control, pretraining is better in {better}, "
-        f"worse in {worse} and not to be told apart in {unclear} (the 95 % interval includes zero)."
-    )
-    measured = [
-        (row.pretrained[0], row.features[0])
-        for row in rows
-        if row.metric == "auroc" and row.protocol == "frozen" and row.features and row.pretrained
-    ]
-    for encoder, features in measured[-1:]:
-        sentence += (
-            f" Measured features alone reach an AUROC of {features:.3f}; the frozen encoder is "
-            f"{abs(encoder - features):.3f} {'above' if encoder >= features else 'below'} that."
-        )
-    return sentence
 
 
 def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
@@ -186,23 +163,31 @@ def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[s
 
 
 def _rows(
-    evaluation: Evaluation, encoder: str, task: str, protocol: str, fraction: float,
-    arms: dict[str, dict[int, Run]], metrics: Sequence[str],
-) -> list[Row]:  # fmt: skip
+    evaluation: Evaluation, encoder: str, like: Run, arms: dict[str, dict[int, Run]], metrics: Sequence[str]
+) -> list[Row]:
+    """The rows of one task, protocol, fraction and condition, those of the run `like`."""
     differences: dict[str, Interval] = {}
+    known: Known = {}
     common = sorted(arms["pretrained"].keys() & arms["random"].keys())
-    part = evaluation.parts[task]
+    part = evaluation.parts[like.task]
     if common:
         first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
         bootstraps = evaluation.settings.bootstraps
-        differences = paired_differences(first, second, part.truth, part.test_patients, bootstraps)
+        differences = paired_differences(first, second, part.truth, _owners(part, first[0]), bootstraps, known)
+    own = {}
+    for arm in ("pretrained", "random"):
+        outcomes = [run.outcome for run in arms[arm].values()]
+        if outcomes:
+            owners = _owners(part, outcomes[0])
+            own[arm] = own_intervals(outcomes, part.truth, owners, evaluation.settings.bootstraps, known)
     trained_on = [run.train_records for arm in ("pretrained", "random") for run in arms[arm].values()]
     return [
         Row(
             encoder=encoder,
-            task=task,
-            protocol=protocol,
-            fraction=fraction,
+            task=like.task,
+            protocol=like.protocol,
+            fraction=like.fraction,
+            condition=like.condition,
             train_records=round(float(np.mean(trained_on))),
             metric=metric,
             difference=differences.get(metric),
@@ -210,9 +195,17 @@ def _rows(
             random=_spread(arms["random"], metric),
             features=_spread(arms["features"], metric),
             shuffled=_spread(arms["shuffled"], metric),
+            title=part.title or TASK_TITLES[like.task],
+            pretrained_interval=own.get("pretrained", {}).get(metric),
+            random_interval=own.get("random", {}).get(metric),
         )
         for metric in metrics
     ]
+
+
+def _owners(part: TaskPart, outcome: SegmentCounts | Decisions) -> list[str]:
+    rows = len(outcome.both) if isinstance(outcome, SegmentCounts) else len(outcome.scores)
+    return row_patients(part.test_patients, rows)
 
 
 def _spread(runs: dict[int, Run], metric: str) -> Cell | None:
@@ -220,32 +213,6 @@ def _spread(runs: dict[int, Run], metric: str) -> Cell | None:
     if not values:
         return None
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
-
-def _notes(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
-    settings = evaluation.settings
-    notes = [reading(rows)]
-    for task, part in evaluation.parts.items():
-        n_patients = len(set(part.test_patients))
-        changes = SPREAD[task].format(share=settings.classify_subsample)
-        seeds = f"± is the SD over {len(settings.seeds)} seeds" if len(settings.seeds) > 1 else "One seed, so no spread"
-        notes.append(
-            f"{TASK_NAMES[task]} ({TASK_TITLES[task]}): {len(part.test_ids)} test recordings of {n_patients} patients, "
-            f"{len(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
-        )
-        if part.truth is not None:
-            both = part.truth.any(axis=0) & ~part.truth.all(axis=0)
-            notes.append(f"AUROC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes.")
-    notes.append(
-        "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
-        "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
-        "the probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
-    )
-    notes.append(
-        "difference: pretrained - control, 95 % interval by paired bootstrap over test patients and seeds. It does "
-        "not cover the choice of the training records or of the one pretraining run."
-    )
-    return notes + list(evaluation.notes)
 
 
 def _cell(cell: Cell | None) -> str:

@@ -1,21 +1,25 @@
 """The records of one task, cut out of a corpus: signals, truth, owners, and who trains and who tests.
 
 Contract: `rows` is a `corpus.reader.Rows`. A task takes the records it has labels for: marked waves for `segment`, at
-least one PTB-XL superclass for `classify`.
+least one class of the label space for `classify`. A label space that is fitted to labels is fitted to the training
+part.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.evaluate.conditions import condition_names
 from beatray.evaluate.encoders import prepared
-from beatray.evaluate.labels import superclass_targets, wave_masks
+from beatray.evaluate.label_spaces import LabelSpace, label_space
+from beatray.evaluate.labels import lead_masks, wave_masks
 from beatray.evaluate.results import TaskPart
+from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
 from beatray.record import LEADS, WINDOW_SAMPLES
 
@@ -26,11 +30,21 @@ CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
+class TestedSignals:
+    """The test recordings as stored, in the order of `TaskData.test`: `signals` names an .npy file of microvolts."""
+
+    signals: Path
+    lead_mask: NDArray[np.int16]
+    r_peaks: tuple[NDArray[np.int32], ...]
+    record_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskData:
     """One task's records, training ones first: `train` and `test` are positions within these arrays.
 
-    `truth` is (n, 5) bool or (n, 5000) int8; `features` (n, G) are the measured ones. `signals` names an .npy file of
-    float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
+    `truth` is (n, c) bool, or int8 (n, 5000) or (n, 12, 5000); `features` (n, G) are the measured ones. `signals` names
+    an .npy file of float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
     """
 
     task: str
@@ -41,6 +55,8 @@ class TaskData:
     patients: tuple[str, ...]
     train: Index
     test: Index
+    validation: Index  # empty: hyper-parameters are chosen inside the training part
+    tested: TestedSignals | None = None  # only where test recordings are also tested under conditions
 
 
 def patient_of(rows: Rows, position: int) -> str:
@@ -49,16 +65,29 @@ def patient_of(rows: Rows, position: int) -> str:
 
 
 def task_data(
-    rows: Rows, train: Index, test: Index, task: str, min_leads: int, folder: Path
+    rows: Rows, train: Index, test: Index, validation: Index, task: str, settings: EvaluateSettings, folder: Path
 ) -> tuple[TaskData, TaskPart] | None:
     """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
-    index = np.concatenate([train, test])
-    truth: NDArray[Any] = superclass_targets([rows.labels[i] for i in index])
+    if task == "segment" or settings.classify.validation == "inner":
+        validation = validation[:0]
+    in_folds = task == "segment" and settings.segment.folds > 0
+    if in_folds and settings.segment.fold_over == "all":
+        train, test = train[:0], np.union1d(train, test)
+    index = np.concatenate([train, test, validation])
+    space: LabelSpace | None = None
     if task == "segment":
-        truth = wave_masks([rows.waves[i] for i in index], min_leads)
-    usable = np.asarray((truth > 0).any(axis=1))
-    n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) :].sum())
-    if not n_train or not n_test:
+        waves = [rows.waves[i] for i in index]
+        truth: NDArray[Any] = (
+            wave_masks(waves, settings.min_leads) if settings.segment.target == "shared" else lead_masks(waves)
+        )
+    else:
+        chosen = settings.classify
+        train_labels = [rows.labels[i] for i in train]
+        space = label_space(chosen.labels, train_labels, chosen.min_positives, chosen.snomed_classes)
+        truth = space.targets([rows.labels[i] for i in index])
+    usable = np.asarray((truth > 0).any(axis=tuple(range(1, truth.ndim))))
+    n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) : len(train) + len(test)].sum())
+    if not n_test or not (n_train or in_folds):
         return None
     index, truth = index[usable], truth[usable]
     data = TaskData(
@@ -70,12 +99,29 @@ def task_data(
         patients=tuple(patient_of(rows, i) for i in index),
         train=np.arange(n_train),
         test=np.arange(n_train, n_train + n_test),
+        validation=np.arange(n_train + n_test, len(index)),
     )
     ids = tuple(rows.record_id[i] for i in index)
-    part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:], None)
-    if task == "classify":
-        part = TaskPart(task, ids[:n_train], ids[n_train:], data.patients[n_train:], truth[n_train:])
+    if condition_names(settings.robustness):
+        data = replace(data, tested=_tested(rows, index[data.test], folder / f"{task}-tested.npy"))
+    tests = slice(n_train, n_train + n_test)
+    part = TaskPart(task, ids[:n_train], ids[tests], data.patients[tests], validation_ids=ids[tests.stop :])
+    if space is not None:
+        part = replace(
+            part,
+            truth=truth[tests],
+            title=space.title,
+            classes=space.classes,
+            train_positives=tuple(truth[:n_train].sum(axis=0).tolist()),
+            too_few=space.left_out,
+        )
     return data, part
+
+
+def _tested(rows: Rows, index: Index, path: Path) -> TestedSignals:
+    np.save(path, rows.signal_uv[index])
+    peaks = tuple(rows.r_peaks[i] for i in index)
+    return TestedSignals(path, rows.lead_mask[index], peaks, tuple(rows.record_id[i] for i in index))
 
 
 def write_signals(rows: Rows, index: Index, path: Path) -> Path:

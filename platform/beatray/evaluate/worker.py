@@ -1,7 +1,6 @@
 """One job of the evaluation: an arm of a task with one seed, over all its label fractions.
 
-An arm is what the head reads: the encoder under test, the same from random weights, measured features, or the encoder
-under test with permuted training labels. The label subsets depend on the seed alone, so every arm sees the same ones.
+The label subsets depend on the seed alone, so every arm sees the same ones.
 
 Contract: positions in `TaskData`; nothing of the test part's truth is read before the predictions are made.
 """
@@ -9,40 +8,28 @@ Contract: positions in `TaskData`; nothing of the test part's truth is read befo
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.evaluate import classify, segment
+from beatray.evaluate import choose, classify, segment
+from beatray.evaluate.conditions import CLEAN, condition_names, in_chunks
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
+from beatray.evaluate.jobs import Job
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
-from beatray.evaluate.probe import probe
-from beatray.evaluate.results import Decisions, Run, score
+from beatray.evaluate.probe import chosen_probe
+from beatray.evaluate.results import METRICS, Decisions, Run, score
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
-from beatray.evaluate.split import Index, nested_fractions
+from beatray.evaluate.split import Index, fold_subsets
 from beatray.evaluate.tasks import TaskData
+from beatray.evaluate.waves import joined, wave_counts, wave_scores
 from beatray.models.encoder import Encoder
 
 KEPT = 4
 """Encoders whose frozen outputs a worker remembers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What one worker does in one go. `spec` is None for measured features."""
-
-    task: str
-    protocol: str
-    arm: str
-    spec: EncoderSpec | None
-    seed: int
-
-    def name(self) -> str:
-        """For progress lines."""
-        return f"{self.task} {self.protocol} {self.spec.label if self.arm == 'pretrained' and self.spec else self.arm}"
 
 
 class Worker:
@@ -60,82 +47,182 @@ class Worker:
             return self._runs(job)
 
     def _runs(self, job: Job) -> list[Run]:
-        data, settings = self.tasks[job.task], self.settings
-        truth = data.truth[data.test]
+        settings, data = self.settings, self.tasks[job.task]
+        runs: list[Run] = []
+        if job.task == "segment":
+            n_folds, fractions = settings.segment.folds, settings.segment_fractions
+            in_folds = fold_subsets(data.patients, data.train, data.test, fractions, n_folds, job.seed)
+            for fraction, folds in in_folds.items():
+                runs += self._segment_runs(job, fraction, folds)
+            return runs
+        at_least = 1 if len(data.validation) else 2  # inner folds need two patients
+        subsets = classify.label_subsets(
+            data.patients, data.train, settings.classify_subsample, settings.classify_fractions, job.seed, at_least
+        )
+        for fraction, train in subsets.items():
+            runs += self._classify_runs(job, fraction, train)
+        return runs
+
+    def _conditions(self, job: Job, fraction: float) -> tuple[str, ...]:
+        """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
+        fractions = self.settings.segment_fractions if job.task == "segment" else self.settings.classify_fractions
+        if job.arm not in ("pretrained", "random") or fraction != max(fractions):
+            return (CLEAN,)
+        return (CLEAN, *condition_names(self.settings.robustness))
+
+    def _segment_runs(self, job: Job, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
+        """One run per condition, each over all folds."""
+        data, began = self.tasks[job.task], time.monotonic()
+        conditions = self._conditions(job, fraction)
+        found: dict[str, list[NDArray[np.int8]]] = {condition: [] for condition in conditions}
+        for train, test in folds:
+            predict = self._segment(job, data, train)
+            for condition in conditions:
+                found[condition].append(predict(test, condition))
+        settings = self.settings
+        tested = np.concatenate([test for _, test in folds])
+        masks = len(np.atleast_2d(data.truth[0]))
+        order = (np.argsort(tested)[:, None] * masks + np.arange(masks)).ravel()  # rows back into the part's order
+        first = (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds_of("segment", "frozen")[0])
         runs = []
-        for fraction, train in self._label_subsets(job, data).items():
-            began = time.monotonic()
-            outcome: SegmentCounts | Decisions
-            predictions = None
-            if job.task == "segment":
-                labelled_samples = self._segment(job, data, train)
-                outcome = segment_counts(truth, labelled_samples)
-                if (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds[0]):
-                    predictions = labelled_samples if fraction == max(settings.segment_fractions) else None
-            else:
-                outcome = self._classify(job, data, train)
+        for condition, labelled in found.items():
+            samples = labelled[0].shape[-1]
+            pairs = [
+                (data.truth[test].reshape(-1, samples), labels.reshape(-1, samples))
+                for (_, test), labels in zip(folds, labelled, strict=True)
+            ]
+            counts = [segment_counts(*pair) for pair in pairs]
+            waves = joined([wave_counts(*pair) for pair in pairs], order)
+            outcome = SegmentCounts(
+                *(np.concatenate([getattr(c, name) for c in counts])[order] for name in ("both", "truth", "predicted"))
+            )
+            kept = first and masks == 1 and condition == CLEAN and fraction == max(settings.segment_fractions)
+            fold_scores = tuple({name: score(c, None)[name] for name in METRICS["segment"]} for c in counts)
             runs.append(
                 Run(
-                    task=job.task,
-                    protocol=job.protocol,
-                    arm=job.arm,
-                    encoder=job.spec.label if job.spec else job.arm,
-                    architecture=job.spec.random().key() if job.spec else "",
-                    fraction=fraction,
-                    train_records=len(train),
-                    seed=job.seed,
-                    seconds=time.monotonic() - began,
+                    **self._named(job, fraction, began),
+                    train_records=round(float(np.mean([len(train) for train, _ in folds]))),
                     outcome=outcome,
-                    metrics=score(outcome, truth if job.task == "classify" else None),
-                    predictions=predictions,
+                    metrics={**score(outcome, None), **wave_scores(waves)},
+                    predictions=np.concatenate(labelled)[order] if kept else None,
+                    condition=condition,
+                    waves=waves,
+                    fold_scores=fold_scores if settings.segment.folds else (),
                 )
             )
         return runs
 
-    def _label_subsets(self, job: Job, data: TaskData) -> dict[float, Index]:
-        if job.task == "segment":
-            return nested_fractions(data.patients, data.train, self.settings.segment_fractions, job.seed)
-        pool = classify.subsample(data.patients, data.train, self.settings.classify_subsample, job.seed)
-        return nested_fractions(data.patients, pool, self.settings.classify_fractions, job.seed)
+    def _classify_runs(self, job: Job, fraction: float, train: Index) -> list[Run]:
+        """One run per condition."""
+        data, began = self.tasks[job.task], time.monotonic()
+        decide = self._classify(job, data, train)
+        runs = []
+        for condition in self._conditions(job, fraction):
+            outcome = decide(condition)
+            runs.append(
+                Run(
+                    **self._named(job, fraction, began),
+                    train_records=len(train),
+                    outcome=outcome,
+                    metrics=score(outcome, data.truth[data.test]),
+                    condition=condition,
+                    train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
+                )
+            )
+        return runs
 
-    def _segment(self, job: Job, data: TaskData, train: Index) -> NDArray[np.int8]:
-        settings, x_mv = self.settings, self.signals[job.task]
+    def _named(self, job: Job, fraction: float, began: float) -> dict[str, Any]:
+        return {
+            "task": job.task,
+            "protocol": job.protocol,
+            "arm": job.arm,
+            "encoder": job.spec.label if job.spec else job.arm,
+            "architecture": job.spec.random().key() if job.spec else "",
+            "fraction": fraction,
+            "seed": job.seed,
+            "seconds": time.monotonic() - began,
+        }
+
+    def _segment(self, job: Job, data: TaskData, train: Index) -> Callable[[Index, str], NDArray[np.int8]]:
+        """Train on `train`; the function gives the labels of test records under a condition."""
+        settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
         encoder, spec = self._encoder(job)
         if job.protocol in ("linear", "frozen"):
-            maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, settings.device))
+            maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, device))
             depth = 0 if job.protocol == "linear" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
-                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, settings.device, depth
+                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, device, depth
             )
-            return segment.predict_from_maps(decoder, maps[data.test], x_mv.shape[2], settings.device)
+
+            def from_maps(index: Index, condition: str) -> NDArray[np.int8]:
+                if condition == CLEAN:
+                    return segment.predict_from_maps(decoder, maps[index], x_mv.shape[2], device)
+                return np.concatenate(
+                    [
+                        segment.predict_from_maps(decoder, feature_maps(encoder, x, device), x_mv.shape[2], device)
+                        for x, _ in in_chunks(condition, data, index, settings.robustness)
+                    ]
+                )
+
+            return from_maps
         fit = settings.segment_finetune
         model = segment.finetune(
             encoder, x_mv, data.truth, train, fit, encoder_rate(spec, fit), job.seed,
-            decoder=settings.finetune_decoder, bf16=settings.bf16, device=settings.device,
+            decoder=settings.finetune_decoder, bf16=settings.bf16, device=device,
         )  # fmt: skip
-        return segment.predict(model, x_mv[data.test], settings.device)
 
-    def _classify(self, job: Job, data: TaskData, train: Index) -> Decisions:
-        settings, x_mv = self.settings, self.signals[job.task]
+        def from_signals(index: Index, condition: str) -> NDArray[np.int8]:
+            if condition == CLEAN:
+                return segment.predict(model, x_mv[index], device)
+            return np.concatenate(
+                [segment.predict(model, x, device) for x, _ in in_chunks(condition, data, index, settings.robustness)]
+            )
+
+        return from_signals
+
+    def _classify(self, job: Job, data: TaskData, train: Index) -> Callable[[str], Decisions]:
+        """Train on `train`; the function gives the decisions on the test part under a condition."""
+        settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
+        folds = choose.held_out(train, data.validation)
+        if not len(data.validation):
+            folds = choose.inner_folds(data.patients, train, settings.inner_folds, job.seed)
         if job.protocol == "finetune":
             _, spec = self._encoder(job)
             fit = settings.classify_finetune
-            return classify.finetune(
-                lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, data.patients, train, data.test, fit,
-                encoder_rate(spec, fit), settings.inner_folds, job.seed, bf16=settings.bf16, device=settings.device,
+            rates = [encoder_rate(spec, fit) * factor for factor in settings.classify.rate_factors]
+            model, thresholds = classify.finetune(
+                lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates, job.seed,
+                bf16=settings.bf16, device=device,
             )  # fmt: skip
+
+            def fine_tuned(condition: str) -> Decisions:
+                if condition == CLEAN:
+                    return Decisions(classify.predict(model, x_mv, data.n_samples, data.test, device), thresholds)
+                parts = in_chunks(condition, data, data.test, settings.robustness)
+                scores = [classify.predict(model, x, n, np.arange(len(x)), device) for x, n in parts]
+                return Decisions(np.concatenate(scores), thresholds)
+
+            return fine_tuned
+        encoder = None if job.arm == "features" else self._encoder(job)[0]
         features = data.features
-        if job.arm != "features":
-            encoder, _ = self._encoder(job)
+        if encoder is not None:
             features = self._remembered(
-                job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, settings.device)
+                job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
             )
-        truth = classify.shuffled_labels(data.truth, train, job.seed) if job.arm == "shuffled" else data.truth
-        found = probe(
-            features, truth, data.patients, train, data.test,
-            settings.inverse_penalties, settings.inner_folds, job.seed,
-        )  # fmt: skip
-        return Decisions(found.scores, found.thresholds)
+        truth = data.truth
+        if job.arm == "shuffled":  # within each part, or the true labels of validation would choose among chances
+            truth = classify.shuffled_labels(truth, train, job.seed)
+            truth = classify.shuffled_labels(truth, data.validation, job.seed)
+        found = chosen_probe(job.protocol, features, truth, train, folds, settings, job.seed)
+
+        def probed(condition: str) -> Decisions:
+            if condition == CLEAN or encoder is None:
+                return Decisions(found.scores(features[data.test]), found.thresholds)
+            parts = in_chunks(condition, data, data.test, settings.robustness)
+            read = np.concatenate([pooled_features(encoder, x, n, settings.pooling, device) for x, n in parts])
+            return Decisions(found.scores(read), found.thresholds)
+
+        return probed
 
     def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
         if job.spec is None:

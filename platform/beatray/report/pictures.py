@@ -14,7 +14,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, TASK_TITLES, Row
+from beatray.evaluate.notes import TASK_TITLES
+from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, Row
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, quiet_grid
 
 SMOOTHING_SHARE = 0.03  # of the steps, on each side
@@ -116,7 +117,8 @@ def comparison(rows: Sequence[Row]) -> Figure:
     """The table's main scores as dots: pretrained against control, bars one SD over seeds; one panel per score."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.metric in ("f1", "auroc") and (row.metric == "auroc" or row.task == "segment"):
+        main = row.metric == ("f1" if row.task == "segment" else "auroc")
+        if row.condition == "clean" and main:
             groups.setdefault((row.task, row.metric), []).append(row)
     arms = (("pretrained", BLUE, "o"), ("random", ORANGE, "s"), ("features", GREY, "D"))
     names = {"pretrained": "pretrained", "random": "control (random weights)", "features": "measured features"}
@@ -144,7 +146,7 @@ def comparison(rows: Sequence[Row]) -> Figure:
                 ],
             )
             axes.set_ylim(len(group) - 0.5, -0.5)
-            axes.set_title(f"{TASK_TITLES[task]}: {METRIC_NAMES[metric]}")
+            axes.set_title(f"{group[0].title or TASK_TITLES[task]}: {METRIC_NAMES[metric]}")
             axes.grid(axis="x", color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

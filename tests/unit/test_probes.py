@@ -1,0 +1,124 @@
+"""The probes against scikit-learn, and that what is chosen is chosen on validation records alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from beatray.evaluate.choose import choose_and_fit, held_out, inner_folds, judge
+from beatray.evaluate.metrics import best_thresholds, macro_auroc
+from beatray.evaluate.probe import chosen_probe, logistic, mlp_fit, neighbours
+from beatray.evaluate.settings import ClassifySettings, EvaluateSettings, FitSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAIN, VALIDATION, TEST = np.arange(120), np.arange(120, 170), np.arange(170, 240)
+PATIENTS = [f"p{i // 2}" for i in range(240)]
+
+
+def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features (240, 12) that carry three classes, the last one not linearly; made here, no recordings."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(240, 12)).astype(np.float32) * np.linspace(0.5, 40, 12, dtype=np.float32)
+    noise = generator.normal(size=(240, 3))
+    unit = features / np.linspace(0.5, 40, 12)
+    truth = np.stack([unit[:, 0], unit[:, 1] + unit[:, 2], 2 * unit[:, 3] * unit[:, 4]], axis=1) + 0.3 * noise > 0.4
+    return features, truth
+
+
+def test_neighbours_vote_like_those_of_sklearn() -> None:
+    features, truth = made()
+    scaler = StandardScaler().fit(features[TRAIN].astype(np.float64))
+    ours = neighbours(features[TRAIN], truth[TRAIN], (1, 7, 500))(features[TEST])
+    for k, scores in zip((1, 7, len(TRAIN)), ours, strict=True):
+        model = KNeighborsClassifier(k, metric="cosine").fit(scaler.transform(features[TRAIN]), truth[TRAIN])
+        theirs = np.stack([p[:, 1] for p in model.predict_proba(scaler.transform(features[TEST]))], axis=1)
+        assert scores == pytest.approx(theirs, abs=1e-12)
+    assert ours[2] == pytest.approx(np.tile(truth[TRAIN].mean(axis=0), (len(TEST), 1)))
+
+
+def test_the_logistic_probe_is_one_regression_per_class() -> None:
+    features, truth = made()
+    scaler = StandardScaler().fit(features[TRAIN].astype(np.float64))
+    ours = logistic(features[TRAIN], truth[TRAIN], (0.1, 1.0))(features[TEST])
+    for c, scores in zip((0.1, 1.0), ours, strict=True):
+        for k in range(3):
+            model = LogisticRegression(C=c).fit(scaler.transform(features[TRAIN]), truth[TRAIN, k])
+            assert scores[:, k] == pytest.approx(model.predict_proba(scaler.transform(features[TEST]))[:, 1], abs=1e-5)
+
+
+def test_the_mlp_learns_what_no_line_separates() -> None:
+    features = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    truth = (features[:, 0] * features[:, 1] > 0)[:, None]
+    fit = mlp_fit(FitSettings(steps=300, batch_size=64, head_rate=3e-3), 0)
+    curved = macro_auroc(truth[400:], fit(features[:400], truth[:400], (0.1,))(features[400:])[0]).value
+    straight = macro_auroc(truth[400:], logistic(features[:400], truth[:400], (1.0,))(features[400:])[0]).value
+    assert curved > 0.9 and straight < 0.65
+
+
+@pytest.mark.parametrize("protocol", ["frozen", "mlp", "knn"])
+def test_a_probe_with_labels_and_none_with_permuted_ones(protocol: str) -> None:
+    features, truth = made()
+    settings = EvaluateSettings(
+        classify=ClassifySettings(mlp=FitSettings(steps=60, batch_size=32, head_rate=3e-3), mlp_weight_decays=(0.1,))
+    )
+
+    def reached(labels: np.ndarray, seed: int) -> float:
+        folds = inner_folds(PATIENTS, TRAIN, 3, seed)
+        found = chosen_probe(protocol, features, labels, TRAIN, folds, settings, seed)
+        return macro_auroc(truth[TEST], found.scores(features[TEST])).value
+
+    assert reached(truth, 0) > 0.7
+    chance = []
+    for seed in range(8):
+        permuted = truth.copy()
+        permuted[TRAIN] = truth[np.random.default_rng(seed).permutation(TRAIN)]
+        chance.append(reached(permuted, seed))
+    assert abs(np.mean(chance) - 0.5) < 0.08
+
+
+@pytest.mark.parametrize("protocol", ["frozen", "mlp", "knn"])
+def test_the_choice_reads_validation_records_and_no_others(protocol: str) -> None:
+    features, truth = made()
+    settings = EvaluateSettings(
+        classify=ClassifySettings(mlp=FitSettings(steps=20, batch_size=32), mlp_weight_decays=(0.01, 1.0))
+    )
+    folds = held_out(TRAIN, VALIDATION)
+    first = chosen_probe(protocol, features, truth, TRAIN, folds, settings, 0)
+    hidden = truth.copy()
+    hidden[TEST] = ~truth[TEST]
+    again = chosen_probe(protocol, features, hidden, TRAIN, folds, settings, 0)
+    assert again.candidate == first.candidate and np.array_equal(again.thresholds, first.thresholds)
+    on_validation = first.scores(features[VALIDATION])
+    assert np.array_equal(best_thresholds(truth[VALIDATION], on_validation), first.thresholds)
+    assert macro_auroc(truth[VALIDATION], on_validation).value == pytest.approx(first.validation_auroc)
+    hidden[VALIDATION] = ~truth[VALIDATION]
+    other = chosen_probe(protocol, features, hidden, TRAIN, folds, settings, 0)
+    assert not np.array_equal(other.thresholds, first.thresholds)
+
+
+def test_the_best_candidate_wins_and_equals_go_to_the_first() -> None:
+    features, truth = made()
+
+    def fit(x: np.ndarray, y: np.ndarray, candidates: list[float]):  # type: ignore[no-untyped-def]
+        """A model that knows the answer, blurred by the candidate."""
+        answer = {row.tobytes(): truth[i] for i, row in enumerate(features)}
+        return lambda new: [
+            np.stack([answer[row.tobytes()] * 1.0 for row in new]) * (c > 0) + abs(c) * 1e-9 for c in candidates
+        ]
+
+    found = choose_and_fit(fit, (0.0, 2.0, 1.0), features, truth, TRAIN, inner_folds(PATIENTS, TRAIN, 3, 0))
+    assert found.candidate == 2.0 and found.validation_auroc == 1.0
+    with pytest.raises(ValueError, match="no candidate"):
+        choose_and_fit(fit, (), features, truth, TRAIN, held_out(TRAIN, VALIDATION))
+    one_value = np.ones((4, 2), bool)
+    assert judge([np.zeros((4, 2)), np.ones((4, 2))], one_value)[0] == 0  # no AUROC at all: the first
+
+
+def test_folds_of_the_training_part_keep_patients_together() -> None:
+    for fit_on, scored in inner_folds(PATIENTS, TRAIN, 4, 1):
+        assert not {PATIENTS[i] for i in fit_on} & {PATIENTS[i] for i in scored}
+        assert np.array_equal(np.sort(np.concatenate([fit_on, scored])), TRAIN)
