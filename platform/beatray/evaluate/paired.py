@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from beatray.evaluate.notes import TASK_TITLES
 from beatray.evaluate.results import METRICS
 from beatray.evaluate.statistics import ALPHA, Statistics, compare
-from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, TASK_TITLES
+from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 
 IRRELEVANT = {
     *("tasks", "protocols", "seeds", "finetune_seeds", "segment_fractions", "classify_fractions"),
@@ -137,7 +138,10 @@ def runs_of(files: Mapping[str, Sequence[Path]], controls: Sequence[str] = ()) -
             for run in here:
                 pair = f"file {number + 1}" if several else f"seed {run['seed']}"
                 for metric in METRICS[run["task"]]:
-                    seeds = scores.setdefault((method, pair, _metric(run, metric)), {})
+                    if metric not in run["metrics"]:
+                        continue  # of an evaluation that did not compute it
+                    title = document["tasks"].get(run["task"], {}).get("title")
+                    seeds = scores.setdefault((method, pair, _metric(run, metric, title)), {})
                     if run["seed"] in seeds:
                         raise ValueError(f"{files[source][number]} holds two encoders; evaluate one at a time")
                     value = run["metrics"].get(metric)
@@ -172,11 +176,11 @@ def _check_alike(one: dict[str, Any], other: dict[str, Any], one_path: Path, oth
             raise ValueError(f"{one_path} and {other_path} were evaluated with different {key}: {before} and {now}")
 
 
-def _metric(run: Mapping[str, Any], metric: str) -> str:
-    task, protocol = run["task"], run["protocol"]
-    return (
-        f"{TASK_TITLES[task]}, {PROTOCOL_NAMES[task, protocol]}, {run['fraction']:.0%} labels, {METRIC_NAMES[metric]}"
-    )
+def _metric(run: Mapping[str, Any], metric: str, title: str | None) -> str:
+    task, condition = run["task"], run.get("condition", "clean")
+    parts = [title or TASK_TITLES[task], PROTOCOL_NAMES[task, run["protocol"]], f"{run['fraction']:.0%} labels"]
+    parts += [condition] if condition != "clean" else []
+    return ", ".join([*parts, METRIC_NAMES[metric]])
 
 
 def _p(value: float) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from beatray.evaluate.notes import TASK_TITLES
 from beatray.evaluate.results import METRICS
-from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, TASK_TITLES
+from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
 from beatray.ingest.sources.registry import SOURCES
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES
