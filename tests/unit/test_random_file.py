@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beatray.ingest import archive
+from beatray.ingest import zip_tree
 from beatray.ingest.tree import open_tree
 from beatray.record import Reason, RecordError
 
@@ -140,7 +140,7 @@ def test_a_zip_directory_that_points_elsewhere(tmp_path: Path, field: tuple[int,
 
 
 def test_a_large_packed_member_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(zip_tree, "MAX_FILE_BYTES", 1000)
     with pytest.raises(RecordError, match="unpack the archive to a folder") as caught:
         open_tree(build(tmp_path, "packed.zip")).open_random("top/long")
     assert caught.value.reason is Reason.ABSURD_SIZE

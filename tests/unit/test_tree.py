@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beatray.ingest import archive
+from beatray.ingest import tar_tree
 from beatray.ingest.tree import Tree, is_plain_path, open_tree
 from beatray.record import Reason, RecordError
 
@@ -202,7 +202,7 @@ def test_tar_bomb_is_refused(tmp_path: Path, suffix: str) -> None:
 
 def test_a_compressed_tar_beyond_memory_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     location = build(tmp_path, "x.tar.gz")
-    monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 5000)
+    monkeypatch.setattr(tar_tree, "MAX_UNPACKED_BYTES", 5000)
     with pytest.raises(RecordError, match="repack it as zip"):
         open_tree(location).names()
 

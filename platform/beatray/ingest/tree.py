@@ -64,7 +64,8 @@ def open_tree(location: str) -> Tree:
     if not path.exists():
         raise FileNotFoundError(f"{location}: no such folder or archive")
     if path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES):
-        from beatray.ingest.archive import TarTree, ZipTree  # here, because archive needs this module's names
+        from beatray.ingest.tar_tree import TarTree  # here, because they need this module's names
+        from beatray.ingest.zip_tree import ZipTree
 
         return ZipTree(location) if path.name.lower().endswith(".zip") else TarTree(location)
     raise ValueError(f"{location}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
@@ -76,8 +77,8 @@ def is_remote(location: str) -> bool:
 
 
 def _open_remote(location: str) -> Tree:
-    from beatray.ingest.archive import ZipTree
     from beatray.ingest.remote_tree import RemoteTree
+    from beatray.ingest.zip_tree import ZipTree
 
     place = location.partition("?")[0].lower()
     if place.endswith(".zip"):

@@ -24,9 +24,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.archive import DAMAGE, STEP_BYTES, check_ratio, stored_start
+from beatray.ingest.archive import DAMAGE, STEP_BYTES, check_ratio
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.tree import MAX_FILE_BYTES
+from beatray.ingest.zip_tree import stored_start
 from beatray.record import Reason, RecordError
 
 MAX_HEADER_BYTES = 10_000
