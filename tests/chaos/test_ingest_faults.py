@@ -68,7 +68,7 @@ def test_kills_at_random_moments(local_ray: None, tmp_path: Path) -> None:
     assert process.wait(120) == 0
     whole = content(tmp_path / "whole")
     chance, in_the_middle = random.Random(4), 0
-    kills = count(2, 50)
+    kills = count(1, 50)
     for number in range(kills):
         killed = tmp_path / f"killed-{number}"
         process = start(killed)
