@@ -102,6 +102,7 @@ cp -r "$1/corpus" "$5/corpus"
 """
 
 
+@pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
 @pytest.mark.ray
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1) to mount a small disk of its own")
 def test_a_full_disk(local_ray: None, tmp_path: Path) -> None:

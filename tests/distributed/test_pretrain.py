@@ -19,7 +19,7 @@ from beatray.corpus.store import Store
 from beatray.settings import PretrainSettings, SettingsError, build, compose
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
-from beatray.train import loop
+from beatray.train import learner, loop
 from beatray.train.errors import TrainingError
 from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
@@ -119,7 +119,7 @@ def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus:
     job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1")
     poisoned = Poison(at_calls=(2,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_model", poisoned)
+        patch.setattr(learner, "build_model", poisoned)
         loop.train(job, Ranks())
     values = losses(tmp_path, "nan")
     assert values[2] is None and all(value is not None for n, value in enumerate(values) if n != 2)
@@ -132,7 +132,7 @@ def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus:
 def test_steps_that_stay_not_finite_stop_the_run(sample_corpus: str, tmp_path: Path) -> None:
     job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1", "train.max_nonfinite=3")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_model", Poison(at_calls=(2, 4, 5, 6)))
+        patch.setattr(learner, "build_model", Poison(at_calls=(2, 4, 5, 6)))
         with pytest.raises(TrainingError, match=r"3 times in a row \(last at step 6"):
             loop.train(job, Ranks())
     refused = [json.loads(text)["step"] for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
@@ -145,7 +145,7 @@ class Poison:
     """Builds the real objective and lets some of its batches hold a NaN, as a broken recording would."""
 
     def __init__(self, at_calls: tuple[int, ...]) -> None:
-        self.at_calls, self.calls, self.real = at_calls, 0, loop.build_model
+        self.at_calls, self.calls, self.real = at_calls, 0, learner.build_model
 
     def __call__(self, *arguments: object) -> torch.nn.Module:
         built = self.real(*arguments)  # type: ignore[arg-type]
