@@ -56,13 +56,13 @@ def steps_per_second(words: list[str], seconds: float) -> float:
     table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(job.stream.arrays))
     rows = job.settings.train.batch_size
     arrays = {name: a[:rows] for name, a in decode(table, job.stream.arrays, job.stream.clusters).items()}
-    number, began = 0, 0.0
-    while number < WARM_UP or time.perf_counter() - began < seconds:
-        if number == WARM_UP:
-            began = time.perf_counter()
+    for number in range(WARM_UP):
         learner.step(number, arrays, 0, (Part(rows, rows),))
-        number += 1
-    return (number - WARM_UP) / (time.perf_counter() - began)
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        learner.step(WARM_UP + steps, arrays, 0, (Part(rows, rows),))
+        steps += 1
+    return steps / (time.perf_counter() - began)
 
 
 def physical_limit(words: list[str], seconds: float = 20.0) -> float:
