@@ -22,7 +22,6 @@ from pretraining import WORDS, ids, job_of, losses, rank_pids, same_weights, sta
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
-@pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
 def test_a_stall_becomes_stacks_and_an_exit(sample_corpus: str, tmp_path: Path) -> None:
     """One rank is frozen: the other dumps its stacks and leaves, and the user is told where they are."""
     frozen: list[int] = []
@@ -76,7 +75,6 @@ def wait_for_step(journal: Path, step: int, process: subprocess.Popen[str]) -> N
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
 def test_a_driver_stopped_and_killed_continues_with_the_same_command(sample_corpus: str, tmp_path: Path) -> None:
     """SIGTERM: a checkpoint of the last step and exit code 75. SIGKILL, again and again: the same command goes on."""
     words = (f"train.epochs={count(12, 30)}",)
