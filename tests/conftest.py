@@ -19,6 +19,19 @@ SOURCES = str(Path(__file__).resolve().parents[1] / "platform")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))  # for child processes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a Ray run one after the other, first and in one process; all others beside them in a second."""
+    started = {id(item) for item in items if item.get_closest_marker("ray") or "local_ray" in _fixtures(item)}
+    for item in items:
+        if id(item) in started:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: id(item) not in started)
+
+
+def _fixtures(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder named by `BEATRAY_DATA` (ludb/, ptbxl/, misc/); skips the test without it."""

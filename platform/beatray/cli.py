@@ -76,6 +76,17 @@ def parser() -> argparse.ArgumentParser:
     _settings_words(sweep)
     sweep.add_argument("--json", action="store_true", help="show: print JSON")
 
+    report = commands.add_parser(
+        "report",
+        help="the report of a sweep: tables and pictures in one HTML, CSV, LaTeX",
+        description="Write report.html, table.csv, table.md, table.tex and scores.csv into report/ of the sweep's "
+        "folder and into its MLflow run. The sweep must have evaluated its trials, as sweep=ablation does "
+        "(sweep.evaluate=true). "
+        "Example: beatray report runs/ablation",
+    )
+    report.add_argument("parent", metavar="PARENT_RUN", help="folder of the sweep (out/run), or id of its MLflow run")
+    report.add_argument("--corpus", metavar="PATH", help="where the corpus lies now, if it has moved")
+
     evaluate = commands.add_parser(
         "evaluate",
         help="prove an encoder on both tasks, beside its controls",
@@ -269,6 +280,10 @@ def _dispatch(words: argparse.Namespace) -> int:
             if words.words[:1] == ["show"]:
                 return sweep.show(words.words[1:], json=words.json)
             return sweep.run(words.words)
+        if words.command == "report":
+            from beatray.commands import sweep_report
+
+            return sweep_report.run(words.parent, words.corpus)
         if words.command == "evaluate":
             from beatray.commands import evaluate
 

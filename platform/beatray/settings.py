@@ -45,6 +45,7 @@ class CorpusSettings:
     validation_folds: tuple[int, ...] = (9,)
     test_folds: tuple[int, ...] = (10,)
     hashed_test_sources: tuple[str, ...] = ("ludb",)  # without folds: two fifths by a hash of the name are held out
+    split: int = 0  # the published folds; n: the same folds turned by n, and other records of sources without folds
     train_on_unknown_copies: bool = False
     pretrain_sees_test: bool = False  # mimics studies that pretrain on everything; never the default
     on_bad_shard: str = "stop"  # or skip: train on without the rows of a shard that cannot be read, counted

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beatray.commands.evaluate import evaluate_encoder, refuse_seen
 from beatray.corpus.reader import Rows
 from beatray.corpus.splits import Role, assign_roles
 from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.held_out import evaluate_encoder, refuse_seen
 from beatray.evaluate.settings import EvaluateSettings, SegmentSettings, quick
 from beatray.settings import CorpusSettings
 from beatray.train.errors import CheckpointError

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.commands.evaluate import write_tables
 from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
+from beatray.evaluate.files import write_tables
 from beatray.evaluate.fit import batches, rate_factor
 from beatray.evaluate.jobs import plan
 from beatray.evaluate.label_spaces import label_space, superclass_targets

@@ -16,10 +16,11 @@ from typing import Any
 
 from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
-from beatray.commands.evaluate import evaluate_encoder, track_results, write_tables
+from beatray.commands.evaluate import evaluated, track_results
 from beatray.commands.report import write_report
 from beatray.corpus.reader import open_corpus
 from beatray.evaluate.encoders import spec_of
+from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.ingest.plan import IngestSettings
 from beatray.settings import (
@@ -149,14 +150,14 @@ def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
         return
     corpus = open_corpus(str(folder / "corpus"))
     policy = replace(settings.corpus, path=str(folder / "corpus"))
-    evaluation, (rows, train, _) = evaluate_encoder(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
+    evaluation, held = evaluated(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
     say(write_tables(evaluation, folder))
     write_report(
         report,
         title="beatray demo",
         corpus=corpus,
-        rows=rows,
-        shown=int(next(n for n in train if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5)),
+        rows=held.rows,
+        shown=int(next(n for n in held.train if held.rows.source[n] == "ptbxl" and len(held.rows.r_peaks[n]) > 5)),
         run_folder=run_folder,
         evaluation=evaluation,
         licences=_licences(),

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from beatray.commands.console import progress, say
-from beatray.corpus.reader import Corpus, Rows, open_corpus
-from beatray.corpus.splits import Role, assign_roles
-from beatray.evaluate import classes, wave_table
+from beatray.corpus.reader import Corpus, open_corpus
 from beatray.evaluate.encoders import EncoderSpec, spec_of
-from beatray.evaluate.results import Evaluation, plain, write_results
-from beatray.evaluate.run import evaluate
+from beatray.evaluate.files import NAMES, table_scores, write_tables
+from beatray.evaluate.held_out import HeldOut, evaluate_encoder
+from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
-from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 from beatray.settings import CorpusSettings, SettingsError, TrackingSettings, as_dict, build, compose, flat
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.checkpoint import check_recipe, describe_encoder, trained_on
-from beatray.train.errors import CheckpointError
-from beatray.train.prepare import policy_of
 
 SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""
-
-LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
-"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +55,7 @@ def run(settings: EvaluateCommand) -> Evaluation:
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
         raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
-    evaluation, _ = evaluate_encoder(corpus, settings.corpus, spec(settings), plan)
+    evaluation, _ = evaluated(corpus, settings.corpus, spec(settings), plan)
     say(write_tables(evaluation, folder))
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
@@ -88,56 +75,13 @@ def run(settings: EvaluateCommand) -> Evaluation:
     return evaluation
 
 
-def write_tables(evaluation: Evaluation, folder: Path) -> str:
-    """results.json, table.txt, table.md, table.json, classes.md and waves.md in `folder`; returns the table as text."""
-    write_results(evaluation, folder)
-    table, by_class = make_table(evaluation), classes.class_rows(evaluation)
-    by_wave = wave_table.wave_rows(evaluation)
-    content = {
-        "rows": as_rows(table),
-        "notes": table.notes,
-        "classes": classes.as_rows(by_class),
-        "waves": wave_table.as_rows(by_wave),
-    }
-    (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
-    if by_class:
-        (folder / "classes.md").write_text(classes.as_markdown(by_class))
-    if by_wave:
-        (folder / "waves.md").write_text(wave_table.as_markdown(by_wave))
-    (folder / "table.md").write_text(as_markdown(table))
-    text = as_text(table)
-    (folder / "table.txt").write_text(text)
-    return text
-
-
 def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> None:
     """The table's figures as metrics (means over seeds) and the result files as artifacts."""
-    figures = {}
-    for row in make_table(evaluation).rows:
-        name = f"{row.task}.{row.protocol}.{100 * row.fraction:g}pct.{row.metric}"
-        if row.condition != "clean":
-            name = f"{name}.{row.condition.replace(' ', '_')}"
-        for arm in ("pretrained", "random", "features", "shuffled"):
-            cell = getattr(row, arm)
-            if cell is not None and np.isfinite(cell[0]):
-                figures[f"{name}.{arm}"] = float(cell[0])
-    tracker.metrics(figures)
-    for name in ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md"):
+    scores = table_scores(evaluation)
+    tracker.metrics({f"{name}.{arm}": value for arm, by_name in scores.items() for name, value in by_name.items()})
+    for name in NAMES:
         if (folder / name).exists():
             tracker.artifact(folder / name, "evaluation")
-
-
-def refuse_seen(weights: str, test: pd.DataFrame) -> None:
-    """Raise CheckpointError if the encoder was pretrained on a test recording, by the hash of its signal."""
-    hashes = np.frombuffer(b"".join(value[:8] for value in test["content_hash"]), "<u8")
-    seen = np.isin(hashes, trained_on(weights))
-    if seen.any():
-        examples = ", ".join(test["record_id"][seen].head(3))
-        raise CheckpointError(
-            f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} test recordings "
-            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with, and "
-            "evaluate.segment.fold_over=held_out."
-        )
 
 
 def spec(settings: EvaluateCommand) -> EncoderSpec:
@@ -147,33 +91,15 @@ def spec(settings: EvaluateCommand) -> EncoderSpec:
     return spec_of(str(settings.run or settings.encoder_path))
 
 
-def evaluate_encoder(
+def evaluated(
     corpus: Corpus, policy: CorpusSettings, encoder: EncoderSpec, plan: EvaluateSettings
-) -> tuple[Evaluation, tuple[Rows, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Run the tasks on the corpus's own splits; also returns (rows, train positions, test positions).
-
-    Raises CheckpointError when the encoder was made for another recipe than the corpus's, or was pretrained on a
-    recording that it would be tested on.
-    """
-    index = corpus.index
-    roles = assign_roles(index, policy_of(policy))
-    if encoder.weights is not None:
-        check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
-        tested = roles == Role.TEST
-        if "segment" in plan.tasks and plan.segment.folds and plan.segment.fold_over == "all":
-            tested = tested | (index["source"] == "ludb").to_numpy()
-        refuse_seen(encoder.weights, index[tested])
-    sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
-    wanted = np.flatnonzero(index["source"].isin(sources).to_numpy())
-    if plan.classify.validation == "inner" or "classify" not in plan.tasks:
-        wanted = wanted[roles[wanted] != Role.VALIDATION]
-    rows, chosen = corpus.rows(wanted), roles[wanted]
-    train, test = np.flatnonzero(chosen == Role.TRAIN), np.flatnonzero(chosen == Role.TEST)
+) -> tuple[Evaluation, HeldOut]:
+    """`held_out.evaluate_encoder` with a progress bar, and a word on a task that has nothing to work on."""
     with progress("evaluate", "jobs") as update:
-        evaluation = evaluate(rows, train, test, [encoder], plan, update, np.flatnonzero(chosen == Role.VALIDATION))
+        evaluation, held = evaluate_encoder(corpus, policy, encoder, plan, update)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
         say(f"  no diagnoses: {_why_no_diagnoses(policy, plan)}")
-    return evaluation, (rows, train, test)
+    return evaluation, held
 
 
 def _why_no_diagnoses(policy: CorpusSettings, plan: EvaluateSettings) -> str:

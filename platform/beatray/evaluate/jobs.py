@@ -31,9 +31,11 @@ class Job:
 
 
 def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[Job]:
-    """All jobs, the slow ones first so that no worker is left with a long one at the end."""
+    """All jobs, with those of the controls if `settings.controls`; the slow ones first, so that no worker is left
+    with a long one at the end."""
     arms = [("pretrained", spec) for spec in encoders if spec.weights is not None]
-    arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
+    if settings.controls:
+        arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
     jobs: list[Job] = []
     for protocol in sorted(settings.protocols):  # "finetune" comes first
         for task in sorted(tasks, reverse=True):
@@ -41,7 +43,7 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
             if (task, protocol) in (("classify", "linear"), ("segment", "mlp"), ("segment", "knn")):
                 continue
             jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
-            if task == "classify" and protocol in PROBES:
+            if settings.controls and task == "classify" and protocol in PROBES:
                 jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
                 shuffled = [(spec, number) for _, spec in arms[:1] for number in range(settings.shuffles)]
                 jobs += [Job(task, protocol, "shuffled", spec, number) for spec, number in shuffled]

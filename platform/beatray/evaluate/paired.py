@@ -27,7 +27,7 @@ from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 
 IRRELEVANT = {
     *("tasks", "protocols", "seeds", "finetune_seeds", "segment_fractions", "classify_fractions"),
-    *("shuffles", "bootstraps", "device", "workers"),
+    *("controls", "shuffles", "bootstraps", "device", "workers"),
 }
 """Settings of an evaluation that do not change the score of a run that both have."""
 
@@ -60,8 +60,9 @@ class MetricComparison:
     statistics: Statistics
 
 
-def compare_runs(runs: Iterable[RunScore], alpha: float = ALPHA) -> list[MetricComparison]:
-    """Every metric that two methods or more have, in the order of first appearance.
+def compare_runs(runs: Iterable[RunScore], alpha: float = ALPHA, against: str | None = None) -> list[MetricComparison]:
+    """Every metric that two methods or more have, in the order of first appearance; all pairs of methods, or each
+    `against` one.
 
     ValueError names a run that one method has and another lacks, or has twice: nothing is left out of its pair.
     """
@@ -84,7 +85,7 @@ def compare_runs(runs: Iterable[RunScore], alpha: float = ALPHA) -> list[MetricC
                     "missing runs: leaving pairs out would favour a method that fails"
                 )
         scores = {name: [of_method[pair] for pair in pairs] for name, of_method in by_method.items()}
-        found.append(MetricComparison(metric, pairs, scores, compare(scores, alpha)))
+        found.append(MetricComparison(metric, pairs, scores, compare(scores, alpha, against)))
     return found
 
 

@@ -123,6 +123,7 @@ class EvaluateSettings:
     pooling: str = "mean_std"  # or "encoder": what the probe reads of a feature map
     inner_folds: int = 5
     inverse_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    controls: bool = True  # random weights, measured features and permuted labels beside the encoder
     shuffles: int = 10  # permutations of the training labels behind the shuffled-label row; 0 leaves it out
     decoder: FitSettings = field(default_factory=lambda: FitSettings(steps=150, head_rate=5e-3))
     segment_finetune: FitSettings = field(default_factory=lambda: FitSettings(steps=150))

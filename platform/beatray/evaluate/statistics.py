@@ -83,14 +83,16 @@ def runs_needed(comparisons: int, alpha: float = ALPHA) -> int:
     return runs
 
 
-def compare(scores: Mapping[str, ArrayLike], alpha: float = ALPHA) -> Statistics:
-    """Compare all pairs of methods.
+def compare(scores: Mapping[str, ArrayLike], alpha: float = ALPHA, against: str | None = None) -> Statistics:
+    """Compare all pairs of methods, or each with the one named `against`, which then is the second of every pair.
 
     Raises ValueError for fewer than two methods, unpaired or non-finite scores, no runs, or an alpha outside 0..1.
     """
     names = list(scores)
     values = {name: np.asarray(scores[name], np.float64) for name in names}
     lengths = {len(runs) for runs in values.values()}
+    if against is not None and against not in values:
+        raise ValueError(f"{against} is not one of {', '.join(names)}")
     if len(names) < 2 or len(lengths) != 1 or lengths == {0}:
         raise ValueError("compare needs at least two methods with the same number of paired runs")
     if not all(np.isfinite(runs).all() for runs in values.values()):
@@ -98,7 +100,7 @@ def compare(scores: Mapping[str, ArrayLike], alpha: float = ALPHA) -> Statistics
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
     n = lengths.pop()
-    pairs = list(combinations(names, 2))
+    pairs = list(combinations(names, 2)) if against is None else [(name, against) for name in names if name != against]
     smallest = smallest_attainable_p(n, len(pairs))
     differences = [np.round(values[a] - values[b], DECIMALS) for a, b in pairs]
     raw = [signed_rank_p(difference) for difference in differences]

@@ -97,7 +97,7 @@ def build_report(path: Path, material: Material) -> Path:
         _run_section(material),
         _curve_section(material),
         _example_section(material.example) if material.example is not None else None,
-        _vcg_section(material.example) if material.example is not None else None,
+        vcg_section(material.example) if material.example is not None else None,
         _segmentation_section(evaluation, material.rows) if evaluation and material.rows is not None else None,
         _more_section(material),
     ]
@@ -110,9 +110,16 @@ def overlays(evaluation: Evaluation, rows: Rows) -> list[ecg.Overlay]:
     run = next((r for r in evaluation.runs if r.predictions is not None), None)
     if run is None or run.predictions is None or not isinstance(run.outcome, SegmentCounts):
         return []
-    dice = record_dice(run.outcome)
-    position_of = {record_id: position for position, record_id in enumerate(rows.record_id)}
     test_ids = evaluation.parts["segment"].test_ids
+    return overlays_of(run.predictions, run.outcome, test_ids, rows, evaluation.settings.min_leads)
+
+
+def overlays_of(
+    predictions: NDArray[np.int8], counts: SegmentCounts, test_ids: Sequence[str], rows: Rows, min_leads: int
+) -> list[ecg.Overlay]:
+    """Best, median and worst recording by Dice: predictions (n, 5000) and counts of the test recordings, in order."""
+    dice = record_dice(counts)
+    position_of = {record_id: position for position, record_id in enumerate(rows.record_id)}
     shown = []
     for name, test_position in ecg.best_median_worst(dice):
         position = position_of[test_ids[test_position]]
@@ -121,8 +128,8 @@ def overlays(evaluation: Evaluation, rows: Rows) -> list[ecg.Overlay]:
             ecg.Overlay(
                 title=f"{name}: {test_ids[test_position]}, Dice {dice[test_position]:.3f}",
                 lead_mv=x_mv[LEADS.index(SHOWN_LEAD)],
-                truth=wave_mask(rows.waves[position], min_leads=evaluation.settings.min_leads),
-                predicted=run.predictions[test_position],
+                truth=wave_mask(rows.waves[position], min_leads=min_leads),
+                predicted=predictions[test_position],
             )
         )
     return shown
@@ -234,7 +241,8 @@ def _example_section(example: Example) -> Section:
     )
 
 
-def _vcg_section(example: Example) -> Section | None:
+def vcg_section(example: Example) -> Section | None:
+    """The loops of the recording's heart vector and of its views; None without a vector."""
     if example.vcg is None:
         return None
     names = ", ".join(name for name, _ in example.views) or "no views"
@@ -252,7 +260,11 @@ def _vcg_section(example: Example) -> Section | None:
 
 
 def _segmentation_section(evaluation: Evaluation, rows: Rows) -> Section | None:
-    shown = overlays(evaluation, rows)
+    return segmentation_section(overlays(evaluation, rows), evaluation.settings.min_leads)
+
+
+def segmentation_section(shown: Sequence[ecg.Overlay], min_leads: int) -> Section | None:
+    """Overlays of truth and prediction; None without any."""
     if not shown:
         return None
     return Section(
@@ -262,8 +274,8 @@ def _segmentation_section(evaluation: Evaluation, rows: Rows) -> Section | None:
                 to_png(ecg.segmentation(shown, SHOWN_LEAD)),
                 alt="ECG with true and predicted P, QRS and T waves: " + "; ".join(each.title for each in shown),
                 caption="Frozen encoder, light decoder, all training labels, first seed. The truth merges the marks of "
-                f"12 leads (a wave counts where {evaluation.settings.min_leads} leads agree), so it need not fit lead "
-                f"{SHOWN_LEAD} to the sample.",
+                f"12 leads (a wave counts where {min_leads} leads agree), so it need not fit lead {SHOWN_LEAD} to the "
+                "sample.",
             )
         ],
     )

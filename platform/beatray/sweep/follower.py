@@ -43,10 +43,16 @@ class Follower(ray.tune.Callback):  # type: ignore[misc]
         self._asked_at: float | None = None
         self._said_at = 0.0
         self._tidied_at = time.monotonic()
+        self._pause_at: int | None = None
         self.give_up = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down; this one never comes back from there
+
+    def until(self, step: int | None) -> Follower:
+        """The same follower for a round that ends at a global step: trials that reach it pause."""
+        self._pause_at = step
+        return self
 
     def fall(self, name: str) -> None:
         """The search has given the trial up: it is asked to stop, and is not started again."""
@@ -90,7 +96,9 @@ class Follower(ray.tune.Callback):  # type: ignore[misc]
         if "outcome" in result:
             outcome = result["outcome"]
             given_up = self._record[name].status == "stopped"
-            status = "finished" if outcome["finished"] else "stopped" if given_up else "interrupted"
+            paused = self._pause_at is not None and outcome["steps"] >= self._pause_at
+            ended_early = "stopped" if given_up else "paused" if paused else "interrupted"
+            status = "finished" if outcome["finished"] else ended_early
             known = {"steps": int(outcome["steps"]), "figures": outcome["figures"]} if outcome["figures"] else {}
             self._record.change(name, status=status, error=None, **known)
 
@@ -118,7 +126,8 @@ class Follower(ray.tune.Callback):  # type: ignore[misc]
 
     def _end(self, name: str, trial: TrialRecord) -> None:
         ended = self._record.change(name, status=trial.status, error=trial.error, seconds=self._seconds(name))
-        self._tracking.end(name, ended.status)
+        if ended.status != "paused":
+            self._tracking.end(name, ended.status)
         value = metric_of(self._record.snapshot(), ended)
         told = f", {self._plan.sweep.metric} {value:.4g}" if value is not None else ""
         why = f": {_first_line(ended.error)}" if ended.status == "failed" else ""

@@ -38,17 +38,17 @@ def check_metric(job: Job, sweep: SweepSettings) -> None:
             "it has nothing to validate on: choose corpus.validation_folds that the corpus has and "
             "train.validate_every_epochs above 0, or take sweep.metric=loss"
         )
-    if sweep.search != "asha":
+    if sweep.search not in ("asha", "pbt"):
         return
     if sweep.metric not in REPORTED:
         raise SettingsError(
             f"while they train, trials report {' and '.join(REPORTED)}: sweep.metric={sweep.metric} is known too late "
-            "for search=asha; take search=random"
+            f"for search={sweep.search}; take search=random"
         )
     every = job.settings.train.validate_every_epochs if validates else 1
-    if every > sweep.grace_epochs:
+    if every > sweep.grace_epochs or (sweep.search == "pbt" and sweep.grace_epochs % every):
         raise SettingsError(
-            f"it reports every {every} epochs, later than sweep.grace_epochs={sweep.grace_epochs}: set "
+            f"it reports every {every} epochs, which does not fit sweep.grace_epochs={sweep.grace_epochs}: set "
             f"train.validate_every_epochs={sweep.grace_epochs}, or a longer grace"
         )
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from beatray.corpus.store import Store
+from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PATH_WORDS, PretrainSettings, SettingsError, build, compose, config_folder
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
-RESERVED = {"sweep.json", "tracking.json", "ranking.json", "ranking.csv"}
-"""Files of the sweep's own folder: no trial may be called so."""
+RESERVED = {"sweep.json", "tracking.json", "ranking.json", "ranking.csv", "controls", "report"}
+"""What else is in the sweep's folder: no trial may be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Plan:
     words: tuple[str, ...]  # of the command line, those of the sweep itself left out
     sweep: SweepSettings  # with those of the fixed settings that no word has overridden
     trials: tuple[Trial, ...]
+    shared: tuple[str, ...] = ()  # words that all trials share beside those of the command line
+    evaluation: EvaluateSettings | None = None  # of every trial's encoder
 
     @property
     def folder(self) -> Store:
@@ -79,25 +82,44 @@ def plan_from(words: Iterable[str]) -> Plan:
     if not sweep.space and not sweep.rows:
         offered = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "default")
         raise SettingsError(f"which space? say sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
-    base_words = [word for word in _split(words)[0] if not _is_of_sweep(word)]
+    plain_words = [word for word in _split(words)[0] if not _is_of(word, "sweep")]
+    base_words = [word for word in plain_words if not _is_of(word, "evaluate")]
     _refuse_swept_words(base_words, varied(sweep))
-    said = {_key(word) for word in base_words}
+    said = {_key(word) for word in plain_words}
     fixed = {key: value for key, value in sweep.fixed.items() if PATH_WORDS.get(key, key) not in said}
-    sweep, shared = replace(sweep, fixed=fixed), [_word(key, value) for key, value in fixed.items()]
+    sweep = replace(sweep, fixed=fixed)
+    shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
+    of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
+    of_evaluation += [word for word in plain_words if _is_of(word, "evaluate")]
     base = build(PretrainSettings, compose("pretrain", [*base_words, f"run={content['run']}", *shared]))
     folder = folder_of(base)
     trials = []
     for point in points(sweep):
         if point.name in RESERVED:
             raise SettingsError(f"no trial may be called {point.name}; give the row another name")
-        own = [_word(key, value) for key, value in point.changes.items()]
-        try:
-            settings = build(PretrainSettings, compose("pretrain", [*base_words, *shared, *own]))
-            settings = replace(settings, out=folder.location, run=point.name)
-            trials.append(Trial(point.name, point.changes, settings))
-        except SettingsError as error:
-            raise SettingsError(f"trial {point.name}: {error}") from error
-    return Plan(base.run, base, tuple(base_words), sweep, tuple(trials))
+        settings = _trial_settings([*base_words, *shared], point.name, point.changes, folder)
+        trials.append(Trial(point.name, point.changes, settings))
+    evaluation = None
+    if sweep.evaluate:
+        chosen = sorted(of_evaluation, key=lambda word: "." in _key(word))  # the group before its keys
+        evaluation = build(EvaluateSettings, compose("evaluate", chosen)["evaluate"], "evaluate.")
+    elif of_evaluation:
+        raise SettingsError(f"'{of_evaluation[0]}' needs sweep.evaluate=true: this sweep evaluates nothing")
+    return Plan(base.run, base, tuple(base_words), sweep, tuple(trials), tuple(shared), evaluation)
+
+
+def settings_with(plan: Plan, name: str, changes: Mapping[str, Any]) -> PretrainSettings:
+    """The settings of a trial whose changes are others by now than it was drawn with."""
+    return _trial_settings([*plan.words, *plan.shared], name, changes, plan.folder)
+
+
+def _trial_settings(words: list[str], name: str, changes: Mapping[str, Any], folder: Store) -> PretrainSettings:
+    own = [_word(key, value) for key, value in changes.items()]
+    try:
+        settings = build(PretrainSettings, compose("pretrain", [*words, *own]))
+        return replace(settings, out=folder.location, run=name)
+    except SettingsError as error:
+        raise SettingsError(f"trial {name}: {error}") from error
 
 
 def described(plan: Plan) -> str:
@@ -129,8 +151,8 @@ def _key(word: str) -> str:
     return PATH_WORDS.get(key, key)
 
 
-def _is_of_sweep(word: str) -> bool:
-    return _key(word) == "sweep" or _key(word).startswith("sweep.")
+def _is_of(word: str, group: str) -> bool:
+    return _key(word) == group or _key(word).startswith(f"{group}.")
 
 
 def _refuse_swept_words(words: list[str], swept: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
-"""What is left of a sweep to do, from the run folders and the record of an earlier start; needs no Ray.
+"""What is left of a sweep to do, from the run folders and the record of an earlier start; needs no Ray session.
 
-A trial is finished when its run folder holds the encoder of its last step, trained with the same settings: the folder
-is the proof, the record only remembers. A trial that the search stopped early stays stopped. Everything else is still
-to do, and continues from the run's own newest checkpoint.
+A trial is finished when its run folder holds the encoder of its last step, trained with the same settings, and, where
+the sweep evaluates, the scores of that encoder: the folder is the proof, the record only remembers. A trial that the
+search stopped early stays stopped. Everything else is still to do, and continues from the run's own newest checkpoint.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 import yaml
 
 from beatray.settings import PretrainSettings, SettingsError
+from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.metric import check_metric, figures_of, with_metric
-from beatray.sweep.plan import Plan
+from beatray.sweep.plan import Plan, settings_with
+from beatray.sweep.population import current_changes
 from beatray.sweep.record import ENDED, Record, TrialRecord, read
 from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
@@ -68,22 +70,34 @@ def prepare(plan: Plan) -> Prepared:
     jobs: dict[str, Job] = {}
     trials, todo = [], []
     for trial in plan.trials:
+        before = known.get(trial.name) or TrialRecord(trial.name, trial.changes)
         try:
-            job = prepare_job(with_shared_tracking(plan, trial.settings))
+            job = job_of(plan, before)
             check_metric(job, plan.sweep)
             finished = is_finished(job)
+            scores = kept_scores(job, plan.evaluation) if finished and plan.evaluation is not None else {}
+            finished = finished and scores is not None
         except (SettingsError, TrainingError) as error:
             raise SettingsError(f"trial {trial.name}: {error}") from error
         jobs[trial.name] = job
-        before = known.get(trial.name) or TrialRecord(trial.name, trial.changes)
-        now = with_metric(_finished(before, job), plan.sweep.metric) if finished else _unfinished(before, plan.sweep)
+        if finished:
+            now = with_metric(_finished(before, job, scores or {}), plan.sweep.metric)
+        else:
+            now = _unfinished(before, plan.sweep)
         trials.append(now)
         if not finished and now.status not in ENDED:
             todo.append(trial.name)
     return Prepared(plan, jobs, Record(plan.folder, plan.name, plan.sweep, trials), tuple(todo))
 
 
-def with_shared_tracking(plan: Plan, settings: PretrainSettings) -> PretrainSettings:
+def job_of(plan: Plan, trial: TrialRecord) -> Job:
+    """The job of a trial with the settings it has by now."""
+    drawn = next(each.settings for each in plan.trials if each.name == trial.name)
+    settings = settings_with(plan, trial.name, current_changes(trial)) if trial.takeovers else drawn
+    return prepare_job(_with_shared_tracking(plan, settings))
+
+
+def _with_shared_tracking(plan: Plan, settings: PretrainSettings) -> PretrainSettings:
     """The settings with the database beside the sweep spelt out where none is said: a trial's own `out` is deeper."""
     tracking = settings.tracking
     if tracking.uri != "auto" or os.environ.get("MLFLOW_TRACKING_URI") or not plan.folder.is_local:
@@ -103,8 +117,8 @@ def _refuse_others(plan: Plan, known: Mapping[str, TrialRecord]) -> None:
         )
 
 
-def _finished(before: TrialRecord, job: Job) -> TrialRecord:
-    figures = {**before.figures, **figures_of(job)}
+def _finished(before: TrialRecord, job: Job, scores: Mapping[str, float]) -> TrialRecord:
+    figures = {**before.figures, **figures_of(job), **scores}
     return replace(before, status="finished", steps=job.steps, figures=figures, error=None)
 
 

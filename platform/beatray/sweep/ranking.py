@@ -16,7 +16,7 @@ from typing import Any
 from beatray.sweep.record import SweepRecord, TrialRecord
 from beatray.sweep.space import name_of, short_keys, shown
 
-ORDER = ("finished", "stopped", "running", "interrupted", "waiting", "failed")
+ORDER = ("finished", "stopped", "running", "paused", "interrupted", "waiting", "failed")
 LONGEST_ERROR = 100
 
 

@@ -20,7 +20,7 @@ from beatray.sweep.settings import SweepSettings
 NAME = "sweep.json"
 VERSION = 1
 
-Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "failed"]
+Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "paused", "failed"]
 ENDED: tuple[Status, ...] = ("finished", "stopped")
 """Trials that are not started again: trained to the end, or stopped early by the search."""
 
@@ -38,6 +38,7 @@ class TrialRecord:
     figures: Mapping[str, float] = field(default_factory=dict)
     reports: tuple[Mapping[str, float], ...] = ()
     error: str | None = None
+    takeovers: tuple[Mapping[str, Any], ...] = ()  # population based training: what it took over, and when
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,13 @@ class Record:
         self._write()
         return self._trials[name]
 
+    def take_over(self, turns: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write down what several trials take over, all of it or nothing."""
+        for name, turn in turns.items():
+            trial = self._trials[name]
+            self._trials[name] = replace(trial, takeovers=(*trial.takeovers, turn))
+        self._write()
+
     def snapshot(self) -> SweepRecord:
         """What `read` would give."""
         return SweepRecord(self._run, self._sweep.metric, self._sweep.mode, self._sweep.search, self.trials)
@@ -88,7 +96,7 @@ def read(folder: Store) -> SweepRecord | None:
         content = json.loads(folder.read(NAME))
         if content.pop("version") != VERSION:
             raise ValueError("it was written by another version of beatray")
-        trials = tuple(TrialRecord(**{**trial, "reports": tuple(trial["reports"])}) for trial in content.pop("trials"))
+        trials = tuple(_trial(trial) for trial in content.pop("trials"))
         return SweepRecord(**content, trials=trials)
     except FileNotFoundError:
         return None
@@ -97,3 +105,8 @@ def read(folder: Store) -> SweepRecord | None:
             f"{folder.where(NAME)} cannot be read ({error}). Without it the sweep goes on from what the folders of its "
             "trials hold: move it away and run the same command again."
         ) from error
+
+
+def _trial(content: Mapping[str, Any]) -> TrialRecord:
+    lists = {name: tuple(content.get(name, ())) for name in ("reports", "takeovers")}
+    return TrialRecord(**{**content, **lists})

@@ -17,20 +17,32 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import FrameType
 
 import ray
 import ray.tune
 
 from beatray.settings import SettingsError
+from beatray.sweep.evaluation import evaluate_controls
 from beatray.sweep.follower import Follower, Stopper, Tell
 from beatray.sweep.halving import Halving, Pace
-from beatray.sweep.progress import Prepared
+from beatray.sweep.population import (
+    copy_checkpoint,
+    current_changes,
+    score_at,
+    stopped_after,
+    takeovers,
+    targets,
+)
+from beatray.sweep.progress import Prepared, job_of
 from beatray.sweep.ranking import tables
-from beatray.sweep.record import SweepRecord
+from beatray.sweep.record import ENDED, SweepRecord
 from beatray.sweep.resources import DRIVER_CPUS, check_trial, concurrent
+from beatray.sweep.space import shown
 from beatray.sweep.tracking import SweepTracking
 from beatray.sweep.trial import trial_main
+from beatray.train.checkpoint import newest_step
 from beatray.train.errors import TrainingError
 from beatray.train.job import Job
 from beatray.train.launch import check
@@ -62,9 +74,13 @@ def run(prepared: Prepared, tell: Tell) -> SweepRecord:
     with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
         tracking.settle_ended()
         tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
-        follower = Follower(prepared, tracking, stop, tell)
-        _tune(prepared, todo, at_once, follower)
-        follower.close()
+        if plan.evaluation is None or evaluate_controls(plan.folder, prepared.jobs, plan.evaluation, stop):
+            follower = Follower(prepared, tracking, stop, tell)
+            if plan.sweep.search == "pbt":
+                _rounds(prepared, at_once, follower, tell)
+            else:
+                _tune(prepared, todo, at_once, follower)
+            follower.close()
         for name, text in tables(prepared.record.snapshot()).items():
             plan.folder.write(name, text.encode())
         tracking.close()
@@ -102,7 +118,9 @@ def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, follower: F
     plan.folder.delete(STOP)
     plan.folder.delete_folder(TUNE_FOLDER)  # of a start that was killed
     settings = {name: job.settings for name, job in todo.items()}
-    main = ray.tune.with_parameters(trial_main, trials=settings, folder=plan.folder.location)
+    main = ray.tune.with_parameters(
+        trial_main, trials=settings, evaluation=plan.evaluation, folder=plan.folder.location
+    )
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(main, {"CPU": DRIVER_CPUS}),
         param_space={"trial": ray.tune.grid_search(list(todo))},
@@ -124,6 +142,45 @@ def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, follower: F
     finally:
         plan.folder.delete(STOP)
         plan.folder.delete_folder(TUNE_FOLDER)
+
+
+def _rounds(prepared: Prepared, at_once: int, follower: Follower, tell: Tell) -> None:
+    """Population based training: a Tune experiment for each round, and what is taken over between them."""
+    plan, record = prepared.plan, prepared.record
+    ends = targets(next(iter(prepared.jobs.values())), plan.sweep.grace_epochs)
+    for number, end in enumerate(ends):
+        last = number == len(ends) - 1
+        jobs = {each.name: job_of(plan, each) for each in record.trials if each.status not in (*ENDED, "failed")}
+        due = {
+            name: job if last else stopped_after(job, end)
+            for name, job in jobs.items()
+            if last or newest_step(job.run) < end
+        }
+        if due:
+            _tune(prepared, due, at_once, follower.until(None if last else end))
+        going = [name for name in jobs if record[name].status != "failed"]
+        if last or any(newest_step(jobs[name].run) < end for name in going):
+            return  # the end, or a wish to stop
+        _take_over(prepared, number, end, tell)
+
+
+def _take_over(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
+    """Decide once, write that down, then copy; a start that was killed in between copies again."""
+    plan, record = prepared.plan, prepared.record
+    alive = [each for each in record.trials if each.status not in (*ENDED, "failed")]
+    if not any(turn["number"] == number for each in alive for turn in each.takeovers):
+        scores = {each.name: score_at(each, plan.sweep.metric, end) for each in alive}
+        present = {each.name: current_changes(each) for each in alive}
+        turns = takeovers(number, scores, present, plan.sweep)
+        record.take_over({name: asdict(turn) for name, turn in turns.items()})
+    for each in record.trials:
+        if not each.takeovers or each.takeovers[-1]["number"] != number or each.takeovers[-1]["copied"]:
+            continue
+        taken = dict(each.takeovers[-1])
+        copy_checkpoint(prepared.jobs[taken["donor"]].run, job_of(plan, each), end)
+        record.change(each.name, takeovers=(*each.takeovers[:-1], {**taken, "copied": True}))
+        told = ", ".join(f"{key} {shown(value)}" for key, value in taken["changes"].items())
+        tell(f"  {each.name} goes on from {taken['donor']}, with {told}")
 
 
 def _scheduler(prepared: Prepared, follower: Follower) -> Halving | None:

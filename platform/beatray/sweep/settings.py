@@ -11,9 +11,20 @@ from typing import Any
 
 from beatray.settings import SettingsError
 
-SEARCHES = ("grid", "random", "asha")
+SEARCHES = ("grid", "random", "asha", "pbt")
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")
 """Each with [low, high]; integers include both ends."""
+
+
+CHANGEABLE = {
+    *("train.learning_rate", "train.weight_decay", "train.clip_norm"),
+    *("objective.temperature", "objective.exponent", "objective.pos_mass", "objective.alpha", "objective.z_power"),
+    *("objective.tau_instance", "objective.rhythm_weight", "objective.beat_weight", "objective.bce_bias"),
+    *("objective.views.angle_deg", "objective.views.scale", "objective.views.mask_fraction"),
+}
+"""What pbt can change: settings that change neither the shape of a weight nor the order of the recordings."""
+QUARTER = 4
+"""pbt: the worst 1/4 of the trials take over from the best 1/4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,7 @@ class SweepSettings:
 
     grid: every row with every point of the space. random: `trials` draws. asha: the same draws, and those that fall
     behind are stopped early: from `grace_epochs` on, only the best 1/`reduction` of the trials that came so far go on.
+    pbt: the same draws, and every `grace_epochs` the worst take over from the best, with settings a little changed.
     """
 
     search: str = "grid"
@@ -30,6 +42,7 @@ class SweepSettings:
     trials: int = 8
     concurrent: int | None = None  # None: as many as the resources hold
     seed: int = 0  # of the draws
+    evaluate: bool = False  # every trained encoder on both tasks, as the `evaluate` group says
     retries: int = 1  # further attempts of a trial that failed
     grace_epochs: int = 1
     reduction: float = 3.0
@@ -52,6 +65,8 @@ class SweepSettings:
             raise SettingsError(f"sweep.reduction must be above 1, not {self.reduction:g}")
         self._check_space()
         self._check_rows()
+        if self.search == "pbt":
+            self._check_population()
 
     def _check_space(self) -> None:
         for key, values in self.space.items():
@@ -68,9 +83,25 @@ class SweepSettings:
             if self.search == "grid":
                 raise SettingsError(f"{where}: a grid needs a list of values; {kind} is for random and asha")
             _check_bounds(where, kind, bounds)
+        swept = (*self.space, *(key for row in (self.rows or {}).values() for key in row))
+        of_evaluation = next((key for key in swept if str(key).startswith("evaluate.")), None)
+        if of_evaluation is not None:
+            raise SettingsError(
+                f"{of_evaluation} is swept, but all trials of a sweep are evaluated alike; set it in sweep.fixed"
+            )
         twice = sorted({*self.space} & {*self.fixed})
         if twice:
             raise SettingsError(f"{', '.join(twice)}: in sweep.space and in sweep.fixed; take it out of one")
+
+    def _check_population(self) -> None:
+        fixed = [key for key in self.space if key not in CHANGEABLE]
+        if fixed:
+            raise SettingsError(
+                f"search=pbt changes settings while a trial trains, which {', '.join(fixed)} cannot; it can change "
+                f"{', '.join(sorted(CHANGEABLE))}"
+            )
+        if self.trials < QUARTER:
+            raise SettingsError(f"search=pbt needs sweep.trials of at least {QUARTER}, not {self.trials}")
 
     def _check_rows(self) -> None:
         for name, row in (self.rows or {}).items():

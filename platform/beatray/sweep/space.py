@@ -64,7 +64,7 @@ def _draws(settings: SweepSettings) -> Iterator[tuple[str, dict[str, Any], dict[
                 "lower sweep.trials, or take sweep.search=grid"
             )
         drawn = {
-            key: _draw(values, random.Random(f"{settings.seed}/{number}/{key}"))
+            key: drawn_value(values, random.Random(f"{settings.seed}/{number}/{key}"))
             for key, values in settings.space.items()
         }
         identity = json.dumps(drawn, sort_keys=True)
@@ -73,7 +73,8 @@ def _draws(settings: SweepSettings) -> Iterator[tuple[str, dict[str, Any], dict[
             yield "", {}, drawn
 
 
-def _draw(values: Any, generator: random.Random) -> Any:
+def drawn_value(values: Any, generator: random.Random) -> Any:
+    """A draw from a list of values or from {distribution: [low, high]}; numbers are rounded to four digits."""
     if isinstance(values, list):
         return values[generator.randrange(len(values))]
     kind, (low, high) = next(iter(values.items()))

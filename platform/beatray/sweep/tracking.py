@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from beatray.corpus.store import Store
 from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.settings import as_dict, flat
+from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.plan import Plan
 from beatray.sweep.progress import Prepared
 from beatray.sweep.ranking import metric_of, ranked, tables
@@ -28,6 +29,8 @@ from beatray.train.tracked import tracked
 
 MLFLOW_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}
 """All others are FAILED."""
+FOLDER_TAG = "beatray.folder"
+"""Where the sweep lies, so that its report can be asked for by the id of its MLflow run."""
 TABLE_TAG = '[{"path": "ranking.json", "type": "table"}]'
 PATIENCE_S = 30.0
 """How long an ended trial waits for the server to name the sweep's own run before it is left for the next start."""
@@ -63,6 +66,7 @@ class SweepTracking:
             tags={
                 **job_tags(),
                 "beatray.sweep": plan.name,
+                FOLDER_TAG: plan.folder.location,
                 "beatray.manifest": manifest_hash,
                 "mlflow.loggedArtifacts": TABLE_TAG,
             },
@@ -79,7 +83,7 @@ class SweepTracking:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for child in self._children.values():
-            child.end("KILLED")
+            child.end("KILLED", {})
         for child in self._children.values():
             child.join()
         if self._parent is not None:
@@ -96,7 +100,9 @@ class SweepTracking:
     def end(self, name: str, status: Status) -> None:
         """The trial has ended; what is left of it is sent in the background."""
         if name in self._children:
-            self._children[name].end(MLFLOW_STATUS.get(status, "FAILED"))
+            job, evaluation = self._prepared.jobs[name], self._plan.evaluation
+            scores = kept_scores(job, evaluation) if evaluation is not None and status == "finished" else None
+            self._children[name].end(MLFLOW_STATUS.get(status, "FAILED"), scores or {})
 
     def settle_ended(self) -> None:
         """Bring to an end what an earlier start, killed or without the server, left open of trials that had ended."""
@@ -157,7 +163,7 @@ def _params(plan: Plan) -> dict[str, object]:
     """What describes the sweep itself, few and readable: how it searches, over what, and the words it was given."""
     about = as_dict(plan.sweep)
     space, fixed, rows = about.pop("space"), about.pop("fixed"), about.pop("rows") or {}
-    if plan.sweep.search != "asha":
+    if plan.sweep.search not in ("asha", "pbt"):
         about = {key: value for key, value in about.items() if key not in ("grace_epochs", "reduction")}
     if plan.sweep.search == "grid":
         about = {key: value for key, value in about.items() if key not in ("trials", "seed")}
@@ -178,12 +184,14 @@ class _Child:
         self._tags = {"beatray.trial": name, "beatray.sweep": sweep}
         self._ended = threading.Event()
         self._status = "KILLED"
+        self._scores: Mapping[str, float] = {}
         self._thread = threading.Thread(target=self._follow, name=f"beatray-track-{name}", daemon=True)
         self._thread.start()
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, scores: Mapping[str, float]) -> None:
+        """`scores` of the evaluation join the metrics of the training, its files the artifacts."""
         if not self._ended.is_set():
-            self._status = status
+            self._status, self._scores = status, scores
             self._ended.set()
 
     def join(self) -> None:
@@ -198,5 +206,8 @@ class _Child:
             return
         with tracked(self._job, parent, self._tags) as tracker:
             self._ended.wait()
-            if tracker is not None:
-                tracker.status = self._status
+            if tracker is None:
+                return
+            tracker.status = self._status
+            if self._scores:
+                tracker.metrics(self._scores)

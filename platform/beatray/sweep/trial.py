@@ -1,8 +1,8 @@
 """One trial: a function of settings that returns figures, and how Ray Tune runs it.
 
-`run_trial` is all that a trial does; what a trial is worth (an evaluation of its encoder) belongs into the figures it
-returns. `trial_main` is the same inside a Tune trial: reports of the ranks go to Tune while it trains, the outcome or
-the error at the end.
+`run_trial` is all that a trial does: it trains and, where the sweep wants that, evaluates the encoder; the scores join
+the figures it returns. `trial_main` is the same inside a Tune trial: reports of the ranks go to Tune while it trains,
+the outcome or the error at the end.
 
 Reports come through a queue and a thread of ours, not through Ray's `TuneReportCallback`: there the thread that Tune
 asks for the next result also brings in the ranks' reports, and it waits for ever when the last of them comes in after
@@ -12,7 +12,7 @@ the trial's own result (both wait for a place in a queue of one).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,9 @@ import ray.tune
 from ray.util.queue import Queue
 
 from beatray.corpus.store import Store
+from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings
+from beatray.sweep.evaluation import evaluate_trial
 from beatray.sweep.metric import figures_of
 from beatray.train.launch import pretrain
 from beatray.train.prepare import prepare_job
@@ -31,18 +33,28 @@ from beatray.train.run_folder import STOP
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trial ended; `finished` is False for one that was asked to stop."""
+    """How a trial ended; `finished` is False for one that was asked to stop before all was done."""
 
     finished: bool
     steps: int
     figures: dict[str, float]
 
 
-def run_trial(settings: PretrainSettings, callbacks: Sequence[ray.train.UserCallback] = ()) -> Outcome:
-    """Train with these settings, to the end or on from the run's own checkpoint. Needs an open Ray session."""
+def run_trial(
+    settings: PretrainSettings,
+    evaluation: EvaluateSettings | None,
+    asked_to_stop: Callable[[], bool],
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> Outcome:
+    """Train with these settings, to the end or on from the run's own checkpoint, and evaluate the encoder where the
+    sweep wants that. Needs an open Ray session."""
     job = prepare_job(settings)
     result = pretrain(job, callbacks)
-    return Outcome(result.finished, result.steps, figures_of(job))
+    if evaluation is None or not result.finished:
+        return Outcome(result.finished, result.steps, figures_of(job))
+    if asked_to_stop():
+        return Outcome(False, result.steps, figures_of(job))
+    return Outcome(True, result.steps, {**figures_of(job), **evaluate_trial(job, evaluation)})
 
 
 class Reports(ray.train.UserCallback):  # type: ignore[misc]
@@ -74,14 +86,23 @@ def relayed() -> Iterator[Reports]:
         queue.shutdown()
 
 
-def trial_main(config: Mapping[str, Any], trials: Mapping[str, PretrainSettings], folder: str) -> dict[str, Any]:
+def trial_main(
+    config: Mapping[str, Any],
+    trials: Mapping[str, PretrainSettings],
+    evaluation: EvaluateSettings | None,
+    folder: str,
+) -> dict[str, Any]:
     """What Tune calls, in a process of its own: `config` names the trial. The last result is its outcome."""
     settings = trials[config["trial"]]
-    if Store(folder).size(STOP) is not None:  # the whole sweep is being stopped
+
+    def asked_to_stop() -> bool:  # the whole sweep
+        return Store(folder).size(STOP) is not None
+
+    if asked_to_stop():
         return {"outcome": {"finished": False, "steps": 0, "figures": {}}}
     try:
         with relayed() as reports:
-            outcome = run_trial(settings, [reports])
+            outcome = run_trial(settings, evaluation, asked_to_stop, [reports])
     except Exception as error:
         ours = type(error).__module__.startswith("beatray.")
         ray.tune.report({"error": str(error) if ours else f"{type(error).__name__}: {error}"})

@@ -164,6 +164,18 @@ class RunDeletedError(Exception):
     """A person has deleted the run on the server."""
 
 
+def run_tags(uri: str, run_id: str) -> dict[str, str]:
+    """The tags of a run; empty if the server has no such run."""
+    server = Server(uri)
+    try:
+        return dict(MlflowClient(server.uri).get_run(run_id).data.tags)
+    except Exception as error:
+        trouble, why = server.explain(error)
+        if trouble is Trouble.GONE:
+            return {}
+        raise ConnectionError(f"{server.clean_uri}: {why}") from error
+
+
 def metric_name(name: str) -> str:
     """The name as MLflow takes it."""
     return BAD_NAME.sub("_", name)[:250]

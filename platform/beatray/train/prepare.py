@@ -31,6 +31,7 @@ def policy_of(settings: CorpusSettings) -> SplitPolicy:
         validation_folds=settings.validation_folds,
         test_folds=settings.test_folds,
         hashed_test_sources=settings.hashed_test_sources,
+        split=settings.split,
         train_on_unknown_copies=settings.train_on_unknown_copies,
     )
 

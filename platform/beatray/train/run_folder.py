@@ -27,6 +27,7 @@ OWNER = "owner.txt"
 """The newest start of the run and, after a slash, the newest group of workers of that start; all others must end."""
 ALIVE = "alive.txt"
 """Rewritten every few seconds while workers live."""
+EVALUATION_FOLDER = "evaluation"  # of the exported encoder, where a sweep has evaluated it
 STOP = "stop_requested.txt"
 """Its presence asks the ranks for a checkpoint and an end."""
 STOPPED = "stopped.txt"

@@ -14,7 +14,7 @@ from beatray.track.tracker import Tracker
 from beatray.train.checkpoint import ENCODER_FOLDER
 from beatray.train.errors import SupersededError
 from beatray.train.job import Job
-from beatray.train.run_folder import METRICS, SETTINGS, RunFolder
+from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
 
 
 @contextmanager
@@ -64,10 +64,11 @@ def tracked(
         tracker.__enter__()
         yield tracker
         folder.pull(METRICS, SETTINGS)
-        folder.pull_folder(ENCODER_FOLDER)
         tracker.artifact(folder.scratch / SETTINGS)
-        if (folder.scratch / ENCODER_FOLDER).is_dir():
-            tracker.artifact(folder.scratch / ENCODER_FOLDER, ENCODER_FOLDER)
+        for below in (ENCODER_FOLDER, EVALUATION_FOLDER):
+            folder.pull_folder(below)
+            if (folder.scratch / below).is_dir():
+                tracker.artifact(folder.scratch / below, below)
     except SupersededError:
         tracker.finish(None)  # the run goes on under another start
         raise

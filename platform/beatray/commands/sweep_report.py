@@ -1,0 +1,205 @@
+"""`beatray report PARENT_RUN`: the report of a sweep, as HTML, CSV and LaTeX, in its folder and in MLflow."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from beatray.commands.console import say
+from beatray.commands.report import describe_objective, example_of
+from beatray.corpus.reader import Corpus, Rows, open_corpus
+from beatray.corpus.splits import Role, assign_roles
+from beatray.corpus.store import Store
+from beatray.embed.vectors import embed_rows
+from beatray.evaluate.label_spaces import label_space
+from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.report import ecg, sweep_table
+from beatray.report.build import overlays_of
+from beatray.report.sweep_page import Embeddings, SweepMaterial, best_method, build_sweep_report
+from beatray.settings import CorpusSettings, SettingsError, build
+from beatray.sweep.ranking import as_text
+from beatray.sweep.record import SweepRecord, read
+from beatray.sweep.results import Evaluated, Method, SweepResults, read_results
+from beatray.sweep.tracking import FOLDER_TAG
+from beatray.track.memory import MEMORY, Memory
+from beatray.track.secrets import without_secrets
+from beatray.track.server import run_tags
+from beatray.track.setup import resume
+from beatray.track.tracker import Tracker
+from beatray.train.checkpoint import load_encoder
+from beatray.train.prepare import policy_of
+from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS, RunFolder
+
+REPORT = "report"
+MOST_EMBEDDED = 2000
+
+
+def run(parent: str, corpus: str | None = None) -> int:
+    """Write the report of the sweep in a folder, or of the sweep whose MLflow run has this id."""
+    folder = Store(_folder_of(parent))
+    record = read(folder)
+    if record is None:
+        raise SettingsError(f"{parent} holds no sweep.json: it is not the folder of a sweep")
+    results = read_results(folder, record)
+    with tempfile.TemporaryDirectory(prefix="beatray-report-") as scratch:
+        out = folder.folder / REPORT if folder.is_local else Path(scratch)
+        written = write(folder, record, results, out, corpus)
+        if not folder.is_local:
+            for path in written:
+                folder.child(REPORT).write(path.name, path.read_bytes())
+        for line in _track(folder, written):
+            say(f"  {line}")
+    say(f"  report: {folder.child(REPORT).where('report.html')}")
+    return 0
+
+
+def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, corpus: str | None) -> list[Path]:
+    """report.html and the tables into `out`; prints the table."""
+    table = sweep_table.make_table(results)
+    best = best_method(results, record.metric, record.mode)
+    trial = best.trials[0]
+    settings = yaml.safe_load(folder.child(trial.trial).read(SETTINGS))
+    found = _of_corpus(folder, best, trial, settings, corpus)
+    finished = [each for each in record.trials if each.status == "finished"]
+    material = SweepMaterial(
+        title=f"beatray sweep {record.run}",
+        table=table,
+        results=results,
+        best=best,
+        facts={
+            "trials": f"{len(finished)} of {len(record.trials)} finished",
+            "encoder": settings["encoder"]["name"],
+            "epochs": settings["train"]["epochs"],
+            "batch": f"{settings['train']['batch_size']} recordings",
+            "shown in the pictures": f"{best.name}: {describe_objective(settings['objective'])}",
+            "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
+        },
+        settings=yaml.safe_dump(_shared(folder, results), sort_keys=True),
+        ranking=as_text(record),
+        tracking=[f"sweep    {folder.where()}", "trials   each a folder there, with encoder/ and evaluation/"],
+        **found,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "table.csv": sweep_table.as_csv(table),
+        "table.md": sweep_table.as_markdown(table),
+        "table.tex": sweep_table.as_latex(table),
+        "scores.csv": sweep_table.long_csv(results),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    say(sweep_table.as_text(table))
+    return [build_sweep_report(out / "report.html", material), *(out / name for name in texts)]
+
+
+def _folder_of(parent: str) -> str:
+    """The folder itself, or what the MLflow run with this id says."""
+    if not re.fullmatch(r"[0-9a-f]{32}", parent) or Path(parent).exists():
+        return parent
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise SettingsError(f"{parent} looks like the id of an MLflow run: set MLFLOW_TRACKING_URI, or say the folder")
+    found = run_tags(uri, parent).get(FOLDER_TAG)
+    if found is None:
+        raise SettingsError(f"{without_secrets(uri)} knows no sweep with run {parent}; say the sweep's folder, out/run")
+    return found
+
+
+def _of_corpus(
+    folder: Store, best: Method, trial: Evaluated, settings: Mapping[str, Any], corpus_path: str | None
+) -> dict[str, Any]:
+    """What is drawn of recordings; nothing, with a word, where the corpus is not there any more."""
+    policy = build(CorpusSettings, dict(settings["corpus"]), "corpus.")
+    try:
+        corpus = open_corpus(corpus_path or policy.path)
+    except Exception as error:  # a report without these pictures is still a report
+        say(f"  without pictures of recordings: {error} (say --corpus PATH)")
+        return {}
+    evaluation = build(EvaluateSettings, dict(trial.results["settings"]), "evaluate.")
+    tested = np.flatnonzero(assign_roles(corpus.index, policy_of(policy)) == Role.TEST)
+    rows = corpus.rows(tested[:MOST_EMBEDDED])
+    shown = next((n for n in range(len(rows)) if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5), 0)
+    return {
+        "overlays": _overlays(folder, trial, corpus, evaluation),
+        "min_leads": evaluation.min_leads,
+        "embeddings": _embeddings(folder, trial, rows, evaluation),
+        "example": example_of(rows, shown, dict(settings["objective"]), settings["seed"]),
+    }
+
+
+def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: EvaluateSettings) -> list[ecg.Overlay]:
+    place = folder.child(trial.trial).child(EVALUATION_FOLDER)
+    part = trial.results["tasks"].get("segment")
+    if part is None or place.size("predictions.npz") is None:
+        return []
+    fraction, seed = max(evaluation.segment_fractions), evaluation.seeds_of("segment", "frozen")[0]
+    wanted = ("segment", "frozen", "pretrained", fraction, seed, "clean")
+    keys = ("task", "protocol", "arm", "fraction", "seed", "condition")
+    kept = next(run for run in trial.results["runs"] if tuple(run[key] for key in keys) == wanted)
+    counts = SegmentCounts(*(np.array(kept["test"][name]) for name in ("both", "truth", "predicted")))
+    with np.load(io.BytesIO(place.read("predictions.npz")), allow_pickle=False) as archive:
+        predictions = archive["predictions"]
+    ids = corpus.index["record_id"]
+    rows = corpus.rows(np.flatnonzero(ids.isin(part["test_ids"]).to_numpy()))
+    return overlays_of(predictions, counts, part["test_ids"], rows, evaluation.min_leads)
+
+
+def _embeddings(folder: Store, trial: Evaluated, rows: Rows, evaluation: EvaluateSettings) -> Embeddings:
+    encoder = load_encoder(folder.child(trial.trial).location)
+    vectors = embed_rows(encoder, rows.signal_uv, rows.n_samples.astype(np.int64)).recording  # type: ignore[arg-type]
+    space = label_space(evaluation.classify.labels, rows.labels, 1, evaluation.classify.snomed_classes)
+    classes = []
+    for there in space.targets(rows.labels):
+        has = [name for name, has_it in zip(space.classes, there, strict=True) if has_it]
+        classes.append(has[0] if len(has) == 1 else "several" if has else "")
+    owners = [f"patient {owner}" if owner else "" for owner in rows.patient_id]
+    several = Counter(owners)
+    return Embeddings(
+        vectors,
+        {
+            "class": classes,
+            "patient (with several recordings)": [owner if several[owner] > 1 else "" for owner in owners],
+            "source": [str(source) for source in rows.source],
+        },
+    )
+
+
+def _shared(folder: Store, results: SweepResults) -> dict[str, Any]:
+    """The settings of the first trial without what the methods differ in."""
+    settings: dict[str, Any] = yaml.safe_load(folder.child(results.methods[0].trials[0].trial).read(SETTINGS))
+    for key in dict.fromkeys(key for method in results.methods for key in method.changes):
+        group, _, name = key.partition(".")
+        if name and isinstance(settings.get(group), dict):
+            settings[group].pop(name, None)
+    for place in ("out", "run", "seed", "tracking", "cluster"):
+        settings.pop(place, None)
+    return settings
+
+
+def _track(folder: Store, written: list[Path]) -> list[str]:
+    """Send the files to the sweep's MLflow run; says where they are."""
+    if folder.size(MEMORY) is None:
+        return []
+    place = RunFolder.open(folder)
+    place.pull(MEMORY)
+    told = []
+    for uri in Memory(place.scratch).records:
+        tracker = Tracker(resume(place.scratch, uri))
+        for path in written:
+            tracker.artifact(path, REPORT)
+        sent = tracker.finish(None, patience_s=10.0)
+        told.append(
+            f"MLflow: {uri}, run {tracker.run_id}, artifacts in {REPORT}/" if sent else f"not all sent to {uri}"
+        )
+    place.push(MEMORY)
+    return told

@@ -1,0 +1,54 @@
+"""The files of an evaluation: results.json, and its tables as text, markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from beatray.evaluate import classes, wave_table
+from beatray.evaluate.results import Evaluation, plain, write_results
+from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
+
+NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md")
+"""All there may be, beside the label maps of one run (predictions.npz)."""
+
+
+def write_tables(evaluation: Evaluation, folder: Path) -> str:
+    """Write the files `NAMES` (where there is something to say) into `folder`; returns the table as text."""
+    write_results(evaluation, folder)
+    table, by_class = make_table(evaluation), classes.class_rows(evaluation)
+    by_wave = wave_table.wave_rows(evaluation)
+    content = {
+        "rows": as_rows(table),
+        "notes": table.notes,
+        "classes": classes.as_rows(by_class),
+        "waves": wave_table.as_rows(by_wave),
+    }
+    (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
+    if by_class:
+        (folder / "classes.md").write_text(classes.as_markdown(by_class))
+    if by_wave:
+        (folder / "waves.md").write_text(wave_table.as_markdown(by_wave))
+    (folder / "table.md").write_text(as_markdown(table))
+    text = as_text(table)
+    (folder / "table.txt").write_text(text)
+    return text
+
+
+def score_name(task: str, protocol: str, fraction: float, metric: str, condition: str = "clean") -> str:
+    """How a score is called as a metric of a run: `segment.frozen.10pct.f1`."""
+    name = f"{task}.{protocol}.{100 * fraction:g}pct.{metric}"
+    return name if condition == "clean" else f"{name}.{condition.replace(' ', '_')}"
+
+
+def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
+    """The means of the table: by arm, by `score_name`."""
+    found: dict[str, dict[str, float]] = {}
+    for row in make_table(evaluation).rows:
+        name = score_name(row.task, row.protocol, row.fraction, row.metric, row.condition)
+        for arm in ("pretrained", "random", "features", "shuffled"):
+            cell = getattr(row, arm)
+            if cell is not None and cell[0] == cell[0]:
+                found.setdefault(arm, {})[name] = float(cell[0])
+    return found

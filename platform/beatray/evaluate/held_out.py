@@ -1,0 +1,83 @@
+"""An encoder on the recordings that a corpus holds out: which ones train its heads, choose, and test.
+
+Contract: nothing that the encoder was pretrained on is tested, by the hash of its signal; CheckpointError otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from beatray.corpus.reader import Corpus, Rows
+from beatray.corpus.splits import Role, assign_roles
+from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.results import Evaluation
+from beatray.evaluate.run import Progress, evaluate
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.split import Index
+from beatray.settings import CorpusSettings
+from beatray.train.checkpoint import check_recipe, describe_encoder, trained_on
+from beatray.train.errors import CheckpointError
+from beatray.train.prepare import policy_of
+
+LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
+"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The labelled recordings of a corpus, and positions in them."""
+
+    rows: Rows
+    train: Index
+    validation: Index
+    test: Index
+
+
+def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings) -> HeldOut:
+    """What the tasks of the plan are learned and tested on."""
+    roles = assign_roles(corpus.index, policy_of(policy))
+    sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
+    wanted = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
+    if plan.classify.validation == "inner" or "classify" not in plan.tasks:
+        wanted = wanted[roles[wanted] != Role.VALIDATION]
+    rows, chosen = corpus.rows(wanted), roles[wanted]
+    parts = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
+    return HeldOut(rows, *parts)
+
+
+def evaluate_encoder(
+    corpus: Corpus,
+    policy: CorpusSettings,
+    encoder: EncoderSpec,
+    plan: EvaluateSettings,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, HeldOut]:
+    """Run the tasks on the corpus's own splits.
+
+    Raises CheckpointError when the encoder was made for another recipe than the corpus's, or was pretrained on a
+    recording that it would be tested on.
+    """
+    if encoder.weights is not None:
+        check_recipe(describe_encoder(encoder.weights)["recipe"], corpus.recipe, f"the encoder {encoder.weights}")
+        tested = assign_roles(corpus.index, policy_of(policy)) == Role.TEST
+        if "segment" in plan.tasks and plan.segment.folds and plan.segment.fold_over == "all":
+            tested = tested | (corpus.index["source"] == "ludb").to_numpy()
+        refuse_seen(encoder.weights, corpus.index[tested])
+    held = labelled_rows(corpus, policy, plan)
+    return evaluate(held.rows, held.train, held.test, [encoder], plan, progress, held.validation), held
+
+
+def refuse_seen(weights: str, test: pd.DataFrame) -> None:
+    """Raise CheckpointError if the encoder was pretrained on a test recording, by the hash of its signal."""
+    hashes = np.frombuffer(b"".join(value[:8] for value in test["content_hash"]), "<u8")
+    seen = np.isin(hashes, trained_on(weights))
+    if seen.any():
+        examples = ", ".join(test["record_id"][seen].head(3))
+        raise CheckpointError(
+            f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} test recordings "
+            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with, and "
+            "evaluate.segment.fold_over=held_out."
+        )

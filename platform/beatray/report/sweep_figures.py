@@ -1,0 +1,140 @@
+"""Figures of a sweep: what sharpening does, what labels are worth, and how far trials scatter.
+
+Contract: plain numbers in, a matplotlib `Figure` out (see `canvas`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from beatray.report.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, STYLE, new_figure, quiet_grid
+
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8c6d31", GREY)
+MARKERS = "osD^vP*X"
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Scores (n trials,) at each x; `reference` are single values to draw beside, such as the paper's."""
+
+    points: Mapping[float, NDArray[np.float64]]
+    reference: Mapping[float, float] | None = None
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Curve]],
+    x_label: str,
+    reference_label: str = "",
+    levels: Mapping[str, Mapping[str, float]] | None = None,
+    percent: bool = False,
+) -> Figure:
+    """One panel per score, one line per method over x (log scale): means, bars one SD over trials, trials as dots.
+
+    `levels[panel]` are horizontal lines by name, e.g. of a control.
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    looks = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(names)}
+    with rc_context(STYLE):
+        figure = new_figure(4.4 * max(1, len(panels)), 4.0)
+        found = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+        for axes, (title, lines) in zip(found, panels.items(), strict=False):
+            for name, curve in lines.items():
+                _curve(axes, name, curve, *looks[name])
+            for n, (name, level) in enumerate((levels or {}).get(title, {}).items()):
+                axes.axhline(level, color=GREY, linewidth=1.2, linestyle=("--", ":")[n % 2], label=name)
+            ticks = sorted({x for curve in lines.values() for x in curve.points})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{x:.0%}" if percent else f"{x:g}" for x in ticks])
+            axes.minorticks_off()
+            axes.set_title(title)
+            axes.set_xlabel(x_label)
+            quiet_grid(axes)
+        handles, labels = found[0].get_legend_handles_labels()
+        if reference_label:
+            handles.append(found[0].plot([], [], color=INK, linewidth=1.0, linestyle="--")[0])
+            labels.append(reference_label)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), fontsize=8)
+    return figure
+
+
+def boxes(
+    panels: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    brackets: Mapping[str, Sequence[tuple[str, str, str]]] | None = None,
+    levels: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """One panel per score, one line per method: every trial as a dot, a box from five trials on, a violin from ten.
+
+    `brackets[panel]` are (method, method, text) of pairs to join, such as the significant ones.
+    """
+    rows = max((len(methods) for methods in panels.values()), default=1)
+    with rc_context(STYLE):
+        figure = new_figure(4.4 * max(1, len(panels)), 1.3 + 0.27 * rows)
+        found = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)[0]
+        for axes, (title, methods) in zip(found, panels.items(), strict=False):
+            for place, values in enumerate(methods.values()):
+                _scatter(axes, values[np.isfinite(values)], place)
+            for name, level in (levels or {}).get(title, {}).items():
+                axes.axvline(level, color=ORANGE, linewidth=1.2, linestyle="--", label=name)
+            _brackets(axes, list(methods), methods, (brackets or {}).get(title, ()))
+            axes.set_title(title)
+            axes.set_yticks(range(len(methods)), list(methods))
+            axes.set_ylim(len(methods) - 0.5, -0.5)
+            axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+            axes.set_axisbelow(True)
+        handles, labels = found[0].get_legend_handles_labels()
+        if labels:
+            figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), fontsize=8)
+    return figure
+
+
+def _curve(axes: Axes, name: str, curve: Curve, colour: str, marker: str) -> None:
+    xs = sorted(curve.points)
+    means = [float(np.nanmean(curve.points[x])) for x in xs]
+    spreads = [float(np.nanstd(curve.points[x], ddof=1)) if len(curve.points[x]) > 1 else 0.0 for x in xs]
+    axes.errorbar(xs, means, yerr=spreads, color=colour, marker=marker, markersize=5, capsize=2, label=name)
+    for x in xs:
+        axes.plot(np.full(len(curve.points[x]), x), curve.points[x], ".", color=colour, alpha=0.4, markersize=4)
+    if curve.reference:
+        known = sorted(curve.reference)
+        axes.plot(known, [curve.reference[x] for x in known], color=colour, linewidth=1.0, linestyle="--", alpha=0.8)
+
+
+def _scatter(axes: Axes, values: NDArray[np.float64], place: int) -> None:
+    if len(values) >= 10:
+        body = axes.violinplot([values], [place], orientation="horizontal", widths=0.8, showextrema=False)
+        for part in body["bodies"]:  # type: ignore[attr-defined]
+            part.set(facecolor=BLUE, alpha=0.2)
+    if len(values) >= 5:
+        axes.boxplot(
+            [values], positions=[place], orientation="horizontal", widths=0.35, showfliers=False, manage_ticks=False,
+            medianprops={"color": INK}, boxprops={"color": GREY},
+            whiskerprops={"color": GREY}, capprops={"color": GREY},
+        )  # fmt: skip
+    axes.plot(values, np.full(len(values), place), "o", color=BLUE, alpha=0.7, markersize=4)
+    if 0 < len(values) < 5:
+        axes.plot([values.mean()], [place], "|", color=INK, markersize=11, markeredgewidth=1.6)
+
+
+def _brackets(
+    axes: Axes,
+    names: Sequence[str],
+    methods: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str, str]],
+) -> None:
+    if not pairs:
+        return
+    known = np.concatenate([values[np.isfinite(values)] for values in methods.values()])
+    low, high = float(known.min()), float(known.max())
+    step = 0.07 * max(high - low, 1e-3)
+    for number, (one, other, text) in enumerate(pairs, start=1):
+        x, a, b = high + number * step, names.index(one), names.index(other)
+        axes.plot([x - step / 3, x, x, x - step / 3], [a, a, b, b], color=INK, linewidth=0.9)
+        axes.text(x, (a + b) / 2, f" {text}", fontsize=8, va="center")
+    axes.set_xlim(right=high + (len(pairs) + 1.5) * step)

@@ -1,0 +1,289 @@
+"""The table of a sweep: a line for each method, means and SDs over its trials, beside the paper's figures.
+
+Where a method is a row of the paper's Table 1, its difference from row 1 is marked: `same` if it has the paper's sign
+in every trial (paired by what repeats them), `opposite` if in none, `mixed` otherwise. A mark is no test: with three
+trials, two of eight coin tosses come out alike.
+
+Contract: text, CSV, markdown, HTML and LaTeX hold the same lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.evaluate.files import score_name
+from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
+from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, SEGMENT_F1, PaperRow, described, paper_row
+from beatray.sweep.results import Method, SweepResults
+
+SAME, OPPOSITE, MIXED = "same", "opposite", "mixed"
+CONTROL_NAMES = {"random": "random weights", "features": "measured features"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A score that every method has; `paper` names the figure of the paper that stands beside it."""
+
+    title: str
+    score: str
+    paper: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One method or control: scores (n trials,) by column title; the paper's row, and how the directions compare."""
+
+    name: str
+    scores: dict[str, NDArray[np.float64]]
+    paper: PaperRow | None = None
+    marks: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepTable:
+    """All lines: the methods in the order of the sweep, then the controls."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    controls: tuple[Line, ...]
+
+    @property
+    def of_paper(self) -> bool:
+        """True if some line is a row of the paper."""
+        return any(line.paper is not None for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a claim of the paper: its difference, ours (n trials,), and how the directions compare."""
+
+    text: str
+    rows: tuple[int, int]
+    score: str
+    paper: float
+    ours: NDArray[np.float64]
+    mark: str
+
+
+def make_table(results: SweepResults) -> SweepTable:
+    """The table of the scores that all methods have."""
+    columns = _columns(results)
+    lines = tuple(_line(method, columns) for method in results.methods)
+    first = next((line for line in lines if line.paper == BASELINE), None)
+    if first is not None:
+        lines = tuple(_marked(line, first, columns) for line in lines)
+    controls = []
+    for arm, name in CONTROL_NAMES.items():
+        method = results.methods[0]
+        scores = {column.title: method.control_scores(column.score, arm) for column in columns}
+        if any(np.isfinite(values).any() for values in scores.values()):
+            controls.append(Line(name, scores))
+    return SweepTable(columns, lines, tuple(controls))
+
+
+def verdicts(table: SweepTable) -> list[Verdict]:
+    """Every claim of the paper whose two rows are in the table."""
+    by_number = {line.paper.number: line for line in table.lines if line.paper is not None}
+    found = []
+    for claim in CLAIMS:
+        column = next((column for column in table.columns if column.paper == claim.score), None)
+        higher, lower = by_number.get(claim.higher), by_number.get(claim.lower)
+        if column is None or higher is None or lower is None or not higher.paper or not lower.paper:
+            continue
+        ours = _difference(higher, lower, column.title)
+        gap = higher.paper.scores[claim.score] - lower.paper.scores[claim.score]
+        rows = (claim.higher, claim.lower)
+        found.append(Verdict(claim.text, rows, column.title, gap, ours, _direction(ours, gap)))
+    return found
+
+
+def as_csv(table: SweepTable) -> str:
+    """Plain numbers, a line per method."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["row", "method", "trials"]
+    for column in table.columns:
+        header += [f"{column.title} mean", f"{column.title} SD"]
+        header += [f"{column.title} paper", f"{column.title} direction"] if column.paper and table.of_paper else []
+    writer.writerow(header)
+    for line in (*table.lines, *table.controls):
+        cells: list[object] = [line.paper.number if line.paper else "", line.name, _count(line)]
+        for column in table.columns:
+            mean, sd = _mean_sd(line.scores[column.title])
+            cells += [_number(mean, 4), _number(sd, 4)]
+            if column.paper and table.of_paper:
+                cells += [
+                    line.paper.scores[column.paper] if line.paper else "",
+                    (line.marks or {}).get(column.title, ""),
+                ]
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def as_markdown(table: SweepTable) -> str:
+    """GitHub-flavoured markdown."""
+    header, lines = _texts(table)
+    rows = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*rows, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+
+
+def as_text(table: SweepTable) -> str:
+    """Columns for a terminal."""
+    header, lines = _texts(table)
+    widths = [max(len(line[n]) for line in (header, *lines)) for n in range(len(header))]
+    padded = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in (header, *lines)]
+    return "\n".join(line.rstrip() for line in padded) + "\n"
+
+
+def as_html(table: SweepTable) -> str:
+    """A <table>; the best of the methods in each column is set in <strong>."""
+    header, lines = _texts(table)
+    places = [n for n, title in enumerate(header) if title in {column.title for column in table.columns}]
+    best = {}
+    for column, place in zip(table.columns, places, strict=True):
+        means = [_mean_sd(line.scores[column.title])[0] for line in table.lines]
+        best[place] = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
+    parts = ["<table class='results'><thead><tr>", *(f"<th>{escape(name)}</th>" for name in header)]
+    parts.append("</tr></thead><tbody>")
+    for number, cells in enumerate(lines):
+        marked = [
+            f"<strong>{escape(cell)}</strong>" if best.get(place) == number else escape(cell)
+            for place, cell in enumerate(cells)
+        ]
+        parts.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in marked) + "</tr>")
+    return "".join([*parts, "</tbody></table>"])
+
+
+def as_latex(table: SweepTable) -> str:
+    """A `tabular` for booktabs."""
+    header, lines = _texts(table)
+    lines = [list(line) for line in lines]
+    body = [" & ".join(map(_latex, line)) + r" \\" for line in lines]
+    body.insert(len(table.lines), r"\midrule") if table.controls else None
+    rows = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(_latex, header)) + r" \\"]
+    return "\n".join([*rows, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def long_csv(results: SweepResults) -> str:
+    """Every score of every trial, a line each: what any other table can be made of."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", "trial", "repeat", "score", "value", "random", "features"])
+    for name in results.score_names():
+        for method in results.methods:
+            values = (
+                method.scores(name),
+                method.control_scores(name, "random"),
+                method.control_scores(name, "features"),
+            )
+            for trial, *cells in zip(method.trials, *values, strict=True):
+                writer.writerow([method.name, trial.trial, trial.repeat, name, *(_number(value, 6) for value in cells)])
+    return out.getvalue()
+
+
+def _columns(results: SweepResults) -> tuple[Column, ...]:
+    """The main scores at all labels, then at fewer; the scores that the paper has come first."""
+    runs = [run for m in results.methods for t in m.trials for run in t.results["runs"] if run["condition"] == "clean"]
+    found: dict[str, Column] = {}
+    largest = {task: max(run["fraction"] for run in runs if run["task"] == task) for task in {r["task"] for r in runs}}
+    wanted = (("classify", "auroc", AUROC), ("classify", "f1", F1), ("segment", "f1", SEGMENT_F1))
+    protocols = list(dict.fromkeys(run["protocol"] for run in runs))
+    for protocol in ("frozen", *(each for each in protocols if each != "frozen")):
+        fractions = sorted({(r["task"], r["fraction"]) for r in runs if r["protocol"] == protocol}, reverse=True)
+        for full in (True, False):
+            for task, metric, paper in wanted:
+                for _, fraction in (pair for pair in fractions if pair[0] == task):
+                    if (fraction == largest[task]) != full or (not full and metric == "f1" and task == "classify"):
+                        continue
+                    first = protocol == "frozen" and full
+                    title = (
+                        f"{'PTB-XL' if task == 'classify' else 'LUDB'} {METRIC_NAMES[metric].removeprefix('macro ')}"
+                    )
+                    title += "" if protocol == "frozen" else f", {PROTOCOL_NAMES[task, protocol]}"
+                    title += "" if full else f" at {fraction:.0%}"
+                    name = score_name(task, protocol, fraction, metric)
+                    found[name] = Column(title, name, paper if first else None)
+    return tuple(
+        column for column in found.values() if all(np.isfinite(m.scores(column.score)).any() for m in results.methods)
+    )
+
+
+def _line(method: Method, columns: Sequence[Column]) -> Line:
+    paper = paper_row(method.changes)
+    name = method.name if paper is None else described(paper.rhythm, paper.beat, paper.exponent)
+    return Line(name, {column.title: method.scores(column.score) for column in columns}, paper)
+
+
+def _marked(line: Line, first: Line, columns: Sequence[Column]) -> Line:
+    if line.paper is None or line.paper == BASELINE:
+        return line
+    marks = {}
+    for column in columns:
+        if column.paper is not None:
+            gap = line.paper.scores[column.paper] - BASELINE.scores[column.paper]
+            marks[column.title] = _direction(_difference(line, first, column.title), gap)
+    return Line(line.name, line.scores, line.paper, marks)
+
+
+def _difference(one: Line, other: Line, title: str) -> NDArray[np.float64]:
+    """Per trial where both have as many, as trials of one sweep do; else the difference of the means."""
+    a, b = one.scores[title], other.scores[title]
+    return a - b if len(a) == len(b) else np.array([np.nanmean(a) - np.nanmean(b)])
+
+
+def _direction(ours: NDArray[np.float64], paper: float) -> str:
+    along = np.sign(ours) == np.sign(paper)
+    return SAME if along.all() else MIXED if along.any() else OPPOSITE
+
+
+def _texts(table: SweepTable) -> tuple[list[str], list[list[str]]]:
+    """(header, lines) of all forms meant to be read."""
+    header = [*(["row"] if table.of_paper else []), "method"]
+    for column in table.columns:
+        header.append(column.title)
+        header += ["paper", "direction"] if column.paper and table.of_paper else []
+    lines = []
+    for line in (*table.lines, *table.controls):
+        cells = [*([str(line.paper.number) if line.paper else ""] if table.of_paper else []), line.name]
+        for column in table.columns:
+            cells.append(shown(line.scores[column.title]))
+            if column.paper and table.of_paper:
+                cells.append(f"{line.paper.scores[column.paper]:.3f}" if line.paper else "")
+                cells.append((line.marks or {}).get(column.title, ""))
+        lines.append(cells)
+    return header, lines
+
+
+def shown(values: NDArray[np.float64]) -> str:
+    """Mean +- SD over trials; the SD is left out where there is none."""
+    mean, sd = _mean_sd(values)
+    if not np.isfinite(mean):
+        return "-"
+    return f"{mean:.3f} ± {sd:.3f}" if np.isfinite(sd) and sd > 0 else f"{mean:.3f}"
+
+
+def _mean_sd(values: NDArray[np.float64]) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if known.size else float("nan")
+    return mean, float(known.std(ddof=1)) if known.size > 1 else float("nan")
+
+
+def _count(line: Line) -> int:
+    return max((int(np.isfinite(values).sum()) for values in line.scores.values()), default=0)
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else ""
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("^", r"\textasciicircum{}"), ("±", r"$\pm$")):
+        text = text.replace(plain, escaped)
+    return text

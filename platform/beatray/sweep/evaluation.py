@@ -1,0 +1,137 @@
+"""What the encoder of each trial is worth on both tasks, and the controls that all trials share.
+
+An evaluation is one Ray task, so that it takes its turn with the training of other trials. Its files lie in the run
+folder of the trial as `evaluation/`, hashed, with `scores.json`, which says what was evaluated: a sweep that goes on
+repeats an evaluation only if its encoder, its corpus or its settings are others now. Random weights, measured features
+and permuted labels depend on no trial; they are evaluated once for each encoder and split, into `controls/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from beatray.corpus.reader import open_corpus
+from beatray.corpus.store import Store
+from beatray.evaluate.encoders import EncoderSpec, spec_of
+from beatray.evaluate.files import table_scores, write_tables
+from beatray.evaluate.held_out import evaluate_encoder
+from beatray.evaluate.results import plain
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.settings import CorpusSettings, as_dict
+from beatray.train.checkpoint import ENCODER_FOLDER
+from beatray.train.errors import CheckpointError
+from beatray.train.hashed_folder import FILES, read_folder, write_folder
+from beatray.train.job import Job
+from beatray.train.run_folder import EVALUATION_FOLDER
+
+CONTROLS = "controls"
+SCORES = "scores.json"
+CPUS = 0.9
+"""Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
+ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+"""Not inside the place that Tune keeps for the trial's driver."""
+
+
+def kept_scores(job: Job, settings: EvaluateSettings) -> dict[str, float] | None:
+    """The scores in the trial's folder; None unless they are of its encoder as it is now and of these settings."""
+    return _kept(job.run, EVALUATION_FOLDER, _made_of(job, settings, _digest(job.run)))
+
+
+def evaluate_trial(job: Job, settings: EvaluateSettings) -> dict[str, float]:
+    """Evaluate the trial's encoder, unless that is done; its scores by `files.score_name`."""
+    kept = kept_scores(job, settings)
+    if kept is not None:
+        return kept
+    made_of = _made_of(job, settings, _digest(job.run))
+    spec = spec_of(job.run.location)
+    alone = replace(settings, controls=False, workers=1)
+    place = (job.run.location, EVALUATION_FOLDER)
+    about = {"made_of": made_of, "controls": control_of(job, settings)}
+    return dict(ray.get(_task(alone, CPUS).remote(place, job.settings.corpus, spec, alone, about)))
+
+
+def control_of(job: Job, settings: EvaluateSettings) -> str:
+    """The name of the controls that belong to a trial: the same for the same encoder, corpus and split."""
+    made_of = _made_of(job, settings, _architecture(job).key())
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def evaluate_controls(folder: Store, jobs: Mapping[str, Job], settings: EvaluateSettings, stop: Event) -> bool:
+    """Evaluate the controls of all jobs that are not there yet; False if `stop` was set before the end."""
+    place, waiting = folder.child(CONTROLS), []
+    cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
+    for name, job in {control_of(job, settings): job for job in jobs.values()}.items():
+        spec = _architecture(job)
+        made_of = _made_of(job, settings, spec.key())
+        if _kept(place, name, made_of) is None:
+            task = _task(settings, cpus)
+            about = {"made_of": made_of}
+            waiting.append(task.remote((place.location, name), job.settings.corpus, spec, settings, about))
+    while waiting and not stop.is_set():
+        ended, waiting = ray.wait(waiting, timeout=1.0)
+        ray.get(ended)  # an evaluation that cannot work raises before anything is trained
+    for task in waiting:
+        ray.cancel(task, force=True)
+    return not waiting
+
+
+def _task(settings: EvaluateSettings, cpus: float) -> Any:
+    gpus = 1 if settings.device.startswith("cuda") else 0
+    return ray.remote(_evaluate).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=ANYWHERE, max_retries=2)
+
+
+def _evaluate(
+    place: tuple[str, str], corpus: CorpusSettings, spec: EncoderSpec, settings: EvaluateSettings, about: Any
+) -> dict[str, float]:
+    """Runs in a process of Ray: evaluate, keep the files, and return the scores of the encoder under test."""
+    import torch
+
+    torch.set_num_threads(1)
+    evaluation, _ = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings)
+    scores = table_scores(evaluation)
+    with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:
+        write_tables(evaluation, Path(folder))
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
+    write_folder(Store(place[0]), place[1], files)
+    return dict(scores.get("pretrained", {}))
+
+
+def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float] | None:
+    try:
+        found = json.loads(read_folder(parent.child(name))[SCORES])
+    except (CheckpointError, KeyError, ValueError):
+        return None
+    if found.get("made_of") != made_of:
+        return None
+    return {str(key): float(value) for key, value in found["scores"].get("pretrained", {}).items()}
+
+
+def _made_of(job: Job, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
+    """What the scores depend on, as plain JSON."""
+    about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "controls")}
+    split = {key: value for key, value in as_dict(job.settings.corpus).items() if key not in ("path", "on_bad_shard")}
+    return dict(plain({"encoder": encoder, "manifest": job.manifest_hash, "split": split, "evaluate": about}))
+
+
+def _digest(run: Store) -> str:
+    """Of the encoder as it was exported; empty if there is none."""
+    try:
+        return hashlib.sha256(run.child(ENCODER_FOLDER).read(FILES)).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _architecture(job: Job) -> EncoderSpec:
+    settings = {key: value for key, value in job.settings.encoder.items() if key != "name"}
+    return EncoderSpec(str(job.settings.encoder["name"]), settings)

@@ -1,0 +1,116 @@
+"""Population based training (Jaderberg et al. 2017, arXiv:1711.09846): settings that change while the trials train.
+
+All trials train for `grace_epochs`, then those of the worst quarter take over the weights, optimiser and position of
+one of the best quarter each, with its settings a little changed, and so on to the end. The paper lets members look at
+each other whenever they are ready; here all wait for the round to end, so that the same sweep makes the same decisions
+however often it is killed: what a member takes over is a function of the sweep's settings and of the scores, and is
+written down before anything is copied.
+
+Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched; see
+`settings.CHANGEABLE`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from beatray.corpus.store import Store
+from beatray.sweep.record import TrialRecord
+from beatray.sweep.settings import QUARTER, SweepSettings
+from beatray.sweep.space import drawn_value
+from beatray.train import checkpoint as checkpoints
+from beatray.train.errors import CheckpointError
+from beatray.train.hashed_folder import read_folder, write_folder
+from beatray.train.job import Job, shown_settings
+
+FACTORS = (0.8, 1.25)
+REDRAWN = 0.25
+"""How often a setting is drawn anew from the space instead of moved by a factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """After round `number` (from 0), a trial goes on from the weights of `donor`, with these settings of its own."""
+
+    number: int
+    donor: str
+    changes: Mapping[str, Any]
+    copied: bool = False
+
+
+def current_changes(trial: TrialRecord) -> dict[str, Any]:
+    """The settings that a trial trains with now: as drawn, or as last taken over."""
+    return {**trial.changes, **(trial.takeovers[-1]["changes"] if trial.takeovers else {})}
+
+
+def targets(job: Job, interval_epochs: int) -> list[int]:
+    """The global steps at which rounds end; the last one is the end of the run."""
+    per_epoch = job.steps // job.settings.train.epochs
+    ends = range(interval_epochs, job.settings.train.epochs, interval_epochs)
+    return [*(per_epoch * epochs for epochs in ends), job.steps]
+
+
+def takeovers(
+    number: int, scores: Mapping[str, float], changes: Mapping[str, Mapping[str, Any]], sweep: SweepSettings
+) -> dict[str, Takeover]:
+    """Which trials take over from which after round `number`: a function of the arguments alone.
+
+    `scores` are those of the trials that are still in the running, `changes` their present settings.
+    """
+    sign = -1.0 if sweep.mode == "max" else 1.0
+    order = sorted(scores, key=lambda name: (math.inf if math.isnan(scores[name]) else sign * scores[name], name))
+    count = len(order) // QUARTER
+    found = {}
+    for name in order[len(order) - count :]:
+        generator = random.Random(f"{sweep.seed}/{number}/{name}")
+        donor = generator.choice(order[:count])
+        moved = {key: _moved(values, changes[donor][key], generator) for key, values in sweep.space.items()}
+        found[name] = Takeover(number, donor, moved)
+    return found
+
+
+def _moved(values: Any, value: Any, generator: random.Random) -> Any:
+    """One step away from the value, inside the space; or a new draw."""
+    if generator.random() < REDRAWN:
+        return drawn_value(values, generator)
+    if isinstance(values, list):
+        place = values.index(value) + generator.choice((-1, 1))
+        return values[min(max(place, 0), len(values) - 1)]
+    kind, (low, high) = next(iter(values.items()))
+    if kind == "int_uniform":
+        return min(max(round(value * generator.choice(FACTORS)), low), high)
+    return min(max(float(f"{value * generator.choice(FACTORS):.4g}"), float(low)), float(high))
+
+
+def copy_checkpoint(donor: Store, to: Job, step: int) -> None:
+    """Make the donor's checkpoint at `step` that of another trial, under that trial's own settings; may be repeated.
+
+    CheckpointError if the donor has none there.
+    """
+    name = checkpoints.name_of(step)
+    files = read_folder(donor.child(checkpoints.FOLDER).child(name))
+    state = json.loads(files["state.json"])
+    state["settings"] = shown_settings(to.settings)
+    try:
+        state["optimiser_groups"][0]["weight_decay"] = to.settings.train.weight_decay  # the schedule sets the rates
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{donor.where(name)} does not say how its optimiser is set: {error}") from error
+    files["state.json"] = json.dumps(state, sort_keys=True).encode()
+    write_folder(to.run.child(checkpoints.FOLDER), name, files)
+
+
+def stopped_after(job: Job, step: int) -> Job:
+    """The same job, to end with a checkpoint after so many global steps."""
+    settings = job.settings
+    return replace(job, settings=replace(settings, train=replace(settings.train, stop_after_steps=step)))
+
+
+def score_at(trial: TrialRecord, metric: str, step: int) -> float:
+    """What the trial last reported before a step; NaN, which ranks last, if that is nothing."""
+    values = [report[metric] for report in trial.reports if report["step"] < step and report.get(metric) is not None]
+    return float(values[-1]) if values and math.isfinite(values[-1]) else math.nan

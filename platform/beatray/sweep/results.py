@@ -1,0 +1,134 @@
+"""What the trials of a sweep were worth, read back from its folder: by method, with the controls beside them.
+
+A method is what trials have in common that differ in nothing but what repeats them: the training's seed, or the split
+of the corpus. Its score is one number per trial, the mean over the seeds of that trial's evaluation.
+
+Contract: a trial that is not finished, or was not evaluated, is left out and named in `missing`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.corpus.store import Store
+from beatray.evaluate.files import score_name
+from beatray.evaluate.results import METRICS
+from beatray.settings import SettingsError
+from beatray.sweep.evaluation import CONTROLS, SCORES
+from beatray.sweep.record import SweepRecord, TrialRecord
+from beatray.sweep.space import short_keys
+from beatray.train.run_folder import EVALUATION_FOLDER
+
+REPEATS = ("seed", "corpus.split")
+"""Settings that repeat a method rather than make another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One trial's evaluation: results.json as it is, and the results of the controls that belong to it."""
+
+    trial: str
+    repeat: str  # what tells it from the other trials of its method: "seed-0"
+    results: Mapping[str, Any]
+    controls: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Trials alike but for what repeats them; `changes` are the dotted settings that make the method."""
+
+    name: str
+    changes: Mapping[str, Any]
+    trials: tuple[Evaluated, ...]
+
+    def scores(self, name: str) -> NDArray[np.float64]:
+        """The score of each trial, in their order; NaN where it is not known."""
+        return np.array([mean_scores(each.results, "pretrained").get(name, np.nan) for each in self.trials])
+
+    def control_scores(self, name: str, arm: str) -> NDArray[np.float64]:
+        """The same score of the control (random, features) beside each trial."""
+        return np.array([mean_scores(each.controls, arm).get(name, np.nan) for each in self.trials])
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResults:
+    """All methods of a sweep in the order of its space, and the trials that have no scores."""
+
+    methods: tuple[Method, ...]
+    missing: tuple[str, ...]
+
+    def score_names(self) -> tuple[str, ...]:
+        """Every score that a trial has."""
+        found = (name for m in self.methods for t in m.trials for name in mean_scores(t.results, "pretrained"))
+        return tuple(dict.fromkeys(found))
+
+
+def read_results(folder: Store, record: SweepRecord) -> SweepResults:
+    """The evaluations of a sweep's trials; SettingsError if there are none."""
+    groups: dict[str, tuple[str, dict[str, Any], list[Evaluated]]] = {}
+    short = short_keys(list(dict.fromkeys(key for trial in record.trials for key in trial.changes)))
+    missing: list[str] = []
+    controls: dict[str, Mapping[str, Any]] = {}
+    for trial in record.trials:
+        changes = {key: value for key, value in trial.changes.items() if key not in REPEATS}
+        name, repeat = _split_name(trial, short)
+        _, _, found = groups.setdefault(json.dumps(changes, sort_keys=True), (name, changes, []))
+        evaluated = _read_trial(folder, trial, repeat, controls)
+        if evaluated is None:
+            missing.append(trial.name)
+        else:
+            found.append(evaluated)
+    methods = tuple(Method(name, changes, tuple(found)) for name, changes, found in groups.values() if found)
+    if not methods:
+        raise SettingsError(
+            f"{folder.where()} holds no evaluated trial: run the sweep with sweep.evaluate=true (the trained encoders "
+            "are kept and only evaluated)"
+        )
+    return SweepResults(methods, tuple(missing))
+
+
+def mean_scores(results: Mapping[str, Any], arm: str) -> dict[str, float]:
+    """The scores of one arm in a results.json by `score_name`, each the mean over its seeds."""
+    found: dict[str, list[float]] = {}
+    for run in results.get("runs", ()):
+        if run["arm"] != arm:
+            continue
+        for metric in METRICS[run["task"]]:
+            value = run["metrics"].get(metric)
+            if value is not None:
+                name = score_name(run["task"], run["protocol"], run["fraction"], metric, run["condition"])
+                found.setdefault(name, []).append(float(value))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _read_trial(
+    folder: Store, trial: TrialRecord, repeat: str, controls: dict[str, Mapping[str, Any]]
+) -> Evaluated | None:
+    place = folder.child(trial.name).child(EVALUATION_FOLDER)
+    if trial.status != "finished" or place.size(SCORES) is None:
+        return None
+    name = str(json.loads(place.read(SCORES))["controls"])
+    if name not in controls:
+        there = folder.child(CONTROLS).child(name)
+        found = there.size("results.json") is not None
+        controls[name] = json.loads(there.read("results.json")) if found else {}
+    return Evaluated(trial.name, repeat, json.loads(place.read("results.json")), controls[name])
+
+
+def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:
+    """(what the method is called, what the repeat is called)."""
+    marks = tuple(f"{short[key]}-" for key in REPEATS if key in trial.changes)
+    parts = trial.name.split("__")
+    repeats = [part for part in parts if marks and part.startswith(marks)]
+    return "__".join(part for part in parts if part not in repeats) or "all", "__".join(repeats) or "-"
+
+
+def common_names(methods: Sequence[Method], names: Sequence[str]) -> list[str]:
+    """The scores that every method has for every trial."""
+    return [name for name in names if all(np.isfinite(method.scores(name)).all() for method in methods)]
