@@ -104,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
         "Example: beatray compare hard=eval/h0 hard=eval/h1 soft=eval/s0 soft=eval/s1",
     )
     compare.add_argument("results", nargs="+", metavar="RESULTS", help="at least two, or one and --with")
-    compare.add_argument("--with", dest="controls", metavar="ARMS", help="controls to compare too: random,features")
+    compare.add_argument(
+        "--with", dest="controls", metavar="ARMS", help="controls to compare too: random,features,joined"
+    )
     compare.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: 0.05)")
     compare.add_argument("--json", action="store_true", help="print JSON")
 

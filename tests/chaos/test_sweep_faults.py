@@ -332,3 +332,30 @@ def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Se
     assert statuses() == ["finished"] * 3
     assert place.size("ranking.csv") is not None and not place.exists(".tune")
     assert "nothing to do" in sweep.finish()[1]
+
+
+def test_a_killed_ablation_ends_with_the_same_table(sample_corpus: str, tmp_path: Path) -> None:
+    """Rows trained and evaluated on both tasks, the driver killed in the training and in the evaluation of a trial."""
+    rows = "sweep.only=[01-hard,07-soft_1-50,09-soft_1-hard-50]"
+    short = (
+        "sweep=ablation", rows, "sweep.space.seed=[0]", "train.epochs=4", "corpus.test_folds=[8,9]",
+        "corpus.validation_folds=[7]", "evaluate.seeds=[0]", "evaluate.decoder.steps=8", "evaluate.shuffles=1",
+        "evaluate.bootstraps=20", "evaluate.workers=1", "cluster.cpus=2", "sweep.concurrent=1", "tracking.uri=null",
+    )  # fmt: skip
+    whole, killed = (sweep_of(sample_corpus, tmp_path / name, *short) for name in ("whole", "killed"))
+    for sweep in (whole, killed):
+        sweep.said.parent.mkdir()
+    code, said = whole.finish()
+    assert code == 0, (code, said[-3000:])
+    names = [trial.name for trial in whole.record().trials]
+    for name, moment in ((names[0], "metrics.jsonl"), (names[1], "encoder/files.json"), (names[2], "settings.yaml")):
+        killed.start()
+        killed.until(lambda name=name, moment=moment: (killed.folder / name / moment).exists())  # type: ignore[misc]
+        killed.kill()
+    code, said = killed.finish()
+    assert code == 0, (code, said[-3000:])
+    for sweep in (whole, killed):
+        done = subprocess.run([sys.executable, "-m", "beatray", "report", str(sweep.folder)], check=False)
+        assert done.returncode == 0
+    for table in ("table.csv", "table.tex", "table.md", "scores.csv"):
+        assert (killed.folder / "report" / table).read_bytes() == (whole.folder / "report" / table).read_bytes()

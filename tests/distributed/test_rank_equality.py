@@ -44,6 +44,8 @@ CASES: dict[int, list[tuple[str, dict[str, Any], list[int], list[int]]]] = {
         ("beat_ssl", {"rhythm": "none"}, [4, 3], [0, 1, 2, 3]),
         ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "pos_mass": 0.0}, [5, 2], [3, 5]),
         ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "pos_mass": None}, [0, 7], []),  # rank 0 has no records
+        ("beat_ssl", {"rhythm": "hard", "feature_weight": 0.7}, [4, 3], []),
+        ("beat_ssl", {"feature_weight": 2.0}, [0, 7], [3]),  # rank 0 has no records
         ("simclr", {}, [4, 3], []),
         ("three_kg", {}, [1, 6], []),
     ],
@@ -94,7 +96,7 @@ def own_views(objective: Any, batch: dict[str, Tensor], rows: slice, extra_row: 
         mine = {key: torch.cat([value, batch[key][:1]]) for key, value in mine.items()}
         mine["valid"] = torch.arange(len(mine["n_samples"])) < len(mine["n_samples"]) - 1
     made = objective.views(mine, 11, 2)
-    return {key: value.double() if key.startswith("view_") else value for key, value in made.items()}
+    return {key: value.double() if key.startswith("view_") or key == "plain" else value for key, value in made.items()}
 
 
 def run_case(

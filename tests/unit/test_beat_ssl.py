@@ -11,8 +11,10 @@ from torch import Tensor
 
 from beatray.models.registry import build_encoder
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
+from beatray.objectives.targets import Features
 from beatray.objectives.terms import collapse_warnings
 from feature_tables import table_of
 
@@ -203,6 +205,46 @@ def test_it_learns_to_tell_records_apart() -> None:
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
     assert collapse_warnings(logs) == {}
+
+
+def test_the_embedding_learns_to_tell_measured_features() -> None:
+    """The features of the first records follow from their signals: what is read of them grows with training."""
+    batch = heartbeats(12)
+    amplitude = batch["signal_uv"].float().abs().amax(-1)[:, :6] / 1000
+    batch["record_features"] = amplitude
+    batch["record_features"][2, 1] = float("nan")
+    statistics = FeatureStatistics(
+        table_of([f"r{i}" for i in range(6)], np.nan_to_num(amplitude.numpy(), nan=1.0)),
+        table_of([f"b{i}" for i in range(5)], batch["beat_features"].reshape(-1, 5).numpy()),
+    )
+    torch.manual_seed(0)
+    settings = {**SHORT, "rhythm": "hard", "beat": "none", "feature_weight": 1.0}
+    objective: Any = build_objective("beat_ssl", build_encoder("tiny"), settings, statistics)
+    optimiser = torch.optim.AdamW(objective.parameters(), 3e-3)
+    explained = []
+    for step in range(25):
+        loss, logs = objective(objective.views(batch, 0, step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        explained.append(float(logs["feature_explained"]))
+        assert float(logs["loss"]) == pytest.approx(float(logs["rhythm_loss"] + logs["feature_loss"]), rel=1e-5)
+    assert explained[0] < 0.3 and explained[-1] > explained[0] + 0.3
+
+
+def test_the_loss_of_features_is_the_huber_distance_in_sds_of_those_that_were_measured() -> None:
+    table = table_of(["a", "b"], np.array([[0.0, 10.0], [2.0, 30.0]]))
+    known = Features(table)
+    features = torch.tensor([[1.0, float("nan")], [2.0, 1e6]])
+    predicted = torch.tensor([[0.5, 9.0], [1.0, 3.0]], requires_grad=True)
+    loss, logs = feature_loss(predicted, features, known, weight=2.0)
+    # (0.5 - 0), (1 - 1), (3 - 5, the farthest that counts); nothing for what is missing
+    assert float(loss) == pytest.approx(2.0 * (0.5 * 0.25 + 0.0 + 1.5) / 3)
+    assert float(logs["feature_loss"]) == pytest.approx((0.125 + 1.5) / 3)
+    loss.backward()
+    assert predicted.grad is not None and predicted.grad[0, 1] == 0.0
+    nothing, _ = feature_loss(predicted[:0], features[:0], known, weight=2.0)
+    assert float(nothing) == 0.0
 
 
 def test_uniform_targets_are_told() -> None:

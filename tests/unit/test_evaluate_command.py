@@ -89,10 +89,10 @@ def test_folds_over_records_that_pretraining_saw_are_refused(
     roles = assign_roles(corpus.index, policy_of(policy))
     seen = corpus.index[(roles == Role.TRAIN)]
     hashes = np.sort(np.frombuffer(b"".join(h[:8] for h in seen["content_hash"]), "<u8"))
-    monkeypatch.setattr("beatray.commands.evaluate.trained_on", lambda weights: hashes)
+    monkeypatch.setattr("beatray.evaluate.held_out.trained_on", lambda weights: hashes)
     refuse_seen("there", corpus.index[roles == Role.TEST])
-    monkeypatch.setattr("beatray.commands.evaluate.check_recipe", lambda *_: None)
-    monkeypatch.setattr("beatray.commands.evaluate.describe_encoder", lambda _: {"recipe": {}})
+    monkeypatch.setattr("beatray.evaluate.held_out.check_recipe", lambda *_: None)
+    monkeypatch.setattr("beatray.evaluate.held_out.describe_encoder", lambda _: {"recipe": {}})
     over_all = plan(tasks=("segment",), segment=SegmentSettings(folds=2, fold_over="all"))
     with pytest.raises(CheckpointError, match=r"test recordings .*fold_over=held_out"):
         evaluate_encoder(corpus, policy, EncoderSpec("tiny", {}, "there"), over_all)  # type: ignore[arg-type]

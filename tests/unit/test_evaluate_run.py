@@ -19,7 +19,7 @@ from beatray.evaluate.jobs import plan
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.probe import chosen_probe
-from beatray.evaluate.results import Evaluation
+from beatray.evaluate.results import ARMS, Evaluation
 from beatray.evaluate.run import evaluate
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, SegmentSettings, quick
 from beatray.evaluate.split import fold_subsets
@@ -72,7 +72,10 @@ def test_every_arm_of_both_tasks_runs(found: Evaluation) -> None:
         (t, p, a) for t in ("segment", "classify") for p in ("frozen", "finetune") for a in ("pretrained", "random")
     }
     linear = {("segment", "linear", "pretrained"), ("segment", "linear", "random")}
-    assert seen == both | linear | {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")}
+    assert seen == both | linear | {("classify", "frozen", arm) for arm in ("features", "joined", "shuffled")}
+    joined = next(row for row in make_table(found).rows if row.metric == "auroc" and row.protocol == "frozen")
+    assert joined.joined is not None and joined.joined != joined.pretrained and joined.joined != joined.features
+    assert f"Both together reach {joined.joined[0]:.3f}" in " ".join(make_table(found).notes)
     assert {run.fraction for run in found.runs if run.task == "segment"} == {0.1, 1.0}
     for run in found.runs:
         values = [v for name, v in run.metrics.items() if name in ("auroc", "f1", "dice")]
@@ -124,7 +127,7 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
     assert len(found.parts["classify"].validation_ids) == len(
         [i for i in validation if rows.source[i] == "ptbxl" and superclass_targets([rows.labels[i]]).any()]
     )
-    probes = {(p, a) for p in ("frozen", "mlp", "knn") for a in ("pretrained", "random", "features", "shuffled")}
+    probes = {(p, a) for p in ("frozen", "mlp", "knn") for a in ARMS}
     assert {(run.protocol, run.arm) for run in found.runs} == probes | {
         ("finetune", "pretrained"), ("finetune", "random"),
     }  # fmt: skip
@@ -290,3 +293,12 @@ def test_unknown_names_in_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="seeds"):
         EvaluateSettings(seeds=())
     assert FitSettings().steps > 0
+
+
+def test_without_controls_the_encoder_is_evaluated_alone(rows: Rows, encoder: EncoderSpec) -> None:
+    alone = replace(quick(), controls=False, tasks=("classify",), protocols=("frozen",))
+    found = evaluate(rows, *split_of(rows), [encoder], alone)
+    assert {run.arm for run in found.runs} == {"pretrained", "joined"}
+    whole = evaluate(rows, *split_of(rows), [encoder], replace(alone, controls=True, shuffles=0))
+    of_encoder = [run.metrics for run in whole.runs if run.arm == "pretrained"]
+    assert of_encoder == [run.metrics for run in found.runs if run.arm == "pretrained"]

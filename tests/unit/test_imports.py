@@ -49,7 +49,7 @@ LOWER = {
     "track": set(),
     "doctor": {"corpus", "settings", "track", "train", "ray_session"},
     "ray_job": set(),
-    "report": {"record", "evaluate", "views", "dsp", "corpus", "models", "train"},
+    "report": {"record", "evaluate", "views", "dsp", "corpus", "models", "train", "sweep"},
     "settings": set(),
     "ray_session": set(),
 }

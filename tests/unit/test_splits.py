@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles, published_numbers
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles, hashed_fifth, published_numbers, turned
 
 TRAIN, VALIDATION, TEST = Role.TRAIN, Role.VALIDATION, Role.TEST
 
@@ -60,3 +60,30 @@ def test_copies_whose_fold_is_not_known_are_held_out_unless_asked_for() -> None:
 def test_published_numbers() -> None:
     names = pd.Series(["ptbxl/00017", "cinc/HR00017", "cinc/HR21837#1", "cinc/Q0017", "ludb/17", "wfdb/HR00017"])
     assert published_numbers(names).tolist() == [17, 17, 21837, -1, -1, -1]
+
+
+def test_ten_splits_test_every_published_fold_once_and_the_first_is_the_published_one() -> None:
+    folds = np.arange(-1, 11, dtype=np.int16)
+    assert (turned(folds, 0) == folds).all()
+    tested = [folds[turned(folds, split) == 10].tolist() for split in range(10)]
+    assert sorted(fold for found in tested for fold in found) == list(range(1, 11)) and all(map(len, tested))
+    assert all((turned(folds, split)[folds <= 0] == folds[folds <= 0]).all() for split in range(10))
+
+
+def test_another_split_deals_sources_without_folds_anew() -> None:
+    names = [f"ludb/{number}" for number in range(1, 201)]
+    dealt = np.array([[hashed_fifth(name, split) for name in names] for split in range(10)])
+    assert len({tuple(row) for row in dealt.tolist()}) == 10
+    assert (abs((dealt < 2).mean(axis=1) - 0.4) < 0.12).all()
+    index = pd.DataFrame(
+        {
+            "record_id": names,
+            "patient_id": names,
+            "source": "ludb",
+            "fold": -1,
+            "content_hash": [name.encode() for name in names],
+        }
+    )
+    for split in (0, 3):
+        roles = assign_roles(index, SplitPolicy(split=split))
+        assert ((roles == Role.TEST) == (dealt[split] < 2)).all()

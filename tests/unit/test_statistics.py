@@ -42,6 +42,17 @@ def test_attainable_p_is_the_one_of_the_exact_test() -> None:
     assert runs_needed(3) == 7 and runs_needed(1) == 6
 
 
+def test_methods_may_be_compared_with_one_of_them_alone() -> None:
+    found = compare(fully_separated(10), against="b")
+    assert [(row.first, row.second, row.verdict) for row in found.comparisons] == [
+        ("a", "b", "better"),
+        ("c", "b", "worse"),
+    ]
+    assert found.smallest_p == pytest.approx(smallest_attainable_p(10, 2))
+    with pytest.raises(ValueError, match="d is not one of a, b, c"):
+        compare(fully_separated(10), against="d")
+
+
 def test_enough_runs_tell_separated_methods_apart_and_equal_ones_not() -> None:
     assert {row.verdict for row in compare(fully_separated(10)).comparisons} == {"better"}
     random = np.random.default_rng(0)

@@ -128,7 +128,7 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
     ("words", "told"),
     [
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
-        ([], "which space.*asha, exponent, learning_rate, pos_mass, small"),
+        ([], "which space.*ablation, asha, exponent, learning_rate, pbt, pos_mass, small"),
         (["sweep=small", "train.epoch=3"], "did you mean 'train.epochs'"),
         (["sweep=small", "sweep.trails=3"], r"did you mean 'sweep\.trials'"),
         (["sweep.space.objective.exponant=[1,2]"], "trial exponant-1: .*did you mean 'objective.exponent'"),
@@ -167,9 +167,27 @@ def test_a_group_may_be_swept_with_keys_inside_it() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {"default"}))
 def test_every_ready_file_composes(name: str) -> None:
-    plan = plan_from([f"sweep={name}", "corpus=/c", "sweep.trials=2"])
+    plan = plan_from([f"sweep={name}", "corpus=/c", "sweep.trials=4"])
     assert len({trial.name for trial in plan.trials}) == len(plan.trials) > 1
     assert len({json.dumps(dict(trial.changes)) for trial in plan.trials}) == len(plan.trials)
+
+
+def test_words_of_the_evaluation_are_not_of_the_training() -> None:
+    plan = plan_from(["sweep=ablation", "corpus=/c", "evaluate.seeds=[7]", "evaluate.decoder.steps=3"])
+    assert plan.evaluation is not None and plan.evaluation.seeds == (7,) and plan.evaluation.decoder.steps == 3
+    assert plan.evaluation.segment_fractions == (0.1, 1.0)  # of the file
+    assert plan_from(["sweep=small", "corpus=/c"]).evaluation is None
+    with pytest.raises(SettingsError, match=r"needs sweep.evaluate=true"):
+        plan_from(["sweep=small", "corpus=/c", "evaluate.seeds=[7]"])
+    with pytest.raises(SettingsError, match=r"evaluate.seeds is swept"):
+        plan_from(["sweep=ablation", "corpus=/c", "sweep.space.evaluate.seeds=[[1],[2]]"])
+
+
+def test_some_rows_alone_can_be_chosen() -> None:
+    plan = plan_from(["sweep=ablation", "corpus=/c", "sweep.only=[01-hard,14-soft_2-soft_2]", "sweep.space.seed=[5]"])
+    assert [trial.name for trial in plan.trials] == ["01-hard__seed-5", "14-soft_2-soft_2__seed-5"]
+    with pytest.raises(SettingsError, match=r"sweep.only: there is no row 15"):
+        plan_from(["sweep=ablation", "corpus=/c", "sweep.only=[15]"])
 
 
 def trial(name: str, **fields: Any) -> TrialRecord:

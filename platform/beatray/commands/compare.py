@@ -15,7 +15,7 @@ from beatray.evaluate.paired import as_document, as_rows, compare_runs, runs_of
 from beatray.evaluate.statistics import ALPHA
 from beatray.settings import SettingsError
 
-CONTROLS = ("random", "features")
+CONTROLS = ("random", "features", "joined")
 
 
 def run(words: Sequence[str], *, controls: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from beatray.commands.console import say
-from beatray.commands.report import describe_objective, example_of
+from beatray.commands.report import example_of
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
 from beatray.corpus.store import Store
@@ -81,7 +81,7 @@ def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, 
             "encoder": settings["encoder"]["name"],
             "epochs": settings["train"]["epochs"],
             "batch": f"{settings['train']['batch_size']} recordings",
-            "shown in the pictures": f"{best.name}: {describe_objective(settings['objective'])}",
+            "shown in the pictures": f"{sweep_table.name_of(best)}, trial {trial.trial}",
             "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
         },
         settings=yaml.safe_dump(_shared(folder, results), sort_keys=True),
@@ -168,7 +168,7 @@ def _embeddings(folder: Store, trial: Evaluated, rows: Rows, evaluation: Evaluat
         vectors,
         {
             "class": classes,
-            "patient (with several recordings)": [owner if several[owner] > 1 else "" for owner in owners],
+            "patient": [owner if several[owner] > 1 else "" for owner in owners],
             "source": [str(source) for source in rows.source],
         },
     )

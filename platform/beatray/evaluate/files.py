@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from beatray.evaluate import classes, wave_table
-from beatray.evaluate.results import Evaluation, plain, write_results
+from beatray.evaluate.results import ARMS, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
 NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md")
@@ -47,7 +47,7 @@ def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for row in make_table(evaluation).rows:
         name = score_name(row.task, row.protocol, row.fraction, row.metric, row.condition)
-        for arm in ("pretrained", "random", "features", "shuffled"):
+        for arm in ARMS:
             cell = getattr(row, arm)
             if cell is not None and cell[0] == cell[0]:
                 found.setdefault(arm, {})[name] = float(cell[0])

@@ -1,7 +1,8 @@
 """What there is to do: one job for each task, protocol, arm, encoder and seed.
 
-An arm is what the head reads: the encoder under test, the same from random weights, measured features, or the encoder
-under test with permuted training labels. One random control serves all encoders of one architecture.
+An arm is what the head reads: the encoder under test, the same from random weights, measured features, the encoder
+under test together with measured features (joined), or the encoder under test with permuted training labels. One random
+control serves all encoders of one architecture.
 
 Contract: jobs are small and picklable; slow ones come first, so that no worker is left with a long one at the end.
 """
@@ -43,6 +44,13 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
             if (task, protocol) in (("classify", "linear"), ("segment", "mlp"), ("segment", "knn")):
                 continue
             jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
+            if task == "classify" and protocol in PROBES:
+                jobs += [
+                    Job(task, protocol, "joined", spec, seed)
+                    for arm, spec in arms
+                    if arm == "pretrained"
+                    for seed in seeds
+                ]
             if settings.controls and task == "classify" and protocol in PROBES:
                 jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
                 shuffled = [(spec, number) for _, spec in arms[:1] for number in range(settings.shuffles)]

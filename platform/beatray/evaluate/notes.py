@@ -141,13 +141,15 @@ def reading(rows: Sequence[Row]) -> str:
         f"worse in {worse} and not to be told apart in {unclear} (the 95 % interval includes zero)."
     )
     measured = [
-        (row.pretrained[0], row.features[0])
+        (row.pretrained[0], row.features[0], row.joined)
         for row in rows
         if row.metric == "auroc" and row.protocol == "frozen" and row.features and row.pretrained
     ]
-    for encoder, features in measured[-1:]:
+    for encoder, features, joined in measured[-1:]:
         sentence += (
             f" Measured features alone reach an AUROC of {features:.3f}; the frozen encoder is "
             f"{abs(encoder - features):.3f} {'above' if encoder >= features else 'below'} that."
         )
+        if joined is not None:
+            sentence += f" Both together reach {joined[0]:.3f}."
     return sentence

@@ -32,8 +32,9 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.waves import WaveCounts
 from beatray.record import WAVE_KINDS
 
-ARMS = ("pretrained", "random", "features", "shuffled")
-"""The encoder under test; the same one from random weights; measured features; permuted labels."""
+ARMS = ("pretrained", "random", "features", "joined", "shuffled")
+"""The encoder under test; the same one from random weights; measured features; the encoder's joined with them; permuted
+labels."""
 
 METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "auprc", "f1")}
 """The scores a table shows, first the main one."""

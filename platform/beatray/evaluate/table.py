@@ -22,7 +22,7 @@ import numpy as np
 from beatray.evaluate.intervals import Interval, Known, own_intervals, paired_differences, row_patients
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
-from beatray.evaluate.results import METRICS, Decisions, Evaluation, Run, TaskPart
+from beatray.evaluate.results import ARMS, METRICS, Decisions, Evaluation, Run, TaskPart
 from beatray.evaluate.settings import PROTOCOLS
 
 PROTOCOL_NAMES = {
@@ -60,6 +60,7 @@ class Row:
     condition: str = "clean"
     pretrained_interval: Interval | None = None  # of the arm by itself, over test patients and seeds
     random_interval: Interval | None = None
+    joined: Cell | None = None  # the encoder's features and the measured ones, read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +154,9 @@ def cells_of(row: Row) -> tuple[str, ...]:
 
 def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
     """Runs by arm and seed; the random control is that of the encoder's own architecture."""
-    arms: dict[str, dict[int, Run]] = {"pretrained": {}, "random": {}, "features": {}, "shuffled": {}}
+    arms: dict[str, dict[int, Run]] = {arm: {} for arm in ARMS}
     for run in runs:
-        other_encoder = run.arm == "pretrained" and run.encoder != encoder
+        other_encoder = run.arm in ("pretrained", "joined") and run.encoder != encoder
         other_control = run.arm == "random" and architecture is not None and run.architecture != architecture
         if not other_encoder and not other_control:
             arms[run.arm][run.seed] = run
@@ -194,6 +195,7 @@ def _rows(
             pretrained=_spread(arms["pretrained"], metric),
             random=_spread(arms["random"], metric),
             features=_spread(arms["features"], metric),
+            joined=_spread(arms["joined"], metric),
             shuffled=_spread(arms["shuffled"], metric),
             title=part.title or TASK_TITLES[like.task],
             pretrained_interval=own.get("pretrained", {}).get(metric),

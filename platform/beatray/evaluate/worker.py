@@ -209,6 +209,8 @@ class Worker:
             features = self._remembered(
                 job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
             )
+        if job.arm == "joined":
+            features = np.concatenate([features, data.features], axis=1)
         truth = data.truth
         if job.arm == "shuffled":  # within each part, or the true labels of validation would choose among chances
             truth = classify.shuffled_labels(truth, train, job.seed)

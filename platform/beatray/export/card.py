@@ -137,7 +137,7 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
     for task, protocol, fraction, metric in dict.fromkeys(key[:4] for key in cells):
         arms = [
             _mean(cells.get((task, protocol, fraction, metric, arm), []))
-            for arm in ("pretrained", "random", "features")
+            for arm in ("pretrained", "random", "features", "joined")
         ]
         what = (TASK_TITLES[task], PROTOCOL_NAMES[task, protocol], f"{fraction:.0%}", METRIC_NAMES[metric], *arms)
         lines.append("| " + " | ".join(what) + " |")

@@ -9,7 +9,8 @@ not public: what its figures leave open is a setting here.
 Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same, where hard means `hard_beat`: same_record
 (all beats of a record in both views are positive, needs R-peaks only) or clusters (same beat class), or with
 `beat_labels` aami the classes of a trained classifier. `beat_similarity` inherit_record gives beats the similarity of
-their records instead of their own features. See targets.py, contrast.py.
+their records instead of their own features. See targets.py, contrast.py. Ours, not the paper's: `feature_weight` adds
+the reading of measured features from the embedding, see feature_regression.py.
 
 Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
 on any number of ranks, with any number of records and beats on each, zero included, and gives the loss to
@@ -27,6 +28,7 @@ from beatray.objectives import targets
 from beatray.objectives.beat_labels import BeatLabels
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import unit_rows
+from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.gather import gather_counts, gather_rows, rank
 from beatray.objectives.pairs import Pairs, encode_views, keep_valid, lay_out, valid_in_crop
 from beatray.objectives.similarity import Similarity
@@ -56,6 +58,8 @@ class BeatSsl(nn.Module):
             )
         if settings.needs_record_features:
             self.record_features = targets.Features(_table(statistics, "record"))
+        if settings.feature_weight > 0:
+            self.feature_head = nn.Linear(encoder.embed_dim, len(_table(statistics, "record").names))
         if settings.needs_beat_features:
             self.beat_features = targets.Features(_table(statistics, "beat"))
         self.beat_labels: BeatLabels | None = None  # no module of this one: it is not trained, saved or wrapped
@@ -73,7 +77,7 @@ class BeatSsl(nn.Module):
     def views(self, batch: dict[str, Tensor], seed: int, epoch: int) -> dict[str, Tensor]:
         """From a batch with `columns` to two views (B, 12, L), boxes of chosen beats (B, K, 2) and what is compared."""
         s = self.settings
-        out = make_two_views(batch, s.views, seed, epoch)
+        out = make_two_views(batch, s.views, seed, epoch, with_plain=s.feature_weight > 0)
         out["n_valid"] = valid_in_crop(batch, out["crop_start"], out["view_1"].shape[-1])
         if s.beat != "none":
             out["boxes"], index = select_beats(
@@ -109,7 +113,7 @@ class BeatSsl(nn.Module):
         counts = gather_counts([len(views["view_1"]), beats], fmap.device)
         pairs = lay_out([records for records, _ in counts], fmap.device)
         features = None
-        if self.settings.needs_record_features:
+        if self.settings.compares_records:
             features = gather_rows(self.record_features.impute(views["record_features"]), pairs.sizes)
         terms = []
         if self.settings.rhythm != "none":
@@ -117,6 +121,10 @@ class BeatSsl(nn.Module):
         if there is not None:
             terms.append(self._beat_term(fmap, views, there, [n for _, n in counts], pairs, features))
         loss, logs = combine_terms(terms)
+        if self.settings.feature_weight > 0:
+            of_features, more = self._feature_term(views)
+            loss, logs = loss + of_features, {**logs, **more}
+            logs["loss"] = logs["loss"] + self.settings.feature_weight * more["feature_loss"]
         if there is not None:
             logs["beats"] = logs["beat_rows"] / 2
         return loss, logs
@@ -148,6 +156,11 @@ class BeatSsl(nn.Module):
             self.loss_settings,
             similarity,
         )
+
+    def _feature_term(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        fmap = self.encoder.forward_features(views["plain"])
+        predicted = self.feature_head(self.encoder.pool(fmap, views.get("n_valid")))
+        return feature_loss(predicted, views["record_features"], self.record_features, self.settings.feature_weight)
 
     def _beat_term(
         self,

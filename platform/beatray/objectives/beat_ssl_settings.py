@@ -28,8 +28,10 @@ class BeatSslSettings:
 
     exponent sharpens soft_1; alpha and tau_instance shape soft_2; z_power sharpens soft_z; pos_mass is the part of
     every soft target row that own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs
-    to form=bce. beat_labels=aami takes beats of one AAMI class as positives, in place of hard_beat, by the classifier
-    in the folder beat_classifier; its digest is filled in when a run starts, so that a run names what it used.
+    to form=bce. feature_weight above 0 adds the reading of the measured features from the embedding of the plain
+    recording (feature_regression.py). beat_labels=aami takes beats of one AAMI class as positives, in place of
+    hard_beat, by the classifier in the folder beat_classifier; its digest is filled in when a run starts, so that a run
+    names what it used.
     """
 
     rhythm: str = "soft_1"
@@ -49,6 +51,7 @@ class BeatSslSettings:
     bce_bias: float = 0.0
     rhythm_weight: float = 1.0
     beat_weight: float = 1.0
+    feature_weight: float = 0.0
     max_beats_per_record: int = 4
     box_before_s: float = 0.35
     box_after_s: float = 0.55
@@ -73,13 +76,20 @@ class BeatSslSettings:
             raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {self.pos_mass}")
         if self.pos_mass == 0.0 and self.form == "bce":
             raise ValueError("pos_mass=0 with form=bce would push the two views of a record apart; choose rownorm")
+        if self.feature_weight < 0:
+            raise ValueError(f"feature_weight must not be negative, not {self.feature_weight}")
         for name in ("temperature", "exponent", "z_power", "box_after_s", "max_beats_per_record", "roi_bins"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     @property
     def needs_record_features(self) -> bool:
-        """Whether some target compares records by their features."""
+        """Whether some target is made of the features of records."""
+        return self.compares_records or self.feature_weight > 0
+
+    @property
+    def compares_records(self) -> bool:
+        """Whether some soft target compares records by their features."""
         return self.rhythm in SOFT or (self.soft_beat and self.beat_similarity == "inherit_record")
 
     @property

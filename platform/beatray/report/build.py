@@ -241,13 +241,13 @@ def _example_section(example: Example) -> Section:
     )
 
 
-def vcg_section(example: Example) -> Section | None:
+def vcg_section(example: Example, title: str = "Its heart vector, and what augmentation does to it") -> Section | None:
     """The loops of the recording's heart vector and of its views; None without a vector."""
     if example.vcg is None:
         return None
     names = ", ".join(name for name, _ in example.views) or "no views"
     return Section(
-        title="Its heart vector, and what augmentation does to it",
+        title=title,
         pictures=[
             Picture(
                 to_svg(loops.vcg_loops(example.vcg, example.views)),

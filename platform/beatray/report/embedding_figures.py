@@ -33,7 +33,7 @@ def projections(embeddings_nd: NDArray[np.float32], seed: int = 0) -> dict[str, 
     scaled = StandardScaler().fit_transform(np.asarray(embeddings_nd, np.float64))
     pca = PCA(n_components=2, random_state=seed).fit(scaled)
     share = pca.explained_variance_ratio_
-    found = {f"PCA ({share[0]:.0%} and {share[1]:.0%} of the variance)": pca.transform(scaled)}
+    found = {f"PCA, {share.sum():.0%} of the variance": pca.transform(scaled)}
     if len(scaled) >= 10:
         near = min(PERPLEXITY, (len(scaled) - 1) / 3)
         found["t-SNE"] = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(scaled)
@@ -48,7 +48,8 @@ def embedding_map(places: Mapping[str, NDArray[np.float64]], groups: Mapping[str
         for line, (name, points) in zip(panels, places.items(), strict=True):
             for axes, (by, labels) in zip(line, groups.items(), strict=True):
                 _cloud(axes, points, labels)
-                axes.set_title(f"{name}, by {by}")
+                axes.set_title(f"by {by}")
+            line[0].set_ylabel(name)
     return figure
 
 

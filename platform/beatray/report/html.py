@@ -22,11 +22,15 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure as PNG or SVG bytes; `alt` says what it shows to those who cannot see it, `caption` how to read it."""
+    """A figure as PNG or SVG bytes; `alt` says what it shows to those who cannot see it, `caption` how to read it.
+
+    `share` is how much of the page's width it takes: text in all figures should come out about as large.
+    """
 
     image: bytes
     alt: str
     caption: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ def _picture(picture: Picture) -> str:
     kind = "image/png" if picture.image.startswith(PNG_MAGIC) else "image/svg+xml"
     data = base64.b64encode(picture.image).decode("ascii")
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f'<figure><img src="data:{kind};base64,{data}" alt="{escape(picture.alt)}">{caption}</figure>'
+    width = f' style="width: {100 * picture.share:.0f}%"' if picture.share < 1 else ""
+    return f'<figure><img{width} src="data:{kind};base64,{data}" alt="{escape(picture.alt)}">{caption}</figure>'
 
 
 def _paragraphs(texts: Sequence[str], style: str = "") -> str:

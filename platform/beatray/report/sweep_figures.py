@@ -18,6 +18,7 @@ from beatray.report.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, STYLE, ne
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8c6d31", GREY)
 MARKERS = "osD^vP*X"
+PANELS_PER_ROW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,12 @@ def boxes(
     """
     rows = max((len(methods) for methods in panels.values()), default=1)
     with rc_context(STYLE):
-        figure = new_figure(4.4 * max(1, len(panels)), 1.3 + 0.27 * rows)
-        found = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)[0]
+        across = min(PANELS_PER_ROW, max(1, len(panels)))
+        down = -(-len(panels) // across)
+        figure = new_figure(4.2 * across + 1.5, down * (0.9 + 0.26 * rows) + 0.4)
+        found = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+        for axes in found[len(panels) :]:
+            axes.set_axis_off()
         for axes, (title, methods) in zip(found, panels.items(), strict=False):
             for place, values in enumerate(methods.values()):
                 _scatter(axes, values[np.isfinite(values)], place)

@@ -23,7 +23,7 @@ from beatray.report import class_figures, ecg, embedding_figures, sweep_figures
 from beatray.report.build import Example, segmentation_section, vcg_section
 from beatray.report.canvas import to_png, to_svg
 from beatray.report.html import Picture, Section, write_report
-from beatray.report.sweep_table import Line, SweepTable, Verdict, as_html, shown, verdicts
+from beatray.report.sweep_table import Line, SweepTable, Verdict, as_html, name_of, shown, verdicts
 from beatray.sweep.paper import BASELINE
 from beatray.sweep.results import Method, SweepResults, mean_scores
 
@@ -70,7 +70,7 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
         _classes_section(material.best),
         segmentation_section(material.overlays, material.min_leads),
         _embedding_section(material),
-        vcg_section(material.example) if material.example is not None else None,
+        _vcg_section(material),
         _run_section(material),
     ]
     lead = [
@@ -167,6 +167,7 @@ def _exponent_section(material: SweepMaterial) -> Section | None:
                 to_svg(sweep_figures.curves(panels, "exponent of soft_1", "the paper's figures" if with_paper else "")),
                 alt="Scores over the exponent of the soft target: " + ", ".join(panels),
                 caption="Means over trials, bars one SD, dots single trials. Rhythm / beat targets.",
+                share=len(panels) / 3,
             )
         ],
     )
@@ -208,6 +209,7 @@ def _labels_section(material: SweepMaterial) -> Section | None:
                 alt="Scores over the share of training labels: " + ", ".join(panels),
                 caption="Frozen encoders; subsets of the labels are nested and the same for all. Means over trials, "
                 "bars one SD. Controls: the mean over their seeds.",
+                share=len(panels) / 3,
             )
         ],
     )
@@ -285,7 +287,7 @@ def _classes_section(best: Method) -> Section | None:
         ]
 
     scores = {}
-    arms = (("pretrained", best.name, trial.results), ("random", "random weights", trial.controls))
+    arms = (("pretrained", name_of(best), trial.results), ("random", "random weights", trial.controls))
     for arm, label, results in (*arms, ("features", "measured features", trial.controls)):
         found = of(results, arm)
         if found:
@@ -302,13 +304,15 @@ def _classes_section(best: Method) -> Section | None:
             Picture(
                 to_svg(class_figures.class_bars(classes, scores, counts, "AUROC of each class")),
                 alt="AUROC of each class for " + ", ".join(scores),
-                caption=f"{best.name}, trial {trial.trial}; whiskers are one SD over the seeds of the evaluation.",
+                caption=f"The encoder of trial {trial.trial}; whiskers are one SD over the seeds of the evaluation.",
+                share=0.7,
             ),
             Picture(
                 to_png(class_figures.confusion(classes, truth, decided, "Predicted together")),
                 alt="Share of the recordings of each class for which each class was predicted",
                 caption="First seed, thresholds chosen without the test recordings. A recording may have several "
                 "classes, so a row need not sum to 1.",
+                share=0.45,
             ),
         ],
     )
@@ -324,10 +328,18 @@ def _embedding_section(material: SweepMaterial) -> Section | None:
             Picture(
                 to_png(embedding_figures.embedding_map(places, material.embeddings.groups)),
                 alt="Embeddings in two dimensions, coloured by " + ", ".join(material.embeddings.groups),
-                caption=f"{material.best.name}: {len(material.embeddings.vectors)} recordings held out. In "
+                caption=f"{name_of(material.best)}: {len(material.embeddings.vectors)} recordings held out. In "
                 "t-SNE only nearness means something, not distance or size.",
             )
         ],
+    )
+
+
+def _vcg_section(material: SweepMaterial) -> Section | None:
+    if material.example is None:
+        return None
+    return vcg_section(
+        material.example, f"A heart vector ({material.example.record_id}), and what augmentation does to it"
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.files import score_name
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
-from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, SEGMENT_F1, PaperRow, described, paper_row
+from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, PAPER_SCORES, SEGMENT_F1, PaperRow, described, paper_row
 from beatray.sweep.results import Method, SweepResults
 
 SAME, OPPOSITE, MIXED = "same", "opposite", "mixed"
@@ -34,6 +34,7 @@ class Column:
     title: str
     score: str
     paper: str | None = None
+    arm: str = "pretrained"  # or joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ def make_table(results: SweepResults) -> SweepTable:
     controls = []
     for arm, name in CONTROL_NAMES.items():
         method = results.methods[0]
-        scores = {column.title: method.control_scores(column.score, arm) for column in columns}
+        alone = [column for column in columns if column.arm == "pretrained"]
+        scores = {column.title: method.control_scores(column.score, arm) for column in alone}
+        scores |= {column.title: np.array([np.nan]) for column in columns if column not in alone}
         if any(np.isfinite(values).any() for values in scores.values()):
             controls.append(Line(name, scores))
     return SweepTable(columns, lines, tuple(controls))
@@ -189,36 +192,52 @@ def long_csv(results: SweepResults) -> str:
 
 
 def _columns(results: SweepResults) -> tuple[Column, ...]:
-    """The main scores at all labels, then at fewer; the scores that the paper has come first."""
+    """The main scores at all labels, those of the paper first; then the same with the measured features joined, other
+    protocols, and fewer labels."""
     runs = [run for m in results.methods for t in m.trials for run in t.results["runs"] if run["condition"] == "clean"]
-    found: dict[str, Column] = {}
-    largest = {task: max(run["fraction"] for run in runs if run["task"] == task) for task in {r["task"] for r in runs}}
-    wanted = (("classify", "auroc", AUROC), ("classify", "f1", F1), ("segment", "f1", SEGMENT_F1))
-    protocols = list(dict.fromkeys(run["protocol"] for run in runs))
-    for protocol in ("frozen", *(each for each in protocols if each != "frozen")):
-        fractions = sorted({(r["task"], r["fraction"]) for r in runs if r["protocol"] == protocol}, reverse=True)
-        for full in (True, False):
-            for task, metric, paper in wanted:
-                for _, fraction in (pair for pair in fractions if pair[0] == task):
-                    if (fraction == largest[task]) != full or (not full and metric == "f1" and task == "classify"):
-                        continue
-                    first = protocol == "frozen" and full
-                    title = (
-                        f"{'PTB-XL' if task == 'classify' else 'LUDB'} {METRIC_NAMES[metric].removeprefix('macro ')}"
-                    )
-                    title += "" if protocol == "frozen" else f", {PROTOCOL_NAMES[task, protocol]}"
-                    title += "" if full else f" at {fraction:.0%}"
-                    name = score_name(task, protocol, fraction, metric)
-                    found[name] = Column(title, name, paper if first else None)
+    kinds = dict.fromkeys((run["protocol"], run["task"], run["fraction"]) for run in runs)
+    largest = {task: max(fraction for _, other, fraction in kinds if other == task) for _, task, _ in kinds}
+    paper, joined, others, fewer = [], [], [], []
+    for protocol, task, fraction in kinds:
+        name = "PTB-XL" if task == "classify" else "LUDB"
+        how = "" if protocol == "frozen" else f", {PROTOCOL_NAMES[task, protocol]}"
+        for metric, of_paper in (("auroc", AUROC), ("f1", F1)) if task == "classify" else (("f1", SEGMENT_F1),):
+            title = f"{name} {METRIC_NAMES[metric].removeprefix('macro ')}"
+            score = score_name(task, protocol, fraction, metric)
+            if fraction != largest[task]:
+                if of_paper != F1:
+                    fewer.append(Column(f"{title}{how} at {fraction:.0%}", score))
+            elif protocol == "frozen":
+                paper.append(Column(title, score, of_paper))
+                joined += [Column(f"{title} with features", score, arm="joined")] if metric == "auroc" else []
+            else:
+                others.append(Column(f"{title}{how}", score))
+    paper.sort(key=lambda column: PAPER_SCORES.index(str(column.paper)))
+    fewer.sort(key=lambda column: column.title)
     return tuple(
-        column for column in found.values() if all(np.isfinite(m.scores(column.score)).any() for m in results.methods)
+        column
+        for column in (*paper, *joined, *others, *fewer)
+        if all(np.isfinite(method.scores(column.score, column.arm)).any() for method in results.methods)
     )
 
 
 def _line(method: Method, columns: Sequence[Column]) -> Line:
     paper = paper_row(method.changes)
-    name = method.name if paper is None else described(paper.rhythm, paper.beat, paper.exponent)
-    return Line(name, {column.title: method.scores(column.score) for column in columns}, paper)
+    return Line(name_of(method), {column.title: method.scores(column.score, column.arm) for column in columns}, paper)
+
+
+def name_of(method: Method) -> str:
+    """Rhythm / beat targets and what else makes the method; the trial's own name where it is about other things."""
+    changes = dict(method.changes)
+    if not {"objective.rhythm", "objective.beat"} <= changes.keys():
+        return method.name
+    targets = (changes.pop("objective.rhythm"), changes.pop("objective.beat"), changes.pop("objective.exponent", 1))
+    others = [
+        value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
+        for key, value in changes.items()
+        if value is not None
+    ]
+    return ", ".join([described(*targets), *others])
 
 
 def _marked(line: Line, first: Line, columns: Sequence[Column]) -> Line:

@@ -18,6 +18,7 @@ from threading import Event
 from typing import Any
 
 import ray
+import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from beatray.corpus.reader import open_corpus
@@ -27,7 +28,7 @@ from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.results import plain
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.settings import CorpusSettings, as_dict
+from beatray.settings import CorpusSettings, SettingsError, as_dict
 from beatray.train.checkpoint import ENCODER_FOLDER
 from beatray.train.errors import CheckpointError
 from beatray.train.hashed_folder import FILES, read_folder, write_folder
@@ -67,7 +68,10 @@ def control_of(job: Job, settings: EvaluateSettings) -> str:
 
 
 def evaluate_controls(folder: Store, jobs: Mapping[str, Job], settings: EvaluateSettings, stop: Event) -> bool:
-    """Evaluate the controls of all jobs that are not there yet; False if `stop` was set before the end."""
+    """Evaluate the controls of all jobs that are not there yet; False if `stop` was set before the end.
+
+    SettingsError if the corpus or the settings allow no evaluation.
+    """
     place, waiting = folder.child(CONTROLS), []
     cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
     for name, job in {control_of(job, settings): job for job in jobs.values()}.items():
@@ -79,7 +83,10 @@ def evaluate_controls(folder: Store, jobs: Mapping[str, Job], settings: Evaluate
             waiting.append(task.remote((place.location, name), job.settings.corpus, spec, settings, about))
     while waiting and not stop.is_set():
         ended, waiting = ray.wait(waiting, timeout=1.0)
-        ray.get(ended)  # an evaluation that cannot work raises before anything is trained
+        try:
+            ray.get(ended)
+        except ray.exceptions.RayTaskError as error:  # before anything is trained
+            raise SettingsError(f"the encoders could not be evaluated: {error.cause}") from error
     for task in waiting:
         ray.cancel(task, force=True)
     return not waiting
@@ -104,7 +111,13 @@ def _evaluate(
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
     write_folder(Store(place[0]), place[1], files)
-    return dict(scores.get("pretrained", {}))
+    return _figures(scores)
+
+
+def _figures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What becomes of the scores among a trial's figures: its own, and those with the measured features joined."""
+    joined = {f"{name}.joined": float(value) for name, value in scores.get("joined", {}).items()}
+    return {**{name: float(value) for name, value in scores.get("pretrained", {}).items()}, **joined}
 
 
 def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float] | None:
@@ -114,7 +127,7 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
         return None
     if found.get("made_of") != made_of:
         return None
-    return {str(key): float(value) for key, value in found["scores"].get("pretrained", {}).items()}
+    return _figures(found["scores"])
 
 
 def _made_of(job: Job, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:

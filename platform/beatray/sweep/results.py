@@ -9,7 +9,7 @@ Contract: a trial that is not finished, or was not evaluated, is left out and na
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,9 @@ class Method:
     changes: Mapping[str, Any]
     trials: tuple[Evaluated, ...]
 
-    def scores(self, name: str) -> NDArray[np.float64]:
-        """The score of each trial, in their order; NaN where it is not known."""
-        return np.array([mean_scores(each.results, "pretrained").get(name, np.nan) for each in self.trials])
+    def scores(self, name: str, arm: str = "pretrained") -> NDArray[np.float64]:
+        """The score of each trial, in their order; NaN where it is not known. `arm` may be joined."""
+        return np.array([mean_scores(each.results, arm).get(name, np.nan) for each in self.trials])
 
     def control_scores(self, name: str, arm: str) -> NDArray[np.float64]:
         """The same score of the control (random, features) beside each trial."""
@@ -127,8 +127,3 @@ def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]
     parts = trial.name.split("__")
     repeats = [part for part in parts if marks and part.startswith(marks)]
     return "__".join(part for part in parts if part not in repeats) or "all", "__".join(repeats) or "-"
-
-
-def common_names(methods: Sequence[Method], names: Sequence[str]) -> list[str]:
-    """The scores that every method has for every trial."""
-    return [name for name in names if all(np.isfinite(method.scores(name)).all() for method in methods)]

@@ -49,6 +49,7 @@ class SweepSettings:
     fixed: dict[str, Any] = field(default_factory=dict)  # settings of all trials; words on the command line win
     space: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] | None = None
+    only: tuple[str, ...] | None = None  # of the rows
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -110,6 +111,9 @@ class SweepSettings:
             twice = sorted({*self.space} & {*row})
             if twice:
                 raise SettingsError(f"{', '.join(twice)}: in sweep.space and in sweep.rows.{name}; take it out of one")
+        unknown = [name for name in self.only or () if name not in (self.rows or {})]
+        if unknown:
+            raise SettingsError(f"sweep.only: there is no row {unknown[0]}; rows are {', '.join(self.rows or {})}")
         if self.rows and self.search != "grid":
             raise SettingsError(f"sweep.rows are for search=grid; search={self.search} draws from sweep.space alone")
 

@@ -48,7 +48,10 @@ def varied(settings: SweepSettings) -> tuple[str, ...]:
 
 
 def _grid(settings: SweepSettings) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    for row, changes in (settings.rows or {"": {}}).items():
+    rows = settings.rows or {"": {}}
+    for row, changes in rows.items():
+        if settings.only is not None and row not in settings.only:
+            continue
         for values in itertools.product(*settings.space.values()):
             yield str(row), dict(changes), dict(zip(settings.space, values, strict=True))
 

@@ -107,12 +107,19 @@ def crop_window(batch: dict[str, Tensor], crop_seconds: float | None, seed: int,
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces), starts.to(signal_uv.device)
 
 
-def make_two_views(batch: dict[str, Tensor], settings: ViewSettings, seed: int, epoch: int) -> dict[str, Tensor]:
-    """3KG views: view_1, view_2 (B, 12, L) and crop_start (B,). Needs r_peaks (B, P) with `settings.keep_beats`."""
+def make_two_views(
+    batch: dict[str, Tensor], settings: ViewSettings, seed: int, epoch: int, *, with_plain: bool = False
+) -> dict[str, Tensor]:
+    """3KG views: view_1, view_2 (B, 12, L) and crop_start (B,); `with_plain` the crop itself, too, as `plain`.
+
+    Needs r_peaks (B, P) with `settings.keep_beats`.
+    """
     x_mv, crop_start = crop_window(batch, settings.crop_seconds, seed, epoch)
     keys = host_keys(batch)
     peaks = _peaks_in_crop(batch, crop_start, x_mv.shape[-1]) if settings.keep_beats else None
     out = {"crop_start": crop_start}
+    if with_plain:
+        out["plain"] = x_mv.clone()  # masks may be drawn in place
     for view in VIEWS:
         x_view = three_kg(
             x_mv,

@@ -1,0 +1,40 @@
+"""Measured features as targets: a linear head reads them from the embedding of the plain, not augmented recording.
+
+Contrast makes an encoder blind to what its views change, such as the electrical axis and the amplitudes that 3KG turns
+and scales; these are what hypertrophy and bundle branch blocks are told by. Reading the intervals, axes and amplitudes
+of a recording from its embedding keeps them there, in a form that a linear probe can use. No label is needed: the
+features come from the delineation of the corpus.
+
+Contract: the loss is the smooth L1 (Huber) distance in SDs of the corpus, over the features that were measured, as the
+mean over the global batch; values further than `FARTHEST_SD` count as that far.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from beatray.objectives.gather import sum_over_ranks, world_size
+from beatray.objectives.targets import Features
+
+FARTHEST_SD = 5.0
+
+
+def feature_loss(
+    predicted: Tensor, features: Tensor, known: Features, weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """predicted (n, F) in SDs, features (n, F) raw with NaN where missing -> loss to backpropagate on this rank, logs.
+
+    Data parallel training averages gradients over ranks, hence the factor of their number. Logs are over the global
+    batch: `feature_loss`, and `feature_explained`, the part of the variance that is read right (1: all).
+    """
+    there = torch.isfinite(features)
+    wanted = known.standardise(known.impute(features)).clamp(-FARTHEST_SD, FARTHEST_SD)
+    predicted = predicted.to(wanted.dtype)  # out of autocast
+    error = (predicted - wanted)[there]
+    total = nn.functional.smooth_l1_loss(predicted[there], wanted[there], reduction="sum")
+    sums = torch.stack([there.sum(), total.detach(), error.detach().square().sum(), wanted[there].square().sum()])
+    count, summed, squared, spread = sum_over_ranks(sums.double())
+    loss = total * (weight * world_size() / count.clamp_min(1.0)).to(total.dtype)
+    explained = 1.0 - squared / spread.clamp_min(1e-12)
+    return loss, {"feature_loss": (summed / count.clamp_min(1.0)).float(), "feature_explained": explained.float()}

@@ -1,0 +1,120 @@
+"""The table of the ablation: the paper's rows, how directions are marked, and the forms it is written in."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beatray.report import sweep_table
+from beatray.report.sweep_page import compared
+from beatray.sweep.paper import AUROC, CLAIMS, F1, PAPER, SEGMENT_F1, paper_row
+from beatray.sweep.plan import config_of
+from beatray.sweep.results import Evaluated, Method, SweepResults, mean_scores
+
+BY_NUMBER = {row.number: row for row in PAPER}
+
+
+def run_of(task: str, arm: str, metrics: dict[str, float], fraction: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    about = {"task": task, "protocol": "frozen", "arm": arm, "fraction": fraction, "seed": seed, "condition": "clean"}
+    return {**about, "metrics": metrics}
+
+
+def method_of(number: int, auroc: list[float], f1: list[float], segment: list[float]) -> Method:
+    """A row of the paper with these scores of its trials."""
+    row = BY_NUMBER[number]
+    changes = {"objective.rhythm": row.rhythm, "objective.beat": row.beat, "objective.exponent": row.exponent}
+    controls = {
+        "runs": [
+            run_of("classify", "random", {"auroc": 0.6, "f1": 0.4}),
+            run_of("classify", "features", {"auroc": 0.9, "f1": 0.7}),
+            run_of("segment", "random", {"f1": 0.5, "dice": 0.5}),
+        ]
+    }
+    trials = tuple(
+        Evaluated(
+            f"row-{number}__seed-{n}",
+            f"seed-{n}",
+            {
+                "runs": [
+                    run_of("classify", "pretrained", {"auroc": a, "f1": b}),
+                    run_of("segment", "pretrained", {"f1": c, "dice": c}),
+                    run_of("segment", "pretrained", {"f1": c - 0.1, "dice": c}, fraction=0.1),
+                ]
+            },
+            controls,
+        )
+        for n, (a, b, c) in enumerate(zip(auroc, f1, segment, strict=True))
+    )
+    return Method(f"row-{number}", {**changes, "objective.pos_mass": None}, trials)
+
+
+@pytest.fixture(scope="module")
+def results() -> SweepResults:
+    base = method_of(1, [0.80, 0.81, 0.82], [0.5, 0.5, 0.5], [0.80, 0.81, 0.82])
+    nine = method_of(9, [0.84, 0.80, 0.86], [0.6, 0.6, 0.6], [0.70, 0.71, 0.72])
+    return SweepResults((base, nine), ("row-2__seed-0",))
+
+
+def test_the_config_holds_the_rows_of_the_paper_in_order() -> None:
+    rows = config_of(["sweep=ablation"])["sweep"]["rows"]
+    found = [paper_row(changes) for changes in rows.values()]
+    assert [row.number for row in found if row is not None] == list(range(1, 15))
+    assert found[14:] == [None] * (len(found) - 14) and len(found) > 14
+
+
+def test_every_claim_is_what_the_papers_figures_say() -> None:
+    for claim in CLAIMS:
+        assert BY_NUMBER[claim.higher].scores[claim.score] > BY_NUMBER[claim.lower].scores[claim.score], claim
+    best = {score: max(PAPER, key=lambda row: row.scores[score]).number for score in (AUROC, F1, SEGMENT_F1)}
+    assert set(best.values()) == {9}
+
+
+def test_directions_need_every_trial(results: SweepResults) -> None:
+    table = sweep_table.make_table(results)
+    assert [column.title for column in table.columns] == ["PTB-XL AUROC", "PTB-XL F1", "LUDB F1", "LUDB F1 at 10%"]
+    base, nine = table.lines
+    assert base.marks is None
+    assert nine.marks == {"PTB-XL AUROC": "mixed", "PTB-XL F1": "same", "LUDB F1": "opposite"}
+    claims = {(claim.rows, claim.score): claim.mark for claim in sweep_table.verdicts(table)}
+    assert claims == {
+        ((9, 1), "PTB-XL AUROC"): "mixed",
+        ((9, 1), "PTB-XL F1"): "same",
+        ((9, 1), "LUDB F1"): "opposite",
+    }
+
+
+def test_three_trials_are_never_called_significant(results: SweepResults) -> None:
+    comparisons = compared(sweep_table.make_table(results))
+    assert comparisons and all(each.statistics.refusal for each in comparisons)
+    assert {pair.second for each in comparisons for pair in each.statistics.comparisons} == {"hard / -"}
+
+
+def test_controls_stand_below_the_methods(results: SweepResults) -> None:
+    table = sweep_table.make_table(results)
+    assert [line.name for line in table.controls] == ["random weights", "measured features"]
+    assert table.controls[0].scores["LUDB F1"].tolist() == [0.5] * 3
+    assert np.isnan(table.controls[1].scores["LUDB F1"]).all()
+
+
+def test_all_forms_hold_the_same_figures(results: SweepResults) -> None:
+    table = sweep_table.make_table(results)
+    rows = list(csv.DictReader(io.StringIO(sweep_table.as_csv(table))))
+    assert [row["method"] for row in rows] == ["hard / -", "soft_1^50 / hard", "random weights", "measured features"]
+    assert rows[1]["PTB-XL AUROC mean"] == "0.8333" and rows[1]["PTB-XL AUROC paper"] == "0.843"
+    for text in (sweep_table.as_markdown(table), sweep_table.as_text(table), sweep_table.as_html(table)):
+        assert "0.833 ± 0.031" in text and "soft_1^50 / hard" in text and "opposite" in text
+    latex = sweep_table.as_latex(table)
+    assert r"0.833 $\pm$ 0.031" in latex and r"soft\_1\textasciicircum{}50 / hard" in latex
+    assert latex.count(r"\\") == 1 + 2 + 2 and r"\midrule" in latex
+    long = list(csv.DictReader(io.StringIO(sweep_table.long_csv(results))))
+    assert len(long) == 2 * 3 * 6 and {row["repeat"] for row in long} == {"seed-0", "seed-1", "seed-2"}
+
+
+def test_a_score_is_the_mean_over_the_seeds_of_the_evaluation() -> None:
+    runs = [run_of("segment", "pretrained", {"f1": value, "dice": 0.0}, seed=n) for n, value in enumerate((0.2, 0.4))]
+    assert mean_scores({"runs": runs}, "pretrained")["segment.frozen.100pct.f1"] == pytest.approx(0.3)
+    assert mean_scores({"runs": runs}, "random") == {}
