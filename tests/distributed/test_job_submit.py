@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Head:
         )
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout
+
+    def submit_all(self, *jobs: tuple[str, ...]) -> None:
+        """Several jobs side by side."""
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            for done in [pool.submit(self.submit, *job) for job in jobs]:
+                done.result()
 
     def submit(self, job: str, *words: str, options: tuple[str, ...] = ()) -> str:
         """`ray job submit` of jobs/<job>.py."""
@@ -129,15 +136,18 @@ def test_every_stage_as_a_job(head: Head) -> None:
     about = head.about("train-1")
     assert about["status"] == "SUCCEEDED"
     assert about["metadata"]["mlflow_run_id"] and about["metadata"]["mlflow_run_id"] in json.dumps(memory)
-    head.submit("sweep", *places, "run=space", "sweep=small", *SMALL, "sweep.fixed={train.epochs: 1}")
-    assert len(list((runs / "space").glob("*/encoder/encoder.json"))) == 2
-    encoder = f"encoder={runs / 'job'}"
-    head.submit(
+    encoder, small = f"encoder={runs / 'job'}", (*SMALL, "train.workers=1")
+    evaluation = (
         "evaluate", encoder, f"corpus={corpus}", f"out={head.folder / 'proof'}", "task=segment", "evaluate.seeds=[0]",
         "evaluate.protocols=[linear]", "evaluate.decoder.steps=5", "tracking.uri=null", "evaluate.workers=1",
     )  # fmt: skip
+    head.submit_all(
+        ("sweep", *places, "run=space", "sweep=small", *small, "sweep.fixed={train.epochs: 1}"),
+        evaluation,
+        ("embed", encoder, f"corpus={corpus}", f"out={head.folder / 'embeddings'}", "level=both"),
+    )
+    assert len(list((runs / "space").glob("*/encoder/encoder.json"))) == 2
     assert (head.folder / "proof" / "results.json").is_file()
-    head.submit("embed", encoder, f"corpus={corpus}", f"out={head.folder / 'embeddings'}", "level=both")
     assert list((head.folder / "embeddings").rglob("*.parquet"))
 
 

@@ -86,7 +86,11 @@ def plan_from(words: Iterable[str]) -> Plan:
     base_words = [word for word in plain_words if not _is_of(word, "evaluate")]
     _refuse_swept_words(base_words, varied(sweep))
     said = {_key(word) for word in plain_words}
-    fixed = {key: value for key, value in sweep.fixed.items() if PATH_WORDS.get(key, key) not in said}
+    fixed = {
+        key: value
+        for key, value in sweep.fixed.items()
+        if PATH_WORDS.get(key, key) not in said and not ("evaluate" in said and _is_of(key, "evaluate"))
+    }
     sweep = replace(sweep, fixed=fixed)
     shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
     of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
