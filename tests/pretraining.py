@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 import beatray
-from beatray.settings import PretrainSettings, build, compose
+from beatray.composition import build, compose
+from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.train.job import Job
 from beatray.train.launch import RunResult, pretrain

@@ -315,7 +315,8 @@ def _dispatch(words: argparse.Namespace) -> int:
 def _print_config(words: argparse.Namespace) -> int:
     import yaml
 
-    from beatray.settings import PretrainSettings, build, compose
+    from beatray.composition import build, compose
+    from beatray.settings import PretrainSettings
 
     extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []
     if getattr(words, "salt_file", None) is not None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beatray.settings import PretrainSettings, build, compose
+from beatray.composition import build, compose
+from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.train.loop import train
 from beatray.train.prepare import prepare_job

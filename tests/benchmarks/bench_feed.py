@@ -26,9 +26,10 @@ from large_corpus import write_large_corpus
 from processes import cpu_seconds
 from ray.data.collate_fn import ArrowBatchCollateFn
 
+from beatray.composition import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings, build, compose
+from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.job import Job
 from beatray.train.order import steps_per_epoch

@@ -28,9 +28,10 @@ import torch
 from goodput import Costs, Link, Message, best_interval_s, fit_link, parallel_efficiency, seconds_on, simulate
 from torch import distributed as dist
 
+from beatray.composition import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.store import Store
-from beatray.settings import PretrainSettings, build, compose
+from beatray.settings import PretrainSettings
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.job import Job, build_model, to_tensors

@@ -26,9 +26,10 @@ import torch
 from large_corpus import write_large_corpus
 from torch.utils.data import DataLoader, Dataset
 
+from beatray.composition import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings, build, compose
+from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.job import Job, build_model, to_tensors
 from beatray.train.order import epoch_order, steps_per_epoch

@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 from large_corpus import write_large_corpus
 
+from beatray.composition import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings, build, compose
+from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.launch import pretrain

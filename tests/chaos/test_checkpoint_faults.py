@@ -96,7 +96,8 @@ TRAIN_ON_A_SMALL_DISK = """
 import sys
 import ray
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings, build, compose
+from beatray.composition import build, compose
+from beatray.settings import PretrainSettings
 from beatray.train.loop import train
 from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import beatray
+from beatray.composition import build, compose
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.store import Store
-from beatray.settings import PretrainSettings, SettingsError, build, compose
+from beatray.settings import PretrainSettings, SettingsError
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from beatray.train import learner, loop

@@ -24,12 +24,13 @@ import beatray
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.ingest import remove_corpus
+from beatray.composition import build, compose
 from beatray.corpus.manifest import CorpusError, read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
 from beatray.corpus.store import TEMPORARY_PREFIX, Store, StoreError
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
-from beatray.settings import PretrainSettings, build, compose
+from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.track.setup import Tracking
 from beatray.track.tracker import Tracker

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from beatray.composition import build, compose
 from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
-from beatray.settings import PretrainSettings, build, compose
+from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays
 from beatray.train.job import Job, ViewsOnWorker, build_model
 from beatray.train.order import epoch_order, steps_per_epoch

@@ -30,7 +30,17 @@ HEAVY = {
     },
     "mlflow": {"track/server.py"},
 }
-NO_TORCH = ("record.py", "dsp", "corpus", "ingest", "track", "settings.py", "cli.py", "ray_session.py")
+NO_TORCH = (
+    "record.py",
+    "dsp",
+    "corpus",
+    "ingest",
+    "track",
+    "settings.py",
+    "composition.py",
+    "cli.py",
+    "ray_session.py",
+)
 
 LOWER = {
     "record": set(),
@@ -40,17 +50,29 @@ LOWER = {
     "views": {"record"},
     "models": {"record"},
     "objectives": {"record", "views", "models"},
-    "train": {"record", "dsp", "corpus", "views", "models", "objectives", "settings", "track", "ray_job"},
-    "sweep": {"corpus", "settings", "track", "train", "evaluate", "ray_job"},
-    "evaluate": {"record", "corpus", "models", "views", "train", "settings"},
-    "embed": {"record", "corpus", "ingest", "models", "views", "objectives", "train", "settings"},
+    "train": {
+        "record",
+        "dsp",
+        "corpus",
+        "views",
+        "models",
+        "objectives",
+        "composition",
+        "settings",
+        "track",
+        "ray_job",
+    },
+    "sweep": {"corpus", "composition", "settings", "track", "train", "evaluate", "ray_job"},
+    "evaluate": {"record", "corpus", "models", "views", "train", "composition", "settings"},
+    "embed": {"record", "corpus", "ingest", "models", "views", "objectives", "train", "composition", "settings"},
     "beats": {"record", "ingest", "models", "objectives", "views"},
     "export": {"record", "corpus", "ingest", "models", "views", "train", "evaluate"},
     "track": set(),
-    "doctor": {"corpus", "settings", "track", "train", "ray_session"},
+    "doctor": {"corpus", "composition", "settings", "track", "train", "ray_session"},
     "ray_job": set(),
     "report": {"record", "evaluate", "views", "dsp", "corpus", "models", "train", "sweep"},
     "settings": set(),
+    "composition": {"settings"},
     "ray_session": set(),
 }
 

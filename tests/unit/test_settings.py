@@ -6,10 +6,11 @@ import re
 
 import pytest
 
+from beatray.composition import build, compose, flat
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.registry import read_settings
-from beatray.settings import PretrainSettings, SettingsError, build, compose, flat
+from beatray.settings import PretrainSettings, SettingsError
 
 
 def pretrain(*words: str) -> PretrainSettings:

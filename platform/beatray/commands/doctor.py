@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from beatray.commands.console import say
+from beatray.composition import as_dict, build, compose
 from beatray.doctor.checks import cluster_address, examine
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.doctor.ray_state import check_cluster_address
-from beatray.settings import PretrainSettings, as_dict, build, compose
+from beatray.settings import PretrainSettings
 from beatray.track.secrets import without_secrets
 
 Found = tuple[str, Finding]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
+from beatray.composition import as_dict, build, compose
 from beatray.corpus.manifest import CorpusError, Manifest, latest_number, read_manifest
 from beatray.corpus.store import Store
 from beatray.corpus.summary import show
@@ -17,7 +18,7 @@ from beatray.ingest.plan import IngestSettings, list_items, salt_for
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
-from beatray.settings import ClusterSettings, SettingsError, as_dict, build, compose
+from beatray.settings import ClusterSettings, SettingsError
 
 
 def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -10,9 +10,10 @@ from types import FrameType
 from typing import Any
 
 from beatray.commands.console import progress, say
+from beatray.composition import as_dict, build, compose
 from beatray.objectives.terms import collapse_warnings
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings, as_dict, build, compose
+from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
 from beatray.train.job import Job
 from beatray.train.launch import RunResult, check, pretrain

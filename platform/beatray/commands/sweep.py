@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from beatray.commands.console import say
+from beatray.composition import as_dict
 from beatray.corpus.store import Store
 from beatray.ray_session import RaySettings, session
-from beatray.settings import SettingsError, as_dict
+from beatray.settings import SettingsError
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import Prepared, alone, prepare
 from beatray.sweep.ranking import as_json, as_text

@@ -16,6 +16,7 @@ import yaml
 
 from beatray.commands.console import say
 from beatray.commands.report import example_of
+from beatray.composition import build
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
 from beatray.corpus.store import Store
@@ -26,7 +27,7 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.report import ecg, sweep_table
 from beatray.report.build import overlays_of
 from beatray.report.sweep_page import Embeddings, SweepMaterial, best_method, build_sweep_report
-from beatray.settings import CorpusSettings, SettingsError, build
+from beatray.settings import CorpusSettings, SettingsError
 from beatray.sweep.ranking import as_text
 from beatray.sweep.record import SweepRecord, read
 from beatray.sweep.results import Evaluated, Method, SweepResults, read_results

@@ -21,6 +21,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from beatray.composition import as_dict
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, spec_of
@@ -28,7 +29,7 @@ from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.results import plain
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.settings import CorpusSettings, SettingsError, as_dict
+from beatray.settings import CorpusSettings, SettingsError
 from beatray.train.checkpoint import ENCODER_FOLDER
 from beatray.train.errors import CheckpointError
 from beatray.train.hashed_folder import FILES, read_folder, write_folder

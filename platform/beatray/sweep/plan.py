@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from beatray.composition import PATH_WORDS, build, compose, config_folder
 from beatray.corpus.store import Store
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.settings import PATH_WORDS, PretrainSettings, SettingsError, build, compose, config_folder
+from beatray.settings import PretrainSettings, SettingsError
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
 

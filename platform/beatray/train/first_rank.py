@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from beatray.settings import as_dict
+from beatray.composition import as_dict
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beatray.composition import as_dict, flat
 from beatray.corpus.store import Store
 from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.settings import PretrainSettings, as_dict, flat
+from beatray.settings import PretrainSettings
 from beatray.track.secrets import scrubbed
 from beatray.train.beat_classifier import load as load_labels
 from beatray.train.blocks import Arrays

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from beatray.composition import as_dict, flat
 from beatray.ray_job import job_tags, note_mlflow_run
-from beatray.settings import as_dict, flat
 from beatray.track.memory import MEMORY
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
