@@ -31,6 +31,8 @@ class CorpusSettings:
 
     def __post_init__(self) -> None:
         _one_of("corpus.on_bad_shard", self.on_bad_shard, ("stop", "skip"))
+        if not 0 <= self.split < 10:
+            raise SettingsError(f"corpus.split must be 0 (the published folds) to 9, not {self.split}")
 
 
 @dataclass(frozen=True, slots=True)

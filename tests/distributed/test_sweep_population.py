@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,27 @@ def test_the_worst_goes_on_from_the_best(
     assert states[0]["settings"]["train"]["learning_rate"] == rate != states[1]["settings"]["train"]["learning_rate"]
     assert states[0]["optimiser_groups"][0]["weight_decay"] == decay
     assert main(["sweep", *words]) == 0 and "nothing to do" in capsys.readouterr().out
+    ended = outcome(tmp_path)
+    after_the_decision(tmp_path, changed.name, step)
+    assert main(["sweep", *words]) == 0
+    assert outcome(tmp_path) == ended
+    assert main(["sweep", *words, "sweep.grace_epochs=2"]) == 2
+    assert "leaves no round" in capsys.readouterr().err
+
+
+def after_the_decision(out: Path, name: str, step: int) -> None:
+    """The taker's folder and record as a kill leaves them between what was decided and its copy."""
+    folder = out / "people" / name
+    for path in (folder / "encoder", folder / "checkpoints" / f"step-{2 * step:08d}"):
+        shutil.rmtree(path)
+    state = folder / "checkpoints" / f"step-{step:08d}" / "state.json"
+    state.write_text("{}")  # half of it: its own or the donor's, torn
+    record = json.loads((out / "people" / "sweep.json").read_text())
+    for trial in record["trials"]:
+        if trial["name"] == name:
+            trial["takeovers"][-1]["copied"] = False
+            trial["status"] = "interrupted"
+    (out / "people" / "sweep.json").write_text(json.dumps(record))
 
 
 @pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")

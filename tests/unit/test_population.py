@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from beatray.settings import SettingsError
-from beatray.sweep.population import current_changes, score_at, takeovers
+from beatray.sweep.population import takeovers
 from beatray.sweep.record import TrialRecord
 from beatray.sweep.settings import SweepSettings
 
@@ -27,24 +27,24 @@ def changes_of(rate: float = 1e-3, temperature: float = 0.1) -> dict[str, dict[s
 
 def test_the_worst_quarter_takes_over_from_the_best() -> None:
     scores = {name: float(place) for place, name in enumerate(NAMES)}
-    found = takeovers(0, scores, changes_of(), sweep())
+    found = takeovers(0, 12, scores, changes_of(), sweep())
     assert set(found) == {"g", "h"} and {each.donor for each in found.values()} <= {"a", "b"}
-    upside_down = takeovers(0, scores, changes_of(), sweep(mode="max"))
+    upside_down = takeovers(0, 12, scores, changes_of(), sweep(mode="max"))
     assert set(upside_down) == {"a", "b"} and {each.donor for each in upside_down.values()} <= {"g", "h"}
 
 
 def test_a_score_that_is_not_a_number_is_the_worst() -> None:
     scores = {name: float(place) for place, name in enumerate(NAMES)} | {"a": math.nan}
-    assert set(takeovers(0, scores, changes_of(), sweep())) == {"a", "h"}
-    assert set(takeovers(0, scores, changes_of(), sweep(mode="max"))) == {"a", "b"}
+    assert set(takeovers(0, 12, scores, changes_of(), sweep())) == {"a", "h"}
+    assert set(takeovers(0, 12, scores, changes_of(), sweep(mode="max"))) == {"a", "b"}
 
 
 def test_decisions_are_a_function_of_seed_round_and_scores() -> None:
     scores = {name: float(place) for place, name in enumerate(NAMES)}
-    first = takeovers(3, scores, changes_of(), sweep())
-    assert takeovers(3, dict(reversed(scores.items())), changes_of(), sweep()) == first
-    assert takeovers(4, scores, changes_of(), sweep()) != first
-    assert takeovers(3, scores, changes_of(), sweep(seed=1)) != first
+    first = takeovers(3, 12, scores, changes_of(), sweep())
+    assert takeovers(3, 12, dict(reversed(scores.items())), changes_of(), sweep()) == first
+    assert takeovers(4, 12, scores, changes_of(), sweep()) != first
+    assert takeovers(3, 12, scores, changes_of(), sweep(seed=1)) != first
 
 
 @pytest.mark.parametrize(("rate", "temperature"), [(1e-3, 0.1), (1e-4, 0.05), (1e-2, 0.4)])
@@ -53,7 +53,7 @@ def test_settings_move_by_a_step_or_are_drawn_anew_and_stay_in_the_space(rate: f
     moved = [
         each.changes
         for number in range(100)
-        for each in takeovers(number, scores, changes_of(rate, temperature), sweep()).values()
+        for each in takeovers(number, 12, scores, changes_of(rate, temperature), sweep()).values()
     ]
     assert all(1e-4 <= each[RATE] <= 1e-2 and each[TEMPERATURE] in SPACE[TEMPERATURE] for each in moved)
     steps = {max(1e-4, min(1e-2, float(f"{rate * factor:.4g}"))) for factor in (0.8, 1.25)}
@@ -63,21 +63,16 @@ def test_settings_move_by_a_step_or_are_drawn_anew_and_stay_in_the_space(rate: f
 
 
 def test_few_trials_leave_nobody_to_replace() -> None:
-    assert takeovers(0, {"a": 1.0, "b": 2.0, "c": 3.0}, changes_of(), sweep()) == {}
+    assert takeovers(0, 12, {"a": 1.0, "b": 2.0, "c": 3.0}, changes_of(), sweep()) == {}
 
 
-def test_a_trial_trains_with_what_it_took_over_last() -> None:
+def test_a_trial_trains_with_what_it_took_over_last_and_has_copied() -> None:
     trial = TrialRecord("a", {RATE: 1e-3, TEMPERATURE: 0.1})
-    assert current_changes(trial) == trial.changes
-    later = TrialRecord("a", trial.changes, takeovers=({"changes": {RATE: 2e-3}}, {"changes": {RATE: 3e-3}}))
-    assert current_changes(later) == {RATE: 3e-3, TEMPERATURE: 0.1}
-
-
-def test_the_score_is_what_was_reported_before_the_round_ended() -> None:
-    reports = ({"step": 5, "validation_loss": 2.0}, {"step": 11, "validation_loss": 1.0}, {"step": 12, "loss": 0.5})
-    trial = TrialRecord("a", {}, reports=reports)
-    assert score_at(trial, "validation_loss", 12) == 1.0 and score_at(trial, "validation_loss", 11) == 2.0
-    assert math.isnan(score_at(trial, "validation_loss", 3)) and score_at(trial, "loss", 20) == 0.5
+    assert trial.present == trial.changes
+    first, second = ({"changes": {RATE: rate}, "copied": True} for rate in (2e-3, 3e-3))
+    assert TrialRecord("a", trial.changes, takeovers=(first, second)).present == {RATE: 3e-3, TEMPERATURE: 0.1}
+    unfinished = TrialRecord("a", trial.changes, takeovers=(first, {**second, "copied": False}))
+    assert unfinished.present == {RATE: 2e-3, TEMPERATURE: 0.1}
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,20 @@ def test_words_of_the_evaluation_are_not_of_the_training() -> None:
         plan_from(["sweep=ablation", "corpus=/c", "sweep.space.evaluate.seeds=[[1],[2]]"])
 
 
+def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out() -> None:
+    word = "objective.hard_beat=same_record"
+    with pytest.raises(SettingsError, match=r"rows of this sweep set objective.hard_beat \(record-beats"):
+        plan_from(["sweep=ablation", "corpus=/c", word])
+    plan = plan_from(["sweep=ablation", "corpus=/c", word, "sweep.only=[02-hard-hard]"])
+    assert {trial.settings.objective["hard_beat"] for trial in plan.trials} == {"same_record"}
+
+
+@pytest.mark.parametrize("split", [-1, 10])
+def test_there_are_ten_splits(split: int) -> None:
+    with pytest.raises(SettingsError, match=r"corpus.split must be 0"):
+        plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.split=[{split}]"])
+
+
 def test_some_rows_alone_can_be_chosen() -> None:
     plan = plan_from(["sweep=ablation", "corpus=/c", "sweep.only=[01-hard,14-soft_2-soft_2]", "sweep.space.seed=[5]"])
     assert [trial.name for trial in plan.trials] == ["01-hard__seed-5", "14-soft_2-soft_2__seed-5"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ def run_of(task: str, arm: str, metrics: dict[str, float], fraction: float = 1.0
     return {**about, "metrics": metrics}
 
 
-def method_of(number: int, auroc: list[float], f1: list[float], segment: list[float]) -> Method:
+def method_of(
+    number: int, auroc: list[float], f1: list[float], segment: list[float], seeds: tuple[int, ...] = (0, 1, 2)
+) -> Method:
     """A row of the paper with these scores of its trials."""
     row = BY_NUMBER[number]
     changes = {"objective.rhythm": row.rhythm, "objective.beat": row.beat, "objective.exponent": row.exponent}
@@ -38,6 +41,7 @@ def method_of(number: int, auroc: list[float], f1: list[float], segment: list[fl
         Evaluated(
             f"row-{number}__seed-{n}",
             f"seed-{n}",
+            "the control",
             {
                 "runs": [
                     run_of("classify", "pretrained", {"auroc": a, "f1": b}),
@@ -47,7 +51,7 @@ def method_of(number: int, auroc: list[float], f1: list[float], segment: list[fl
             },
             controls,
         )
-        for n, (a, b, c) in enumerate(zip(auroc, f1, segment, strict=True))
+        for n, a, b, c in zip(seeds, auroc, f1, segment, strict=False)
     )
     return Method(f"row-{number}", {**changes, "objective.pos_mass": None}, trials)
 
@@ -88,15 +92,50 @@ def test_directions_need_every_trial(results: SweepResults) -> None:
 
 
 def test_three_trials_are_never_called_significant(results: SweepResults) -> None:
-    comparisons = compared(sweep_table.make_table(results))
-    assert comparisons and all(each.statistics.refusal for each in comparisons)
+    comparisons, left_out = compared(sweep_table.make_table(results))
+    assert comparisons and not left_out and all(each.statistics.refusal for each in comparisons)
     assert {pair.second for each in comparisons for pair in each.statistics.comparisons} == {"hard / -"}
+
+
+def test_trials_are_paired_by_their_seeds_and_not_by_their_places() -> None:
+    base = method_of(1, [0.80, 0.90], [0.5, 0.5], [0.8, 0.8], seeds=(0, 2))
+    six = method_of(6, [0.85, 0.50, 0.95], [0.6, 0.6, 0.6], [0.9, 0.9, 0.9])
+    seven = method_of(7, [0.85, 0.95], [0.6, 0.6], [0.9, 0.9], seeds=(0, 1))
+    table = sweep_table.make_table(SweepResults((base, six, seven), ()))
+    assert [(line.marks or {}).get("PTB-XL AUROC") for line in table.lines] == [None, "same", "same"]
+    comparisons, left_out = compared(table)
+    assert left_out == ["soft_1^50 / -"]  # it lacks seed 2
+    assert comparisons[0].pairs == ("seed-0", "seed-2")
+    assert comparisons[0].scores["soft_1 / -"] == [0.85, 0.95]
+
+
+def test_only_the_papers_own_settings_are_the_papers_rows() -> None:
+    four = {
+        "objective.rhythm": "soft_1",
+        "objective.beat": "none",
+        "objective.exponent": 50,
+        "objective.pos_mass": None,
+    }
+    assert paper_row(four) is BY_NUMBER[7]
+    assert paper_row({**four, "objective.pos_mass": 0.5}) is None
+    assert paper_row({**four, "objective.temperature": 0.2}) is None
+    assert (
+        paper_row({key: value for key, value in four.items() if key != "objective.pos_mass"}) is None
+    )  # 0.5 by default
+
+
+def test_methods_that_would_be_called_the_same_keep_their_own_names() -> None:
+    one, other = (method_of(1, [0.8], [0.5], [0.8], seeds=(0,)) for _ in range(2))
+    one, other = replace(one, name="exponent-1"), replace(other, name="exponent-50")
+    other.changes["objective.exponent"] = 50  # type: ignore[index]
+    lines = sweep_table.make_table(SweepResults((one, other), ())).lines
+    assert [line.name for line in lines] == ["exponent-1", "exponent-50"]
 
 
 def test_controls_stand_below_the_methods(results: SweepResults) -> None:
     table = sweep_table.make_table(results)
     assert [line.name for line in table.controls] == ["random weights", "measured features"]
-    assert table.controls[0].scores["LUDB F1"].tolist() == [0.5] * 3
+    assert table.controls[0].scores["LUDB F1"].tolist() == [0.5]  # one control, counted once
     assert np.isnan(table.controls[1].scores["LUDB F1"]).all()
 
 

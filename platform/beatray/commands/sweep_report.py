@@ -16,7 +16,7 @@ import yaml
 
 from beatray.commands.console import say
 from beatray.commands.report import example_of
-from beatray.composition import build
+from beatray.composition import build, flat
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
 from beatray.corpus.store import Store
@@ -29,7 +29,7 @@ from beatray.report.build import overlays_of
 from beatray.report.sweep_page import Embeddings, SweepMaterial, best_method, build_sweep_report
 from beatray.settings import CorpusSettings, SettingsError
 from beatray.sweep.ranking import as_text
-from beatray.sweep.record import SweepRecord, read
+from beatray.sweep.record import REPORT, SweepRecord, read
 from beatray.sweep.results import Evaluated, Method, SweepResults, read_results
 from beatray.sweep.tracking import FOLDER_TAG
 from beatray.track.memory import MEMORY, Memory
@@ -41,7 +41,6 @@ from beatray.train.checkpoint import load_encoder
 from beatray.train.prepare import policy_of
 from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS, RunFolder
 
-REPORT = "report"
 MOST_EMBEDDED = 2000
 
 
@@ -85,7 +84,7 @@ def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, 
             "shown in the pictures": f"{sweep_table.name_of(best)}, trial {trial.trial}",
             "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
         },
-        settings=yaml.safe_dump(_shared(folder, results), sort_keys=True),
+        settings=yaml.safe_dump(_shared(folder, record, results), sort_keys=True),
         ranking=as_text(record),
         tracking=[f"sweep    {folder.where()}", "trials   each a folder there, with encoder/ and evaluation/"],
         **found,
@@ -128,6 +127,9 @@ def _of_corpus(
         return {}
     evaluation = build(EvaluateSettings, dict(trial.results["settings"]), "evaluate.")
     tested = np.flatnonzero(assign_roles(corpus.index, policy_of(policy)) == Role.TEST)
+    if not len(tested):
+        say("  without pictures of recordings: this corpus has none of those that were tested (say --corpus PATH)")
+        return {}
     rows = corpus.rows(tested[:MOST_EMBEDDED])
     shown = next((n for n in range(len(rows)) if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5), 0)
     return {
@@ -143,10 +145,12 @@ def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: Evalu
     part = trial.results["tasks"].get("segment")
     if part is None or place.size("predictions.npz") is None:
         return []
-    fraction, seed = max(evaluation.segment_fractions), evaluation.seeds_of("segment", "frozen")[0]
+    fraction, seed = round(max(evaluation.segment_fractions), 6), evaluation.seeds_of("segment", "frozen")[0]
     wanted = ("segment", "frozen", "pretrained", fraction, seed, "clean")
     keys = ("task", "protocol", "arm", "fraction", "seed", "condition")
-    kept = next(run for run in trial.results["runs"] if tuple(run[key] for key in keys) == wanted)
+    kept = next((run for run in trial.results["runs"] if tuple(run[key] for key in keys) == wanted), None)
+    if kept is None:
+        return []
     counts = SegmentCounts(*(np.array(kept["test"][name]) for name in ("both", "truth", "predicted")))
     with np.load(io.BytesIO(place.read("predictions.npz")), allow_pickle=False) as archive:
         predictions = archive["predictions"]
@@ -175,16 +179,16 @@ def _embeddings(folder: Store, trial: Evaluated, rows: Rows, evaluation: Evaluat
     )
 
 
-def _shared(folder: Store, results: SweepResults) -> dict[str, Any]:
-    """The settings of the first trial without what the methods differ in."""
-    settings: dict[str, Any] = yaml.safe_load(folder.child(results.methods[0].trials[0].trial).read(SETTINGS))
-    for key in dict.fromkeys(key for method in results.methods for key in method.changes):
-        group, _, name = key.partition(".")
-        if name and isinstance(settings.get(group), dict):
-            settings[group].pop(name, None)
-    for place in ("out", "run", "seed", "tracking", "cluster"):
-        settings.pop(place, None)
-    return settings
+def _shared(folder: Store, record: SweepRecord, results: SweepResults) -> dict[str, Any]:
+    """The settings of a trial without what the trials differ in and without places."""
+    settings = flat(yaml.safe_load(folder.child(results.methods[0].trials[0].trial).read(SETTINGS)))
+    varied = {key for trial in record.trials for key in trial.changes}
+    places = ("out", "run", "tracking", "cluster", "corpus.path")
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == other or key.startswith(f"{other}.") for other in (*varied, *places))
+    }
 
 
 def _track(folder: Store, written: list[Path]) -> list[str]:

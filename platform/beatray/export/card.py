@@ -131,8 +131,8 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
             if value is not None and math.isfinite(value):
                 cells.setdefault((run["task"], run["protocol"], run["fraction"], metric, run["arm"]), []).append(value)
     lines = [
-        "| task | protocol | labels | score | this encoder | random weights | measured features |",
-        "|---|---|---|---|---|---|---|",
+        "| task | protocol | labels | score | this encoder | random weights | measured features | both |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for task, protocol, fraction, metric in dict.fromkeys(key[:4] for key in cells):
         arms = [

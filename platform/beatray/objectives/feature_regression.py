@@ -1,4 +1,6 @@
-"""Measured features as targets: a linear head reads them from the embedding of the plain, not augmented recording.
+"""Measured features as targets: a linear head reads them from the embedding of the plain crop, not augmented.
+
+The features are those of the whole recording.
 
 Contrast makes an encoder blind to what its views change, such as the electrical axis and the amplitudes that 3KG turns
 and scales; these are what hypertrophy and bundle branch blocks are told by. Reading the intervals, axes and amplitudes

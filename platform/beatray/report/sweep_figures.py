@@ -33,13 +33,9 @@ def curves(
     panels: Mapping[str, Mapping[str, Curve]],
     x_label: str,
     reference_label: str = "",
-    levels: Mapping[str, Mapping[str, float]] | None = None,
     percent: bool = False,
 ) -> Figure:
-    """One panel per score, one line per method over x (log scale): means, bars one SD over trials, trials as dots.
-
-    `levels[panel]` are horizontal lines by name, e.g. of a control.
-    """
+    """One panel per score, one line per method over x (log scale): means, bars one SD over trials, trials as dots."""
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     looks = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(names)}
     with rc_context(STYLE):
@@ -48,8 +44,6 @@ def curves(
         for axes, (title, lines) in zip(found, panels.items(), strict=False):
             for name, curve in lines.items():
                 _curve(axes, name, curve, *looks[name])
-            for n, (name, level) in enumerate((levels or {}).get(title, {}).items()):
-                axes.axhline(level, color=GREY, linewidth=1.2, linestyle=("--", ":")[n % 2], label=name)
             ticks = sorted({x for curve in lines.values() for x in curve.points})
             axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{x:.0%}" if percent else f"{x:g}" for x in ticks])

@@ -24,8 +24,8 @@ from beatray.report.build import Example, segmentation_section, vcg_section
 from beatray.report.canvas import to_png, to_svg
 from beatray.report.html import Picture, Section, write_report
 from beatray.report.sweep_table import Line, SweepTable, Verdict, as_html, name_of, shown, verdicts
-from beatray.sweep.paper import BASELINE
-from beatray.sweep.results import Method, SweepResults, mean_scores
+from beatray.sweep.paper import BASELINE, described
+from beatray.sweep.results import Method, SweepResults
 
 EXPONENT = "objective.exponent"
 MOST_LINES = 4
@@ -60,13 +60,13 @@ class SweepMaterial:
 
 def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
     """Draw, lay out and write the report; returns its path."""
-    comparisons = compared(material.table)
+    comparisons, left_out = compared(material.table)
     candidates = [
         _table_section(material),
         _claims_section(material.table),
         _exponent_section(material),
         _labels_section(material),
-        _scatter_section(material.table, comparisons),
+        _scatter_section(material.table, comparisons, left_out),
         _classes_section(material.best),
         segmentation_section(material.overlays, material.min_leads),
         _embedding_section(material),
@@ -80,29 +80,43 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
     return write_report(path, material.title, lead, [section for section in candidates if section is not None])
 
 
-def compared(table: SweepTable) -> list[MetricComparison]:
-    """Every method against the paper's baseline, or the first line where that was not run: paired tests per score."""
+def compared(table: SweepTable) -> tuple[list[MetricComparison], list[str]]:
+    """Every method against the paper's baseline, or the first line where that was not run: paired tests per score.
+
+    Trials are paired by what repeats them. Also returns the methods that lack a trial of the baseline: they are not
+    compared.
+    """
     first = next((line for line in table.lines if line.paper == BASELINE), table.lines[0])
-    length = max(len(values) for values in first.scores.values())
-    whole = [line for line in table.lines if all(np.isfinite(v).sum() == length for v in line.scores.values())]
-    if len(whole) < 2 or first not in whole:
-        return []
-    runs = [
-        RunScore(line.name, f"trial {number}", column.title, float(value))
-        for column in table.columns
-        for line in whole
-        for number, value in enumerate(line.scores[column.title])
+    repeats = [
+        repeat
+        for place, repeat in enumerate(first.repeats)
+        if all(np.isfinite(values[place]) for values in first.scores.values())
     ]
-    return compare_runs(runs, ALPHA, against=first.name)
+    runs, left_out = [], []
+    for line in table.lines:
+        of_line = [
+            RunScore(line.name, repeat, column.title, float(line.scores[column.title][line.repeats.index(repeat)]))
+            for column in table.columns
+            for repeat in repeats
+            if repeat in line.repeats
+        ]
+        if len(of_line) == len(repeats) * len(table.columns) and all(np.isfinite(run.value) for run in of_line):
+            runs += of_line
+        else:
+            left_out.append(line.name)
+    if len(table.lines) - len(left_out) < 2 or not runs:
+        return [], left_out
+    return compare_runs(runs, ALPHA, against=first.name), left_out
 
 
 def _table_section(material: SweepMaterial) -> Section:
     table = material.table
-    trials = max(len(method.trials) for method in material.results.methods)
+    counts = {len(method.trials) for method in material.results.methods}
+    trials, uneven = max(counts), len(counts) > 1
+    trials_said = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
     paragraphs = [
-        f"Mean ± SD over {trials} trial{'s' if trials > 1 else ''} of each method, the encoder frozen unless a column "
-        "says otherwise. PTB-XL: a logistic probe for the classes; LUDB: a light decoder for P, QRS and T, macro F1 of "
-        "samples 500 to 4499."
+        f"Mean ± SD over {trials_said} of each method, the encoder frozen unless a column says otherwise. PTB-XL: a "
+        "logistic probe for the classes; LUDB: a light decoder for P, QRS and T, macro F1 of samples 500 to 4499."
     ]
     if table.of_paper:
         paragraphs.append(
@@ -110,7 +124,7 @@ def _table_section(material: SweepMaterial) -> Section:
             "compared) and whether our difference from row 1 has the paper's sign: in every trial (same), in none "
             "(opposite), or in some (mixed). No mark is a test."
         )
-    missing = [f"Not in the table, since not finished: {', '.join(material.results.missing)}."]
+    missing = [f"Not in the table, since not finished or not evaluated: {', '.join(material.results.missing)}."]
     return Section(
         title="What each method is worth",
         paragraphs=[*paragraphs, *(missing if material.results.missing else [])],
@@ -177,8 +191,7 @@ def _without_exponent(method: Method) -> str:
     changes = method.changes
     if "objective.rhythm" not in changes:
         return "all" if len(changes) == 1 else ", ".join(f"{k}={v}" for k, v in changes.items() if k != EXPONENT)
-    parts = (str(changes["objective.rhythm"]), str(changes.get("objective.beat", "none")))
-    return " / ".join("-" if part == "none" else part for part in parts)
+    return described(str(changes["objective.rhythm"]), str(changes.get("objective.beat", "none")))
 
 
 def _labels_section(material: SweepMaterial) -> Section | None:
@@ -195,7 +208,7 @@ def _labels_section(material: SweepMaterial) -> Section | None:
             for label, method in chosen.items()
         }
         for arm, label in (("random", "random weights"), ("features", "measured features")):
-            points = {fractions[name]: material.best.control_scores(name, arm)[:1] for name in names}
+            points = {fractions[name]: material.best.control_scores(name, arm) for name in names}
             if all(np.isfinite(values).all() for values in points.values()):
                 lines[label] = sweep_figures.Curve(points)
         panels[title] = lines
@@ -216,7 +229,7 @@ def _labels_section(material: SweepMaterial) -> Section | None:
 
 
 def _leading(material: SweepMaterial) -> dict[str, Method]:
-    """The baseline and the best methods of each of the first columns, by the names of their lines."""
+    """The baseline and the best method of each column, by the names of their lines, as many as can be told apart."""
     pairs = list(zip(material.table.lines, material.results.methods, strict=True))
     wanted = [line for line, _ in pairs if line.paper == BASELINE]
     for column in material.table.columns:
@@ -232,7 +245,7 @@ def _parts(name: str) -> tuple[str, str, str, float]:
     return task, protocol, metric, float(fraction) / 100
 
 
-def _scatter_section(table: SweepTable, comparisons: Sequence[MetricComparison]) -> Section:
+def _scatter_section(table: SweepTable, comparisons: Sequence[MetricComparison], left_out: Sequence[str]) -> Section:
     panels = {
         column.title: {line.name: line.scores[column.title] for line in table.lines} for column in table.columns[:4]
     }
@@ -249,7 +262,9 @@ def _scatter_section(table: SweepTable, comparisons: Sequence[MetricComparison])
         for each in comparisons
     }
     refusals = {each.statistics.refusal for each in comparisons if each.statistics.refusal}
-    told = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in refusals]
+    told = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in sorted(refusals)]
+    if left_out:
+        told.append(f"Not compared, since a trial that the others have is missing: {', '.join(left_out)}.")
     return Section(
         title="How far the trials scatter",
         paragraphs=told,
@@ -357,9 +372,10 @@ def best_method(results: SweepResults, metric: str, mode: str) -> Method:
     """The method with the best mean of the sweep's own metric where that is a score, else of its first score."""
     names = results.score_names()
     name, sign = (metric, -1.0 if mode == "min" else 1.0) if metric in names else (names[0], 1.0)
-    return max(results.methods, key=lambda method: sign * float(np.nanmean(method.scores(name))))
 
+    def worth(method: Method) -> float:
+        values = method.scores(name)
+        known = values[np.isfinite(values)]
+        return sign * float(known.mean()) if known.size else -np.inf
 
-def best_trial(method: Method, name: str) -> int:
-    """The position of the method's best trial by a score."""
-    return int(np.nanargmax([mean_scores(trial.results, "pretrained").get(name, np.nan) for trial in method.trials]))
+    return max(results.methods, key=worth)

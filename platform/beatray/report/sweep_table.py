@@ -43,6 +43,7 @@ class Line:
 
     name: str
     scores: dict[str, NDArray[np.float64]]
+    repeats: tuple[str, ...] = ()  # what each trial is paired with those of other methods by
     paper: PaperRow | None = None
     marks: dict[str, str] | None = None
 
@@ -76,19 +77,39 @@ class Verdict:
 def make_table(results: SweepResults) -> SweepTable:
     """The table of the scores that all methods have."""
     columns = _columns(results)
-    lines = tuple(_line(method, columns) for method in results.methods)
+    lines = tuple(_line(method, columns, name) for method, name in zip(results.methods, names_of(results), strict=True))
     first = next((line for line in lines if line.paper == BASELINE), None)
     if first is not None:
         lines = tuple(_marked(line, first, columns) for line in lines)
-    controls = []
+    return SweepTable(columns, lines, tuple(_controls(results, columns)))
+
+
+def names_of(results: SweepResults) -> list[str]:
+    """What the methods are called: in few words, unless two would be called the same."""
+    short = [name_of(method) for method in results.methods]
+    return [
+        name if short.count(name) == 1 else method.name for name, method in zip(short, results.methods, strict=True)
+    ]
+
+
+def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
+    """A line for each arm; several, named by their methods, where methods have controls of their own."""
+    groups: dict[tuple[str, ...], Method] = {}
+    for method in results.methods:
+        groups.setdefault(tuple(sorted({trial.control for trial in method.trials})), method)
+    found = []
     for arm, name in CONTROL_NAMES.items():
-        method = results.methods[0]
-        alone = [column for column in columns if column.arm == "pretrained"]
-        scores = {column.title: method.control_scores(column.score, arm) for column in alone}
-        scores |= {column.title: np.array([np.nan]) for column in columns if column not in alone}
-        if any(np.isfinite(values).any() for values in scores.values()):
-            controls.append(Line(name, scores))
-    return SweepTable(columns, lines, tuple(controls))
+        for method in groups.values():
+            each = {trial.control: n for n, trial in enumerate(method.trials)}.values()
+            scores = {
+                column.title: method.control_scores(column.score, arm)[list(each)]
+                if column.arm == "pretrained"
+                else np.array([np.nan])
+                for column in columns
+            }
+            if any(np.isfinite(values).any() for values in scores.values()):
+                found.append(Line(name if len(groups) == 1 else f"{name} ({method.name})", scores))
+    return found
 
 
 def verdicts(table: SweepTable) -> list[Verdict]:
@@ -178,13 +199,14 @@ def long_csv(results: SweepResults) -> str:
     """Every score of every trial, a line each: what any other table can be made of."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "trial", "repeat", "score", "value", "random", "features"])
+    writer.writerow(["method", "trial", "repeat", "score", "value", "random", "features", "joined"])
     for name in results.score_names():
         for method in results.methods:
             values = (
                 method.scores(name),
                 method.control_scores(name, "random"),
                 method.control_scores(name, "features"),
+                method.scores(name, "joined"),
             )
             for trial, *cells in zip(method.trials, *values, strict=True):
                 writer.writerow([method.name, trial.trial, trial.repeat, name, *(_number(value, 6) for value in cells)])
@@ -221,9 +243,9 @@ def _columns(results: SweepResults) -> tuple[Column, ...]:
     )
 
 
-def _line(method: Method, columns: Sequence[Column]) -> Line:
-    paper = paper_row(method.changes)
-    return Line(name_of(method), {column.title: method.scores(column.score, column.arm) for column in columns}, paper)
+def _line(method: Method, columns: Sequence[Column], name: str) -> Line:
+    scores = {column.title: method.scores(column.score, column.arm) for column in columns}
+    return Line(name, scores, method.repeats, paper_row(method.changes))
 
 
 def name_of(method: Method) -> str:
@@ -231,7 +253,7 @@ def name_of(method: Method) -> str:
     changes = dict(method.changes)
     if not {"objective.rhythm", "objective.beat"} <= changes.keys():
         return method.name
-    targets = (changes.pop("objective.rhythm"), changes.pop("objective.beat"), changes.pop("objective.exponent", 1))
+    targets = (changes.pop("objective.rhythm"), changes.pop("objective.beat"), changes.pop("objective.exponent", None))
     others = [
         value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
         for key, value in changes.items()
@@ -248,18 +270,22 @@ def _marked(line: Line, first: Line, columns: Sequence[Column]) -> Line:
         if column.paper is not None:
             gap = line.paper.scores[column.paper] - BASELINE.scores[column.paper]
             marks[column.title] = _direction(_difference(line, first, column.title), gap)
-    return Line(line.name, line.scores, line.paper, marks)
+    return Line(line.name, line.scores, line.repeats, line.paper, marks)
 
 
 def _difference(one: Line, other: Line, title: str) -> NDArray[np.float64]:
-    """Per trial where both have as many, as trials of one sweep do; else the difference of the means."""
-    a, b = one.scores[title], other.scores[title]
-    return a - b if len(a) == len(b) else np.array([np.nanmean(a) - np.nanmean(b)])
+    """Per trial that both have, known by what repeats it."""
+    of_other = dict(zip(other.repeats, other.scores[title], strict=True))
+    pairs = [(a, of_other[r]) for r, a in zip(one.repeats, one.scores[title], strict=True) if r in of_other]
+    differences = np.array([a - b for a, b in pairs], np.float64)
+    return differences[np.isfinite(differences)]
 
 
 def _direction(ours: NDArray[np.float64], paper: float) -> str:
-    along = np.sign(ours) == np.sign(paper)
-    return SAME if along.all() else MIXED if along.any() else OPPOSITE
+    along, against = np.sign(ours) == np.sign(paper), np.sign(ours) == -np.sign(paper)
+    if not ours.size:
+        return ""
+    return SAME if along.all() else OPPOSITE if against.all() else MIXED
 
 
 def _texts(table: SweepTable) -> tuple[list[str], list[list[str]]]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.exceptions
@@ -28,20 +28,28 @@ from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.results import plain
-from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.settings import TASKS, EvaluateSettings
 from beatray.settings import CorpusSettings, SettingsError
+from beatray.sweep.record import CONTROLS
 from beatray.train.checkpoint import ENCODER_FOLDER
 from beatray.train.errors import CheckpointError
 from beatray.train.hashed_folder import FILES, read_folder, write_folder
 from beatray.train.job import Job
 from beatray.train.run_folder import EVALUATION_FOLDER
 
-CONTROLS = "controls"
+if TYPE_CHECKING:
+    from beatray.sweep.progress import Prepared
+
 SCORES = "scores.json"
 CPUS = 0.9
 """Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
 ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
 """Not inside the place that Tune keeps for the trial's driver."""
+
+
+def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:
+    """True if a trial's scores.json is about the encoder that its folder holds now."""
+    return bool(scores["made_of"]["encoder"] == _digest(run))
 
 
 def kept_scores(job: Job, settings: EvaluateSettings) -> dict[str, float] | None:
@@ -59,7 +67,10 @@ def evaluate_trial(job: Job, settings: EvaluateSettings) -> dict[str, float]:
     alone = replace(settings, controls=False, workers=1)
     place = (job.run.location, EVALUATION_FOLDER)
     about = {"made_of": made_of, "controls": control_of(job, settings)}
-    return dict(ray.get(_task(alone, CPUS).remote(place, job.settings.corpus, spec, alone, about)))
+    try:
+        return dict(ray.get(_task(alone, CPUS).remote(place, job.settings.corpus, spec, alone, about)))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # what went wrong, not where
 
 
 def control_of(job: Job, settings: EvaluateSettings) -> str:
@@ -68,14 +79,17 @@ def control_of(job: Job, settings: EvaluateSettings) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def evaluate_controls(folder: Store, jobs: Mapping[str, Job], settings: EvaluateSettings, stop: Event) -> bool:
-    """Evaluate the controls of all jobs that are not there yet; False if `stop` was set before the end.
+def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Event) -> bool:
+    """Evaluate the controls of all trials that are not there yet; False if `stop` was set before the end.
 
-    SettingsError if the corpus or the settings allow no evaluation.
+    SettingsError if the corpus or the settings allow no evaluation, or none that has the sweep's metric.
     """
-    place, waiting = folder.child(CONTROLS), []
+    if not settings.controls:
+        return True
+    place, waiting = prepared.plan.folder.child(CONTROLS), []
     cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
-    for name, job in {control_of(job, settings): job for job in jobs.values()}.items():
+    wanted = {control_of(job, settings): job for job in prepared.jobs.values()}
+    for name, job in wanted.items():
         spec = _architecture(job)
         made_of = _made_of(job, settings, spec.key())
         if _kept(place, name, made_of) is None:
@@ -90,7 +104,20 @@ def evaluate_controls(folder: Store, jobs: Mapping[str, Job], settings: Evaluate
             raise SettingsError(f"the encoders could not be evaluated: {error.cause}") from error
     for task in waiting:
         ray.cancel(task, force=True)
+    if not waiting:
+        _check_metric(place, wanted, prepared.plan.sweep.metric)
     return not waiting
+
+
+def _check_metric(place: Store, names: Iterable[str], metric: str) -> None:
+    """SettingsError if a metric of the evaluation is none that the controls have: no trial will have it either."""
+    if not metric.startswith(tuple(f"{task}." for task in TASKS)):
+        return
+    for name in names:
+        scores = json.loads(place.child(name).read(SCORES))["scores"]
+        known = {score for arm in ("random", "features") for score in scores.get(arm, {})}
+        if metric.removesuffix(".joined") not in known:
+            raise SettingsError(f"sweep.metric={metric} is not among the scores: {', '.join(sorted(known))}")
 
 
 def _task(settings: EvaluateSettings, cpus: float) -> Any:

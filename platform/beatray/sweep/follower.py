@@ -49,6 +49,11 @@ class Follower(ray.tune.Callback):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down; this one never comes back from there
 
+    @property
+    def stopping(self) -> bool:
+        """True once the sweep was asked to stop."""
+        return self._stop.is_set()
+
     def until(self, step: int | None) -> Follower:
         """The same follower for a round that ends at a global step: trials that reach it pause."""
         self._pause_at = step

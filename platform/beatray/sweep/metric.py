@@ -45,6 +45,11 @@ def check_metric(job: Job, sweep: SweepSettings) -> None:
             f"while they train, trials report {' and '.join(REPORTED)}: sweep.metric={sweep.metric} is known too late "
             f"for search={sweep.search}; take search=random"
         )
+    if sweep.search == "pbt" and sweep.grace_epochs >= job.settings.train.epochs:
+        raise SettingsError(
+            f"sweep.grace_epochs={sweep.grace_epochs} leaves no round of train.epochs={job.settings.train.epochs} in "
+            "which anything could be taken over: lower it"
+        )
     every = job.settings.train.validate_every_epochs if validates else 1
     if every > sweep.grace_epochs or (sweep.search == "pbt" and sweep.grace_epochs % every):
         raise SettingsError(

@@ -52,6 +52,8 @@ PAPER = (
     _row(14, "soft_2", "soft_2", 1, 0.805, 0.537, 0.878),
 )
 BASELINE = PAPER[0]
+KEYS = {"objective.rhythm", "objective.beat", "objective.exponent", "objective.pos_mass"}
+"""What makes a row; a plain soft target has no pos_mass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +77,15 @@ CLAIMS = (
 
 
 def paper_row(changes: Mapping[str, Any]) -> PaperRow | None:
-    """The row that a trial with these dotted settings stands for; None if its settings are not the paper's."""
-    if changes.get("objective.pos_mass") is not None or "objective.rhythm" not in changes:
+    """The row that a method with these dotted settings stands for: they must be the paper's four and no others."""
+    if set(changes) != KEYS or changes["objective.pos_mass"] is not None:
         return None
-    wanted = (changes["objective.rhythm"], changes.get("objective.beat"), float(changes.get("objective.exponent", 1)))
-    if "objective.hard_beat" in changes:  # a choice that the paper's rows share
-        return None
+    wanted = (changes["objective.rhythm"], changes["objective.beat"], float(changes["objective.exponent"]))
     return next((row for row in PAPER if (row.rhythm, row.beat, float(row.exponent)) == wanted), None)
 
 
-def described(rhythm: str, beat: str, exponent: float) -> str:
+def described(rhythm: str, beat: str, exponent: float | None = None) -> str:
     """A row in a few words: `soft_1^50 / hard`."""
-    sharpened = f"^{exponent:g}" if exponent != 1 else ""
+    sharpened = f"^{exponent:g}" if exponent is not None and exponent != 1 else ""
     parts = [f"{each}{sharpened}" if each == "soft_1" else each for each in (rhythm, beat)]
     return " / ".join("-" if part == "none" else part for part in parts)

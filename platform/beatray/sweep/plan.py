@@ -16,11 +16,13 @@ from beatray.composition import PATH_WORDS, build, compose, config_folder
 from beatray.corpus.store import Store
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings, SettingsError
+from beatray.sweep.record import CONTROLS, NAME, REPORT
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
+from beatray.track.memory import MEMORY
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
-RESERVED = {"sweep.json", "tracking.json", "ranking.json", "ranking.csv", "controls", "report"}
+RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, REPORT}
 """What else is in the sweep's folder: no trial may be called so."""
 
 
@@ -85,7 +87,7 @@ def plan_from(words: Iterable[str]) -> Plan:
         raise SettingsError(f"which space? say sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
     plain_words = [word for word in _split(words)[0] if not _is_of(word, "sweep")]
     base_words = [word for word in plain_words if not _is_of(word, "evaluate")]
-    _refuse_swept_words(base_words, varied(sweep))
+    _refuse_swept_words(base_words, sweep)
     said = {_key(word) for word in plain_words}
     fixed = {
         key: value
@@ -160,12 +162,20 @@ def _is_of(word: str, group: str) -> bool:
     return _key(word) == group or _key(word).startswith(f"{group}.")
 
 
-def _refuse_swept_words(words: list[str], swept: tuple[str, ...]) -> None:
+def _refuse_swept_words(words: list[str], sweep: SweepSettings) -> None:
     for word in words:
-        if _key(word) in swept:
+        key = _key(word)
+        if key in sweep.space:
             raise SettingsError(
-                f"'{word}': {_key(word)} is swept; leave the word out, or take the key out of the space with "
-                f"sweep.space.{_key(word)}=null"
+                f"'{word}': {key} is swept; leave the word out, or take the key out of the space with "
+                f"sweep.space.{key}=null"
+            )
+        chosen = {name: row for name, row in (sweep.rows or {}).items() if sweep.only is None or name in sweep.only}
+        rows = [name for name, row in chosen.items() if key in row]
+        if rows:
+            raise SettingsError(
+                f"'{word}': rows of this sweep set {key} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}); "
+                "leave the word out, or choose rows without it with sweep.only=[NAME,...]"
             )
 
 

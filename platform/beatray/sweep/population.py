@@ -3,8 +3,8 @@
 All trials train for `grace_epochs`, then those of the worst quarter take over the weights, optimiser and position of
 one of the best quarter each, with its settings a little changed, and so on to the end. The paper lets members look at
 each other whenever they are ready; here all wait for the round to end, so that the same sweep makes the same decisions
-however often it is killed: what a member takes over is a function of the sweep's settings and of the scores, and is
-written down before anything is copied.
+however often it is killed: what a member takes over is a function of the sweep's settings and of the journals of the
+runs, and is written down before anything is copied; a copy that was not finished is made again.
 
 Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched; see
 `settings.CHANGEABLE`.
@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from beatray.corpus.store import Store
-from beatray.sweep.record import TrialRecord
 from beatray.sweep.settings import QUARTER, SweepSettings
 from beatray.sweep.space import drawn_value
 from beatray.train import checkpoint as checkpoints
 from beatray.train.errors import CheckpointError
 from beatray.train.hashed_folder import read_folder, write_folder
 from beatray.train.job import Job, shown_settings
+from beatray.train.run_folder import METRICS
 
 FACTORS = (0.8, 1.25)
 REDRAWN = 0.25
@@ -35,17 +35,13 @@ REDRAWN = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """After round `number` (from 0), a trial goes on from the weights of `donor`, with these settings of its own."""
+    """After round `number` (from 0), a trial goes on from `donor` at a global step, with these settings of its own."""
 
     number: int
+    step: int
     donor: str
     changes: Mapping[str, Any]
     copied: bool = False
-
-
-def current_changes(trial: TrialRecord) -> dict[str, Any]:
-    """The settings that a trial trains with now: as drawn, or as last taken over."""
-    return {**trial.changes, **(trial.takeovers[-1]["changes"] if trial.takeovers else {})}
 
 
 def targets(job: Job, interval_epochs: int) -> list[int]:
@@ -56,9 +52,9 @@ def targets(job: Job, interval_epochs: int) -> list[int]:
 
 
 def takeovers(
-    number: int, scores: Mapping[str, float], changes: Mapping[str, Mapping[str, Any]], sweep: SweepSettings
+    number: int, step: int, scores: Mapping[str, float], changes: Mapping[str, Mapping[str, Any]], sweep: SweepSettings
 ) -> dict[str, Takeover]:
-    """Which trials take over from which after round `number`: a function of the arguments alone.
+    """Which trials take over from which after round `number`, at `step`: a function of the arguments alone.
 
     `scores` are those of the trials that are still in the running, `changes` their present settings.
     """
@@ -70,7 +66,7 @@ def takeovers(
         generator = random.Random(f"{sweep.seed}/{number}/{name}")
         donor = generator.choice(order[:count])
         moved = {key: _moved(values, changes[donor][key], generator) for key, values in sweep.space.items()}
-        found[name] = Takeover(number, donor, moved)
+        found[name] = Takeover(number, step, donor, moved)
     return found
 
 
@@ -110,7 +106,14 @@ def stopped_after(job: Job, step: int) -> Job:
     return replace(job, settings=replace(settings, train=replace(settings.train, stop_after_steps=step)))
 
 
-def score_at(trial: TrialRecord, metric: str, step: int) -> float:
-    """What the trial last reported before a step; NaN, which ranks last, if that is nothing."""
-    values = [report[metric] for report in trial.reports if report["step"] < step and report.get(metric) is not None]
+def score_at(job: Job, metric: str, step: int) -> float:
+    """What the run's journal last says of a metric before a step; NaN, which ranks last, if that is nothing.
+
+    The journal is never behind the checkpoint of that step, whatever the driver has heard by then.
+    """
+    try:
+        lines = [json.loads(line) for line in job.run.read(METRICS).splitlines() if line.endswith(b"}")]
+    except FileNotFoundError:
+        return math.nan
+    values = [line[metric] for line in lines if line["step"] < step and line.get(metric) is not None]
     return float(values[-1]) if values and math.isfinite(values[-1]) else math.nan

@@ -19,7 +19,7 @@ from beatray.settings import PretrainSettings, SettingsError
 from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.metric import check_metric, figures_of, with_metric
 from beatray.sweep.plan import Plan, settings_with
-from beatray.sweep.population import current_changes
+from beatray.sweep.population import copy_checkpoint, targets
 from beatray.sweep.record import ENDED, Record, TrialRecord, read
 from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
@@ -67,6 +67,7 @@ def prepare(plan: Plan) -> Prepared:
     earlier = read(plan.folder)
     known = {trial.name: trial for trial in earlier.trials} if earlier else {}
     _refuse_others(plan, known)
+    known = {name: with_copies(plan, trial) for name, trial in known.items()}
     jobs: dict[str, Job] = {}
     trials, todo = [], []
     for trial in plan.trials:
@@ -87,13 +88,33 @@ def prepare(plan: Plan) -> Prepared:
         trials.append(now)
         if not finished and now.status not in ENDED:
             todo.append(trial.name)
-    return Prepared(plan, jobs, Record(plan.folder, plan.name, plan.sweep, trials), tuple(todo))
+    rounds = earlier.rounds if earlier else ()
+    _refuse_other_rounds(plan, rounds, next(iter(jobs.values())))
+    return Prepared(plan, jobs, Record(plan.folder, plan.name, plan.sweep, trials, rounds), tuple(todo))
+
+
+def with_copies(plan: Plan, trial: TrialRecord) -> TrialRecord:
+    """The trial after every takeover that was written down is there: what was copied already is copied again."""
+    if not trial.takeovers or trial.takeovers[-1]["copied"]:
+        return trial
+    done = replace(trial, takeovers=(*trial.takeovers[:-1], {**trial.takeovers[-1], "copied": True}))
+    copy_checkpoint(plan.folder.child(trial.takeovers[-1]["donor"]), job_of(plan, done), trial.takeovers[-1]["step"])
+    return done
+
+
+def _refuse_other_rounds(plan: Plan, rounds: tuple[Mapping[str, int], ...], job: Job) -> None:
+    ends = targets(job, plan.sweep.grace_epochs) if rounds else []
+    if any(each["number"] >= len(ends) or ends[each["number"]] != each["step"] for each in rounds):
+        raise SettingsError(
+            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_epochs; say that one, or choose "
+            "another run="
+        )
 
 
 def job_of(plan: Plan, trial: TrialRecord) -> Job:
     """The job of a trial with the settings it has by now."""
     drawn = next(each.settings for each in plan.trials if each.name == trial.name)
-    settings = settings_with(plan, trial.name, current_changes(trial)) if trial.takeovers else drawn
+    settings = settings_with(plan, trial.name, trial.present) if trial.takeovers else drawn
     return prepare_job(_with_shared_tracking(plan, settings))
 
 

@@ -64,7 +64,7 @@ def table_of(record: SweepRecord) -> tuple[list[str], list[list[Any]]]:
             row.rank,
             row.value,
             row.trial.name,
-            *(row.trial.changes.get(key, "") for key in keys),
+            *(row.trial.present.get(key, "") for key in keys),
             row.trial.status,
             row.trial.steps,
             round(row.trial.seconds, 1),
@@ -83,7 +83,7 @@ def as_text(record: SweepRecord) -> str:
     """The table for a terminal; errors below it, one line each."""
     columns, rows = table_of(record)
     named, short = columns.index("trial"), short_keys(_keys(record))
-    told = all(trial.name == name_of(trial.changes, short) for trial in record.trials)  # by the columns that follow
+    told = all(trial.name == name_of(trial.present, short) for trial in record.trials)  # by the columns that follow
     kept = [n for n, _ in enumerate(columns[:-1]) if n != named or not told]
     settings = range(named + 1, columns.index("status"))
     cells = [[_cell(columns[n], row[n], setting=n in settings) for n in kept] for row in rows]
@@ -122,7 +122,7 @@ def as_json(record: SweepRecord) -> str:
             "rank": row.rank,
             "trial": row.trial.name,
             record.metric: row.value,
-            "changes": dict(row.trial.changes),
+            "changes": row.trial.present,
             "status": row.trial.status,
             "attempts": row.trial.attempts,
             "steps": row.trial.steps,

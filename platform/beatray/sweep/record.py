@@ -18,6 +18,8 @@ from beatray.settings import SettingsError
 from beatray.sweep.settings import SweepSettings
 
 NAME = "sweep.json"
+CONTROLS, REPORT = "controls", "report"
+"""Folders beside it: the evaluations that trials share, and what `beatray report` writes."""
 VERSION = 1
 
 Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "paused", "failed"]
@@ -40,6 +42,12 @@ class TrialRecord:
     error: str | None = None
     takeovers: tuple[Mapping[str, Any], ...] = ()  # population based training: what it took over, and when
 
+    @property
+    def present(self) -> dict[str, Any]:
+        """The changes that it trains with now: as drawn, or as last taken over."""
+        copied = [turn["changes"] for turn in self.takeovers if turn["copied"]]
+        return {**self.changes, **(copied[-1] if copied else {})}
+
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord:
@@ -50,14 +58,23 @@ class SweepRecord:
     mode: str
     search: str
     trials: tuple[TrialRecord, ...]
+    rounds: tuple[Mapping[str, int], ...] = ()  # population based training: number and end of each decided one
 
 
 class Record:
     """The record of a sweep that runs now; every change is on the disk when the call returns."""
 
-    def __init__(self, folder: Store, run: str, sweep: SweepSettings, trials: Iterable[TrialRecord]) -> None:
+    def __init__(
+        self,
+        folder: Store,
+        run: str,
+        sweep: SweepSettings,
+        trials: Iterable[TrialRecord],
+        rounds: tuple[Mapping[str, int], ...] = (),
+    ) -> None:
         self._folder, self._run, self._sweep = folder, run, sweep
         self._trials = {trial.name: trial for trial in trials}
+        self._rounds = rounds
         self._write()
 
     def __getitem__(self, name: str) -> TrialRecord:
@@ -74,16 +91,23 @@ class Record:
         self._write()
         return self._trials[name]
 
-    def take_over(self, turns: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write down what several trials take over, all of it or nothing."""
+    @property
+    def rounds(self) -> tuple[Mapping[str, int], ...]:
+        """The rounds of population based training that were decided."""
+        return self._rounds
+
+    def decide(self, number: int, step: int, turns: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write down what is taken over after a round, all of it or nothing."""
         for name, turn in turns.items():
             trial = self._trials[name]
             self._trials[name] = replace(trial, takeovers=(*trial.takeovers, turn))
+        self._rounds = (*self._rounds, {"number": number, "step": step})
         self._write()
 
     def snapshot(self) -> SweepRecord:
         """What `read` would give."""
-        return SweepRecord(self._run, self._sweep.metric, self._sweep.mode, self._sweep.search, self.trials)
+        about = (self._run, self._sweep.metric, self._sweep.mode, self._sweep.search)
+        return SweepRecord(*about, self.trials, self._rounds)
 
     def _write(self) -> None:
         content = {"version": VERSION, **dataclasses.asdict(self.snapshot())}
@@ -97,7 +121,7 @@ def read(folder: Store) -> SweepRecord | None:
         if content.pop("version") != VERSION:
             raise ValueError("it was written by another version of beatray")
         trials = tuple(_trial(trial) for trial in content.pop("trials"))
-        return SweepRecord(**content, trials=trials)
+        return SweepRecord(**{**content, "rounds": tuple(content.get("rounds", ()))}, trials=trials)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -20,8 +20,8 @@ from beatray.corpus.store import Store
 from beatray.evaluate.files import score_name
 from beatray.evaluate.results import METRICS
 from beatray.settings import SettingsError
-from beatray.sweep.evaluation import CONTROLS, SCORES
-from beatray.sweep.record import SweepRecord, TrialRecord
+from beatray.sweep.evaluation import SCORES, is_of_encoder
+from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
 from beatray.sweep.space import short_keys
 from beatray.train.run_folder import EVALUATION_FOLDER
 
@@ -35,6 +35,7 @@ class Evaluated:
 
     trial: str
     repeat: str  # what tells it from the other trials of its method: "seed-0"
+    control: str  # the name of the controls: trials may share them
     results: Mapping[str, Any]
     controls: Mapping[str, Any]
 
@@ -50,6 +51,11 @@ class Method:
     def scores(self, name: str, arm: str = "pretrained") -> NDArray[np.float64]:
         """The score of each trial, in their order; NaN where it is not known. `arm` may be joined."""
         return np.array([mean_scores(each.results, arm).get(name, np.nan) for each in self.trials])
+
+    @property
+    def repeats(self) -> tuple[str, ...]:
+        """What repeats the method, a trial each: trials of two methods are paired by it."""
+        return tuple(each.repeat for each in self.trials)
 
     def control_scores(self, name: str, arm: str) -> NDArray[np.float64]:
         """The same score of the control (random, features) beside each trial."""
@@ -76,7 +82,7 @@ def read_results(folder: Store, record: SweepRecord) -> SweepResults:
     missing: list[str] = []
     controls: dict[str, Mapping[str, Any]] = {}
     for trial in record.trials:
-        changes = {key: value for key, value in trial.changes.items() if key not in REPEATS}
+        changes = {key: value for key, value in trial.present.items() if key not in REPEATS}
         name, repeat = _split_name(trial, short)
         _, _, found = groups.setdefault(json.dumps(changes, sort_keys=True), (name, changes, []))
         evaluated = _read_trial(folder, trial, repeat, controls)
@@ -86,6 +92,9 @@ def read_results(folder: Store, record: SweepRecord) -> SweepResults:
             found.append(evaluated)
     methods = tuple(Method(name, changes, tuple(found)) for name, changes, found in groups.values() if found)
     if not methods:
+        failed = next((trial for trial in record.trials if trial.status == "failed"), None)
+        if failed is not None:
+            raise SettingsError(f"no trial of {folder.where()} was evaluated; {failed.name} failed: {failed.error}")
         raise SettingsError(
             f"{folder.where()} holds no evaluated trial: run the sweep with sweep.evaluate=true (the trained encoders "
             "are kept and only evaluated)"
@@ -113,12 +122,15 @@ def _read_trial(
     place = folder.child(trial.name).child(EVALUATION_FOLDER)
     if trial.status != "finished" or place.size(SCORES) is None:
         return None
-    name = str(json.loads(place.read(SCORES))["controls"])
+    scores = json.loads(place.read(SCORES))
+    if not is_of_encoder(folder.child(trial.name), scores):
+        return None
+    name = str(scores["controls"])
     if name not in controls:
         there = folder.child(CONTROLS).child(name)
         found = there.size("results.json") is not None
         controls[name] = json.loads(there.read("results.json")) if found else {}
-    return Evaluated(trial.name, repeat, json.loads(place.read("results.json")), controls[name])
+    return Evaluated(trial.name, repeat, name, json.loads(place.read("results.json")), controls[name])
 
 
 def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:

@@ -27,15 +27,8 @@ from beatray.settings import SettingsError
 from beatray.sweep.evaluation import evaluate_controls
 from beatray.sweep.follower import Follower, Stopper, Tell
 from beatray.sweep.halving import Halving, Pace
-from beatray.sweep.population import (
-    copy_checkpoint,
-    current_changes,
-    score_at,
-    stopped_after,
-    takeovers,
-    targets,
-)
-from beatray.sweep.progress import Prepared, job_of
+from beatray.sweep.population import score_at, stopped_after, takeovers, targets
+from beatray.sweep.progress import Prepared, job_of, with_copies
 from beatray.sweep.ranking import tables
 from beatray.sweep.record import ENDED, SweepRecord
 from beatray.sweep.resources import DRIVER_CPUS, check_trial, concurrent
@@ -74,7 +67,7 @@ def run(prepared: Prepared, tell: Tell) -> SweepRecord:
     with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
         tracking.settle_ended()
         tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
-        if plan.evaluation is None or evaluate_controls(plan.folder, prepared.jobs, plan.evaluation, stop):
+        if plan.evaluation is None or evaluate_controls(prepared, plan.evaluation, stop):
             follower = Follower(prepared, tracking, stop, tell)
             if plan.sweep.search == "pbt":
                 _rounds(prepared, at_once, follower, tell)
@@ -159,28 +152,25 @@ def _rounds(prepared: Prepared, at_once: int, follower: Follower, tell: Tell) ->
         if due:
             _tune(prepared, due, at_once, follower.until(None if last else end))
         going = [name for name in jobs if record[name].status != "failed"]
-        if last or any(newest_step(jobs[name].run) < end for name in going):
-            return  # the end, or a wish to stop
+        if last or follower.stopping or any(newest_step(jobs[name].run) < end for name in going):
+            return
         _take_over(prepared, number, end, tell)
 
 
 def _take_over(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
     """Decide once, write that down, then copy; a start that was killed in between copies again."""
     plan, record = prepared.plan, prepared.record
-    alive = [each for each in record.trials if each.status not in (*ENDED, "failed")]
-    if not any(turn["number"] == number for each in alive for turn in each.takeovers):
-        scores = {each.name: score_at(each, plan.sweep.metric, end) for each in alive}
-        present = {each.name: current_changes(each) for each in alive}
-        turns = takeovers(number, scores, present, plan.sweep)
-        record.take_over({name: asdict(turn) for name, turn in turns.items()})
-    for each in record.trials:
-        if not each.takeovers or each.takeovers[-1]["number"] != number or each.takeovers[-1]["copied"]:
-            continue
-        taken = dict(each.takeovers[-1])
-        copy_checkpoint(prepared.jobs[taken["donor"]].run, job_of(plan, each), end)
-        record.change(each.name, takeovers=(*each.takeovers[:-1], {**taken, "copied": True}))
-        told = ", ".join(f"{key} {shown(value)}" for key, value in taken["changes"].items())
-        tell(f"  {each.name} goes on from {taken['donor']}, with {told}")
+    if any(each["number"] == number for each in record.rounds):
+        return
+    alive = {each.name: each for each in record.trials if each.status not in (*ENDED, "failed")}
+    scores = {name: score_at(prepared.jobs[name], plan.sweep.metric, end) for name in alive}
+    present = {name: trial.present for name, trial in alive.items()}
+    turns = takeovers(number, end, scores, present, plan.sweep)
+    record.decide(number, end, {name: asdict(turn) for name, turn in turns.items()})
+    for name, turn in turns.items():
+        record.change(name, takeovers=with_copies(plan, record[name]).takeovers)
+        told = ", ".join(f"{key} {shown(value)}" for key, value in turn.changes.items())
+        tell(f"  {name} goes on from {turn.donor}, with {told}")
 
 
 def _scheduler(prepared: Prepared, follower: Follower) -> Halving | None:

@@ -60,6 +60,9 @@ Except for `train.epochs`, which moves the cosine: continuing to more epochs is 
 """
 
 
+ADDED = {"corpus.split": 0, "objective.feature_weight": 0.0}
+"""Settings that older runs do not name, with what those runs did."""
+
 RESUMABLE_GROUPS = ("checkpoint.", "cluster.", "tracking.")
 """Whole groups of the same kind."""
 
@@ -147,7 +150,8 @@ def check_same_run(job: Job, state: dict[str, Any]) -> None:
             f"run {job.settings.run} was started on another snapshot of the corpus; its order of records would not "
             "be the same. Choose another run= or the corpus it was started on."
         )
-    before, now = flat(state["settings"]), flat(json.loads(json.dumps(shown_settings(job.settings))))
+    now = flat(json.loads(json.dumps(shown_settings(job.settings))))
+    before = {**{key: value for key, value in ADDED.items() if key in now}, **flat(state["settings"])}
     differing = [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted({*before, *now})
