@@ -129,7 +129,7 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
     ("words", "told"),
     [
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
-        ([], "which space.*ablation, asha, exponent, learning_rate, pbt, pos_mass, small"),
+        ([], "which space.*ablation, asha, beat_targets, .*, splits, temperature"),
         (["sweep=small", "train.epoch=3"], "did you mean 'train.epochs'"),
         (["sweep=small", "sweep.trails=3"], r"did you mean 'sweep\.trials'"),
         (["sweep.space.objective.exponant=[1,2]"], "trial exponant-1: .*did you mean 'objective.exponent'"),
@@ -168,7 +168,8 @@ def test_a_group_may_be_swept_with_keys_inside_it() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {"default"}))
 def test_every_ready_file_composes(name: str) -> None:
-    plan = plan_from([f"sweep={name}", "corpus=/c", "sweep.trials=4"])
+    classifier = ["objective.beat_classifier=/beats"] if name == "beat_targets" else []
+    plan = plan_from([f"sweep={name}", "corpus=/c", "sweep.trials=4", *classifier])
     assert len({trial.name for trial in plan.trials}) == len(plan.trials) > 1
     assert len({json.dumps(dict(trial.changes)) for trial in plan.trials}) == len(plan.trials)
 
