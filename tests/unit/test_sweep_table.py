@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beatray.report import sweep_table
-from beatray.report.sweep_page import compared
+from beatray.report import sweep_table, sweep_table_forms
+from beatray.report.sweep_scores import compared
 from beatray.sweep.paper import AUROC, CLAIMS, F1, PAPER, SEGMENT_F1, paper_row
 from beatray.sweep.plan import config_of
 from beatray.sweep.results import Evaluated, Method, SweepResults, mean_scores
@@ -141,15 +141,19 @@ def test_controls_stand_below_the_methods(results: SweepResults) -> None:
 
 def test_all_forms_hold_the_same_figures(results: SweepResults) -> None:
     table = sweep_table.make_table(results)
-    rows = list(csv.DictReader(io.StringIO(sweep_table.as_csv(table))))
+    rows = list(csv.DictReader(io.StringIO(sweep_table_forms.as_csv(table))))
     assert [row["method"] for row in rows] == ["hard / -", "soft_1^50 / hard", "random weights", "measured features"]
     assert rows[1]["PTB-XL AUROC mean"] == "0.8333" and rows[1]["PTB-XL AUROC paper"] == "0.843"
-    for text in (sweep_table.as_markdown(table), sweep_table.as_text(table), sweep_table.as_html(table)):
+    for text in (
+        sweep_table_forms.as_markdown(table),
+        sweep_table_forms.as_text(table),
+        sweep_table_forms.as_html(table),
+    ):
         assert "0.833 ± 0.031" in text and "soft_1^50 / hard" in text and "opposite" in text
-    latex = sweep_table.as_latex(table)
+    latex = sweep_table_forms.as_latex(table)
     assert r"0.833 $\pm$ 0.031" in latex and r"soft\_1\textasciicircum{}50 / hard" in latex
     assert latex.count(r"\\") == 1 + 2 + 2 and r"\midrule" in latex
-    long = list(csv.DictReader(io.StringIO(sweep_table.long_csv(results))))
+    long = list(csv.DictReader(io.StringIO(sweep_table_forms.long_csv(results))))
     assert len(long) == 2 * 3 * 6 and {row["repeat"] for row in long} == {"seed-0", "seed-1", "seed-2"}
 
 

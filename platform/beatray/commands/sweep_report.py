@@ -24,13 +24,15 @@ from beatray.embed.vectors import embed_rows
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.report import ecg, sweep_table
+from beatray.report import ecg, sweep_table_forms
 from beatray.report.build import overlays_of
-from beatray.report.sweep_page import Embeddings, SweepMaterial, best_method, build_sweep_report
+from beatray.report.sweep_material import Embeddings, SweepMaterial
+from beatray.report.sweep_page import build_sweep_report
+from beatray.report.sweep_table import make_table, name_of
 from beatray.settings import CorpusSettings, SettingsError
 from beatray.sweep.ranking import as_text
 from beatray.sweep.record import REPORT, SweepRecord, read
-from beatray.sweep.results import Evaluated, Method, SweepResults, read_results
+from beatray.sweep.results import Evaluated, Method, SweepResults, best_method, read_results
 from beatray.sweep.tracking import FOLDER_TAG
 from beatray.track.memory import MEMORY, Memory
 from beatray.track.secrets import without_secrets
@@ -65,7 +67,7 @@ def run(parent: str, corpus: str | None = None) -> int:
 
 def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, corpus: str | None) -> list[Path]:
     """report.html and the tables into `out`; prints the table."""
-    table = sweep_table.make_table(results)
+    table = make_table(results)
     best = best_method(results, record.metric, record.mode)
     trial = best.trials[0]
     settings = yaml.safe_load(folder.child(trial.trial).read(SETTINGS))
@@ -81,7 +83,7 @@ def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, 
             "encoder": settings["encoder"]["name"],
             "epochs": settings["train"]["epochs"],
             "batch": f"{settings['train']['batch_size']} recordings",
-            "shown in the pictures": f"{sweep_table.name_of(best)}, trial {trial.trial}",
+            "shown in the pictures": f"{name_of(best)}, trial {trial.trial}",
             "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
         },
         settings=yaml.safe_dump(_shared(folder, record, results), sort_keys=True),
@@ -91,14 +93,14 @@ def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, 
     )
     out.mkdir(parents=True, exist_ok=True)
     texts = {
-        "table.csv": sweep_table.as_csv(table),
-        "table.md": sweep_table.as_markdown(table),
-        "table.tex": sweep_table.as_latex(table),
-        "scores.csv": sweep_table.long_csv(results),
+        "table.csv": sweep_table_forms.as_csv(table),
+        "table.md": sweep_table_forms.as_markdown(table),
+        "table.tex": sweep_table_forms.as_latex(table),
+        "scores.csv": sweep_table_forms.long_csv(results),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    say(sweep_table.as_text(table))
+    say(sweep_table_forms.as_text(table))
     return [build_sweep_report(out / "report.html", material), *(out / name for name in texts)]
 
 

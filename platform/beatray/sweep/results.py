@@ -139,3 +139,16 @@ def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]
     parts = trial.name.split("__")
     repeats = [part for part in parts if marks and part.startswith(marks)]
     return "__".join(part for part in parts if part not in repeats) or "all", "__".join(repeats) or "-"
+
+
+def best_method(results: SweepResults, metric: str, mode: str) -> Method:
+    """The method with the best mean of the sweep's own metric where that is a score, else of its first score."""
+    names = results.score_names()
+    name, sign = (metric, -1.0 if mode == "min" else 1.0) if metric in names else (names[0], 1.0)
+
+    def worth(method: Method) -> float:
+        values = method.scores(name)
+        known = values[np.isfinite(values)]
+        return sign * float(known.mean()) if known.size else -np.inf
+
+    return max(results.methods, key=worth)

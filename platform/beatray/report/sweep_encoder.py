@@ -1,0 +1,95 @@
+"""Sections of a sweep's report about one encoder, that of the best method: classes, embeddings, a heart vector.
+
+Contract: as `sweep_page`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from beatray.evaluate.metrics import auroc
+from beatray.report import class_figures, embedding_figures
+from beatray.report.build import vcg_section
+from beatray.report.canvas import to_png, to_svg
+from beatray.report.html import Picture, Section
+from beatray.report.sweep_material import SweepMaterial
+from beatray.report.sweep_table import name_of
+from beatray.sweep.results import Method
+
+
+def classes_section(best: Method) -> Section | None:
+    trial = best.trials[0]
+    part = trial.results["tasks"].get("classify")
+    runs = [run for run in trial.results["runs"] if run["task"] == "classify" and run["condition"] == "clean"]
+    if part is None or not part.get("truth") or not runs:
+        return None
+    fraction = max(run["fraction"] for run in runs)
+    truth = np.array(part["truth"], bool)
+    classes = part["classes"] or [f"class {k}" for k in range(truth.shape[1])]
+
+    def of(results: Mapping[str, Any], arm: str) -> list[Mapping[str, Any]]:
+        return [
+            run
+            for run in results.get("runs", ())
+            if (run["task"], run["protocol"], run["arm"], run["fraction"], run["condition"])
+            == ("classify", "frozen", arm, fraction, "clean")
+        ]
+
+    scores = {}
+    arms = (("pretrained", name_of(best), trial.results), ("random", "random weights", trial.controls))
+    for arm, label, results in (*arms, ("features", "measured features", trial.controls)):
+        found = of(results, arm)
+        if found:
+            tables = [np.array(run["test"]["scores"], np.float64) for run in found]
+            scores[label] = np.array([[auroc(truth[:, k], t[:, k]) for k in range(len(classes))] for t in tables])
+    if not scores:
+        return None
+    first = of(trial.results, "pretrained")[0]["test"]
+    decided = np.array(first["scores"], np.float64) >= np.array(first["thresholds"], np.float64)
+    counts = truth.sum(axis=0).tolist()
+    return Section(
+        title="Class by class",
+        pictures=[
+            Picture(
+                to_svg(class_figures.class_bars(classes, scores, counts, "AUROC of each class")),
+                alt="AUROC of each class for " + ", ".join(scores),
+                caption=f"The encoder of trial {trial.trial}; whiskers are one SD over the seeds of the evaluation.",
+                share=0.7,
+            ),
+            Picture(
+                to_png(class_figures.confusion(classes, truth, decided, "Predicted together")),
+                alt="Share of the recordings of each class for which each class was predicted",
+                caption="First seed, thresholds chosen without the test recordings. A recording may have several "
+                "classes, so a row need not sum to 1.",
+                share=0.45,
+            ),
+        ],
+    )
+
+
+def embedding_section(material: SweepMaterial) -> Section | None:
+    if material.embeddings is None or len(material.embeddings.vectors) < 3:
+        return None
+    places = embedding_figures.projections(material.embeddings.vectors)
+    return Section(
+        title="Where recordings lie",
+        pictures=[
+            Picture(
+                to_png(embedding_figures.embedding_map(places, material.embeddings.groups)),
+                alt="Embeddings in two dimensions, coloured by " + ", ".join(material.embeddings.groups),
+                caption=f"{name_of(material.best)}: {len(material.embeddings.vectors)} recordings held out. In "
+                "t-SNE only nearness means something, not distance or size.",
+            )
+        ],
+    )
+
+
+def heart_section(material: SweepMaterial) -> Section | None:
+    if material.example is None:
+        return None
+    return vcg_section(
+        material.example, f"A heart vector ({material.example.record_id}), and what augmentation does to it"
+    )

@@ -1,0 +1,40 @@
+"""What the report of a sweep is made of: plain data, gathered by the command that writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.report.build import Example
+from beatray.report.ecg import Overlay
+from beatray.report.sweep_table import SweepTable
+from beatray.sweep.results import Method, SweepResults
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Recordings (n, D) as one encoder sees them, and texts (n,) to colour them by."""
+
+    vectors: NDArray[np.float32]
+    groups: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepMaterial:
+    """Everything the report of a sweep may hold; `best` is the method whose encoder the pictures show."""
+
+    title: str
+    table: SweepTable
+    results: SweepResults
+    best: Method
+    facts: Mapping[str, object] = field(default_factory=dict)
+    settings: str = ""
+    ranking: str = ""
+    overlays: Sequence[Overlay] = ()
+    min_leads: int = 3
+    embeddings: Embeddings | None = None
+    example: Example | None = None
+    tracking: Sequence[str] = ()

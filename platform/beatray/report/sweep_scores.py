@@ -1,0 +1,183 @@
+"""Sections of a sweep's report about its scores: the exponent, the label fractions, and how far trials scatter.
+
+Contract: as `sweep_page`. A difference is called significant only where `evaluate.statistics` does.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from beatray.evaluate.paired import MetricComparison, RunScore, as_rows, compare_runs
+from beatray.evaluate.statistics import ALPHA
+from beatray.report import sweep_figures
+from beatray.report.canvas import to_svg
+from beatray.report.html import Picture, Section
+from beatray.report.sweep_material import SweepMaterial
+from beatray.report.sweep_table import Line, SweepTable
+from beatray.sweep.paper import BASELINE, described
+from beatray.sweep.results import Method
+
+EXPONENT = "objective.exponent"
+MOST_LINES = 4
+"""Methods in the picture of the label fractions: more could not be told apart."""
+
+
+def compared(table: SweepTable) -> tuple[list[MetricComparison], list[str]]:
+    """Every method against the paper's baseline, or the first line where that was not run: paired tests per score.
+
+    Trials are paired by what repeats them. Also returns the methods that lack a trial of the baseline: they are not
+    compared.
+    """
+    first = next((line for line in table.lines if line.paper == BASELINE), table.lines[0])
+    repeats = [
+        repeat
+        for place, repeat in enumerate(first.repeats)
+        if all(np.isfinite(values[place]) for values in first.scores.values())
+    ]
+    runs, left_out = [], []
+    for line in table.lines:
+        of_line = [
+            RunScore(line.name, repeat, column.title, float(line.scores[column.title][line.repeats.index(repeat)]))
+            for column in table.columns
+            for repeat in repeats
+            if repeat in line.repeats
+        ]
+        if len(of_line) == len(repeats) * len(table.columns) and all(np.isfinite(run.value) for run in of_line):
+            runs += of_line
+        else:
+            left_out.append(line.name)
+    if len(table.lines) - len(left_out) < 2 or not runs:
+        return [], left_out
+    return compare_runs(runs, ALPHA, against=first.name), left_out
+
+
+def exponent_section(material: SweepMaterial) -> Section | None:
+    """Methods that differ in the exponent alone, as lines over it."""
+    groups: dict[str, list[tuple[float, Method, Line]]] = {}
+    for method, line in zip(material.results.methods, material.table.lines, strict=True):
+        if EXPONENT in method.changes:
+            others = json.dumps({k: v for k, v in method.changes.items() if k != EXPONENT}, sort_keys=True)
+            groups.setdefault(others, []).append((float(method.changes[EXPONENT]), method, line))
+    families = [sorted(group, key=lambda each: each[0]) for group in groups.values() if len(group) > 1]
+    if not families:
+        return None
+    panels: dict[str, dict[str, sweep_figures.Curve]] = {}
+    for column in material.table.columns[:3]:
+        for family in families:
+            reference = {
+                x: line.paper.scores[column.paper] for x, _, line in family if column.paper and line.paper is not None
+            }
+            curve = sweep_figures.Curve({x: line.scores[column.title] for x, _, line in family}, reference or None)
+            panels.setdefault(column.title, {})[_without_exponent(family[0][1])] = curve
+    with_paper = any(line.paper is not None for family in families for _, _, line in family)
+    return Section(
+        title="What sharpening the soft targets does",
+        pictures=[
+            Picture(
+                to_svg(sweep_figures.curves(panels, "exponent of soft_1", "the paper's figures" if with_paper else "")),
+                alt="Scores over the exponent of the soft target: " + ", ".join(panels),
+                caption="Means over trials, bars one SD, dots single trials. Rhythm / beat targets.",
+                share=len(panels) / 3,
+            )
+        ],
+    )
+
+
+def _without_exponent(method: Method) -> str:
+    changes = method.changes
+    if "objective.rhythm" not in changes:
+        return "all" if len(changes) == 1 else ", ".join(f"{k}={v}" for k, v in changes.items() if k != EXPONENT)
+    return described(str(changes["objective.rhythm"]), str(changes.get("objective.beat", "none")))
+
+
+def labels_section(material: SweepMaterial) -> Section | None:
+    """Scores over the fraction of labels: the best methods, the paper's baseline, and the controls."""
+    chosen = _leading(material)
+    panels: dict[str, dict[str, sweep_figures.Curve]] = {}
+    for task, metric, title in (("classify", "auroc", "PTB-XL AUROC"), ("segment", "f1", "LUDB F1")):
+        names = [name for name in material.results.score_names() if _parts(name)[:3] == (task, "frozen", metric)]
+        if len(names) < 2:
+            continue
+        fractions = {name: _parts(name)[3] for name in names}
+        lines = {
+            label: sweep_figures.Curve({fractions[name]: method.scores(name) for name in names})
+            for label, method in chosen.items()
+        }
+        for arm, label in (("random", "random weights"), ("features", "measured features")):
+            points = {fractions[name]: material.best.control_scores(name, arm) for name in names}
+            if all(np.isfinite(values).all() for values in points.values()):
+                lines[label] = sweep_figures.Curve(points)
+        panels[title] = lines
+    if not panels:
+        return None
+    return Section(
+        title="What labels are worth",
+        pictures=[
+            Picture(
+                to_svg(sweep_figures.curves(panels, "labels used", percent=True)),
+                alt="Scores over the share of training labels: " + ", ".join(panels),
+                caption="Frozen encoders; subsets of the labels are nested and the same for all. Means over trials, "
+                "bars one SD. Controls: the mean over their seeds.",
+                share=len(panels) / 3,
+            )
+        ],
+    )
+
+
+def _leading(material: SweepMaterial) -> dict[str, Method]:
+    """The baseline and the best method of each column, by the names of their lines, as many as can be told apart."""
+    pairs = list(zip(material.table.lines, material.results.methods, strict=True))
+    wanted = [line for line, _ in pairs if line.paper == BASELINE]
+    for column in material.table.columns:
+        wanted.append(max((line for line, _ in pairs), key=lambda line: float(np.nanmean(line.scores[column.title]))))
+    names = list(dict.fromkeys(line.name for line in wanted))[:MOST_LINES]
+    return {line.name: method for line, method in pairs if line.name in names}
+
+
+def _parts(name: str) -> tuple[str, str, str, float]:
+    """(task, protocol, metric, fraction) of a clean score's name; the metric of others is what follows."""
+    task, protocol, rest = name.split(".", 2)
+    fraction, metric = rest.split("pct.", 1)
+    return task, protocol, metric, float(fraction) / 100
+
+
+def scatter_section(table: SweepTable) -> Section:
+    """Every trial as a dot, and the paired tests."""
+    comparisons, left_out = compared(table)
+    panels = {
+        column.title: {line.name: line.scores[column.title] for line in table.lines} for column in table.columns[:4]
+    }
+    levels = {
+        column.title: {line.name: float(np.nanmean(line.scores[column.title])) for line in table.controls[:1]}
+        for column in table.columns[:4]
+    }
+    brackets = {
+        each.metric: [
+            (pair.first, pair.second, f"p = {pair.p_holm:.3g}")
+            for pair in each.statistics.comparisons
+            if pair.verdict in ("better", "worse")
+        ]
+        for each in comparisons
+    }
+    refusals = {each.statistics.refusal for each in comparisons if each.statistics.refusal}
+    told = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in sorted(refusals)]
+    if left_out:
+        told.append(f"Not compared, since a trial that the others have is missing: {', '.join(left_out)}.")
+    return Section(
+        title="How far the trials scatter",
+        paragraphs=told,
+        pictures=[
+            Picture(
+                to_svg(sweep_figures.boxes(panels, brackets, levels)),
+                alt="Scores of every trial by method: " + ", ".join(panels),
+                caption="A dot is a trial (its mean over the seeds of the evaluation). Boxes from five trials on, "
+                "violins from ten. Brackets join methods that the paired tests tell apart after correction; no "
+                "bracket, no such pair.",
+            )
+        ],
+        folded={"All paired tests": "\n\n".join("\n".join(as_rows(each)) for each in comparisons)}
+        if comparisons
+        else None,
+    )
