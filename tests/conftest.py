@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,17 +20,25 @@ SOURCES = str(Path(__file__).resolve().parents[1] / "platform")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))  # for child processes
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start a Ray run one after the other, first and in one process; all others beside them in a second."""
-    started = {id(item) for item in items if item.get_closest_marker("ray") or "local_ray" in _fixtures(item)}
-    for item in items:
-        if id(item) in started:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: id(item) not in started)
+STARTS_RAY = ("tests/distributed/", "tests/chaos/", "tests/accuracy/test_golden_loss.py",
+              "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py")  # fmt: skip
 
 
-def _fixtures(item: pytest.Item) -> tuple[str, ...]:
-    return tuple(getattr(item, "fixturenames", ()))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that start a Ray run one after the other in one process, and first; all others beside them in a second."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayApart(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
+
+    return RayApart(config, log)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test that starts a Ray elsewhere would meet another one at work."""
+    if item.get_closest_marker("ray") and not item.nodeid.startswith(STARTS_RAY):
+        raise pytest.UsageError(f"{item.nodeid} starts a Ray: add its file to STARTS_RAY in tests/conftest.py")
 
 
 @pytest.fixture(scope="session")
