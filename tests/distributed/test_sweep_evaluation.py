@@ -53,7 +53,8 @@ def test_every_trial_has_scores_and_all_share_the_controls(swept: list[str]) -> 
         assert kept["controls"] == control.name
         assert {AUROC, F1} <= trial.figures.keys()
         assert trial.figures[F1] == kept["scores"]["pretrained"][F1] and 0 < trial.figures[F1] < 1
-        assert set(kept["scores"]) == {"pretrained"}
+        assert set(kept["scores"]) == {"pretrained", "joined"}
+        assert trial.figures[f"{AUROC}.joined"] == kept["scores"]["joined"][AUROC]
     controls = json.loads((control / "scores.json").read_text())["scores"]
     assert set(controls) == {"random", "features", "shuffled"} and AUROC in controls["features"]
     results = read_results(Store(str(folder)), record)

@@ -71,12 +71,13 @@ def test_the_worst_goes_on_from_the_best(
     assert states[0]["settings"]["train"]["learning_rate"] == rate != states[1]["settings"]["train"]["learning_rate"]
     assert states[0]["optimiser_groups"][0]["weight_decay"] == decay
     assert main(["sweep", *words]) == 0 and "nothing to do" in capsys.readouterr().out
-    ended = outcome(tmp_path)
-    after_the_decision(tmp_path, changed.name, step)
-    assert main(["sweep", *words]) == 0
-    assert outcome(tmp_path) == ended
     assert main(["sweep", *words, "sweep.grace_epochs=2"]) == 2
     assert "leaves no round" in capsys.readouterr().err
+    if count(0, 1):  # a start more
+        ended = outcome(tmp_path)
+        after_the_decision(tmp_path, changed.name, step)
+        assert main(["sweep", *words]) == 0
+        assert outcome(tmp_path) == ended
 
 
 def after_the_decision(out: Path, name: str, step: int) -> None:
