@@ -205,7 +205,8 @@ def shown(values: NDArray[np.float64]) -> str:
     mean, sd = mean_sd(values)
     if not np.isfinite(mean):
         return "-"
-    return f"{mean:.3f} ± {sd:.3f}" if np.isfinite(sd) and sd > 0 else f"{mean:.3f}"
+    spread = f"{sd:.3f}".removeprefix("0")  # .031, as in the tables of an evaluation: a page is only so wide
+    return f"{mean:.3f}±{spread}" if np.isfinite(sd) and sd > 0 else f"{mean:.3f}"
 
 
 def mean_sd(values: NDArray[np.float64]) -> tuple[float, float]:
