@@ -13,10 +13,13 @@ import pytest
 
 from beatray.corpus.reader import Rows
 from beatray.corpus.splits import Role, assign_roles
-from beatray.evaluate.encoders import EncoderSpec
+from beatray.corpus.store import Store
+from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.held_out import evaluate_encoder, refuse_seen
 from beatray.evaluate.settings import EvaluateSettings, SegmentSettings, quick
+from beatray.models.registry import build_encoder
 from beatray.settings import CorpusSettings
+from beatray.train.checkpoint import export_encoder
 from beatray.train.errors import CheckpointError
 from beatray.train.prepare import policy_of
 from evaluation_rows import read_rows
@@ -82,17 +85,18 @@ def test_challenge_recordings_are_split_by_name_and_tested_on_snomed_classes(dat
     assert (assign_roles(corpus.index, policy_of(CorpusSettings())) == Role.TEST).sum() == 1  # the copy of PTB-XL
 
 
-def test_folds_over_records_that_pretraining_saw_are_refused(
-    corpus: RowsOfCorpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folds_over_records_that_pretraining_saw_are_refused(corpus: RowsOfCorpus, tmp_path: Path) -> None:
+    """By a real exported encoder, which says what it was trained on."""
     policy = CorpusSettings(validation_folds=(), test_folds=(9,))
     roles = assign_roles(corpus.index, policy_of(policy))
     seen = corpus.index[(roles == Role.TRAIN)]
     hashes = np.sort(np.frombuffer(b"".join(h[:8] for h in seen["content_hash"]), "<u8"))
-    monkeypatch.setattr("beatray.evaluate.held_out.trained_on", lambda weights: hashes)
-    refuse_seen("there", corpus.index[roles == Role.TEST])
-    monkeypatch.setattr("beatray.evaluate.held_out.check_recipe", lambda *_: None)
-    monkeypatch.setattr("beatray.evaluate.held_out.describe_encoder", lambda _: {"recipe": {}})
+    description = {"name": "tiny", "settings": {}, "recipe": corpus.recipe}
+    export_encoder(Store(str(tmp_path)), build_encoder("tiny"), description, hashes.tobytes())
+    weights = str(tmp_path)
+    refuse_seen(weights, corpus.index[roles == Role.TEST])
     over_all = plan(tasks=("segment",), segment=SegmentSettings(folds=2, fold_over="all"))
     with pytest.raises(CheckpointError, match=r"test recordings .*fold_over=held_out"):
-        evaluate_encoder(corpus, policy, EncoderSpec("tiny", {}, "there"), over_all)  # type: ignore[arg-type]
+        evaluate_encoder(corpus, policy, spec_of(weights), over_all)  # type: ignore[arg-type]
+    settings = plan(tasks=("segment",), bootstraps=20)
+    assert evaluate_encoder(corpus, policy, spec_of(weights), settings)[0].runs  # type: ignore[arg-type]
