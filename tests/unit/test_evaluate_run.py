@@ -13,7 +13,7 @@ import torch
 from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
-from beatray.evaluate.files import write_tables
+from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.fit import batches, rate_factor
 from beatray.evaluate.jobs import plan
 from beatray.evaluate.label_spaces import label_space, superclass_targets
@@ -132,6 +132,9 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
         ("finetune", "pretrained"), ("finetune", "random"),
     }  # fmt: skip
     assert "recordings of the validation folds" in " ".join(make_table(found).notes)
+    scores = table_scores(found)
+    for protocol in ("frozen", "mlp", "knn", "finetune"):
+        assert 0.0 <= scores["pretrained"][f"classify.{protocol}.100pct.validation_auroc"] <= 1.0
     with pytest.raises(ValueError, match="both the validation and the test part"):
         evaluate(rows, train, test, [encoder], plan_of_all, None, np.append(validation, test[0]))
     with pytest.raises(ValueError, match="held_out needs"):
@@ -265,15 +268,6 @@ def test_random_weights_depend_on_the_seed_alone(rows: Rows) -> None:
     lengths = rows.n_samples[:3].astype(np.int64)
     first, again, other = (pooled_features(build(EncoderSpec("tiny"), s), x_mv, lengths) for s in (1, 1, 2))
     assert np.array_equal(first, again) and not np.allclose(first, other)
-
-
-def test_padding_is_no_part_of_a_pooled_feature(rows: Rows) -> None:
-    encoder = build(EncoderSpec("tiny"), 0)
-    x_mv = prepared(rows.signal_uv[:2], np.array([4000, 4000], np.int32))
-    longer = x_mv.copy()
-    longer[:, :, 4600:] = 3.0  # beyond the valid part and the reach of the convolutions
-    lengths = np.array([4000, 4000])
-    assert np.array_equal(pooled_features(encoder, x_mv, lengths), pooled_features(encoder, longer, lengths))
 
 
 def test_batches_walk_through_every_record_and_the_rate_rises_and_falls() -> None:

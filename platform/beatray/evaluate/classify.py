@@ -44,8 +44,8 @@ def finetune(
     *,
     bf16: bool = False,
     device: str = "cpu",
-) -> tuple[nn.Module, NDArray[np.float64]]:
-    """A trained model and its thresholds; the encoder's learning rate is the best of `encoder_rates` on the fold."""
+) -> tuple[nn.Module, NDArray[np.float64], float]:
+    """A trained model, its thresholds and the AUROC on the fold, by which the best of `encoder_rates` is taken."""
 
     def trained(part: Index, rate: float) -> nn.Module:
         return train_classifier(
@@ -54,10 +54,12 @@ def finetune(
 
     fit_on, scored = fold
     models = [trained(fit_on, rate) for rate in encoder_rates]
-    best, thresholds, _ = judge([predict(model, x_mv, n_samples, scored, device) for model in models], truth[scored])
+    best, thresholds, reached = judge(
+        [predict(model, x_mv, n_samples, scored, device) for model in models], truth[scored]
+    )
     if np.array_equal(fit_on, train):
-        return models[best], thresholds
-    return trained(train, encoder_rates[best]), thresholds
+        return models[best], thresholds, reached
+    return trained(train, encoder_rates[best]), thresholds, reached
 
 
 def train_classifier(

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beatray.models.encoder import Encoder, pool_over_time
+from beatray.evaluate.pooling import pooled
+from beatray.models.encoder import Encoder
 from beatray.models.registry import build_encoder
 from beatray.record import RATE_HZ
 from beatray.train.checkpoint import describe_encoder, load_encoder
@@ -85,7 +86,6 @@ def feature_maps(encoder: Encoder, x_mv: NDArray[np.float32], device: str = "cpu
     return torch.cat([encoder.forward_features(chunk.to(device)).float().cpu() for chunk in _chunks(x_mv)])
 
 
-@torch.no_grad()
 def pooled_features(
     encoder: Encoder,
     x_mv: NDArray[np.float32],
@@ -93,15 +93,10 @@ def pooled_features(
     pooling: str = "mean_std",
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """One vector per record (n, D) over its valid samples: mean and SD of each channel, or the encoder's own pool."""
+    """One vector per record (n, D) over its valid samples: see `pooling`."""
     encoder.to(device)
-    pooled = []
-    for first, chunk in enumerate(_chunks(x_mv)):
-        valid = torch.from_numpy(n_samples[first * FORWARD_BATCH : (first + 1) * FORWARD_BATCH]).to(device)
-        fmap = encoder.forward_features(chunk.to(device))
-        how = encoder.pooling if pooling == "encoder" else pooling
-        pooled.append(pool_over_time(fmap, how, encoder.stride, valid).cpu().numpy())
-    return np.concatenate(pooled)
+    parts = (slice(first, first + FORWARD_BATCH) for first in range(0, len(x_mv), FORWARD_BATCH))
+    return np.concatenate([pooled(encoder, np.array(x_mv[p], np.float32), n_samples[p], pooling) for p in parts])
 
 
 def _chunks(x_mv: NDArray[np.float32]) -> Iterator[Tensor]:

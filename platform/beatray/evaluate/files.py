@@ -6,8 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from beatray.evaluate import classes, wave_table
-from beatray.evaluate.results import ARMS, Evaluation, plain, write_results
+from beatray.evaluate.conditions import CLEAN
+from beatray.evaluate.results import ARMS, VALIDATION_AUROC, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
 NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md")
@@ -43,7 +46,7 @@ def score_name(task: str, protocol: str, fraction: float, metric: str, condition
 
 
 def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
-    """The means of the table: by arm, by `score_name`."""
+    """The means of the table, and of the AUROC on validation records: by arm, by `score_name`."""
     found: dict[str, dict[str, float]] = {}
     for row in make_table(evaluation).rows:
         name = score_name(row.task, row.protocol, row.fraction, row.metric, row.condition)
@@ -51,4 +54,11 @@ def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
             cell = getattr(row, arm)
             if cell is not None and cell[0] == cell[0]:
                 found.setdefault(arm, {})[name] = float(cell[0])
+    on_validation: dict[tuple[str, str], list[float]] = {}
+    for run in evaluation.runs:
+        if run.condition == CLEAN and np.isfinite(run.metrics.get(VALIDATION_AUROC, np.nan)):
+            name = score_name(run.task, run.protocol, run.fraction, VALIDATION_AUROC)
+            on_validation.setdefault((run.arm, name), []).append(run.metrics[VALIDATION_AUROC])
+    for (arm, name), values in on_validation.items():
+        found.setdefault(arm, {})[name] = float(np.mean(values))
     return found

@@ -39,6 +39,9 @@ labels."""
 METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "auprc", "f1")}
 """The scores a table shows, first the main one."""
 
+VALIDATION_AUROC = "validation_auroc"
+"""A metric of classification runs that no table of test scores shows: what methods may be chosen by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decisions:

@@ -20,7 +20,7 @@ PROBES = ("frozen", "mlp", "knn")
 TARGETS = ("shared", "per_lead")
 FOLD_OVER = ("held_out", "all")
 VALIDATIONS = ("auto", "inner", "held_out")
-POOLINGS = ("mean_std", "encoder")
+POOLINGS = ("mean_std", "encoder", "stages", "stages_beat")
 DECODERS = ("conv", "unet")
 
 
@@ -120,7 +120,7 @@ class EvaluateSettings:
     classify_fractions: tuple[float, ...] = (1.0,)
     classify_subsample: float = 0.9  # share of the training patients that one seed of the classification sees
     min_leads: int = 3
-    pooling: str = "mean_std"  # or "encoder": what the probe reads of a feature map
+    pooling: str = "mean_std"  # or "encoder", "stages", "stages_beat": what a probe reads of the feature maps
     inner_folds: int = 5
     inverse_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     controls: bool = True  # random weights, measured features and permuted labels beside the encoder

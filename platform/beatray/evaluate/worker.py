@@ -21,7 +21,7 @@ from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_f
 from beatray.evaluate.jobs import Job
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.probe import chosen_probe
-from beatray.evaluate.results import METRICS, Decisions, Run, score
+from beatray.evaluate.results import METRICS, VALIDATION_AUROC, Decisions, Run, score
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, fold_subsets
 from beatray.evaluate.tasks import TaskData
@@ -115,7 +115,7 @@ class Worker:
     def _classify_runs(self, job: Job, fraction: float, train: Index) -> list[Run]:
         """One run per condition."""
         data, began = self.tasks[job.task], time.monotonic()
-        decide = self._classify(job, data, train)
+        decide, validation_auroc = self._classify(job, data, train)
         runs = []
         for condition in self._conditions(job, fraction):
             outcome = decide(condition)
@@ -124,7 +124,7 @@ class Worker:
                     **self._named(job, fraction, began),
                     train_records=len(train),
                     outcome=outcome,
-                    metrics=score(outcome, data.truth[data.test]),
+                    metrics={**score(outcome, data.truth[data.test]), VALIDATION_AUROC: validation_auroc},
                     condition=condition,
                     train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
                 )
@@ -180,8 +180,10 @@ class Worker:
 
         return from_signals
 
-    def _classify(self, job: Job, data: TaskData, train: Index) -> Callable[[str], Decisions]:
-        """Train on `train`; the function gives the decisions on the test part under a condition."""
+    def _classify(self, job: Job, data: TaskData, train: Index) -> tuple[Callable[[str], Decisions], float]:
+        """Train on `train`; a function that gives the decisions on the test part under a condition, and the AUROC of
+        the choice on validation records.
+        """
         settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
         folds = choose.held_out(train, data.validation)
         if not len(data.validation):
@@ -190,7 +192,7 @@ class Worker:
             _, spec = self._encoder(job)
             fit = settings.classify_finetune
             rates = [encoder_rate(spec, fit) * factor for factor in settings.classify.rate_factors]
-            model, thresholds = classify.finetune(
+            model, thresholds, validation_auroc = classify.finetune(
                 lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates, job.seed,
                 bf16=settings.bf16, device=device,
             )  # fmt: skip
@@ -202,7 +204,7 @@ class Worker:
                 scores = [classify.predict(model, x, n, np.arange(len(x)), device) for x, n in parts]
                 return Decisions(np.concatenate(scores), thresholds)
 
-            return fine_tuned
+            return fine_tuned, validation_auroc
         encoder = None if job.arm == "features" else self._encoder(job)[0]
         features = data.features
         if encoder is not None:
@@ -224,7 +226,7 @@ class Worker:
             read = np.concatenate([pooled_features(encoder, x, n, settings.pooling, device) for x, n in parts])
             return Decisions(found.scores(read), found.thresholds)
 
-        return probed
+        return probed, found.validation_auroc
 
     def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
         if job.spec is None:
