@@ -25,7 +25,12 @@ def run_of(task: str, arm: str, metrics: dict[str, float], fraction: float = 1.0
 
 
 def method_of(
-    number: int, auroc: list[float], f1: list[float], segment: list[float], seeds: tuple[int, ...] = (0, 1, 2)
+    number: int,
+    auroc: list[float],
+    f1: list[float],
+    segment: list[float],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    title: str = "PTB-XL superclasses",
 ) -> Method:
     """A row of the paper with these scores of its trials."""
     row = BY_NUMBER[number]
@@ -43,11 +48,12 @@ def method_of(
             f"seed-{n}",
             "the control",
             {
+                "tasks": {"classify": {"title": title}},
                 "runs": [
                     run_of("classify", "pretrained", {"auroc": a, "f1": b}),
                     run_of("segment", "pretrained", {"f1": c, "dice": c}),
                     run_of("segment", "pretrained", {"f1": c - 0.1, "dice": c}, fraction=0.1),
-                ]
+                ],
             },
             controls,
         )
@@ -89,6 +95,19 @@ def test_directions_need_every_trial(results: SweepResults) -> None:
         ((9, 1), "PTB-XL F1"): "same",
         ((9, 1), "LUDB F1"): "opposite",
     }
+
+
+def test_columns_say_what_was_classified_and_keep_small_fractions_apart() -> None:
+    method = method_of(1, [0.8], [0.5], [0.8], seeds=(0,), title="CinC SNOMED codes")
+    for fraction in (0.004, 0.001):
+        method.trials[0].results["runs"].append(run_of("classify", "pretrained", {"auroc": 0.7}, fraction))
+    method.trials[0].results["runs"][0]["metrics"]["validation_auroc"] = 0.75
+    table = sweep_table.make_table(SweepResults((method,), ()))
+    assert [column.title for column in table.columns] == [
+        "CinC AUROC", "CinC F1", "LUDB F1", "CinC AUROC, validation", "CinC AUROC at 0.1%", "CinC AUROC at 0.4%",
+        "LUDB F1 at 10%",
+    ]  # fmt: skip
+    assert table.lines[0].scores["CinC AUROC, validation"].tolist() == [0.75]
 
 
 def test_three_trials_are_never_called_significant(results: SweepResults) -> None:

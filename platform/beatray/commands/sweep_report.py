@@ -205,8 +205,7 @@ def _track(folder: Store, written: list[Path]) -> list[str]:
         for path in written:
             tracker.artifact(path, REPORT)
         sent = tracker.finish(None, patience_s=10.0)
-        told.append(
-            f"MLflow: {uri}, run {tracker.run_id}, artifacts in {REPORT}/" if sent else f"not all sent to {uri}"
-        )
+        arrived = f"MLflow: {uri}, run {tracker.run_id}, artifacts in {REPORT}/"
+        told.append(arrived if sent else f"not all sent to {uri}: give the command again when it answers")
     place.push(MEMORY)
     return told

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from beatray.evaluate import classes, wave_table
-from beatray.evaluate.conditions import CLEAN
 from beatray.evaluate.results import ARMS, VALIDATION_AUROC, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
@@ -56,7 +55,7 @@ def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
                 found.setdefault(arm, {})[name] = float(cell[0])
     on_validation: dict[tuple[str, str], list[float]] = {}
     for run in evaluation.runs:
-        if run.condition == CLEAN and np.isfinite(run.metrics.get(VALIDATION_AUROC, np.nan)):
+        if np.isfinite(run.metrics.get(VALIDATION_AUROC, np.nan)):
             name = score_name(run.task, run.protocol, run.fraction, VALIDATION_AUROC)
             on_validation.setdefault((run.arm, name), []).append(run.metrics[VALIDATION_AUROC])
     for (arm, name), values in on_validation.items():

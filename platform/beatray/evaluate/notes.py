@@ -63,6 +63,9 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             "noise 1-6: modelled wander, muscle noise, power line and baseline shifts in mV; BW, EM, MA: real noise at "
             "a signal-to-noise ratio; leads: all others set to zero. Done to test recordings only."
         )
+    if not settings.controls:
+        notes.append("The controls were left out (evaluate.controls=false); a sweep keeps those of its trials apart.")
+        return notes + list(evaluation.notes)
     notes.append(
         "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
         "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
@@ -132,7 +135,7 @@ def reading(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row.condition == "clean"]
     compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
     if not compared:
-        return "No pretrained encoder was compared with a control."
+        return "Nothing here was compared with a control."
     better = sum(gap.excludes_zero() and gap.value > 0 for gap in compared)
     worse = sum(gap.excludes_zero() and gap.value < 0 for gap in compared)
     unclear = len(compared) - better - worse

@@ -119,12 +119,13 @@ class Worker:
         runs = []
         for condition in self._conditions(job, fraction):
             outcome = decide(condition)
+            chosen_by = {VALIDATION_AUROC: validation_auroc} if condition == CLEAN else {}
             runs.append(
                 Run(
                     **self._named(job, fraction, began),
                     train_records=len(train),
                     outcome=outcome,
-                    metrics={**score(outcome, data.truth[data.test]), VALIDATION_AUROC: validation_auroc},
+                    metrics={**score(outcome, data.truth[data.test]), **chosen_by},
                     condition=condition,
                     train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
                 )

@@ -10,12 +10,14 @@ import json
 import numpy as np
 
 from beatray.evaluate.paired import MetricComparison, RunScore, as_rows, compare_runs
+from beatray.evaluate.results import METRICS
 from beatray.evaluate.statistics import ALPHA
+from beatray.evaluate.table import METRIC_NAMES
 from beatray.report import sweep_figures
 from beatray.report.canvas import to_svg
 from beatray.report.html import Picture, Section
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_table import Line, SweepTable
+from beatray.report.sweep_table import Line, SweepTable, data_name
 from beatray.sweep.paper import BASELINE, described
 from beatray.sweep.results import Method
 
@@ -96,7 +98,9 @@ def labels_section(material: SweepMaterial) -> Section | None:
     """Scores over the fraction of labels: the best methods, the paper's baseline, and the controls."""
     chosen = _leading(material)
     panels: dict[str, dict[str, sweep_figures.Curve]] = {}
-    for task, metric, title in (("classify", "auroc", "PTB-XL AUROC"), ("segment", "f1", "LUDB F1")):
+    for task in material.results.tasks:
+        metric = METRICS[task][0]
+        title = f"{data_name(material.results, task)} {METRIC_NAMES[metric].removeprefix('macro ')}"
         names = [name for name in material.results.score_names() if _parts(name)[:3] == (task, "frozen", metric)]
         if len(names) < 2:
             continue

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.files import score_name
+from beatray.evaluate.results import VALIDATION_AUROC
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, PAPER_SCORES, SEGMENT_F1, PaperRow, described, paper_row
 from beatray.sweep.results import Method, SweepResults
@@ -81,6 +82,14 @@ def make_table(results: SweepResults) -> SweepTable:
     return SweepTable(columns, lines, tuple(_controls(results, columns)))
 
 
+def data_name(results: SweepResults, task: str) -> str:
+    """The recordings that a task is tested on."""
+    if task == "segment":
+        return "LUDB"
+    titles = [str(trial.results["tasks"][task]["title"]) for method in results.methods for trial in method.trials]
+    return titles[0].split()[0]  # PTB-XL or CinC, whatever the classes are
+
+
 def names_of(results: SweepResults) -> list[str]:
     """What the methods are called: in few words, unless two would be called the same."""
     short = [name_of(method) for method in results.methods]
@@ -126,24 +135,27 @@ def verdicts(table: SweepTable) -> list[Verdict]:
 
 
 def _columns(results: SweepResults) -> tuple[Column, ...]:
-    """The main scores at all labels, those of the paper first; then the same with the measured features joined, other
-    protocols, and fewer labels."""
+    """The main scores at all labels, those of the paper first; then the same with the measured features joined and on
+    validation records, other protocols, and fewer labels."""
     runs = [run for m in results.methods for t in m.trials for run in t.results["runs"] if run["condition"] == "clean"]
     kinds = dict.fromkeys((run["protocol"], run["task"], run["fraction"]) for run in runs)
     largest = {task: max(fraction for _, other, fraction in kinds if other == task) for _, task, _ in kinds}
     paper, joined, others, fewer = [], [], [], []
     for protocol, task, fraction in kinds:
-        name = "PTB-XL" if task == "classify" else "LUDB"
+        name = data_name(results, task)
         how = "" if protocol == "frozen" else f", {PROTOCOL_NAMES[task, protocol]}"
         for metric, of_paper in (("auroc", AUROC), ("f1", F1)) if task == "classify" else (("f1", SEGMENT_F1),):
             title = f"{name} {METRIC_NAMES[metric].removeprefix('macro ')}"
             score = score_name(task, protocol, fraction, metric)
             if fraction != largest[task]:
                 if of_paper != F1:
-                    fewer.append(Column(f"{title}{how} at {fraction:.0%}", score))
+                    fewer.append(Column(f"{title}{how} at {100 * fraction:g}%", score))
             elif protocol == "frozen":
                 paper.append(Column(title, score, of_paper))
-                joined += [Column(f"{title} with features", score, arm="joined")] if metric == "auroc" else []
+                if metric == "auroc":
+                    chosen_by = score_name(task, protocol, fraction, VALIDATION_AUROC)
+                    joined += [Column(f"{title} with features", score, arm="joined")]
+                    joined += [Column(f"{title}, validation", chosen_by)]
             else:
                 others.append(Column(f"{title}{how}", score))
     paper.sort(key=lambda column: PAPER_SCORES.index(str(column.paper)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from beatray.corpus.store import Store
 from beatray.evaluate.files import score_name
-from beatray.evaluate.results import METRICS
+from beatray.evaluate.results import METRICS, VALIDATION_AUROC
 from beatray.settings import SettingsError
 from beatray.sweep.evaluation import SCORES, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
@@ -69,6 +69,11 @@ class SweepResults:
     methods: tuple[Method, ...]
     missing: tuple[str, ...]
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of the evaluations."""
+        return tuple(dict.fromkeys(run["task"] for m in self.methods for t in m.trials for run in t.results["runs"]))
+
     def score_names(self) -> tuple[str, ...]:
         """Every score that a trial has."""
         found = (name for m in self.methods for t in m.trials for name in mean_scores(t.results, "pretrained"))
@@ -108,7 +113,7 @@ def mean_scores(results: Mapping[str, Any], arm: str) -> dict[str, float]:
     for run in results.get("runs", ()):
         if run["arm"] != arm:
             continue
-        for metric in METRICS[run["task"]]:
+        for metric in (*METRICS[run["task"]], VALIDATION_AUROC):
             value = run["metrics"].get(metric)
             if value is not None:
                 name = score_name(run["task"], run["protocol"], run["fraction"], metric, run["condition"])
