@@ -68,9 +68,10 @@ def parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser(
         "sweep",
         help="many pretraining runs over a space; show their ranking",
-        description="Pretrain over a space of settings with Ray Tune: grid, random draws, or draws with early stopping "
-        "(asha). The same command goes on after a kill; a failed trial is tried again. Words: sweep=NAME corpus= out= "
-        "run= sweep.trials= sweep.space.KEY=[VALUE,VALUE] and all of pretrain. "
+        description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
+        "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
+        "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
+        "again. Words: sweep=NAME corpus= out= run= sweep.trials= sweep.space.KEY=[VALUE,VALUE] and all of pretrain. "
         "beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
     _settings_words(sweep)

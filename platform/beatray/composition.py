@@ -97,7 +97,7 @@ def _choice_error(chosen: list[str], folder: Path, message: str) -> str:
         key, _, value = word.partition("=")
         offered = sorted(path.stem for path in (folder / key).glob("*.yaml"))
         if value not in offered:
-            return f"there is no {key} '{value}'{_nearest(value, offered)}; offered: {', '.join(offered)}"
+            return f"there is no {key} '{value}'{_nearest(value, offered)} (offered: {', '.join(offered)})"
     return message
 
 
