@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
     _settings_words(sweep)
+    sweep.add_argument("--resume", action="store_true", help="only go on with the sweep that out/run holds")
     sweep.add_argument("--json", action="store_true", help="show: print JSON")
 
     report = commands.add_parser(
@@ -282,7 +283,7 @@ def _dispatch(words: argparse.Namespace) -> int:
 
             if words.words[:1] == ["show"]:
                 return sweep.show(words.words[1:], json=words.json)
-            return sweep.run(words.words)
+            return sweep.run(words.words, resume=words.resume)
         if words.command == "report":
             from beatray.commands import sweep_report
 

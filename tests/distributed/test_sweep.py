@@ -118,9 +118,13 @@ def test_the_same_command_again_does_nothing(swept: list[str], capsys: pytest.Ca
         return {**{str(path): path.stat().st_mtime_ns for path in files if path.parent.name in TRIALS}, **ends}
 
     before = state()
-    assert main(["sweep", *swept]) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    for resume in ([], ["--resume"]):
+        assert main(["sweep", *swept, *resume]) == 0
+        assert "nothing to do" in capsys.readouterr().out
     assert state() == before
+    assert main(["sweep", *swept, "run=frist", "--resume"]) == 2
+    assert "frist holds no sweep to go on with" in capsys.readouterr().err
+    assert not (out_of(swept) / "frist").exists()
 
 
 def test_another_sweep_in_the_same_folder_is_refused(swept: list[str], capsys: pytest.CaptureFixture[str]) -> None:

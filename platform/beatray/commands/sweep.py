@@ -18,9 +18,14 @@ EX_TEMPFAIL = 75
 """Exit code of a sweep that was asked to stop: the same command goes on."""
 
 
-def run(words: list[str]) -> int:
-    """Run, or go on with, the sweep that the words mean; 0 when every trial has ended, 1 when one failed."""
+def run(words: list[str], *, resume: bool = False) -> int:
+    """Run, or go on with, the sweep that the words mean; 0 when every trial has ended, 1 when one failed.
+
+    With `resume` there must be one to go on with: whoever mistypes a folder does not begin an hour's work anew.
+    """
     plan = plan_from(words)
+    if resume and read(plan.folder) is None:
+        raise SettingsError(f"{plan.folder.where()} holds no sweep to go on with; without --resume one starts there")
     with alone(plan):
         prepared = prepare(plan)
         say(f"sweep {plan.name}: {plan.sweep.search}, {len(plan.trials)} trials, into {plan.folder.where()}")
