@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
     _settings_words(sweep)
-    sweep.add_argument("--resume", action="store_true", help="only go on with the sweep that out/run holds")
+    sweep.add_argument("--resume", action="store_true", help="there must be a sweep in out/run to go on with")
     sweep.add_argument("--json", action="store_true", help="show: print JSON")
 
     report = commands.add_parser(
@@ -282,6 +282,8 @@ def _dispatch(words: argparse.Namespace) -> int:
             from beatray.commands import sweep
 
             if words.words[:1] == ["show"]:
+                if words.resume:
+                    parser().error("sweep show only shows: leave out --resume")
                 return sweep.show(words.words[1:], json=words.json)
             return sweep.run(words.words, resume=words.resume)
         if words.command == "report":

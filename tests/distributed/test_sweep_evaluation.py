@@ -98,7 +98,8 @@ def test_the_report_of_the_sweep(swept: list[str], capsys: pytest.CaptureFixture
     assert "http://" not in page.replace("http://www.w3.org", "") and page.count("<img") >= 6
     with (folder / "report" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["row"] for row in rows] == ["1", "9", "", ""]
+    assert [row["row"] for row in rows] == ["1", "9", "", "", ""]
+    assert rows[2]["method"].startswith("chosen on validation")
     assert rows[1]["LUDB F1 paper"] == "0.911" and rows[1]["LUDB F1 direction"] in ("same", "opposite")
     assert (folder / "report" / "table.tex").read_text().startswith(r"\begin{tabular}")
     client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")

@@ -15,6 +15,7 @@ from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepa
 from beatray.evaluate.pooling import HEARTBEAT, median_heartbeats
 from beatray.evaluate.probe import logistic
 from beatray.evaluate.settings import POOLINGS
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from evaluation_rows import read_rows
 
 SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
@@ -68,6 +69,20 @@ def test_a_heartbeat_keeps_the_order_of_its_waves() -> None:
     assert np.allclose(found, expected, atol=0.01)
 
 
+def test_the_box_is_that_of_the_objective() -> None:
+    defaults = BeatSslSettings()
+    box = (defaults.box_before_s, defaults.box_after_s, defaults.roi_bins)
+    assert (HEARTBEAT.before_s, HEARTBEAT.after_s, HEARTBEAT.bins) == box
+
+
+def test_an_encoder_of_five_stages_is_read_at_each() -> None:
+    encoder = build(EncoderSpec("xresnet1d18"), 0)
+    x_mv = np.random.default_rng(0).normal(size=(2, 12, 5000)).astype(np.float32)
+    width = 2 * sum(encoder.stage_channels) + HEARTBEAT.bins * encoder.channels
+    assert len(encoder.stage_channels) == 5
+    assert pooled_features(encoder, x_mv, np.array([5000, 4000]), "stages_beat").shape == (2, width)
+
+
 def test_without_a_beat_the_heartbeat_is_unknown_and_a_probe_still_reads_the_rest(rows: Rows) -> None:
     encoder = build(EncoderSpec("tiny"), 0)
     x_mv, lengths = prepared(rows.signal_uv, rows.n_samples), rows.n_samples.astype(np.int64)
@@ -83,10 +98,10 @@ def test_without_a_beat_the_heartbeat_is_unknown_and_a_probe_still_reads_the_res
 @pytest.mark.parametrize("how", POOLINGS)
 def test_what_follows_the_valid_samples_changes_nothing(rows: Rows, how: str) -> None:
     encoder = build(EncoderSpec("tiny"), 0)
-    lengths = np.full(len(rows), 4000)
+    lengths = np.full(len(rows), 2000)
     x_mv = prepared(rows.signal_uv, lengths.astype(np.int32))
     longer = x_mv.copy()
-    longer[:, :, 4600:] = rows.signal_uv[:, :, :400] / 1000.0  # beyond the reach of the convolutions
+    longer[:, :, 2600:] = rows.signal_uv[:, :, :2400] / 25.0  # out of reach of the convolutions, 40 times as high
     assert np.array_equal(
         pooled_features(encoder, x_mv, lengths, how), pooled_features(encoder, longer, lengths, how), equal_nan=True
     )

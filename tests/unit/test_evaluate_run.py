@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 
 from beatray.corpus.reader import Rows
 from beatray.corpus.store import Store
+from beatray.evaluate.choose import inner_folds
+from beatray.evaluate.classify import label_subsets
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.fit import batches, rate_factor
@@ -140,6 +143,26 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
     with pytest.raises(ValueError, match="held_out needs"):
         asked = replace(plan_of_all, classify=replace(chosen, validation="held_out"))
         evaluate(rows, train, test, [encoder], asked)
+
+
+def test_what_chose_has_not_seen_a_test_label(rows: Rows, encoder: EncoderSpec) -> None:
+    train, test = split_of(rows)
+    plan_of_one = replace(quick(), tasks=("classify",), protocols=("frozen",), shuffles=0)
+    others = list(rows.labels)
+    for i in test:
+        others[i] = ("NORM",) if "NORM" not in rows.labels[i] else ("IMI", "NDT")
+    found, changed = (
+        evaluate(each, train, test, [encoder], plan_of_one) for each in (rows, replace(rows, labels=others))
+    )
+    tested, chose = ([run.metrics[name] for run in found.runs] for name in ("auroc", "validation_auroc"))
+    assert chose == [run.metrics["validation_auroc"] for run in changed.runs]
+    assert tested != [run.metrics["auroc"] for run in changed.runs]
+    data, _ = task_data(rows, train, test, test[:0], "classify", plan_of_one, Path(tempfile.mkdtemp())) or pytest.fail()
+    (features,) = [run for run in found.runs if run.arm == "features"]
+    (part,) = label_subsets(data.patients, data.train, plan_of_one.classify_subsample, (1.0,), 0, 2).values()
+    folds = inner_folds(data.patients, part, plan_of_one.inner_folds, 0)
+    alone = chosen_probe("frozen", data.features, data.truth, part, folds, plan_of_one, 0)
+    assert features.metrics["validation_auroc"] == alone.validation_auroc
 
 
 @pytest.mark.parametrize(("target", "fold_over"), [("shared", "held_out"), ("per_lead", "all")])

@@ -151,6 +151,28 @@ def test_methods_that_would_be_called_the_same_keep_their_own_names() -> None:
     assert [line.name for line in lines] == ["exponent-1", "exponent-50"]
 
 
+def test_the_choice_in_each_repeat_is_that_of_its_own_validation() -> None:
+    methods = [method_of(n, auroc, [0.5] * 3, [0.8] * 3) for n, auroc in ((1, [0.6, 0.9, 0.7]), (9, [0.8, 0.7, 0.9]))]
+    for method, validation in zip(methods, ([0.9, 0.6, 0.5], [0.7, 0.8, 0.6]), strict=True):
+        for trial, value in zip(method.trials, validation, strict=True):
+            trial.results["runs"][0]["metrics"]["validation_auroc"] = value
+    table = sweep_table.make_table(SweepResults(tuple(methods), ()))
+    (chosen,) = [line for line in table.controls if line.name == sweep_table.CHOSEN]
+    assert chosen.scores["PTB-XL AUROC"].tolist() == [0.6, 0.7, 0.9]
+    assert chosen.scores["PTB-XL AUROC, validation"].tolist() == [0.9, 0.8, 0.6]
+    comparisons, _ = compared(table)
+    assert [each.metric for each in comparisons] == ["PTB-XL AUROC", "PTB-XL F1", "LUDB F1", "LUDB F1 at 10%"]
+
+
+def test_controls_are_named_by_what_makes_their_encoders() -> None:
+    one, two, three = (method_of(n, [0.8], [0.5], [0.8], seeds=(0,)) for n in (1, 9, 13))
+    wide = Method("wide", {**two.changes, "encoder.channels": [48, 64, 128]}, two.trials)
+    other = replace(wide.trials[0], control="of the wide one")
+    table = sweep_table.make_table(SweepResults((one, three, replace(wide, trials=(other,))), ()))
+    names = ["random weights", "random weights, channels [48, 64, 128]", "measured features"]
+    assert [line.name for line in table.controls] == names
+
+
 def test_controls_stand_below_the_methods(results: SweepResults) -> None:
     table = sweep_table.make_table(results)
     assert [line.name for line in table.controls] == ["random weights", "measured features"]

@@ -93,7 +93,7 @@ def pooled_features(
     pooling: str = "mean_std",
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """One vector per record (n, D) over its valid samples: see `pooling`."""
+    """One vector per record (n, D) over its valid samples, as `pooling.pooled` makes it."""
     encoder.to(device)
     parts = (slice(first, first + FORWARD_BATCH) for first in range(0, len(x_mv), FORWARD_BATCH))
     return np.concatenate([pooled(encoder, np.array(x_mv[p], np.float32), n_samples[p], pooling) for p in parts])

@@ -64,8 +64,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             "a signal-to-noise ratio; leads: all others set to zero. Done to test recordings only."
         )
     if not settings.controls:
-        notes.append("The controls were left out (evaluate.controls=false); a sweep keeps those of its trials apart.")
-        return notes + list(evaluation.notes)
+        return [*notes, "The controls were left out (evaluate.controls=false).", *evaluation.notes]
     notes.append(
         "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
         "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "

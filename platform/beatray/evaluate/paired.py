@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.results import METRICS
+from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.statistics import ALPHA, Statistics, compare
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 
@@ -179,7 +179,7 @@ def _check_alike(one: dict[str, Any], other: dict[str, Any], one_path: Path, oth
 
 def _metric(run: Mapping[str, Any], metric: str, title: str | None) -> str:
     task, condition = run["task"], run.get("condition", "clean")
-    parts = [title or TASK_TITLES[task], PROTOCOL_NAMES[task, run["protocol"]], f"{run['fraction']:.0%} labels"]
+    parts = [title or TASK_TITLES[task], PROTOCOL_NAMES[task, run["protocol"]], f"{percent(run['fraction'])} labels"]
     parts += [condition] if condition != "clean" else []
     return ", ".join([*parts, METRIC_NAMES[metric]])
 

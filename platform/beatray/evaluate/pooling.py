@@ -8,8 +8,8 @@ over time cannot tell a deflection before the QRS from one after it; a heartbeat
 R-peaks are found in the very signal that the encoder sees, so noise and missing leads have their effect on them too.
 
 Contract: x_mv (n, 12, T) float32 millivolts at 500 Hz, n_samples (n,) valid samples of each; vectors (n, D) float32.
-The part of the heartbeat is NaN where a recording has no beat with three quarters of its box inside; probes put the
-training median there.
+A beat counts if three quarters of its box lie inside, as in training; beyond the signal the map is read as it is there.
+The part of the heartbeat is NaN where a recording has no such beat; probes put the training median there.
 """
 
 from __future__ import annotations

@@ -40,7 +40,13 @@ METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "auprc", "f1")}
 """The scores a table shows, first the main one."""
 
 VALIDATION_AUROC = "validation_auroc"
-"""A metric of classification runs that no table of test scores shows: what methods may be chosen by."""
+"""A metric of classification runs: the AUROC of the best candidate on the records that chose it, which makes it
+optimistic. Methods may be chosen by it within one split. Fine-tuning without held-out records uses one inner fold."""
+
+
+def percent(fraction: float) -> str:
+    """A label fraction as it is written everywhere: 10%, 0.4%."""
+    return f"{100 * fraction:g}%"
 
 
 @dataclass(frozen=True, slots=True)

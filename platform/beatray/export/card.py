@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.results import METRICS
+from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
 from beatray.ingest.sources.registry import SOURCES
@@ -139,7 +139,7 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
             _mean(cells.get((task, protocol, fraction, metric, arm), []))
             for arm in ("pretrained", "random", "features", "joined")
         ]
-        what = (TASK_TITLES[task], PROTOCOL_NAMES[task, protocol], f"{fraction:.0%}", METRIC_NAMES[metric], *arms)
+        what = (TASK_TITLES[task], PROTOCOL_NAMES[task, protocol], percent(fraction), METRIC_NAMES[metric], *arms)
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
         f"{len(part['test_ids'])} test recordings of {TASK_TITLES[t]}" for t, part in results["tasks"].items()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from beatray.evaluate.notes import TASK_TITLES
+from beatray.evaluate.results import percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, Row
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, quiet_grid
 
@@ -141,7 +142,7 @@ def comparison(rows: Sequence[Row]) -> Figure:
             axes.set_yticks(
                 range(len(group)),
                 [
-                    (f"{r.encoder}: " if prefix else "") + f"{PROTOCOL_NAMES[task, r.protocol]}, {r.fraction:.0%}"
+                    (f"{r.encoder}: " if prefix else "") + f"{PROTOCOL_NAMES[task, r.protocol]}, {percent(r.fraction)}"
                     for r in group
                 ],
             )

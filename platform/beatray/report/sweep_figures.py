@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from beatray.evaluate import results
 from beatray.report.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, STYLE, new_figure, quiet_grid
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8c6d31", GREY)
@@ -46,7 +47,7 @@ def curves(
                 _curve(axes, name, curve, *looks[name])
             ticks = sorted({x for curve in lines.values() for x in curve.points})
             axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{x:.0%}" if percent else f"{x:g}" for x in ticks])
+            axes.set_xticks(ticks, [results.percent(x) if percent else f"{x:g}" for x in ticks])
             axes.minorticks_off()
             axes.set_title(title)
             axes.set_xlabel(x_label)

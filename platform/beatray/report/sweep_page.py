@@ -14,7 +14,7 @@ from beatray.report.html import Section, write_report
 from beatray.report.sweep_encoder import classes_section, embedding_section, heart_section
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_scores import exponent_section, labels_section, scatter_section
-from beatray.report.sweep_table import SweepTable, Verdict, data_name, shown, verdicts
+from beatray.report.sweep_table import SweepTable, Verdict, shown, task_title, verdicts
 from beatray.report.sweep_table_forms import as_html
 
 HOW_TESTED = {
@@ -51,7 +51,7 @@ def _table_section(material: SweepMaterial) -> Section:
     trials_said = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
     paragraphs = [
         f"Mean ± SD over {trials_said} of each method, the encoder frozen unless a column says otherwise. "
-        + " ".join(f"{data_name(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
+        + " ".join(f"{task_title(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
     ]
     if table.of_paper:
         paragraphs.append(

@@ -17,7 +17,7 @@ from beatray.report import sweep_figures
 from beatray.report.canvas import to_svg
 from beatray.report.html import Picture, Section
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_table import Line, SweepTable, data_name
+from beatray.report.sweep_table import CONTROL_NAMES, Line, SweepTable, data_name
 from beatray.sweep.paper import BASELINE, described
 from beatray.sweep.results import Method
 
@@ -36,17 +36,17 @@ def compared(table: SweepTable) -> tuple[list[MetricComparison], list[str]]:
     repeats = [
         repeat
         for place, repeat in enumerate(first.repeats)
-        if all(np.isfinite(values[place]) for values in first.scores.values())
+        if all(np.isfinite(first.scores[column.title][place]) for column in table.tests)
     ]
     runs, left_out = [], []
     for line in table.lines:
         of_line = [
             RunScore(line.name, repeat, column.title, float(line.scores[column.title][line.repeats.index(repeat)]))
-            for column in table.columns
+            for column in table.tests
             for repeat in repeats
             if repeat in line.repeats
         ]
-        if len(of_line) == len(repeats) * len(table.columns) and all(np.isfinite(run.value) for run in of_line):
+        if len(of_line) == len(repeats) * len(table.tests) and all(np.isfinite(run.value) for run in of_line):
             runs += of_line
         else:
             left_out.append(line.name)
@@ -134,7 +134,7 @@ def _leading(material: SweepMaterial) -> dict[str, Method]:
     """The baseline and the best method of each column, by the names of their lines, as many as can be told apart."""
     pairs = list(zip(material.table.lines, material.results.methods, strict=True))
     wanted = [line for line, _ in pairs if line.paper == BASELINE]
-    for column in material.table.columns:
+    for column in material.table.tests:
         wanted.append(max((line for line, _ in pairs), key=lambda line: float(np.nanmean(line.scores[column.title]))))
     names = list(dict.fromkeys(line.name for line in wanted))[:MOST_LINES]
     return {line.name: method for line, method in pairs if line.name in names}
@@ -151,11 +151,12 @@ def scatter_section(table: SweepTable) -> Section:
     """Every trial as a dot, and the paired tests."""
     comparisons, left_out = compared(table)
     panels = {
-        column.title: {line.name: line.scores[column.title] for line in table.lines} for column in table.columns[:4]
+        column.title: {line.name: line.scores[column.title] for line in table.lines} for column in table.tests[:4]
     }
+    random = [line for line in table.controls if line.name.startswith(CONTROL_NAMES["random"])]
     levels = {
-        column.title: {line.name: float(np.nanmean(line.scores[column.title])) for line in table.controls[:1]}
-        for column in table.columns[:4]
+        column.title: {line.name: float(np.nanmean(line.scores[column.title])) for line in random[:1]}
+        for column in table.tests[:4]
     }
     brackets = {
         each.metric: [

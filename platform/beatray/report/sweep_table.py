@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.files import score_name
-from beatray.evaluate.results import VALIDATION_AUROC
+from beatray.evaluate.notes import TASK_TITLES
+from beatray.evaluate.results import VALIDATION_AUROC, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, PAPER_SCORES, SEGMENT_F1, PaperRow, described, paper_row
 from beatray.sweep.results import Method, SweepResults
 
 SAME, OPPOSITE, MIXED = "same", "opposite", "mixed"
+CHOSEN = "chosen on validation, repeat by repeat"
 CONTROL_NAMES = {"random": "random weights", "features": "measured features"}
 
 
@@ -33,6 +35,7 @@ class Column:
     score: str
     paper: str | None = None
     arm: str = "pretrained"  # or joined
+    tests: bool = True  # False: a score on validation records, by which methods may be chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class SweepTable:
-    """All lines: the methods in the order of the sweep, then the controls."""
+    """All lines: the methods in the order of the sweep, then the choice among them and the controls."""
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     controls: tuple[Line, ...]
+
+    @property
+    def tests(self) -> tuple[Column, ...]:
+        """The columns of test scores."""
+        return tuple(column for column in self.columns if column.tests)
 
     @property
     def of_paper(self) -> bool:
@@ -79,15 +87,20 @@ def make_table(results: SweepResults) -> SweepTable:
     first = next((line for line in lines if line.paper == BASELINE), None)
     if first is not None:
         lines = tuple(_marked(line, first, columns) for line in lines)
-    return SweepTable(columns, lines, tuple(_controls(results, columns)))
+    return SweepTable(columns, lines, (*_chosen(lines, columns), *_controls(results, columns)))
 
 
 def data_name(results: SweepResults, task: str) -> str:
     """The recordings that a task is tested on."""
     if task == "segment":
         return "LUDB"
-    titles = [str(trial.results["tasks"][task]["title"]) for method in results.methods for trial in method.trials]
-    return titles[0].split()[0]  # PTB-XL or CinC, whatever the classes are
+    return "CinC" if "SNOMED" in task_title(results, task) else "PTB-XL"
+
+
+def task_title(results: SweepResults, task: str) -> str:
+    """What is told apart in which recordings, from the first trial that has the task."""
+    parts = (trial.results["tasks"].get(task) for method in results.methods for trial in method.trials)
+    return next((str(part["title"]) for part in parts if part and part.get("title")), TASK_TITLES[task])
 
 
 def names_of(results: SweepResults) -> list[str]:
@@ -98,24 +111,54 @@ def names_of(results: SweepResults) -> list[str]:
     ]
 
 
+def _chosen(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
+    """One line: in each repeat, the method that the validation records of that repeat alone would choose.
+
+    A mean over repeats would not do: where they are splits, one split's test records are among another's validation.
+    """
+    column = next((column for column in columns if not column.tests), None)
+    repeats = [repeat for repeat in lines[0].repeats if all(repeat in line.repeats for line in lines)]
+    if column is None or len(lines) < 2 or not repeats:
+        return []
+    scores: dict[str, list[float]] = {each.title: [] for each in columns}
+    for repeat in repeats:
+        reached = [line.scores[column.title][line.repeats.index(repeat)] for line in lines]
+        if not np.isfinite(reached).any():
+            return []
+        best = lines[int(np.nanargmax(reached))]
+        for title, values in scores.items():
+            values.append(float(best.scores[title][best.repeats.index(repeat)]))
+    return [Line(CHOSEN, {title: np.array(values) for title, values in scores.items()}, tuple(repeats))]
+
+
 def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
-    """A line for each arm; several, named by their methods, where methods have controls of their own."""
+    """Random weights, a line for each architecture, named by its settings; and measured features, which have none."""
     groups: dict[tuple[str, ...], Method] = {}
     for method in results.methods:
         groups.setdefault(tuple(sorted({trial.control for trial in method.trials})), method)
+    architectures = [_encoder_of(method) for method in groups.values()]
+    wanted = [("features", CONTROL_NAMES["features"], next(iter(groups.values())))]
+    for architecture, method in reversed(list(zip(architectures, groups.values(), strict=True))):
+        said = architecture if architectures.count(architecture) == 1 else method.name
+        wanted.insert(0, ("random", ", ".join([CONTROL_NAMES["random"], *([said] if said else [])]), method))
     found = []
-    for arm, name in CONTROL_NAMES.items():
-        for method in groups.values():
-            each = {trial.control: n for n, trial in enumerate(method.trials)}.values()
-            scores = {
-                column.title: method.control_scores(column.score, arm)[list(each)]
-                if column.arm == "pretrained"
-                else np.array([np.nan])
-                for column in columns
-            }
-            if any(np.isfinite(values).any() for values in scores.values()):
-                found.append(Line(name if len(groups) == 1 else f"{name} ({method.name})", scores))
+    for arm, name, method in wanted:
+        each = {trial.control: n for n, trial in enumerate(method.trials)}.values()
+        scores = {
+            column.title: method.control_scores(column.score, arm)[list(each)]
+            if column.arm == "pretrained"
+            else np.array([np.nan])
+            for column in columns
+        }
+        if any(np.isfinite(values).any() for values in scores.values()):
+            found.append(Line(name, scores))
     return found
+
+
+def _encoder_of(method: Method) -> str:
+    """The settings of its encoder that make the method another one."""
+    changes = {key.rpartition(".")[2]: value for key, value in method.changes.items() if key.startswith("encoder")}
+    return ", ".join(f"{key} {value}" for key, value in changes.items())
 
 
 def verdicts(table: SweepTable) -> list[Verdict]:
@@ -149,13 +192,13 @@ def _columns(results: SweepResults) -> tuple[Column, ...]:
             score = score_name(task, protocol, fraction, metric)
             if fraction != largest[task]:
                 if of_paper != F1:
-                    fewer.append(Column(f"{title}{how} at {100 * fraction:g}%", score))
+                    fewer.append(Column(f"{title}{how} at {percent(fraction)}", score))
             elif protocol == "frozen":
                 paper.append(Column(title, score, of_paper))
                 if metric == "auroc":
                     chosen_by = score_name(task, protocol, fraction, VALIDATION_AUROC)
                     joined += [Column(f"{title} with features", score, arm="joined")]
-                    joined += [Column(f"{title}, validation", chosen_by)]
+                    joined += [Column(f"{title}, validation", chosen_by, tests=False)]
             else:
                 others.append(Column(f"{title}{how}", score))
     paper.sort(key=lambda column: PAPER_SCORES.index(str(column.paper)))

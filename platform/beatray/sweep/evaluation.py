@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from beatray.sweep.progress import Prepared
 
 SCORES = "scores.json"
+SCORES_VERSION = 2
+"""Counts up when an evaluation begins to tell more than it did: what was evaluated before is evaluated again."""
 CPUS = 0.9
 """Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
 ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
@@ -160,9 +162,10 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
 
 def _made_of(job: Job, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
     """What the scores depend on, as plain JSON."""
+    kind = {"scores": SCORES_VERSION, "encoder": encoder}
     about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "controls")}
     split = {key: value for key, value in as_dict(job.settings.corpus).items() if key not in ("path", "on_bad_shard")}
-    return dict(plain({"encoder": encoder, "manifest": job.manifest_hash, "split": split, "evaluate": about}))
+    return dict(plain({**kind, "manifest": job.manifest_hash, "split": split, "evaluate": about}))
 
 
 def _digest(run: Store) -> str:

@@ -60,7 +60,7 @@ Except for `train.epochs`, which moves the cosine: continuing to more epochs is 
 """
 
 
-ADDED = {"corpus.split": 0, "objective.feature_weight": 0.0}
+ADDED = {"corpus.split": 0, "objective.feature_weight": 0.0, "encoder.channels": [32, 32, 64]}
 """Settings that older runs do not name, with what those runs did."""
 
 RESUMABLE_GROUPS = ("checkpoint.", "cluster.", "tracking.")
