@@ -154,9 +154,11 @@ def scatter_section(table: SweepTable) -> Section:
         column.title: {line.name: line.scores[column.title] for line in table.lines} for column in table.tests[:4]
     }
     random = [line for line in table.controls if line.name.startswith(CONTROL_NAMES["random"])]
+    alone = random[0].scores if len(random) == 1 else {}  # of several architectures none is the level of all
     levels = {
-        column.title: {line.name: float(np.nanmean(line.scores[column.title])) for line in random[:1]}
-        for column in table.tests[:4]
+        title: {random[0].name: float(np.nanmean(alone[title]))}
+        for title in panels
+        if title in alone and np.isfinite(alone[title]).any()
     }
     brackets = {
         each.metric: [
