@@ -24,7 +24,7 @@ from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import ARMS, Evaluation
 from beatray.evaluate.run import evaluate
-from beatray.evaluate.settings import EvaluateSettings, FitSettings, SegmentSettings, quick
+from beatray.evaluate.settings import EvaluateSettings, FitSettings, RobustnessSettings, SegmentSettings, quick
 from beatray.evaluate.split import fold_subsets
 from beatray.evaluate.table import make_table
 from beatray.evaluate.tasks import task_data
@@ -143,6 +143,26 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
     with pytest.raises(ValueError, match="held_out needs"):
         asked = replace(plan_of_all, classify=replace(chosen, validation="held_out"))
         evaluate(rows, train, test, [encoder], asked)
+
+
+def test_probes_read_stages_and_heartbeats_also_of_one_lead(rows: Rows, encoder: EncoderSpec) -> None:
+    plan_of_beats = replace(
+        quick(),
+        tasks=("classify",),
+        protocols=("frozen", "knn"),
+        pooling="stages_beat",
+        robustness=RobustnessSettings(leads=(1,)),
+        shuffles=0,
+    )
+    found = evaluate(rows, *split_of(rows), [encoder], plan_of_beats)
+    reached = {(run.protocol, run.arm, run.condition): run.metrics["auroc"] for run in found.runs}
+    usual = evaluate(rows, *split_of(rows), [encoder], replace(plan_of_beats, pooling="mean_std"))
+    for protocol in ("frozen", "knn"):
+        for arm in ("pretrained", "random"):
+            assert 0.0 <= reached[protocol, arm, "1 lead"] <= 1.0
+            assert reached[protocol, arm, "1 lead"] != reached[protocol, arm, "clean"]
+        assert 0.0 <= reached[protocol, "joined", "clean"] <= 1.0
+    assert [run.metrics["auroc"] for run in usual.runs] != list(reached.values())
 
 
 def test_what_chose_has_not_seen_a_test_label(rows: Rows, encoder: EncoderSpec) -> None:

@@ -63,7 +63,7 @@ LOWER = {
         "ray_job",
     },
     "sweep": {"corpus", "composition", "settings", "track", "train", "evaluate", "ray_job"},
-    "evaluate": {"record", "corpus", "models", "views", "train", "composition", "settings"},
+    "evaluate": {"record", "dsp", "corpus", "models", "views", "train", "composition", "settings"},
     "embed": {"record", "corpus", "ingest", "models", "views", "objectives", "train", "composition", "settings"},
     "beats": {"record", "ingest", "models", "objectives", "views"},
     "export": {"record", "corpus", "ingest", "models", "views", "train", "evaluate"},

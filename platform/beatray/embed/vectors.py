@@ -22,7 +22,7 @@ from torch import Tensor
 from beatray.models.encoder import Encoder
 from beatray.models.roi_align import roi_align_1d
 from beatray.record import RATE_HZ
-from beatray.views.beats import select_beats
+from beatray.views.beats import all_beats
 from beatray.views.prepare import prepare
 
 BEAT_POOLINGS = ("bins", "mean")
@@ -79,7 +79,8 @@ def embed_rows(
         recording.append(encoder.pool(fmap, valid).cpu())
         if boxes is None or r_peaks is None:
             continue
-        place, index = beat_boxes(torch.from_numpy(r_peaks[part]), valid.cpu(), boxes)
+        before_smp, after_smp = boxes.before_s * RATE_HZ, boxes.after_s * RATE_HZ
+        place, index = all_beats(torch.from_numpy(r_peaks[part]), valid.cpu(), before_smp, after_smp)
         owner, slot = (index >= 0).nonzero(as_tuple=True)
         regions = roi_align_1d(fmap, place[owner, slot].to(device), owner.to(device), encoder.stride, boxes.bins)
         beats.append((regions.flatten(1) if boxes.pooling == "bins" else regions.mean(2)).cpu())
@@ -93,20 +94,4 @@ def embed_rows(
         np.concatenate(rows),
         np.concatenate(numbers),
         np.concatenate(peaks_smp),
-    )
-
-
-def beat_boxes(r_peaks: Tensor, n_samples: Tensor, boxes: BeatBoxes) -> tuple[Tensor, Tensor]:
-    """Boxes (n, P, 2) of all usable beats in time order, and their places among the R-peaks (n, P), -1 for none."""
-    n, most = r_peaks.shape
-    return select_beats(
-        r_peaks,
-        torch.zeros(n, dtype=torch.int64),
-        n_samples,
-        np.zeros(n, np.int64),  # the draw among beats: all are taken, so it does not matter
-        seed=0,
-        epoch=0,
-        before_smp=boxes.before_s * RATE_HZ,
-        after_smp=boxes.after_s * RATE_HZ,
-        max_beats=most,
     )

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from beatray.dsp.peaks import find_r_peaks
-from beatray.embed.vectors import BeatBoxes, beat_boxes
 from beatray.models.encoder import Encoder, pool_over_time
 from beatray.models.roi_align import roi_align_1d
 from beatray.record import RATE_HZ
+from beatray.views.beats import all_beats
 
-HEARTBEAT = BeatBoxes(before_s=0.35, after_s=0.55, bins=8)
-"""The box and the points of the objectives' own defaults."""
+BEFORE_S, AFTER_S, BINS = 0.35, 0.55, 8
+"""The box around an R-peak and the points read in it: the objectives' own defaults."""
 
 
 @torch.no_grad()
@@ -60,12 +60,13 @@ def median_heartbeats(
     padded = np.full((len(r_peaks), max(most, 1)), -1, np.int64)
     for row, peaks in zip(padded, r_peaks, strict=True):
         row[: len(peaks)] = peaks
-    boxes, index = beat_boxes(torch.from_numpy(padded), torch.from_numpy(n_samples), HEARTBEAT)
+    valid = torch.from_numpy(n_samples)
+    boxes, index = all_beats(torch.from_numpy(padded), valid, BEFORE_S * RATE_HZ, AFTER_S * RATE_HZ)
     owner, slot = (index >= 0).nonzero(as_tuple=True)
     device = fmap.device
-    regions = roi_align_1d(fmap, boxes[owner, slot].to(device), owner.to(device), stride, HEARTBEAT.bins)
+    regions = roi_align_1d(fmap, boxes[owner, slot].to(device), owner.to(device), stride, BINS)
     beats, owners = regions.flatten(1).cpu().numpy(), owner.numpy()
-    medians = np.full((len(r_peaks), HEARTBEAT.width(fmap.shape[1])), np.nan, np.float32)
+    medians = np.full((len(r_peaks), BINS * fmap.shape[1]), np.nan, np.float32)
     for row in np.unique(owners):
         medians[row] = np.median(beats[owners == row], axis=0)
     return medians

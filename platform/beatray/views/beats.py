@@ -59,6 +59,22 @@ def select_beats(
     return torch.as_tensor(boxes).to(device), torch.as_tensor(index).to(device)
 
 
+def all_beats(r_peaks: Tensor, n_samples: Tensor, before_smp: float, after_smp: float) -> tuple[Tensor, Tensor]:
+    """All usable beats of whole records: boxes (n, P, 2), and their places among the R-peaks (n, P), -1 for none."""
+    n, most = r_peaks.shape
+    return select_beats(
+        r_peaks,
+        torch.zeros(n, dtype=torch.int64),
+        n_samples,
+        np.zeros(n, np.int64),  # the draw among beats: all are taken, so it does not matter
+        seed=0,
+        epoch=0,
+        before_smp=before_smp,
+        after_smp=after_smp,
+        max_beats=most,
+    )
+
+
 def take_beats(values: Tensor, index: Tensor, missing: float | int) -> Tensor:
     """Values of the chosen beats: (B, P, ...) and index (B, K) -> (B, K, ...), `missing` where there is no beat."""
     if values.shape[1] == 0:
