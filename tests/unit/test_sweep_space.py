@@ -188,6 +188,20 @@ def test_words_of_the_evaluation_are_not_of_the_training() -> None:
         plan_from(["sweep=ablation", "corpus=/c", "sweep.space.evaluate.seeds=[[1],[2]]"])
 
 
+README = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("beatray sweep sweep=")])
+def test_the_commands_of_the_readme_compose(line: str) -> None:
+    words = line.partition("#")[0].split()[2:]
+    of_one_row = ["sweep.only=[01-hard]"] if words[0] == "sweep=ablation" else []  # all of them take seconds
+    assert plan_from([*words, *of_one_row]).trials
+
+
+def test_there_are_sweeps_in_the_readme() -> None:
+    assert {"sweep=ablation", "sweep=splits"} <= set(README.split())
+
+
 def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out() -> None:
     word = "objective.hard_beat=same_record"
     with pytest.raises(SettingsError, match=r"rows of this sweep set objective.hard_beat \(record-beats"):

@@ -45,7 +45,7 @@ def score_name(task: str, protocol: str, fraction: float, metric: str, condition
 
 
 def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
-    """The means of the table, and of the AUROC on validation records: by arm, by `score_name`."""
+    """The means of the table and of the AUROC on validation records, of one encoder: by arm, by `score_name`."""
     found: dict[str, dict[str, float]] = {}
     for row in make_table(evaluation).rows:
         name = score_name(row.task, row.protocol, row.fraction, row.metric, row.condition)
