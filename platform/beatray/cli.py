@@ -199,8 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     if words.command is None:
         parser().print_help()
         return 2
-    from beatray.corpus.manifest import CorpusError
-    from beatray.settings import SettingsError
+    from beatray.errors import CorpusError, SettingsError
 
     try:
         return _dispatch(words)
@@ -271,7 +270,7 @@ def _dispatch(words: argparse.Namespace) -> int:
         from beatray.commands import track
 
         return track.sync(words.folders)
-    from beatray.train.errors import CheckpointError, TrainingError
+    from beatray.errors import CheckpointError, TrainingError
 
     try:
         if words.command == "pretrain":

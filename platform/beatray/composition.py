@@ -14,7 +14,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 
 T = TypeVar("T")
 

@@ -11,9 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-
-class SettingsError(ValueError):
-    """A word on the command line, or a line of a YAML file, that does not fit."""
+from beatray.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from torch import distributed as dist
 
 from beatray.composition import build, compose
 from beatray.corpus.reader import read_row_group
-from beatray.corpus.store import Store
 from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.job import Job, build_model, to_tensors

@@ -20,10 +20,10 @@ from beatray.commands.demo import SAMPLE
 from beatray.corpus.manifest import Shard, write_manifest
 from beatray.corpus.reader import open_corpus, read_row_group
 from beatray.corpus.schema import SCHEMA, SIGNAL_BYTES, signals_of
-from beatray.corpus.store import Store
 from beatray.corpus.writer import write_shard
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings
+from beatray.storage.store import Store
 
 ROWS_PER_SHARD, JITTER_UV, RAIL_UV = 1024, 25, 32_000
 

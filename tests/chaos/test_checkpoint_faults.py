@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from beatray.corpus.store import Store
 from beatray.models.registry import build_encoder
+from beatray.storage.hashed_folder import clear_temporary
+from beatray.storage.store import Store
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from beatray.train.checkpoint import Checkpoint
-from beatray.train.hashed_folder import clear_temporary
 from counts import count
 
 KIB_64 = 65536

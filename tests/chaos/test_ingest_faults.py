@@ -16,13 +16,14 @@ import pytest
 
 from beatray.commands.demo import SAMPLE
 from beatray.corpus import reader
-from beatray.corpus.manifest import CorpusError, latest_number, read_manifest
+from beatray.corpus.manifest import latest_number, read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
 from beatray.corpus.schema import SCHEMA
-from beatray.corpus.store import TEMPORARY_PREFIX, Store
+from beatray.errors import CorpusError
 from beatray.ingest.convert import ingest
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import IngestSettings
+from beatray.storage.store import TEMPORARY_PREFIX, Store
 from counts import count
 
 SOURCES = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}

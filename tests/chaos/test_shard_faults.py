@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from beatray.corpus.manifest import CorpusError
+from beatray.errors import CorpusError, TrainingError
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from beatray.train import loop
-from beatray.train.errors import TrainingError
 from beatray.train.ranks import Ranks
 from counts import count
 from pretraining import ids, job_of, losses, same_weights, start, strikes_at, train_here

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from beatray.errors import TrainingError
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
-from beatray.train.errors import TrainingError
 from counts import count
 from pretraining import WORDS, ids, job_of, losses, rank_pids, same_weights, start, strikes_at, train_here
 

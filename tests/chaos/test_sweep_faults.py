@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 from beatray.sweep.ranking import ranked
 from beatray.sweep.record import SweepRecord, read
 from beatray.track.journal import read_lines

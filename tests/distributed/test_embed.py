@@ -20,17 +20,17 @@ from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.embed import settings_from
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.corpus.store import TEMPORARY_PREFIX, Store
 from beatray.embed.files import EmbeddingsError, read_listing
 from beatray.embed.plan import prepare_plan
 from beatray.embed.run import Embedded, check_resources, embed
+from beatray.errors import SettingsError
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
 from beatray.models.roi_align import roi_align_1d
 from beatray.objectives.beat_ssl import BeatSsl
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
-from beatray.settings import SettingsError
+from beatray.storage.store import TEMPORARY_PREFIX, Store
 from beatray.train import checkpoint as checkpoints
 from beatray.views.prepare import prepare
 from s3_server import S3Server

@@ -14,15 +14,15 @@ import pytest
 import device_files
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
-from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings, read_quarantine
 from beatray.ingest.sources.ptbxl import find as find_ptbxl
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
+from beatray.storage.store import Store
 from wfdb_files import ecg_counts
 
 pytestmark = pytest.mark.ray

@@ -17,7 +17,7 @@ import pytest
 
 import beatray
 from beatray.commands.demo import SAMPLE
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from counts import count

@@ -14,14 +14,13 @@ import torch
 
 import beatray
 from beatray.composition import build, compose
-from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
-from beatray.corpus.store import Store
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.errors import CorpusError, SettingsError, TrainingError
+from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from beatray.train import learner, loop
-from beatray.train.errors import TrainingError
 from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_resources

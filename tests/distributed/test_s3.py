@@ -25,12 +25,13 @@ from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.ingest import remove_corpus
 from beatray.composition import build, compose
-from beatray.corpus.manifest import CorpusError, read_manifest
+from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
-from beatray.corpus.store import TEMPORARY_PREFIX, Store, StoreError
+from beatray.errors import CorpusError
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
 from beatray.settings import PretrainSettings
+from beatray.storage.store import TEMPORARY_PREFIX, Store, StoreError
 from beatray.track.journal import read_lines
 from beatray.track.setup import Tracking
 from beatray.track.tracker import Tracker
@@ -132,14 +133,14 @@ def test_a_dead_writers_claim_holds_nobody_up_for_ever(place: Store, monkeypatch
     place.write(f"{TEMPORARY_PREFIX}m-dead", b"")
     assert place.names() == [] and place.clear_temporary() == 0  # it may be alive
     time.sleep(2.1)  # S3 tells times in whole seconds
-    monkeypatch.setattr("beatray.corpus.store.CLAIM_VALID_S", 1.0)
+    monkeypatch.setattr("beatray.storage.store.CLAIM_VALID_S", 1.0)
     place.create("m", b"mine")
     assert place.clear_temporary() == 1
     assert [info.base_name for info in place._listed()] == ["m"]
 
 
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_see(place: Store, s3: S3Server, bucket: str) -> None:
-    code = f"from beatray.corpus.store import Store; Store({place.location!r}).write('shard', bytes(200_000_000))"
+    code = f"from beatray.storage.store import Store; Store({place.location!r}).write('shard', bytes(200_000_000))"
     writer = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while not s3.client.list_multipart_uploads(Bucket=bucket).get("Uploads"):
@@ -271,7 +272,7 @@ def test_a_server_that_is_away_costs_time_and_no_run(
     back = threading.Timer(9.0, s3.say, ["up"])  # longer than pyarrow's own patience of six seconds
     back.start()
     try:
-        with caplog.at_level(logging.WARNING, "beatray.corpus.remote"):
+        with caplog.at_level(logging.WARNING, "beatray.storage.remote"):
             assert opened.row_group(0, 0, ["signal"]).equals(before)
     finally:
         back.join()

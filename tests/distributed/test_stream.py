@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from beatray.composition import build, compose
-from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
+from beatray.errors import CorpusError
 from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays
 from beatray.train.job import Job, ViewsOnWorker, build_model

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 import beatray
 from beatray.cli import main
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 from beatray.sweep.leftovers import free_leftovers
 from beatray.sweep.metric import figures_of
 from beatray.sweep.plan import plan_from

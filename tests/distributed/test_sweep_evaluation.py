@@ -11,7 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from beatray.cli import main
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 from beatray.sweep.record import read
 from beatray.sweep.results import read_results
 

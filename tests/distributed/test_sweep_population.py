@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from beatray.cli import main
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 from beatray.sweep.record import SweepRecord, read
 from counts import count
 

@@ -12,14 +12,13 @@ import pytest
 
 from beatray.cli import main
 from beatray.commands.ingest import remove_corpus, settings_from
-from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import open_corpus
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.convert import convert_slice, ingest
 from beatray.ingest.plan import IngestSettings, known_items, list_items, plan, recipe_of
 from beatray.ingest.tree import open_tree
 from beatray.record import Reason, RecordError
-from beatray.settings import SettingsError
+from beatray.storage.store import Store
 
 
 def copy_records(ludb_dir: Path, into: Path, names: dict[str, str]) -> Path:

@@ -16,15 +16,15 @@ from beatray.beats.aami import CLASS_OF, JITTER, SYMBOLS_OF, read_beats
 from beatray.beats.fit import FitSettings, fit
 from beatray.cli import main
 from beatray.composition import build, compose
+from beatray.errors import CheckpointError, SettingsError
 from beatray.ingest.formats.wfdb_annotation import SYMBOLS
 from beatray.ingest.tree import open_tree
 from beatray.models.beat_net import BEFORE, CLASSES, WINDOW, BeatNet, cut_windows, rr_ratios
 from beatray.models.registry import build_encoder
 from beatray.objectives.beat_labels import BeatLabels
 from beatray.objectives.registry import build_objective
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.settings import PretrainSettings
 from beatray.train import beat_classifier
-from beatray.train.errors import CheckpointError
 from beatray.train.job import build_model
 from beatray.train.prepare import with_classifier
 from beatray.views.prepare import prepare

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from beatray.corpus.store import TEMPORARY_PREFIX, Store
+from beatray.errors import CheckpointError
 from beatray.models.registry import build_encoder
+from beatray.storage.hashed_folder import clear_temporary
+from beatray.storage.store import TEMPORARY_PREFIX, Store
 from beatray.train import checkpoint as checkpoints
-from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import clear_temporary
 
 
 def trained(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:

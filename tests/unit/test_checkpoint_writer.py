@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError
 from beatray.models.registry import build_encoder
 from beatray.settings import CheckpointSettings
+from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.checkpoint import Checkpoint
-from beatray.train.errors import CheckpointError
 from beatray.train.writer import CheckpointWriter
 
 

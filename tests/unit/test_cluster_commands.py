@@ -11,7 +11,7 @@ import pytest
 from beatray.cli import parser
 from beatray.commands import embed, evaluate, ingest, pretrain
 from beatray.commands.job import NOT_PLACES, PLACES
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 from beatray.sweep.plan import plan_from
 from cluster_commands import commands_in
 

@@ -12,10 +12,10 @@ import pytest
 
 from beatray.cli import main
 from beatray.commands.compare import methods
+from beatray.errors import SettingsError
 from beatray.evaluate.paired import RunScore, as_rows, compare_runs, runs_of
 from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, write_results
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.settings import SettingsError
 
 TRUTH = np.array([[True, False], [False, True], [True, True], [False, False]])
 

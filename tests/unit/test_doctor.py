@@ -19,10 +19,10 @@ import pytest
 from beatray import cli
 from beatray.composition import build, compose
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
-from beatray.corpus.store import Store
 from beatray.doctor import checks, machine, ray_state, storage, tracking, versions
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30

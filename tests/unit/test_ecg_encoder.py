@@ -22,10 +22,10 @@ from sklearn.preprocessing import StandardScaler
 
 import beatray
 from beatray.commands.demo import SAMPLE
-from beatray.corpus.store import Store
 from beatray.ingest.sources.ludb import find, read
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
+from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 
 

@@ -13,14 +13,14 @@ import pytest
 
 from beatray.corpus.reader import Rows
 from beatray.corpus.splits import Role, assign_roles
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.held_out import evaluate_encoder, refuse_seen
 from beatray.evaluate.settings import EvaluateSettings, SegmentSettings, quick
 from beatray.models.registry import build_encoder
 from beatray.settings import CorpusSettings
+from beatray.storage.store import Store
 from beatray.train.checkpoint import export_encoder
-from beatray.train.errors import CheckpointError
 from beatray.train.prepare import policy_of
 from evaluation_rows import read_rows
 

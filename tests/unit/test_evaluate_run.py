@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from beatray.corpus.reader import Rows
-from beatray.corpus.store import Store
 from beatray.evaluate.choose import inner_folds
 from beatray.evaluate.classify import label_subsets
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
@@ -30,6 +29,7 @@ from beatray.evaluate.table import make_table
 from beatray.evaluate.tasks import task_data
 from beatray.evaluate.wave_table import as_markdown as wave_table_text
 from beatray.evaluate.wave_table import wave_rows
+from beatray.storage.store import Store
 from beatray.train.checkpoint import export_encoder
 from evaluation_rows import read_rows
 

@@ -132,8 +132,8 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_dry_run_knows_what_the_corpus_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from beatray.corpus.manifest import Manifest, Shard, write_manifest
-    from beatray.corpus.store import Store
     from beatray.ingest.slices import convert_slice
+    from beatray.storage.store import Store
 
     root, out = tmp_path / "in", tmp_path / "c"
     root.mkdir()

@@ -15,11 +15,11 @@ from torch import nn
 
 import beatray
 from beatray.cli import main
-from beatray.corpus.store import Store
 from beatray.export import programs
 from beatray.export.folder import export_folder, real_recordings
 from beatray.export.programs import ExportError, to_programs
 from beatray.models.registry import build_encoder
+from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 
 torch.set_num_threads(1)

@@ -15,15 +15,15 @@ import pytest
 import device_files as made
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
-from beatray.corpus.manifest import CorpusError, Manifest, Shard, write_manifest
+from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.convert import ingest
 from beatray.ingest.patients import RECIPE_KEY, Salt, protect, read_salt
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
 from beatray.record import Record
-from beatray.settings import SettingsError
+from beatray.storage.store import Store
 from beatray.train.checkpoint import check_recipe
 from wfdb_files import ecg_counts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 from beatray.sweep.population import takeovers
 from beatray.sweep.record import TrialRecord
 from beatray.sweep.settings import SweepSettings

@@ -374,8 +374,8 @@ def test_an_empty_folder_is_named(tmp_path: Path, source: str) -> None:
 @pytest.mark.parametrize("copy", [mimic_copy, incart_copy, zzu_copy, code15_copy])
 def test_a_slice_becomes_a_shard(tmp_path: Path, copy: Any) -> None:
     """Listing, planning and converting without Ray: every recording ends up in rows or in the quarantine."""
-    from beatray.corpus.store import Store
     from beatray.ingest.convert import convert_slice
+    from beatray.storage.store import Store
 
     tree = copy(_made(tmp_path / "set"))
     name = copy.__name__.removesuffix("_copy")

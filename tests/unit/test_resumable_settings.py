@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from beatray.commands.pretrain import settings_from
-from beatray.train.errors import TrainingError
+from beatray.errors import TrainingError
 from beatray.train.job import Job, check_same_run, shown_settings
 
 

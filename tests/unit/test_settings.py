@@ -7,10 +7,11 @@ import re
 import pytest
 
 from beatray.composition import build, compose, flat
+from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.registry import read_settings
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.settings import PretrainSettings
 
 
 def pretrain(*words: str) -> PretrainSettings:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from beatray.corpus import remote
-from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, name_of, read_manifest, write_manifest
-from beatray.corpus.remote import explain, is_remote_fault, may_pass, patiently
-from beatray.corpus.store import TEMPORARY_PREFIX, Store, StoreError
+from beatray.corpus.manifest import Manifest, Shard, latest_number, name_of, read_manifest, write_manifest
+from beatray.errors import CorpusError
+from beatray.storage import remote
+from beatray.storage.remote import explain, is_remote_fault, may_pass, patiently
+from beatray.storage.store import TEMPORARY_PREFIX, Store, StoreError
 
 
 def manifest(number: int = 0) -> Manifest:

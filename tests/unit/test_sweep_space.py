@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from beatray.composition import build, compose
-from beatray.corpus.store import Store
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.errors import SettingsError
+from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 from beatray.sweep.halving import Halving, Pace
 from beatray.sweep.metric import last_figures
 from beatray.sweep.plan import config_of, plan_from

@@ -9,10 +9,10 @@ import torch
 from beatray.beats.aami import SYMBOLS_OF, Beats, read_beats
 from beatray.beats.fit import FitSettings, fit
 from beatray.commands.console import say
+from beatray.errors import SettingsError
 from beatray.ingest.tree import open_tree
 from beatray.models.beat_net import CLASSES
 from beatray.record import LEADS, RecordError
-from beatray.settings import SettingsError
 from beatray.train.beat_classifier import digest_of, write
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beatray.commands.console import say
+from beatray.errors import SettingsError
 from beatray.evaluate.paired import as_document, as_rows, compare_runs, runs_of
 from beatray.evaluate.statistics import ALPHA
-from beatray.settings import SettingsError
 
 CONTROLS = ("random", "features", "joined")
 

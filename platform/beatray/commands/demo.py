@@ -20,6 +20,7 @@ from beatray.commands.evaluate import evaluated, track_results
 from beatray.commands.report import write_report
 from beatray.composition import build, compose
 from beatray.corpus.reader import open_corpus
+from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
@@ -29,7 +30,6 @@ from beatray.settings import (
     ClusterSettings,
     CorpusSettings,
     PretrainSettings,
-    SettingsError,
     TrackingSettings,
     TrainSettings,
     ViewPlacement,

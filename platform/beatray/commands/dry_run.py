@@ -15,7 +15,6 @@ import numpy as np
 from beatray.commands.console import say
 from beatray.corpus import schema
 from beatray.corpus.manifest import latest_number, read_manifest
-from beatray.corpus.store import Store
 from beatray.corpus.writer import parquet_bytes
 from beatray.dsp import analyse
 from beatray.ingest.formats.registry import FORMATS
@@ -24,6 +23,7 @@ from beatray.ingest.slices import read_item
 from beatray.ingest.sources.registry import Item
 from beatray.ingest.tree import open_tree
 from beatray.record import RecordError, Window
+from beatray.storage.store import Store
 
 TRIED = 16
 """Recordings of each source that are read to estimate the size."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from beatray.commands.console import progress, say
 from beatray.composition import as_dict, build, compose
-from beatray.corpus.store import Store
 from beatray.embed.files import LEVELS, LISTING, STAGING, Listing
 from beatray.embed.plan import EmbedCommand, prepare_plan
 from beatray.embed.run import embed
 from beatray.ray_session import RaySettings, session
+from beatray.storage.store import Store
 
 SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from beatray.commands.console import progress, say
 from beatray.composition import as_dict, build, compose, flat
 from beatray.corpus.reader import Corpus, open_corpus
+from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import NAMES, table_scores, write_tables
 from beatray.evaluate.held_out import HeldOut, evaluate_encoder
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
-from beatray.settings import CorpusSettings, SettingsError, TrackingSettings
+from beatray.settings import CorpusSettings, TrackingSettings
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
 

@@ -15,13 +15,13 @@ from beatray.commands.console import say
 from beatray.dsp import analyse
 from beatray.dsp.features import RECORD_FEATURES
 from beatray.dsp.quality import Flag
+from beatray.errors import SettingsError
 from beatray.ingest.canonical import WindowFlag
 from beatray.ingest.formats.checks import listening
 from beatray.ingest.formats.registry import FORMATS, HEAD_BYTES, recognise, unsupported
 from beatray.ingest.long_record import windows_of
 from beatray.ingest.tree import ARCHIVE_SUFFIXES, Tree, open_tree
 from beatray.record import LEADS, Reason, Record, RecordError, Window
-from beatray.settings import SettingsError
 
 REMEDIES = {
     Reason.HEADER: "the file is damaged or not what its name says: export or download it again",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import say
+from beatray.errors import SettingsError
 from beatray.export.folder import export_folder
 from beatray.export.programs import ExportError
-from beatray.settings import SettingsError
 
 
 def run(encoder: str, out: str, *, results: str | None = None, onnx: bool = True) -> int:

@@ -9,16 +9,17 @@ from typing import Any
 
 from beatray.commands.console import progress, say
 from beatray.composition import as_dict, build, compose
-from beatray.corpus.manifest import CorpusError, Manifest, latest_number, read_manifest
-from beatray.corpus.store import Store
+from beatray.corpus.manifest import Manifest, latest_number, read_manifest
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
+from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import IngestSettings, list_items, salt_for
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
-from beatray.settings import ClusterSettings, SettingsError
+from beatray.settings import ClusterSettings
+from beatray.storage.store import Store
 
 
 def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from beatray.commands.console import say
 from beatray.composition import as_dict
-from beatray.corpus.store import Store
+from beatray.errors import SettingsError
 from beatray.ray_session import RaySettings, session
-from beatray.settings import SettingsError
+from beatray.storage.store import Store
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import Prepared, alone, prepare
 from beatray.sweep.ranking import as_json, as_text

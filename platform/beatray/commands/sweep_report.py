@@ -19,8 +19,8 @@ from beatray.commands.report import example_of
 from beatray.composition import build, flat
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
-from beatray.corpus.store import Store
 from beatray.embed.vectors import embed_rows
+from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.settings import EvaluateSettings
@@ -29,7 +29,8 @@ from beatray.report.build import overlays_of
 from beatray.report.sweep_material import Embeddings, SweepMaterial
 from beatray.report.sweep_page import build_sweep_report
 from beatray.report.sweep_table import make_table, name_of
-from beatray.settings import CorpusSettings, SettingsError
+from beatray.settings import CorpusSettings
+from beatray.storage.store import Store
 from beatray.sweep.ranking import as_text
 from beatray.sweep.record import REPORT, SweepRecord, read
 from beatray.sweep.results import Evaluated, Method, SweepResults, best_method, read_results

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from beatray.commands.console import say
-from beatray.corpus.store import Store
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
+from beatray.storage.store import Store
 from beatray.track.memory import MEMORY, RUNNING, Memory
 from beatray.track.setup import resume
 from beatray.track.tracker import Tracker

@@ -14,14 +14,11 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError
+from beatray.storage.store import Store
 
 FORMAT = "beatray-corpus"
 NAME = re.compile(r"manifest-(\d+)\.json")
-
-
-class CorpusError(ValueError):
-    """A corpus that cannot be used as asked; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

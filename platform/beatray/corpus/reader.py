@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from beatray.corpus import schema
 from beatray.corpus.chunks import ChunkError, Layout, layout_of, read_chunks
-from beatray.corpus.manifest import CorpusError, Manifest, Shard, read_manifest
-from beatray.corpus.remote import is_remote_fault, patiently
-from beatray.corpus.store import Store
+from beatray.corpus.manifest import Manifest, Shard, read_manifest
 from beatray.corpus.writer import FOLDER
+from beatray.errors import CorpusError
+from beatray.storage.remote import is_remote_fault, patiently
+from beatray.storage.store import Store
 
 INDEX_COLUMNS = ("record_id", "patient_id", "source", "fold", "content_hash")
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from beatray.corpus.chunks import checksums
 from beatray.corpus.manifest import Shard
 from beatray.corpus.schema import ROWS_PER_GROUP
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 
 FOLDER = "shards"
 ROWS_PER_SHARD = 8 * ROWS_PER_GROUP

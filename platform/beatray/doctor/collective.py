@@ -23,9 +23,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import read_row_group
-from beatray.corpus.store import Store
 from beatray.doctor.finding import Finding, fail, ok, warn
 from beatray.doctor.probe import AGREE, Probe
+from beatray.storage.store import Store
 from beatray.track.secrets import without_secrets
 
 SIZES_MB = (1, 4, 16)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beatray.doctor.finding import Finding, fail, ok, warn
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.errors import SettingsError
+from beatray.settings import PretrainSettings
 from beatray.train.resources import check_resources
 
 GIB = 2**30

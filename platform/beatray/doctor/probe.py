@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import read_row_group
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 
 SEEN_WITHIN_S = 5.0
 """How long a file of another node may take to show. It is asked for by name: listings are cached for longer."""

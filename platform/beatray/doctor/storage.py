@@ -14,10 +14,11 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import TypeVar
 
-from beatray.corpus.manifest import CorpusError, latest_number, read_manifest
-from beatray.corpus.store import Store, StoreError
+from beatray.corpus.manifest import latest_number, read_manifest
 from beatray.doctor.finding import Finding, fail, ok, warn
+from beatray.errors import CorpusError
 from beatray.settings import PretrainSettings
+from beatray.storage.store import Store, StoreError
 from beatray.track.secrets import without_secrets
 
 T = TypeVar("T")

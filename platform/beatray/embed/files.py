@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beatray.corpus.store import Store
 from beatray.corpus.writer import parquet_bytes
+from beatray.storage.store import Store
 
 FORMAT = "beatray-embeddings"
 VERSION = 1

@@ -14,7 +14,6 @@ from typing import Any
 
 from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.corpus.store import Store
 from beatray.embed.files import (
     LEVELS,
     LISTING,
@@ -28,10 +27,12 @@ from beatray.embed.files import (
     read_note,
 )
 from beatray.embed.vectors import BEAT_POOLINGS, BeatBoxes
+from beatray.errors import SettingsError
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
-from beatray.settings import ClusterSettings, SettingsError
+from beatray.settings import ClusterSettings
+from beatray.storage.hashed_folder import read_folder
+from beatray.storage.store import Store
 from beatray.train.checkpoint import ENCODER_FOLDER, check_recipe, load_encoder
-from beatray.train.hashed_folder import read_folder
 
 
 @dataclass(frozen=True, slots=True)

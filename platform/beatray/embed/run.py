@@ -22,10 +22,9 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from beatray.corpus.manifest import CorpusError, Shard
+from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SIGNAL_BYTES
-from beatray.corpus.store import Store, StoreError
 from beatray.embed.files import (
     LEVELS,
     LISTING,
@@ -39,8 +38,8 @@ from beatray.embed.files import (
 )
 from beatray.embed.plan import Plan, finished_parts
 from beatray.embed.worker import COLUMNS, Embedder, unpacked, work_of
-from beatray.settings import SettingsError
-from beatray.train.errors import CheckpointError
+from beatray.errors import CheckpointError, CorpusError, SettingsError
+from beatray.storage.store import Store, StoreError
 
 CHUNK_GROUPS = 8192
 """Row groups of one execution: a plan of a million read tasks would be slow to make."""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.splits import Role, assign_roles
+from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import Progress, evaluate
@@ -19,7 +20,6 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
 from beatray.settings import CorpusSettings
 from beatray.train.checkpoint import check_recipe, describe_encoder, trained_on
-from beatray.train.errors import CheckpointError
 from beatray.train.prepare import policy_of
 
 LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}

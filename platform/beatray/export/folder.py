@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.corpus.store import Store
 from beatray.export.card import model_card
 from beatray.export.programs import ExportError, Programs, to_programs
 from beatray.ingest.canonical import to_windows
@@ -26,8 +25,9 @@ from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models.encoder import Encoder
 from beatray.record import RATE_HZ, WINDOW_SAMPLES
+from beatray.storage.hashed_folder import write_folder
+from beatray.storage.store import Store
 from beatray.train.checkpoint import encoder_files, load_encoder
-from beatray.train.hashed_folder import write_folder
 from beatray.views.prepare import prepare
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample"

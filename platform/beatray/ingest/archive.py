@@ -14,9 +14,9 @@ import tarfile
 import zipfile
 import zlib
 
-from beatray.corpus.store import Store
 from beatray.ingest.tree import too_long_error
 from beatray.record import Reason, RecordError
+from beatray.storage.store import Store
 
 MAX_RATIO = 200
 FREE_BYTES = 1024 * 1024

@@ -18,13 +18,13 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from beatray.corpus.manifest import CorpusError, Manifest, Shard, latest_number, read_manifest, write_manifest
+from beatray.corpus.manifest import Manifest, Shard, latest_number, read_manifest, write_manifest
 from beatray.corpus.reader import Corpus
-from beatray.corpus.store import Store
 from beatray.corpus.summary import statistics_of, tally_of
 from beatray.corpus.tally import merge_all
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
+from beatray.errors import CorpusError
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.patients import Salt
 from beatray.ingest.plan import (
@@ -41,6 +41,7 @@ from beatray.ingest.plan import (
 )
 from beatray.ingest.slices import STAGING, SliceResult, convert_slice
 from beatray.ingest.sources.registry import Unlisted
+from beatray.storage.store import Store
 
 UNLISTED = "(not listed)"
 

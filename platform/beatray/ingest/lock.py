@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from beatray.corpus.manifest import CorpusError
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError
+from beatray.storage.store import Store
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import hmac
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from beatray.corpus.manifest import CorpusError
+from beatray.errors import CorpusError
 from beatray.record import Record
 
 MIN_SALT_BYTES = 16

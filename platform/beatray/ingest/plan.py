@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beatray.corpus import schema
-from beatray.corpus.manifest import CorpusError, Manifest
+from beatray.corpus.manifest import Manifest
 from beatray.corpus.reader import Corpus
-from beatray.corpus.store import Store
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
+from beatray.errors import CorpusError
 from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
+from beatray.storage.store import Store
 
 VERSION = "2"
 """Changes when the same input would give other rows."""

@@ -8,10 +8,10 @@ reading one for each file, so that a zip is the faster way for many small files.
 
 from __future__ import annotations
 
-from beatray.corpus.store import Store
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
 from beatray.record import Reason, RecordError
+from beatray.storage.store import Store
 
 
 class RemoteTree:

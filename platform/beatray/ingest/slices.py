@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from beatray.corpus import schema
-from beatray.corpus.store import Store
 from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
 from beatray.corpus.writer import ShardWriter
 from beatray.dsp import analyse
@@ -28,6 +27,7 @@ from beatray.ingest.plan import Slice, stamp_of
 from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, RecordError, Window
+from beatray.storage.store import Store
 
 STAGING = "staging"
 FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}

@@ -23,17 +23,17 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from beatray.composition import as_dict
 from beatray.corpus.reader import open_corpus
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.results import plain
 from beatray.evaluate.settings import TASKS, EvaluateSettings
-from beatray.settings import CorpusSettings, SettingsError
+from beatray.settings import CorpusSettings
+from beatray.storage.hashed_folder import FILES, read_folder, write_folder
+from beatray.storage.store import Store
 from beatray.sweep.record import CONTROLS
 from beatray.train.checkpoint import ENCODER_FOLDER
-from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import FILES, read_folder, write_folder
 from beatray.train.job import Job
 from beatray.train.run_folder import EVALUATION_FOLDER
 

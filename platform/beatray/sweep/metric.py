@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 from beatray.sweep.record import TrialRecord
 from beatray.sweep.settings import SweepSettings
 from beatray.train import checkpoint as checkpoints

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from beatray.composition import PATH_WORDS, build, compose, config_folder
-from beatray.corpus.store import Store
+from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 from beatray.sweep.record import CONTROLS, NAME, REPORT
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied

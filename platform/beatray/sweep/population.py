@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError
+from beatray.storage.hashed_folder import read_folder, write_folder
+from beatray.storage.store import Store
 from beatray.sweep.settings import QUARTER, SweepSettings
 from beatray.sweep.space import drawn_value
 from beatray.train import checkpoint as checkpoints
-from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import read_folder, write_folder
 from beatray.train.job import Job, shown_settings
 from beatray.train.run_folder import METRICS
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.errors import CheckpointError, SettingsError, TrainingError
+from beatray.settings import PretrainSettings
 from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.metric import check_metric, figures_of, with_metric
 from beatray.sweep.plan import Plan, settings_with
@@ -24,7 +25,6 @@ from beatray.sweep.record import ENDED, Record, TrialRecord, read
 from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
 from beatray.train import checkpoint as checkpoints
-from beatray.train.errors import CheckpointError, TrainingError
 from beatray.train.job import Job, check_same_run
 from beatray.train.prepare import prepare_job
 from beatray.train.run_folder import SETTINGS

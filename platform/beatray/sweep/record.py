@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from beatray.corpus.store import Store
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
+from beatray.storage.store import Store
 from beatray.sweep.settings import SweepSettings
 
 NAME = "sweep.json"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from beatray.settings import PretrainSettings, SettingsError
+from beatray.errors import SettingsError
+from beatray.settings import PretrainSettings
 from beatray.train.resources import check_resources, use_gpu
 
 DRIVER_CPUS = 0.05

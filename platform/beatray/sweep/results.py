@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.corpus.store import Store
+from beatray.errors import SettingsError
 from beatray.evaluate.files import score_name
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC
-from beatray.settings import SettingsError
+from beatray.storage.store import Store
 from beatray.sweep.evaluation import SCORES, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
 from beatray.sweep.space import short_keys

@@ -23,7 +23,7 @@ from types import FrameType
 import ray
 import ray.tune
 
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError, TrainingError
 from beatray.sweep.evaluation import evaluate_controls
 from beatray.sweep.follower import Follower, Stopper, Tell
 from beatray.sweep.halving import Halving, Pace
@@ -36,7 +36,6 @@ from beatray.sweep.space import shown
 from beatray.sweep.tracking import SweepTracking
 from beatray.sweep.trial import trial_main
 from beatray.train.checkpoint import newest_step
-from beatray.train.errors import TrainingError
 from beatray.train.job import Job
 from beatray.train.launch import check
 from beatray.train.run_folder import STOP

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 
 SEARCHES = ("grid", "random", "asha", "pbt")
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beatray.settings import SettingsError
+from beatray.errors import SettingsError
 from beatray.sweep.settings import SweepSettings
 
 LONGEST_NAME = 120

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from beatray.composition import as_dict, flat
-from beatray.corpus.store import Store
 from beatray.ray_job import job_tags, note_mlflow_run
+from beatray.storage.store import Store
 from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.plan import Plan
 from beatray.sweep.progress import Prepared

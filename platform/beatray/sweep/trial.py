@@ -21,9 +21,9 @@ import ray.train
 import ray.tune
 from ray.util.queue import Queue
 
-from beatray.corpus.store import Store
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 from beatray.sweep.evaluation import evaluate_trial
 from beatray.sweep.metric import figures_of
 from beatray.train.launch import pretrain

@@ -14,12 +14,12 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError
 from beatray.models.beat_net import AFTER, BEFORE, CLASSES, RR_LIMITS, BeatNet
 from beatray.objectives.beat_labels import BeatLabels
 from beatray.record import RATE_HZ
-from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import read_folder, write_folder
+from beatray.storage.hashed_folder import read_folder, write_folder
+from beatray.storage.store import Store
 from beatray.views.prepare import CLIP_MV, CUTOFF_HZ
 
 WEIGHTS, ABOUT = "model.safetensors", "beats.json"

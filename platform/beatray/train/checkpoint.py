@@ -22,10 +22,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError
 from beatray.models.registry import build_encoder
-from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import FILES, read_folder, write_folder
+from beatray.storage.hashed_folder import FILES, read_folder, write_folder
+from beatray.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

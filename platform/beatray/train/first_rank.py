@@ -16,10 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from beatray.composition import as_dict
+from beatray.errors import CheckpointError, SupersededError
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account
-from beatray.train.errors import CheckpointError, SupersededError
 from beatray.train.flags import Flags
 from beatray.train.job import Job, shown_settings
 from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder

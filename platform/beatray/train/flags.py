@@ -13,8 +13,8 @@ import time
 import uuid
 from types import TracebackType
 
-from beatray.corpus.store import Store
-from beatray.train.errors import SupersededError
+from beatray.errors import SupersededError
+from beatray.storage.store import Store
 from beatray.train.run_folder import ALIVE, OWNER, STOP, read_text
 
 log = logging.getLogger(__name__)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from beatray.composition import as_dict, flat
-from beatray.corpus.store import Store
+from beatray.errors import TrainingError
 from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings
+from beatray.storage.store import Store
 from beatray.track.secrets import scrubbed
 from beatray.train.beat_classifier import load as load_labels
 from beatray.train.blocks import Arrays
-from beatray.train.errors import TrainingError
 from beatray.train.order import steps_per_epoch
 from beatray.train.stream import StreamSettings
 

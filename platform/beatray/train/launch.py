@@ -24,12 +24,12 @@ import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from beatray.errors import SupersededError, TrainingError
 from beatray.settings import PretrainSettings
+from beatray.storage.hashed_folder import FILES
 from beatray.train import checkpoint as checkpoints
 from beatray.train import watchdog
-from beatray.train.errors import SupersededError, TrainingError
 from beatray.train.flags import is_superseded
-from beatray.train.hashed_folder import FILES
 from beatray.train.job import Job, check_same_run, shown_settings
 from beatray.train.loop import FOR_GOOD, Hooks, train
 from beatray.train.ranks import Ranks

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.corpus.manifest import CorpusError
+from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account, difference, key_sum
-from beatray.train.errors import CheckpointError, PeerError, SupersededError, TrainingError
 from beatray.train.first_rank import FirstRank
 from beatray.train.job import Job, ViewsOnWorker, check_same_run
 from beatray.train.learner import Learner

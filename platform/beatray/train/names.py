@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import read_row_group
+from beatray.errors import CorpusError
 from beatray.train.stream import StreamSettings
 from beatray.views.draws import record_key
 

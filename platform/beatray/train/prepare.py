@@ -14,11 +14,11 @@ import pandas as pd
 
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
-from beatray.corpus.store import Store
-from beatray.settings import CorpusSettings, PretrainSettings, SettingsError
+from beatray.errors import CheckpointError, SettingsError
+from beatray.settings import CorpusSettings, PretrainSettings
+from beatray.storage.store import Store
 from beatray.train.account import key_sum
 from beatray.train.beat_classifier import digest_of
-from beatray.train.errors import CheckpointError
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings

@@ -23,10 +23,11 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from beatray.corpus.manifest import CorpusError, Shard
+from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError
+from beatray.storage.store import Store
 from beatray.train.blocks import Arrays, Packed, corpus_columns, decode, pack, unpack
 from beatray.train.order import Unit
 

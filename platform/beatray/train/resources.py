@@ -6,8 +6,8 @@ without a word, so the sum is made here, before anything starts.
 
 from __future__ import annotations
 
-from beatray.settings import PretrainSettings, SettingsError
-from beatray.train.errors import TrainingError
+from beatray.errors import SettingsError, TrainingError
+from beatray.settings import PretrainSettings
 
 
 def check_resources(settings: PretrainSettings, total: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 
 METRICS, IDS = "metrics.jsonl", "ids.jsonl"
 REFUSED = "refused_steps.jsonl"

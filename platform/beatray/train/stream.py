@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.corpus.manifest import CorpusError
-from beatray.corpus.store import Store
+from beatray.errors import CorpusError
+from beatray.storage.store import Store
 from beatray.train.ahead import Ahead
 from beatray.train.blocks import Arrays, Packed
 from beatray.train.order import OrderSettings, Part, Plan, Step, Unit, lanes_for

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beatray.corpus.manifest import CorpusError
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
+from beatray.errors import CorpusError
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.job import Job
 from beatray.train.order import epoch_order, share, steps_per_epoch

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from beatray.corpus.store import Store
+from beatray.storage.store import Store
 
 STALLS = "stalls"
 GRACE_S = 5.0

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from beatray.corpus.store import Store
+from beatray.errors import CheckpointError
 from beatray.settings import CheckpointSettings
+from beatray.storage.hashed_folder import clear_temporary
+from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.checkpoint import Checkpoint
-from beatray.train.errors import CheckpointError
-from beatray.train.hashed_folder import clear_temporary
 
 log = logging.getLogger(__name__)
 

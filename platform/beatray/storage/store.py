@@ -28,8 +28,8 @@ from urllib.parse import quote, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from beatray.corpus.remote import StoreError as StoreError
-from beatray.corpus.remote import patiently
+from beatray.storage.remote import StoreError as StoreError
+from beatray.storage.remote import patiently
 
 T = TypeVar("T")
 

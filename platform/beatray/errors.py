@@ -1,6 +1,17 @@
-"""Why training stops, in words a user can act on. Apart from torch, so that the command line can know them."""
+"""Why work cannot go on, in words a user can act on. Free of heavy imports, so that the command line can know them.
+
+Errors of one recording are `record.RecordError`; those of a room alone stand in that room.
+"""
 
 from __future__ import annotations
+
+
+class SettingsError(ValueError):
+    """A word on the command line, or a line of a YAML file, that does not fit."""
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used as asked; the message names the file and the remedy."""
 
 
 class TrainingError(RuntimeError):

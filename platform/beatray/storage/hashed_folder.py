@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from beatray.corpus.store import TEMPORARY_PREFIX, Store, sync_folder
-from beatray.train.errors import CheckpointError
+from beatray.errors import CheckpointError
+from beatray.storage.store import TEMPORARY_PREFIX, Store, sync_folder
 
 FILES = "files.json"
 
