@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.beats.aami import CLASS_OF, JITTER, SYMBOLS_OF, read_beats
-from beatray.beats.fit import FitSettings, fit
+from beatray.beat_classifier import folder
+from beatray.beat_classifier.annotations import CLASS_OF, JITTER, SYMBOLS_OF, read_beats
+from beatray.beat_classifier.fit import FitSettings, fit
+from beatray.beat_classifier.labels import BeatLabels
+from beatray.beat_classifier.network import BEFORE, CLASSES, WINDOW, BeatNet, cut_windows, rr_ratios
 from beatray.cli import main
 from beatray.composition import build, compose
 from beatray.errors import CheckpointError, SettingsError
 from beatray.ingest.formats.wfdb_annotation import SYMBOLS
 from beatray.ingest.tree import open_tree
-from beatray.models.beat_net import BEFORE, CLASSES, WINDOW, BeatNet, cut_windows, rr_ratios
 from beatray.models.registry import build_encoder
-from beatray.objectives.beat_labels import BeatLabels
 from beatray.objectives.registry import build_objective
 from beatray.settings import PretrainSettings
-from beatray.train import beat_classifier
 from beatray.train.job import build_model
 from beatray.train.prepare import with_classifier
 from beatray.views.prepare import prepare
@@ -188,16 +188,16 @@ def test_what_is_not_sure_is_unknown() -> None:
 
 
 def test_another_classifier_is_not_taken_for_the_first(artifact: Path, tmp_path: Path) -> None:
-    digest = beat_classifier.digest_of(str(artifact))
-    assert beat_classifier.load(str(artifact), digest).leads == ("II",)
+    digest = folder.digest_of(str(artifact))
+    assert folder.load(str(artifact), digest).leads == ("II",)
     with pytest.raises(CheckpointError, match="not the one this run began with"):
-        beat_classifier.load(str(artifact), "0" * 64)
-    labels = beat_classifier.load(str(artifact))
-    beat_classifier.write(tmp_path / "other", BeatLabels(BeatNet(1), labels.leads, labels.known, 0.6), {})
-    assert beat_classifier.digest_of(str(tmp_path / "other")) != digest
+        folder.load(str(artifact), "0" * 64)
+    labels = folder.load(str(artifact))
+    folder.write(tmp_path / "other", BeatLabels(BeatNet(1), labels.leads, labels.known, 0.6), {})
+    assert folder.digest_of(str(tmp_path / "other")) != digest
     (tmp_path / "other" / "beats.json").write_text("{}")
     with pytest.raises(CheckpointError, match="damaged"):
-        beat_classifier.load(str(tmp_path / "other"))
+        folder.load(str(tmp_path / "other"))
 
 
 def test_a_run_names_the_classifier_it_used(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_a_run_names_the_classifier_it_used(artifact: Path, monkeypatch: pytest.
     words = ["corpus=/c", "objective.beat_labels=aami", f"objective.beat_classifier={artifact.name}"]
     objective = with_classifier(build(PretrainSettings, compose("pretrain", words))).objective
     assert objective["beat_classifier"] == str(artifact)  # workers do not share the driver's folder
-    assert objective["beat_classifier_digest"] == beat_classifier.digest_of(str(artifact))
+    assert objective["beat_classifier_digest"] == folder.digest_of(str(artifact))
     plain = build(PretrainSettings, compose("pretrain", ["corpus=/c"]))
     assert with_classifier(plain) is plain
     words[2] = "objective.beat_classifier=nowhere"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from beatray.beats.aami import SYMBOLS_OF, Beats, read_beats
-from beatray.beats.fit import FitSettings, fit
+from beatray.beat_classifier.annotations import SYMBOLS_OF, Beats, read_beats
+from beatray.beat_classifier.fit import FitSettings, fit
+from beatray.beat_classifier.folder import digest_of, write
+from beatray.beat_classifier.network import CLASSES
 from beatray.commands.console import say
 from beatray.errors import SettingsError
 from beatray.ingest.tree import open_tree
-from beatray.models.beat_net import CLASSES
 from beatray.record import LEADS, RecordError
-from beatray.train.beat_classifier import digest_of, write
 
 
 def train(path: str, out: str, *, leads: str = "II", epochs: int | None = None, seed: int = 0) -> int:

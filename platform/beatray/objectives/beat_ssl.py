@@ -22,10 +22,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from beatray.beat_classifier.labels import BeatLabels
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, RhythmProjector
 from beatray.objectives import targets
-from beatray.objectives.beat_labels import BeatLabels
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.feature_regression import feature_loss

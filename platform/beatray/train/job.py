@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beatray.beat_classifier.folder import load as load_labels
 from beatray.composition import as_dict, flat
 from beatray.errors import TrainingError
 from beatray.models.registry import build_encoder
@@ -22,7 +23,6 @@ from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.track.secrets import scrubbed
-from beatray.train.beat_classifier import load as load_labels
 from beatray.train.blocks import Arrays
 from beatray.train.order import steps_per_epoch
 from beatray.train.stream import StreamSettings

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from beatray.beat_classifier.folder import digest_of
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
 from beatray.errors import CheckpointError, SettingsError
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
 from beatray.train.account import key_sum
-from beatray.train.beat_classifier import digest_of
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings

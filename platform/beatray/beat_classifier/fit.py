@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from beatray.beats.aami import JITTER, Beats
-from beatray.models.beat_net import CLASSES, WINDOW, BeatNet
-from beatray.objectives.beat_labels import BeatLabels
+from beatray.beat_classifier.annotations import JITTER, Beats
+from beatray.beat_classifier.labels import BeatLabels
+from beatray.beat_classifier.network import CLASSES, WINDOW, BeatNet
 
 BY_RECORD_FROM = 10
 HELD_OUT_TIME = 0.3

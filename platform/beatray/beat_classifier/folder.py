@@ -14,9 +14,9 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from beatray.beat_classifier.labels import BeatLabels
+from beatray.beat_classifier.network import AFTER, BEFORE, CLASSES, RR_LIMITS, BeatNet
 from beatray.errors import CheckpointError
-from beatray.models.beat_net import AFTER, BEFORE, CLASSES, RR_LIMITS, BeatNet
-from beatray.objectives.beat_labels import BeatLabels
 from beatray.record import RATE_HZ
 from beatray.storage.hashed_folder import read_folder, write_folder
 from beatray.storage.store import Store

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from beatray.models.beat_net import CLASSES, BeatNet, cut_windows, rr_ratios
+from beatray.beat_classifier.network import CLASSES, BeatNet, cut_windows, rr_ratios
 from beatray.record import LEADS, RATE_HZ
 from beatray.views.prepare import prepare
 
