@@ -26,12 +26,12 @@ from beatray.embed.run import Embedded, check_resources, embed
 from beatray.errors import SettingsError
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
+from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
 from beatray.models.roi_align import roi_align_1d
 from beatray.objectives.beat_ssl import BeatSsl
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.storage.store import TEMPORARY_PREFIX, Store
-from beatray.train import checkpoint as checkpoints
 from beatray.views.prepare import prepare
 from s3_server import S3Server
 
@@ -47,7 +47,9 @@ def export(run: Store, recipe: dict[str, Any], seed: int = 0) -> str:
     for _ in range(3):
         encoder(torch.randn(4, 12, 2000))
     objective = {"name": "beat_ssl", "box_before_s": BOX_BEFORE_S, "box_after_s": BOX_AFTER_S, "roi_bins": BINS}
-    checkpoints.export_encoder(run, encoder, {"name": "tiny", "settings": {}, "recipe": recipe, "objective": objective})
+    encoder_folder.export_encoder(
+        run, encoder, {"name": "tiny", "settings": {}, "recipe": recipe, "objective": objective}
+    )
     return run.location
 
 

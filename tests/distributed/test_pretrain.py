@@ -16,6 +16,7 @@ import beatray
 from beatray.composition import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError, TrainingError
+from beatray.models import encoder_folder
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.track.journal import read_lines
@@ -192,7 +193,7 @@ def test_validation_changes_nothing_and_the_best_can_be_exported(sample_corpus: 
     job = job_of(sample_corpus, tmp_path, "best", *words, "train.validate_every_epochs=1", "checkpoint.export=best")
     loop.train(job, Ranks())
     best_step = min(values, key=lambda step: values[step])
-    assert checkpoints.describe_encoder(str(tmp_path / "best"))["steps"] == best_step + 1
+    assert encoder_folder.describe_encoder(str(tmp_path / "best"))["steps"] == best_step + 1
     kept = checkpoints.load(job.run, checkpoints.name_of(best_step + 1)).model
     exported = weights(tmp_path, "best")
     assert all(torch.equal(exported[name], kept[f"encoder.{name}"]) for name in exported)

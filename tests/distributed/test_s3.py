@@ -29,6 +29,7 @@ from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
 from beatray.errors import CorpusError
 from beatray.ingest.tree import open_tree
+from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
 from beatray.settings import PretrainSettings
 from beatray.storage.store import TEMPORARY_PREFIX, Store, StoreError
@@ -214,9 +215,9 @@ def test_checkpoints_are_whole_or_passed_over(
     assert "is damaged" in caplog.text
     files.delete_folder(checkpoints.name_of(1))
     assert checkpoints.names(run) == [checkpoints.name_of(step) for step in (2, 3)]
-    checkpoints.export_encoder(run, model, {"name": "tiny", "settings": {}, "recipe": {}})
+    encoder_folder.export_encoder(run, model, {"name": "tiny", "settings": {}, "recipe": {}})
     x_mv = torch.randn(1, 12, 1000)
-    assert torch.equal(checkpoints.load_encoder(run.location)(x_mv), model.eval()(x_mv))
+    assert torch.equal(encoder_folder.load_encoder(run.location)(x_mv), model.eval()(x_mv))
 
 
 def test_ray_tasks_write_the_corpus_that_they_write_on_a_disk(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from beatray.errors import CheckpointError
+from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import clear_temporary
 from beatray.storage.store import TEMPORARY_PREFIX, Store
@@ -91,7 +92,7 @@ def test_exported_encoder_loads_by_path_and_refuses_damage(tmp_path: Path) -> No
 
     model, _ = trained()
     recipe = {"rate_hz": 500}
-    checkpoints.export_encoder(Store(str(tmp_path)), model, {"name": "tiny", "settings": {}, "recipe": recipe})
+    encoder_folder.export_encoder(Store(str(tmp_path)), model, {"name": "tiny", "settings": {}, "recipe": recipe})
     x = torch.randn(3, 12, 5000)
     for path in (tmp_path, tmp_path / "encoder"):
         encoder = beatray.load_encoder(str(path))
@@ -110,5 +111,5 @@ def test_exported_encoder_loads_by_path_and_refuses_damage(tmp_path: Path) -> No
 
 def test_another_recipe_is_refused_line_by_line() -> None:
     with pytest.raises(CheckpointError, match="rate_hz: 500 against 250"):
-        checkpoints.check_recipe({"rate_hz": 500, "a": 1}, {"rate_hz": 250, "a": 1}, "the encoder")
-    checkpoints.check_recipe({"rate_hz": 500}, {"rate_hz": 500}, "the encoder")
+        encoder_folder.check_recipe({"rate_hz": 500, "a": 1}, {"rate_hz": 250, "a": 1}, "the encoder")
+    encoder_folder.check_recipe({"rate_hz": 500}, {"rate_hz": 500}, "the encoder")

@@ -24,9 +24,9 @@ import beatray
 from beatray.commands.demo import SAMPLE
 from beatray.ingest.sources.ludb import find, read
 from beatray.ingest.tree import open_tree
+from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
 from beatray.storage.store import Store
-from beatray.train import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     encoder = build_encoder("tiny").train()
     for _ in range(3):
         encoder(torch.randn(4, 12, 2000))
-    checkpoints.export_encoder(Store(folder), encoder, {"name": "tiny", "settings": {}, "recipe": {}})
+    encoder_folder.export_encoder(Store(folder), encoder, {"name": "tiny", "settings": {}, "recipe": {}})
     return folder
 
 

@@ -17,10 +17,10 @@ from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.held_out import evaluate_encoder, refuse_seen
 from beatray.evaluate.settings import EvaluateSettings, SegmentSettings, quick
+from beatray.models.encoder_folder import export_encoder
 from beatray.models.registry import build_encoder
 from beatray.settings import CorpusSettings
 from beatray.storage.store import Store
-from beatray.train.checkpoint import export_encoder
 from beatray.train.prepare import policy_of
 from evaluation_rows import read_rows
 

@@ -29,8 +29,8 @@ from beatray.evaluate.table import make_table
 from beatray.evaluate.tasks import task_data
 from beatray.evaluate.wave_table import as_markdown as wave_table_text
 from beatray.evaluate.wave_table import wave_rows
+from beatray.models.encoder_folder import export_encoder
 from beatray.storage.store import Store
-from beatray.train.checkpoint import export_encoder
 from evaluation_rows import read_rows
 
 SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"

@@ -18,6 +18,7 @@ from beatray.cli import main
 from beatray.export import programs
 from beatray.export.folder import export_folder, real_recordings
 from beatray.export.programs import ExportError, to_programs
+from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
 from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
@@ -62,7 +63,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "steps": 395,
         "seed": 7,
     }
-    checkpoints.export_encoder(Store(str(folder)), trained("tiny"), description, b"12345678")
+    encoder_folder.export_encoder(Store(str(folder)), trained("tiny"), description, b"12345678")
     return folder
 
 
@@ -137,11 +138,11 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
     # the folder is an encoder like any other, and every file of it is hashed
     x_mv = recordings()[:2]
     with torch.no_grad():
-        expected = checkpoints.load_encoder(str(run_folder))(torch.from_numpy(x_mv)).numpy()
+        expected = encoder_folder.load_encoder(str(run_folder))(torch.from_numpy(x_mv)).numpy()
         np.testing.assert_array_equal(beatray.load_encoder(str(out))(torch.from_numpy(x_mv)).numpy(), expected)
     loaded = torch.export.load(out / "model.pt2").module()
     np.testing.assert_allclose(loaded(torch.from_numpy(x_mv))[0].detach().numpy(), expected, atol=1e-5)
-    assert checkpoints.trained_on(str(out)).tolist() == checkpoints.trained_on(str(run_folder)).tolist()
+    assert encoder_folder.trained_on(str(out)).tolist() == encoder_folder.trained_on(str(run_folder)).tolist()
     damaged = bytearray((out / "model.onnx").read_bytes())
     damaged[100] ^= 1
     (out / "model.onnx").write_bytes(damaged)
@@ -188,7 +189,7 @@ def test_an_encoder_that_fixes_the_length_is_exported_for_windows_only() -> None
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
-    checkpoints.export_encoder(Store(str(tmp_path)), trained("tiny"), {"name": "tiny", "settings": {}, "recipe": {}})
+    encoder_folder.export_encoder(Store(str(tmp_path)), trained("tiny"), {"name": "tiny", "settings": {}, "recipe": {}})
     export_folder(str(tmp_path), tmp_path / "out", with_onnx=False)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Sources and their licences: not recorded" in card and "Not evaluated" in card and "model.onnx" not in card

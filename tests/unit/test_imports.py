@@ -55,7 +55,7 @@ LOWER = {
     "corpus": {"storage", "dsp"},
     "ingest": {"storage", "dsp", "corpus"},
     "views": set(),
-    "models": set(),
+    "models": {"storage"},
     "objectives": {"views", "models", "beat_classifier"},
     "train": {
         "storage",

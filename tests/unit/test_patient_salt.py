@@ -22,9 +22,9 @@ from beatray.ingest.convert import ingest
 from beatray.ingest.patients import RECIPE_KEY, Salt, protect, read_salt
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
+from beatray.models.encoder_folder import check_recipe
 from beatray.record import Record
 from beatray.storage.store import Store
-from beatray.train.checkpoint import check_recipe
 from wfdb_files import ecg_counts
 
 SALT = Salt(b"0123456789abcdef-secret")

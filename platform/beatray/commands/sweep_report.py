@@ -24,6 +24,7 @@ from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.models.encoder_folder import load_encoder
 from beatray.report import ecg, sweep_table_forms
 from beatray.report.build import overlays_of
 from beatray.report.sweep_material import Embeddings, SweepMaterial
@@ -40,7 +41,6 @@ from beatray.track.secrets import without_secrets
 from beatray.track.server import run_tags
 from beatray.track.setup import resume
 from beatray.track.tracker import Tracker
-from beatray.train.checkpoint import load_encoder
 from beatray.train.prepare import policy_of
 from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS, RunFolder
 

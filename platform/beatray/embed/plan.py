@@ -28,11 +28,11 @@ from beatray.embed.files import (
 )
 from beatray.embed.vectors import BEAT_POOLINGS, BeatBoxes
 from beatray.errors import SettingsError
+from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_encoder
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.settings import ClusterSettings
 from beatray.storage.hashed_folder import read_folder
 from beatray.storage.store import Store
-from beatray.train.checkpoint import ENCODER_FOLDER, check_recipe, load_encoder
 
 
 @dataclass(frozen=True, slots=True)

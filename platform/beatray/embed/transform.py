@@ -21,8 +21,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from beatray.embed.vectors import embed_rows
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.formats.leads import CHEST_MASK, MAX_GAP_S, close_gaps, compute_limb_leads
+from beatray.models.encoder_folder import load_encoder
 from beatray.record import ALL_LEADS_MASK, LEADS, RATE_HZ, Reason, Record, RecordError, Window
-from beatray.train.checkpoint import load_encoder
 
 SMALL_MV = 0.1
 """Hardly any ECG spans less in all leads: who gives volts gives a thousandth of his millivolts."""

@@ -19,7 +19,7 @@ from beatray.embed.files import table_of
 from beatray.embed.plan import Plan, encoder_sha256
 from beatray.embed.vectors import BeatBoxes, embed_rows
 from beatray.errors import CheckpointError, CorpusError
-from beatray.train.checkpoint import load_encoder
+from beatray.models.encoder_folder import load_encoder
 
 COLUMNS = ("record_id", "source", "fold", "signal", "n_samples", "r_peaks")
 """What it needs of a corpus; two more columns, shard and group, say where the rows belong."""

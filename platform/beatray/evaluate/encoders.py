@@ -21,9 +21,9 @@ from torch import Tensor
 
 from beatray.evaluate.pooling import pooled
 from beatray.models.encoder import Encoder
+from beatray.models.encoder_folder import describe_encoder, load_encoder
 from beatray.models.registry import build_encoder
 from beatray.record import RATE_HZ
-from beatray.train.checkpoint import describe_encoder, load_encoder
 from beatray.views.prepare import prepare
 
 FORWARD_BATCH = 32

@@ -18,8 +18,8 @@ from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import Progress, evaluate
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
+from beatray.models.encoder_folder import check_recipe, describe_encoder, trained_on
 from beatray.settings import CorpusSettings
-from beatray.train.checkpoint import check_recipe, describe_encoder, trained_on
 from beatray.train.prepare import policy_of
 
 LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}

@@ -24,10 +24,10 @@ from beatray.ingest.canonical import to_windows
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models.encoder import Encoder
+from beatray.models.encoder_folder import encoder_files, load_encoder
 from beatray.record import RATE_HZ, WINDOW_SAMPLES
 from beatray.storage.hashed_folder import write_folder
 from beatray.storage.store import Store
-from beatray.train.checkpoint import encoder_files, load_encoder
 from beatray.views.prepare import prepare
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample"

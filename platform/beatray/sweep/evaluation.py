@@ -29,11 +29,11 @@ from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.results import plain
 from beatray.evaluate.settings import TASKS, EvaluateSettings
+from beatray.models.encoder_folder import ENCODER_FOLDER
 from beatray.settings import CorpusSettings
 from beatray.storage.hashed_folder import FILES, read_folder, write_folder
 from beatray.storage.store import Store
 from beatray.sweep.record import CONTROLS
-from beatray.train.checkpoint import ENCODER_FOLDER
 from beatray.train.job import Job
 from beatray.train.run_folder import EVALUATION_FOLDER
 

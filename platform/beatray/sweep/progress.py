@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import yaml
 
 from beatray.errors import CheckpointError, SettingsError, TrainingError
+from beatray.models import encoder_folder
 from beatray.settings import PretrainSettings
 from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.metric import check_metric, figures_of, with_metric
@@ -152,7 +153,7 @@ def _unfinished(before: TrialRecord, sweep: SweepSettings) -> TrialRecord:
 def is_finished(job: Job) -> bool:
     """True if the job's run folder holds the encoder of its end; TrainingError if it was made with other settings."""
     try:
-        made = checkpoints.describe_encoder(job.run.location)
+        made = encoder_folder.describe_encoder(job.run.location)
         settings = yaml.safe_load(job.run.read(SETTINGS))
     except (CheckpointError, FileNotFoundError):
         return False

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from beatray.composition import as_dict
 from beatray.errors import CheckpointError, SupersededError
+from beatray.models import encoder_folder
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account
@@ -188,7 +189,7 @@ class FirstRank:
             "seed": job.settings.seed,
         }
         try:
-            checkpoints.export_encoder(job.run, objective.encoder.float(), description, job.trained_on)
+            encoder_folder.export_encoder(job.run, objective.encoder.float(), description, job.trained_on)
         except OSError as error:
             raise CheckpointError(describe(error, f"encoder could be written to {job.run.where()}")) from error
 

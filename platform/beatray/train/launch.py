@@ -25,6 +25,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from beatray.errors import SupersededError, TrainingError
+from beatray.models import encoder_folder
 from beatray.settings import PretrainSettings
 from beatray.storage.hashed_folder import FILES
 from beatray.train import checkpoint as checkpoints
@@ -74,7 +75,7 @@ def check(job: Job) -> checkpoints.Checkpoint | None:
                 "another run=, or at least as many train.epochs."
             )
     elif _is_exported(job):
-        made = checkpoints.describe_encoder(job.run.location)
+        made = encoder_folder.describe_encoder(job.run.location)
         if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
             raise TrainingError(
                 f"{job.run.where()} holds a finished run of another objective or corpus. Choose another run=, or "
@@ -85,9 +86,9 @@ def check(job: Job) -> checkpoints.Checkpoint | None:
 
 def _is_exported(job: Job) -> bool:
     """True if encoder/ is that of the whole run, not of one with fewer epochs that is being continued."""
-    if job.run.child(checkpoints.ENCODER_FOLDER).size(FILES) is None:
+    if job.run.child(encoder_folder.ENCODER_FOLDER).size(FILES) is None:
         return False
-    return bool(checkpoints.describe_encoder(job.run.location)["run_steps"] == job.steps)
+    return bool(encoder_folder.describe_encoder(job.run.location)["run_steps"] == job.steps)
 
 
 def pretrain(

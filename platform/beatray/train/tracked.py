@@ -8,11 +8,11 @@ from pathlib import Path
 
 from beatray.composition import as_dict, flat
 from beatray.errors import SupersededError
+from beatray.models.encoder_folder import ENCODER_FOLDER
 from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.track.memory import MEMORY
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.checkpoint import ENCODER_FOLDER
 from beatray.train.job import Job
 from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
 

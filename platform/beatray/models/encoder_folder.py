@@ -1,0 +1,91 @@
+"""An exported encoder as a hashed folder: written by a finished run, read by whoever uses the encoder.
+
+`encoder/` holds model.safetensors, encoder.json (name, settings, recipe of the corpus, objective, sources) and
+trained_on.bin, the content hashes of the recordings it was trained on, so that an evaluation can refuse them. Contract:
+what is read was checked against its hashes; CheckpointError names what is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from beatray.errors import CheckpointError
+from beatray.models.registry import build_encoder
+from beatray.storage.hashed_folder import read_folder, write_folder
+from beatray.storage.store import Store
+
+ENCODER_FOLDER = "encoder"
+
+
+def export_encoder(run: Store, encoder: nn.Module, description: dict[str, Any], trained_on: bytes = b"") -> None:
+    """Write `encoder/`: the weights, encoder.json (name, settings, recipe, objective, corpus) and the content hashes of
+    the recordings it was trained on, so that an evaluation can refuse them."""
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
+    files = {
+        "model.safetensors": save_tensors(weights),
+        "encoder.json": json.dumps(description, indent=1, sort_keys=True).encode(),
+        "trained_on.bin": trained_on,
+    }
+    write_folder(run, ENCODER_FOLDER, files)
+
+
+def encoder_files(path: str) -> dict[str, bytes]:
+    """What `export_encoder` wrote, every hash checked: model.safetensors, encoder.json and trained_on.bin."""
+    files = read_folder(_encoder_store(path))
+    return {name: files[name] for name in ("model.safetensors", "encoder.json", "trained_on.bin")}
+
+
+def describe_encoder(path: str) -> dict[str, Any]:
+    """encoder.json of an exported encoder: `path` is the run folder or its encoder/ folder."""
+    return dict(json.loads(read_folder(_encoder_store(path))["encoder.json"]))
+
+
+def trained_on(path: str) -> NDArray[np.uint64]:
+    """Content hashes (first 8 bytes, little endian, sorted) of the recordings an exported encoder was trained on."""
+    return np.frombuffer(read_folder(_encoder_store(path))["trained_on.bin"], "<u8")
+
+
+def load_encoder(path: str) -> nn.Module:
+    """The exported encoder at `path` (the run folder or its encoder/ folder), in eval mode.
+
+    Its `description` attribute is encoder.json: name, settings and the recipe its input must follow. Raises
+    CheckpointError when the folder is not there, is damaged or does not fit this version.
+    """
+    files = read_folder(_encoder_store(path))
+    description = json.loads(files["encoder.json"])
+    encoder = build_encoder(description["name"], **description["settings"])
+    try:
+        encoder.load_state_dict(load_tensors(files["model.safetensors"]), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit this version of beatray: {error}") from error
+    encoder.description = description
+    return encoder.eval()
+
+
+def _encoder_store(path: str) -> Store:
+    store = Store(str(path))
+    return store if store.size("encoder.json") is not None else store.child(ENCODER_FOLDER)
+
+
+def check_recipe(made_for: dict[str, Any], corpus: dict[str, Any], what: str) -> None:
+    """Raise CheckpointError naming every line in which a corpus differs from the recipe a model was made for.
+
+    How patient ids were hashed changes no number in a row, so that line may differ.
+    """
+    differing = [
+        f"{key}: {made_for.get(key)!r} against {corpus.get(key)!r}"
+        for key in sorted({*made_for, *corpus} - {"patient_salt"})
+        if made_for.get(key) != corpus.get(key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{what} was made for another corpus recipe ({'; '.join(differing)}). Ingest the recordings again with "
+            "this version, or use the version that made it."
+        )
