@@ -19,7 +19,7 @@ __all__ = ["EcgEncoder", "load_encoder", "read_embeddings"]
 def load_encoder(path: str) -> nn.Module:
     """The exported encoder at `path` (a run folder or its encoder/ folder), in eval mode.
 
-    Input (B, 12, T) millivolts at 500 Hz as `beatray.views.prepare.prepare` makes them. `.description["recipe"]` is
+    Input (B, 12, T) millivolts at 500 Hz as `beatray.preprocess.prepare` makes them. `.description["recipe"]` is
     the corpus recipe it was trained on. Raises errors.CheckpointError when the folder is damaged.
     """
     from beatray.models.encoder_folder import load_encoder as load

@@ -10,9 +10,9 @@ import torch
 import wfdb
 from scipy.signal import resample_poly
 
+from beatray.augment.vcg import Transform, ecg_to_vcg, vcg_to_ecg
+from beatray.preprocess import prepare
 from beatray.record import LEAD_INDEX
-from beatray.views.prepare import prepare
-from beatray.views.vcg import Transform, ecg_to_vcg, vcg_to_ecg
 
 # correlation with the measured X, Y, Z to reach on this record, an acute infarction; the dipole explains Z worst
 FLOORS: dict[Transform, tuple[float, float, float]] = {"dower": (0.94, 0.96, 0.3), "kors": (0.97, 0.94, 0.7)}

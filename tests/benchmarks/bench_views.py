@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from beatray.augment.masks import draw_mask, time_mask
+from beatray.augment.three_kg import draw_heart, heart_matrices, three_kg
+from beatray.augment.two_views import ViewSettings, make_two_views
+from beatray.augment.vcg import DOWER, INVERSE_DOWER
+from beatray.preprocess import prepare
 from beatray.record import INDEPENDENT_LEADS
-from beatray.views.masks import draw_mask, time_mask
-from beatray.views.prepare import prepare
-from beatray.views.three_kg import draw_heart, heart_matrices, three_kg
-from beatray.views.two_views import ViewSettings, make_two_views
-from beatray.views.vcg import DOWER, INVERSE_DOWER
 
 RECORDS, SAMPLES, REPEATS = 32, 2500, 15
 

@@ -31,8 +31,8 @@ from beatray.models.registry import build_encoder
 from beatray.models.roi_align import roi_align_1d
 from beatray.objectives.beat_ssl import BeatSsl
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.preprocess import prepare
 from beatray.storage.store import TEMPORARY_PREFIX, Store
-from beatray.views.prepare import prepare
 from s3_server import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import beatray
+from beatray.augment.draws import record_key
 from beatray.composition import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError, TrainingError
@@ -26,7 +27,6 @@ from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_resources
 from beatray.train.stream import Batch
-from beatray.views.draws import record_key
 from pretraining import ids, job_of, losses, same_weights, start, train_here, weights
 
 pytestmark = pytest.mark.ray

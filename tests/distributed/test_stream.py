@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from beatray.augment.draws import record_key
 from beatray.composition import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError
@@ -24,7 +25,6 @@ from beatray.train.job import Job, ViewsOnWorker, build_model
 from beatray.train.order import epoch_order, steps_per_epoch
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import Batch, batches
-from beatray.views.draws import record_key
 from counts import count
 
 pytestmark = pytest.mark.ray

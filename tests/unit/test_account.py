@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from beatray.augment.draws import record_key
 from beatray.train.account import Account, difference, key_sum, signed
-from beatray.views.draws import record_key
 
 KEYS = [record_key(f"ludb/{number}") for number in range(50)]
 

@@ -24,10 +24,10 @@ from beatray.ingest.formats.wfdb_annotation import SYMBOLS
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
+from beatray.preprocess import prepare
 from beatray.settings import PretrainSettings
 from beatray.train.job import build_model
 from beatray.train.prepare import with_classifier
-from beatray.views.prepare import prepare
 
 torch.set_num_threads(1)
 

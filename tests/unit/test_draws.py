@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from beatray.views.draws import Stream, record_key, uniform, view_stream
+from beatray.augment.draws import Stream, record_key, uniform, view_stream
 
 GOLDEN_KEY = 2999830153086922218
 GOLDEN_DRAWS = [[0.7069719095555607, 0.7648694488411246], [0.6043170081116749, 0.9420970820623533]]

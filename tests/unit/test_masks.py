@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.views.draws import uniform
-from beatray.views.masks import draw_mask, mask_length, time_mask, time_out
+from beatray.augment.draws import uniform
+from beatray.augment.masks import draw_mask, mask_length, time_mask, time_out
 
 KEYS = np.arange(300)
 

@@ -11,10 +11,10 @@ import wfdb
 from scipy.signal import butter, filtfilt
 from torch import Tensor
 
-from beatray.views.beats import select_beats, take_beats
-from beatray.views.crops import crop, draw_starts, resized_crop
-from beatray.views.prepare import prepare
-from beatray.views.two_views import ResizedViewSettings, ViewSettings, make_resized_views, make_two_views
+from beatray.augment.beats import select_beats, take_beats
+from beatray.augment.crops import crop, draw_starts, resized_crop
+from beatray.augment.two_views import ResizedViewSettings, ViewSettings, make_resized_views, make_two_views
+from beatray.preprocess import prepare
 
 
 def batch_of(records: int, seed: int = 0) -> dict[str, Tensor]:

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.record import LEADS
-from beatray.views.draws import uniform
-from beatray.views.three_kg import (
+from beatray.augment.draws import uniform
+from beatray.augment.three_kg import (
     AXIS_ORDERS,
     HeartDraws,
     apply_leads,
@@ -18,7 +17,8 @@ from beatray.views.three_kg import (
     lead_matrices,
     three_kg,
 )
-from beatray.views.vcg import ecg_to_vcg, vcg_to_ecg
+from beatray.augment.vcg import ecg_to_vcg, vcg_to_ecg
+from beatray.record import LEADS
 
 KEYS = np.arange(4000)
 

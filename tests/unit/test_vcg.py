@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from beatray.augment.vcg import DOWER, INVERSE_DOWER, KORS, LEADS_FROM_EIGHT, ecg_to_vcg, vcg_to_ecg
 from beatray.record import INDEPENDENT_LEADS, LEADS
-from beatray.views.vcg import DOWER, INVERSE_DOWER, KORS, LEADS_FROM_EIGHT, ecg_to_vcg, vcg_to_ecg
 
 
 def test_inverse_dower_inverts_dower() -> None:

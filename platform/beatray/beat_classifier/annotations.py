@@ -24,8 +24,8 @@ from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_a
 from beatray.ingest.formats.wfdb_record import MV_PER_UNIT, read_counts
 from beatray.ingest.formats.wfdb_signal import to_physical
 from beatray.ingest.tree import Tree
+from beatray.preprocess import prepare
 from beatray.record import RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
-from beatray.views.prepare import prepare
 
 SYMBOLS_OF = {
     "N": ("N", "L", "R", "B", "e", "j", "n"),

@@ -17,10 +17,10 @@ from safetensors.torch import save as save_tensors
 from beatray.beat_classifier.labels import BeatLabels
 from beatray.beat_classifier.network import AFTER, BEFORE, CLASSES, RR_LIMITS, BeatNet
 from beatray.errors import CheckpointError
+from beatray.preprocess import CLIP_MV, CUTOFF_HZ
 from beatray.record import RATE_HZ
 from beatray.storage.hashed_folder import read_folder, write_folder
 from beatray.storage.store import Store
-from beatray.views.prepare import CLIP_MV, CUTOFF_HZ
 
 WEIGHTS, ABOUT = "model.safetensors", "beats.json"
 RECIPE = {

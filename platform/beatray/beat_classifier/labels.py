@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from beatray.beat_classifier.network import CLASSES, BeatNet, cut_windows, rr_ratios
+from beatray.preprocess import prepare
 from beatray.record import LEADS, RATE_HZ
-from beatray.views.prepare import prepare
 
 UNKNOWN = -1
 

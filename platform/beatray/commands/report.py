@@ -10,6 +10,9 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from beatray.augment.draws import record_key
+from beatray.augment.two_views import VIEWS, ViewSettings, make_two_views
+from beatray.augment.vcg import ecg_to_vcg
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
 from beatray.dsp.beats import beat_boxes
@@ -18,9 +21,6 @@ from beatray.evaluate.results import Evaluation
 from beatray.record import RATE_HZ
 from beatray.report.build import Example, Material, build_report
 from beatray.track.journal import read_lines
-from beatray.views.draws import record_key
-from beatray.views.two_views import VIEWS, ViewSettings, make_two_views
-from beatray.views.vcg import ecg_to_vcg
 
 SHOWN = 2 * RATE_HZ
 """Samples of the heart vector that are drawn: two beats or three."""

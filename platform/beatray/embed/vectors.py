@@ -4,7 +4,7 @@ Recording: the encoder's own pooling over the valid samples, as the rhythm term 
 window instead of a crop. Beat: the feature map read under a box around the R-peak (RoIAlign, models/roi_align.py);
 `bins` keeps the points one after another, which is exactly what the beat head of training takes in (channel by channel,
 each with its bins in time order), `mean` averages them. Every beat with at least three quarters of its box inside the
-signal has a vector (views/beats.py).
+signal has a vector (augment/beats.py).
 
 Contract: signal_uv (n, 12, 5000) int16 as a corpus holds it, n_samples (n,), r_peaks (n, P) with -1 for none; vectors
 are float32 numpy. Row i depends on row i alone, up to the rounding of sums in another batch.
@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beatray.augment.beats import all_beats
 from beatray.models.encoder import Encoder
 from beatray.models.roi_align import roi_align_1d
+from beatray.preprocess import prepare
 from beatray.record import RATE_HZ
-from beatray.views.beats import all_beats
-from beatray.views.prepare import prepare
 
 BEAT_POOLINGS = ("bins", "mean")
 

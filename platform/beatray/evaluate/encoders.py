@@ -23,8 +23,8 @@ from beatray.evaluate.pooling import pooled
 from beatray.models.encoder import Encoder
 from beatray.models.encoder_folder import describe_encoder, load_encoder
 from beatray.models.registry import build_encoder
+from beatray.preprocess import prepare
 from beatray.record import RATE_HZ
-from beatray.views.prepare import prepare
 
 FORWARD_BATCH = 32
 

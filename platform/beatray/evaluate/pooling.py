@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beatray.augment.beats import all_beats
 from beatray.dsp.peaks import find_r_peaks
 from beatray.models.encoder import Encoder, pool_over_time
 from beatray.models.roi_align import roi_align_1d
 from beatray.record import RATE_HZ
-from beatray.views.beats import all_beats
 
 BEFORE_S, AFTER_S, BINS = 0.35, 0.55, 8
 """The box around an R-peak and the points read in it: the objectives' own defaults."""

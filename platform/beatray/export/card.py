@@ -21,8 +21,8 @@ from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
 from beatray.ingest.sources.registry import SOURCES
+from beatray.preprocess import CLIP_MV, CUTOFF_HZ
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES
-from beatray.views.prepare import CLIP_MV, CUTOFF_HZ
 
 UNKNOWN = "not recorded"
 

@@ -25,10 +25,10 @@ from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models.encoder import Encoder
 from beatray.models.encoder_folder import encoder_files, load_encoder
+from beatray.preprocess import prepare
 from beatray.record import RATE_HZ, WINDOW_SAMPLES
 from beatray.storage.hashed_folder import write_folder
 from beatray.storage.store import Store
-from beatray.views.prepare import prepare
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample"
 BUNDLED = {"ptbxl": "ptbxl-sample.zip", "ludb": "ludb-sample.zip"}

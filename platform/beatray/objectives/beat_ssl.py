@@ -22,6 +22,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from beatray.augment.beats import select_beats, take_beats
+from beatray.augment.two_views import host_keys, make_two_views
 from beatray.beat_classifier.labels import BeatLabels
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, RhythmProjector
@@ -35,8 +37,6 @@ from beatray.objectives.similarity import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
-from beatray.views.beats import select_beats, take_beats
-from beatray.views.two_views import host_keys, make_two_views
 
 
 class BeatSsl(nn.Module):

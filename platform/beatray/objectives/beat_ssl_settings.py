@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from beatray.augment.two_views import ViewSettings
 from beatray.objectives.contrast import FORMS, Form
-from beatray.views.two_views import ViewSettings
 
 SOFT = ("soft_1", "soft_2", "soft_z")
 KINDS = ("none", "hard", *SOFT)

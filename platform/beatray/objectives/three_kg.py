@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from beatray.augment.two_views import ViewSettings, make_two_views
 from beatray.models.encoder import Encoder
 from beatray.models.heads import RhythmProjector
 from beatray.objectives.pairs import nt_xent_step, valid_in_crop
-from beatray.views.two_views import ViewSettings, make_two_views
 
 
 @dataclass(frozen=True, slots=True)

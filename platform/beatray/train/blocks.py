@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from beatray.augment.draws import record_key
 from beatray.corpus.schema import signals_of
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
-from beatray.views.draws import record_key
 
 Arrays = dict[str, NDArray[Any]]
 

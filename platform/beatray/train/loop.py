@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from beatray.augment.draws import record_key
 from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account, difference, key_sum
@@ -34,7 +35,6 @@ from beatray.train.run_folder import REFUSED
 from beatray.train.stream import Batch, batches
 from beatray.train.validation import Validation
 from beatray.train.watchdog import Watchdog
-from beatray.views.draws import record_key
 
 FOR_GOOD = (TrainingError, CorpusError, CheckpointError)
 """Errors that starting again would not mend."""

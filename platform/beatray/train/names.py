@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from beatray.augment.draws import record_key
 from beatray.corpus.reader import read_row_group
 from beatray.errors import CorpusError
 from beatray.train.stream import StreamSettings
-from beatray.views.draws import record_key
 
 
 def names_by_place(stream: StreamSettings) -> list[list[str]]:

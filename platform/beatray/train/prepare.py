@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from beatray.augment.draws import record_key
 from beatray.beat_classifier.folder import digest_of
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
@@ -22,7 +23,6 @@ from beatray.train.account import key_sum
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
-from beatray.views.draws import record_key
 
 
 def policy_of(settings: CorpusSettings) -> SplitPolicy:

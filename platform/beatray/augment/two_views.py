@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beatray.augment.crops import crop, draw_starts, resized_crop
+from beatray.augment.draws import Stream, uniform, view_stream
+from beatray.augment.masks import draw_mask, time_mask, time_out
+from beatray.augment.three_kg import Mode, draw_heart, three_kg
+from beatray.augment.vcg import Transform
+from beatray.preprocess import prepare
 from beatray.record import RATE_HZ
-from beatray.views.crops import crop, draw_starts, resized_crop
-from beatray.views.draws import Stream, uniform, view_stream
-from beatray.views.masks import draw_mask, time_mask, time_out
-from beatray.views.prepare import prepare
-from beatray.views.three_kg import Mode, draw_heart, three_kg
-from beatray.views.vcg import Transform
 
 VIEWS = (1, 2)
 

@@ -31,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beatray.augment.draws import Stream, uniform, view_stream
+from beatray.augment.vcg import DOWER, LEADS_FROM_EIGHT, Transform, vcg_matrix
 from beatray.record import INDEPENDENT_LEADS, LEADS
-from beatray.views.draws import Stream, uniform, view_stream
-from beatray.views.vcg import DOWER, LEADS_FROM_EIGHT, Transform, vcg_matrix
 
 Mode = Literal["residual", "project"]
 

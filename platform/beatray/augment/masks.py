@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beatray.augment.draws import Stream, uniform, view_stream
 from beatray.record import LEADS
-from beatray.views.draws import Stream, uniform, view_stream
 
 MAX_HIDDEN_LEADS = 9
 """A beat hidden in more leads than this counts as lost (`draw_mask`)."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beatray.views.draws import Stream, uniform
+from beatray.augment.draws import Stream, uniform
 
 MIN_INSIDE = 0.75
 """A box with less of its length inside the signal is left out."""
