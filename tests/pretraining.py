@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import beatray
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.train.job import Job

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from beatray.embed.files import Embeddings
-    from beatray.embed.transform import EcgEncoder
+    from beatray.infer.files import Embeddings
+    from beatray.infer.transform import EcgEncoder
 
 __all__ = ["EcgEncoder", "load_encoder", "read_embeddings"]
 
@@ -32,14 +32,14 @@ def read_embeddings(path: str, level: str | None = None) -> Embeddings:
 
     Raises embed.files.EmbeddingsError when they are unfinished or damaged.
     """
-    from beatray.embed.files import read
+    from beatray.infer.files import read
 
     return read(path, level)
 
 
 def __getattr__(name: str) -> Any:
     if name == "EcgEncoder":  # a class of scikit-learn's kind: its import takes a second and more
-        from beatray.embed.transform import EcgEncoder
+        from beatray.infer.transform import EcgEncoder
 
         return EcgEncoder
     raise AttributeError(f"module 'beatray' has no attribute {name!r}")

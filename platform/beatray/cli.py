@@ -318,7 +318,7 @@ def _dispatch(words: argparse.Namespace) -> int:
 def _print_config(words: argparse.Namespace) -> int:
     import yaml
 
-    from beatray.composition import build, compose
+    from beatray.config import build, compose
     from beatray.settings import PretrainSettings
 
     extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []

@@ -1,6 +1,6 @@
 """The settings of pretraining: frozen dataclasses, each checked as it is made.
 
-How words and YAML become one of these is in `composition.py`. Contract: a value that cannot work is a `SettingsError`
+How words and YAML become one of these is in `config.py`. Contract: a value that cannot work is a `SettingsError`
 that names its key; what can be checked only against a corpus or a cluster is checked there.
 """
 

@@ -26,7 +26,7 @@ from large_corpus import write_large_corpus
 from processes import cpu_seconds
 from ray.data.collate_fn import ArrowBatchCollateFn
 
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings

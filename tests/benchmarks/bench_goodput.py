@@ -28,7 +28,7 @@ import torch
 from goodput import Costs, Link, Message, best_interval_s, fit_link, parallel_efficiency, seconds_on, simulate
 from torch import distributed as dist
 
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store

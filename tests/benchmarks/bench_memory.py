@@ -25,7 +25,7 @@ from large_corpus import write_large_corpus
 from processes import family, private_mib
 from ray._private.internal_api import memory_summary
 
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings
 from beatray.train.job import Job

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from large_corpus import write_large_corpus
 
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings

@@ -96,7 +96,7 @@ TRAIN_ON_A_SMALL_DISK = """
 import sys
 import ray
 from beatray.ray_session import RaySettings, session
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.settings import PretrainSettings
 from beatray.train.loop import train
 from beatray.train.prepare import prepare_job

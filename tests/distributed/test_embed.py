@@ -20,10 +20,10 @@ from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.embed import settings_from
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.embed.files import EmbeddingsError, read_listing
-from beatray.embed.plan import prepare_plan
-from beatray.embed.run import Embedded, check_resources, embed
 from beatray.errors import SettingsError
+from beatray.infer.files import EmbeddingsError, read_listing
+from beatray.infer.plan import prepare_plan
+from beatray.infer.run import Embedded, check_resources, embed
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models import encoder_folder

@@ -14,7 +14,7 @@ import torch
 
 import beatray
 from beatray.augment.draws import record_key
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError, TrainingError
 from beatray.models import encoder_folder

@@ -24,7 +24,7 @@ import beatray
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.ingest import remove_corpus
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
 from beatray.errors import CorpusError

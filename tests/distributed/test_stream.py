@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from beatray.augment.draws import record_key
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError
 from beatray.settings import PretrainSettings

@@ -18,7 +18,7 @@ from beatray.beat_classifier.fit import FitSettings, fit
 from beatray.beat_classifier.labels import BeatLabels
 from beatray.beat_classifier.network import BEFORE, CLASSES, WINDOW, BeatNet, cut_windows, rr_ratios
 from beatray.cli import main
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.errors import CheckpointError, SettingsError
 from beatray.ingest.formats.wfdb_annotation import SYMBOLS
 from beatray.ingest.tree import open_tree

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from beatray import cli
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.doctor import checks, machine, ray_state, storage, tracking, versions
 from beatray.doctor.finding import Finding, Level, fail

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from beatray.composition import build, compose, flat
+from beatray.config import build, compose, flat
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.objectives.beat_ssl_settings import BeatSslSettings

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store

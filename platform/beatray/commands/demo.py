@@ -18,7 +18,7 @@ from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
 from beatray.commands.evaluate import evaluated, track_results
 from beatray.commands.report import write_report
-from beatray.composition import build, compose
+from beatray.config import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
@@ -111,7 +111,7 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
 
 
 def _identity(settings: DemoSettings) -> dict[str, Any]:
-    from beatray.composition import as_dict
+    from beatray.config import as_dict
 
     content = as_dict(settings)
     for place in ("out", "cluster", "tracking"):

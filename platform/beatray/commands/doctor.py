@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from beatray.commands.console import say
-from beatray.composition import as_dict, build, compose
+from beatray.config import as_dict, build, compose
 from beatray.doctor.checks import cluster_address, examine
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.doctor.ray_state import check_cluster_address

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from beatray.commands.console import progress, say
-from beatray.composition import as_dict, build, compose
-from beatray.embed.files import LEVELS, LISTING, STAGING, Listing
-from beatray.embed.plan import EmbedCommand, prepare_plan
-from beatray.embed.run import embed
+from beatray.config import as_dict, build, compose
+from beatray.infer.files import LEVELS, LISTING, STAGING, Listing
+from beatray.infer.plan import EmbedCommand, prepare_plan
+from beatray.infer.run import embed
 from beatray.ray_session import RaySettings, session
 from beatray.storage.store import Store
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from beatray.commands.console import progress, say
-from beatray.composition import as_dict, build, compose, flat
+from beatray.config import as_dict, build, compose, flat
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.composition import as_dict, build, compose
+from beatray.config import as_dict, build, compose
 from beatray.corpus.manifest import Manifest, latest_number, read_manifest
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.composition import as_dict, build, compose
+from beatray.config import as_dict, build, compose
 from beatray.objectives.terms import collapse_warnings
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings

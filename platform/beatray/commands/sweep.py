@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beatray.commands.console import say
-from beatray.composition import as_dict
+from beatray.config import as_dict
 from beatray.errors import SettingsError
 from beatray.ray_session import RaySettings, session
 from beatray.storage.store import Store

@@ -16,14 +16,14 @@ import yaml
 
 from beatray.commands.console import say
 from beatray.commands.report import example_of
-from beatray.composition import build, flat
+from beatray.config import build, flat
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles
-from beatray.embed.vectors import embed_rows
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.infer.vectors import embed_rows
 from beatray.models.encoder_folder import load_encoder
 from beatray.report import ecg, sweep_table_forms
 from beatray.report.build import overlays_of

@@ -21,7 +21,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from beatray.composition import as_dict
+from beatray.config import as_dict
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of

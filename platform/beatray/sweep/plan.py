@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from beatray.composition import PATH_WORDS, build, compose, config_folder
+from beatray.config import PATH_WORDS, build, compose, config_folder
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings

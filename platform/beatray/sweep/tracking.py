@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from beatray.composition import as_dict, flat
+from beatray.config import as_dict, flat
 from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import kept_scores

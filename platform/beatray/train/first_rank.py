@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from beatray.composition import as_dict
+from beatray.config import as_dict
 from beatray.errors import CheckpointError, SupersededError
 from beatray.models import encoder_folder
 from beatray.track.journal import Journal

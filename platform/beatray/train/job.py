@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from beatray.beat_classifier.folder import load as load_labels
-from beatray.composition import as_dict, flat
+from beatray.config import as_dict, flat
 from beatray.errors import TrainingError
 from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from beatray.composition import as_dict, flat
+from beatray.config import as_dict, flat
 from beatray.errors import SupersededError
 from beatray.models.encoder_folder import ENCODER_FOLDER
 from beatray.ray_job import job_tags, note_mlflow_run

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from beatray.embed.vectors import embed_rows
+from beatray.infer.vectors import embed_rows
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.formats.leads import CHEST_MASK, MAX_GAP_S, close_gaps, compute_limb_leads
 from beatray.models.encoder_folder import load_encoder

@@ -14,7 +14,8 @@ from typing import Any
 
 from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.embed.files import (
+from beatray.errors import SettingsError
+from beatray.infer.files import (
     LEVELS,
     LISTING,
     STAGING,
@@ -26,8 +27,7 @@ from beatray.embed.files import (
     read_listing,
     read_note,
 )
-from beatray.embed.vectors import BEAT_POOLINGS, BeatBoxes
-from beatray.errors import SettingsError
+from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
 from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_encoder
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.settings import ClusterSettings

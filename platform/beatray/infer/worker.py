@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.corpus.schema import signals_of
-from beatray.embed.files import table_of
-from beatray.embed.plan import Plan, encoder_sha256
-from beatray.embed.vectors import BeatBoxes, embed_rows
 from beatray.errors import CheckpointError, CorpusError
+from beatray.infer.files import table_of
+from beatray.infer.plan import Plan, encoder_sha256
+from beatray.infer.vectors import BeatBoxes, embed_rows
 from beatray.models.encoder_folder import load_encoder
 
 COLUMNS = ("record_id", "source", "fold", "signal", "n_samples", "r_peaks")

@@ -25,7 +25,8 @@ from ray.data.datasource import Datasource, ReadTask
 from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SIGNAL_BYTES
-from beatray.embed.files import (
+from beatray.errors import CheckpointError, CorpusError, SettingsError
+from beatray.infer.files import (
     LEVELS,
     LISTING,
     STAGING,
@@ -36,9 +37,8 @@ from beatray.embed.files import (
     write_note,
     write_part,
 )
-from beatray.embed.plan import Plan, finished_parts
-from beatray.embed.worker import COLUMNS, Embedder, unpacked, work_of
-from beatray.errors import CheckpointError, CorpusError, SettingsError
+from beatray.infer.plan import Plan, finished_parts
+from beatray.infer.worker import COLUMNS, Embedder, unpacked, work_of
 from beatray.storage.store import Store, StoreError
 
 CHUNK_GROUPS = 8192
