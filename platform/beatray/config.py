@@ -156,7 +156,12 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(typing.cast("type[Any]", hint), value, f"{key}.")
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(typing.get_args(hint)[0], item, key) for item in value)
+        kinds = typing.get_args(hint)
+        if kinds[-1] is Ellipsis:
+            return tuple(_convert(kinds[0], item, key) for item in value)
+        if len(kinds) != len(value):
+            raise SettingsError(f"{key}={list(value)!r} must have {len(kinds)} values, not {len(value)}")
+        return tuple(_convert(kind, item, key) for kind, item in zip(kinds, value, strict=True))
     if origin is dict and isinstance(value, dict):
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

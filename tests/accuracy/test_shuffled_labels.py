@@ -95,7 +95,7 @@ def test_the_decoder_finds_waves_and_little_in_masks_of_other_records() -> None:
     settings = FitSettings(steps=80, head_rate=5e-3)
 
     def reached(train_target: np.ndarray) -> float:
-        decoder = segment.train_decoder(maps[train], train_target, encoder.stride, settings, seed=0)
+        decoder = segment.train_decoder(maps[train], train_target, encoder.stages[-1], settings, seed=0)
         return pooled_f1(segment_counts(target[test], segment.predict_from_maps(decoder, maps[test], 5000))).value
 
     assert reached(target[train]) > 0.8

@@ -110,10 +110,10 @@ def test_beats_are_what_the_beat_head_of_training_takes_in(both: str, encoder: s
     boxes = torch.tensor(np.stack([peaks - 500 * BOX_BEFORE_S, peaks + 500 * BOX_AFTER_S], axis=1), dtype=torch.float32)
     objective = BeatSsl(module, BeatSslSettings(rhythm="hard", beat="hard", roi_bins=BINS), None).eval()
     with torch.no_grad():
-        regions = roi_align_1d(fmap, boxes, owner, module.stride, BINS)
+        regions = roi_align_1d(fmap, boxes, owner, module.stages[-1], BINS)
         np.testing.assert_allclose(found.vectors, regions.flatten(1).numpy(), rtol=1e-4, atol=1e-5)
         head = objective.beat_head
-        contrasted = head(fmap, boxes, owner, module.stride)
+        contrasted = head(fmap, boxes, owner, module.stages[-1])
         from_vectors = head.out(torch.relu(head.hidden(torch.from_numpy(found.vectors))))
     torch.testing.assert_close(from_vectors, contrasted, rtol=1e-4, atol=1e-5)
 

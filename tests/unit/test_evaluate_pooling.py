@@ -15,6 +15,7 @@ from beatray.evaluate.pooling import AFTER_S, BEFORE_S, BINS, median_heartbeats
 from beatray.evaluate.probe import logistic
 from beatray.evaluate.settings import POOLINGS
 from beatray.infer.vectors import BeatBoxes, embed_rows
+from beatray.models.encoder import Stage
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from evaluation_rows import read_rows
 
@@ -63,7 +64,7 @@ def test_a_heartbeat_keeps_the_order_of_its_waves() -> None:
     """Cells that hold their own time read as the time from the R-peak."""
     cells = torch.arange(313.0).mul(16.0).expand(1, 1, 313)
     peaks = [np.array([1000, 1500, 2000, 2900], np.int32)]
-    (found,) = median_heartbeats(cells, 16, peaks, np.array([5000]))
+    (found,) = median_heartbeats(cells, Stage(1, 16), peaks, np.array([5000]))
     start, end = -BEFORE_S * 500, AFTER_S * 500
     expected = 1750 + start + (end - start) * (np.arange(8) + 0.5) / 8
     assert np.allclose(found, expected, atol=0.01)
@@ -78,8 +79,8 @@ def test_the_box_is_that_of_the_objective() -> None:
 def test_an_encoder_of_five_stages_is_read_at_each() -> None:
     encoder = build(EncoderSpec("xresnet1d18"), 0)
     x_mv = np.random.default_rng(0).normal(size=(2, 12, 5000)).astype(np.float32)
-    width = 2 * sum(encoder.stage_channels) + BINS * encoder.channels
-    assert len(encoder.stage_channels) == 5
+    width = 2 * sum(stage.channels for stage in encoder.stages) + BINS * encoder.channels
+    assert len(encoder.stages) == 5
     assert pooled_features(encoder, x_mv, np.array([5000, 4000]), "stages_beat").shape == (2, width)
 
 

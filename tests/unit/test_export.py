@@ -19,6 +19,7 @@ from beatray.export import programs
 from beatray.export.folder import export_folder, real_recordings
 from beatray.export.programs import ExportError, to_programs
 from beatray.models import encoder_folder
+from beatray.models.encoder import Encoder, Stage
 from beatray.models.registry import build_encoder
 from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
@@ -157,7 +158,7 @@ def test_a_program_that_differs_is_refused_with_the_difference(
 ) -> None:
     def shifted(module: nn.Module) -> None:
         with torch.no_grad():
-            module.encoder.trunk.stem_norm.bias.add_(0.01)  # type: ignore[union-attr,operator]
+            module.encoder.stem_norm.bias.add_(0.01)  # type: ignore[union-attr,operator]
 
     monkeypatch.setattr(programs, "_replace_pools", shifted)
     with pytest.raises(
@@ -176,15 +177,11 @@ def test_without_the_libraries_it_says_what_to_install(run_folder: Path, monkeyp
 
 
 def test_an_encoder_that_fixes_the_length_is_exported_for_windows_only() -> None:
-    class Fixed(nn.Module):
-        stage_channels, stage_strides = (3,), (500,)
+    class Fixed(Encoder):
+        def forward_stages(self, x_mv: torch.Tensor, n_samples: torch.Tensor | None = None) -> list[torch.Tensor]:
+            return [x_mv.reshape(x_mv.shape[0], 12, 10, 500).mean(-1)[:, :3]]
 
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            return [x.reshape(x.shape[0], 12, 10, 500).mean(-1)[:, :3]]
-
-    from beatray.models.encoder import Encoder
-
-    made = to_programs(Encoder("fixed", Fixed(), "mean_std", {}).eval(), recordings(), with_onnx=False)
+    made = to_programs(Fixed(None, [Stage(3, 500)]).eval(), recordings(), with_onnx=False)
     assert not made.any_length
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from beatray.models.encoder import pool_over_time
-from beatray.models.heads import BeatHead, LinearClassifier, MlpClassifier, RhythmProjector
+from beatray.models.encoder import Stage, pool_over_time
+from beatray.models.encoder_folder import load_encoder
+from beatray.models.heads import BeatHead, LinearClassifier, MlpClassifier, ProjectionHead
 from beatray.models.lead_scale import LEAD_STD_MV, LeadScale
-from beatray.models.registry import ENCODERS, build_encoder
+from beatray.models.registry import build_encoder, encoder_classes
 from beatray.models.segmentation import ConvDecoder, UNetDecoder, upsample
 from beatray.record import LEADS
+
+OLD_ENCODERS = Path(__file__).parents[1] / "data" / "encoders-0.1"
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
@@ -34,8 +40,8 @@ def test_positions_and_channels(
     maps = encoder.forward_stages(x)
     assert maps[-1].shape == (2, channels, positions)
     assert (encoder.stride, encoder.channels, encoder.embed_dim) == (stride, channels, 2 * channels)
-    for fmap, width, step in zip(maps, encoder.stage_channels, encoder.stage_strides, strict=True):
-        assert fmap.shape == (2, width, -(-5000 // step))
+    for fmap, stage in zip(maps, encoder.stages, strict=True):
+        assert fmap.shape == (2, stage.channels, -(-5000 // stage.stride))
     assert encoder(x).shape == (2, encoder.embed_dim)
     odd = encoder.forward_features(torch.randn(1, 12, 2345))
     assert odd.shape[-1] == -(-2345 // stride)
@@ -70,8 +76,7 @@ def test_cell_j_is_centred_on_sample_j_times_stride(name: str) -> None:
 
 def test_new_blocks_start_as_their_shortcut() -> None:
     encoder = build_encoder("xresnet1d50")
-    trunk = encoder.trunk
-    assert all(block.inner[-1].weight.abs().max() == 0 for stage in trunk.stages for block in stage)  # type: ignore
+    assert all(block.inner[-1].weight.abs().max() == 0 for stage in encoder.residual_stages for block in stage)  # type: ignore
 
 
 def test_amplitude_is_scaled_per_lead() -> None:
@@ -83,7 +88,7 @@ def test_amplitude_is_scaled_per_lead() -> None:
         scale(torch.zeros(1, 8, 7))
 
 
-@pytest.mark.parametrize("name", list(ENCODERS))
+@pytest.mark.parametrize("name", list(encoder_classes()))
 def test_evaluation_does_not_mix_records(name: str) -> None:
     encoder = build_encoder(name).eval()
     x = torch.randn(3, 12, 1000)
@@ -106,12 +111,12 @@ def test_padding_is_kept_out_of_the_pooling() -> None:
     fmap = torch.randn(2, 5, 10)
     fmap[1, :, 6:] = 100.0
     for pooling in ("mean_max", "mean_std"):
-        whole = pool_over_time(fmap, pooling, 16, None)
-        known = pool_over_time(fmap, pooling, 16, torch.tensor([160, 96]))
+        whole = pool_over_time(fmap, pooling, Stage(5, 16), None)
+        known = pool_over_time(fmap, pooling, Stage(5, 16), torch.tensor([160, 96]))
         torch.testing.assert_close(known[0], whole[0])
-        torch.testing.assert_close(known[1], pool_over_time(fmap[1:, :, :6], pooling, 16, None)[0])
-        assert torch.isfinite(pool_over_time(fmap, pooling, 16, torch.tensor([0, 1]))).all()
-    mean, sd = pool_over_time(fmap, "mean_std", 16, None).chunk(2, dim=1)
+        torch.testing.assert_close(known[1], pool_over_time(fmap[1:, :, :6], pooling, Stage(5, 16), None)[0])
+        assert torch.isfinite(pool_over_time(fmap, pooling, Stage(5, 16), torch.tensor([0, 1]))).all()
+    mean, sd = pool_over_time(fmap, "mean_std", Stage(5, 16), None).chunk(2, dim=1)
     torch.testing.assert_close(mean, fmap.mean(-1))
     torch.testing.assert_close(sd, fmap.std(-1, correction=0), atol=1e-4, rtol=1e-4)
 
@@ -121,21 +126,21 @@ def test_wrong_names_and_settings_say_what_is_right() -> None:
         build_encoder("xresnet50")
     with pytest.raises(ValueError, match="did you mean 'out_stride'"):
         build_encoder("xresnet1d50", outstride=32)
-    with pytest.raises(ValueError, match="16 or 32"):
+    with pytest.raises(ValueError, match="one of 16, 32"):
         build_encoder("xresnet1d50", out_stride=8)
-    with pytest.raises(ValueError, match="pooling must be"):
+    with pytest.raises(ValueError, match="mean_std, mean_max, mean"):
         build_encoder("tiny", pooling="max")
 
 
 def test_heads() -> None:
     pooled = torch.randn(4, 128)
-    assert RhythmProjector(128)(pooled).shape == (4, 128)
+    assert ProjectionHead(128)(pooled).shape == (4, 128)
     assert LinearClassifier(128, 5)(pooled).shape == (4, 5)
     assert MlpClassifier(128, 5)(pooled).shape == (4, 5)
     head = BeatHead(64)
     boxes, owner = torch.tensor([[0.0, 400.0], [50.0, 500.0]]), torch.tensor([0, 3])
-    assert head(torch.randn(4, 64, 157), boxes, owner, 16).shape == (2, 128)
-    assert head(torch.randn(4, 64, 157), boxes[:0], owner[:0], 16).shape == (0, 128)
+    assert head(torch.randn(4, 64, 157), boxes, owner, Stage(64, 16)).shape == (2, 128)
+    assert head(torch.randn(4, 64, 157), boxes[:0], owner[:0], Stage(64, 16)).shape == (0, 128)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("tiny", {}), ("xresnet1d18", {}), ("xresnet1d18", {"out_stride": 32})])
@@ -144,9 +149,9 @@ def test_decoders_give_every_sample_a_class(name: str, settings: dict[str, objec
     for n in (2500, 1001):
         maps = encoder.forward_stages(torch.randn(2, 12, n))
         for decoder in (
-            ConvDecoder(encoder.channels, encoder.stride),
-            ConvDecoder(encoder.channels, encoder.stride, depth=0),
-            UNetDecoder(encoder.stage_channels, encoder.stage_strides),
+            ConvDecoder(encoder.stages[-1]),
+            ConvDecoder(encoder.stages[-1], depth=0),
+            UNetDecoder(encoder.stages),
         ):
             assert decoder(maps, n).shape == (2, 4, n)
 
@@ -157,3 +162,12 @@ def test_upsampling_puts_cells_on_their_samples() -> None:
     torch.testing.assert_close(fine[0, 0, :4993], torch.arange(4993.0), atol=1e-2, rtol=0)
     assert (fine[0, 0, 4993:] == 4992).all()
     assert torch.equal(upsample(cells, 1, 300), cells[..., :300])
+
+
+@pytest.mark.parametrize("name", ["tiny", "xresnet1d18"])
+def test_encoders_that_version_0_1_exported_still_load(name: str) -> None:
+    expected = json.loads((OLD_ENCODERS / "expected.json").read_text())[name]
+    encoder = load_encoder(str(OLD_ENCODERS / name))
+    x = torch.linspace(-1, 1, 12 * 500).reshape(1, 12, 500).sin() * 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x)[0], torch.tensor(expected), atol=1e-5, rtol=1e-4)

@@ -138,5 +138,5 @@ class Classifier(nn.Module):
 
     def forward(self, x_mv: Tensor, n_samples: Tensor) -> Tensor:
         """Signal (B, 12, T) with valid lengths (B,) to logits (B, c)."""
-        logits: Tensor = self.head(self.encoder.pool(self.encoder.forward_features(x_mv), n_samples))
+        logits: Tensor = self.head(self.encoder(x_mv, n_samples))
         return logits

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from beatray.augment.beats import all_beats
 from beatray.dsp.peaks import find_r_peaks
-from beatray.models.encoder import Encoder, pool_over_time
+from beatray.models.encoder import Encoder, Stage, pool_over_time
 from beatray.models.roi_align import roi_align_1d
 from beatray.record import RATE_HZ
 
@@ -38,22 +38,23 @@ def pooled(
     """One vector per recording, computed where the encoder lies."""
     device = next(encoder.parameters()).device
     valid = torch.from_numpy(n_samples).to(device)
-    maps = encoder.forward_stages(torch.from_numpy(x_mv).to(device))
+    maps = encoder.forward_stages(torch.from_numpy(x_mv).to(device), valid)
+    if how == "encoder":
+        return encoder.pool(maps[-1], valid).cpu().numpy()
     if how not in ("stages", "stages_beat"):
-        pooling = encoder.pooling if how == "encoder" else how
-        return pool_over_time(maps[-1], pooling, encoder.stride, valid).cpu().numpy()
+        return pool_over_time(maps[-1], how, encoder.stages[-1], valid).cpu().numpy()
     parts = [
-        pool_over_time(fmap, "mean_std", stride, valid).cpu().numpy()
-        for fmap, stride in zip(maps, encoder.stage_strides, strict=True)
+        pool_over_time(fmap, "mean_std", stage, valid).cpu().numpy()
+        for fmap, stage in zip(maps, encoder.stages, strict=True)
     ]
     if how == "stages_beat":
         peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=n_samples)
-        parts.append(median_heartbeats(maps[-1].float(), encoder.stride, peaks, n_samples))
+        parts.append(median_heartbeats(maps[-1].float(), encoder.stages[-1], peaks, n_samples))
     return np.concatenate(parts, axis=1)
 
 
 def median_heartbeats(
-    fmap: Tensor, stride: int, r_peaks: Sequence[NDArray[np.int32]], n_samples: NDArray[np.int64]
+    fmap: Tensor, stage: Stage, r_peaks: Sequence[NDArray[np.int32]], n_samples: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """The median over each recording's beats of its map (n, C, T') read around them: (n, 8 C), NaN without a beat."""
     most = max((len(peaks) for peaks in r_peaks), default=0)
@@ -64,7 +65,7 @@ def median_heartbeats(
     boxes, index = all_beats(torch.from_numpy(padded), valid, BEFORE_S * RATE_HZ, AFTER_S * RATE_HZ)
     owner, slot = (index >= 0).nonzero(as_tuple=True)
     device = fmap.device
-    regions = roi_align_1d(fmap, boxes[owner, slot].to(device), owner.to(device), stride, BINS)
+    regions = roi_align_1d(fmap, boxes[owner, slot].to(device), owner.to(device), stage, BINS)
     beats, owners = regions.flatten(1).cpu().numpy(), owner.numpy()
     medians = np.full((len(r_peaks), BINS * fmap.shape[1]), np.nan, np.float32)
     for row in np.unique(owners):

@@ -29,7 +29,7 @@ from beatray.evaluate.fit import crop_starts, fit
 from beatray.evaluate.metrics import IGNORE
 from beatray.evaluate.settings import FitSettings
 from beatray.evaluate.split import Index
-from beatray.models.encoder import Encoder
+from beatray.models.encoder import Encoder, Stage
 from beatray.models.segmentation import CLASSES, ConvDecoder, UNetDecoder
 
 DECODER_DEPTH = 2
@@ -42,7 +42,7 @@ N_CLASSES = len(CLASSES)
 def train_decoder(
     maps: Tensor,
     target: NDArray[np.int8],
-    stride: int,
+    stage: Stage,
     settings: FitSettings,
     seed: int,
     device: str = "cpu",
@@ -50,7 +50,7 @@ def train_decoder(
 ) -> nn.Module:
     """A decoder trained on frozen feature maps (n, C, T'); channels are standardised inside it; depth 0 is linear."""
     torch.manual_seed(seed)
-    head = conv_decoder(maps.shape[1], stride, depth, leads_of(target))
+    head = conv_decoder(stage, depth, leads_of(target))
     decoder = ScaledDecoder(maps.mean(dim=(0, 2)), maps.std(dim=(0, 2)), head).to(device)
     truth = torch.from_numpy(target.astype(np.int64))
 
@@ -85,9 +85,9 @@ def finetune(
     """Train `encoder` (changed in place) and a new decoder on the records `train`; signal to logits in one module."""
     torch.manual_seed(seed)
     leads = leads_of(target)
-    head = conv_decoder(encoder.channels, encoder.stride, leads=leads)
+    head = conv_decoder(encoder.stages[-1], leads=leads)
     if decoder == "unet":
-        head = UNetDecoder(encoder.stage_channels, encoder.stage_strides, classes=leads * N_CLASSES)
+        head = UNetDecoder(encoder.stages, classes=leads * N_CLASSES)
     model = Segmenter(encoder, head).to(device).train()
     generator = np.random.default_rng([seed, 0xC809])
     length = min(settings.crop_samples, x_mv.shape[2])
@@ -139,11 +139,9 @@ def autocast(bf16: bool, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=bf16)
 
 
-def conv_decoder(channels: int, stride: int, depth: int = DECODER_DEPTH, leads: int = 1) -> nn.Module:
+def conv_decoder(stage: Stage, depth: int = DECODER_DEPTH, leads: int = 1) -> nn.Module:
     """The light decoder: feature map (B, C, T') to logits (B, 4 leads, samples)."""
-    return ConvDecoder(
-        channels, stride, depth=depth, hidden=DECODER_CHANNELS, kernel=DECODER_KERNEL, classes=leads * N_CLASSES
-    )
+    return ConvDecoder(stage, depth=depth, hidden=DECODER_CHANNELS, kernel=DECODER_KERNEL, classes=leads * N_CLASSES)
 
 
 def leads_of(target: NDArray[np.int8]) -> int:

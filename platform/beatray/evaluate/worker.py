@@ -152,7 +152,7 @@ class Worker:
             maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, device))
             depth = 0 if job.protocol == "linear" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
-                maps[train], data.truth[train], encoder.stride, settings.decoder, job.seed, device, depth
+                maps[train], data.truth[train], encoder.stages[-1], settings.decoder, job.seed, device, depth
             )
 
             def from_maps(index: Index, condition: str) -> NDArray[np.int8]:

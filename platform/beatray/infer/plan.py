@@ -129,7 +129,7 @@ def prepare_plan(command: EmbedCommand) -> Plan:
     sha256 = encoder_sha256(encoder)
     made_by = {
         "version": VERSION,
-        "encoder": {"name": made_for["name"], "settings": loaded.settings, "sha256": sha256},
+        "encoder": {"name": made_for["name"], "settings": loaded.described_settings(), "sha256": sha256},
         "levels": list(levels),
         "precision": command.embed.precision,
         "recipe": corpus.recipe,

@@ -75,14 +75,14 @@ def embed_rows(
         valid = torch.from_numpy(np.asarray(n_samples[part], np.int64)).to(device)
         x_mv = prepare(uv, rate_hz=RATE_HZ, n_samples=valid)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            fmap = encoder.forward_features(x_mv).float()
+            fmap = encoder.forward_features(x_mv, valid).float()
         recording.append(encoder.pool(fmap, valid).cpu())
         if boxes is None or r_peaks is None:
             continue
         before_smp, after_smp = boxes.before_s * RATE_HZ, boxes.after_s * RATE_HZ
         place, index = all_beats(torch.from_numpy(r_peaks[part]), valid.cpu(), before_smp, after_smp)
         owner, slot = (index >= 0).nonzero(as_tuple=True)
-        regions = roi_align_1d(fmap, place[owner, slot].to(device), owner.to(device), encoder.stride, boxes.bins)
+        regions = roi_align_1d(fmap, place[owner, slot].to(device), owner.to(device), encoder.stages[-1], boxes.bins)
         beats.append((regions.flatten(1) if boxes.pooling == "bins" else regions.mean(2)).cpu())
         number = index[owner, slot].numpy()
         rows.append(owner.numpy() + first)

@@ -13,12 +13,14 @@ must call every layer in the same order; in evaluation nothing is communicated.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
+
+Norm = Literal["global_batch", "group"]
 
 
 class GlobalBatchNorm1d(nn.Module):

@@ -1,87 +1,176 @@
-"""What every encoder is: lead scaling, a convolutional trunk, and pooling.
+"""What every encoder is: lead scaling, feature maps finest first, and pooling. One network, one file in this folder.
 
-A trunk (one file per architecture) maps scaled leads to a list of feature maps, finest first; this module gives them
-the one face that objectives, probes and users see.
+A network subclasses `Encoder`, says its `Settings` (a frozen dataclass: the schema of `encoder.*`) and `names`, and
+gives `forward_stages`. It is found by looking (`registry.py`); docs/adding-an-encoder.md is a worked example.
 
-Contract: input (B, 12, T) millivolts at 500 Hz; `forward_features` gives (B, channels, ceil(T / stride)) where cell j
-stands for sample j * stride; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be
-0.
+Contract: input (B, 12, T) millivolts at 500 Hz, as `preprocess.prepare` makes them; `forward_stages` gives one map
+(B, C, T') per entry of `stages`, where cell j stands for input sample j * stride + offset; `forward_features` is the
+last of them; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0. `n_samples`
+(B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution.
+
+Methods that need more than maps ask for it when they are built: see `TokenEncoder` and `LeadEncoder`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from beatray.models.lead_scale import LeadScale
 
-POOLINGS = ("mean_max", "mean_std")
+Pooling = Literal["mean_std", "mean_max", "mean"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 _VARIANCE_FLOOR = 1e-5  # keeps the gradient of the standard deviation finite for a constant channel
 
 
-class Trunk(Protocol):
-    """A network of convolutions: (B, 12, T) -> feature maps, one per entry of `stage_channels`, finest first."""
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One feature map: its channels, and that its cell j stands for input sample j * stride + offset."""
 
-    stage_channels: tuple[int, ...]
-    stage_strides: tuple[int, ...]
-
-    def __call__(self, x: Tensor) -> list[Tensor]: ...
+    channels: int
+    stride: int
+    offset: float = 0.0
 
 
 class Encoder(nn.Module):
-    """A trunk with the lead scale before it and a pooling after it; `name` and `settings` are how it was built."""
+    """The base of all networks; see the module text. Subclasses give `Settings`, `names` and `forward_stages`."""
 
-    def __init__(self, name: str, trunk: Trunk, pooling: str, settings: dict[str, Any]) -> None:
+    Settings: ClassVar[type[Any]]
+    names: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Registry name -> the settings that this name fixes."""
+
+    def __init__(self, settings: Any, stages: Sequence[Stage], embed_dim: int | None = None) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
-        self.name, self.settings, self.pooling = name, settings, pooling
-        self.stage_channels: Sequence[int] = trunk.stage_channels
-        self.stage_strides: Sequence[int] = trunk.stage_strides
-        self.stride: int = trunk.stage_strides[-1]
-        self.channels: int = trunk.stage_channels[-1]
-        self.embed_dim: int = 2 * self.channels
+        self.name = type(self).__name__  # the registry writes the name it was asked for
+        self.settings = settings
+        self.pooling: str = getattr(settings, "pooling", "mean_std")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}")
+        self.stages = tuple(stages)
+        self.embed_dim: int = embed_dim or pooled_width(self.pooling, self.channels)
         self.lead_scale = LeadScale()
-        self.trunk = trunk
+        self.register_load_state_dict_pre_hook(_drop_trunk)
 
-    def forward_stages(self, x_mv: Tensor) -> list[Tensor]:
-        """Feature maps at `stage_strides` with `stage_channels`, finest first; the last is `forward_features`."""
-        return self.trunk(self.lead_scale(x_mv))
+    @property
+    def channels(self) -> int:
+        """Of the last map."""
+        return self.stages[-1].channels
 
-    def forward_features(self, x_mv: Tensor) -> Tensor:
-        """(B, 12, T) mV -> (B, channels, ceil(T / stride))."""
-        return self.forward_stages(x_mv)[-1]
+    @property
+    def stride(self) -> int:
+        """Of the last map."""
+        return self.stages[-1].stride
+
+    @property
+    def offset(self) -> float:
+        """Of the last map."""
+        return self.stages[-1].offset
+
+    def described_settings(self) -> dict[str, Any]:
+        """The settings that build this network again by its name, as plain data."""
+        fixed = self.names.get(self.name, {})
+        return {key: value for key, value in dataclasses.asdict(self.settings).items() if key not in fixed}
+
+    def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
+        """Feature maps, one per entry of `stages`, finest first; the last is `forward_features`."""
+        raise NotImplementedError(f"{type(self).__name__} gives no forward_stages")
+
+    def forward_features(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor:
+        """(B, 12, T) mV -> (B, channels, T')."""
+        return self.forward_stages(x_mv, n_samples)[-1]
 
     def pool(self, fmap: Tensor, n_samples: Tensor | None = None) -> Tensor:
-        """Mean and maximum (or standard deviation) over time: (B, C, T') -> (B, 2 C) float32.
+        """The last map to one vector: (B, C, T') -> (B, embed_dim) float32. A network may override it.
 
         With n_samples (B,), valid input samples, only cells that stand for one of them count (at least one).
         """
-        return pool_over_time(fmap, self.pooling, self.stride, n_samples)
+        return pool_over_time(fmap, self.pooling, self.stages[-1], n_samples)
 
-    def forward(self, x_mv: Tensor) -> Tensor:
+    def forward(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor:
         """(B, 12, T) mV -> (B, embed_dim)."""
-        return self.pool(self.forward_features(x_mv))
+        return self.pool(self.forward_features(x_mv, n_samples), n_samples)
 
 
-def pool_over_time(fmap: Tensor, pooling: str, stride: int, n_samples: Tensor | None) -> Tensor:
-    """`mean_max` or `mean_std` over the valid cells: (B, C, T') -> (B, 2 C) float32; double stays double."""
+@runtime_checkable
+class TokenEncoder(Protocol):
+    """A network that first makes local tokens of the signal and then puts each into its context.
+
+    `tokens` (B, T', D) hold positions where the network needs them; `encode` gives (B, T', channels), or with `keep`
+    (B, K) int64, the tokens that are left in, (B, K, channels). `directions` names the causal stacks whose outputs lie
+    one after the other along the channels, "forward" (token t has seen 0..t) and "backward" (t..T'-1); empty where a
+    token sees both sides. `drops_tokens` says whether `keep` may be given.
+    """
+
+    token_stage: Stage
+    directions: tuple[str, ...]
+    drops_tokens: bool
+
+    def tokens(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
+
+    def encode(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class LeadEncoder(Protocol):
+    """A network that reads each lead as a sequence of its own, with shared weights: (B, L, T) -> (B, L, lead_dim)."""
+
+    lead_dim: int
+
+    def forward_leads(self, leads_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
+
+
+def check_odd(settings: Any, *names: str) -> None:
+    """Raise ValueError for a kernel that is even: only odd, same-padded ones are centred on a sample."""
+    for name in names:
+        if getattr(settings, name) % 2 == 0:
+            raise ValueError(f"{name} must be odd, not {getattr(settings, name)}")
+
+
+def pooled_width(pooling: str, channels: int) -> int:
+    """Length of what `pool_over_time` gives."""
+    return channels if pooling == "mean" else 2 * channels
+
+
+def cells_of(n_samples: Tensor, stage: Stage, cells: int) -> Tensor:
+    """How many of `cells` cells stand for one of the first `n_samples` (B,) samples, at least one: (B,) int64."""
+    reached = torch.ceil((n_samples.double() - stage.offset) / stage.stride).long()
+    return reached.clamp(1, cells)
+
+
+def pool_over_time(fmap: Tensor, pooling: str, stage: Stage, n_samples: Tensor | None) -> Tensor:
+    """`mean_max`, `mean_std` or `mean` over the valid cells: (B, C, T') -> (B, D) float32; double stays double."""
     f_bct = fmap if fmap.dtype == torch.float64 else fmap.float()
     if n_samples is None:
         mean = f_bct.mean(-1)
+        if pooling == "mean":
+            return mean
         if pooling == "mean_max":
             return torch.cat([mean, f_bct.amax(-1)], dim=1)
         variance = (f_bct - mean[..., None]).square().mean(-1)
         return torch.cat([mean, (variance + _VARIANCE_FLOOR).sqrt()], dim=1)
-    cells = ((n_samples.to(fmap.device) + stride - 1) // stride).clamp(1, fmap.shape[-1])
+    cells = cells_of(n_samples.to(fmap.device), stage, fmap.shape[-1])
     valid = (torch.arange(fmap.shape[-1], device=fmap.device) < cells[:, None])[:, None, :]
     count = cells[:, None].to(f_bct.dtype)
     mean = f_bct.masked_fill(~valid, 0.0).sum(-1) / count
+    if pooling == "mean":
+        return mean
     if pooling == "mean_max":
         return torch.cat([mean, f_bct.masked_fill(~valid, float("-inf")).amax(-1)], dim=1)
     variance = (f_bct - mean[..., None]).masked_fill(~valid, 0.0).square().sum(-1) / count
     return torch.cat([mean, (variance + _VARIANCE_FLOOR).sqrt()], dim=1)
+
+
+def _drop_trunk(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Folders and checkpoints of before 0.2 hold the weights of a network below `trunk.`, xresnet's in `stages`."""
+    old = f"{prefix}trunk."
+    for key in [key for key in state if key.startswith(old)]:
+        name = key.removeprefix(old)
+        if name.startswith("stages."):
+            name = f"residual_{name}"
+        state[prefix + name] = state.pop(key)

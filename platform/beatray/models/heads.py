@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from beatray.models.batch_norm import GlobalBatchNorm1d
+from beatray.models.encoder import Stage
 from beatray.models.roi_align import roi_align_1d
 
 
-class RhythmProjector(nn.Module):
+class ProjectionHead(nn.Module):
     """Pooled record to contrast space: Linear, batch norm over all ranks, ReLU, Linear; (B, embed_dim) -> (B, out)."""
 
     def __init__(self, embed_dim: int, hidden: int = 256, out: int = 128, batch_norm: bool = True) -> None:
@@ -36,9 +37,9 @@ class BeatHead(nn.Module):
         self.hidden = nn.Linear(channels * bins, hidden)
         self.out = nn.Linear(hidden, out)
 
-    def forward(self, fmap: Tensor, boxes: Tensor, owner: Tensor, stride: int) -> Tensor:
+    def forward(self, fmap: Tensor, boxes: Tensor, owner: Tensor, stage: Stage) -> Tensor:
         """fmap (B, C, T'), boxes (K, 2) in samples, owner (K,) rows of fmap -> (K, out); K may be 0."""
-        regions = roi_align_1d(fmap, boxes, owner, stride, self.bins)
+        regions = roi_align_1d(fmap, boxes, owner, stage, self.bins)
         z: Tensor = self.out(torch.relu(self.hidden(regions.flatten(1))))
         return z
 

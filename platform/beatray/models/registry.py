@@ -1,61 +1,55 @@
-"""Encoders by name.
+"""Encoders by name: every subclass of `Encoder` in a module of this folder, found by looking, or one of the user's.
 
-`build_encoder("tiny")`, `build_encoder("xresnet1d50", out_stride=32, norm="group")`. A name is an entry of `ENCODERS`;
-the settings of an encoder are the fields of its dataclass, so that an unknown or misspelt one is refused by name.
+`build_encoder("tiny")`, `build_encoder("xresnet1d50", out_stride=32)`, `build_encoder("my_package.module:MyNet")`.
+The settings of an encoder are the fields of its `Settings`; an unknown or misspelt one is refused by name.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from beatray.models.encoder import Encoder, Trunk
-from beatray.models.tiny import TinyTrunk
-from beatray.models.xresnet1d import XResNetTrunk
+from beatray import models
+from beatray.config import build
+from beatray.models.encoder import Encoder
+from beatray.plugins import classes_in, load_class, nearest
 
 
-@dataclass(frozen=True, slots=True)
-class TinySettings:
-    """Settings of `tiny`. norm: global_batch | group; pooling: mean_std | mean_max."""
-
-    norm: str = "global_batch"
-    pooling: str = "mean_std"
-    stem_kernel: int = 15
-    kernel: int = 7
-    channels: tuple[int, int, int] = (32, 32, 64)
+def encoder_classes() -> dict[str, type[Encoder]]:
+    """Every name offered here: the network behind it."""
+    return {name: kind for kind in classes_in(models, Encoder) for name in kind.names}
 
 
-@dataclass(frozen=True, slots=True)
-class XResNetSettings:
-    """Settings of the xresnet1d family. out_stride: 16 (313 positions for 10 s) | 32 (157)."""
-
-    norm: str = "global_batch"
-    pooling: str = "mean_max"
-    out_stride: int = 16
-    widths: tuple[int, int, int, int] = (64, 64, 64, 64)
-    kernel: int = 5
-
-
-def _tiny(settings: TinySettings) -> Trunk:
-    return TinyTrunk(settings.norm, settings.channels, settings.stem_kernel, settings.kernel)
+def encoder_class(name: str) -> type[Encoder]:
+    """The network called `name`, or the user's `package.module:Class`. ValueError where there is none."""
+    if ":" in name:
+        return load_class(name, Encoder)
+    known = encoder_classes()
+    if name not in known:
+        raise ValueError(f"there is no encoder {name!r}{nearest(name, known)}")
+    return known[name]
 
 
-def _xresnet(depth: int) -> Callable[[XResNetSettings], Trunk]:
-    def build(settings: XResNetSettings) -> Trunk:
-        return XResNetTrunk(depth, settings.norm, settings.out_stride, settings.widths, settings.kernel)
+def encoder_settings(name: str, content: Mapping[str, Any], where: str = "encoder.") -> Any:
+    """The checked settings of the encoder `name`; what its name fixes cannot be said.
 
-    return build
+    Raises SettingsError (a ValueError) that names the key for an unknown one or a value that does not fit.
+    """
+    kind = encoder_class(name)
+    fixed = dict(kind.names.get(name, {}))
+    twice = [key for key in content if key in fixed]
+    if twice:
+        raise ValueError(f"{where}{twice[0]} is fixed by the name {name}")
+    return build(kind.Settings, {**content, **fixed}, where)
 
 
-ENCODERS: dict[str, tuple[type[Any], Callable[[Any], Trunk]]] = {
-    "tiny": (TinySettings, _tiny),
-    "xresnet1d18": (XResNetSettings, _xresnet(18)),
-    "xresnet1d50": (XResNetSettings, _xresnet(50)),
-    "xresnet1d101": (XResNetSettings, _xresnet(101)),
-}
-"""Name: its settings and the function that builds the trunk."""
+def encoder_defaults(name: str) -> dict[str, Any]:
+    """Every setting of the encoder `name` that can be said, with its default, as plain data."""
+    kind = encoder_class(name)
+    fixed = kind.names.get(name, {})
+    made = kind.Settings(**fixed)
+    return {key: value for key, value in dataclasses.asdict(made).items() if key not in fixed}
 
 
 def build_encoder(name: str, **settings: object) -> Encoder:
@@ -63,23 +57,7 @@ def build_encoder(name: str, **settings: object) -> Encoder:
 
     Raises ValueError for an unknown name or setting, naming the nearest right one.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"no encoder {name!r}{nearest(name, ENCODERS)}")
-    settings_type, build = ENCODERS[name]
-    chosen = settings_type(**checked_settings(settings_type, settings, f"encoder {name}"))
-    return Encoder(name, build(chosen), chosen.pooling, asdict(chosen))
-
-
-def checked_settings(settings_type: type[Any], settings: dict[str, Any], owner: str) -> dict[str, Any]:
-    """`settings` with lists as tuples; ValueError names an unknown key and the nearest field of `settings_type`."""
-    names = [field.name for field in fields(settings_type)]
-    for key in settings:
-        if key not in names:
-            raise ValueError(f"{owner} has no setting {key!r}{nearest(key, names)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-
-
-def nearest(word: str, known: Any) -> str:
-    """'; did you mean ...?' with the most similar of `known`, or the list of all when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+    kind = encoder_class(name)
+    made: Encoder = kind(encoder_settings(name, settings))  # type: ignore[call-arg]
+    made.name = name
+    return made

@@ -3,16 +3,18 @@
 He et al., "Mask R-CNN" (ICCV 2017, section 3): no rounding anywhere; each bin is read at its centre by linear
 interpolation between the two neighbouring cells. In one dimension, for heartbeats.
 
-Coordinates: cell j of a feature map with stride s stands for input sample j * s. That is where same-padded
-convolutions with odd kernels centre it; there is no half-cell shift. So on the ramp f[j] = j * s every bin returns the
-sample position of its centre, and a box moved by s samples reads exactly one cell later. Positions before the first or
-after the last cell read that cell.
+Coordinates: cell j of a map stands for input sample j * stride + offset (`Stage`). Same-padded convolutions with odd
+kernels centre it there with offset 0; there is no half-cell shift. So on the ramp f[j] = j * stride every bin returns
+the sample position of its centre, and a box moved by one stride reads exactly one cell later. Positions before the
+first or after the last cell read that cell.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from beatray.models.encoder import Stage
 
 
 def bin_centres(boxes: Tensor, bins: int) -> Tensor:
@@ -21,11 +23,11 @@ def bin_centres(boxes: Tensor, bins: int) -> Tensor:
     return boxes[:, :1] + (boxes[:, 1:] - boxes[:, :1]) * steps
 
 
-def roi_align_1d(fmap: Tensor, boxes: Tensor, owner: Tensor, stride: int, bins: int = 8) -> Tensor:
+def roi_align_1d(fmap: Tensor, boxes: Tensor, owner: Tensor, stage: Stage, bins: int = 8) -> Tensor:
     """Read `bins` points under each box: (K, C, bins), in the type of `fmap`.
 
-    fmap (B, C, T'); boxes (K, 2) start and end in input samples, fractions allowed; owner (K,) int64 row of `fmap`;
-    K may be 0. Raises ValueError for shapes that do not fit.
+    fmap (B, C, T') as `stage` says; boxes (K, 2) start and end in input samples, fractions allowed; owner (K,) int64
+    row of `fmap`; K may be 0. Raises ValueError for shapes that do not fit.
     """
     if boxes.dim() != 2 or boxes.shape[1] != 2 or owner.shape != boxes.shape[:1]:
         raise ValueError(f"boxes must be (K, 2) with owner (K,), not {tuple(boxes.shape)} and {tuple(owner.shape)}")
@@ -33,7 +35,8 @@ def roi_align_1d(fmap: Tensor, boxes: Tensor, owner: Tensor, stride: int, bins: 
         return fmap.reshape(-1)[:0].reshape(0, fmap.shape[1], bins)
     last = fmap.shape[-1] - 1
     # positions in float32 at least: bfloat16 holds only 8 bits, too few for a place among thousands of samples
-    cell = (bin_centres(boxes.to(torch.promote_types(boxes.dtype, torch.float32)), bins) / stride).clamp(0, last)
+    centres = bin_centres(boxes.to(torch.promote_types(boxes.dtype, torch.float32)), bins)
+    cell = ((centres - stage.offset) / stage.stride).clamp(0, last)
     left = cell.floor().clamp_max(max(last - 1, 0)).long()
     weight = (cell - left).to(fmap.dtype)[:, None, :]
     by_time = fmap.transpose(1, 2)

@@ -10,36 +10,52 @@ positions of 32 ms. Every kernel is odd and same-padded, so cell j of stride s i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from beatray.models.batch_norm import build_norm
+from beatray.fields import check, setting
+from beatray.models.batch_norm import Norm, build_norm
+from beatray.models.encoder import Encoder, Pooling, Stage, check_odd
 
 
-class TinyTrunk(nn.Module):
+@dataclass(frozen=True, slots=True)
+class TinySettings:
+    """Settings of `tiny`."""
+
+    norm: Norm = "global_batch"
+    pooling: Pooling = "mean_std"
+    stem_kernel: int = setting(15, "samples at 250 Hz; odd", at_least=1)
+    kernel: int = setting(7, "of the residual blocks; odd", at_least=1)
+    channels: tuple[int, int, int] = setting((32, 32, 64), "of the three feature maps", at_least=1, absent=(32, 32, 64))
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_odd(self, "stem_kernel", "kernel")
+
+
+class Tiny(Encoder):
     """Decimation by 2, a strided stem, three residual blocks."""
 
-    stage_strides: tuple[int, ...] = (4, 8, 16)
+    Settings = TinySettings
+    names: ClassVar[dict[str, dict[str, Any]]] = {"tiny": {}}
 
-    def __init__(
-        self,
-        norm: str = "global_batch",
-        channels: tuple[int, int, int] = (32, 32, 64),
-        stem_kernel: int = 15,
-        kernel: int = 7,
-    ) -> None:
-        super().__init__()
-        self.stage_channels: tuple[int, ...] = tuple(channels)
-        stem, middle, out = channels
-        self.stem = nn.Conv1d(12, stem, stem_kernel, stride=2, padding=stem_kernel // 2, bias=False)
+    def __init__(self, settings: TinySettings) -> None:
+        stem, middle, out = settings.channels
+        super().__init__(settings, [Stage(stem, 4), Stage(middle, 8), Stage(out, 16)])
+        norm, kernel, wide = settings.norm, settings.kernel, settings.stem_kernel
+        self.stem = nn.Conv1d(12, stem, wide, stride=2, padding=wide // 2, bias=False)
         self.stem_norm = build_norm(norm, stem)
         self.block_1 = ResidualBlock(stem, middle, kernel, 2, norm)
         self.block_2 = ResidualBlock(middle, out, kernel, 2, norm)
         self.block_3 = ResidualBlock(out, out, kernel, 1, norm)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        stem = torch.relu(self.stem_norm(self.stem(halve_rate(x))))
+    def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
+        """Maps at strides 4, 8 and 16."""
+        stem = torch.relu(self.stem_norm(self.stem(halve_rate(self.lead_scale(x_mv)))))
         eighth = self.block_1(stem)
         return [stem, eighth, self.block_3(self.block_2(eighth))]
 

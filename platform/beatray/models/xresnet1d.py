@@ -12,10 +12,15 @@ heartbeats.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from beatray.models.batch_norm import build_norm
+from beatray.fields import check, setting
+from beatray.models.batch_norm import Norm, build_norm
+from beatray.models.encoder import Encoder, Pooling, Stage, check_odd
 
 LAYOUTS: dict[int, tuple[tuple[int, int, int, int], int]] = {
     18: ((2, 2, 2, 2), 1),
@@ -25,28 +30,36 @@ LAYOUTS: dict[int, tuple[tuple[int, int, int, int], int]] = {
 """Depth: blocks of each stage, and how many times wider a block's output is than its inside."""
 
 
-class XResNetTrunk(nn.Module):
-    """Stem, max-pool and four stages. Raises ValueError for another depth or out_stride."""
+@dataclass(frozen=True, slots=True)
+class XResNetSettings:
+    """Settings of the xresnet1d family; the name fixes the depth."""
 
-    def __init__(
-        self,
-        depth: int,
-        norm: str = "global_batch",
-        out_stride: int = 16,
-        widths: tuple[int, int, int, int] = (64, 64, 64, 64),
-        kernel: int = 5,
-    ) -> None:
-        super().__init__()
-        if depth not in LAYOUTS:
-            raise ValueError(f"depth must be one of {', '.join(map(str, LAYOUTS))}, not {depth}")
-        if out_stride not in (16, 32):
-            raise ValueError(f"out_stride must be 16 or 32, not {out_stride}")
-        blocks, expansion = LAYOUTS[depth]
-        pool_stride = out_stride // 16
+    depth: int = setting(50, "layers", choices=tuple(LAYOUTS))
+    norm: Norm = "global_batch"
+    pooling: Pooling = "mean_max"
+    out_stride: int = setting(16, "16: 313 positions for 10 s; 32: 157", choices=(16, 32))
+    widths: tuple[int, int, int, int] = setting((64, 64, 64, 64), "of the four stages", at_least=1, absent=(64,) * 4)
+    kernel: int = setting(5, "odd", at_least=1, absent=5)
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_odd(self, "kernel")
+
+
+class XResNet(Encoder):
+    """Stem, max-pool and four stages."""
+
+    Settings = XResNetSettings
+    names: ClassVar[dict[str, dict[str, Any]]] = {f"xresnet1d{depth}": {"depth": depth} for depth in LAYOUTS}
+
+    def __init__(self, settings: XResNetSettings) -> None:
+        norm, kernel, widths = settings.norm, settings.kernel, settings.widths
+        blocks, expansion = LAYOUTS[settings.depth]
+        pool_stride = settings.out_stride // 16
         strides = [2, 2 * pool_stride]
         strides += [strides[-1] * step for step in (2, 4, 8)]
-        self.stage_strides = tuple(strides)
-        self.stage_channels = (64, *(width * expansion for width in widths))
+        channels_of = (64, *(width * expansion for width in widths))
+        super().__init__(settings, [Stage(*each) for each in zip(channels_of, strides, strict=True)])
         self.stem = nn.Sequential(
             *_conv_norm(12, 32, kernel, 2, norm),
             nn.ReLU(),
@@ -56,24 +69,25 @@ class XResNetTrunk(nn.Module):
             nn.ReLU(),
         )
         self.max_pool = nn.MaxPool1d(3, pool_stride, padding=1)
-        stages: list[nn.Module] = []
+        blocks_of_stage: list[nn.Module] = []
         channels = 64
-        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        for number, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             layers = []
             for position in range(count):
-                stride = 2 if stage > 0 and position == 0 else 1
+                stride = 2 if number > 0 and position == 0 else 1
                 layers.append(XResBlock(channels, width, expansion, kernel, stride, norm))
                 channels = width * expansion
-            stages.append(nn.Sequential(*layers))
-        self.stages = nn.ModuleList(stages)
+            blocks_of_stage.append(nn.Sequential(*layers))
+        self.residual_stages = nn.ModuleList(blocks_of_stage)
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps = [self.stem(x)]
+    def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
+        """Maps of the stem and of stages 1 to 4."""
+        maps = [self.stem(self.lead_scale(x_mv))]
         x = self.max_pool(maps[0])
-        for stage in self.stages:
+        for stage in self.residual_stages:
             x = stage(x)
             maps.append(x)
         return maps

@@ -26,7 +26,7 @@ from beatray.augment.beats import select_beats, take_beats
 from beatray.augment.two_views import host_keys, make_two_views
 from beatray.beat_classifier.labels import BeatLabels
 from beatray.models.encoder import Encoder
-from beatray.models.heads import BeatHead, RhythmProjector
+from beatray.models.heads import BeatHead, ProjectionHead
 from beatray.objectives import targets
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import unit_rows
@@ -49,9 +49,7 @@ class BeatSsl(nn.Module):
         self.loss_settings = LossSettings(settings.temperature, settings.form, settings.bce_bias)
         # a part that takes no part gets no weights: data parallel training waits for the gradient of every weight
         if settings.rhythm != "none":
-            self.rhythm_projector = RhythmProjector(
-                encoder.embed_dim, settings.projector_hidden, settings.projector_dim
-            )
+            self.rhythm_projector = ProjectionHead(encoder.embed_dim, settings.projector_hidden, settings.projector_dim)
         if settings.beat != "none":
             self.beat_head = BeatHead(
                 encoder.channels, settings.roi_bins, settings.projector_hidden, settings.projector_dim
@@ -174,7 +172,7 @@ class BeatSsl(nn.Module):
         s = self.settings
         owner, slot = there.nonzero(as_tuple=True)
         boxes = views["boxes"][owner, slot].repeat(2, 1)
-        z = unit_rows(self.beat_head(fmap, boxes, torch.cat([owner, owner + len(there)]), self.encoder.stride))
+        z = unit_rows(self.beat_head(fmap, boxes, torch.cat([owner, owner + len(there)]), self.encoder.stages[-1]))
         both = [2 * size for size in sizes]
         kind = views["beat_class"][owner, slot] if "beat_class" in views else torch.zeros_like(owner)
         labels = torch.stack([owner + pairs.first, slot, kind], dim=1).repeat(2, 1)

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
-from beatray.models.registry import checked_settings, nearest
 from beatray.objectives.beat_ssl import BeatSsl
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.simclr import SimClr, SimClrSettings
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.three_kg import ThreeKg, ThreeKgSettings
+from beatray.plugins import nearest
 
 
 class Objective(Protocol):
@@ -71,3 +71,12 @@ def read_settings(settings_type: type[Any], settings: Mapping[str, Any], owner: 
                     default, **checked_settings(type(default), dict(value), f"{owner}, {field.name},")
                 )
     return settings_type(**chosen)
+
+
+def checked_settings(settings_type: type[Any], settings: dict[str, Any], owner: str) -> dict[str, Any]:
+    """`settings` with lists as tuples; ValueError names an unknown key and the nearest field of `settings_type`."""
+    names = [field.name for field in fields(settings_type)]
+    for key in settings:
+        if key not in names:
+            raise ValueError(f"{owner} has no setting {key!r}{nearest(key, names)}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}

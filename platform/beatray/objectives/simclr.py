@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from beatray.augment.two_views import ResizedViewSettings, make_resized_views
 from beatray.models.encoder import Encoder
-from beatray.models.heads import RhythmProjector
+from beatray.models.heads import ProjectionHead
 from beatray.objectives.pairs import nt_xent_step
 
 
@@ -42,7 +42,7 @@ class SimClr(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
-        self.projector = RhythmProjector(
+        self.projector = ProjectionHead(
             encoder.embed_dim, settings.projector_hidden, settings.projector_dim, batch_norm=False
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from beatray.augment.two_views import ViewSettings, make_two_views
 from beatray.models.encoder import Encoder
-from beatray.models.heads import RhythmProjector
+from beatray.models.heads import ProjectionHead
 from beatray.objectives.pairs import nt_xent_step, valid_in_crop
 
 
@@ -40,7 +40,7 @@ class ThreeKg(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
-        self.projector = RhythmProjector(encoder.embed_dim, settings.projector_hidden, settings.projector_dim)
+        self.projector = ProjectionHead(encoder.embed_dim, settings.projector_hidden, settings.projector_dim)
         peaks = ("r_peaks",) if settings.views.keep_beats else ()
         self.columns: tuple[str, ...] = ("signal_uv", "n_samples", "record_key", *peaks)
 

@@ -32,7 +32,8 @@ class Learner:
             self.objective.double()
         self.optimiser = build_optimiser(self.objective, settings.train)
         if settings.train.compile:
-            self.objective.encoder.trunk.compile()  # it is entered by its methods, which compile() leaves alone
+            encoder = self.objective.encoder  # it is entered by this method, which Module.compile leaves alone
+            encoder.forward_stages = torch.compile(encoder.forward_stages)
         self._model: nn.Module = self.objective
         if ranks.world > 1:
             ids = [ranks.device.index] if ranks.device.type == "cuda" else None

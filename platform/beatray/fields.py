@@ -1,0 +1,111 @@
+"""What a field of a settings dataclass says of itself beside its default: help, bounds, older names, what may change.
+
+The dataclass is the schema. `config.build` converts and names keys; the bounds stand at the field and hold wherever the
+dataclass is made, because its `__post_init__` calls `check`. Whether a run that is continued may say another value
+(`resumable`), what a run did that was begun before the field existed (`absent`), how the field was called before
+(`was`), and whether a population may change it while trials train (`searchable`) stand at the field too, so that no
+list elsewhere has to be kept.
+
+Contract: no torch, ray or numpy here. `check` raises SettingsError with the name of the field, the bound and the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from beatray.errors import SettingsError
+
+NOTHING = object()
+
+
+def setting(
+    default: Any,
+    help: str = "",
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    was: str | None = None,
+    resumable: bool = False,
+    absent: Any = NOTHING,
+    searchable: bool = False,
+) -> Any:
+    """A dataclass field with what this module knows about; a dataclass type as `default` means one of its own.
+
+    `was` is the older dotted key, from the top of the settings where it has a dot, else beside this field. `searchable`
+    settings change neither the shape of a weight nor the order of the recordings.
+    """
+    about = {
+        "help": help,
+        "above": above,
+        "at_least": at_least,
+        "below": below,
+        "at_most": at_most,
+        "choices": choices,
+        "was": was,
+        "resumable": resumable,
+        "absent": absent,
+        "searchable": searchable,
+    }
+    if isinstance(default, type) and dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=default, metadata=about)
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=about)
+    if dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=lambda: default, metadata=about)
+    return dataclasses.field(default=default, metadata=about)
+
+
+def check(settings: Any) -> None:
+    """Raise SettingsError for the first field whose value is out of its bounds, or a float that is not finite."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            wrong = _wrong(item.metadata, one)
+            if wrong:
+                raise SettingsError(f"{item.name} must be {wrong}, not {one!r}")
+
+
+def _wrong(about: typing.Mapping[str, Any], value: Any) -> str:
+    """What a value must be and is not; empty if it is right, or None."""
+    choices = about.get("choices")
+    if value is None:
+        return ""
+    if choices is not None and value not in choices:
+        return f"one of {', '.join(map(str, choices))}"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return ""
+    if not math.isfinite(value):
+        return "a finite number"
+    for bound, word, holds in (
+        (about.get("above"), "above", lambda limit: value > limit),
+        (about.get("at_least"), "at least", lambda limit: value >= limit),
+        (about.get("below"), "below", lambda limit: value < limit),
+        (about.get("at_most"), "at most", lambda limit: value <= limit),
+    ):
+        if bound is not None and not holds(bound):
+            return f"{word} {bound:g}"
+    return ""
+
+
+def walk(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every field of a settings dataclass and of those inside it, by dotted key; a nested one comes before its own."""
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        key = f"{prefix}{item.name}"
+        yield key, item
+        inner = hints[item.name]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            yield from walk(inner, f"{key}.")
+
+
+def keys_with(kind: type[Any], mark: str, prefix: str = "") -> dict[str, Any]:
+    """Dotted key of every field at which `mark` was said: its value."""
+    said = ((key, item.metadata.get(mark)) for key, item in walk(kind, prefix) if mark in item.metadata)
+    return {key: value for key, value in said if value not in (None, False) and value is not NOTHING}
