@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 
 import beatray
-from beatray.config import build, compose
-from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job
 from beatray.train.launch import RunResult, pretrain
 from beatray.train.loop import train
@@ -38,7 +37,7 @@ WORDS = (
 def job_of(corpus: str, out: Path, run: str, *words: str) -> Job:
     """A small job; later words win."""
     places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
-    return prepare_job(build(PretrainSettings, compose("pretrain", [*places, *WORDS, *words])))
+    return prepare_job(pretrain_settings([*places, *WORDS, *words]))
 
 
 def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:

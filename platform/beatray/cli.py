@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
     beats = commands.add_parser(
         "beats",
-        help="train a classifier of heartbeats, for objective.beat_labels=aami",
+        help="train a classifier of heartbeats, for objective.beat_positives=aami",
         description="train: learn the AAMI classes N, S, V, F, Q from the .atr annotations of WFDB recordings "
         "(MIT-BIH, INCART), say how well held-out beats are told. "
         "Example: beatray beats train /data/mitdb --out beats-mitdb",
@@ -316,10 +316,11 @@ def _dispatch(words: argparse.Namespace) -> int:
 
 
 def _print_config(words: argparse.Namespace) -> int:
+    import json
+
     import yaml
 
-    from beatray.config import build, compose
-    from beatray.settings import PretrainSettings
+    from beatray.config import as_dict, compose
 
     extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []
     if getattr(words, "salt_file", None) is not None:
@@ -335,12 +336,18 @@ def _print_config(words: argparse.Namespace) -> int:
 
         content = config_of(given)
         print(described(plan_from(given)))
+    elif words.command == "pretrain":
+        from beatray.train.composed import pretrain_settings
+
+        content = as_dict(pretrain_settings([*given, *extra]))  # what is printed is what would run
+    elif words.command == "demo":
+        from beatray.commands.demo import settings_from
+
+        content = as_dict(settings_from([*given, *extra], None))
     else:
         short = {"encoder": "encoder_path"} if words.command in ("evaluate", "embed") else None
         content = compose(words.command, [*given, *extra], extra=short)
-    if words.command == "pretrain":
-        build(PretrainSettings, content)  # what is printed must be what would run
-    print(yaml.safe_dump(content, sort_keys=False), end="")
+    print(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False), end="")
     return 0
 
 

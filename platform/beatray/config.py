@@ -7,16 +7,42 @@ the nearest right one; what comes back is immutable and complete.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import json
+import logging
 import types
 import typing
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import yaml
 
 from beatray.errors import SettingsError
+from beatray.fields import walk
+from beatray.settings import (
+    CheckpointSettings,
+    ClusterSettings,
+    CorpusSettings,
+    TrackingSettings,
+    TrainSettings,
+)
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+GROUPS: dict[str, type[Any]] = {
+    "corpus": CorpusSettings,
+    "train": TrainSettings,
+    "checkpoint": CheckpointSettings,
+    "cluster": ClusterSettings,
+    "tracking": TrackingSettings,
+}
+"""The dataclass of each group of settings that several commands share."""
 
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
@@ -41,14 +67,76 @@ def config_folder() -> Path:
     raise SettingsError("the configs/ folder is missing from this installation of beatray")
 
 
+class Named(Protocol):
+    """The schema of a group whose content is a `name` and the settings of what is called so: a method, a network."""
+
+    def kind(self, name: str) -> type[Any]:
+        """The settings dataclass. ValueError for an unknown name."""
+
+    def complete(self, name: str, content: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Every setting, checked, as plain data. ValueError names the key that does not fit."""
+
+
 def compose(
-    top: str, words: list[str], *, extra: dict[str, str] | None = None, other_words: tuple[str, ...] = ()
+    top: str,
+    words: Sequence[str],
+    *,
+    extra: Mapping[str, str] | None = None,
+    other_words: tuple[str, ...] = (),
+    kinds: Mapping[str, type[Any]] | None = None,
+    named: Mapping[str, Named] | None = None,
 ) -> dict[str, Any]:
     """The content of `configs/<top>.yaml` under the words of the command line, as plain dicts.
 
-    `extra` maps further short words to dotted keys; `other_words` are known to the command alone and only help to name
-    the nearest right one. Raises SettingsError for a word that fits nothing.
+    `kinds` are the dataclasses of groups and `named` those of groups that are chosen by name: what they know may be
+    said although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
+    words to dotted keys; `other_words` are known to the command alone and only help to name the nearest right one.
+    Raises SettingsError for a word that fits nothing.
     """
+    folder = config_folder()
+    overrides = [_override(word, {**PATH_WORDS, **(extra or {})}) for word in words]
+    chosen = [word for word in overrides if _is_choice(word, folder)]
+    base = _composed(top, tuple(chosen), str(folder))
+    kinds = {**GROUPS, **(kinds or {})}
+    schemas = {name: kind for name, kind in kinds.items() if name in base}
+    for group, schema in (named or {}).items():
+        try:
+            schemas[group] = schema.kind(_name_of(group, overrides, base))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+    offered = [key for group, kind in schemas.items() for key, _ in walk(kind, f"{group}.")]
+    known = [
+        *(key for key in _dotted(base) if key not in schemas),
+        *offered,
+        *(f"{group}.name" for group in named or {}),
+    ]
+    older = older_keys(schemas)
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if word not in chosen and not _fits(key, [*known, *older]):
+            raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *other_words])}")
+    own = _values_of_choices(chosen, folder) if base.get("recipe") else []
+    content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in overrides)), str(folder))
+    for old, new in moved(schemas).items():
+        _move(content, old, new)
+    for group, schema in (named or {}).items():
+        inner = dict(content[group])
+        name = str(inner.pop("name"))
+        try:
+            content[group] = {"name": name, **schema.complete(name, inner, f"{group}.")}
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+    return content
+
+
+def _composed(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]:
+    """One composition by Hydra; those of choices alone are kept, since a sweep composes every trial from them."""
+    plain: dict[str, Any] = copy.deepcopy(_cached(top, overrides, folder))
+    return plain
+
+
+@lru_cache(maxsize=64)
+def _cached(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -56,28 +144,88 @@ def compose(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    folder = config_folder()
-    overrides = [_override(word, {**PATH_WORDS, **(extra or {})}) for word in words]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder.absolute()), version_base=None):
-        chosen = [word for word in overrides if _is_choice(word, folder)]
+    with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
         try:
-            base = OmegaConf.to_container(hydra_compose(top, overrides=chosen), resolve=True)
+            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=list(overrides)), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
-            raise SettingsError(_choice_error(chosen, folder, str(error))) from error
-        known = _dotted(base)
-        for word in overrides:
-            key = word.partition("=")[0].lstrip("+~")
-            if word not in chosen and not _fits(key, known):
-                raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *(other_words)])}")
-        try:
-            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=overrides), resolve=True)
-            return {str(key): value for key, value in content.items()}
-        except (HydraException, OmegaConfBaseException) as error:
-            raise SettingsError(str(error)) from error
+            raise SettingsError(_choice_error(overrides, Path(folder), str(error))) from error
+    return {str(key): value for key, value in content.items()}
 
 
-def _override(word: str, short: dict[str, str]) -> str:
+def _name_of(group: str, overrides: Sequence[str], base: Mapping[str, Any]) -> str:
+    said = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == f"{group}.name"]
+    return said[-1].strip("'\"") if said else str(base[group]["name"])
+
+
+def _forced(word: str) -> str:
+    """The override so that it may name a key that no YAML file repeats."""
+    return word if word.startswith(("+", "~")) else f"++{word}"
+
+
+def _values_of_choices(chosen: Sequence[str], folder: Path) -> list[str]:
+    """Groups that the user chose win over what the recipe sets: their own values, as overrides.
+
+    The objective is what a recipe is about, so another one beside it is refused.
+    """
+    groups = [word.partition("=")[::2] for word in chosen]
+    if any(group == "objective" for group, _ in groups):
+        raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
+    found = []
+    for group, choice in groups:
+        path = folder / group / f"{choice}.yaml"
+        if group not in ("recipe", "encoder") and path.is_file():
+            own = yaml.safe_load(path.read_text()) or {}
+            own.pop("defaults", None)
+            found += [f"++{key}={json.dumps(value)}" for key, value in flat(own, group).items()]
+    return found
+
+
+def moved(schemas: Mapping[str, type[Any]]) -> dict[str, str]:
+    """Keys that lie in another group now: older dotted key -> the new one."""
+    return {
+        item.metadata["was"]: key
+        for group, kind in schemas.items()
+        for key, item in walk(kind, f"{group}.")
+        if "." in (item.metadata.get("was") or "")
+    }
+
+
+def older_keys(schemas: Mapping[str, type[Any]]) -> list[str]:
+    """Every dotted key that was one before and is still understood."""
+    beside = [
+        f"{key.rpartition('.')[0]}.{item.metadata['was']}"
+        for group, kind in schemas.items()
+        for key, item in walk(kind, f"{group}.")
+        if item.metadata.get("was") and "." not in item.metadata["was"]
+    ]
+    merged = [
+        f"{group}.{key}"
+        for group, kind in schemas.items()
+        for key in getattr(kind, "OLDER", ())
+        if hasattr(kind, "older")
+    ]
+    return [*moved(schemas), *beside, *merged]
+
+
+def _move(content: dict[str, Any], old: str, new: str) -> None:
+    group, _, name = old.rpartition(".")
+    inner = content.get(group)
+    if isinstance(inner, dict) and name in inner:
+        _say_renamed(old, new)
+        target, _, key = new.rpartition(".")
+        content.setdefault(target, {})[key] = inner.pop(name)
+        if not inner:
+            del content[group]
+
+
+@lru_cache
+def _say_renamed(old: str, new: str) -> None:
+    """Once a process: one line."""
+    log.warning("%s is called %s now; the old name will go with the next version", old, new)
+
+
+def _override(word: str, short: Mapping[str, str]) -> str:
     key, sign, value = word.partition("=")
     if not sign or not key:
         raise SettingsError(f"'{word}' is not of the form key=value")
@@ -92,11 +240,11 @@ def _is_choice(word: str, folder: Path) -> bool:
     return "." not in key and (folder / key).is_dir()
 
 
-def _choice_error(chosen: list[str], folder: Path, message: str) -> str:
+def _choice_error(chosen: Sequence[str], folder: Path, message: str) -> str:
     for word in chosen:
         key, _, value = word.partition("=")
         offered = sorted(path.stem for path in (folder / key).glob("*.yaml"))
-        if value not in offered:
+        if offered and value not in offered:
             return f"there is no {key} '{value}'{_nearest(value, offered)} (offered: {', '.join(offered)})"
     return message
 
@@ -118,20 +266,60 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def build(kind: type[T], content: dict[str, Any], where: str = "") -> T:
-    """`content` as the frozen dataclass `kind`, every value checked; SettingsError names the key."""
+def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
+    """`content` as the frozen dataclass `kind`, every value checked; SettingsError names the key.
+
+    Keys and values that were called otherwise before are understood, with one line of warning. A mapping for a nested
+    dataclass changes what the field has by default.
+    """
     hints = typing.get_type_hints(kind)
-    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    items = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    content = _renamed(kind, dict(content), where)
     for name in content:
-        if name not in names:
-            raise SettingsError(f"there is no setting '{where}{name}'{_nearest(str(name), names)}")
-    values = {name: _convert(hints[name], value, f"{where}{name}") for name, value in content.items()}
+        if name not in items:
+            raise SettingsError(f"there is no setting '{where}{name}'{_nearest(str(name), list(items))}")
+    values = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[name]):
+            inner = typing.cast("type[Any]", hints[name])
+            default = items[name].default_factory
+            whole = dataclasses.asdict(default()) if default is not dataclasses.MISSING else {}
+            value = {**whole, **_renamed(inner, dict(value), f"{where}{name}.")}
+        values[name] = _convert(hints[name], value, f"{where}{name}")
     try:
         return kind(**values)
-    except SettingsError:
-        raise
     except ValueError as error:
-        raise SettingsError(f"{where.rstrip('.')}: {error}" if where else str(error)) from error
+        told = str(error)
+        raise SettingsError(told if told.startswith(where) else f"{where}{told}") from error
+
+
+def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The content under the names of today."""
+    if hasattr(kind, "older"):
+        content, gone = kind.older(content)
+        for old, new in gone.items():
+            _say_renamed(f"{where}{old}", f"{where}{new}")
+    for item in dataclasses.fields(kind):
+        was, values = item.metadata.get("was"), item.metadata.get("was_values") or {}
+        if was in content and "." not in was:
+            _say_renamed(f"{where}{was}", f"{where}{item.name}")
+            content[item.name] = content.pop(was)
+        value = content.get(item.name)
+        if isinstance(value, str) and value in values:
+            _say_renamed(f"{where}{item.name}={value}", f"{where}{item.name}={values[value]}")
+            content[item.name] = values[value]
+    return content
+
+
+def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of pretraining that an older version wrote down, under the names of today; other keys as they are."""
+    content = copy.deepcopy(dict(stored))
+    for old, new in moved(GROUPS).items():
+        _move(content, old, new)
+    for group, kind in GROUPS.items():
+        if group in content:
+            content[group] = _renamed(kind, dict(content[group]), f"{group}.")
+    return content
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from beatray.errors import SettingsError
@@ -32,13 +32,15 @@ def setting(
     at_most: float | None = None,
     choices: tuple[Any, ...] | None = None,
     was: str | None = None,
+    was_values: Mapping[Any, Any] | None = None,
     resumable: bool = False,
     absent: Any = NOTHING,
     searchable: bool = False,
 ) -> Any:
     """A dataclass field with what this module knows about; a dataclass type as `default` means one of its own.
 
-    `was` is the older dotted key, from the top of the settings where it has a dot, else beside this field. `searchable`
+    `was` is the older dotted key, from the top of the settings where it has a dot, else beside this field; `was_values`
+    are older words for values. `searchable`
     settings change neither the shape of a weight nor the order of the recordings.
     """
     about = {
@@ -49,6 +51,7 @@ def setting(
         "at_most": at_most,
         "choices": choices,
         "was": was,
+        "was_values": was_values,
         "resumable": resumable,
         "absent": absent,
         "searchable": searchable,
@@ -72,7 +75,7 @@ def check(settings: Any) -> None:
                 raise SettingsError(f"{item.name} must be {wrong}, not {one!r}")
 
 
-def _wrong(about: typing.Mapping[str, Any], value: Any) -> str:
+def _wrong(about: Mapping[str, Any], value: Any) -> str:
     """What a value must be and is not; empty if it is right, or None."""
     choices = about.get("choices")
     if value is None:
@@ -105,7 +108,12 @@ def walk(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.F
             yield from walk(inner, f"{key}.")
 
 
-def keys_with(kind: type[Any], mark: str, prefix: str = "") -> dict[str, Any]:
-    """Dotted key of every field at which `mark` was said: its value."""
-    said = ((key, item.metadata.get(mark)) for key, item in walk(kind, prefix) if mark in item.metadata)
-    return {key: value for key, value in said if value not in (None, False) and value is not NOTHING}
+def keys_with(kind: type[Any], mark: str, prefix: str = "") -> set[str]:
+    """Dotted keys of the fields at which a mark was set: "resumable" or "searchable"."""
+    return {key for key, item in walk(kind, prefix) if item.metadata.get(mark)}
+
+
+def absent_values(kind: type[Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted key, what a run did that was begun before the field existed."""
+    said = {key: item.metadata.get("absent", NOTHING) for key, item in walk(kind, prefix)}
+    return {key: value for key, value in said.items() if value is not NOTHING}

@@ -1,118 +1,130 @@
 """The settings of pretraining: frozen dataclasses, each checked as it is made.
 
-How words and YAML become one of these is in `config.py`. Contract: a value that cannot work is a `SettingsError`
-that names its key; what can be checked only against a corpus or a cluster is checked there.
+How words and YAML become one of these is in `config.py`, what a field says of itself in `fields.py`. Contract: a value
+that cannot work is a `SettingsError` that names its key; what can be checked only against a corpus or a cluster is
+checked there.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from beatray.errors import SettingsError
+from beatray.fields import check, setting
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusSettings:
     """Which corpus, and which of its rows may be trained on."""
 
-    path: str = ""
+    path: str = setting("", "folder or URI of the corpus", resumable=True)
     validation_folds: tuple[int, ...] = (9,)
     test_folds: tuple[int, ...] = (10,)
-    hashed_test_sources: tuple[str, ...] = ("ludb",)  # without folds: two fifths by a hash of the name are held out
-    split: int = 0  # the published folds; n: the same folds turned by n, and other records of sources without folds
-    train_on_unknown_copies: bool = False
-    pretrain_sees_test: bool = False  # mimics studies that pretrain on everything; never the default
-    on_bad_shard: str = "stop"  # or skip: train on without the rows of a shard that cannot be read, counted
+    hashed_test_sources: tuple[str, ...] = setting(
+        ("ludb",), "sources without folds of which two fifths are held out, by a hash of the name"
+    )
+    split: int = setting(
+        0,
+        "0: the published folds; 1 to 9: the folds turned by so many, and other records of sources without folds",
+        at_least=0,
+        at_most=9,
+        absent=0,
+    )
+    train_on_unknown_copies: bool = setting(
+        False, "PTB-XL recordings of the Challenge sets whose fold the corpus does not know"
+    )
+    pretrain_sees_test: bool = setting(False, "mimics studies that pretrain on everything; never the default")
+    on_bad_shard: Literal["stop", "skip"] = setting(
+        "stop", "skip: train on without the rows of a shard that cannot be read, counted", resumable=True
+    )
 
     def __post_init__(self) -> None:
-        _one_of("corpus.on_bad_shard", self.on_bad_shard, ("stop", "skip"))
-        if not 0 <= self.split < 10:
-            raise SettingsError(f"corpus.split must be 0 (the published folds) to 9, not {self.split}")
-
-
-@dataclass(frozen=True, slots=True)
-class ViewPlacement:
-    """Where the augmented views are made: on Ray Data workers or on the training device."""
-
-    place: str = "device"
-
-    def __post_init__(self) -> None:
-        _one_of("views.place", self.place, ("device", "workers"))
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """The optimisation, its parallelism and its safety nets. Batches are global: shared out over the workers."""
+    """The optimization, its parallelism and its safety nets. Batches are global: shared out over the workers."""
 
-    workers: int | tuple[int, ...] = 1  # or [least, most]: as many as the cluster has room for, while it runs
-    epochs: int = 100
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 10.0
-    clip_norm: float = 1.0
-    accumulate: int = 1  # micro-batches per step; a contrast sees only its own micro-batch
-    precision: str = "fp32"  # or bf16 (autocast; weights and losses stay fp32), or fp64 (the same curve on any workers)
-    compile: bool = False
-    device: str = "auto"  # auto, cpu or cuda
-    threads_per_worker: int = 1
-    cpus_per_worker: float = 0.5
-    readers_per_worker: int = 2
-    cpus_per_reader: float = 0.25
-    lanes: int = 16  # queues of row groups, at most: the largest number below that divides the batch is taken
-    window: int = 8  # row groups over which rows are shuffled
-    chunk_steps: int = 1024  # steps fed by one Ray Data execution
-    cache_mb: int = 1024  # a corpus that fits is read once and kept in memory by every worker; 0 streams always
-    checkpoint_every_steps: int = 200
-    validate_every_epochs: int = 10  # 0: never
-    validation_rows: int = 2048  # at most so many recordings are validated on
-    log_every_steps: int = 1
-    log_ids: bool = False
-    max_failures: int = 3  # deaths of workers that a start survives
-    max_nonfinite: int = 5
-    start_minutes: float = 10.0  # how long to wait for workers that the cluster has no room for now
-    resize_seconds: float = 60.0  # elastic workers: how often to look for room
-    stall_minutes: float = 15.0  # no step for so long: stacks of all workers, and an end
-    stop_after_steps: int | None = None  # end early, with a checkpoint, as if interrupted
+    workers: int | tuple[int, ...] = setting(
+        1, "or [least, most]: as many as the cluster has room for, while it runs", at_least=1, resumable=True
+    )
+    epochs: int = setting(100, at_least=1, resumable=True)  # moves the schedule: a decision that the user may take
+    batch_size: int = setting(256, "recordings of a global step", at_least=1)
+    keep_patients_together: bool = setting(
+        False, "recordings of one patient within a shuffling window come in one batch", absent=False
+    )
+    optimizer: Literal["adamw", "adam", "sgd", "lars"] = setting("adamw", absent="adamw")
+    learning_rate: float = setting(1e-3, above=0.0, searchable=True)
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "of adamw and adam", at_least=0.0, below=1.0, absent=(0.9, 0.999)
+    )
+    eps: float = setting(1e-8, "of adamw and adam", above=0.0, absent=1e-8)
+    momentum: float = setting(0.9, "of sgd and lars", at_least=0.0, below=1.0, absent=0.9)
+    weight_decay: float = setting(
+        1e-4, "of matrices; biases, norms and what a network marks never decay", at_least=0.0, searchable=True
+    )
+    weight_decay_end: float | None = setting(
+        None, "the decay goes there along a half cosine; null: it stays", at_least=0.0, absent=None
+    )
+    schedule: Literal["cosine", "constant"] = setting("cosine", "after the warm-up", absent="cosine")
+    schedule_floor: float = setting(
+        0.0, "where the cosine ends, as a part of the learning rate", at_least=0.0, at_most=1.0, absent=0.0
+    )
+    warmup_epochs: float = setting(10.0, "of a linear warm-up, at most half of the run", at_least=0.0)
+    max_grad_norm: float = setting(1.0, above=0.0, was="clip_norm", searchable=True)
+    gradient_accumulation_steps: int = setting(
+        1, "micro-batches of a step; a contrast sees only its own micro-batch", at_least=1, was="accumulate"
+    )
+    augment_on: Literal["device", "workers"] = setting(
+        "device", "where views are made: the training device or Ray Data workers", was="views.place", resumable=True
+    )
+    precision: Literal["fp32", "bf16", "fp64"] = setting(
+        "fp32", "bf16: autocast, weights and losses stay fp32; fp64: the same curve on any number of workers"
+    )
+    compile: bool = setting(False, "compile the network with torch.compile")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", resumable=True)
+    threads_per_worker: int = setting(1, at_least=1, resumable=True)
+    cpus_per_worker: float = setting(0.5, above=0.0, resumable=True)
+    readers_per_worker: int = setting(2, at_least=1, resumable=True)
+    cpus_per_reader: float = setting(0.25, above=0.0, resumable=True)
+    shuffle_streams: int = setting(
+        16,
+        "queues of row groups, at most; best at least train.workers and a divisor of batch_size",
+        at_least=1,
+        was="lanes",
+    )
+    window: int = setting(8, "row groups over which rows are shuffled", at_least=1)
+    chunk_steps: int = setting(1024, "steps fed by one Ray Data execution", at_least=1, resumable=True)
+    cache_mb: int = setting(
+        1024, "a corpus that fits is read once and kept by every worker; 0 streams always", at_least=0, resumable=True
+    )
+    checkpoint_every_steps: int = setting(200, at_least=1, resumable=True)
+    validate_every_epochs: int = setting(10, "0: never", at_least=0, resumable=True)
+    validation_rows: int = setting(2048, "at most so many recordings are validated on", at_least=1)
+    log_every_steps: int = setting(1, at_least=1, resumable=True)
+    log_ids: bool = setting(False, "the record ids of every step, in ids.jsonl", resumable=True)
+    max_failures: int = setting(3, "deaths of workers that a start survives", at_least=0, resumable=True)
+    max_nonfinite: int = setting(5, "refused steps in a row after which a run stops", at_least=1, resumable=True)
+    start_minutes: float = setting(
+        10.0, "how long to wait for workers that the cluster has no room for now", above=0.0, resumable=True
+    )
+    resize_seconds: float = setting(60.0, "elastic workers: how often to look for room", above=0.0, resumable=True)
+    stall_minutes: float = setting(
+        15.0, "no step for so long: stacks of all workers, and an end", above=0.0, resumable=True
+    )
+    stop_after_steps: int | None = setting(
+        None, "end early, with a checkpoint, as if interrupted", at_least=1, resumable=True
+    )
 
     def __post_init__(self) -> None:
-        _one_of("train.precision", self.precision, ("fp32", "bf16", "fp64"))
-        _one_of("train.device", self.device, ("auto", "cpu", "cuda"))
+        check(self)
         if isinstance(self.workers, tuple) and (len(self.workers) != 2 or self.workers[0] > self.workers[1]):
-            raise SettingsError(f"train.workers must be a number or [least, most], not {list(self.workers)}")
-        if self.least_workers < 1:
-            raise SettingsError(f"train.workers must be at least 1, not {self.least_workers}")
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "lanes",
-            "window",
-            "chunk_steps",
-            "checkpoint_every_steps",
-            "validation_rows",
-            "log_every_steps",
-            "readers_per_worker",
-        ):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"train.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("threads_per_worker", "max_nonfinite", "stop_after_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"train.{name} must be at least 1, not {value}")
-        for name in ("learning_rate", "clip_norm", "start_minutes", "resize_seconds", "stall_minutes"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"train.{name} must be a number above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_epochs", "max_failures", "validate_every_epochs"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingsError(f"train.{name} must be a number, 0 or more, not {getattr(self, name)}")
-        if self.batch_size < self.most_workers * self.accumulate:
-            raise SettingsError("train.batch_size must be at least train.workers x train.accumulate")
-        if not self.cpus_per_reader > 0 or not self.cpus_per_worker > 0:
-            raise SettingsError("train.cpus_per_worker and train.cpus_per_reader must be above 0")
+            raise SettingsError(f"workers must be a number or [least, most], not {list(self.workers)}")
+        if self.batch_size < self.most_workers * self.gradient_accumulation_steps:
+            raise SettingsError("batch_size must be at least workers x gradient_accumulation_steps")
 
     @property
     def least_workers(self) -> int:
@@ -129,77 +141,81 @@ class TrainSettings:
 class CheckpointSettings:
     """How checkpoints are kept; how often in steps is `train.checkpoint_every_steps`."""
 
-    every_minutes: float | None = 10.0  # also one when so much time has passed since the last
-    keep: int = 3  # the newest ones, besides the best by validation
-    required: bool = True  # false: a checkpoint that cannot be written does not end the run
-    background: bool = True  # false: training waits for every write
-    export: str = "last"  # the weights that become encoder/: last, or best by validation
+    every_minutes: float | None = setting(
+        10.0, "also one when so much time has passed since the last; null: only by steps", above=0.0, resumable=True
+    )
+    keep: int = setting(3, "the newest ones, besides the best by validation", at_least=1, resumable=True)
+    required: bool = setting(True, "false: a checkpoint that cannot be written does not end the run", resumable=True)
+    background: bool = setting(True, "false: training waits for every write", resumable=True)
+    export: Literal["last", "best"] = setting(
+        "last", "the weights that become encoder/: last, or best by validation", resumable=True
+    )
 
     def __post_init__(self) -> None:
-        _one_of("checkpoint.export", self.export, ("last", "best"))
-        if self.keep < 1:
-            raise SettingsError(f"checkpoint.keep must be at least 1, not {self.keep}")
-        if self.every_minutes is not None and not self.every_minutes > 0:
-            raise SettingsError(f"checkpoint.every_minutes must be above 0 or null, not {self.every_minutes}")
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
     """Ray: `address` of a running cluster, or the size of the local one."""
 
-    address: str | None = None
-    cpus: int | None = None
-    object_store_mb: int = 512
-    dashboard: bool = False  # of the local Ray, on 127.0.0.1
-    allow_open_dashboard: bool = False  # join a cluster whose dashboard is public and asks for no token
+    address: str | None = setting(None, "of a running cluster (or RAY_ADDRESS); null: a private Ray", resumable=True)
+    cpus: int | None = setting(None, "of the local Ray", at_least=1, resumable=True)
+    object_store_mb: int = setting(512, "of the local Ray", at_least=80, resumable=True)
+    dashboard: bool = setting(False, "of the local Ray, on 127.0.0.1", resumable=True)
+    allow_open_dashboard: bool = setting(
+        False, "join a cluster whose dashboard is public and asks for no token", resumable=True
+    )
 
     def __post_init__(self) -> None:
-        if self.cpus is not None and self.cpus < 1:
-            raise SettingsError(f"cluster.cpus must be at least 1, not {self.cpus}")
-        if self.object_store_mb < 80:
-            raise SettingsError(f"cluster.object_store_mb must be at least 80, not {self.object_store_mb}")
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
 class TrackingSettings:
     """MLflow: where (default: a database beside the run) and under which names; null turns it off."""
 
-    uri: str | None = "auto"
-    experiment: str = "beatray"
-    flush_seconds: float = 5.0
+    uri: str | None = setting(
+        "auto", "auto: MLFLOW_TRACKING_URI, or mlflow.db beside the runs; null: no tracking", resumable=True
+    )
+    experiment: str = setting("beatray", resumable=True)
+    flush_seconds: float = setting(5.0, above=0.0, resumable=True)
 
     def __post_init__(self) -> None:
+        check(self)
         if self.uri == "":
-            raise SettingsError("tracking.uri is empty: say an address, auto, or null for no tracking")
-        if not 0 < self.flush_seconds < math.inf:
-            raise SettingsError(f"tracking.flush_seconds must be a number above 0, not {self.flush_seconds}")
+            raise SettingsError("uri is empty: say an address, auto, or null for no tracking")
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainSettings:
-    """Everything `beatray pretrain` needs. `objective`, `encoder` and `views` carry their own keys; see configs/."""
+    """Everything `beatray pretrain` needs.
 
-    out: str = "runs"
-    run: str = "pretrain"
-    seed: int = 0
-    corpus: CorpusSettings = field(default_factory=CorpusSettings)
-    encoder: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    views: ViewPlacement = field(default_factory=ViewPlacement)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
-    cluster: ClusterSettings = field(default_factory=ClusterSettings)
-    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    `objective` and `encoder` hold a name and all settings of that method and network: see their `Settings`.
+    """
+
+    out: str = setting("runs", "folder or URI of the runs", resumable=True)
+    run: str = setting("pretrain", "name of the run", resumable=True)
+    seed: int = setting(0, at_least=0, below=2**63)
+    recipe: str | None = setting(
+        None, "objective, encoder, optimizer and schedule together, as a method is published", resumable=True
+    )
+    corpus: CorpusSettings = setting(CorpusSettings)
+    encoder: dict[str, Any] = setting({})
+    objective: dict[str, Any] = setting({})
+    train: TrainSettings = setting(TrainSettings)
+    checkpoint: CheckpointSettings = setting(CheckpointSettings)
+    cluster: ClusterSettings = setting(ClusterSettings)
+    tracking: TrackingSettings = setting(TrackingSettings)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise SettingsError(f"seed must be 0 or more, not {self.seed}")
-        if not re.fullmatch(r"[\w.-]+", self.run) or not self.run.strip("."):
-            raise SettingsError(f"run={self.run!r} must be the name of a folder: letters, digits, '.', '_' and '-'")
+        check(self)
+        check_run_name(self.run)
         if self.checkpoint.export == "best" and not self.train.validate_every_epochs:
             raise SettingsError("checkpoint.export=best needs a validation: set train.validate_every_epochs above 0")
 
 
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingsError(f"{key}={value} is not one of {', '.join(allowed)}")
+def check_run_name(run: str) -> None:
+    """Raise SettingsError for a run that is not the name of a folder."""
+    if not re.fullmatch(r"[\w.-]+", run) or not run.strip("."):
+        raise SettingsError(f"run={run!r} must be the name of a folder: letters, digits, '.', '_' and '-'")

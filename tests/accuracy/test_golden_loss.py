@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beatray.config import build, compose
-from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
+from beatray.train.composed import pretrain_settings
 from beatray.train.loop import train
 from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
@@ -29,9 +28,10 @@ def test_twenty_steps(sample_corpus: str, tmp_path: Path) -> None:
     words = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=golden", "encoder=tiny", "train=small"]
     words += ["train.workers=1", "train.batch_size=24", "train.epochs=5", "train.precision=fp32"]
     words += ["train.learning_rate=5e-4", "train.stop_after_steps=20"]
-    train(prepare_job(build(PretrainSettings, compose("pretrain", words))), Ranks())
+    train(prepare_job(pretrain_settings(words)), Ranks())
     lines = read_lines(tmp_path / "golden" / "metrics.jsonl")
-    curves = {name: [round(line[name], 5) for line in lines] for name in ("loss", "rhythm_loss", "beat_loss", "beats")}
+    columns = {"loss": "loss", "rhythm_loss": "record/loss", "beat_loss": "beat/loss", "beats": "beats"}
+    curves = {name: [round(line[column], 5) for line in lines] for name, column in columns.items()}
     assert len(curves["loss"]) == 20
     if os.environ.get("BEATRAY_GOLDEN") == "write":
         GOLDEN.write_text(json.dumps(curves, indent=1) + "\n")

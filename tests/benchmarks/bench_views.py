@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from beatray.augment.draws import Draws
 from beatray.augment.masks import draw_mask, time_mask
 from beatray.augment.three_kg import draw_heart, heart_matrices, three_kg
 from beatray.augment.two_views import ViewSettings, make_two_views
@@ -59,11 +60,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     keys = np.arange(RECORDS)
+    of_records = Draws(keys, 0, 0)
     x_mv = torch.as_tensor(rng.normal(size=(RECORDS, 12, SAMPLES)), dtype=torch.float32)
     x_double = x_mv.double().numpy()
-    draws = {view: draw_heart(keys, 0, 0, view) for view in (1, 2)}
+    draws = {view: draw_heart(of_records, view) for view in (1, 2)}
     hearts = {view: heart_matrices(draws[view], 45.0, 1.5) for view in (1, 2)}
-    masks = {view: draw_mask(keys, 0, 0, view) for view in (1, 2)}
+    masks = {view: draw_mask(of_records, view) for view in (1, 2)}
     starts = {view: (masks[view] * SAMPLES).astype(np.int64) for view in (1, 2)}
     batch = {
         "signal_uv": torch.as_tensor(rng.normal(size=(RECORDS, 12, 5000)) * 300).to(torch.int16),
@@ -91,10 +93,12 @@ def main() -> None:
             "numpy, record by record, float64": record_by_record,
             "batched, one matrix per record, float32": batched,
             "  drawing the parameters of both views": lambda: [
-                (draw_heart(keys, 0, 0, view), draw_mask(keys, 0, 0, view)) for view in (1, 2)
+                (draw_heart(of_records, view), draw_mask(of_records, view)) for view in (1, 2)
             ],
             "  high-pass of the whole 10 s from int16": lambda: prepare(batch["signal_uv"]),
-            "whole recipe from int16, 10 s to two views of 5 s": lambda: make_two_views(batch, ViewSettings(), 0, 0),
+            "whole recipe from int16, 10 s to two views of 5 s": lambda: make_two_views(
+                batch, ViewSettings(), of_records
+            ),
         }
     )
 

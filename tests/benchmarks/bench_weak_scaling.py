@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from beatray.train.learner import Learner
 from large_corpus import write_large_corpus
 
 from beatray.config import build, compose
@@ -29,7 +30,6 @@ from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.launch import pretrain
-from beatray.train.learner import Learner
 from beatray.train.order import Part
 from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks

@@ -97,13 +97,14 @@ import sys
 import ray
 from beatray.ray_session import RaySettings, session
 from beatray.config import build, compose
+from beatray.train.composed import pretrain_settings
 from beatray.settings import PretrainSettings
 from beatray.train.loop import train
 from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
 
 with session(RaySettings(cpus=2, object_store_mb=100)):
-    train(prepare_job(build(PretrainSettings, compose("pretrain", sys.argv[1:]))), Ranks())
+    train(prepare_job(pretrain_settings(sys.argv[1:])), Ranks())
 """
 
 

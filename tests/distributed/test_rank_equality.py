@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from beatray.objectives.gather import gather_counts, gather_rows
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
@@ -21,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from beatray.models.batch_norm import GlobalBatchNorm1d
 from beatray.models.registry import build_encoder
-from beatray.objectives.gather import gather_counts, gather_rows
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
 from feature_tables import table_of

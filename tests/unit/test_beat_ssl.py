@@ -12,11 +12,12 @@ from torch import Tensor
 from beatray.models.registry import build_encoder
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.feature_regression import feature_loss
+from beatray.objectives.objective import Progress, collapse_warnings
 from beatray.objectives.registry import build_objective
+from beatray.objectives.soft_targets import Features
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.targets import Features
-from beatray.objectives.terms import collapse_warnings
 from feature_tables import table_of
+from stepping import step_of, views_of
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
@@ -37,7 +38,7 @@ ABLATION = [
     ("soft_2", "hard", 1),
     ("soft_2", "soft_2", 1),
 ]
-SHORT = {"views": {"crop_seconds": 2.0}}
+SHORT = {"augment": {"crop_seconds": 2.0}}
 
 
 def heartbeats(records: int, seed: int = 0) -> dict[str, Tensor]:
@@ -78,11 +79,12 @@ def build(settings: dict[str, Any], name: str = "beat_ssl") -> Any:
 
 
 @pytest.mark.parametrize(("rhythm", "beat", "exponent"), ABLATION)
-@pytest.mark.parametrize("pos_mass", [None, 0.5])
-def test_every_row_of_the_ablation_trains(rhythm: str, beat: str, exponent: float, pos_mass: float | None) -> None:
-    objective = build({"rhythm": rhythm, "beat": beat, "exponent": exponent, "pos_mass": pos_mass})
-    needed = {key: BATCH[key] for key in objective.columns}
-    loss, logs = objective(objective.views(needed, 0, 0))
+@pytest.mark.parametrize("positive_mass", [None, 0.5])
+def test_every_row_of_the_ablation_trains(rhythm: str, beat: str, exponent: float, positive_mass: float | None) -> None:
+    objective = build({"rhythm": rhythm, "beat": beat, "exponent": exponent, "positive_mass": positive_mass})
+    needed = {key: BATCH[key] for key in objective.reads}
+    result = step_of(objective, needed, epoch=0)
+    loss, logs = result.loss, result.means | result.counts
     loss.backward()
     torch.testing.assert_close(loss.detach(), logs["loss"])
     assert loss > 0.5
@@ -90,29 +92,29 @@ def test_every_row_of_the_ablation_trains(rhythm: str, beat: str, exponent: floa
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     assert objective.encoder.stem.weight.grad.abs().max() > 0
-    if rhythm.startswith("soft") and pos_mass:
-        assert float(logs["rhythm_own_pair_mass"]) == pytest.approx(0.5, abs=1e-5)
+    if rhythm.startswith("soft") and positive_mass:
+        assert float(logs["record/positive_mass"]) == pytest.approx(0.5, abs=1e-5)
     if beat != "none":
         assert 6 <= logs["beats"] <= 6 * 4
-        assert logs["beat_skipped"] == 0
+        assert logs["beat/skipped"] == 0
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"hard_beat": "clusters"},
-        {"beat": "soft_1", "beat_similarity": "inherit_record", "rhythm": "none"},
-        {"form": "softclt"},
+        {"beat_positives": "clusters"},
+        {"beat": "soft_1", "beat_positives": "inherit_record", "rhythm": "none"},
+        {"loss": "softclt"},
         {"rhythm": "soft_z", "beat": "soft_z"},
-        {"rhythm": "soft_z", "beat": "soft_z", "beat_similarity": "inherit_record", "z_power": 8.0, "pos_mass": None},
-        {"form": "bce", "bce_bias": -3.0},
-        {"views": {"crop_seconds": None, "keep_beats": True, "mode": "project"}},
+        {"rhythm": "soft_z", "beat": "soft_z", "beat_positives": "inherit_record", "z_power": 8.0},
+        {"loss": "sigmoid", "sigmoid_bias": -3.0},
+        {"augment": {"crop_seconds": None, "keep_beats": True, "mode": "project"}},
         {"rhythm": "none", "max_beats_per_record": 20},
     ],
 )
 def test_other_settings_train(settings: dict[str, Any]) -> None:
     objective = build(settings)
-    loss, _ = objective(objective.views(BATCH, 0, 0))
+    loss = step_of(objective, BATCH).loss
     loss.backward()
     assert torch.isfinite(loss)
 
@@ -120,48 +122,40 @@ def test_other_settings_train(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["simclr", "three_kg"])
 def test_rivals_train(name: str) -> None:
     objective = build({}, name)
-    loss, logs = objective(objective.views({key: BATCH[key] for key in objective.columns}, 0, 0))
+    result = step_of(objective, {key: BATCH[key] for key in objective.reads}, epoch=0)
+    loss, logs = result.loss, result.means | result.counts
     loss.backward()
     assert torch.isfinite(loss)
-    assert logs["rhythm_rows"] == 12
+    assert logs["record/rows"] == 12
 
 
-@pytest.mark.parametrize("pos_mass", [0.0, 0.25, 0.75])
-def test_own_pairs_hold_the_mass_that_was_asked_for(pos_mass: float) -> None:
-    objective = build({"rhythm": "soft_1", "beat": "soft_1", "pos_mass": pos_mass})
-    loss, logs = objective(objective.views(BATCH, 0, 0))
+@pytest.mark.parametrize("positive_mass", [0.0, 0.25, 0.75])
+def test_own_pairs_hold_the_mass_that_was_asked_for(positive_mass: float) -> None:
+    objective = build({"rhythm": "soft_1", "beat": "soft_1", "positive_mass": positive_mass})
+    result = step_of(objective, BATCH, epoch=0)
+    loss, logs = result.loss, result.means | result.counts
     loss.backward()
     assert torch.isfinite(loss)
-    for level in ("rhythm", "beat"):
-        assert float(logs[f"{level}_own_pair_mass"]) == pytest.approx(pos_mass, abs=1e-5)
-        assert logs[f"{level}_skipped"] == 0
+    for level in ("record", "beat"):
+        assert float(logs[f"{level}/positive_mass"]) == pytest.approx(positive_mass, abs=1e-5)
+        assert logs[f"{level}/skipped"] == 0
 
 
-def test_columns_are_what_is_needed() -> None:
+def test_it_reads_what_it_needs() -> None:
     always = {"signal_uv", "n_samples", "record_key"}
-    assert set(build({"rhythm": "hard", "beat": "none"}).columns) == always
-    assert set(build({"rhythm": "soft_1", "beat": "hard"}).columns) == always | {"r_peaks", "record_features"}
-    assert set(build({"rhythm": "hard", "beat": "soft_2"}).columns) == always | {"r_peaks", "beat_features"}
-    assert set(build({"rhythm": "hard", "hard_beat": "clusters"}).columns) == always | {"r_peaks", "beat_class"}
+    assert set(build({"rhythm": "hard", "beat": "none"}).reads) == always
+    assert set(build({"rhythm": "soft_1", "beat": "hard"}).reads) == always | {"r_peaks", "record_features"}
+    assert set(build({"rhythm": "hard", "beat": "soft_2"}).reads) == always | {"r_peaks", "beat_features"}
+    assert set(build({"rhythm": "hard", "beat_positives": "clusters"}).reads) == always | {"r_peaks", "beat_class"}
 
 
 @pytest.mark.parametrize("beat", ["hard", "soft_1"])
 def test_views_are_the_same_for_any_batch(beat: str) -> None:
     objective = build({"beat": beat})
-    together = objective.views(BATCH, 5, 6)
-    apart = objective.views({key: value[2:4] for key, value in BATCH.items()}, 5, 6)
+    together = views_of(objective, BATCH, 5, 6)
+    apart = views_of(objective, {key: value[2:4] for key, value in BATCH.items()}, 5, 6)
     for key, value in apart.items():
         torch.testing.assert_close(value, together[key][2:4], rtol=0, atol=0, equal_nan=True)
-
-
-def test_invalid_rows_change_nothing() -> None:
-    objective = build({})
-    loss, logs = objective(objective.views(BATCH, 0, 0))
-    padded = {key: torch.cat([value, value[:2]]) for key, value in BATCH.items()}
-    padded["valid"] = torch.tensor([True] * 6 + [False] * 2)
-    again, padded_logs = objective(objective.views(padded, 0, 0))
-    torch.testing.assert_close(again, loss)
-    torch.testing.assert_close(padded_logs, logs)
 
 
 def test_no_records_and_no_beats_are_no_error() -> None:
@@ -170,20 +164,22 @@ def test_no_records_and_no_beats_are_no_error() -> None:
         batch = {key: value[rows].clone() for key, value in BATCH.items()}
         if without_peaks:
             batch["r_peaks"].fill_(-1)
-        loss, logs = objective(objective.views(batch, 0, 0))
+        result = step_of(objective, batch, epoch=0)
+        loss, logs = result.loss, result.means | result.counts
         loss.backward()
         assert torch.isfinite(loss)
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters())
-        assert logs["rhythm_rows"] == 2 * len(batch["n_samples"])
+        assert logs["record/rows"] == 2 * len(batch["n_samples"])
         assert (logs["beats"] == 0) == (without_peaks or len(batch["n_samples"]) == 0)
 
 
 def test_bfloat16_stays_near_float32() -> None:
     objective = build({})
-    views = objective.views(BATCH, 0, 0)
-    exact, _ = objective(views)
+    views = views_of(objective, BATCH)
+    exact = objective(views, Progress()).loss
     with torch.autocast("cpu", torch.bfloat16):
-        loss, logs = objective(views)
+        result = objective(views, Progress())
+    loss, logs = result.loss, result.means | result.counts
     loss.backward()
     assert loss.dtype == torch.float32
     assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.03)
@@ -197,14 +193,15 @@ def test_it_learns_to_tell_records_apart() -> None:
     optimiser = torch.optim.AdamW(objective.parameters(), 2e-3)
     losses = []
     for step in range(30):
-        loss, logs = objective(objective.views(batch, 0, step))
+        result = step_of(objective, batch, epoch=step)
+        loss, logs = result.loss, result.means | result.counts
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        objective.after_step()
+        objective.after_step(Progress(step, 30))
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3])
-    assert collapse_warnings(logs) == {}
+    assert collapse_warnings({key: float(value) for key, value in logs.items()}, Progress(29, 30)) == {}
 
 
 def test_the_embedding_learns_to_tell_measured_features() -> None:
@@ -223,12 +220,13 @@ def test_the_embedding_learns_to_tell_measured_features() -> None:
     optimiser = torch.optim.AdamW(objective.parameters(), 3e-3)
     explained = []
     for step in range(25):
-        loss, logs = objective(objective.views(batch, 0, step))
+        result = step_of(objective, batch, epoch=step)
+        loss, logs = result.loss, result.means | result.counts
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        explained.append(float(logs["feature_explained"]))
-        assert float(logs["loss"]) == pytest.approx(float(logs["rhythm_loss"] + logs["feature_loss"]), rel=1e-5)
+        explained.append(float(logs["feature/explained"]))
+        assert float(logs["loss"]) == pytest.approx(float(logs["record/loss"] + logs["feature/loss"]), rel=1e-5)
     assert explained[0] < 0.3 and explained[-1] > explained[0] + 0.3
 
 
@@ -240,7 +238,7 @@ def test_the_loss_of_features_is_the_huber_distance_in_sds_of_those_that_were_me
     loss, logs = feature_loss(predicted, features, known, weight=2.0)
     # (0.5 - 0), (1 - 1), (3 - 5, the farthest that counts); nothing for what is missing
     assert float(loss) == pytest.approx(2.0 * (0.5 * 0.25 + 0.0 + 1.5) / 3)
-    assert float(logs["feature_loss"]) == pytest.approx((0.125 + 1.5) / 3)
+    assert float(logs["feature/loss"]) == pytest.approx((0.125 + 1.5) / 3)
     loss.backward()
     assert predicted.grad is not None and predicted.grad[0, 1] == 0.0
     nothing, _ = feature_loss(predicted[:0], features[:0], known, weight=2.0)
@@ -248,23 +246,23 @@ def test_the_loss_of_features_is_the_huber_distance_in_sds_of_those_that_were_me
 
 
 def test_uniform_targets_are_told() -> None:
-    objective = build({"exponent": 1.0, "pos_mass": None, "beat": "none"})
-    _, logs = objective(objective.views(BATCH, 0, 0))
-    told = collapse_warnings(logs, {"rhythm": "soft_1", "exponent": 1.0, "pos_mass": None})
-    assert "raise objective.exponent (now 1.0)" in told["rhythm_target_entropy"]
+    objective = build({"exponent": 1.0, "positive_mass": None, "beat": "none"})
+    means = {key: float(value) for key, value in step_of(objective, BATCH).means.items()}
+    told = type(objective).warnings(objective.settings, means, Progress())
+    assert "raise objective.exponent (now 1.0)" in told["record/target_entropy"]
 
 
 def test_wrong_settings_say_what_is_right() -> None:
     for settings, words in (
         ({"exponant": 50}, "did you mean 'exponent'"),
-        ({"views": {"angel_deg": 4}}, "did you mean 'angle_deg'"),
-        ({"rhythm": "soft"}, "rhythm must be one of"),
+        ({"augment": {"angel_deg": 4}}, "did you mean 'angle_deg'"),
+        ({"rhythm": "soft"}, "objective.rhythm=.soft. is not one of"),
         ({"rhythm": "none", "beat": "none"}, "nothing to learn"),
-        ({"pos_mass": 1.5}, "pos_mass"),
-        ({"pos_mass": 0.0, "form": "bce"}, "push the two views"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"views": {"mode": "project", "transform": "kors"}}, "mode=residual"),
-        ({"views": {"crop_seconds": 0.01}}, "crop_seconds"),
+        ({"positive_mass": 1.5}, "positive_mass"),
+        ({"positive_mass": 0.0, "loss": "sigmoid"}, "push the two views"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"augment": {"mode": "project", "transform": "kors"}}, "mode=residual"),
+        ({"augment": {"crop_seconds": 0.01}}, "crop_seconds"),
     ):
         with pytest.raises(ValueError, match=words):
             build(settings)
@@ -276,6 +274,6 @@ def test_wrong_settings_say_what_is_right() -> None:
 
 def test_defaults_are_the_documented_ones() -> None:
     settings = BeatSslSettings()
-    assert (settings.rhythm, settings.beat, settings.hard_beat) == ("soft_1", "hard", "same_record")
-    assert (settings.exponent, settings.pos_mass, settings.temperature) == (50.0, 0.5, 0.1)
-    assert (settings.max_beats_per_record, settings.views.crop_seconds) == (4, 5.0)
+    assert (settings.rhythm, settings.beat, settings.beat_positives) == ("soft_1", "hard", "same_record")
+    assert (settings.exponent, settings.positive_mass, settings.temperature) == (50.0, 0.5, 0.1)
+    assert (settings.max_beats_per_record, settings.augment.crop_seconds) == (4, 5.0)

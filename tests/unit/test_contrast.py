@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from beatray.objectives.beat_ssl import BeatSsl
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import contrast_rows, soft_contrastive_loss, unit_rows
+from beatray.objectives.objective import Progress, collapse_warnings
+from beatray.objectives.reduce import embedding_std
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,
     LossSettings,
-    collapse_warnings,
+    columns_std,
     combine_terms,
     contrast_term,
-    embedding_spread,
+    uniform_targets,
 )
 
 
@@ -42,7 +47,7 @@ def soft_loop(z: np.ndarray, targets: np.ndarray, temperature: float, form: str,
         if mass == 0:
             continue
         logits = {j: float(unit[i] @ unit[j]) / temperature for j in others}
-        if form == "bce":
+        if form == "sigmoid":
             row = 0.0
             for j in others:
                 p = 1 / (1 + math.exp(-(logits[j] + bias)))
@@ -51,7 +56,7 @@ def soft_loop(z: np.ndarray, targets: np.ndarray, temperature: float, form: str,
             continue
         below = sum(math.exp(v) for v in logits.values())
         row = -sum(targets[i, j] * math.log(math.exp(logits[j]) / below) for j in others)
-        rows.append(row / mass if form == "rownorm" else row)
+        rows.append(row / mass if form == "soft_cross_entropy" else row)
     return sum(rows) / len(rows)
 
 
@@ -64,14 +69,14 @@ def hard_targets(n: int) -> torch.Tensor:
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
 def test_hard_targets_are_nt_xent(n: int, dim: int, temperature: float) -> None:
     z = torch.randn(2 * n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) * 5
-    for form in ("rownorm", "softclt"):
+    for form in ("soft_cross_entropy", "softclt"):
         loss = soft_contrastive_loss(z, hard_targets(2 * n), temperature, form)  # type: ignore[arg-type]
         assert float(loss) == pytest.approx(nt_xent_loop(z.numpy(), temperature), abs=1e-6)
     single = soft_contrastive_loss(z.float(), hard_targets(2 * n), temperature)
     assert float(single) == pytest.approx(nt_xent_loop(z.numpy(), temperature), abs=1e-5)
 
 
-@pytest.mark.parametrize("form", ["rownorm", "softclt", "bce"])
+@pytest.mark.parametrize("form", ["soft_cross_entropy", "softclt", "sigmoid"])
 def test_soft_targets_equal_a_loop(form: str) -> None:
     generator = torch.Generator().manual_seed(4)
     z = torch.randn(12, 6, dtype=torch.float64, generator=generator)
@@ -95,7 +100,7 @@ def test_closed_forms() -> None:
 def test_order_of_items_does_not_matter() -> None:
     z, targets = torch.randn(10, 5, dtype=torch.float64), torch.rand(10, 10, dtype=torch.float64)
     order = torch.randperm(10)
-    for form in ("rownorm", "softclt", "bce"):
+    for form in ("soft_cross_entropy", "softclt", "sigmoid"):
         torch.testing.assert_close(
             soft_contrastive_loss(z, targets, 0.2, form),  # type: ignore[arg-type]
             soft_contrastive_loss(z[order], targets[order][:, order], 0.2, form),  # type: ignore[arg-type]
@@ -110,7 +115,7 @@ def test_rows_in_parts_add_up() -> None:
     assert sum(int(p.kept) for p in parts) == int(whole.kept) == 9
 
 
-@pytest.mark.parametrize("form", ["rownorm", "softclt", "bce"])
+@pytest.mark.parametrize("form", ["soft_cross_entropy", "softclt", "sigmoid"])
 def test_degenerate_batches_stay_finite(form: str) -> None:
     for n in (0, 1, 2):
         z = torch.randn(n, 3, requires_grad=True)
@@ -149,43 +154,57 @@ def test_logs_measure_targets_and_spread() -> None:
     z = unit_rows(torch.randn(2 * n, dim))
     own = hard_targets(2 * n).bool()
     index = torch.arange(2 * n)
-    sharp = contrast_term("rhythm", 1.0, z, z, index, own.float(), own, LossSettings(0.1))
+    sharp = contrast_term("record", 1.0, z, z, index, own.float(), own, LossSettings(0.1))
     flat = contrast_term("beat", 0.5, z, z, index, torch.ones(2 * n, 2 * n), own, LossSettings(0.1))
-    loss, logs = combine_terms([sharp, flat])
-    torch.testing.assert_close(loss, logs["rhythm_loss"] + 0.5 * logs["beat_loss"])
+    result = combine_terms([sharp, flat])
+    loss, logs = result.loss, result.means | result.counts
+    torch.testing.assert_close(loss, logs["record/loss"] + 0.5 * logs["beat/loss"])
     torch.testing.assert_close(loss, logs["loss"])
-    assert logs["rhythm_target_entropy"] == 0.0
-    assert logs["rhythm_own_pair_mass"] == 1.0
-    assert float(logs["beat_target_entropy"]) == pytest.approx(1.0, abs=1e-6)
-    assert float(logs["beat_own_pair_mass"]) == pytest.approx(1 / (2 * n - 1), abs=1e-6)
-    assert 0.9 < logs["rhythm_spread"] < 1.05
-    assert logs["rhythm_rows"] == 2 * n
-    assert logs["rhythm_skipped"] == 0
+    assert logs["record/target_entropy"] == 0.0
+    assert logs["record/positive_mass"] == 1.0
+    assert float(logs["beat/target_entropy"]) == pytest.approx(1.0, abs=1e-6)
+    assert float(logs["beat/positive_mass"]) == pytest.approx(1 / (2 * n - 1), abs=1e-6)
+    assert 0.9 < logs["record/embedding_std"] < 1.05
+    assert logs["record/rows"] == 2 * n
+    assert logs["record/skipped"] == 0
 
 
 def test_collapse_is_told() -> None:
-    fine = {"rhythm_target_entropy": 0.4, "rhythm_spread": 0.9, "rhythm_rows": 64.0}
-    assert collapse_warnings(fine) == {}
-    assert "uniform" in collapse_warnings(fine | {"rhythm_target_entropy": 0.95})["rhythm_target_entropy"]
-    assert "collapsed" in collapse_warnings(fine | {"rhythm_spread": 0.1})["rhythm_spread"]
-    assert collapse_warnings({"beat_spread": 0.0, "beat_rows": 0.0}) == {}
-    assert float(embedding_spread(torch.ones(5, 3))) == 0.0
+    fine = {"record/target_entropy": 0.4, "record/embedding_std": 0.9, "record/rows": 64.0}
+    late = Progress(50, 100)
+    assert collapse_warnings(fine, late) == {} and uniform_targets(fine) == []
+    assert uniform_targets(fine | {"record/target_entropy": 0.95}) == ["record"]
+    assert "collapsed" in collapse_warnings(fine | {"record/embedding_std": 0.1}, late)["record/embedding_std"]
+    assert collapse_warnings(fine | {"record/embedding_std": 0.1}, Progress(5, 100)) == {}
+    assert collapse_warnings({"beat/embedding_std": 0.0, "beat/rows": 0.0}, late) == {}
+    assert float(columns_std(torch.ones(5, 3))) == 0.0
+
+
+def test_the_spread_of_an_embedding_is_that_of_its_rows() -> None:
+    z = unit_rows(torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(embedding_std(z), columns_std(z), atol=1e-6, rtol=1e-6)
+    assert float(embedding_std(z[:1].expand(9, 6))) == pytest.approx(0.0, abs=1e-6)
+    assert float(embedding_std(z[:0])) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("objective", "named"),
+    ("settings", "named"),
     [
-        ({"rhythm": "soft_1", "exponent": 1, "pos_mass": None}, ["objective.exponent (now 1)", "pos_mass=0.5"]),
-        ({"rhythm": "soft_2", "tau_instance": 2, "pos_mass": 0}, ["objective.tau_instance (now 2)", "(now 0)"]),
-        ({"beat": "soft_1", "exponent": 50, "pos_mass": 0.2}, ["objective.exponent (now 50)"]),
-        ({"beat": "hard", "hard_beat": "clusters"}, ["objective.hard_beat=same_record"]),
+        (
+            {"rhythm": "soft_1", "exponent": 1.0, "positive_mass": None},
+            ["objective.exponent (now 1", "positive_mass=0.5"],
+        ),
+        ({"rhythm": "soft_2", "tau_instance": 2.0, "positive_mass": 0.0}, ["objective.tau_instance (now 2", "(now 0"]),
+        ({"beat": "soft_1", "exponent": 50.0, "positive_mass": 0.2}, ["objective.exponent (now 50"]),
+        ({"beat": "hard", "beat_positives": "clusters"}, ["objective.beat_positives=same_record"]),
     ],
 )
-def test_a_warning_names_the_setting_to_change(objective: dict[str, object], named: list[str]) -> None:
-    level = "rhythm" if "rhythm" in objective else "beat"
-    told = collapse_warnings({f"{level}_target_entropy": 0.97}, objective)[f"{level}_target_entropy"]
+def test_a_warning_names_the_setting_to_change(settings: dict[str, Any], named: list[str]) -> None:
+    level = "record" if "rhythm" in settings else "beat"
+    key = f"{level}/target_entropy"
+    told = BeatSsl.warnings(BeatSslSettings(**settings), {key: 0.97}, Progress())[key]
     assert all(words in told for words in named), told
-    assert ("pos_mass" in told) == (not objective.get("pos_mass", 1))
+    assert ("positive_mass" in told) == (not settings.get("positive_mass", 1))
 
 
 @pytest.mark.parametrize(("mass", "columns"), [(0.5, 4), (0.25, 38)])

@@ -17,19 +17,19 @@ from pathlib import Path
 import pytest
 
 from beatray import cli
-from beatray.config import build, compose
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.doctor import checks, machine, ray_state, storage, tracking, versions
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
+from beatray.train.composed import pretrain_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 
 def settings(*words: str) -> PretrainSettings:
-    return build(PretrainSettings, compose("pretrain", list(words)))
+    return pretrain_settings(list(words))
 
 
 def level(findings: list[Finding] | Finding) -> str:

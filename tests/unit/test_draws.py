@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from beatray.augment.draws import Stream, record_key, uniform, view_stream
+from beatray.augment.draws import Draws, Stream, record_key, stream_of, uniform, view_stream
 
 GOLDEN_KEY = 2999830153086922218
 GOLDEN_DRAWS = [[0.7069719095555607, 0.7648694488411246], [0.6043170081116749, 0.9420970820623533]]
@@ -68,3 +68,18 @@ def test_every_word_matters() -> None:
         for stream in (1, 2)
     }
     assert len(seen) == 36
+
+
+def test_purposes_are_streams_by_name_and_those_numbered_by_hand_keep_their_numbers() -> None:
+    draws = Draws(KEYS[:5], 3, 4)
+    np.testing.assert_array_equal(draws.uniform("mask", 7, 2), uniform(KEYS[:5], 3, 4, view_stream(Stream.MASK, 2), 7))
+    names = ["patches", "negatives", "keep_ratio", "masks", *(name.lower() for name in Stream.__members__)]
+    moved = {view_stream(stream_of(name), view) for name in names for view in range(5)}
+    assert len(moved) == 5 * len(names)
+    assert all(stream_of(name) >= 1 << 62 for name in names[:4])  # far above every number and view
+
+
+def test_what_a_batch_shares_depends_on_seed_and_epoch_alone() -> None:
+    first, other = Draws(KEYS[:3], 1, 2), Draws(KEYS[3:9], 1, 2)
+    np.testing.assert_array_equal(first.shared("overlap", 4), other.shared("overlap", 4))
+    assert not np.array_equal(first.shared("overlap", 4), Draws(KEYS[:3], 1, 3).shared("overlap", 4))

@@ -11,11 +11,12 @@ import torch
 from beatray.corpus.reader import Rows
 from beatray.dsp.peaks import find_r_peaks
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared
-from beatray.evaluate.pooling import AFTER_S, BEFORE_S, BINS, median_heartbeats
+from beatray.evaluate.pooling import BOX, median_heartbeats
 from beatray.evaluate.probe import logistic
 from beatray.evaluate.settings import POOLINGS
 from beatray.infer.vectors import BeatBoxes, embed_rows
 from beatray.models.encoder import Stage
+from beatray.objectives.beat_ssl import BeatSsl
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from evaluation_rows import read_rows
 
@@ -52,7 +53,7 @@ def test_the_heartbeat_is_the_median_of_the_vectors_that_embed_gives(rows: Rows)
     padded = np.full((len(rows), max(map(len, peaks))), -1, np.int64)
     for row, at in zip(padded, peaks, strict=True):
         row[: len(at)] = at
-    vectors = embed_rows(encoder, rows.signal_uv, lengths, padded, BeatBoxes(BEFORE_S, AFTER_S, BINS))
+    vectors = embed_rows(encoder, rows.signal_uv, lengths, padded, BeatBoxes(BOX.before_s, BOX.after_s, BOX.bins))
     beats = [vectors.beat[vectors.row == row] for row in range(len(rows))]
     assert min(map(len, beats)) > 3
     expected = np.stack([np.median(each, axis=0) for each in beats])
@@ -65,21 +66,19 @@ def test_a_heartbeat_keeps_the_order_of_its_waves() -> None:
     cells = torch.arange(313.0).mul(16.0).expand(1, 1, 313)
     peaks = [np.array([1000, 1500, 2000, 2900], np.int32)]
     (found,) = median_heartbeats(cells, Stage(1, 16), peaks, np.array([5000]))
-    start, end = -BEFORE_S * 500, AFTER_S * 500
+    start, end = -BOX.before_s * 500, BOX.after_s * 500
     expected = 1750 + start + (end - start) * (np.arange(8) + 0.5) / 8
     assert np.allclose(found, expected, atol=0.01)
 
 
 def test_the_box_is_that_of_the_objective() -> None:
-    defaults = BeatSslSettings()
-    box = (defaults.box_before_s, defaults.box_after_s, defaults.roi_bins)
-    assert box == (BEFORE_S, AFTER_S, BINS)
+    assert BeatSsl.beat_box(BeatSslSettings()) == BOX
 
 
 def test_an_encoder_of_five_stages_is_read_at_each() -> None:
     encoder = build(EncoderSpec("xresnet1d18"), 0)
     x_mv = np.random.default_rng(0).normal(size=(2, 12, 5000)).astype(np.float32)
-    width = 2 * sum(stage.channels for stage in encoder.stages) + BINS * encoder.channels
+    width = 2 * sum(stage.channels for stage in encoder.stages) + BOX.bins * encoder.channels
     assert len(encoder.stages) == 5
     assert pooled_features(encoder, x_mv, np.array([5000, 4000]), "stages_beat").shape == (2, width)
 

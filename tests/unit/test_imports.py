@@ -65,7 +65,7 @@ LOWER: dict[str, set[str]] = {
     "augment": {"preprocess"},
     "beat_classifier": {"storage", "ingest", "augment", "preprocess"},
     "models": {"storage", "config"},
-    "objectives": {"augment", "preprocess", "models", "beat_classifier"},
+    "objectives": {"config", "storage", "augment", "preprocess", "models", "beat_classifier"},
     "train": {
         *("storage", "dsp", "corpus", "settings", "config", "track", "ray_job"),
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),
@@ -85,7 +85,18 @@ LOWER: dict[str, set[str]] = {
         "train",
     },
     "export": {"storage", "corpus", "ingest", "preprocess", "models", "train", "evaluate"},
-    "report": {"dsp", "corpus", "augment", "preprocess", "models", "train", "evaluate", "sweep", "storage"},
+    "report": {
+        "dsp",
+        "corpus",
+        "augment",
+        "preprocess",
+        "models",
+        "objectives",
+        "train",
+        "evaluate",
+        "sweep",
+        "storage",
+    },
     "doctor": {"storage", "corpus", "settings", "config", "track", "train", "ray_session"},
 }
 

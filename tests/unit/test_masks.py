@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.augment.draws import uniform
+from beatray.augment.draws import Draws, uniform
 from beatray.augment.masks import draw_mask, mask_length, time_mask, time_out
 
 KEYS = np.arange(300)
@@ -69,21 +69,21 @@ def test_redrawn_masks_keep_beats_visible() -> None:
     n = 1000
     peaks = np.tile(np.arange(90, 1000, 180), (300, 1))
     peaks = np.concatenate([peaks, np.full((300, 1), -1)], axis=1)
-    plain = draw_mask(KEYS, 0, 0, 1, fraction=0.5)
-    kept = draw_mask(KEYS, 0, 0, 1, fraction=0.5, n_samples=n, peaks_smp=peaks)
+    plain = draw_mask(Draws(KEYS, 0, 0), 1, fraction=0.5)
+    kept = draw_mask(Draws(KEYS, 0, 0), 1, fraction=0.5, n_samples=n, peaks_smp=peaks)
     lost_before = (hidden_leads(plain, peaks[:, :-1], 0.5, n) > 9).any(1)
     lost_after = (hidden_leads(kept, peaks[:, :-1], 0.5, n) > 9).any(1)
     assert lost_before.sum() > 10
     assert lost_after.sum() == 0
     # only the draws that hid a beat were drawn again
     np.testing.assert_array_equal((kept != plain).any(1), lost_before)
-    alone = draw_mask(KEYS[7:8], 0, 0, 1, fraction=0.5, n_samples=n, peaks_smp=peaks[7:8])
+    alone = draw_mask(Draws(KEYS[7:8], 0, 0), 1, fraction=0.5, n_samples=n, peaks_smp=peaks[7:8])
     np.testing.assert_array_equal(alone, kept[7:8])
 
 
 def test_impossible_wish_ends() -> None:
     peaks = np.array([[100]])
-    starts = draw_mask(KEYS[:1], 0, 0, 1, fraction=1.0, n_samples=500, peaks_smp=peaks)
+    starts = draw_mask(Draws(KEYS[:1], 0, 0), 1, fraction=1.0, n_samples=500, peaks_smp=peaks)
     assert starts.shape == (1, 12)
 
 

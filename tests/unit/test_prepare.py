@@ -13,6 +13,7 @@ from torch import Tensor
 
 from beatray.augment.beats import select_beats, take_beats
 from beatray.augment.crops import crop, draw_starts, resized_crop
+from beatray.augment.draws import Draws
 from beatray.augment.two_views import ResizedViewSettings, ViewSettings, make_resized_views, make_two_views
 from beatray.preprocess import prepare
 
@@ -103,22 +104,24 @@ def test_clip_and_odd_inputs() -> None:
 )
 def test_views_do_not_depend_on_the_batch(settings: ViewSettings) -> None:
     batch = batch_of(64)
-    together = make_two_views(batch, settings, 3, 4)
+    together = make_two_views(batch, settings, Draws.of(batch, 3, 4))
     for rows in (slice(0, 1), slice(5, 6), slice(6, 7), slice(20, 50)):
-        apart = make_two_views({key: value[rows] for key, value in batch.items()}, settings, 3, 4)
+        some = {key: value[rows] for key, value in batch.items()}
+        apart = make_two_views(some, settings, Draws.of(some, 3, 4))
         for key, value in apart.items():
             assert torch.equal(value, together[key][rows]), key
     length = 2500 if settings.crop_seconds else 5000
     assert together["view_1"].shape == together["view_2"].shape == (64, 12, length)
     assert not torch.equal(together["view_1"], together["view_2"])
-    other_epoch = make_two_views(batch, settings, 3, 5)
+    other_epoch = make_two_views(batch, settings, Draws.of(batch, 3, 5))
     assert not torch.equal(other_epoch["view_1"], together["view_1"])
 
 
 def test_resized_views_do_not_depend_on_the_batch() -> None:
     batch = batch_of(16)
-    together = make_resized_views(batch, ResizedViewSettings(), 3, 4)
-    apart = make_resized_views({key: value[3:4] for key, value in batch.items()}, ResizedViewSettings(), 3, 4)
+    together = make_resized_views(batch, ResizedViewSettings(), Draws.of(batch, 3, 4))
+    some = {key: value[3:4] for key, value in batch.items()}
+    apart = make_resized_views(some, ResizedViewSettings(), Draws.of(some, 3, 4))
     for key, value in apart.items():
         assert torch.equal(value, together[key][3:4]), key
 
@@ -129,7 +132,7 @@ def test_views_with_two_threads_are_the_same() -> None:
     made = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        made.append(make_two_views(batch, ViewSettings(), 0, 0))
+        made.append(make_two_views(batch, ViewSettings(), Draws.of(batch, 0, 0)))
     torch.set_num_threads(threads)
     assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
 
@@ -161,7 +164,7 @@ def test_beats_are_those_mostly_inside() -> None:
 
     def select(most: int) -> tuple[Tensor, Tensor]:
         return select_beats(
-            peaks, start, valid, np.array([1, 2]), 0, 0, before_smp=50.0, after_smp=50.0, max_beats=most
+            peaks, start, valid, Draws(np.array([1, 2]), 0, 0), before_smp=50.0, after_smp=50.0, max_beats=most
         )
 
     boxes, index = select(8)
@@ -173,7 +176,13 @@ def test_beats_are_those_mostly_inside() -> None:
     values = take_beats(torch.arange(10.0).view(2, 5), index, -7.0)
     assert values[0].tolist() == [1, 2, *[-7] * 6]
     cut_short = select_beats(
-        peaks, start, torch.tensor([720, 0]), np.array([1, 2]), 0, 0, before_smp=50.0, after_smp=50.0, max_beats=3
+        peaks,
+        start,
+        torch.tensor([720, 0]),
+        Draws(np.array([1, 2]), 0, 0),
+        before_smp=50.0,
+        after_smp=50.0,
+        max_beats=3,
     )[1]
     assert cut_short[0].tolist() == [1, -1, -1]
 
@@ -181,12 +190,12 @@ def test_beats_are_those_mostly_inside() -> None:
 def test_few_beats_are_chosen_evenly_and_for_good() -> None:
     peaks = torch.arange(100, 2400, 200).expand(600, -1)
     keys = np.arange(600)
-    args = (torch.zeros(600, dtype=torch.int64), torch.full((600,), 2500), keys)
-    _, index = select_beats(peaks, *args, 0, 0, before_smp=50.0, after_smp=50.0, max_beats=4)
+    args = (torch.zeros(600, dtype=torch.int64), torch.full((600,), 2500), Draws(keys, 0, 0))
+    _, index = select_beats(peaks, *args, before_smp=50.0, after_smp=50.0, max_beats=4)
     counts = torch.bincount(index.flatten(), minlength=12)
     assert counts.min() > 150
     assert (torch.diff(index, dim=1) > 0).all()
     _, alone = select_beats(
-        peaks[9:10], args[0][9:10], args[1][9:10], keys[9:10], 0, 0, before_smp=50.0, after_smp=50.0, max_beats=4
+        peaks[9:10], args[0][9:10], args[1][9:10], Draws(keys[9:10], 0, 0), before_smp=50.0, after_smp=50.0, max_beats=4
     )
     assert torch.equal(alone, index[9:10])

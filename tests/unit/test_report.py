@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beatray.objectives.similarity import QUANTILES
 from matplotlib.lines import Line2D
 
-from beatray.objectives.similarity import QUANTILES
 from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
 from beatray.report import build, ecg, loops, pictures

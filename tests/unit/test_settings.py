@@ -10,12 +10,13 @@ from beatray.config import build, compose, flat
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
-from beatray.objectives.registry import read_settings
+from beatray.objectives.registry import objective_settings
 from beatray.settings import PretrainSettings
+from beatray.train.composed import pretrain_settings
 
 
 def pretrain(*words: str) -> PretrainSettings:
-    return build(PretrainSettings, compose("pretrain", list(words)))
+    return pretrain_settings(words)
 
 
 def test_words_reach_their_keys() -> None:
@@ -54,7 +55,7 @@ def test_every_top_file_composes_and_the_defaults_match_the_schema() -> None:
     paper = build(EvaluateSettings, compose("evaluate", ["encoder_path=random", "evaluate=benchmark"])["evaluate"])
     assert len(paper.seeds) == 10 and paper.classify_fractions[0] == 0.01 and paper.classify.labels == "superdiagnostic"
     objective = pretrain("objective=beat_ssl").objective
-    assert read_settings(BeatSslSettings, {k: v for k, v in objective.items() if k != "name"}, "") == BeatSslSettings()
+    assert objective_settings("beat_ssl", {k: v for k, v in objective.items() if k != "name"}) == BeatSslSettings()
     for top in ("ingest", "pretrain", "evaluate", "demo"):
         assert compose(top, [])
 

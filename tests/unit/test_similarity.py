@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from beatray.commands.pretrain import new_warnings
-from beatray.objectives import targets
+from beatray.objectives import soft_targets as targets
 from beatray.objectives.contrast import unit_rows
-from beatray.objectives.similarity import QUANTILES, Similarity, others_histogram, quantiles
+from beatray.objectives.soft_targets import QUANTILES, Similarity, others_histogram, quantiles
 from beatray.objectives.terms import LossSettings, combine_terms, contrast_term
 
 N = 40
@@ -58,19 +58,19 @@ def test_logs_hold_both_raw_and_sharpened(kind: str) -> None:
     similarity = targets.soft_1(values, values, 50.0) if kind == "soft_1" else targets.soft_2(values, values, 0.5, 20.0)
     wanted = similarity.targets(OWN, torch.float32)
     z = unit_rows(torch.randn(2 * N, 8))
-    term = contrast_term("rhythm", 1.0, z, z, INDEX, wanted, OWN, LossSettings(0.1), similarity)
-    _, logs = combine_terms([term])
+    term = contrast_term("record", 1.0, z, z, INDEX, wanted, OWN, LossSettings(0.1), similarity)
+    logs = combine_terms([term]).means
     for level in QUANTILES:
         for name, matrix in (("raw", similarity.raw), ("sharp", wanted)):
             expected = np.quantile(matrix[OTHERS].numpy(), level / 100, method="inverted_cdf")
             # half a bin of the raw similarity, sharpened
             near = similarity.sharpen(similarity.raw.new_tensor([1 - 1 / 256, 1.0]))
             slack = 0.004 if name == "raw" else 0.01 + float(near[1] - near[0])
-            assert float(logs[f"rhythm_{name}_similarity_q{level:02d}"]) == pytest.approx(expected, abs=slack)
+            assert float(logs[f"record/{name}_similarity_q{level:02d}"]) == pytest.approx(expected, abs=slack)
     hard = contrast_term("beat", 1.0, z, z, INDEX, targets.hard(OWN), OWN, LossSettings(0.1))
-    _, both = combine_terms([hard, term])
-    assert not [name for name in both if name.startswith("beat_") and "similarity" in name]
-    assert both["rhythm_raw_similarity_q50"] == logs["rhythm_raw_similarity_q50"]
+    both = combine_terms([hard, term]).means
+    assert not [name for name in both if name.startswith("beat/") and "similarity" in name]
+    assert both["record/raw_similarity_q50"] == logs["record/raw_similarity_q50"]
 
 
 def test_power_50_shows_in_the_logs() -> None:
@@ -83,8 +83,8 @@ def test_power_50_shows_in_the_logs() -> None:
 
 
 def test_each_warning_is_told_once_and_embeddings_get_time() -> None:
-    objective = {"rhythm": "soft_1", "exponent": 1, "pos_mass": None}
-    line = {"step": 0, "loss": None, "rhythm_target_entropy": 0.99, "rhythm_spread": 0.01, "rhythm_rows": 64.0}
+    objective = {"name": "beat_ssl", "rhythm": "soft_1", "exponent": 1.0, "positive_mass": None}
+    line = {"step": 0, "loss": None, "record/target_entropy": 0.99, "record/embedding_std": 0.01, "record/rows": 64.0}
     told: set[str] = set()
     assert ["exponent" in words for words in new_warnings(line, objective, 100, told)] == [True]
     assert list(new_warnings(line, objective, 100, told)) == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from beatray.config import build, compose
+from beatray.config import build
 from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
@@ -24,6 +24,7 @@ from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
 from beatray.sweep.resources import check_trial, concurrent
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points
+from beatray.train.composed import pretrain_settings
 
 FILES = [path.stem for path in (Path(__file__).resolve().parents[2] / "configs" / "sweep").glob("*.yaml")]
 
@@ -300,7 +301,7 @@ def test_the_last_figures_are_means_over_the_last_epoch_that_has_them() -> None:
 
 
 def some(**train: Any) -> PretrainSettings:
-    settings = build(PretrainSettings, compose("pretrain", ["train=small"]))
+    settings = pretrain_settings(["train=small"])
     return replace(settings, train=replace(settings.train, **{"workers": 1, "device": "cpu", **train}))
 
 

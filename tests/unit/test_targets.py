@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.objectives import targets
-from beatray.objectives.median import median_over_ranks
-from beatray.objectives.similarity import Similarity
+from beatray.objectives import soft_targets as targets
+from beatray.objectives.reduce import median_over_ranks
+from beatray.objectives.soft_targets import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from feature_tables import table_of
 
@@ -125,7 +125,10 @@ def test_soft_z_of_equal_things_and_of_none() -> None:
     one, own = torch.ones(2, 3), torch.tensor([[False, True], [True, False]])
     assert torch.equal(made(targets.soft_z(one, one, own, torch.arange(2), 1.0), own), torch.ones(2, 2))
     none = torch.zeros(0, 3)
-    assert made(targets.soft_z(none, none, torch.zeros(0, 0, dtype=torch.bool), torch.arange(0), 1.0)).shape == (0, 0)
+    assert made(targets.soft_z(none, none, torch.zeros(0, 0, dtype=torch.bool), torch.arange(0), 1.0)).shape == (
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100, 4097])
@@ -146,34 +149,36 @@ def test_opposite_features_are_not_alike() -> None:
     assert soft[0, 1] == 0.0  # an even power must not turn -1 into 1
 
 
-@pytest.mark.parametrize("pos_mass", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
-def test_own_pairs_hold_the_asked_mass(pos_mass: float) -> None:
+@pytest.mark.parametrize("positive_mass", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
+def test_own_pairs_hold_the_asked_mass(positive_mass: float) -> None:
     soft = made(targets.soft_1(features(), features(), 50.0), OWN)
-    fixed = targets.fix_own_mass(soft, OWN, INDEX, pos_mass)
+    fixed = targets.fix_positive_mass(soft, OWN, INDEX, positive_mass)
     share = fixed / fixed.sum(1, keepdim=True)
-    torch.testing.assert_close((share * OWN).sum(1), torch.full((2 * N,), pos_mass))
+    torch.testing.assert_close((share * OWN).sum(1), torch.full((2 * N,), positive_mass))
     # relations among the others stay
     torch.testing.assert_close(fixed[0, 1] / fixed[0, 2], soft[0, 1] / soft[0, 2])
-    assert targets.fix_own_mass(soft, OWN, INDEX, None) is soft
+    assert targets.fix_positive_mass(soft, OWN, INDEX, None) is soft
 
 
 def test_own_mass_leaves_what_cannot_be_fixed() -> None:
     hard = targets.hard(OWN)
-    torch.testing.assert_close(targets.fix_own_mass(hard, OWN, INDEX, 0.5), hard)
+    torch.testing.assert_close(targets.fix_positive_mass(hard, OWN, INDEX, 0.5), hard)
     nothing = torch.zeros(2 * N, 2 * N)
-    torch.testing.assert_close(targets.fix_own_mass(nothing, OWN, INDEX, 0.5), nothing)
+    torch.testing.assert_close(targets.fix_positive_mass(nothing, OWN, INDEX, 0.5), nothing)
     for bad in (1.0, -0.1):
-        with pytest.raises(ValueError, match="pos_mass"):
-            targets.fix_own_mass(hard, OWN, INDEX, bad)
+        with pytest.raises(ValueError, match="positive_mass"):
+            targets.fix_positive_mass(hard, OWN, INDEX, bad)
 
 
 def test_no_mass_on_own_pairs_leaves_the_others_alone() -> None:
     soft = made(targets.soft_1(features(), features(), 50.0), OWN)
-    none = targets.fix_own_mass(soft, OWN, INDEX, 0.0)
+    none = targets.fix_positive_mass(soft, OWN, INDEX, 0.0)
     assert none[OWN].abs().max() == 0.0
     others = ~OWN & ~torch.eye(2 * N, dtype=torch.bool)
     assert torch.equal(none[others], soft[others])
-    assert torch.equal(targets.fix_own_mass(targets.hard(OWN), OWN, INDEX, 0.0), targets.hard(OWN))  # no others to draw
+    assert torch.equal(
+        targets.fix_positive_mass(targets.hard(OWN), OWN, INDEX, 0.0), targets.hard(OWN)
+    )  # no others to draw
 
 
 def test_same_class() -> None:

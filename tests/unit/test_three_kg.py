@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.augment.draws import uniform
+from beatray.augment.draws import Draws, uniform
 from beatray.augment.three_kg import (
     AXIS_ORDERS,
     HeartDraws,
@@ -35,13 +35,13 @@ def test_residual_without_movement_is_bit_equal() -> None:
     for transform in ("dower", "kors"):
         matrices = lead_matrices(np.broadcast_to(np.eye(3), (5, 3, 3)), "residual", transform)
         assert torch.equal(apply_leads(x, matrices, "residual"), x)
-    still = draw_heart(KEYS[:5], 0, 0, 1)
+    still = draw_heart(Draws(KEYS[:5], 0, 0), 1)
     assert torch.equal(three_kg(x, still, angle_deg=0.0, scale=1.0), x)
 
 
 def test_project_without_movement_is_the_dipole_part() -> None:
     x = torch.randn(4, 12, 300, dtype=torch.float64)
-    y = three_kg(x, draw_heart(KEYS[:4], 0, 0, 1), angle_deg=0.0, scale=1.0, mode="project")
+    y = three_kg(x, draw_heart(Draws(KEYS[:4], 0, 0), 1), angle_deg=0.0, scale=1.0, mode="project")
     torch.testing.assert_close(y, vcg_to_ecg(ecg_to_vcg(x)))
 
 
@@ -69,7 +69,7 @@ def test_rotation_then_scale_in_the_drawn_order() -> None:
 
 
 def test_draws_follow_the_published_law() -> None:
-    draws = draw_heart(KEYS, 0, 0, 1)
+    draws = draw_heart(Draws(KEYS, 0, 0), 1)
     heart = heart_matrices(draws, 45.0, 1.5)
     # rotations keep lengths, so the row norms are the scales
     scales = np.linalg.norm(heart, axis=2)
@@ -95,7 +95,7 @@ def test_one_axis_turns_at_most_by_the_angle() -> None:
 @pytest.mark.parametrize(("mode", "transform"), [("residual", "dower"), ("residual", "kors"), ("project", "dower")])
 def test_limb_leads_stay_consistent(mode: str, transform: str) -> None:
     x = einthoven_record(6)
-    y = three_kg(x, draw_heart(KEYS[:6], 1, 2, 1), mode=mode, transform=transform)  # type: ignore[arg-type]
+    y = three_kg(x, draw_heart(Draws(KEYS[:6], 1, 2), 1), mode=mode, transform=transform)  # type: ignore[arg-type]
     one, two = y[:, 0], y[:, 1]
     assert not torch.allclose(y, x, atol=0.1)
     for lead, expected in ((2, two - one), (3, -(one + two) / 2), (4, one - two / 2), (5, two - one / 2)):
@@ -104,8 +104,8 @@ def test_limb_leads_stay_consistent(mode: str, transform: str) -> None:
 
 def test_residual_moves_only_the_dipole() -> None:
     x = einthoven_record(3).double()
-    y = three_kg(x, draw_heart(KEYS[:3], 0, 0, 2))
-    heart = torch.as_tensor(heart_matrices(draw_heart(KEYS[:3], 0, 0, 2), 45.0, 1.5))
+    y = three_kg(x, draw_heart(Draws(KEYS[:3], 0, 0), 2))
+    heart = torch.as_tensor(heart_matrices(draw_heart(Draws(KEYS[:3], 0, 0), 2), 45.0, 1.5))
     vcg = ecg_to_vcg(x)
     torch.testing.assert_close(y - x, vcg_to_ecg(heart @ vcg - vcg))
 
@@ -114,14 +114,14 @@ def test_residual_moves_only_the_dipole() -> None:
 @pytest.mark.parametrize("mode", ["residual", "project"])
 def test_a_record_alone_gives_the_same_bits(n: int, mode: str) -> None:
     x = torch.randn(64, 12, n, generator=torch.Generator().manual_seed(n))
-    together = three_kg(x, draw_heart(KEYS[:64], 5, 6, 1), mode=mode)  # type: ignore[arg-type]
+    together = three_kg(x, draw_heart(Draws(KEYS[:64], 5, 6), 1), mode=mode)  # type: ignore[arg-type]
     for rows in (slice(0, 1), slice(63, 64), slice(10, 13), slice(0, 33)):
-        apart = three_kg(x[rows], draw_heart(KEYS[:64][rows], 5, 6, 1), mode=mode)  # type: ignore[arg-type]
+        apart = three_kg(x[rows], draw_heart(Draws(KEYS[:64][rows], 5, 6), 1), mode=mode)  # type: ignore[arg-type]
         assert torch.equal(apart, together[rows])
 
 
 def test_wrong_settings_are_refused() -> None:
-    x, draws = torch.zeros(1, len(LEADS), 10), draw_heart(KEYS[:1], 0, 0, 1)
+    x, draws = torch.zeros(1, len(LEADS), 10), draw_heart(Draws(KEYS[:1], 0, 0), 1)
     with pytest.raises(ValueError, match="mode=residual"):
         three_kg(x, draws, mode="project", transform="kors")
     with pytest.raises(ValueError, match="scale"):

@@ -9,12 +9,23 @@ record, in time order, the same whatever the batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from beatray.augment.draws import Stream, uniform
+from beatray.augment.draws import Draws
+
+
+@dataclass(frozen=True, slots=True)
+class BeatBox:
+    """Where a beat's box lies around its R-peak, in seconds, and at how many points it is read."""
+
+    before_s: float = 0.35
+    after_s: float = 0.55
+    bins: int = 8
+
 
 MIN_INSIDE = 0.75
 """A box with less of its length inside the signal is left out."""
@@ -24,9 +35,7 @@ def select_beats(
     r_peaks: Tensor,
     crop_start: Tensor,
     n_valid: Tensor,
-    keys: NDArray[np.int64],
-    seed: int,
-    epoch: int,
+    draws: Draws,
     *,
     before_smp: float,
     after_smp: float,
@@ -43,7 +52,7 @@ def select_beats(
     limit = n_valid.cpu().numpy()[:, None]
     inside = np.minimum(end, limit) - np.maximum(start, 0.0)
     usable = (r_peaks >= 0).cpu().numpy() & (inside >= MIN_INSIDE * (before_smp + after_smp))
-    order = uniform(keys, seed, epoch, Stream.BEATS, peaks.shape[1])
+    order = draws.uniform("beats", peaks.shape[1])
     order[~usable] = 2.0  # behind every usable beat
     slots = min(max_beats, peaks.shape[1])
     nobody = peaks.shape[1]
@@ -66,9 +75,7 @@ def all_beats(r_peaks: Tensor, n_samples: Tensor, before_smp: float, after_smp: 
         r_peaks,
         torch.zeros(n, dtype=torch.int64),
         n_samples,
-        np.zeros(n, np.int64),  # the draw among beats: all are taken, so it does not matter
-        seed=0,
-        epoch=0,
+        Draws(np.zeros(n, np.int64), 0, 0),  # the draw among beats: all are taken, so it does not matter
         before_smp=before_smp,
         after_smp=after_smp,
         max_beats=most,

@@ -9,18 +9,25 @@ generators", OOPSLA 2014; the constants are Stafford's variant 13) over the five
 to the exclusive or of the state and the next word, and mixes. For equal earlier words, two different words never meet
 in the same state, because every step is a bijection.
 
-Contract: keys are int64 (two's complement of the 64-bit key), `stream` names the purpose (`Stream`, moved by
-`view_stream` for each view), results are float64 in [0, 1) with 53 random bits. Pure numpy: parameters are drawn on
-the host and only then sent to a device.
+`Draws` is what views are made with: the records of a batch, the seed and the epoch, and numbers by what they are for.
+
+Contract: keys are int64 (two's complement of the 64-bit key); the stream of a purpose is a function of its name
+(`stream_of`), moved by `view_stream` for each view; results are float64 in [0, 1) with 53 random bits. Pure numpy:
+parameters are drawn on the host and only then sent to a device.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -29,7 +36,7 @@ _VIEW_STEP = 1 << 16
 
 
 class Stream(IntEnum):
-    """What a number is drawn for. Values are part of the contract: changing one changes every run."""
+    """Purposes whose streams were numbered by hand. Part of the contract: changing one changes every run."""
 
     CROP = 1
     AXIS_ORDER = 2
@@ -42,7 +49,38 @@ class Stream(IntEnum):
     TIME_OUT = 9
 
 
-def view_stream(stream: Stream, view: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Random numbers for the records of one batch: keys (B,) int64, the seed of the run and the epoch."""
+
+    keys: NDArray[np.int64]
+    seed: int
+    epoch: int
+
+    @classmethod
+    def of(cls, batch: dict[str, Tensor], seed: int, epoch: int) -> Draws:
+        """For the records of a batch, by its `record_key`."""
+        return cls(batch["record_key"].cpu().numpy().astype(np.int64, copy=False), seed, epoch)
+
+    def uniform(self, purpose: str, n: int, view: int = 0) -> NDArray[np.float64]:
+        """`n` numbers in [0, 1) for each record: (B, n). Purposes are names; views of a record draw independently."""
+        return uniform(self.keys, self.seed, self.epoch, view_stream(stream_of(purpose), view), n)
+
+    def shared(self, purpose: str, n: int) -> NDArray[np.float64]:
+        """`n` numbers in [0, 1) that all records of an epoch share, whatever batch or rank they are in: (n,)."""
+        drawn: NDArray[np.float64] = uniform(np.zeros(1, np.int64), self.seed, self.epoch, stream_of(purpose), n)[0]
+        return drawn
+
+
+def stream_of(purpose: str) -> int:
+    """The stream of a purpose: its number in `Stream`, or a hash of the name far above all numbers and views."""
+    known = Stream.__members__.get(purpose.upper())
+    if known is not None:
+        return int(known)
+    return 1 << 62 | int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=5).digest(), "little") << 20
+
+
+def view_stream(stream: int, view: int) -> int:
     """The stream of one view (1, 2, ...): views of a record draw independently of each other."""
     return int(stream) + _VIEW_STEP * view
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beatray.augment.draws import Stream, uniform, view_stream
+from beatray.augment.draws import Draws
 from beatray.record import LEADS
 
 MAX_HIDDEN_LEADS = 9
@@ -59,9 +59,7 @@ def mask_length(fraction: float, n_samples: int) -> int:
 
 
 def draw_mask(
-    keys: NDArray[np.int64],
-    seed: int,
-    epoch: int,
+    draws: Draws,
     view: int,
     *,
     fraction: float = 0.5,
@@ -78,8 +76,8 @@ def draw_mask(
     """
     n_leads = len(LEADS)
     if peaks_smp is None:
-        return uniform(keys, seed, epoch, view_stream(Stream.MASK, view), n_leads)
-    drawn = uniform(keys, seed, epoch, view_stream(Stream.MASK, view), n_leads * tries).reshape(-1, tries, n_leads)
+        return draws.uniform("mask", n_leads, view)
+    drawn = draws.uniform("mask", n_leads * tries, view).reshape(-1, tries, n_leads)
     starts = (drawn * n_samples).astype(np.int64)
     length = mask_length(fraction, n_samples)
     # peaks (B, 1, P, 1) against starts (B, tries, 1, 12): inside the block, counted around the circle
@@ -88,7 +86,7 @@ def draw_mask(
     hidden = (behind_start < length).sum(axis=-1) * is_beat[:, None, :]
     good = (hidden <= max_hidden).all(axis=-1)
     chosen = np.where(good.any(axis=1), good.argmax(axis=1), tries - 1)
-    return drawn[np.arange(len(keys)), chosen]
+    return drawn[np.arange(len(drawn)), chosen]
 
 
 def _zero_blocks(x: Tensor, starts: NDArray[np.int64], lengths: NDArray[np.int64], in_place: bool) -> Tensor:

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beatray.augment.draws import Stream, uniform, view_stream
+from beatray.augment.draws import Draws
 from beatray.augment.vcg import DOWER, LEADS_FROM_EIGHT, Transform, vcg_matrix
 from beatray.record import INDEPENDENT_LEADS, LEADS
 
@@ -50,17 +50,13 @@ class HeartDraws:
     invert: NDArray[np.float64]
 
 
-def draw_heart(keys: NDArray[np.int64], seed: int, epoch: int, view: int) -> HeartDraws:
-    """The draws of one view for the records `keys` (B,) int64."""
-
-    def draw(stream: Stream, n: int) -> NDArray[np.float64]:
-        return uniform(keys, seed, epoch, view_stream(stream, view), n)
-
+def draw_heart(draws: Draws, view: int) -> HeartDraws:
+    """The place of the heart of each record in one view (1, 2, ...)."""
     return HeartDraws(
-        order=draw(Stream.AXIS_ORDER, 1)[:, 0],
-        angle=draw(Stream.ANGLE, 3),
-        scale=draw(Stream.SCALE, 3),
-        invert=draw(Stream.SCALE_INVERT, 3),
+        order=draws.uniform("axis_order", 1, view)[:, 0],
+        angle=draws.uniform("angle", 3, view),
+        scale=draws.uniform("scale", 3, view),
+        invert=draws.uniform("scale_invert", 3, view),
     )
 
 

@@ -18,7 +18,7 @@ from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
 from beatray.commands.evaluate import evaluated, track_results
 from beatray.commands.report import write_report
-from beatray.config import build, compose
+from beatray.config import build, config_folder
 from beatray.corpus.reader import open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
@@ -32,10 +32,10 @@ from beatray.settings import (
     PretrainSettings,
     TrackingSettings,
     TrainSettings,
-    ViewPlacement,
 )
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker, how_to_open
+from beatray.train.composed import pretrain_content
 
 SAMPLE = Path(__file__).parent.parent / "sample"
 MARK = "demo.json"
@@ -49,11 +49,11 @@ class DemoSettings:
     out: str = "beatray-demo"
     run: str = "pretrain"
     seed: int = 0
+    recipe: str | None = None
     records: int | None = None
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     encoder: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
-    views: ViewPlacement = field(default_factory=ViewPlacement)
     train: TrainSettings = field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
@@ -63,7 +63,17 @@ class DemoSettings:
 
 def settings_from(words: list[str], out: str | None) -> DemoSettings:
     """The settings that the words of the command line mean."""
-    return build(DemoSettings, compose("demo", [*words, *([f"out={out}"] if out else [])]))
+    words = [_as_recipe(word) for word in words] + ([f"out={out}"] if out else [])
+    return build(DemoSettings, pretrain_content("demo", words, kinds={"evaluate": EvaluateSettings}))
+
+
+def _as_recipe(word: str) -> str:
+    """`objective=NAME` is that method with a network, an optimizer and a schedule that suit it: its small recipe."""
+    key, _, name = word.partition("=")
+    small = f"{name}_tiny"
+    return (
+        f"recipe={small}" if key == "objective" and (config_folder() / "recipe" / f"{small}.yaml").is_file() else word
+    )
 
 
 def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
@@ -130,10 +140,10 @@ def _pretrain_settings(settings: DemoSettings, folder: Path) -> PretrainSettings
         out=str(folder / "runs"),
         run=settings.run,
         seed=settings.seed,
+        recipe=settings.recipe,
         corpus=replace(settings.corpus, path=str(folder / "corpus")),
         encoder=settings.encoder,
         objective=settings.objective,
-        views=settings.views,
         train=settings.train,
         checkpoint=settings.checkpoint,
         cluster=settings.cluster,

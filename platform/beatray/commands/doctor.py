@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from beatray.commands.console import say
-from beatray.config import as_dict, build, compose
+from beatray.config import as_dict
 from beatray.doctor.checks import cluster_address, examine
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.doctor.ray_state import check_cluster_address
 from beatray.settings import PretrainSettings
 from beatray.track.secrets import without_secrets
+from beatray.train.composed import pretrain_settings
 
 Found = tuple[str, Finding]
 """(subject, finding)"""
@@ -26,7 +27,7 @@ COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 def run(words: list[str], *, multi_node: bool, as_json: bool, seconds: float) -> int:
     """Examine, tell, and return the exit code."""
-    settings = build(PretrainSettings, compose("pretrain", words))
+    settings = pretrain_settings(words)
     found = examine(settings)
     if multi_node:
         found = chain(found, _cluster(settings, seconds))

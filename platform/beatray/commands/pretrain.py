@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.config import as_dict, build, compose
-from beatray.objectives.terms import collapse_warnings
+from beatray.config import as_dict
+from beatray.objectives.objective import Progress
+from beatray.objectives.registry import objective_class, objective_settings
 from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job
 from beatray.train.launch import RunResult, check, pretrain
 from beatray.train.prepare import prepare_job
@@ -24,7 +26,7 @@ from beatray.train.tracked import tracked
 
 def settings_from(words: list[str]) -> PretrainSettings:
     """The settings that the words of the command line mean."""
-    return build(PretrainSettings, compose("pretrain", words))
+    return pretrain_settings(words)
 
 
 def run(settings: PretrainSettings) -> RunResult:
@@ -129,14 +131,12 @@ def _watched(job: Job, folder: RunFolder) -> Iterator[None]:
             look()  # a short run may have ended between two looks
 
 
-def new_warnings(line: Mapping[str, Any], objective: Mapping[str, object], steps: int, told: set[str]) -> Iterator[str]:
-    """What is worth a warning in a line of metrics and was not told yet; `told` remembers it.
-
-    Targets do not depend on training, so they are judged at once; embeddings only after a tenth of the steps.
-    """
-    known = {name: value for name, value in line.items() if value is not None}
-    for key, warning in collapse_warnings(known, objective).items():
-        early = key.endswith("_spread") and line["step"] <= steps // 10
-        if key not in told and not early:
+def new_warnings(line: Mapping[str, Any], objective: Mapping[str, Any], steps: int, told: set[str]) -> Iterator[str]:
+    """What the method has to say of a line of metrics and has not said yet; `told` remembers it."""
+    known = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+    settings = objective_settings(objective["name"], {key: value for key, value in objective.items() if key != "name"})
+    at = Progress(int(line["step"]), steps)
+    for key, warning in objective_class(objective["name"]).warnings(settings, known, at).items():
+        if key not in told:
             told.add(key)
             yield warning

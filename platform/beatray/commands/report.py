@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from beatray.augment.draws import record_key
-from beatray.augment.two_views import VIEWS, ViewSettings, make_two_views
+from beatray.augment.draws import Draws, record_key
 from beatray.augment.vcg import ecg_to_vcg
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
 from beatray.dsp.beats import beat_boxes
+from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.results import Evaluation
-from beatray.record import RATE_HZ
+from beatray.objectives.objective import Curve, Objective
+from beatray.objectives.registry import objective_class, objective_settings
+from beatray.record import LEADS, RATE_HZ
 from beatray.report.build import Example, Material, build_report
 from beatray.track.journal import read_lines
+from beatray.train.job import build_model
+from beatray.train.prepare import feature_statistics
 
 SHOWN = 2 * RATE_HZ
 """Samples of the heart vector that are drawn: two beats or three."""
@@ -51,7 +56,7 @@ def write_report(
             "same encoder with random weights, trained from scratch, and hand-made features."
         ],
         run={
-            "objective": describe_objective(settings["objective"]),
+            "objective": described(settings["objective"]),
             "encoder": settings["encoder"]["name"],
             "steps": f"{steps} of {train['batch_size']} recordings on {train['workers']} workers",
             "time training": f"{sum(line['step_s'] + line['data_wait_s'] for line in lines):.0f} s",
@@ -67,7 +72,10 @@ def write_report(
         },
         licences=licences,
         metrics=lines,
-        example=example_of(rows, shown, settings["objective"], settings["seed"]),
+        curves=curves_of(settings["objective"]),
+        example=example_of(
+            rows, shown, settings["objective"], settings["encoder"], feature_statistics(corpus), settings["seed"]
+        ),
         evaluation=evaluation,
         rows=rows,
         tracking=tracking,
@@ -75,36 +83,38 @@ def write_report(
     return build_report(path, material)
 
 
-def describe_objective(objective: dict[str, object]) -> str:
-    """The method and its targets in a few words."""
-    if objective["name"] != "beat_ssl":
-        return str(objective["name"])
-    rhythm, beat = str(objective["rhythm"]), str(objective["beat"])
-    sharpened = f"^{objective['exponent']:g}" if "soft_1" in (rhythm, beat) else ""
-    mass = (
-        f", own-pair mass {objective['pos_mass']}"
-        if "soft" in rhythm + beat and objective["pos_mass"] is not None
-        else ""
-    )
-    kind = f" ({objective.get('beat_labels') or objective['hard_beat']})" if beat == "hard" else ""
-    return f"Beat-SSL, rhythm {rhythm}{sharpened if rhythm == 'soft_1' else ''}, beats {beat}{kind}{mass}"
+def curves_of(objective: Mapping[str, Any]) -> Sequence[Curve]:
+    """What the method wants drawn of its training."""
+    kind, settings = _method(objective)
+    return kind.curves(settings)
 
 
-def example_of(rows: Rows, position: int, objective: dict[str, Any], seed: int) -> Example:
-    """One recording with its heart vector and, for objectives that turn it, two views of the same stretch."""
+def described(objective: Mapping[str, Any]) -> str:
+    """The method and its settings in a few words."""
+    kind, settings = _method(objective)
+    return kind.described(settings)
+
+
+def _method(objective: Mapping[str, Any]) -> tuple[type[Objective], Any]:
+    name = str(objective["name"])
+    content = {key: value for key, value in objective.items() if key != "name"}
+    return objective_class(name), objective_settings(name, content)
+
+
+def example_of(
+    rows: Rows, position: int, objective: Mapping[str, Any], encoder: Mapping[str, Any], statistics: Any, seed: int
+) -> Example:
+    """One recording with its heart vector and the views that the objective makes of the same stretch."""
     one = rows.take([position])
     x_mv = prepared(one.signal_uv, one.n_samples)[0]
-    start, shown = 0, []
-    if "mode" in objective.get("views", {}):
-        batch = {
-            "signal_uv": torch.from_numpy(one.signal_uv.copy()),
-            "n_samples": torch.from_numpy(one.n_samples.astype(np.int64)),
-            "record_key": torch.tensor([record_key(one.record_id[0])]),
-            "r_peaks": torch.from_numpy(one.r_peaks[0].astype(np.int64))[None],
-        }
-        views = make_two_views(batch, ViewSettings(**objective["views"]), seed, epoch=0)
-        start = int(views["crop_start"][0])
-        shown = [(f"view {view}", ecg_to_vcg(views[f"view_{view}"][..., :SHOWN])[0].numpy()) for view in VIEWS]
+    made = build_model(dict(objective), dict(encoder), seed, statistics)
+    views = made.views(_batch_of(one, made.reads), Draws(np.array([record_key(one.record_id[0])]), seed, 0))
+    start = int(views["crop_start"][0]) if "crop_start" in views else 0
+    shown = [
+        (name.replace("_", " "), ecg_to_vcg(view[..., :SHOWN])[0].numpy())
+        for name, view in views.items()
+        if name.startswith("view_") and view.dim() == 3 and view.shape[1] == len(LEADS)
+    ]
     return Example(
         record_id=one.record_id[0],
         x_mv=x_mv,
@@ -115,10 +125,30 @@ def example_of(rows: Rows, position: int, objective: dict[str, Any], seed: int) 
     )
 
 
-def _contrasted(r_peaks: NDArray[np.int32], n_samples: int, objective: dict[str, Any]) -> NDArray[np.float32]:
+def _batch_of(one: Rows, reads: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The arrays that views are made of; features and classes, which no picture shows, are unknown."""
+    beats = max(len(one.r_peaks[0]), 1)
+    key = torch.tensor([record_key(one.record_id[0])])
+    peaks = torch.from_numpy(one.r_peaks[0].astype(np.int64))[None]
+    known = {
+        "signal_uv": torch.from_numpy(one.signal_uv.copy()),
+        "n_samples": torch.from_numpy(one.n_samples.astype(np.int64)),
+        "record_key": key,
+        "patient_key": key,
+        "r_peaks": peaks if peaks.shape[1] else torch.full((1, 1), -1),
+        "record_features": torch.full((1, len(RECORD_FEATURES)), torch.nan),
+        "beat_features": torch.full((1, beats, len(BEAT_FEATURES)), torch.nan),
+        "beat_class": torch.full((1, beats), -1),
+    }
+    return {name: known[name] for name in reads}
+
+
+def _contrasted(r_peaks: NDArray[np.int32], n_samples: int, objective: Mapping[str, Any]) -> NDArray[np.float32]:
     """The windows (n_beats, 2) that the objective contrasts; for objectives without beats, the usual ones."""
-    if "box_before_s" not in objective:
+    kind, settings = _method(objective)
+    box = kind.beat_box(settings)
+    if box is None:
         usual: NDArray[np.float32] = beat_boxes(r_peaks, RATE_HZ, n_samples)
         return usual
-    around = np.array([-objective["box_before_s"], objective["box_after_s"]]) * RATE_HZ
+    around = np.array([-box.before_s, box.after_s]) * RATE_HZ
     return np.asarray(r_peaks[:, None] + around, np.float32)

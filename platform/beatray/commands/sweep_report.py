@@ -41,7 +41,7 @@ from beatray.track.secrets import without_secrets
 from beatray.track.server import run_tags
 from beatray.track.setup import resume
 from beatray.track.tracker import Tracker
-from beatray.train.prepare import policy_of
+from beatray.train.prepare import feature_statistics, policy_of
 from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS, RunFolder
 
 MOST_EMBEDDED = 2000
@@ -139,7 +139,9 @@ def _of_corpus(
         "overlays": _overlays(folder, trial, corpus, evaluation),
         "min_leads": evaluation.min_leads,
         "embeddings": _embeddings(folder, trial, rows, evaluation),
-        "example": example_of(rows, shown, dict(settings["objective"]), settings["seed"]),
+        "example": example_of(
+            rows, shown, settings["objective"], settings["encoder"], feature_statistics(corpus), settings["seed"]
+        ),
     }
 
 

@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from beatray.augment.beats import all_beats
+from beatray.augment.beats import BeatBox, all_beats
 from beatray.dsp.peaks import find_r_peaks
 from beatray.models.encoder import Encoder, Stage, pool_over_time
 from beatray.models.roi_align import roi_align_1d
 from beatray.record import RATE_HZ
 
-BEFORE_S, AFTER_S, BINS = 0.35, 0.55, 8
-"""The box around an R-peak and the points read in it: the objectives' own defaults."""
+BOX = BeatBox()
+"""The box around an R-peak and the points read in it."""
 
 
 @torch.no_grad()
@@ -62,12 +62,12 @@ def median_heartbeats(
     for row, peaks in zip(padded, r_peaks, strict=True):
         row[: len(peaks)] = peaks
     valid = torch.from_numpy(n_samples)
-    boxes, index = all_beats(torch.from_numpy(padded), valid, BEFORE_S * RATE_HZ, AFTER_S * RATE_HZ)
+    boxes, index = all_beats(torch.from_numpy(padded), valid, BOX.before_s * RATE_HZ, BOX.after_s * RATE_HZ)
     owner, slot = (index >= 0).nonzero(as_tuple=True)
     device = fmap.device
-    regions = roi_align_1d(fmap, boxes[owner, slot].to(device), owner.to(device), stage, BINS)
+    regions = roi_align_1d(fmap, boxes[owner, slot].to(device), owner.to(device), stage, BOX.bins)
     beats, owners = regions.flatten(1).cpu().numpy(), owner.numpy()
-    medians = np.full((len(r_peaks), BINS * fmap.shape[1]), np.nan, np.float32)
+    medians = np.full((len(r_peaks), BOX.bins * fmap.shape[1]), np.nan, np.float32)
     for row in np.unique(owners):
         medians[row] = np.median(beats[owners == row], axis=0)
     return medians

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from beatray.augment.beats import BeatBox
 from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
@@ -29,7 +30,7 @@ from beatray.infer.files import (
 )
 from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
 from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_encoder
-from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
 from beatray.storage.hashed_folder import read_folder
 from beatray.storage.store import Store
@@ -184,14 +185,25 @@ def encoder_sha256(path: str) -> str:
 
 
 def _boxes(settings: EmbedSettings, objective: dict[str, Any]) -> BeatBoxes:
-    """The settings' boxes; what they leave open is taken from the encoder's training, or from Beat-SSL's defaults."""
-    known = BeatSslSettings()
+    """The settings' boxes; what they leave open is that of the encoder's training, where it knew of beats, or usual."""
+    trained = _trained_with(objective) or BeatBox()
+    before_s, after_s, bins = settings.box_before_s, settings.box_after_s, settings.roi_bins
+    return BeatBoxes(
+        trained.before_s if before_s is None else before_s,
+        trained.after_s if after_s is None else after_s,
+        trained.bins if bins is None else bins,
+        settings.beat_pooling,
+    )
 
-    def of(name: str) -> Any:
-        asked = getattr(settings, name)
-        return asked if asked is not None else objective.get(name, getattr(known, name))
 
-    return BeatBoxes(float(of("box_before_s")), float(of("box_after_s")), int(of("roi_bins")), settings.beat_pooling)
+def _trained_with(objective: dict[str, Any]) -> BeatBox | None:
+    """What the method of the encoder says of its beats; None if it knows none, or is not to be had here."""
+    try:
+        name = objective["name"]
+        rest = {key: value for key, value in objective.items() if key != "name"}
+        return objective_class(name).beat_box(objective_settings(name, rest))
+    except (KeyError, ValueError):  # a method of somebody's own, or of another version
+        return None
 
 
 def finished_parts(plan: Plan) -> dict[str, tuple[Part, ...]]:

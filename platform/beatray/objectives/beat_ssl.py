@@ -6,47 +6,66 @@ features. Beat level: the feature map under each heartbeat (RoIAlign around the 
 projected, targets from beat classes or beat features. The loss is the weighted sum of both. The code of the paper is
 not public: what its figures leave open is a setting here.
 
-Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same, where hard means `hard_beat`: same_record
-(all beats of a record in both views are positive, needs R-peaks only) or clusters (same beat class), or with
-`beat_labels` aami the classes of a trained classifier. `beat_similarity` inherit_record gives beats the similarity of
-their records instead of their own features. See targets.py, contrast.py. Ours, not the paper's: `feature_weight` adds
-the reading of measured features from the embedding, see feature_regression.py.
-
-Contract: `views` runs anywhere and returns tensors with one row per record; `forward` runs under data parallel training
-on any number of ranks, with any number of records and beats on each, zero included, and gives the loss to
-backpropagate and logs over the global batch.
+Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same. What makes hard beats alike is
+`beat_positives`: same_record (all beats of a record in both views are positive, needs R-peaks only), clusters (beat
+classes of the corpus) or aami (the classes of a trained classifier); inherit_record gives soft beats the similarity of
+their records instead of that of their own features. See soft_targets.py, contrast.py. Ours, not the paper's:
+`feature_weight` adds the reading of measured features from the embedding, see feature_regression.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from beatray.augment.beats import select_beats, take_beats
-from beatray.augment.two_views import host_keys, make_two_views
+from beatray.augment.beats import BeatBox, select_beats, take_beats
+from beatray.augment.draws import Draws
+from beatray.augment.two_views import make_two_views
+from beatray.beat_classifier import folder as classifier
 from beatray.beat_classifier.labels import BeatLabels
+from beatray.errors import CheckpointError, SettingsError
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, ProjectionHead
-from beatray.objectives import targets
-from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives import soft_targets
+from beatray.objectives.beat_ssl_settings import SOFT, BeatSslSettings
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.feature_regression import feature_loss
-from beatray.objectives.gather import gather_counts, gather_rows, rank
-from beatray.objectives.pairs import Pairs, encode_views, keep_valid, lay_out, valid_in_crop
-from beatray.objectives.similarity import Similarity
+from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
+from beatray.objectives.pairs import Pairs, encode_views, lay_out
+from beatray.objectives.reduce import gather_counts, gather_rows, rank
+from beatray.objectives.soft_targets import Similarity
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
-from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
+from beatray.objectives.terms import (
+    MAX_TARGET_ENTROPY,
+    LossSettings,
+    Term,
+    combine_terms,
+    contrast_curves,
+    contrast_term,
+    uniform_targets,
+)
 from beatray.record import RATE_HZ
+from beatray.storage.store import Store
+
+SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance", "soft_z": "z_power"}
+"""The setting that sharpens each kind of soft target."""
 
 
-class BeatSsl(nn.Module):
-    """The objective: see the module text. Raises ValueError where soft targets lack `statistics`."""
+class BeatSsl(Objective):
+    """The method: see the module text. Raises ValueError where soft targets lack `statistics`."""
 
-    def __init__(self, encoder: Encoder, settings: BeatSslSettings, statistics: FeatureStatistics | None) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.settings = settings
-        self.loss_settings = LossSettings(settings.temperature, settings.form, settings.bce_bias)
+    name = "beat_ssl"
+    title = "Beat-SSL"
+    Settings = BeatSslSettings
+
+    def __init__(
+        self, encoder: Encoder, settings: BeatSslSettings, statistics: FeatureStatistics | None = None
+    ) -> None:
+        super().__init__(encoder, settings, statistics)
+        self.loss_settings = LossSettings(settings.temperature, settings.loss, settings.sigmoid_bias)
         # a part that takes no part gets no weights: data parallel training waits for the gradient of every weight
         if settings.rhythm != "none":
             self.rhythm_projector = ProjectionHead(encoder.embed_dim, settings.projector_hidden, settings.projector_dim)
@@ -55,36 +74,32 @@ class BeatSsl(nn.Module):
                 encoder.channels, settings.roi_bins, settings.projector_hidden, settings.projector_dim
             )
         if settings.needs_record_features:
-            self.record_features = targets.Features(_table(statistics, "record"))
+            self.record_features = soft_targets.Features(_table(statistics, "record"))
         if settings.feature_weight > 0:
             self.feature_head = nn.Linear(encoder.embed_dim, len(_table(statistics, "record").names))
         if settings.needs_beat_features:
-            self.beat_features = targets.Features(_table(statistics, "beat"))
+            self.beat_features = soft_targets.Features(_table(statistics, "beat"))
         self.beat_labels: BeatLabels | None = None  # no module of this one: it is not trained, saved or wrapped
-        peaks = settings.beat != "none" or settings.views.keep_beats
-        self.columns: tuple[str, ...] = (
-            "signal_uv",
-            "n_samples",
-            "record_key",
-            *(["r_peaks"] if peaks else []),
+        if settings.beat_positives == "aami":
+            self.beat_labels = classifier.load(str(settings.beat_classifier), settings.beat_classifier_digest)
+        self.reads = (
+            *Objective.reads,
+            *(["r_peaks"] if settings.beat != "none" or settings.augment.keep_beats else []),
             *(["record_features"] if settings.needs_record_features else []),
             *(["beat_features"] if settings.needs_beat_features else []),
             *(["beat_class"] if settings.needs_beat_class else []),
         )
 
-    def views(self, batch: dict[str, Tensor], seed: int, epoch: int) -> dict[str, Tensor]:
-        """From a batch with `columns` to two views (B, 12, L), boxes of chosen beats (B, K, 2) and what is compared."""
+    def views(self, batch: Tensors, draws: Draws) -> Tensors:
+        """Two views (B, 12, L), boxes of chosen beats (B, K, 2) and what is compared."""
         s = self.settings
-        out = make_two_views(batch, s.views, seed, epoch, with_plain=s.feature_weight > 0)
-        out["n_valid"] = valid_in_crop(batch, out["crop_start"], out["view_1"].shape[-1])
+        out = make_two_views(batch, s.augment, draws, with_plain=s.feature_weight > 0)
         if s.beat != "none":
             out["boxes"], index = select_beats(
                 batch["r_peaks"],
                 out["crop_start"],
                 out["n_valid"],
-                host_keys(batch),
-                seed,
-                epoch,
+                draws,
                 before_smp=s.box_before_s * RATE_HZ,
                 after_smp=s.box_after_s * RATE_HZ,
                 max_beats=s.max_beats_per_record,
@@ -94,17 +109,14 @@ class BeatSsl(nn.Module):
                 out["beat_features"] = take_beats(batch["beat_features"], index, float("nan"))
             if s.needs_beat_class:
                 out["beat_class"] = take_beats(batch["beat_class"], index, -1)
-            if s.beat_labels:
-                out["beat_class"] = self._labels()(batch, index)
+            if self.beat_labels is not None:
+                out["beat_class"] = self.beat_labels(batch, index)
         if s.needs_record_features:
             out["record_features"] = batch["record_features"]
-        if "valid" in batch:
-            out["valid"] = batch["valid"]
         return out
 
-    def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to backpropagate on this rank, and logs over the global batch, from what `views` returned."""
-        views = keep_valid(views)
+    def forward(self, views: Tensors, at: Progress) -> StepResult:
+        """The weighted sum of the terms that the settings ask for."""
         fmap, pooled = encode_views(self.encoder, views)
         there = views["beat_index"] >= 0 if self.settings.beat != "none" else None
         beats = 0 if there is None else int(there.sum())
@@ -118,33 +130,74 @@ class BeatSsl(nn.Module):
             terms.append(self._rhythm_term(pooled, pairs, features))
         if there is not None:
             terms.append(self._beat_term(fmap, views, there, [n for _, n in counts], pairs, features))
-        loss, logs = combine_terms(terms)
-        if self.settings.feature_weight > 0:
-            of_features, more = self._feature_term(views)
-            loss, logs = loss + of_features, {**logs, **more}
-            logs["loss"] = logs["loss"] + self.settings.feature_weight * more["feature_loss"]
+        result = combine_terms(terms)
         if there is not None:
-            logs["beats"] = logs["beat_rows"] / 2
-        return loss, logs
+            result.counts["beats"] = result.counts["beat/rows"] / 2
+        if self.settings.feature_weight > 0:
+            loss, means = self._feature_term(views)
+            total = result.means["loss"] + self.settings.feature_weight * means["feature/loss"]
+            return StepResult(result.loss + loss, {**result.means, **means, "loss": total}, result.counts)
+        return result
 
-    def after_step(self) -> None:
-        """Nothing to do: there is no moving average and no queue."""
+    @classmethod
+    def resolved(cls, settings: BeatSslSettings) -> BeatSslSettings:
+        """With the place and the digest of the beat classifier, where there is one."""
+        if settings.beat_positives != "aami":
+            return settings
+        place = Store(str(settings.beat_classifier))
+        path = str(place.folder) if place.is_local else str(settings.beat_classifier)
+        try:
+            digest = settings.beat_classifier_digest or classifier.digest_of(path)
+        except (CheckpointError, OSError) as error:
+            raise SettingsError(f"objective.beat_classifier={settings.beat_classifier}: {error}") from error
+        return replace(settings, beat_classifier=path, beat_classifier_digest=digest)
 
-    def _labels(self) -> BeatLabels:
-        if self.beat_labels is None:
-            raise ValueError("beat_labels=aami, but no classifier was given to the objective")
-        return self.beat_labels
+    @classmethod
+    def described(cls, settings: BeatSslSettings) -> str:
+        """The targets in a few words."""
+        rhythm, beat = settings.rhythm, settings.beat
+        sharpened = f"^{settings.exponent:g}" if rhythm == "soft_1" else ""
+        soft = rhythm in SOFT or beat in SOFT
+        mass = f", positive mass {settings.positive_mass}" if soft and settings.positive_mass is not None else ""
+        kind = f" ({settings.beat_positives})" if beat == "hard" else ""
+        features = f", measured features (weight {settings.feature_weight:g})" if settings.feature_weight else ""
+        return f"Beat-SSL, rhythm {rhythm}{sharpened}, beats {beat}{kind}{mass}{features}"
+
+    @classmethod
+    def beat_box(cls, settings: BeatSslSettings) -> BeatBox | None:
+        """The windows that are contrasted."""
+        return BeatBox(settings.box_before_s, settings.box_after_s, settings.roi_bins)
+
+    @classmethod
+    def curves(cls, settings: BeatSslSettings) -> Sequence[Curve]:
+        """Both terms, and how well features are read."""
+        terms = [term for term, kind in (("record", settings.rhythm), ("beat", settings.beat)) if kind != "none"]
+        features = [Curve("feature/explained", "features: variance explained", True)] if settings.feature_weight else []
+        return [curve for term in terms for curve in contrast_curves(term)] + features
+
+    @classmethod
+    def warnings(cls, settings: BeatSslSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
+        """Collapse, and targets that say nothing, with the setting to change."""
+        found = super().warnings(settings, means, at)
+        for term in uniform_targets(means):
+            key = f"{term}/target_entropy"
+            kind = settings.rhythm if term == "record" else settings.beat
+            found[key] = (
+                f"{term} targets are nearly uniform (normalised entropy {means[key]:.2f} > {MAX_TARGET_ENTROPY}): "
+                f"{_remedy(kind, settings)}"
+            )
+        return found
 
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings
         z = unit_rows(self.rhythm_projector(pooled))
-        wanted, similarity = targets.hard(pairs.own), None
+        wanted, similarity = soft_targets.hard(pairs.own), None
         if features is not None and s.rhythm != "hard":
             every = features[pairs.record]
             similarity = self._similarity(s.rhythm, self.record_features, every, pairs.own, pairs.self_index)
             wanted = self._soft(similarity, pairs.own, pairs.self_index, features.dtype)
         return contrast_term(
-            "rhythm",
+            "record",
             s.rhythm_weight,
             z,
             pairs.gather(z),
@@ -155,15 +208,14 @@ class BeatSsl(nn.Module):
             similarity,
         )
 
-    def _feature_term(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        fmap = self.encoder.forward_features(views["plain"])
-        predicted = self.feature_head(self.encoder.pool(fmap, views.get("n_valid")))
+    def _feature_term(self, views: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        predicted = self.feature_head(self.encoder(views["plain"], views["n_valid"]))
         return feature_loss(predicted, views["record_features"], self.record_features, self.settings.feature_weight)
 
     def _beat_term(
         self,
         fmap: Tensor,
-        views: dict[str, Tensor],
+        views: Tensors,
         there: Tensor,
         sizes: list[int],
         pairs: Pairs,
@@ -178,16 +230,16 @@ class BeatSsl(nn.Module):
         labels = torch.stack([owner + pairs.first, slot, kind], dim=1).repeat(2, 1)
         record, number, kind = gather_rows(labels, both).unbind(1)
         self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
-        same_record = targets.own_pairs(record[self_index], record, self_index)
+        same_record = soft_targets.own_pairs(record[self_index], record, self_index)
         beat = record * s.max_beats_per_record + number
-        own = targets.own_pairs(beat[self_index], beat, self_index)
+        own = soft_targets.own_pairs(beat[self_index], beat, self_index)
         similarity = None
-        if s.beat == "hard" and s.hard_beat == "same_record" and not s.beat_labels:
+        if s.beat == "hard" and s.beat_positives == "same_record":
             wanted = same_record.float()
         elif s.beat == "hard":
-            wanted = targets.same_class(own, kind[self_index], kind, self_index)
+            wanted = soft_targets.same_class(own, kind[self_index], kind, self_index)
         else:
-            if s.beat_similarity == "inherit_record" and record_features is not None:
+            if s.beat_positives == "inherit_record" and record_features is not None:
                 own, known, every = same_record, self.record_features, record_features[record]
             else:
                 known = self.beat_features
@@ -198,24 +250,37 @@ class BeatSsl(nn.Module):
         return contrast_term("beat", s.beat_weight, z, columns, self_index, wanted, own, self.loss_settings, similarity)
 
     def _similarity(
-        self, kind: str, known: targets.Features, every: Tensor, own: Tensor, self_index: Tensor
+        self, kind: str, known: soft_targets.Features, every: Tensor, own: Tensor, self_index: Tensor
     ) -> Similarity:
         """Similarity (R, M) of own rows and all columns from the imputed features of all columns (M, F)."""
         s = self.settings
         if kind == "soft_1":
-            return targets.soft_1(every[self_index], every, s.exponent)
+            return soft_targets.soft_1(every[self_index], every, s.exponent)
         if kind == "soft_2":
             scaled = known.scale(every)
-            return targets.soft_2(scaled[self_index], scaled, s.alpha, s.tau_instance)
+            return soft_targets.soft_2(scaled[self_index], scaled, s.alpha, s.tau_instance)
         z = known.standardise(every)
-        return targets.soft_z(z[self_index], z, own, self_index, s.z_power)
+        return soft_targets.soft_z(z[self_index], z, own, self_index, s.z_power)
 
     def _soft(self, similarity: Similarity, own: Tensor, self_index: Tensor, dtype: torch.dtype) -> Tensor:
         """Soft targets (R, M) with the mass on own pairs that the settings ask for."""
-        return targets.fix_own_mass(similarity.targets(own, dtype), own, self_index, self.settings.pos_mass)
+        return soft_targets.fix_positive_mass(
+            similarity.targets(own, dtype), own, self_index, self.settings.positive_mass
+        )
 
 
 def _table(statistics: FeatureStatistics | None, level: str) -> FeatureTable:
     if statistics is None:
         raise ValueError(f"soft targets from {level} features need the feature statistics of the corpus")
     return statistics.record if level == "record" else statistics.beat
+
+
+def _remedy(kind: str, settings: BeatSslSettings) -> str:
+    """Which setting to change where the targets of a term are nearly uniform."""
+    if kind not in SHARPER:
+        return "nearly all beats count as alike; choose objective.beat_positives=same_record, or a larger batch"
+    sharper = SHARPER[kind]
+    advice = f"raise objective.{sharper} (now {getattr(settings, sharper)})"
+    if not settings.positive_mass:
+        advice += f", or set objective.positive_mass=0.5 (now {settings.positive_mass})"
+    return advice

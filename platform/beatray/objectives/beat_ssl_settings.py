@@ -1,86 +1,103 @@
 """The settings of Beat-SSL, with what follows from them: which features, classes and peaks it needs of a corpus.
 
 The defaults are those that learnt most on small real data: 3KG views of 5 s, sharpened soft targets between records of
-which the own pair holds half of the mass, and beats of one record as positives of each other.
+which the positive pair holds half of the mass, and beats of one record as positives of each other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from beatray.augment.two_views import ViewSettings
-from beatray.objectives.contrast import FORMS, Form
+from beatray.fields import check, setting
+from beatray.objectives.contrast import Form
 
+Target = Literal["none", "hard", "soft_1", "soft_2", "soft_z"]
 SOFT = ("soft_1", "soft_2", "soft_z")
-KINDS = ("none", "hard", *SOFT)
-CHOICES = {
-    "rhythm": KINDS,
-    "beat": KINDS,
-    "hard_beat": ("same_record", "clusters"),
-    "beat_similarity": ("features", "inherit_record"),
-    "form": FORMS,
-}
+Positives = Literal["same_record", "clusters", "aami", "inherit_record"]
 
 
 @dataclass(frozen=True, slots=True)
 class BeatSslSettings:
-    """Settings of Beat-SSL; seconds for boxes, see the module text for the words.
+    """Settings of Beat-SSL; see beat_ssl.py for the words."""
 
-    exponent sharpens soft_1; alpha and tau_instance shape soft_2; z_power sharpens soft_z; pos_mass is the part of
-    every soft target row that own pairs hold (null: the plain target; 0: nothing, only others draw); bce_bias belongs
-    to form=bce. feature_weight above 0 adds the reading of the measured features from the embedding of the plain
-    recording (feature_regression.py). beat_labels=aami takes beats of one AAMI class as positives, in place of
-    hard_beat, by the classifier in the folder beat_classifier; its digest is filled in when a run starts, so that a run
-    names what it used.
-    """
-
-    rhythm: str = "soft_1"
-    beat: str = "hard"
-    hard_beat: str = "same_record"
-    beat_labels: str | None = None
-    beat_classifier: str | None = None
-    beat_classifier_digest: str | None = None
-    beat_similarity: str = "features"
-    exponent: float = 50.0
-    pos_mass: float | None = 0.5
-    alpha: float = 0.5
-    tau_instance: float = 20.0
-    z_power: float = 1.0
-    temperature: float = 0.1
-    form: Form = "rownorm"
-    bce_bias: float = 0.0
-    rhythm_weight: float = 1.0
-    beat_weight: float = 1.0
-    feature_weight: float = 0.0
-    max_beats_per_record: int = 4
-    box_before_s: float = 0.35
-    box_after_s: float = 0.55
-    roi_bins: int = 8
-    projector_hidden: int = 256
-    projector_dim: int = 128
-    views: ViewSettings = field(default_factory=ViewSettings)
+    rhythm: Target = setting("soft_1", "what records are contrasted with")
+    beat: Target = setting("hard", "what heartbeats are contrasted with")
+    beat_positives: Positives = setting(
+        "same_record",
+        "of hard beats: same_record, clusters (of the corpus) or aami (classes of a classifier); of soft beats: "
+        "inherit_record takes the similarity of their records, all else that of the beats' own features",
+    )
+    beat_classifier: str | None = setting(
+        None, "with aami: the folder of a classifier (beatray beats train)", resumable=True
+    )
+    beat_classifier_digest: str | None = setting(None, "filled in when a run starts, so that it names what it used")
+    exponent: float = setting(50.0, "sharpens soft_1", above=0.0, searchable=True)
+    positive_mass: float | None = setting(
+        0.5,
+        "part of a soft target that positive pairs hold; null: the plain target; 0: nothing, only others draw",
+        at_least=0.0,
+        below=1.0,
+        was="pos_mass",
+        searchable=True,
+    )
+    alpha: float = setting(0.5, "soft_2: weight of the nearest other", above=0.0, searchable=True)
+    tau_instance: float = setting(20.0, "soft_2: fall-off with distance", above=0.0, searchable=True)
+    z_power: float = setting(1.0, "sharpens soft_z", above=0.0, searchable=True)
+    temperature: float = setting(0.1, above=0.0, searchable=True)
+    loss: Form = setting(
+        "soft_cross_entropy",
+        "soft_cross_entropy, softclt (weights as they are) or sigmoid (pairwise)",
+        was="form",
+        was_values={"rownorm": "soft_cross_entropy", "bce": "sigmoid"},
+    )
+    sigmoid_bias: float = setting(0.0, "of loss=sigmoid", was="bce_bias", searchable=True)
+    rhythm_weight: float = setting(1.0, at_least=0.0, searchable=True)
+    beat_weight: float = setting(1.0, at_least=0.0, searchable=True)
+    feature_weight: float = setting(
+        0.0,
+        "above 0: the embedding must also tell the measured features of the plain recording",
+        at_least=0.0,
+        absent=0.0,
+    )
+    max_beats_per_record: int = setting(4, at_least=1)
+    box_before_s: float = setting(0.35, "a beat's box begins so long before its R-peak", at_least=0.0)
+    box_after_s: float = setting(0.55, "and ends so long after", above=0.0)
+    roi_bins: int = setting(8, "points at which a beat is read", at_least=1)
+    projector_hidden: int = setting(256, at_least=1)
+    projector_dim: int = setting(128, at_least=1)
+    augment: ViewSettings = setting(ViewSettings, "how views are made", was="views")
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if self.beat_labels not in (None, "aami"):
-            raise ValueError(f"beat_labels must be null or aami, not {self.beat_labels!r}")
-        if self.beat_labels and (self.beat != "hard" or not self.beat_classifier):
+        check(self)
+        if self.beat_positives == "aami" and (self.beat != "hard" or not self.beat_classifier):
             raise ValueError(
-                "beat_labels=aami needs beat=hard and beat_classifier=FOLDER (make one with `beatray beats train`)"
+                "beat_positives=aami needs beat=hard and beat_classifier=FOLDER (make one with `beatray beats train`)"
             )
+        if self.beat_positives == "inherit_record" and self.beat == "hard":
+            raise ValueError("beat_positives=inherit_record needs a soft beat: soft_1, soft_2 or soft_z")
         if self.rhythm == "none" and self.beat == "none":
             raise ValueError("rhythm and beat are both none: there is nothing to learn from")
-        if self.pos_mass is not None and not 0.0 <= self.pos_mass < 1.0:
-            raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {self.pos_mass}")
-        if self.pos_mass == 0.0 and self.form == "bce":
-            raise ValueError("pos_mass=0 with form=bce would push the two views of a record apart; choose rownorm")
-        if self.feature_weight < 0:
-            raise ValueError(f"feature_weight must not be negative, not {self.feature_weight}")
-        for name in ("temperature", "exponent", "z_power", "box_after_s", "max_beats_per_record", "roi_bins"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.positive_mass == 0.0 and self.loss == "sigmoid":
+            raise ValueError(
+                "positive_mass=0 with loss=sigmoid would push the two views of a record apart; "
+                "choose soft_cross_entropy"
+            )
+
+    OLDER: ClassVar[tuple[str, ...]] = ("hard_beat", "beat_labels", "beat_similarity")
+    """Three keys of before 0.2 that are one now: beat_positives."""
+
+    @classmethod
+    def older(cls, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The content without the keys `OLDER`, and for each of them what it is now."""
+        rest = {key: value for key, value in content.items() if key not in cls.OLDER}
+        gone = [key for key in content if key not in rest]
+        inherits = content.get("beat_similarity") == "inherit_record" and content.get("beat") in SOFT
+        chosen = content.get("beat_labels") or ("inherit_record" if inherits else content.get("hard_beat"))
+        if chosen:
+            rest["beat_positives"] = chosen
+        return rest, dict.fromkeys(gone, f"beat_positives={chosen or 'same_record'}")
 
     @property
     def needs_record_features(self) -> bool:
@@ -90,17 +107,17 @@ class BeatSslSettings:
     @property
     def compares_records(self) -> bool:
         """Whether some soft target compares records by their features."""
-        return self.rhythm in SOFT or (self.soft_beat and self.beat_similarity == "inherit_record")
+        return self.rhythm in SOFT or (self.soft_beat and self.beat_positives == "inherit_record")
 
     @property
     def needs_beat_features(self) -> bool:
         """Whether the beat target compares beats by their features."""
-        return self.soft_beat and self.beat_similarity == "features"
+        return self.soft_beat and self.beat_positives != "inherit_record"
 
     @property
     def needs_beat_class(self) -> bool:
         """Whether the beat target compares beat classes that the corpus holds."""
-        return self.beat == "hard" and self.hard_beat == "clusters" and not self.beat_labels
+        return self.beat == "hard" and self.beat_positives == "clusters"
 
     @property
     def soft_beat(self) -> bool:

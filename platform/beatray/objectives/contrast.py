@@ -3,12 +3,12 @@
 For unit embeddings z, temperature tau and p_ij = exp(z_i z_j / tau) / sum_{k != i} exp(z_i z_k / tau), the loss of row
 i with targets T_ij (the diagonal never counts) is, by `form`:
 
-- `rownorm`: - sum_j (T_ij / sum_k T_ik) log p_ij, the cross-entropy with a target distribution. With a single 1 per
-  row it is NT-Xent (Chen et al., SimCLR, ICML 2020, equation 1), with several 1 it is the SupCon loss L_out (Khosla
-  et al., NeurIPS 2020, equation 2).
+- `soft_cross_entropy`: - sum_j (T_ij / sum_k T_ik) log p_ij, the cross-entropy with a target distribution. With a
+  single 1 per row it is NT-Xent (Chen et al., SimCLR, ICML 2020, equation 1), with several 1 it is the SupCon loss
+  L_out (Khosla et al., NeurIPS 2020, equation 2).
 - `softclt`: - sum_j T_ij log p_ij, weights as they are (Lee, Park and Lee, SoftCLT, ICLR 2024, instance loss).
-- `bce`: the mean over j of the binary cross-entropy of sigmoid(z_i z_j / tau + bias) with T_ij (Zhai et al., SigLIP,
-  ICCV 2023, with soft labels).
+- `sigmoid`: the mean over j of the binary cross-entropy of sigmoid(z_i z_j / tau + bias) with T_ij (Zhai et al.,
+  SigLIP, ICCV 2023, with soft labels).
 
 The loss of a batch is the mean over rows whose targets have any mass; rows without are left out and counted.
 
@@ -18,14 +18,14 @@ Contract: computed in float32 (float64 stays), outside autocast. Only own rows x
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Form = Literal["rownorm", "softclt", "bce"]
-FORMS: tuple[str, ...] = ("rownorm", "softclt", "bce")
+Form = Literal["soft_cross_entropy", "softclt", "sigmoid"]
+FORMS: tuple[str, ...] = get_args(Form)
 
 _NEVER = -1e30  # a logit whose exponential is exactly 0, yet finite, so that 0 * logit is 0
 
@@ -40,7 +40,7 @@ class RowLoss:
 
 
 def soft_contrastive_loss(
-    z: Tensor, targets: Tensor, temperature: float = 0.1, form: Form = "rownorm", bias: float = 0.0
+    z: Tensor, targets: Tensor, temperature: float = 0.1, form: Form = "soft_cross_entropy", bias: float = 0.0
 ) -> Tensor:
     """Loss of a whole batch in one process: z (M, D) any scale, targets (M, M) at least 0 -> scalar.
 
@@ -66,7 +66,7 @@ def contrast_rows(
     self_index: Tensor,
     targets: Tensor,
     temperature: float,
-    form: Form = "rownorm",
+    form: Form = "soft_cross_entropy",
     bias: float = 0.0,
 ) -> RowLoss:
     """Loss of some rows of the global batch: unit z_rows (R, D) against all unit z_columns (M, D).
@@ -83,12 +83,12 @@ def contrast_rows(
         weights = targets.to(logits.dtype).masked_fill(is_self, 0.0)
         mass = weights.sum(1)
         keep = mass > 0
-        if form == "bce":
+        if form == "sigmoid":
             pairs = functional.binary_cross_entropy_with_logits(logits + bias, weights, reduction="none")
             per_row = pairs.masked_fill(is_self, 0.0).sum(1) / max(len(z_columns) - 1, 1)
         else:
             logits = logits.masked_fill(is_self, _NEVER)
-            if form == "rownorm":
+            if form == "soft_cross_entropy":
                 weights = weights / torch.where(keep, mass, 1.0)[:, None]
             per_row = weights.sum(1) * _logsumexp(logits) - (weights * logits).sum(1)
         return RowLoss(torch.where(keep, per_row, 0.0).sum(), keep.sum(), len(z_rows))

@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from beatray.objectives.gather import sum_over_ranks, world_size
-from beatray.objectives.targets import Features
+from beatray.objectives.reduce import ddp_mean, sum_over_ranks
+from beatray.objectives.soft_targets import Features
 
 FARTHEST_SD = 5.0
 
@@ -25,10 +25,10 @@ FARTHEST_SD = 5.0
 def feature_loss(
     predicted: Tensor, features: Tensor, known: Features, weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """predicted (n, F) in SDs, features (n, F) raw with NaN where missing -> loss to backpropagate on this rank, logs.
+    """predicted (n, F) in SDs, features (n, F) raw with NaN where missing -> loss to backpropagate on this rank, means.
 
-    Data parallel training averages gradients over ranks, hence the factor of their number. Logs are over the global
-    batch: `feature_loss`, and `feature_explained`, the part of the variance that is read right (1: all).
+    Means are over the global batch: `feature/loss`, and `feature/explained`, the part of the variance that is read
+    right (1: all).
     """
     there = torch.isfinite(features)
     wanted = known.standardise(known.impute(features)).clamp(-FARTHEST_SD, FARTHEST_SD)
@@ -37,6 +37,6 @@ def feature_loss(
     total = nn.functional.smooth_l1_loss(predicted[there], wanted[there], reduction="sum")
     sums = torch.stack([there.sum(), total.detach(), error.detach().square().sum(), wanted[there].square().sum()])
     count, summed, squared, spread = sum_over_ranks(sums.double())
-    loss = total * (weight * world_size() / count.clamp_min(1.0)).to(total.dtype)
     explained = 1.0 - squared / spread.clamp_min(1e-12)
-    return loss, {"feature_loss": (summed / count.clamp_min(1.0)).float(), "feature_explained": explained.float()}
+    means = {"feature/loss": (summed / count.clamp_min(1.0)).float(), "feature/explained": explained.float()}
+    return ddp_mean(total, count, weight), means

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
-from beatray.objectives import targets
+from beatray.objectives import soft_targets
 from beatray.objectives.contrast import unit_rows
-from beatray.objectives.gather import gather_counts, gather_rows, rank
-from beatray.objectives.terms import LossSettings, combine_terms, contrast_term
+from beatray.objectives.objective import StepResult
+from beatray.objectives.reduce import gather_counts, gather_rows, rank
+from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +46,7 @@ def lay_out(sizes: list[int], device: torch.device) -> Pairs:
         [torch.arange(start, start + size).repeat(2) for start, size in zip(starts, sizes, strict=True)]
     ).to(device)
     self_index = torch.arange(2 * sizes[rank()], device=device) + 2 * first
-    return Pairs(sizes, first, record, self_index, targets.own_pairs(record[self_index], record, self_index))
-
-
-def keep_valid(views: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Only the rows marked `valid` (B,) bool; all where there is no such mark. The mark itself is dropped."""
-    rest = {key: value for key, value in views.items() if key != "valid"}
-    if "valid" not in views:
-        return rest
-    rows = views["valid"].nonzero()[:, 0]
-    return {key: value[rows] for key, value in rest.items()}
+    return Pairs(sizes, first, record, self_index, soft_targets.own_pairs(record[self_index], record, self_index))
 
 
 def encode_views(encoder: Encoder, views: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -62,26 +54,23 @@ def encode_views(encoder: Encoder, views: dict[str, Tensor]) -> tuple[Tensor, Te
 
     `n_valid` (n,), where given, keeps padding out of the pooling.
     """
-    fmap = encoder.forward_features(torch.cat([views["view_1"], views["view_2"]]))
-    valid = views.get("n_valid")
-    return fmap, encoder.pool(fmap, None if valid is None else valid.repeat(2))
+    n_valid = views.get("n_valid")
+    both = None if n_valid is None else n_valid.repeat(2)
+    fmap = encoder.forward_features(torch.cat([views["view_1"], views["view_2"]]), both)
+    return fmap, encoder.pool(fmap, both)
 
 
-def valid_in_crop(batch: dict[str, Tensor], crop_start: Tensor, length: int) -> Tensor:
-    """Samples of each crop that are signal and not padding: (B,) int64."""
-    return (batch["n_samples"].to(crop_start.device) - crop_start).clamp(0, length)
-
-
-def nt_xent_step(
-    encoder: Encoder, projector: nn.Module, views: dict[str, Tensor], temperature: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """NT-Xent of two views over the global batch: loss to backpropagate, logs under `rhythm_`."""
-    views = keep_valid(views)
+def nt_xent_step(encoder: Encoder, projector: nn.Module, views: dict[str, Tensor], temperature: float) -> StepResult:
+    """NT-Xent of two views over the global batch, as the term `record`."""
     _, pooled = encode_views(encoder, views)
-    sizes = [counts[0] for counts in gather_counts([len(views["view_1"])], pooled.device)]
-    pairs = lay_out(sizes, pooled.device)
-    z = unit_rows(projector(pooled))
-    wanted = targets.hard(pairs.own)
+    return combine_terms([nt_xent_term("record", 1.0, projector(pooled), temperature)])
+
+
+def nt_xent_term(name: str, weight: float, projected: Tensor, temperature: float) -> Term:
+    """NT-Xent of projected rows (2n, D), view 1 of the records of this rank, then view 2, against those of all."""
+    sizes = [counts[0] for counts in gather_counts([len(projected) // 2], projected.device)]
+    pairs = lay_out(sizes, projected.device)
+    z = unit_rows(projected)
+    wanted = soft_targets.hard(pairs.own)
     settings = LossSettings(temperature)
-    term = contrast_term("rhythm", 1.0, z, pairs.gather(z), pairs.self_index, wanted, pairs.own, settings)
-    return combine_terms([term])
+    return contrast_term(name, weight, z, pairs.gather(z), pairs.self_index, wanted, pairs.own, settings)

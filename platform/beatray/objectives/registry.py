@@ -1,82 +1,55 @@
-"""Objectives by name.
+"""Objectives by name: every subclass of `Objective` in a module of this folder, found by looking, or one of the user's.
 
-`build_objective("beat_ssl", encoder, {"rhythm": "hard", "views": {"crop_seconds": None}}, statistics)`. Settings are
-the fields of the objective's dataclass; `views` holds those of its views. An unknown or misspelt one is refused by
+`build_objective("beat_ssl", encoder, {"rhythm": "hard", "augment": {"crop_seconds": None}}, statistics)`, or
+`"my_package.module:MyObjective"`. Settings are the fields of its `Settings`; an unknown or misspelt one is refused by
 name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
-from torch import Tensor, nn
-
+from beatray import objectives
+from beatray.config import build
 from beatray.models.encoder import Encoder
-from beatray.objectives.beat_ssl import BeatSsl
-from beatray.objectives.beat_ssl_settings import BeatSslSettings
-from beatray.objectives.simclr import SimClr, SimClrSettings
+from beatray.objectives.objective import Objective
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.three_kg import ThreeKg, ThreeKgSettings
-from beatray.plugins import nearest
+from beatray.plugins import classes_in, load_class, nearest
 
 
-class Objective(Protocol):
-    """What the training loop knows of a method (every objective is also an `nn.Module`)."""
-
-    encoder: Encoder
-    columns: tuple[str, ...]
-
-    def views(self, batch: dict[str, Tensor], seed: int, epoch: int) -> dict[str, Tensor]: ...
-
-    def __call__(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-    def after_step(self) -> None: ...
+def objective_classes() -> dict[str, type[Objective]]:
+    """Every name offered here: the method behind it."""
+    return {kind.name: kind for kind in classes_in(objectives, Objective) if kind.name}
 
 
-Build = Callable[[Encoder, Any, FeatureStatistics | None], nn.Module]
+def objective_class(name: str) -> type[Objective]:
+    """The method called `name`, or the user's `package.module:Class`. ValueError where there is none."""
+    if ":" in name:
+        return load_class(name, Objective)
+    known = objective_classes()
+    if name not in known:
+        raise ValueError(f"there is no objective {name!r}{nearest(name, known)}")
+    return known[name]
 
-OBJECTIVES: dict[str, tuple[type[Any], Build]] = {
-    "beat_ssl": (BeatSslSettings, BeatSsl),
-    "simclr": (SimClrSettings, lambda encoder, settings, _: SimClr(encoder, settings)),
-    "three_kg": (ThreeKgSettings, lambda encoder, settings, _: ThreeKg(encoder, settings)),
-}
-"""Name: its settings and the function that builds it."""
+
+def objective_settings(name: str, content: Mapping[str, Any], where: str = "objective.") -> Any:
+    """The checked settings of the objective `name`. SettingsError (a ValueError) names the key that does not fit."""
+    return build(objective_class(name).Settings, dict(content), where)
+
+
+def objective_defaults(name: str) -> dict[str, Any]:
+    """Every setting of the objective `name` with its default, as plain data."""
+    return asdict(objective_class(name).Settings())
 
 
 def build_objective(
     name: str, encoder: Encoder, settings: Mapping[str, Any], statistics: FeatureStatistics | None = None
-) -> Any:
-    """The objective `name` around `encoder`: an `nn.Module` that is an `Objective`.
+) -> Objective:
+    """The objective `name` around `encoder`.
 
-    Raises ValueError for an unknown name, an unknown setting (naming the nearest right one), a value out of range, and
-    soft targets without `statistics`.
+    Raises ValueError for an unknown name, an unknown setting (naming the nearest right one), a value out of range, a
+    network that cannot do what the method needs, and soft targets without `statistics`.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"no objective {name!r}{nearest(name, OBJECTIVES)}")
-    settings_type, build = OBJECTIVES[name]
-    return build(encoder, read_settings(settings_type, settings, f"objective {name}"), statistics)
-
-
-def read_settings(settings_type: type[Any], settings: Mapping[str, Any], owner: str) -> Any:
-    """The settings dataclass from a mapping; a nested mapping changes the fields of a nested dataclass."""
-    chosen = checked_settings(settings_type, dict(settings), owner)
-    for field in fields(settings_type):
-        value = chosen.get(field.name)
-        if isinstance(value, Mapping) and field.default_factory is not MISSING:
-            default = field.default_factory()
-            if is_dataclass(default) and not isinstance(default, type):
-                chosen[field.name] = replace(
-                    default, **checked_settings(type(default), dict(value), f"{owner}, {field.name},")
-                )
-    return settings_type(**chosen)
-
-
-def checked_settings(settings_type: type[Any], settings: dict[str, Any], owner: str) -> dict[str, Any]:
-    """`settings` with lists as tuples; ValueError names an unknown key and the nearest field of `settings_type`."""
-    names = [field.name for field in fields(settings_type)]
-    for key in settings:
-        if key not in names:
-            raise ValueError(f"{owner} has no setting {key!r}{nearest(key, names)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return objective_class(name)(encoder, objective_settings(name, settings), statistics)

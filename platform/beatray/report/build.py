@@ -23,6 +23,8 @@ from beatray.evaluate.labels import wave_mask
 from beatray.evaluate.metrics import SegmentCounts, record_dice
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.table import Table, as_html, as_text, make_table
+from beatray.objectives.objective import Curve
+from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
 from beatray.report import ecg, loops, pictures
 from beatray.report.canvas import to_png, to_svg
@@ -33,25 +35,11 @@ if TYPE_CHECKING:
 
 SHOWN_LEAD = "II"
 
-CURVES = (
-    ("loss", "total loss"),
-    ("rhythm_loss", "rhythm loss"),
-    ("rhythm_target_entropy", "rhythm: target entropy"),
-    ("rhythm_own_pair_mass", "rhythm: own-pair mass"),
-    ("rhythm_spread", "rhythm: spread"),
-    ("learning_rate", "learning rate"),
-    ("beat_loss", "beat loss"),
-    ("beat_target_entropy", "beat: target entropy"),
-    ("beat_own_pair_mass", "beat: own-pair mass"),
-    ("beat_spread", "beat: spread"),
-)
-"""Keys of the metrics lines and the titles of their panels."""
+USUAL = (Curve("loss", "total loss"), Curve("learning_rate", "learning rate"))
+"""What is drawn of every run, beside what its method asks for (`Objective.curves`)."""
 
 QUANTILES = (5, 25, 50, 75, 95)
 """Of the similarities behind soft targets, as the metrics lines name them."""
-
-MAX_TARGET_ENTROPY, MIN_SPREAD = 0.9, 0.3
-"""Levels that the curves are read against, where training warns: nearly uniform targets, collapsed embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +68,7 @@ class Material:
     corpus: Mapping[str, object] = field(default_factory=dict)
     licences: Sequence[str] = ()
     metrics: Sequence[Mapping[str, object]] = ()
+    curves: Sequence[Curve] = ()  # that the method asks for
     similarities: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     example: Example | None = None
     evaluation: Evaluation | None = None
@@ -166,23 +155,22 @@ def _run_section(material: Material) -> Section | None:
 
 def _curve_section(material: Material) -> Section | None:
     steps = [_number(line.get("step")) for line in material.metrics]
-    curves = {}
-    for key, title in CURVES:
-        values = np.array([_number(line.get(key)) for line in material.metrics], np.float64)
+    curves, wanted = {}, {}
+    for curve in (*USUAL, *material.curves):
+        values = np.array([_number(line.get(curve.key)) for line in material.metrics], np.float64)
         if np.isfinite(values).any():
-            curves[title] = values
+            curves[curve.title], wanted[curve.title] = values, curve
     figures = []
     if curves and len(steps) > 1:
-        marks = {name: (MAX_TARGET_ENTROPY, "nearly uniform") for name in curves if name.endswith("entropy")}
-        marks |= {name: (MIN_SPREAD, "collapsed below") for name in curves if name.endswith("spread")}
-        shares = [name for name in curves if name.endswith(("entropy", "mass", "spread"))]
+        marks = {name: (curve.level, curve.level_name) for name, curve in wanted.items() if curve.level is not None}
+        shares = [name for name, curve in wanted.items() if curve.share]
         figures.append(
             Picture(
                 to_svg(pictures.training_curves(steps, curves, marks, shares)),
-                alt="Training curves over optimiser steps: " + ", ".join(curves),
-                caption="Target entropy is relative to that of a uniform target (1 = the target says nothing); "
-                "own-pair mass is what a target leaves on the other view of the same recording or beat; spread is "
-                "relative to embeddings all over the sphere (0 = collapsed).",
+                alt="Training curves over optimizer steps: " + ", ".join(curves),
+                caption="Target entropy is relative to that of a uniform target (1: the target says nothing); the mass "
+                "of positive pairs is what a target leaves on the other view of the same recording or beat; embedding "
+                "SD is relative to embeddings all over the sphere (0: collapsed).",
             )
         )
     course = _target_course(material.metrics)
@@ -190,7 +178,7 @@ def _curve_section(material: Material) -> Section | None:
         figures.append(
             Picture(
                 to_svg(pictures.target_course(steps, course, MAX_TARGET_ENTROPY)),
-                alt="Soft targets over optimiser steps: " + ", ".join(course),
+                alt="Soft targets over optimizer steps: " + ", ".join(course),
                 caption="Similarities between different recordings (or beats) of a batch, raw and as sharpened into "
                 "targets: median, middle half, and 5 to 95 %. Bands squeezed against 1 after sharpening mean targets "
                 "that call everything alike; against 0, targets that are hard after all.",
@@ -210,18 +198,20 @@ def _curve_section(material: Material) -> Section | None:
 def _target_course(metrics: Sequence[Mapping[str, object]]) -> dict[str, dict[str, NDArray[np.float64]]]:
     """What `pictures.target_course` draws, from the lines of metrics.jsonl; only terms with soft targets."""
     course = {}
-    for term in ("rhythm", "beat"):
+    soft = "/raw_similarity_q50"
+    terms = dict.fromkeys(key.removesuffix(soft) for line in metrics for key in line if key.endswith(soft))
+    for term in terms:
         keys = {
-            "raw": [f"{term}_raw_similarity_q{level:02d}" for level in QUANTILES],
-            "sharp": [f"{term}_sharp_similarity_q{level:02d}" for level in QUANTILES],
-            "entropy": [f"{term}_target_entropy"],
-            "own_mass": [f"{term}_own_pair_mass"],
+            "raw": [f"{term}/raw_similarity_q{level:02d}" for level in QUANTILES],
+            "sharp": [f"{term}/sharp_similarity_q{level:02d}" for level in QUANTILES],
+            "entropy": [f"{term}/target_entropy"],
+            "own_mass": [f"{term}/positive_mass"],
         }
         found = {
             name: np.array([[_number(line.get(key)) for key in several] for line in metrics], np.float64)
             for name, several in keys.items()
         }
-        if metrics and np.isfinite(found["raw"]).any():
+        if np.isfinite(found["raw"]).any():
             course[term] = {**found, **{name: found[name][:, 0] for name in ("entropy", "own_mass")}}
     return course
 

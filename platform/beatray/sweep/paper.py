@@ -52,8 +52,8 @@ PAPER = (
     _row(14, "soft_2", "soft_2", 1, 0.805, 0.537, 0.878),
 )
 BASELINE = PAPER[0]
-KEYS = {"objective.rhythm", "objective.beat", "objective.exponent", "objective.pos_mass"}
-"""What makes a row; a plain soft target has no pos_mass."""
+KEYS = {"objective.rhythm", "objective.beat", "objective.exponent", "objective.positive_mass"}
+"""What makes a row; a plain soft target has no positive_mass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ CLAIMS = (
 
 def paper_row(changes: Mapping[str, Any]) -> PaperRow | None:
     """The row that a method with these dotted settings stands for: they must be the paper's four and no others."""
-    if set(changes) != KEYS or changes["objective.pos_mass"] is not None:
+    if set(changes) != KEYS or changes["objective.positive_mass"] is not None:
         return None
     wanted = (changes["objective.rhythm"], changes["objective.beat"], float(changes["objective.exponent"]))
     return next((row for row in PAPER if (row.rhythm, row.beat, float(row.exponent)) == wanted), None)

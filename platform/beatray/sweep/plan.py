@@ -21,6 +21,8 @@ from beatray.sweep.record import CONTROLS, NAME, REPORT
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
 from beatray.track.memory import MEMORY
+from beatray.train.composed import pretrain_content, pretrain_settings
+from beatray.train.job import keys_marked
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
 RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, REPORT}
@@ -68,7 +70,7 @@ def folder_of(base: PretrainSettings) -> Store:
 def config_of(words: Iterable[str]) -> dict[str, Any]:
     """The composed content of `configs/sweep.yaml` under the words, as plain dicts; `sweep` holds the sweep's own."""
     plain_words, dotted = _split(words)
-    content = compose("sweep", plain_words)
+    content = pretrain_content("sweep", plain_words, kinds={"sweep": SweepSettings, "evaluate": EvaluateSettings})
     for part, key, value in dotted:
         entries = content["sweep"][part]
         if value is None:
@@ -99,7 +101,9 @@ def plan_from(words: Iterable[str]) -> Plan:
     shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
     of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
     of_evaluation += [word for word in plain_words if _is_of(word, "evaluate")]
-    base = build(PretrainSettings, compose("pretrain", [*base_words, f"run={content['run']}", *shared]))
+    base = pretrain_settings([*base_words, f"run={content['run']}", *shared])
+    if sweep.search == "pbt":
+        _check_population(sweep, base)
     folder = folder_of(base)
     trials = []
     for point in points(sweep):
@@ -124,10 +128,21 @@ def settings_with(plan: Plan, name: str, changes: Mapping[str, Any]) -> Pretrain
 def _trial_settings(words: list[str], name: str, changes: Mapping[str, Any], folder: Store) -> PretrainSettings:
     own = [_word(key, value) for key, value in changes.items()]
     try:
-        settings = build(PretrainSettings, compose("pretrain", [*words, *own]))
+        settings = pretrain_settings([*words, *own])
         return replace(settings, out=folder.location, run=name)
     except SettingsError as error:
         raise SettingsError(f"trial {name}: {error}") from error
+
+
+def _check_population(sweep: SweepSettings, base: PretrainSettings) -> None:
+    """Refuse a population over settings that cannot change while a trial trains: the fields say which can."""
+    searchable = keys_marked(base, "searchable")
+    fixed = [key for key in sweep.space if key not in searchable]
+    if fixed:
+        raise SettingsError(
+            f"search=pbt changes settings while a trial trains, which {', '.join(fixed)} cannot; it can change "
+            f"{', '.join(sorted(searchable))}"
+        )
 
 
 def described(plan: Plan) -> str:

@@ -32,6 +32,7 @@ COLUMNS_OF = {
     "beat_features": "beat_features",
     "record_features": "record_features",
     "beat_class": "beat_features",
+    "patient_key": "patient_id",
 }
 """Which corpus column each training array is made of."""
 
@@ -56,7 +57,8 @@ def corpus_columns(arrays: Sequence[str]) -> list[str]:
 
 def decode(table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | None) -> Arrays:
     """Rows as arrays: signal_uv (n, 12, 5000) int16, n_samples (n,), record_key (n,) and, where wanted, r_peaks
-    (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64)."""
+    (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64) and
+    patient_key (n,), that of the record where the patient is not known."""
     n = len(table)
     out: Arrays = {
         "signal_uv": signals_of(_one_chunk(table["signal"])) if n else np.empty((0, 12, 5000), np.int16),
@@ -72,10 +74,18 @@ def decode(table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | No
             out["beat_features"] = _padded(beats, offsets, np.nan)
         if "beat_class" in arrays:
             out["beat_class"] = _padded(_classes(beats, clusters), offsets, -1)
+    if "patient_key" in arrays:
+        out["patient_key"] = patient_keys(table["patient_id"].to_pylist(), out["record_key"])
     if "record_features" in arrays:
         features = _one_chunk(table["record_features"]).flatten().to_numpy(zero_copy_only=False)
         out["record_features"] = features.astype(np.float32).reshape(n, len(RECORD_FEATURES))
     return out
+
+
+def patient_keys(patients: Sequence[str | None], record_keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """64-bit keys of patient ids (BLAKE2b); a recording without one is a patient of its own."""
+    known = [(name, own) for name, own in zip(patients, record_keys.tolist(), strict=True)]
+    return np.array([record_key(f"patient/{name}") if name else own for name, own in known], np.int64)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -129,7 +129,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Opt
     try:
         model.load_state_dict(checkpoint.model, strict=True)
         groups = [
-            {**saved, **{key: now[key] for key in IMPLEMENTATION if key in now}}
+            {**now, **saved, "params": saved["params"], **{key: now[key] for key in IMPLEMENTATION if key in now}}
             for saved, now in zip(checkpoint.state["optimiser_groups"], optimiser.param_groups, strict=True)
         ]
         optimiser.load_state_dict(_optimiser_in(groups, checkpoint.optimiser))

@@ -6,6 +6,7 @@ Contract: a `Job` is small and picklable; what is built from it is a function of
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,57 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beatray.beat_classifier.folder import load as load_labels
-from beatray.config import as_dict, flat
+from beatray.augment.draws import Draws
+from beatray.config import as_dict, flat, renamed
 from beatray.errors import TrainingError
-from beatray.models.registry import build_encoder
-from beatray.objectives.registry import build_objective
+from beatray.fields import absent_values, keys_with
+from beatray.models.registry import build_encoder, encoder_class
+from beatray.objectives.objective import Objective
+from beatray.objectives.registry import build_objective, objective_class
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.track.secrets import scrubbed
 from beatray.train.blocks import Arrays
+from beatray.train.composed import NAMED
 from beatray.train.order import steps_per_epoch
 from beatray.train.stream import StreamSettings
-
-RESUMABLE = (
-    "out",
-    "run",
-    "corpus.path",
-    "objective.beat_classifier",
-    "train.epochs",
-    "train.workers",
-    "corpus.on_bad_shard",
-    "train.checkpoint_every_steps",
-    "train.validate_every_epochs",
-    "train.log_every_steps",
-    "train.log_ids",
-    "train.max_failures",
-    "train.max_nonfinite",
-    "train.start_minutes",
-    "train.resize_seconds",
-    "train.stall_minutes",
-    "train.stop_after_steps",
-    "train.chunk_steps",
-    "train.cache_mb",
-    "train.readers_per_worker",
-    "train.cpus_per_reader",
-    "train.cpus_per_worker",
-    "train.threads_per_worker",
-    "train.device",
-    "views.place",
-)
-"""Settings that may differ between a checkpoint and the run that continues it: they change no gradient.
-
-Except for `train.epochs`, which moves the cosine: continuing to more epochs is a decision the user may take.
-"""
-
-
-ADDED = {"corpus.split": 0, "objective.feature_weight": 0.0, "encoder.channels": [32, 32, 64]}
-"""Settings that older runs do not name, with what those runs did."""
-
-RESUMABLE_GROUPS = ("checkpoint.", "cluster.", "tracking.")
-"""Whole groups of the same kind."""
 
 
 def shown_settings(settings: PretrainSettings) -> dict[str, Any]:
@@ -103,39 +68,37 @@ class Job:
         return self.settings.train.epochs * steps_per_epoch(self.rows, self.settings.train.batch_size)
 
 
-def build_model(objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]) -> Any:
-    """The objective with a fresh encoder, a module that is an `Objective`; the weights are a function of the seed.
+def build_model(objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]) -> Objective:
+    """The objective with a fresh encoder; the weights are a function of the seed.
 
-    Raises ValueError for a name or setting that does not exist.
+    Raises ValueError for a name or setting that does not exist, and a network that the method cannot work with.
     """
     torch.manual_seed(seed)
-    encoder_settings = {key: value for key, value in encoder.items() if key != "name"}
-    objective_settings = {key: value for key, value in objective.items() if key != "name"}
-    built = build_encoder(encoder["name"], **encoder_settings)
-    made = build_objective(objective["name"], built, objective_settings, FeatureStatistics.from_dict(statistics))
-    if objective.get("beat_labels"):
-        made.beat_labels = load_labels(objective["beat_classifier"], objective.get("beat_classifier_digest"))
-    return made
+    built = build_encoder(encoder["name"], **{key: value for key, value in encoder.items() if key != "name"})
+    settings = {key: value for key, value in objective.items() if key != "name"}
+    return build_objective(objective["name"], built, settings, FeatureStatistics.from_dict(statistics))
 
 
 @dataclass(frozen=True, slots=True)
 class ViewsOnWorker:
-    """The objective's views as a function of arrays, for Ray Data workers: pure, so the encoder does not matter."""
+    """The objective's views as a function of arrays, for Ray Data workers: pure, so the weights do not matter."""
 
     objective: str  # JSON, so that a process builds it once
+    encoder: str
     statistics: str
     seed: int
 
     def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         torch.set_num_threads(1)
-        objective = _objective_of_process(self.objective, self.statistics)
-        made = objective.views(to_tensors(arrays, torch.device("cpu")), self.seed, epoch)
+        objective = _objective_of_process(self.objective, self.encoder, self.statistics)
+        batch = to_tensors(arrays, torch.device("cpu"))
+        made = objective.views(batch, Draws.of(batch, self.seed, epoch))
         return {name: tensor.numpy() for name, tensor in made.items()}
 
 
 @lru_cache(maxsize=1)
-def _objective_of_process(objective: str, statistics: str) -> Any:
-    return build_model(json.loads(objective), {"name": "tiny"}, 0, json.loads(statistics))
+def _objective_of_process(objective: str, encoder: str, statistics: str) -> Objective:
+    return build_model(json.loads(objective), json.loads(encoder), 0, json.loads(statistics))
 
 
 def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
@@ -151,14 +114,45 @@ def check_same_run(job: Job, state: dict[str, Any]) -> None:
             "be the same. Choose another run= or the corpus it was started on."
         )
     now = flat(json.loads(json.dumps(shown_settings(job.settings))))
-    before = {**{key: value for key, value in ADDED.items() if key in now}, **flat(state["settings"])}
+    before = flat(json.loads(json.dumps(of_older_run(state["settings"]))))
+    resumable = keys_marked(job.settings, "resumable")
     differing = [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in RESUMABLE and not key.startswith(RESUMABLE_GROUPS)
+        if before.get(key) != now.get(key) and key not in resumable
     ]
     if differing:
         raise TrainingError(
             f"run {job.settings.run} was started with other settings ({'; '.join(differing)}). Choose another run= "
             "or start it with the same settings."
         )
+
+
+def keys_marked(settings: PretrainSettings, mark: str) -> set[str]:
+    """Dotted keys of the settings, those of the objective included, at which a mark was set (fields.py)."""
+    method = objective_class(settings.objective["name"]).Settings
+    return keys_with(PretrainSettings, mark) | keys_with(method, mark, "objective.")
+
+
+def of_older_run(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run wrote down, as this version would: keys renamed, and for those it did not know yet what
+    it did (`absent`, said at the field)."""
+    content = renamed(stored)
+    objective, encoder = content["objective"]["name"], content["encoder"]["name"]
+    schemas: dict[str, type[Any]] = {
+        "": PretrainSettings,
+        "objective.": objective_class(objective).Settings,
+        "encoder.": encoder_class(encoder).Settings,
+    }
+    for where, schema in schemas.items():
+        for key, value in absent_values(schema, where).items():
+            inner = content
+            *groups, name = key.split(".")
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner.setdefault(name, value)
+    for group in ("objective", "encoder"):
+        rest = {key: value for key, value in content[group].items() if key != "name"}
+        name = content[group]["name"]
+        content[group] = {"name": name, **NAMED[group].complete(name, rest, f"{group}.")}
+    return content

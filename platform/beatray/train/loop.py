@@ -25,13 +25,13 @@ from beatray.augment.draws import record_key
 from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account, difference, key_sum
-from beatray.train.first_rank import FirstRank
 from beatray.train.job import Job, ViewsOnWorker, check_same_run
-from beatray.train.learner import Learner
 from beatray.train.names import names_by_place, names_of_keys
 from beatray.train.order import Part, epoch_order, steps_per_epoch
+from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED
+from beatray.train.step import Learner
 from beatray.train.stream import Batch, batches
 from beatray.train.validation import Validation
 from beatray.train.watchdog import Watchdog
@@ -59,7 +59,7 @@ class _Training:
     learner: Learner
     watchdog: Watchdog
     validation: Validation | None
-    first: FirstRank | None  # on the first rank only
+    first: RankZero | None  # on the first rank only
     per_epoch: int
     account: Account | None  # of the present epoch; None if its beginning was not counted
     names: dict[int, str]  # record ids by key, on the first rank, where ids are logged
@@ -98,7 +98,7 @@ def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
         last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
         first = None
         if ranks.is_first:
-            first = stack.enter_context(FirstRank(job, done, hooks.start, state.get("validation_loss")))
+            first = stack.enter_context(RankZero(job, done, hooks.start, state.get("validation_loss")))
         t = _Training(
             job=job,
             ranks=ranks,
@@ -151,7 +151,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
     if settings.log_ids:
         _log_ids(t, number, batch)
     epoch_ends = (number + 1) % t.per_epoch == 0
-    validation_loss = _end_epoch(t, batch.epoch) if epoch_ends else None
+    validation_loss = _end_epoch(t, number, batch.epoch) if epoch_ends else None
     line = {
         "step": number,
         "epoch": batch.epoch,
@@ -173,7 +173,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
         if number % settings.log_every_steps == 0 or number == last - 1 or worth_it:
             first.log_metrics(line)
         if first.is_due(number + 1, validation_loss) or number == last - 1:
-            first.save(number + 1, t.per_epoch, t.account, t.learner.objective, t.learner.optimiser, validation_loss)
+            first.save(number + 1, t.per_epoch, t.account, t.learner.objective, t.learner.optimizer, validation_loss)
     if validation_loss is not None or number == last - 1 or (epoch_ends and t.validation is None):
         told = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
         t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
@@ -193,7 +193,7 @@ def _resume(job: Job, ranks: Ranks, learner: Learner) -> dict[str, Any]:
         return {}
     found = chosen or checkpoints.load(job.run, name)
     check_same_run(job, found.state)
-    checkpoints.restore(found, learner.objective, learner.optimiser)
+    checkpoints.restore(found, learner.objective, learner.optimizer)
     return found.state
 
 
@@ -201,9 +201,9 @@ def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Gener
     if n_steps <= 0:
         return
     make_views = None
-    if job.settings.views.place == "workers":
-        objective, statistics = json.dumps(job.settings.objective), json.dumps(job.statistics)
-        make_views = ViewsOnWorker(objective, statistics, job.settings.seed)
+    if job.settings.train.augment_on == "workers":
+        objective, encoder = json.dumps(job.settings.objective), json.dumps(job.settings.encoder)
+        make_views = ViewsOnWorker(objective, encoder, json.dumps(job.statistics), job.settings.seed)
     yield from batches(job.stream, ranks.rank, ranks.world, start, n_steps, make_views)
 
 
@@ -220,7 +220,7 @@ def _next(feed: Iterator[Batch]) -> tuple[Batch | None, float, Exception | None]
 
 def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdict:
     """One exchange before each step: has every rank its data, does anybody want to stop, how many rows are there?"""
-    first, n_parts = t.first, t.job.settings.train.accumulate
+    first, n_parts = t.first, t.job.settings.train.gradient_accumulation_steps
     keys = np.empty(0, np.int64) if batch is None else batch.arrays["record_key"]
     mine = [
         int(fault is not None or (first is not None and first.fault() is not None)),
@@ -266,11 +266,11 @@ def _checkpoint(t: _Training, done: int) -> None:
     """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
     if t.first is not None:
         t.watchdog.step()
-        t.first.save(done, t.per_epoch, t.account, t.learner.objective, t.learner.optimiser)
+        t.first.save(done, t.per_epoch, t.account, t.learner.objective, t.learner.optimizer)
         t.first.settle()
 
 
-def _end_epoch(t: _Training, epoch: int) -> float | None:
+def _end_epoch(t: _Training, number: int, epoch: int) -> float | None:
     """Prove that the epoch was whole, and validate where it is time to; returns the validation loss."""
     _check_epoch(t, epoch)
     t.account, t.seen, t.seen_from = Account(), [], 0
@@ -280,7 +280,8 @@ def _end_epoch(t: _Training, epoch: int) -> float | None:
     if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
         return None
     t.watchdog.step()
-    return t.validation.loss(t.learner.objective, lambda arrays, number: t.learner.views(arrays, number, make=True))
+    at = t.learner.progress(number, epoch)
+    return t.validation.loss(t.learner.objective, lambda arrays, of: t.learner.views(arrays, of, make=True), at)
 
 
 def _log_faults(t: _Training, number: int, batch: Batch, verdict: _Verdict) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,10 @@ class OrderSettings:
 
     seed: int
     batch_size: int
-    lanes: int = 16
+    streams: int = 16
     window: int = 8
     parts: int = 1  # micro-batches of a global batch
+    patients: NDArray[np.int64] | None = field(default=None, compare=False)  # keys, row group by row group
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def lanes_for(n_groups: int, settings: OrderSettings) -> int:
 
     With fewer row groups a lane, a small corpus would hardly be shuffled.
     """
-    most = max(1, min(settings.lanes, n_groups // 2))
+    most = max(1, min(settings.streams, n_groups // 2))
     return max(lanes for lanes in range(1, most + 1) if settings.batch_size % lanes == 0)
 
 
@@ -91,7 +92,14 @@ def epoch_order(sizes: Sequence[int], settings: OrderSettings, epoch: int) -> ND
     full = min(len(rows) for rows in shuffled) // share_of_lane
     head = np.stack([rows[: full * share_of_lane].reshape(full, share_of_lane, 2) for rows in shuffled], axis=1)
     tail = np.concatenate([rows[full * share_of_lane :] for rows in shuffled])
-    return np.concatenate([head.reshape(-1, 2), random.permutation(tail)]).astype(np.int32)
+    order = np.concatenate([head.reshape(-1, 2), random.permutation(tail)]).astype(np.int32)
+    if settings.patients is None:
+        return order
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    keys = settings.patients[starts[order[:, 0]] + order[:, 1]]
+    rows_of_window = n_lanes * settings.window * len(order) // max(len(sizes), 1)
+    batches = max(rows_of_window // settings.batch_size, 1)
+    return order[_patients_together(keys, settings.batch_size, batches, random)]
 
 
 def _shuffle_lane(
@@ -101,6 +109,34 @@ def _shuffle_lane(
     rows = np.stack([np.repeat(groups, counts), np.concatenate([np.arange(n) for n in counts])], axis=1)
     key = np.repeat(np.arange(len(groups)), counts) + window * random.random(len(rows))
     return rows[np.argsort(key, kind="stable")]
+
+
+def _patients_together(
+    keys: NDArray[np.int64], batch_size: int, batches: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """A new order of the rows with these patient keys: within each window of so many batches, the rows of a patient
+    come in one batch, unless they are more than fit. The sizes of the batches stay."""
+    placed = []
+    for first in range(0, len(keys), batches * batch_size):
+        rows = np.arange(first, min(first + batches * batch_size, len(keys)))
+        room = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
+        filled: list[list[int]] = [[] for _ in room]
+        _, patient = np.unique(keys[rows], return_inverse=True)
+        several = np.bincount(patient) > 1
+        families = [rows[patient == number] for number in random.permutation(np.flatnonzero(several))]
+        left = random.permutation(rows[~several[patient]]).tolist()
+        for family in sorted(families, key=len, reverse=True):
+            fits = [number for number, size in enumerate(room) if size - len(filled[number]) >= len(family)]
+            if fits:
+                filled[fits[random.integers(len(fits))]] += family.tolist()
+            else:
+                left += family.tolist()
+        for number, size in enumerate(room):
+            missing = size - len(filled[number])
+            filled[number] += left[:missing]
+            left = left[missing:]
+            placed.append(random.permutation(filled[number]))
+    return np.concatenate(placed) if placed else np.empty(0, np.int64)
 
 
 def steps_per_epoch(n_rows: int, batch_size: int) -> int:

@@ -6,20 +6,22 @@ Everything that can be wrong with the words of a user is found here, before Ray 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from beatray.augment.draws import record_key
-from beatray.beat_classifier.folder import digest_of
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
-from beatray.errors import CheckpointError, SettingsError
+from beatray.errors import SettingsError
+from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
 from beatray.train.account import key_sum
+from beatray.train.blocks import patient_keys
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
@@ -95,12 +97,12 @@ def prepare_job(settings: PretrainSettings) -> Job:
     groups = row_groups(corpus, chosen)
     if not groups:
         raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
-    settings = with_classifier(settings)
-    statistics = {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
-    arrays = _columns(settings, statistics)
+    settings = resolved(settings)
+    statistics = feature_statistics(corpus)
+    arrays = _reads(settings, statistics)
     clusters = corpus.manifest.statistics.get("beat_clusters")
     if "beat_class" in arrays and clusters is None:
-        raise SettingsError("the corpus has too few beats for clusters: choose objective.hard_beat=same_record")
+        raise SettingsError("the corpus has too few beats for clusters: choose objective.beat_positives=same_record")
     train_settings = settings.train
     stream = StreamSettings(
         store=corpus.store,
@@ -108,9 +110,10 @@ def prepare_job(settings: PretrainSettings) -> Job:
         order=OrderSettings(
             seed=settings.seed,
             batch_size=train_settings.batch_size,
-            lanes=train_settings.lanes,
+            streams=train_settings.shuffle_streams,
             window=train_settings.window,
-            parts=train_settings.accumulate,
+            parts=train_settings.gradient_accumulation_steps,
+            patients=_patients(corpus, groups, chosen) if train_settings.keep_patients_together else None,
         ),
         arrays=arrays,
         clusters=clusters if "beat_class" in arrays else None,
@@ -133,24 +136,35 @@ def prepare_job(settings: PretrainSettings) -> Job:
     )
 
 
-def with_classifier(settings: PretrainSettings) -> PretrainSettings:
-    """The settings with the place and the digest of the beat classifier, where the objective asks for one."""
-    objective = settings.objective
-    if not objective.get("beat_labels") or not objective.get("beat_classifier"):
-        return settings
-    place = Store(str(objective["beat_classifier"]))
-    path = str(place.folder) if place.is_local else str(objective["beat_classifier"])
-    try:
-        digest = objective.get("beat_classifier_digest") or digest_of(path)
-    except (CheckpointError, OSError) as error:
-        raise SettingsError(f"objective.beat_classifier={objective['beat_classifier']}: {error}") from error
-    return replace(settings, objective={**objective, "beat_classifier": path, "beat_classifier_digest": digest})
+def feature_statistics(corpus: Corpus) -> dict[str, Any]:
+    """Statistics of the record and beat features of a corpus, as objectives take them."""
+    return {name: corpus.manifest.statistics[f"{name}_features"] for name in ("record", "beat")}
 
 
-def _columns(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
+def resolved(settings: PretrainSettings) -> PretrainSettings:
+    """The settings as the run begins with them: what the objective makes absolute or fills in."""
+    name = settings.objective["name"]
+    kind = objective_class(name)
+    content = {key: value for key, value in settings.objective.items() if key != "name"}
+    made = kind.resolved(objective_settings(name, content))
+    return replace(settings, objective={"name": name, **asdict(made)})
+
+
+def _patients(corpus: Corpus, groups: tuple[RowGroup, ...], chosen: pd.DataFrame) -> NDArray[np.int64]:
+    """Patient key of every row that is trained on, row group by row group as the order counts them."""
+    number_of = {shard.name: number for number, shard in enumerate(corpus.manifest.shards)}
+    by_place = chosen.set_index(["shard", "group", "row"])[["patient_id", "record_id"]]
+    places = [(number_of[group.shard.name], group.group, row) for group in groups for row in group.rows]
+    rows = by_place.loc[places]
+    own = np.array([record_key(name) for name in rows["record_id"]], np.int64)
+    known = rows["patient_id"].where(rows["patient_id"].notna(), None)
+    return patient_keys(known.tolist(), own)
+
+
+def _reads(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
     """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
     try:
         built = build_model(settings.objective, settings.encoder, settings.seed, statistics)
     except (ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
-    return tuple(built.columns)
+    return tuple(built.reads)

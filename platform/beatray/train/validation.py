@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
 from beatray.errors import CorpusError
+from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.job import Job
 from beatray.train.order import epoch_order, share, steps_per_epoch
@@ -38,7 +39,7 @@ class Validation:
         stream = job.validation
         sizes = [len(group.rows) for group in stream.groups]
         n_rows, batch_size = int(sum(sizes)), job.settings.train.batch_size
-        order = epoch_order(sizes, stream.order, 0) if n_rows else np.empty((0, 2), np.int32)
+        order = epoch_order(sizes, replace(stream.order, patients=None), 0) if n_rows else np.empty((0, 2), np.int32)
         shares = [
             share(n_rows, batch_size, step, ranks.rank, ranks.world)[0]
             for step in range(steps_per_epoch(n_rows, batch_size))
@@ -63,8 +64,8 @@ class Validation:
         self._weights = ranks.sums([len(arrays["record_key"]) for arrays in self._batches])
 
     @torch.no_grad()
-    def loss(self, objective: Any, to_views: Callable[[Arrays, int], dict[str, Tensor]]) -> float:
-        """Mean loss over the validation recordings; every rank must call it."""
+    def loss(self, objective: Objective, to_views: Callable[[Arrays, int], dict[str, Tensor]], at: Progress) -> float:
+        """Mean loss over the validation recordings at that point of the run; every rank must call it."""
         was_training = objective.training
         objective.eval()
         random = torch.random.get_rng_state()
@@ -75,8 +76,8 @@ class Validation:
                 continue  # on every rank
             views = to_views(arrays, VIEWS_EPOCH)
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                _, logs = objective(views)
-            total += float(logs["loss"]) * rows
+                result = objective(views, at)
+            total += float(result.means["loss"]) * rows
         torch.random.set_rng_state(random)
         objective.train(was_training)
         return total / max(sum(self._weights), 1)

@@ -1,9 +1,9 @@
-"""What should be near what: hard and soft target matrices for records and for beats.
+"""What should be near what: hard and soft target matrices for records and for beats, and how they are watched.
 
 All matrices are rows of this rank against columns of the global batch, (R, M), float, at least 0. `own` marks the other
-view of the same record (or beat); own pairs have target 1; the row itself is no pair of its own.
+view of the same record (or beat), the positive pair, whose target is 1; the row itself is no pair of its own.
 
-- hard: 1 for own pairs, else 0. With the `rownorm` loss this is NT-Xent.
+- hard: 1 for own pairs, else 0. With the `soft_cross_entropy` loss this is NT-Xent.
 - soft_1: the cosine of raw feature vectors, at least 0, to the power p (Beat-SSL, Rizqyawan et al., ISBI 2026, sharpens
   with p = 50). Raw physiological features point nearly the same way, so without a large p all targets are near 1.
 - soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
@@ -12,21 +12,41 @@ view of the same record (or beat); own pairs have target 1; the row itself is no
   all pairs of different things in the global batch (the median heuristic of kernel methods). Ours: half of all pairs
   lie above exp(-q / 2) whatever the features and their units are, so no exponent has to be found for a corpus.
 
-A soft target is built in two steps, see similarity.py: a raw similarity and the map that sharpens it.
+A soft target is built in two steps: a raw similarity and the monotone map that sharpens it (`Similarity`).
 
 However sharp, a soft target over hundreds of columns leaves little on the own pair, and little mass means collapse.
-`fix_own_mass` rescales the others so that own pairs hold an exact part of each row.
+`fix_positive_mass` rescales the others so that own pairs hold an exact part of each row.
+
+Whether soft targets can teach anything shows in their distribution: raw cosines squeezed just below 1 make every target
+1, and a sharpening that is too strong makes every target 0. So each step counts the raw similarities of all pairs of
+different things in a histogram, which adds up over ranks, and reads quantiles off it. The bins are fine where raw
+cosines lie: they are those of 1 - s, each 1/128 of a power of two wide, so that a quantile q is known to (1 - q) / 256
+near 1 and to 0.004 everywhere. The sharpening never turns the order around, so quantiles of the sharpened similarities
+are sharpened quantiles.
+
+Contract of the histograms: raw similarities lie in 0..1; counts are float64 (BINS,), exact, the same on every number of
+ranks once summed; without a pair every quantile is NaN.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from beatray.objectives.contrast import own_columns
-from beatray.objectives.median import median_over_ranks
-from beatray.objectives.similarity import Similarity
+from beatray.objectives.reduce import median_over_ranks
 from beatray.objectives.statistics import FeatureTable
+
+QUANTILES = (5, 25, 50, 75, 95)
+"""Per cent."""
+
+_MANTISSA = 16  # bits of a float32 that are left out: 7 of 23 remain, 128 bins between powers of two
+_LOWEST = 0x35800000 >> _MANTISSA  # 2^-20 as float32: what is nearer to 1 counts as 1
+_HIGHEST = 0x3F800000 >> _MANTISSA  # 1.0
+BINS = _HIGHEST - _LOWEST + 1
 
 
 class Features(nn.Module):
@@ -57,6 +77,39 @@ class Features(nn.Module):
     def standardise(self, values: Tensor) -> Tensor:
         """(n, F) imputed -> (n, F) in SDs from the mean of the corpus; a constant or missing one is 0."""
         return (values - self.mean) / torch.where(self.sd > 0, self.sd, torch.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """Raw similarities (R, M) of own rows and global columns, and the monotone map from them to soft targets."""
+
+    raw: Tensor
+    sharpen: Callable[[Tensor], Tensor]
+
+    def targets(self, own: Tensor, dtype: torch.dtype) -> Tensor:
+        """Soft targets (R, M) of type `dtype`: the sharpened similarity, 1 for own pairs."""
+        return self.sharpen(self.raw).to(dtype).masked_fill(own, 1.0)
+
+
+def others_histogram(raw: Tensor, own: Tensor, self_index: Tensor) -> Tensor:
+    """Counts of raw similarities (R, M) of pairs that are neither the row itself nor its own pair: (BINS,) float64."""
+    others = ~(own | own_columns(self_index, own.shape[1]))
+    apart = (1.0 - raw).to(torch.float32).clamp(0.0, 1.0)
+    place = ((apart.view(torch.int32) >> _MANTISSA) - _LOWEST).clamp_min(0)
+    return torch.bincount(place[others], minlength=BINS).double()
+
+
+def quantiles(histogram: Tensor) -> Tensor:
+    """Similarities at `QUANTILES` from summed counts (BINS,): (len(QUANTILES),) float64, ascending; NaN without pairs.
+
+    The q-quantile is the middle of the bin that holds the pair of rank ceil(q n).
+    """
+    below = histogram.flip(0).cumsum(0)  # bins from similarity 0 up to 1
+    level = torch.tensor(QUANTILES, dtype=torch.float64, device=histogram.device) / 100.0
+    place = BINS - 1 - torch.searchsorted(below, (level * below[-1]).ceil().clamp_min(1.0)).clamp_max(BINS - 1)
+    middle = (((place + _LOWEST) << _MANTISSA) + (1 << (_MANTISSA - 1))).to(torch.int32).view(torch.float32).double()
+    middle = torch.where(place == 0, 0.0, middle.clamp_max(1.0))
+    return torch.where(below[-1] > 0, 1.0 - middle, torch.nan)
 
 
 def own_pairs(row_id: Tensor, column_id: Tensor, self_index: Tensor) -> Tensor:
@@ -114,23 +167,23 @@ def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index:
     return (own | (alike & ~one_class)).float()
 
 
-def fix_own_mass(targets: Tensor, own: Tensor, self_index: Tensor, pos_mass: float | None) -> Tensor:
-    """Rescale other columns so that own pairs hold exactly `pos_mass` of each row; None leaves the targets as they are.
+def fix_positive_mass(targets: Tensor, own: Tensor, self_index: Tensor, positive_mass: float | None) -> Tensor:
+    """Rescale other columns so that own pairs hold exactly `positive_mass` of each row; None leaves the targets be.
 
     Weights of own pairs stay, except that a mass of 0 takes them away and leaves the others as they are: then a view is
     drawn to records like its own, not to its own other view. Rows whose own pairs, or whose other columns, have no mass
     stay as they are. Raises ValueError for a mass below 0, or of 1 and more.
     """
-    if pos_mass is None:
+    if positive_mass is None:
         return targets
-    if not 0.0 <= pos_mass < 1.0:
-        raise ValueError(f"pos_mass must be null, or at least 0 and below 1, not {pos_mass}")
+    if not 0.0 <= positive_mass < 1.0:
+        raise ValueError(f"positive_mass must be null, or at least 0 and below 1, not {positive_mass}")
     targets = targets.masked_fill(own_columns(self_index, targets.shape[1]), 0.0)
     own_mass = (targets * own).sum(1, keepdim=True)
     others = (targets * ~own).sum(1, keepdim=True)
     fixable = (own_mass > 0) & (others > 0)
-    if pos_mass == 0.0:
+    if positive_mass == 0.0:
         return targets.masked_fill(own & fixable, 0.0)
-    wanted = own_mass * ((1.0 - pos_mass) / pos_mass)
+    wanted = own_mass * ((1.0 - positive_mass) / positive_mass)
     factor = torch.where(fixable, wanted / others.clamp_min(1e-30), 1.0)
     return torch.where(own, targets, targets * factor)

@@ -1,4 +1,4 @@
-"""What only the first rank does: the journals, the checkpoints, and listening to the outside.
+"""What only rank zero does: the journals, the checkpoints, and listening to the outside.
 
 Contract: lines of the journals are never doubled when a run continues; a checkpoint is never ahead of the journals; a
 group of workers whose run another one has taken over writes nothing more.
@@ -12,12 +12,12 @@ import time
 from types import TracebackType
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from beatray.config import as_dict
 from beatray.errors import CheckpointError, SupersededError
 from beatray.models import encoder_folder
+from beatray.objectives.objective import Objective
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.account import Account
@@ -32,7 +32,7 @@ LOOK_EVERY_S = 5.0
 """How often all ranks together ask Ray for news and tell it theirs; Ray takes reports only every second or two."""
 
 
-class FirstRank:
+class RankZero:
     """Use as a context manager, from the step `done` on; `start` is the id of this start of the run.
 
     `validation_loss` is that of the checkpoint the run continues from, if it was validated there. Raises
@@ -55,7 +55,7 @@ class FirstRank:
         self._journal_warned = False
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> FirstRank:
+    def __enter__(self) -> RankZero:
         self._stack.enter_context(self._flags)
         self._stack.callback(self._close_journals)
         self._stack.enter_context(self._writer)
@@ -133,8 +133,8 @@ class FirstRank:
         done: int,
         per_epoch: int,
         account: Account | None,
-        objective: nn.Module,
-        optimiser: Optimizer,
+        objective: Objective,
+        optimizer: Optimizer,
         validation_loss: float | None = None,
     ) -> None:
         """Hand a checkpoint after `done` steps to the writer, unless there is one already."""
@@ -153,14 +153,14 @@ class FirstRank:
             "recipe": self._job.recipe,
             "manifest_hash": self._job.manifest_hash,
         }
-        snapshot = checkpoints.snapshot(checkpoints.name_of(done), state, objective, optimiser)
+        snapshot = checkpoints.snapshot(checkpoints.name_of(done), state, objective, optimizer)
         self._writer.submit(snapshot, validation_loss)
 
     def settle(self) -> None:
         """Until the last checkpoint is written or has failed; `fault` knows."""
         self._writer.wait()
 
-    def export(self, objective: Any) -> None:
+    def export(self, objective: Objective) -> None:
         """Write encoder/: the last weights, or the best by validation where the settings say so.
 
         CheckpointError if it cannot be written.
@@ -189,7 +189,7 @@ class FirstRank:
             "seed": job.settings.seed,
         }
         try:
-            encoder_folder.export_encoder(job.run, objective.encoder.float(), description, job.trained_on)
+            encoder_folder.export_encoder(job.run, objective.exported().float(), description, job.trained_on)
         except OSError as error:
             raise CheckpointError(describe(error, f"encoder could be written to {job.run.where()}")) from error
 

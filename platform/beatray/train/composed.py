@@ -1,0 +1,47 @@
+"""From words to the settings of pretraining, the method and the network checked by their own dataclasses.
+
+Everything that can be wrong with the words alone is found here, before a corpus is opened: an unknown or misspelt key
+of any group, a value of the wrong type or out of bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from beatray.config import Named, build, compose
+from beatray.models import registry as networks
+from beatray.objectives import registry as methods
+from beatray.settings import PretrainSettings
+
+
+class _Methods:
+    def kind(self, name: str) -> type[Any]:
+        return methods.objective_class(name).Settings
+
+    def complete(self, name: str, content: Mapping[str, Any], where: str) -> dict[str, Any]:
+        return asdict(methods.objective_settings(name, content, where))
+
+
+class _Networks:
+    def kind(self, name: str) -> type[Any]:
+        return networks.encoder_class(name).Settings
+
+    def complete(self, name: str, content: Mapping[str, Any], where: str) -> dict[str, Any]:
+        fixed = networks.encoder_class(name).names.get(name, {})
+        made = asdict(networks.encoder_settings(name, content, where))
+        return {key: value for key, value in made.items() if key not in fixed}
+
+
+NAMED: dict[str, Named] = {"objective": _Methods(), "encoder": _Networks()}
+
+
+def pretrain_content(top: str, words: Sequence[str], **more: Any) -> dict[str, Any]:
+    """`config.compose` of a command that trains: objective and encoder complete."""
+    return compose(top, words, named=NAMED, **more)
+
+
+def pretrain_settings(words: Sequence[str]) -> PretrainSettings:
+    """The settings that the words of `beatray pretrain` mean; SettingsError names the key that does not fit."""
+    return build(PretrainSettings, pretrain_content("pretrain", words))
