@@ -15,7 +15,7 @@ import pandas as pd
 from beatray.augment.draws import record_key
 from beatray.beat_classifier.folder import digest_of
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles
+from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError, SettingsError
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
@@ -23,17 +23,6 @@ from beatray.train.account import key_sum
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
-
-
-def policy_of(settings: CorpusSettings) -> SplitPolicy:
-    """The split policy that the corpus settings ask for."""
-    return SplitPolicy(
-        validation_folds=settings.validation_folds,
-        test_folds=settings.test_folds,
-        hashed_test_sources=settings.hashed_test_sources,
-        split=settings.split,
-        train_on_unknown_copies=settings.train_on_unknown_copies,
-    )
 
 
 def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
