@@ -20,7 +20,7 @@ from beatray.errors import CheckpointError, SupersededError
 from beatray.models import encoder_folder
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
-from beatray.train.account import Account
+from beatray.train.epoch_audit import EpochAudit as Account
 from beatray.train.flags import Flags
 from beatray.train.job import Job, shown_settings
 from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from beatray.augment.draws import record_key
 from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
-from beatray.train.account import Account, difference, key_sum
+from beatray.train.epoch_audit import EpochAudit as Account
+from beatray.train.epoch_audit import difference, key_sum, names_by_place, names_of_keys
 from beatray.train.first_rank import FirstRank
 from beatray.train.job import Job, ViewsOnWorker, check_same_run
 from beatray.train.learner import Learner
-from beatray.train.names import names_by_place, names_of_keys
 from beatray.train.order import Part, epoch_order, steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED

@@ -19,7 +19,7 @@ from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError, SettingsError
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
-from beatray.train.account import key_sum
+from beatray.train.epoch_audit import key_sum
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
