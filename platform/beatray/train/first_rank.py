@@ -21,9 +21,9 @@ from beatray.models import encoder_folder
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit as Account
-from beatray.train.flags import Flags
 from beatray.train.job import Job, shown_settings
 from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder
+from beatray.train.run_folder import RunLease as Flags
 from beatray.train.writer import CheckpointWriter, describe
 
 log = logging.getLogger(__name__)
