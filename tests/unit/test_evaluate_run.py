@@ -17,12 +17,11 @@ from beatray.evaluate.classify import label_subsets
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.fit import batches, rate_factor
-from beatray.evaluate.jobs import plan
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.probe import chosen_probe
 from beatray.evaluate.results import ARMS, Evaluation
-from beatray.evaluate.run import evaluate
+from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, RobustnessSettings, SegmentSettings, quick
 from beatray.evaluate.split import fold_subsets
 from beatray.evaluate.table import make_table
