@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from beatray.corpus.reader import Rows
-from beatray.evaluate.choose import inner_folds
 from beatray.evaluate.classify import label_subsets
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.fit import batches, rate_factor
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
-from beatray.evaluate.probe import chosen_probe
+from beatray.evaluate.probes import chosen_probe, inner_folds
 from beatray.evaluate.results import ARMS, Evaluation
 from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, RobustnessSettings, SegmentSettings, quick

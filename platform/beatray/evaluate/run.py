@@ -51,7 +51,7 @@ def evaluate(
 ) -> Evaluation:
     """Run all jobs and collect their runs; `progress(done, all, name)` is called after each job.
 
-    `validation` are records to choose hyper-parameters and thresholds on; see `choose`. An encoder without weights
+    `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
     adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
     task has labelled records in both parts, or if held-out validation is asked for and there is none.
     """

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.evaluate import choose, classify, segment
+from beatray.evaluate import classify, segment
 from beatray.evaluate.conditions import CLEAN, condition_names, in_chunks
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
-from beatray.evaluate.probe import chosen_probe
+from beatray.evaluate.probes import chosen_probe, held_out, inner_folds
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC, Decisions, Run, score
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, fold_subsets
@@ -204,9 +204,9 @@ class Worker:
         the choice on validation records.
         """
         settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
-        folds = choose.held_out(train, data.validation)
+        folds = held_out(train, data.validation)
         if not len(data.validation):
-            folds = choose.inner_folds(data.patients, train, settings.inner_folds, job.seed)
+            folds = inner_folds(data.patients, train, settings.inner_folds, job.seed)
         if job.protocol == "finetune":
             _, spec = self._encoder(job)
             fit = settings.classify_finetune
