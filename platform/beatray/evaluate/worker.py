@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.evaluate import classify, segment
-from beatray.evaluate.conditions import CLEAN, condition_names, in_chunks
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.probes import chosen_probe, held_out, inner_folds
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC, Decisions, Run, score
+from beatray.evaluate.robustness import CLEAN, condition_names, in_chunks
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, fold_subsets
 from beatray.evaluate.tasks import TaskData
