@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 import beatray
 from beatray.cli import main
 from beatray.errors import SettingsError
-from beatray.sweep.leftovers import free_leftovers
+from beatray.sweep.callback import free_leftovers
 from beatray.sweep.metric import figures_of
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import alone, is_finished, prepare
