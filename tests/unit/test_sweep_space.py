@@ -17,9 +17,8 @@ from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.asha import EpochAsha, Pace
-from beatray.sweep.metric import last_figures
 from beatray.sweep.plan import config_of, plan_from
-from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, ranked
+from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
 from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
 from beatray.sweep.resources import check_trial, concurrent
 from beatray.sweep.settings import SweepSettings

@@ -19,10 +19,9 @@ from ray._private.state import state  # the public table of placement groups doe
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from beatray.sweep.metric import with_metric
 from beatray.sweep.plan import Plan
 from beatray.sweep.progress import Prepared
-from beatray.sweep.ranking import metric_of
+from beatray.sweep.ranking import metric_of, with_metric
 from beatray.sweep.record import ENDED, Record, TrialRecord
 from beatray.sweep.tracking import SweepTracking
 from beatray.train.launch import request_stop
