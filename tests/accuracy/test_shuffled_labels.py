@@ -9,13 +9,12 @@ import pytest
 
 from beatray.corpus.reader import Rows
 from beatray.evaluate import segment
-from beatray.evaluate.choose import inner_folds
 from beatray.evaluate.classify import shuffled_labels
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features, prepared
 from beatray.evaluate.label_spaces import superclass_targets
 from beatray.evaluate.labels import wave_masks
 from beatray.evaluate.metrics import macro_auroc, pooled_f1, segment_counts
-from beatray.evaluate.probe import ProbeResult, chosen_probe, probe
+from beatray.evaluate.probes import ProbeResult, chosen_probe, inner_folds, probe
 from beatray.evaluate.settings import ClassifySettings, EvaluateSettings, FitSettings
 from evaluation_rows import read_rows
 

@@ -28,8 +28,8 @@ from beatray.corpus import schema
 from beatray.corpus.writer import parquet_bytes
 from beatray.dsp.analyse import analyse
 from beatray.ingest.canonical import to_windows
+from beatray.ingest.folder_tree import FolderTree
 from beatray.ingest.sources import ptbxl
-from beatray.ingest.tree import FolderTree
 
 T = TypeVar("T")
 STAGES = ("read and check files", "to 500 Hz, 10 s, 1 uV", "R-peaks, waves, features", "to columns", "Parquet, SHA-256")

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from processes import cpu_seconds, data_archive, proportional_mib
 
+from beatray.ingest.folder_tree import FolderTree
 from beatray.ingest.sources import ptbxl
-from beatray.ingest.tree import FolderTree
 from beatray.record import LEADS
 
 RECORDS_PER_FOLDER = 1000

@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import torch
-from beatray.train.learner import Learner
 from large_corpus import write_large_corpus
 
 from beatray.config import build, compose
@@ -33,6 +32,7 @@ from beatray.train.launch import pretrain
 from beatray.train.order import Part
 from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
+from beatray.train.step import Learner
 
 WARM_UP = 3
 

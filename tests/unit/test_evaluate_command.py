@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from beatray.corpus.reader import Rows
-from beatray.corpus.splits import Role, assign_roles
+from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.held_out import evaluate_encoder, refuse_seen
@@ -21,7 +21,6 @@ from beatray.models.encoder_folder import export_encoder
 from beatray.models.registry import build_encoder
 from beatray.settings import CorpusSettings
 from beatray.storage.store import Store
-from beatray.train.prepare import policy_of
 from evaluation_rows import read_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")

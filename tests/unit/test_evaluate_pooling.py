@@ -12,7 +12,7 @@ from beatray.corpus.reader import Rows
 from beatray.dsp.peaks import find_r_peaks
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared
 from beatray.evaluate.pooling import BOX, median_heartbeats
-from beatray.evaluate.probe import logistic
+from beatray.evaluate.probes import logistic
 from beatray.evaluate.settings import POOLINGS
 from beatray.infer.vectors import BeatBoxes, embed_rows
 from beatray.models.encoder import Stage

@@ -12,23 +12,20 @@ import pytest
 import torch
 
 from beatray.corpus.reader import Rows
-from beatray.evaluate.choose import inner_folds
 from beatray.evaluate.classify import label_subsets
+from beatray.evaluate.detail_tables import wave_rows, waves_markdown
 from beatray.evaluate.encoders import EncoderSpec, build, pooled_features, prepared, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.fit import batches, rate_factor
-from beatray.evaluate.jobs import plan
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
-from beatray.evaluate.probe import chosen_probe
+from beatray.evaluate.probes import chosen_probe, inner_folds
 from beatray.evaluate.results import ARMS, Evaluation
-from beatray.evaluate.run import evaluate
+from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, RobustnessSettings, SegmentSettings, quick
 from beatray.evaluate.split import fold_subsets
 from beatray.evaluate.table import make_table
 from beatray.evaluate.tasks import task_data
-from beatray.evaluate.wave_table import as_markdown as wave_table_text
-from beatray.evaluate.wave_table import wave_rows
 from beatray.models.encoder_folder import export_encoder
 from beatray.storage.store import Store
 from evaluation_rows import read_rows
@@ -220,7 +217,7 @@ def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
     text = " ".join(make_table(found).notes)
     assert "F1 over 6 paired folds: " in text and "dealt into 3 folds" in text
     rows_of_waves = wave_rows(found)
-    assert {row.wave for row in rows_of_waves} == {"P", "QRS", "T"} and "| QRS |" in wave_table_text(rows_of_waves)
+    assert {row.wave for row in rows_of_waves} == {"P", "QRS", "T"} and "| QRS |" in waves_markdown(rows_of_waves)
 
 
 def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, tmp_path: Path) -> None:

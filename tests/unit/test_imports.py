@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -16,10 +17,9 @@ HEAVY = {
         "ingest/convert.py",
         "train/read.py",
         "train/launch.py",
+        "sweep/asha.py",
+        "sweep/callback.py",
         "sweep/evaluation.py",
-        "sweep/follower.py",
-        "sweep/halving.py",
-        "sweep/leftovers.py",
         "sweep/run.py",
         "sweep/trial.py",
         "infer/run.py",
@@ -70,32 +70,13 @@ LOWER: dict[str, set[str]] = {
         *("storage", "dsp", "corpus", "settings", "config", "track", "ray_job"),
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),
     },
-    "evaluate": {"dsp", "corpus", "settings", "config", "augment", "preprocess", "models", "train"},
+    "evaluate": {"dsp", "corpus", "settings", "augment", "preprocess", "models"},
     "sweep": {"storage", "corpus", "models", "settings", "config", "track", "ray_job", "train", "evaluate"},
-    "infer": {
-        "storage",
-        "corpus",
-        "ingest",
-        "settings",
-        "config",
-        "augment",
-        "preprocess",
-        "models",
-        "objectives",
-        "train",
-    },
-    "export": {"storage", "corpus", "ingest", "preprocess", "models", "train", "evaluate"},
+    "infer": {"storage", "corpus", "ingest", "settings", "augment", "preprocess", "models", "objectives"},
+    "export": {"storage", "ingest", "preprocess", "models", "evaluate"},
     "report": {
-        "dsp",
-        "corpus",
-        "augment",
-        "preprocess",
-        "models",
-        "objectives",
-        "train",
-        "evaluate",
-        "sweep",
-        "storage",
+        *("storage", "dsp", "corpus", "augment", "preprocess", "models", "objectives"),
+        *("train", "evaluate", "sweep"),
     },
     "doctor": {"storage", "corpus", "settings", "config", "track", "train", "ray_session"},
 }
@@ -146,6 +127,20 @@ def test_layers_only_look_down() -> None:
         used = {i.split(".")[1] for i in found if i.startswith("beatray.") and i.count(".") >= 1}
         allowed = LOWER[layer] | {layer} | (GROUND if layer not in GROUND else {"errors"})
         assert used <= allowed, f"{name} imports {sorted(used - allowed)}"
+
+
+def test_evaluate_does_not_bring_ray() -> None:
+    """An encoder is evaluated on a laptop without a cluster: nothing below `evaluate` may import Ray either."""
+    modules = [f"beatray.evaluate.{path.stem}" for path in sorted((PACKAGE / "evaluate").glob("[!_]*.py"))]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'ray' not in sys.modules, name"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_module_reads_pickles() -> None:

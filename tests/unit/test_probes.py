@@ -8,9 +8,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from beatray.evaluate.choose import choose_and_fit, held_out, inner_folds, judge
 from beatray.evaluate.metrics import best_thresholds, macro_auroc
-from beatray.evaluate.probe import chosen_probe, logistic, mlp_fit, neighbours
+from beatray.evaluate.probes import (
+    choose_and_fit,
+    chosen_probe,
+    held_out,
+    inner_folds,
+    judge,
+    logistic,
+    mlp_fit,
+    neighbours,
+)
 from beatray.evaluate.settings import ClassifySettings, EvaluateSettings, FitSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

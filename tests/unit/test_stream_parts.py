@@ -12,9 +12,9 @@ import pytest
 from beatray.corpus.clusters import assign_clusters
 from beatray.corpus.schema import SCHEMA
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
-from beatray.train.ahead import Ahead
 from beatray.train.blocks import MAX_BEATS, Packed, decode, pack, unpack
-from beatray.train.pool import RowPool
+from beatray.train.prefetcher import Prefetcher
+from beatray.train.row_buffer import RowPool
 
 WANTED = ("signal_uv", "n_samples", "record_key", "r_peaks", "beat_features", "beat_class", "record_features")
 
@@ -107,7 +107,7 @@ def numbers(upto: int, closed: threading.Event) -> Generator[int, None, None]:
 
 def test_a_thread_ahead_keeps_order_and_raises_in_its_place() -> None:
     closed, seen = threading.Event(), list[int]()
-    ahead = Ahead(numbers(20, closed), 3, "test")
+    ahead = Prefetcher(numbers(20, closed), 3, "test")
     with pytest.raises(OSError, match="the disk is gone"):
         seen.extend(ahead)
     assert seen == list(range(20)) and closed.is_set()
@@ -118,7 +118,7 @@ def test_a_thread_ahead_keeps_order_and_raises_in_its_place() -> None:
 @pytest.mark.parametrize("taken", [0, 1, 5, 20])
 def test_a_thread_ahead_can_be_closed_at_any_time(taken: int) -> None:
     closed = threading.Event()
-    ahead = Ahead(numbers(20, closed), 3, "test")
+    ahead = Prefetcher(numbers(20, closed), 3, "test")
     assert [next(ahead) for _ in range(taken)] == list(range(taken))
     ahead.close()
     assert closed.is_set() and next(ahead, None) is None

@@ -16,10 +16,9 @@ from beatray.config import build
 from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
-from beatray.sweep.halving import Halving, Pace
-from beatray.sweep.metric import last_figures
+from beatray.sweep.asha import EpochAsha, Pace
 from beatray.sweep.plan import config_of, plan_from
-from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, ranked
+from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
 from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
 from beatray.sweep.resources import check_trial, concurrent
 from beatray.sweep.settings import SweepSettings
@@ -348,7 +347,7 @@ class Search:
     def __init__(self, earlier: dict[str, Any], ended: list[str], running: list[str]) -> None:
         self.fallen: list[str] = []
         paces = {name: Pace(10, 4) for name in [*ended, *running]}
-        self.scheduler = Halving("loss", "min", 1, 2, paces, earlier, ended, self.fallen.append)
+        self.scheduler = EpochAsha("loss", "min", 1, 2, paces, earlier, ended, self.fallen.append)
         for name in running:
             self.scheduler.on_trial_add(None, self.trial(name))
 

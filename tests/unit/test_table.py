@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beatray.evaluate import classes
+from beatray.evaluate.detail_tables import class_rows, classes_markdown
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, score, write_results
 from beatray.evaluate.settings import EvaluateSettings
@@ -135,7 +135,7 @@ def test_classes_without_positives_are_named_and_keep_their_row() -> None:
     notes = " ".join(make_table(changed).notes)
     assert "means over 4 of 5 classes" in notes and "no positive in the test part, so in no mean: C." in notes
     assert "not learned: D." in notes and "to be a class: F." in notes and "a space" in notes
-    rows = classes.class_rows(changed)
+    rows = class_rows(changed)
     of_c = [row for row in rows if row.name == "C"]
     assert of_c and all(np.isnan(row.scores["auroc"].value) and row.test_positives == 0 for row in of_c)
     macro = next(r for r in runs if r.task == "classify" and r.arm == "pretrained").metrics
@@ -144,4 +144,4 @@ def test_classes_without_positives_are_named_and_keep_their_row() -> None:
     known = [row.scores["auprc"].value for row in mine if row.name != "C"]
     seeds = [r.metrics["auprc"] for r in runs if (r.task, r.protocol, r.arm) == ("classify", "frozen", "pretrained")]
     assert np.mean(known) == pytest.approx(np.mean(seeds)) and macro["classes"] == 4
-    assert classes.as_markdown(rows).count("\n| ") == len(rows)
+    assert classes_markdown(rows).count("\n| ") == len(rows)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from beatray.ingest import tar_tree
-from beatray.ingest.tree import Tree, is_plain_path, open_tree
+from beatray.ingest.member_checks import is_plain_path
+from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, RecordError
 
 FILES = {"top/a.hea": b"alpha", "top/data/b.dat": bytes(range(256)) * 40, "top/data/empty": b""}

@@ -18,7 +18,7 @@ from beatray.commands.console import say
 from beatray.commands.report import example_of
 from beatray.config import build, flat
 from beatray.corpus.reader import Corpus, Rows, open_corpus
-from beatray.corpus.splits import Role, assign_roles
+from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
@@ -41,7 +41,7 @@ from beatray.track.secrets import without_secrets
 from beatray.track.server import run_tags
 from beatray.track.setup import resume
 from beatray.track.tracker import Tracker
-from beatray.train.prepare import feature_statistics, policy_of
+from beatray.train.prepare import feature_statistics
 from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS, RunFolder
 
 MOST_EMBEDDED = 2000

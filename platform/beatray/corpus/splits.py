@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from beatray.settings import CorpusSettings
+
 PTBXL_NUMBER = r"^(?:ptbxl/|cinc/HR)0*(\d{1,6})(?:#\d+)?$"
 """Record ids of PTB-XL and of its copies in the PhysioNet/CinC Challenge sets."""
 
@@ -47,6 +49,17 @@ class SplitPolicy:
     hashed_test_fifths: int = 2
     split: int = 0  # another split than the published one: see `turned` and `hashed_fifth`
     train_on_unknown_copies: bool = False  # copies of PTB-XL whose fold this corpus does not know
+
+
+def policy_of(settings: CorpusSettings) -> SplitPolicy:
+    """The split policy that the corpus settings ask for."""
+    return SplitPolicy(
+        validation_folds=settings.validation_folds,
+        test_folds=settings.test_folds,
+        hashed_test_sources=settings.hashed_test_sources,
+        split=settings.split,
+        train_on_unknown_copies=settings.train_on_unknown_copies,
+    )
 
 
 def hashed_fifth(record_name: str, split: int = 0) -> int:

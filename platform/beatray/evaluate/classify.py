@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from beatray.evaluate.choose import judge
 from beatray.evaluate.fit import crop_starts, fit
+from beatray.evaluate.probes import judge
 from beatray.evaluate.segment import PREDICT_BATCH, autocast
 from beatray.evaluate.settings import FitSettings
 from beatray.evaluate.split import Index, nested_fractions

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from beatray.evaluate import classes, wave_table
+from beatray.evaluate.detail_tables import class_rows, classes_markdown, wave_rows, waves_markdown
 from beatray.evaluate.results import ARMS, VALIDATION_AUROC, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
@@ -19,19 +20,19 @@ NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "w
 def write_tables(evaluation: Evaluation, folder: Path) -> str:
     """Write the files `NAMES` (where there is something to say) into `folder`; returns the table as text."""
     write_results(evaluation, folder)
-    table, by_class = make_table(evaluation), classes.class_rows(evaluation)
-    by_wave = wave_table.wave_rows(evaluation)
+    table, by_class = make_table(evaluation), class_rows(evaluation)
+    by_wave = wave_rows(evaluation)
     content = {
         "rows": as_rows(table),
         "notes": table.notes,
-        "classes": classes.as_rows(by_class),
-        "waves": wave_table.as_rows(by_wave),
+        "classes": [asdict(row) for row in by_class],
+        "waves": [asdict(row) for row in by_wave],
     }
     (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
     if by_class:
-        (folder / "classes.md").write_text(classes.as_markdown(by_class))
+        (folder / "classes.md").write_text(classes_markdown(by_class))
     if by_wave:
-        (folder / "waves.md").write_text(wave_table.as_markdown(by_wave))
+        (folder / "waves.md").write_text(waves_markdown(by_wave))
     (folder / "table.md").write_text(as_markdown(table))
     text = as_text(table)
     (folder / "table.txt").write_text(text)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from beatray.corpus.reader import Corpus, Rows
-from beatray.corpus.splits import Role, assign_roles
+from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.results import Evaluation
@@ -20,7 +20,6 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
 from beatray.models.encoder_folder import check_recipe, describe_encoder, trained_on
 from beatray.settings import CorpusSettings
-from beatray.train.prepare import policy_of
 
 LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
 """Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""

@@ -4,8 +4,9 @@ What is run, per task: each encoder with weights; the same architecture from ran
 pretraining or the architecture? trained: from scratch); measured features instead of an encoder and permuted labels
 (classification). All arms see the same records, the same label subsets and the same seeds.
 
-A job is one (task, protocol, arm, encoder, seed). Workers are processes of one thread that map the prepared signals
-from one temporary file. The result does not depend on how many there are.
+A job is one (task, protocol, arm, encoder, seed); one random control serves all encoders of one architecture. Workers
+are processes of one thread that map the prepared signals from one temporary file. The result does not depend on how
+many there are.
 
 Contract: `rows` is a `corpus.reader.Rows`; `train` and `test` are positions in it, chosen by the caller by patient; a
 patient on both sides raises ValueError. A task without labelled records in both parts is left out with a note. With
@@ -25,12 +26,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beatray.evaluate.encoders import EncoderSpec
-from beatray.evaluate.jobs import Job, plan
 from beatray.evaluate.results import Evaluation, Run, TaskPart
-from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.settings import PROBES, EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
 from beatray.evaluate.tasks import TaskData, patient_of, task_data
-from beatray.evaluate.worker import Worker, start_process
+from beatray.evaluate.worker import Job, Worker, start_process
 
 if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
@@ -51,7 +51,7 @@ def evaluate(
 ) -> Evaluation:
     """Run all jobs and collect their runs; `progress(done, all, name)` is called after each job.
 
-    `validation` are records to choose hyper-parameters and thresholds on; see `choose`. An encoder without weights
+    `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
     adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
     task has labelled records in both parts, or if held-out validation is asked for and there is none.
     """
@@ -88,6 +88,33 @@ def evaluate(
                 progress(done, len(jobs), f"{jobs[position].name()} seed {jobs[position].seed}")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
+
+
+def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[Job]:
+    """All jobs, with those of the controls if `settings.controls`; the slow ones first, so that no worker is left
+    with a long one at the end."""
+    arms = [("pretrained", spec) for spec in encoders if spec.weights is not None]
+    if settings.controls:
+        arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
+    jobs: list[Job] = []
+    for protocol in sorted(settings.protocols):  # "finetune" comes first
+        for task in sorted(tasks, reverse=True):
+            seeds = settings.seeds_of(task, protocol)
+            if (task, protocol) in (("classify", "linear"), ("segment", "mlp"), ("segment", "knn")):
+                continue
+            jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
+            if task == "classify" and protocol in PROBES:
+                jobs += [
+                    Job(task, protocol, "joined", spec, seed)
+                    for arm, spec in arms
+                    if arm == "pretrained"
+                    for seed in seeds
+                ]
+            if settings.controls and task == "classify" and protocol in PROBES:
+                jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
+                shuffled = [(spec, number) for _, spec in arms[:1] for number in range(settings.shuffles)]
+                jobs += [Job(task, protocol, "shuffled", spec, number) for spec, number in shuffled]
+    return jobs
 
 
 def _work(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.evaluate.conditions import condition_names
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.label_spaces import LabelSpace, label_space
 from beatray.evaluate.labels import lead_masks, wave_masks
 from beatray.evaluate.results import TaskPart
+from beatray.evaluate.robustness import condition_names
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
 from beatray.record import LEADS, WINDOW_SAMPLES

@@ -1,27 +1,30 @@
 """One job of the evaluation: an arm of a task with one seed, over all its label fractions.
 
-The label subsets depend on the seed alone, so every arm sees the same ones.
+An arm is what the head reads: the encoder under test, the same from random weights, measured features, the encoder
+under test together with measured features (joined), or the encoder under test with permuted training labels. The label
+subsets depend on the seed alone, so every arm sees the same ones.
 
-Contract: positions in `TaskData`; nothing of the test part's truth is read before the predictions are made.
+Contract: jobs are small and picklable; positions in `TaskData`; nothing of the test part's truth is read before the
+predictions are made.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.evaluate import choose, classify, segment
-from beatray.evaluate.conditions import CLEAN, condition_names, in_chunks
+from beatray.evaluate import classify, segment
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
-from beatray.evaluate.jobs import Job
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
-from beatray.evaluate.probe import chosen_probe
+from beatray.evaluate.probes import chosen_probe, held_out, inner_folds
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC, Decisions, Run, score
+from beatray.evaluate.robustness import CLEAN, condition_names, in_chunks
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, fold_subsets
 from beatray.evaluate.tasks import TaskData
@@ -30,6 +33,21 @@ from beatray.models.encoder import Encoder
 
 KEPT = 4
 """Encoders whose frozen outputs a worker remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one worker does in one go. `spec` is None for measured features."""
+
+    task: str
+    protocol: str
+    arm: str
+    spec: EncoderSpec | None
+    seed: int
+
+    def name(self) -> str:
+        """For progress lines."""
+        return f"{self.task} {self.protocol} {self.spec.label if self.arm == 'pretrained' and self.spec else self.arm}"
 
 
 class Worker:
@@ -186,9 +204,9 @@ class Worker:
         the choice on validation records.
         """
         settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
-        folds = choose.held_out(train, data.validation)
+        folds = held_out(train, data.validation)
         if not len(data.validation):
-            folds = choose.inner_folds(data.patients, train, settings.inner_folds, job.seed)
+            folds = inner_folds(data.patients, train, settings.inner_folds, job.seed)
         if job.protocol == "finetune":
             _, spec = self._encoder(job)
             fit = settings.classify_finetune

@@ -1,7 +1,7 @@
-"""What zip and tar archives share: the limits that keep a hostile one harmless, and what tells one state from another.
+"""What zip and tar archives share: how members are found, what keeps a hostile archive harmless, and its state.
 
-Contract: compression beyond `MAX_RATIO`:1 on more than 1 MiB is refused, and so is a member that claims more bytes than
-its reader accepts. Source of the limits: Fifield, "A better zip bomb", WOOT 2019; PEP 706.
+Contract: compression beyond `MAX_RATIO`:1 on more than 1 MiB is refused. Source of the limits: Fifield, "A better zip
+bomb", WOOT 2019; PEP 706.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from beatray.ingest.tree import too_long_error
+from beatray.ingest.member_checks import check_plain_path
 from beatray.record import Reason, RecordError
 from beatray.storage.store import Store
 
@@ -28,6 +32,50 @@ DAMAGE = (
 """What the standard library raises on damaged archives."""
 
 Stamp = tuple[int, int, int, int]
+Handle = TypeVar("Handle")
+Member = TypeVar("Member")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[Handle, Member]):
+    """An archive that stays open: what it is read with, its members by name, and how many were not listed."""
+
+    handle: Handle
+    members: Mapping[str, Member]
+    names: tuple[str, ...]
+    refused: int
+
+
+class ArchiveTree(ABC, Generic[Handle, Member]):
+    """A tree over an archive's members; what `_open` gives is kept per process by the kinds of archive."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.location,))
+
+    @abstractmethod
+    def _open(self) -> Opened[Handle, Member]: ...
+
+    @property
+    def refused(self) -> int:
+        return self._open().refused
+
+    def names(self) -> tuple[str, ...]:
+        return self._open().names
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._open().members
+
+    def _find(self, name: str) -> tuple[Handle, Member]:
+        """Raises RecordError: UNSAFE_PATH, MISSING_FILE."""
+        check_plain_path(name)
+        opened = self._open()
+        member = opened.members.get(name)
+        if member is None:
+            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
+        return opened.handle, member
 
 
 def archive_stamp(location: str) -> Stamp:
@@ -44,11 +92,6 @@ def place(location: str) -> tuple[Store, str]:
     path, mark, options = location.partition("?")
     folder, _, name = path.rpartition("/")
     return Store(folder + mark + options), name
-
-
-def check_claim(name: str, size: int, max_bytes: int, too_long: Reason) -> None:
-    if size > max_bytes:
-        raise too_long_error(name, size, max_bytes, too_long)
 
 
 def check_ratio(name: str, unpacked: int, packed: int) -> None:

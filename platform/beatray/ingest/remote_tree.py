@@ -8,8 +8,8 @@ reading one for each file, so that a zip is the faster way for many small files.
 
 from __future__ import annotations
 
+from beatray.ingest.member_checks import MAX_FILE_BYTES, check_plain_path, check_size, is_plain_path
 from beatray.ingest.random_file import RandomFile
-from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path, too_long_error
 from beatray.record import Reason, RecordError
 from beatray.storage.store import Store
 
@@ -42,11 +42,9 @@ class RemoteTree:
         size = store.size(name) if self._sizes is None else self._sizes.get(name)
         if size is None:
             raise RecordError(Reason.MISSING_FILE, f"{name} is not there")
-        if size > max_bytes:
-            raise too_long_error(name, size, max_bytes, too_long)
+        check_size(name, size, max_bytes, too_long)
         data = store.read(name)
-        if len(data) > max_bytes:
-            raise too_long_error(name, len(data), max_bytes, too_long)
+        check_size(name, len(data), max_bytes, too_long)
         return data
 
     def open_random(self, name: str) -> RandomFile:

@@ -11,93 +11,63 @@ import gzip
 import lzma
 import os
 import tarfile
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from beatray.ingest.archive import DAMAGE, STEP_BYTES, Stamp, archive_stamp, check_claim, check_ratio
+from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio
+from beatray.ingest.member_checks import MAX_FILE_BYTES, check_size, is_plain_path
 from beatray.ingest.random_file import RandomFile
-from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path
 from beatray.record import Reason, RecordError
 
 MAX_UNPACKED_BYTES = 2 * 1024**3
 
+Content = tuple[int, int] | bytes
+"""A member as (offset, size) in an uncompressed archive, or as its bytes where the archive is compressed."""
+OpenedTar = Opened[BinaryIO | None, Content]
+"""The handle is that of an uncompressed archive."""
 
-class TarTree:
+
+class TarTree(ArchiveTree[BinaryIO | None, Content]):
     """A tar, uncompressed (members read in place) or .gz / .xz (unpacked into memory once per process)."""
 
-    def __init__(self, location: str) -> None:
-        self.location = location
-
-    def __reduce__(self) -> tuple[type[TarTree], tuple[str]]:
-        return (TarTree, (self.location,))
-
-    @property
-    def refused(self) -> int:
-        return self._open().refused
-
-    def names(self) -> tuple[str, ...]:
-        return self._open().names
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._open().members
-
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
-        opened, member = self._find(name)
+        plain, member = self._find(name)
         if isinstance(member, bytes):
-            check_claim(name, len(member), max_bytes, too_long)
+            check_size(name, len(member), max_bytes, too_long)
             return member
         offset, size = member
-        check_claim(name, size, max_bytes, too_long)
-        data = os.pread(opened.plain.fileno(), size, offset) if opened.plain else b""
+        check_size(name, size, max_bytes, too_long)
+        data = os.pread(plain.fileno(), size, offset) if plain else b""
         if len(data) != size:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name}: the archive ends after {len(data)} of {size} bytes")
         return data
 
     def open_random(self, name: str) -> RandomFile:
-        opened, member = self._find(name)
+        plain, member = self._find(name)
         stamp = archive_stamp(self.location)
         identity = (self.location, *stamp[1:], name)
-        if isinstance(member, bytes) or opened.plain is None:
+        if isinstance(member, bytes) or plain is None:
             data = member if isinstance(member, bytes) else b""
             return RandomFile(name, data, 0, len(data), identity)
         offset, size = member
         if offset + size > stamp[2]:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive")
-        return RandomFile(name, os.dup(opened.plain.fileno()), offset, size, identity)
+        return RandomFile(name, os.dup(plain.fileno()), offset, size, identity)
 
     def head(self, name: str, n_bytes: int) -> bytes:
-        opened, member = self._find(name)
+        plain, member = self._find(name)
         if isinstance(member, bytes):
             return member[:n_bytes]
         offset, size = member
-        return os.pread(opened.plain.fileno(), min(n_bytes, size), offset) if opened.plain else b""
+        return os.pread(plain.fileno(), min(n_bytes, size), offset) if plain else b""
 
-    def _find(self, name: str) -> tuple[_Tar, tuple[int, int] | bytes]:
-        check_plain_path(name)
-        opened = self._open()
-        member = opened.members.get(name)
-        if member is None:
-            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
-        return opened, member
-
-    def _open(self) -> _Tar:
+    def _open(self) -> OpenedTar:
         return _open_tar(self.location, archive_stamp(self.location))
 
 
-@dataclass(frozen=True, slots=True)
-class _Tar:
-    """Members as (offset, size) in `plain`, or as their bytes where the archive is compressed."""
-
-    plain: BinaryIO | None
-    members: dict[str, tuple[int, int] | bytes]
-    names: tuple[str, ...]
-    refused: int
-
-
 @lru_cache(maxsize=2)
-def _open_tar(location: str, stamp: Stamp) -> _Tar:
+def _open_tar(location: str, stamp: Stamp) -> OpenedTar:
     raw = Path(location).open("rb")  # noqa: SIM115 (an uncompressed archive stays open)
     lower = location.lower()
     if lower.endswith(".tar"):
@@ -110,9 +80,9 @@ def _open_tar(location: str, stamp: Stamp) -> _Tar:
             return _index_tar(location, cast(IO[bytes], metered), None)
 
 
-def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar:
+def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> OpenedTar:
     """One pass over an archive: offsets of the members of a plain one, contents of a compressed one."""
-    members: dict[str, tuple[int, int] | bytes] = {}
+    members: dict[str, Content] = {}
     refused = 0
     try:
         with tarfile.open(fileobj=source, mode="r:" if plain else "r|") as archive:
@@ -139,7 +109,7 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> _Tar
         raise
     except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} cannot be unpacked: {error}") from error
-    return _Tar(plain, members, tuple(sorted(members)), refused)
+    return Opened(plain, members, tuple(sorted(members)), refused)
 
 
 def _check_end(plain: BinaryIO, offset: int) -> None:

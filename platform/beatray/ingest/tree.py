@@ -1,9 +1,8 @@
 """One read-only view of a data set as it was downloaded: a folder, a zip or a tar, read in place.
 
 Data sets come from strangers, so a tree only ever gives out regular files that lie inside it. Links, devices, absolute
-names and names with `..` are not listed but counted in `refused`; a folder's files are opened one path component at a
-time without following links, so that nothing can be swapped in between listing and reading. Every read states how many
-bytes it is prepared to take.
+names and names with `..` are not listed but counted in `refused`. Every read states how many bytes it is prepared to
+take. Each kind of place has a file of its own: `folder_tree`, `zip_tree`, `tar_tree`, `remote_tree`.
 
 Contract: names are posix paths relative to the root, sorted. `head` gives at most so many first bytes of a file, of
 whatever length; it is what formats are told apart by. `open_random` gives a file for reading in pieces, for members of
@@ -14,17 +13,16 @@ another process opens the location again when it first reads. An I/O error of th
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from pathlib import Path
 from typing import Protocol
 
+from beatray.ingest.folder_tree import FolderTree
+from beatray.ingest.member_checks import MAX_FILE_BYTES
 from beatray.ingest.random_file import RandomFile
-from beatray.record import Reason, RecordError
-
-MAX_FILE_BYTES = 256 * 1024 * 1024
-"""Most bytes of one file that anything here will read."""
+from beatray.ingest.remote_tree import RemoteTree
+from beatray.ingest.tar_tree import TarTree
+from beatray.ingest.zip_tree import ZipTree
+from beatray.record import Reason
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 
@@ -64,9 +62,6 @@ def open_tree(location: str) -> Tree:
     if not path.exists():
         raise FileNotFoundError(f"{location}: no such folder or archive")
     if path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES):
-        from beatray.ingest.tar_tree import TarTree  # here, because they need this module's names
-        from beatray.ingest.zip_tree import ZipTree
-
         return ZipTree(location) if path.name.lower().endswith(".zip") else TarTree(location)
     raise ValueError(f"{location}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
 
@@ -77,153 +72,9 @@ def is_remote(location: str) -> bool:
 
 
 def _open_remote(location: str) -> Tree:
-    from beatray.ingest.remote_tree import RemoteTree
-    from beatray.ingest.zip_tree import ZipTree
-
     place = location.partition("?")[0].lower()
     if place.endswith(".zip"):
         return ZipTree(location)
     if place.endswith(ARCHIVE_SUFFIXES):
         raise ValueError(f"{location}: a tar is not read over the network: copy it here, or store it as zip or folder")
     return RemoteTree(location)
-
-
-def is_plain_path(name: str) -> bool:
-    """Whether a member name is a relative posix path that stays inside its root and can be printed and stored."""
-    if not name or "\\" in name or not name.isprintable() or name[0] == "/" or name[1:2] == ":":
-        return False
-    return not any(part in ("", ".", "..") for part in name.split("/"))
-
-
-def check_plain_path(name: str) -> None:
-    """Raise RecordError(UNSAFE_PATH) for a name that `is_plain_path` refuses."""
-    if not is_plain_path(name):
-        raise RecordError(Reason.UNSAFE_PATH, f"{name[:80]!r} is not a plain relative path")
-
-
-def too_long_error(name: str, size: int, limit: int, reason: Reason) -> RecordError:
-    """The refusal of a file that has more bytes than the reader asked for."""
-    return RecordError(reason, f"{name} has {size} bytes, at most {limit} expected")
-
-
-class FolderTree:
-    """A folder on a local or mounted disk, listed once by a single walk."""
-
-    def __init__(self, location: str) -> None:
-        self.location = location
-        self._names: tuple[str, ...] | None = None
-        self._known: frozenset[str] = frozenset()
-        self._refused = 0
-
-    def __reduce__(self) -> tuple[type[FolderTree], tuple[str]]:
-        return (FolderTree, (self.location,))
-
-    @property
-    def refused(self) -> int:
-        self.names()
-        return self._refused
-
-    def names(self) -> tuple[str, ...]:
-        if self._names is None:
-            found, self._refused = _walk(self.location)
-            found.sort()
-            self._names = tuple(found)
-        return self._names
-
-    def __contains__(self, name: object) -> bool:
-        if not self._known:
-            self._known = frozenset(self.names())
-        return name in self._known
-
-    def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
-        handle, status = _open_regular(self.location, name)
-        try:
-            if status.st_size > max_bytes:
-                raise too_long_error(name, status.st_size, max_bytes, too_long)
-            data = os.read(handle, status.st_size + 1)
-            while 0 < len(data) < status.st_size:  # a read may stop early, at 2 GiB or on a network disk
-                more = os.read(handle, status.st_size - len(data))
-                if not more:
-                    break
-                data += more
-        finally:
-            os.close(handle)
-        if len(data) > max_bytes:
-            raise too_long_error(name, len(data), max_bytes, too_long)
-        return data
-
-    def open_random(self, name: str) -> RandomFile:
-        handle, status = _open_regular(self.location, name)
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        return RandomFile(name, handle, 0, status.st_size, identity)
-
-    def head(self, name: str, n_bytes: int) -> bytes:
-        handle, _ = _open_regular(self.location, name)
-        try:
-            return os.read(handle, n_bytes)
-        finally:
-            os.close(handle)
-
-
-def _walk(root: str) -> tuple[list[str], int]:
-    """Every regular file below `root`, and how many entries were refused."""
-    found: list[str] = []
-    refused = 0
-    folders = [""]
-    while folders:
-        prefix = folders.pop()
-        with os.scandir(os.path.join(root, prefix)) as entries:  # noqa: PTH118 (a Path per file is 5x slower)
-            for entry in entries:
-                name = prefix + entry.name
-                if not is_plain_path(name):
-                    refused += 1
-                elif entry.is_dir(follow_symlinks=False):
-                    folders.append(name + "/")
-                elif entry.is_file(follow_symlinks=False):
-                    found.append(name)
-                else:
-                    refused += 1
-    return found, refused
-
-
-def _open_regular(root: str, name: str) -> tuple[int, os.stat_result]:
-    """An open descriptor of the regular file `name` below `root`, and its status."""
-    check_plain_path(name)
-    try:
-        handle = _open_below(root, name)
-    except OSError as error:
-        raise _open_error(name, error) from error
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise RecordError(Reason.UNSAFE_PATH, f"{name} is not a regular file")
-    return handle, status
-
-
-def _open_below(root: str, name: str) -> int:
-    """Open `name` below `root` for reading; no component below the root may be a link."""
-    *folders, last = name.split("/")
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    if not folders:
-        return os.open(os.path.join(root, last), flags | os.O_NONBLOCK)  # noqa: PTH118
-    # The first component hangs on the root's path, not on a descriptor of it: one system call less per file.
-    at = os.open(os.path.join(root, folders[0]), flags | os.O_DIRECTORY)  # noqa: PTH118
-    try:
-        for folder in folders[1:]:
-            below = os.open(folder, flags | os.O_DIRECTORY, dir_fd=at)
-            os.close(at)
-            at = below
-        return os.open(last, flags | os.O_NONBLOCK, dir_fd=at)  # a named pipe must not block
-    finally:
-        os.close(at)
-
-
-def _open_error(name: str, error: OSError) -> Exception:
-    """A refusal for what the name stands for; anything else is the disk's fault and stays an OSError."""
-    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
-        return RecordError(Reason.MISSING_FILE, f"{name} is not there")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-        return RecordError(Reason.UNSAFE_PATH, f"{name} is or goes through a link, or is no regular file")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return RecordError(Reason.MISSING_FILE, f"{name} may not be read: permission denied")
-    return error

@@ -16,45 +16,30 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, cast
 
-from beatray.ingest.archive import DAMAGE, STEP_BYTES, Stamp, archive_stamp, check_claim, check_ratio, place
+from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio, place
+from beatray.ingest.member_checks import MAX_FILE_BYTES, check_size, is_plain_path
 from beatray.ingest.random_file import RandomFile
-from beatray.ingest.tree import MAX_FILE_BYTES, check_plain_path, is_plain_path
 from beatray.record import Reason, RecordError
 
 REMOTE_STEP_BYTES = 1024 * 1024
 _ZIP_HEADER_BYTES = 30
 _ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 
+OpenedZip = Opened[zipfile.ZipFile, zipfile.ZipInfo]
 
-class ZipTree:
+
+class ZipTree(ArchiveTree[zipfile.ZipFile, zipfile.ZipInfo]):
     """A zip read in place; stored, deflated and LZMA members."""
 
-    def __init__(self, location: str) -> None:
-        self.location = location
-
-    def __reduce__(self) -> tuple[type[ZipTree], tuple[str]]:
-        return (ZipTree, (self.location,))
-
-    @property
-    def refused(self) -> int:
-        return self._open().refused
-
-    def names(self) -> tuple[str, ...]:
-        return self._open().names
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._open().members
-
     def read(self, name: str, max_bytes: int = MAX_FILE_BYTES, *, too_long: Reason = Reason.ABSURD_SIZE) -> bytes:
-        opened, info = self._find(name)
-        check_claim(name, info.file_size, max_bytes, too_long)
+        archive, info = self._find(name)
+        check_size(name, info.file_size, max_bytes, too_long)
         check_ratio(name, info.file_size, info.compress_size)
         try:
-            with opened.archive.open(info) as member:
+            with archive.open(info) as member:
                 # Small steps, because zipfile unpacks all the input of one step at once.
                 data = b"".join(iter(lambda: member.read(STEP_BYTES), b""))
         except DAMAGE as error:
@@ -91,9 +76,9 @@ class ZipTree:
         return RandomFile(name, handle, start, info.file_size, identity)
 
     def head(self, name: str, n_bytes: int) -> bytes:
-        opened, info = self._find(name)
+        archive, info = self._find(name)
         try:
-            with opened.archive.open(info) as member:
+            with archive.open(info) as member:
                 return member.read(n_bytes)
         except DAMAGE as error:
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
@@ -102,28 +87,12 @@ class ZipTree:
                 raise
             raise RecordError(Reason.CORRUPT_ARCHIVE, f"{name} lies outside the archive") from error
 
-    def _find(self, name: str) -> tuple[_Zip, zipfile.ZipInfo]:
-        check_plain_path(name)
-        opened = self._open()
-        info = opened.members.get(name)
-        if info is None:
-            raise RecordError(Reason.MISSING_FILE, f"{name} is not in the archive")
-        return opened, info
-
-    def _open(self) -> _Zip:
+    def _open(self) -> OpenedZip:
         return _open_zip(self.location, archive_stamp(self.location))
 
 
-@dataclass(frozen=True, slots=True)
-class _Zip:
-    archive: zipfile.ZipFile
-    members: dict[str, zipfile.ZipInfo]
-    names: tuple[str, ...]
-    refused: int
-
-
 @lru_cache(maxsize=4)
-def _open_zip(location: str, stamp: Stamp) -> _Zip:
+def _open_zip(location: str, stamp: Stamp) -> OpenedZip:
     try:
         archive = zipfile.ZipFile(_open_remote(location) if "://" in location else location)
     except DAMAGE as error:
@@ -144,7 +113,7 @@ def _open_zip(location: str, stamp: Stamp) -> _Zip:
             refused += 1
         else:
             members[info.filename] = info
-    return _Zip(archive, members, tuple(sorted(members)), refused)
+    return Opened(archive, members, tuple(sorted(members)), refused)
 
 
 def _open_remote(location: str) -> IO[bytes]:

@@ -75,15 +75,25 @@ class Byol(Objective):
         z = self.projector(encode_views(self.encoder, views)[1])
         predicted = unit_rows(self.predictor(z))
         with torch.no_grad():
-            _, pooled = encode_views(self.teacher.module["encoder"], views)
-            wanted = unit_rows(self.teacher.module["projector"](pooled))
+            _, pooled = encode_views(self.teacher.module.encoder, views)
+            wanted = unit_rows(self.teacher.module.projector(pooled))
         cosines = (predicted * wanted.roll(records, 0)).sum(1)  # rows of view 1 against view 2, and the other way round
         loss, mean = global_mean((2.0 - 2.0 * cosines).sum(), records)
-        return StepResult(loss, {"loss": mean, "record/loss": mean, "record/embedding_std": embedding_std(unit_rows(z))})
+        return StepResult(
+            loss, {"loss": mean, "record/loss": mean, "record/embedding_std": embedding_std(unit_rows(z))}
+        )
 
     def after_step(self, at: Progress) -> None:
         """Move the teacher towards the new weights."""
         self.teacher.update(self._student(), cosine_momentum(at, self.settings.momentum))
 
-    def _student(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"encoder": self.encoder, "projector": self.projector})
+    def _student(self) -> _Branch:
+        return _Branch(self.encoder, self.projector)
+
+
+class _Branch(nn.Module):
+    """What student and teacher have in common."""
+
+    def __init__(self, encoder: Encoder, projector: ProjectionHead) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, projector

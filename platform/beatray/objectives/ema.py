@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from beatray.objectives.objective import Progress
 M = TypeVar("M", bound=nn.Module)
 
 
-class Teacher(nn.Module):
+class Teacher(nn.Module, Generic[M]):
     """A copy of `student` that follows it. Call `self.module`; call `update` in `after_step`.
 
     `batch_statistics`: its batch norms use the statistics of the batch in training, as BYOL's do, and keep running ones
@@ -29,13 +29,13 @@ class Teacher(nn.Module):
     as its weights do. Dropout is off in either case.
     """
 
-    def __init__(self, student: nn.Module, *, batch_statistics: bool = False) -> None:
+    def __init__(self, student: M, *, batch_statistics: bool = False) -> None:
         super().__init__()
-        self.module = copy.deepcopy(student).requires_grad_(False)
+        self.module: M = copy.deepcopy(student).requires_grad_(False)
         self._batch_statistics = batch_statistics
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> Teacher[M]:
         """As of a module, but dropout never comes on."""
         super().train(mode)
         self.module.train(mode and self._batch_statistics)
@@ -45,7 +45,7 @@ class Teacher(nn.Module):
         return self
 
     @torch.no_grad()
-    def update(self, student: nn.Module, momentum: float) -> None:
+    def update(self, student: M, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student, of every weight; counters are copied."""
         for mine, theirs in zip(self.module.parameters(), student.parameters(), strict=True):
             _follow(mine, theirs, momentum)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from beatray.evaluate.metrics import auroc
-from beatray.report import class_figures, embedding_figures
 from beatray.report.build import vcg_section
 from beatray.report.canvas import to_png, to_svg
+from beatray.report.encoder_figures import class_bars, confusion, embedding_map, projections
 from beatray.report.html import Picture, Section
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_table import name_of
@@ -54,13 +54,13 @@ def classes_section(best: Method) -> Section | None:
         title="Class by class",
         pictures=[
             Picture(
-                to_svg(class_figures.class_bars(classes, scores, counts, "AUROC of each class")),
+                to_svg(class_bars(classes, scores, counts, "AUROC of each class")),
                 alt="AUROC of each class for " + ", ".join(scores),
                 caption=f"The encoder of trial {trial.trial}; whiskers are one SD over the seeds of the evaluation.",
                 share=0.7,
             ),
             Picture(
-                to_png(class_figures.confusion(classes, truth, decided, "Predicted together")),
+                to_png(confusion(classes, truth, decided, "Predicted together")),
                 alt="Share of the recordings of each class for which each class was predicted",
                 caption="First seed, thresholds chosen without the test recordings. A recording may have several "
                 "classes, so a row need not sum to 1.",
@@ -73,12 +73,12 @@ def classes_section(best: Method) -> Section | None:
 def embedding_section(material: SweepMaterial) -> Section | None:
     if material.embeddings is None or len(material.embeddings.vectors) < 3:
         return None
-    places = embedding_figures.projections(material.embeddings.vectors)
+    places = projections(material.embeddings.vectors)
     return Section(
         title="Where recordings lie",
         pictures=[
             Picture(
-                to_png(embedding_figures.embedding_map(places, material.embeddings.groups)),
+                to_png(embedding_map(places, material.embeddings.groups)),
                 alt="Embeddings in two dimensions, coloured by " + ", ".join(material.embeddings.groups),
                 caption=f"{name_of(material.best)}: {len(material.embeddings.vectors)} recordings held out. In "
                 "t-SNE only nearness means something, not distance or size.",

@@ -19,9 +19,9 @@ from beatray.errors import CheckpointError, SettingsError, TrainingError
 from beatray.models import encoder_folder
 from beatray.settings import PretrainSettings
 from beatray.sweep.evaluation import kept_scores
-from beatray.sweep.metric import check_metric, figures_of, with_metric
 from beatray.sweep.plan import Plan, settings_with
 from beatray.sweep.population import copy_checkpoint, targets
+from beatray.sweep.ranking import check_metric, figures_of, with_metric
 from beatray.sweep.record import ENDED, Record, TrialRecord, read
 from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri

@@ -24,9 +24,9 @@ import ray
 import ray.tune
 
 from beatray.errors import SettingsError, TrainingError
+from beatray.sweep.asha import EpochAsha, Pace
+from beatray.sweep.callback import Stopper, SweepCallback, Tell
 from beatray.sweep.evaluation import evaluate_controls
-from beatray.sweep.follower import Follower, Stopper, Tell
-from beatray.sweep.halving import Halving, Pace
 from beatray.sweep.population import score_at, stopped_after, takeovers, targets
 from beatray.sweep.progress import Prepared, job_of, with_copies
 from beatray.sweep.ranking import tables
@@ -67,12 +67,12 @@ def run(prepared: Prepared, tell: Tell) -> SweepRecord:
         tracking.settle_ended()
         tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
         if plan.evaluation is None or evaluate_controls(prepared, plan.evaluation, stop):
-            follower = Follower(prepared, tracking, stop, tell)
+            callback = SweepCallback(prepared, tracking, stop, tell)
             if plan.sweep.search == "pbt":
-                _rounds(prepared, at_once, follower, tell)
+                _rounds(prepared, at_once, callback, tell)
             else:
-                _tune(prepared, todo, at_once, follower)
-            follower.close()
+                _tune(prepared, todo, at_once, callback)
+            callback.close()
         for name, text in tables(prepared.record.snapshot()).items():
             plan.folder.write(name, text.encode())
         tracking.close()
@@ -103,7 +103,7 @@ def stop_signals(tell: Tell) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, follower: Follower) -> None:
+def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, callback: SweepCallback) -> None:
     """One Tune experiment over the trials named, in memory only: its own files are removed."""
     plan = prepared.plan
     os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_SETTINGS.items()})
@@ -117,14 +117,14 @@ def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, follower: F
         ray.tune.with_resources(main, {"CPU": DRIVER_CPUS}),
         param_space={"trial": ray.tune.grid_search(list(todo))},
         tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=at_once, scheduler=_scheduler(prepared, follower), reuse_actors=False
+            max_concurrent_trials=at_once, scheduler=_scheduler(prepared, callback), reuse_actors=False
         ),
         run_config=ray.tune.RunConfig(
             name=uuid.uuid4().hex,  # never the same twice: Tune would go on with its own record
             storage_path=plan.folder.child(TUNE_FOLDER).location,
             failure_config=ray.tune.FailureConfig(max_failures=plan.sweep.retries),
-            callbacks=[follower],
-            stop=Stopper(follower),
+            callbacks=[callback],
+            stop=Stopper(callback),
             verbose=0,
         ),
     )
@@ -136,7 +136,7 @@ def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, follower: F
         plan.folder.delete_folder(TUNE_FOLDER)
 
 
-def _rounds(prepared: Prepared, at_once: int, follower: Follower, tell: Tell) -> None:
+def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, tell: Tell) -> None:
     """Population based training: a Tune experiment for each round, and what is taken over between them."""
     plan, record = prepared.plan, prepared.record
     ends = targets(next(iter(prepared.jobs.values())), plan.sweep.grace_epochs)
@@ -149,9 +149,9 @@ def _rounds(prepared: Prepared, at_once: int, follower: Follower, tell: Tell) ->
             if last or newest_step(job.run) < end
         }
         if due:
-            _tune(prepared, due, at_once, follower.until(None if last else end))
+            _tune(prepared, due, at_once, callback.until(None if last else end))
         going = [name for name in jobs if record[name].status != "failed"]
-        if last or follower.stopping or any(newest_step(jobs[name].run) < end for name in going):
+        if last or callback.stopping or any(newest_step(jobs[name].run) < end for name in going):
             return
         _take_over(prepared, number, end, tell)
 
@@ -172,7 +172,7 @@ def _take_over(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
         tell(f"  {name} goes on from {turn.donor}, with {told}")
 
 
-def _scheduler(prepared: Prepared, follower: Follower) -> Halving | None:
+def _scheduler(prepared: Prepared, callback: SweepCallback) -> EpochAsha | None:
     sweep = prepared.plan.sweep
     if sweep.search != "asha":
         return None
@@ -182,4 +182,6 @@ def _scheduler(prepared: Prepared, follower: Follower) -> Halving | None:
     }
     earlier = {trial.name: trial.reports for trial in prepared.record.trials}
     ended = [name for name in earlier if name not in prepared.todo]
-    return Halving(sweep.metric, sweep.mode, sweep.grace_epochs, sweep.reduction, paces, earlier, ended, follower.fall)
+    return EpochAsha(
+        sweep.metric, sweep.mode, sweep.grace_epochs, sweep.reduction, paces, earlier, ended, callback.fall
+    )

@@ -25,7 +25,7 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import evaluate_trial
-from beatray.sweep.metric import figures_of
+from beatray.sweep.ranking import figures_of
 from beatray.train.launch import pretrain
 from beatray.train.prepare import prepare_job
 from beatray.train.run_folder import STOP

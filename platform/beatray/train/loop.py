@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from beatray.augment.draws import record_key
 from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
-from beatray.train.account import Account, difference, key_sum
+from beatray.train.epoch_audit import EpochAudit, difference, key_sum, names_by_place, names_of_keys
 from beatray.train.job import Job, ViewsOnWorker, check_same_run
-from beatray.train.names import names_by_place, names_of_keys
 from beatray.train.order import Part, epoch_order, steps_per_epoch
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
@@ -61,7 +60,7 @@ class _Training:
     validation: Validation | None
     first: RankZero | None  # on the first rank only
     per_epoch: int
-    account: Account | None  # of the present epoch; None if its beginning was not counted
+    audit: EpochAudit | None  # of the present epoch; None if its beginning was not counted
     names: dict[int, str]  # record ids by key, on the first rank, where ids are logged
     seen: list[NDArray[np.int64]]  # record keys since the epoch, or this start, began
     seen_from: int  # the step of the epoch at which that was
@@ -108,7 +107,7 @@ def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             validation=Validation(job, ranks) if done < last and job.validation.groups else None,
             first=first,
             per_epoch=per_epoch,
-            account=None if counted is None else Account(*counted),
+            audit=None if counted is None else EpochAudit(*counted),
             names=names_of_keys(job.stream) if settings.log_ids and ranks.is_first else {},
             seen=[],
             seen_from=done % per_epoch,
@@ -173,7 +172,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
         if number % settings.log_every_steps == 0 or number == last - 1 or worth_it:
             first.log_metrics(line)
         if first.is_due(number + 1, validation_loss) or number == last - 1:
-            first.save(number + 1, t.per_epoch, t.account, t.learner.objective, t.learner.optimizer, validation_loss)
+            first.save(number + 1, t.per_epoch, t.audit, t.learner.objective, t.learner.optimizer, validation_loss)
     if validation_loss is not None or number == last - 1 or (epoch_ends and t.validation is None):
         told = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
         t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
@@ -238,8 +237,8 @@ def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdi
             Part(part.rows - here, part.global_rows - gone)
             for part, here, gone in zip(batch.parts, batch.dropped, dropped, strict=True)
         )
-    if t.account is not None and not failed and not stop:
-        t.account.add(rows, summed, sum(dropped))
+    if t.audit is not None and not failed and not stop:
+        t.audit.add(rows, summed, sum(dropped))
     return _Verdict(failed > 0, stop > 0, look > 0, faults, parts)
 
 
@@ -266,14 +265,14 @@ def _checkpoint(t: _Training, done: int) -> None:
     """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
     if t.first is not None:
         t.watchdog.step()
-        t.first.save(done, t.per_epoch, t.account, t.learner.objective, t.learner.optimizer)
+        t.first.save(done, t.per_epoch, t.audit, t.learner.objective, t.learner.optimizer)
         t.first.settle()
 
 
 def _end_epoch(t: _Training, number: int, epoch: int) -> float | None:
     """Prove that the epoch was whole, and validate where it is time to; returns the validation loss."""
     _check_epoch(t, epoch)
-    t.account, t.seen, t.seen_from = Account(), [], 0
+    t.audit, t.seen, t.seen_from = EpochAudit(), [], 0
     settings = t.job.settings.train
     if t.validation is None:
         return None
@@ -309,13 +308,13 @@ def _refuse(t: _Training, batch: Batch, number: int) -> None:
 def _check_epoch(t: _Training, epoch: int) -> None:
     """Every recording once: CorpusError with the names of what is missing or doubled otherwise."""
     job = t.job
-    if t.account is None or t.account.holds(job.rows, job.key_sum):
+    if t.audit is None or t.audit.holds(job.rows, job.key_sum):
         return
     keys = [key for part in t.ranks.gather(np.concatenate(t.seen).tolist()) for key in part]
     places = [[record_key(name) for name in names] for names in names_by_place(job.stream)]
     order = epoch_order(job.stream.sizes, job.stream.order, epoch)[t.seen_from * job.settings.train.batch_size :]
     told = difference(keys, [places[group][row] for group, row in order.tolist()], names_of_keys(job.stream))
-    raise CorpusError(f"epoch {epoch} saw {t.account.rows} rows where the manifest has {job.rows} for training: {told}")
+    raise CorpusError(f"epoch {epoch} saw {t.audit.rows} rows where the manifest has {job.rows} for training: {told}")
 
 
 def _global_keys(t: _Training, batch: Batch) -> list[int]:

@@ -15,27 +15,16 @@ from numpy.typing import NDArray
 
 from beatray.augment.draws import record_key
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles
+from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
-from beatray.train.account import key_sum
 from beatray.train.blocks import patient_keys
+from beatray.train.epoch_audit import key_sum
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
-
-
-def policy_of(settings: CorpusSettings) -> SplitPolicy:
-    """The split policy that the corpus settings ask for."""
-    return SplitPolicy(
-        validation_folds=settings.validation_folds,
-        test_folds=settings.test_folds,
-        hashed_test_sources=settings.hashed_test_sources,
-        split=settings.split,
-        train_on_unknown_copies=settings.train_on_unknown_copies,
-    )
 
 
 def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame, pd.DataFrame]:

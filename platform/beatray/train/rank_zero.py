@@ -20,10 +20,9 @@ from beatray.models import encoder_folder
 from beatray.objectives.objective import Objective
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
-from beatray.train.account import Account
-from beatray.train.flags import Flags
+from beatray.train.epoch_audit import EpochAudit
 from beatray.train.job import Job, shown_settings
-from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder
+from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder, RunLease
 from beatray.train.writer import CheckpointWriter, describe
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class RankZero:
 
     def __init__(self, job: Job, done: int, start: str | None, validation_loss: float | None) -> None:
         self._job, self._saved = job, done
-        self._flags = Flags(job.run, start)
+        self._lease = RunLease(job.run, start)
         self._folder = RunFolder.open(job.run)
         self._folder.pull(*JOURNALS)
         self._journals = {name: Journal(self._folder.scratch / name) for name in JOURNALS}
@@ -56,7 +55,7 @@ class RankZero:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> RankZero:
-        self._stack.enter_context(self._flags)
+        self._stack.enter_context(self._lease)
         self._stack.callback(self._close_journals)
         self._stack.enter_context(self._writer)
         return self
@@ -74,7 +73,7 @@ class RankZero:
     @property
     def wants_stop(self) -> bool:
         """True once somebody asked the run to stop."""
-        return self._flags.stop
+        return self._lease.stop
 
     @property
     def checkpoint_failures(self) -> int:
@@ -83,7 +82,7 @@ class RankZero:
 
     def fault(self) -> Exception | None:
         """Why this rank must end, apart from its data: a full disk, or another start of the same run."""
-        if self._flags.superseded:
+        if self._lease.superseded:
             return SupersededError(f"another start of run {self._job.settings.run} has taken over")
         return self._writer.fault() or self._journal_fault
 
@@ -132,7 +131,7 @@ class RankZero:
         self,
         done: int,
         per_epoch: int,
-        account: Account | None,
+        audit: EpochAudit | None,
         objective: Objective,
         optimizer: Optimizer,
         validation_loss: float | None = None,
@@ -147,7 +146,7 @@ class RankZero:
             "global_step": done,
             "epoch": epoch,
             "step": step,
-            "account": None if account is None else [account.rows, account.keys, account.dropped],
+            "account": None if audit is None else [audit.rows, audit.keys, audit.dropped],
             "validation_loss": validation_loss,
             "settings": shown_settings(self._job.settings),
             "recipe": self._job.recipe,
@@ -218,5 +217,5 @@ class RankZero:
             self._folder.push(*JOURNALS)
 
     def _may_write(self) -> bool:
-        self._flags.look()
-        return not self._flags.superseded
+        self._lease.look()
+        return not self._lease.superseded

@@ -1,7 +1,7 @@
 """Feeds one rank: exactly ordered batches from the corpus, read ahead by Ray Data.
 
 Each rank opens its own Ray Data execution per chunk of steps (`read.py`), in the order of its plan (`order.py`); rows
-wait in a pool (`pool.py`) until their batch is due, and batches are put together a little ahead, by a thread. The next
+wait in memory (`row_buffer.py`) until their batch is due; a thread puts batches together a little ahead. The next
 chunk is opened while the present one drains, so the start-up of an execution is paid once. Contract: the batches are
 those of the plan, to the row. A row group that does not match the manifest raises CorpusError with the shard's name
 when its rows are due; or, if the user chose so, its rows are left out and counted. Closing the generator ends all of
@@ -10,20 +10,19 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from beatray.errors import CorpusError
 from beatray.storage.store import Store
-from beatray.train.ahead import Ahead
 from beatray.train.blocks import Arrays, Packed
 from beatray.train.order import OrderSettings, Part, Plan, Step, Unit, lanes_for
-from beatray.train.pool import RowPool, Slots
+from beatray.train.prefetcher import Prefetcher
 from beatray.train.read import MakeViews, ReadSettings, RowGroup, no_rows, read_units, row_bytes
+from beatray.train.row_buffer import HeldRows
 
 __all__ = ["Batch", "MakeViews", "RowGroup", "StreamSettings", "batches"]
 
@@ -84,66 +83,8 @@ class _Chunk:
 
     steps: list[Step]
     units: dict[int, Unit]
-    reads: Ahead[Packed]
+    reads: Prefetcher[Packed]
     left: int  # units still to come
-
-
-class _Held:
-    """Rows that were read and are not used up; with `keep`, row groups once read serve all later epochs."""
-
-    def __init__(self, capacity: int, *, keep: bool) -> None:
-        self._pool, self._keep = RowPool(capacity), keep
-        self._slots: dict[int, Slots] = {}  # by unit: where its rows are, -1 for a row that was taken or never came
-        self._left: dict[int, int] = {}
-        self._kept: dict[int, Slots] = {}
-        self._asked_for: set[int] = set()
-
-    def to_read(self, units: Sequence[Unit]) -> list[Unit]:
-        """The units that must be read, in order; the others will be here by the time they are needed."""
-        if not self._keep:
-            return list(units)
-        fresh = []
-        for unit in units:
-            if unit.group not in self._asked_for:
-                self._asked_for.add(unit.group)
-                fresh.append(unit)
-        return fresh
-
-    def __contains__(self, number: int) -> bool:
-        """True if the unit's rows are at hand."""
-        return number in self._slots
-
-    def reuse(self, unit: Unit) -> bool:
-        """True if the rows of the unit's row group were kept; they are at hand now."""
-        if unit.group in self._kept:
-            self._slots[unit.number], self._left[unit.number] = self._kept[unit.group].copy(), unit.rows_used
-        return unit.number in self._slots
-
-    def add(self, unit: Unit, packed: Packed, rows: int) -> None:
-        """Take in what was read for a unit of `rows` rows."""
-        slots = np.full(rows, -1, np.int64) if packed.fault else self._pool.put(packed.arrays)
-        self._slots[unit.number], self._left[unit.number] = slots, unit.rows_used
-        if self._keep:
-            self._kept[unit.group] = slots.copy()
-
-    def take(self, step: Step) -> tuple[Arrays, NDArray[np.bool_]]:
-        """The rows of a step that exist, in its order, and which of its rows these are."""
-        slots = np.empty(len(step.unit), np.int64)
-        for number in np.unique(step.unit).tolist():
-            here = np.flatnonzero(step.unit == number)
-            mine, rows = self._slots[number], step.row[here]
-            slots[here] = mine[rows]
-            mine[rows] = -1
-            self._left[number] -= len(here)
-            if self._left[number] == 0:
-                if not self._keep:
-                    self._pool.free(mine[mine >= 0].tolist())  # rows that only other ranks use
-                del self._slots[number], self._left[number]
-        there = slots >= 0
-        arrays = self._pool.get(slots[there])
-        if not self._keep:
-            self._pool.free(slots[there].tolist())
-        return arrays, there
 
 
 def batches(
@@ -156,7 +97,7 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """`n_steps` batches of one rank from (epoch, step) `start` on, over as many epochs as that takes."""
     plan = Plan(settings.sizes, settings.order, rank, world, start)
-    feed = Ahead(_put_together(settings, plan, n_steps, make_views), BATCHES_AHEAD, "batches")
+    feed = Prefetcher(_put_together(settings, plan, n_steps, make_views), BATCHES_AHEAD, "batches")
     try:
         yield from feed
     finally:
@@ -173,13 +114,13 @@ def _put_together(
     fits = sum(sizes) * row_bytes(reading) <= settings.cache_mb * 2**20
     window = lanes_for(len(sizes), order) * (order.window // 2 + 2) * max(sizes)  # rows held at once, about
     keep = fits and make_views is None  # views differ from epoch to epoch
-    held = _Held(sum(sizes) if keep else min(sum(sizes), window), keep=keep)
+    held = HeldRows(sum(sizes) if keep else min(sum(sizes), window), keep=keep)
     empty, told = no_rows(reading), set[str]()
 
     def open_chunk(count: int) -> _Chunk:
         steps, units = plan.chunk(count)
         reads = held.to_read(units)
-        source = Ahead(read_units(reading, reads, settings.groups), 1, "read")
+        source = Prefetcher(read_units(reading, reads, settings.groups), 1, "read")
         return _Chunk(steps, {unit.number: unit for unit in units}, source, len(reads))
 
     def arrive(chunk: _Chunk, wanted: Unit) -> Iterator[str]:

@@ -30,7 +30,8 @@ from beatray.ingest.formats.channels import (
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, exact, shown, whole
 from beatray.ingest.formats.people import age_between, sex_of
-from beatray.ingest.tree import MAX_FILE_BYTES, Tree
+from beatray.ingest.member_checks import MAX_FILE_BYTES
+from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
 SUFFIXES = (".edf",)

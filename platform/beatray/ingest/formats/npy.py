@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.ingest.archive import DAMAGE, STEP_BYTES, check_ratio
+from beatray.ingest.member_checks import MAX_FILE_BYTES
 from beatray.ingest.random_file import RandomFile
-from beatray.ingest.tree import MAX_FILE_BYTES
 from beatray.ingest.zip_tree import stored_start
 from beatray.record import Reason, RecordError
 

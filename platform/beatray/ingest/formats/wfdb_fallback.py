@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.ingest.formats.wfdb_header import SignalLine
-from beatray.ingest.tree import MAX_FILE_BYTES
+from beatray.ingest.member_checks import MAX_FILE_BYTES
 from beatray.record import Reason, RecordError
 
 MAX_FLAC_SAMPLES = 1 << 26

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from beatray.ingest.formats.mat4 import check_mat4
 from beatray.ingest.formats.wfdb_fallback import decode_rare, flac_bytes_limit
 from beatray.ingest.formats.wfdb_header import Header, SignalLine
-from beatray.ingest.tree import MAX_FILE_BYTES, Tree
+from beatray.ingest.member_checks import MAX_FILE_BYTES
+from beatray.ingest.tree import Tree
 from beatray.record import Reason, RecordError
 
 INVALID_SAMPLE = {

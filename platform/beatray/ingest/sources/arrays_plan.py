@@ -29,7 +29,7 @@ import yaml
 
 from beatray.ingest.formats.leads import check_enough, columns_of_leads
 from beatray.ingest.formats.wfdb_header import MAX_SIGNALS, RATE_LIMITS_HZ
-from beatray.ingest.tree import is_plain_path
+from beatray.ingest.member_checks import is_plain_path
 from beatray.record import Reason, RecordError
 
 FILE_NAME = "recordings.yaml"

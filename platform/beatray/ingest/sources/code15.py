@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from beatray.ingest.formats.hdf5 import Array, open_hdf5, plain_array, read_rows
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.wfdb_record import split_path
+from beatray.ingest.member_checks import is_plain_path
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.sources.item import (
     Item,
@@ -37,7 +38,7 @@ from beatray.ingest.sources.item import (
     refuse_second_names,
     whole_number,
 )
-from beatray.ingest.tree import Tree, is_plain_path
+from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Reason, Record, RecordError
 
 NAME = "code15"

@@ -1,24 +1,24 @@
-"""The account of an epoch: what it catches, and how it names it."""
+"""The audit of an epoch: what it catches, and how it names it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from beatray.augment.draws import record_key
-from beatray.train.account import Account, difference, key_sum, signed
+from beatray.train.epoch_audit import EpochAudit, difference, key_sum, signed
 
 KEYS = [record_key(f"ludb/{number}") for number in range(50)]
 
 
-def filled(keys: list[int], dropped: int = 0) -> Account:
-    """An account fed in three global steps, as ranks' sums come in."""
-    account = Account()
+def filled(keys: list[int], dropped: int = 0) -> EpochAudit:
+    """An audit fed in three global steps, as ranks' sums come in."""
+    audit = EpochAudit()
     for start in range(0, len(keys), 20):
         part = keys[start : start + 20]
         halves = key_sum(part[:7]) + key_sum(part[7:])  # two ranks
-        account.add(len(part), halves, 0)
-    account.add(0, 0, dropped)
-    return account
+        audit.add(len(part), halves, 0)
+    audit.add(0, 0, dropped)
+    return audit
 
 
 def test_every_record_once_in_any_order_holds() -> None:

@@ -35,7 +35,7 @@ class Ghost:
     trial_id: str
 
 
-class Halving(ASHAScheduler):  # type: ignore[misc]
+class EpochAsha(ASHAScheduler):  # type: ignore[misc]
     """ASHA over epochs, which goes on where an earlier start of the sweep ended."""
 
     def __init__(

@@ -19,7 +19,7 @@ PATIENCE_S = 30.0
 """How long `close` waits for a source that is itself waiting; then the thread is left to end with the process."""
 
 
-class Ahead(Iterator[T], Generic[T]):
+class Prefetcher(Iterator[T], Generic[T]):
     """`source`, at most `depth` items ahead."""
 
     def __init__(self, source: Generator[T, None, None], depth: int, name: str) -> None:

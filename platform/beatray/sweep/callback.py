@@ -1,7 +1,8 @@
-"""What the driver of a sweep does when Tune tells it of a trial: write the record, end the MLflow run, tell the user.
+"""What Tune calls in the driver of a sweep as trials go on: write the record, end the MLflow run, tell the user.
 
 It also passes a wish to stop on: trials that wait never start, those that run are asked for a checkpoint, and after
-some patience the experiment is ended; what a trial has not saved by then is replayed from its last checkpoint.
+some patience the experiment is ended; what a trial has not saved by then is replayed from its last checkpoint. And it
+frees the CPUs and GPUs that a lost trial left reserved, or the next trial would wait for them for ever.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune
+from ray._private.state import state  # the public table of placement groups does not say who made them
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from beatray.sweep.leftovers import free_leftovers
-from beatray.sweep.metric import with_metric
 from beatray.sweep.plan import Plan
 from beatray.sweep.progress import Prepared
-from beatray.sweep.ranking import metric_of
+from beatray.sweep.ranking import metric_of, with_metric
 from beatray.sweep.record import ENDED, Record, TrialRecord
 from beatray.sweep.tracking import SweepTracking
 from beatray.train.launch import request_stop
@@ -28,10 +31,12 @@ STOP_PATIENCE_S = 20.0
 """How long a sweep that was asked to stop waits for the checkpoints of its trials."""
 STOP_EVERY_S = 2.0
 TIDY_EVERY_S = 5.0
+NO_ACTOR = b"\xff" * 12
+"""How the id of the maker begins where that is a driver; those of Tune are of this kind."""
 Tell = Callable[[str], None]
 
 
-class Follower(ray.tune.Callback):  # type: ignore[misc]
+class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
     """Hears from Tune what becomes of the trials: writes the record, ends the MLflow runs, passes on a wish to stop."""
 
     def __init__(self, prepared: Prepared, tracking: SweepTracking, stop: threading.Event, tell: Tell) -> None:
@@ -54,8 +59,8 @@ class Follower(ray.tune.Callback):  # type: ignore[misc]
         """True once the sweep was asked to stop."""
         return self._stop.is_set()
 
-    def until(self, step: int | None) -> Follower:
-        """The same follower for a round that ends at a global step: trials that reach it pause."""
+    def until(self, step: int | None) -> SweepCallback:
+        """The same callback for a round that ends at a global step: trials that reach it pause."""
         self._pause_at = step
         return self
 
@@ -162,13 +167,37 @@ def _first_line(text: str | None) -> str:
 
 
 class Stopper(ray.tune.Stopper):  # type: ignore[misc]
-    """Ends the experiment when the follower has waited long enough for its trials to stop by themselves."""
+    """Ends the experiment when the callback has waited long enough for its trials to stop by themselves."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self, callback: SweepCallback) -> None:
+        self._callback = callback
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._follower.give_up
+        return self._callback.give_up
+
+
+def free_leftovers() -> int:
+    """Remove this job's placement groups whose maker, an actor, is dead; returns how many there were.
+
+    The ranks of a trial sit in a placement group that the controller of its Ray Train run has made. When the trial's
+    process is killed (out of memory, its node gone) the controller dies with it, and Ray keeps the group as long as the
+    job that the sweep is lives. Ray Train's own cleaner needs a dashboard, and gives up on a machine with two Rays; the
+    head node knows without either whose maker is dead.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    groups = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
+    left = [
+        ray.PlacementGroupID(group.placement_group_id)
+        for group in groups
+        if group.creator_actor_dead
+        and not group.creator_actor_id.startswith(NO_ACTOR)
+        and group.creator_job_id.hex() == job
+        and not group.is_detached
+        and group.state != PlacementGroupTableData.REMOVED
+    ]
+    for identity in left:
+        remove_placement_group(PlacementGroup(identity))
+    return len(left)

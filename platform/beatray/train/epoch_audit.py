@@ -1,7 +1,8 @@
 """Proves, epoch by epoch, that every recording was seen once: none left out, none doubled.
 
 Counted over all ranks: the rows and the sum of their keys modulo 2^64. At the end of an epoch both must be those of the
-corpus. The running account is part of a checkpoint, so the proof holds across restarts and any number of ranks.
+corpus. The running audit is part of a checkpoint, so the proof holds across restarts and any number of ranks.
+Batches carry only 64-bit keys; the way back to record ids, for journals and messages, is here too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from beatray.augment.draws import record_key
+from beatray.corpus.reader import read_row_group
+from beatray.errors import CorpusError
+from beatray.train.stream import StreamSettings
 
 TWO_64 = 1 << 64
 
@@ -24,7 +30,7 @@ def key_sum(keys: Iterable[int] | NDArray[np.int64]) -> int:
 
 
 @dataclass(slots=True)
-class Account:
+class EpochAudit:
     """What one epoch has seen so far, over all ranks; `dropped` are rows of shards that could not be read."""
 
     rows: int = 0
@@ -60,3 +66,21 @@ def difference(seen: Sequence[int], expected: Sequence[int], names: Mapping[int,
             more = f" and {len(listed) - most} more" if len(listed) > most else ""
             parts.append(f"{what}: {', '.join(listed[:most])}{more}")
     return "; ".join(parts) or "the same recordings since the last start; the difference lies before it"
+
+
+def names_by_place(stream: StreamSettings) -> list[list[str]]:
+    """Record ids of the usable rows of every row group; where a shard cannot be read, the place of the row."""
+    found = []
+    for group in stream.groups:
+        try:
+            table = read_row_group(stream.store, group.shard, group.group, ["record_id"])
+        except CorpusError:
+            found.append([f"row {row} of {group.shard.name}" for row in group.rows])
+            continue
+        found.append(table["record_id"].take(list(group.rows)).to_pylist())
+    return found
+
+
+def names_of_keys(stream: StreamSettings) -> dict[int, str]:
+    """Record id of every key."""
+    return {record_key(name): name for names in names_by_place(stream) for name in names}

@@ -15,9 +15,17 @@ from real_noise import add_noise
 from real_noise import read_noise as reference_noise
 
 from beatray.corpus.reader import Rows
-from beatray.evaluate.conditions import LEADS_KEPT, condition_names, under
 from beatray.evaluate.encoders import EncoderSpec, prepared
-from beatray.evaluate.noise import LEVELS, modelled_noise, qrs_height, read_noise, real_noise
+from beatray.evaluate.robustness import (
+    LEADS_KEPT,
+    LEVELS,
+    condition_names,
+    modelled_noise,
+    qrs_height,
+    read_noise,
+    real_noise,
+    under,
+)
 from beatray.evaluate.run import evaluate
 from beatray.evaluate.settings import RobustnessSettings, quick
 from beatray.evaluate.table import as_text, make_table

@@ -1,13 +1,20 @@
-"""Probes: what a simple reader finds in frozen features.
+"""Probes: what a simple reader finds in frozen features, and which of several readers is taken.
 
 `logistic`: one L2 logistic regression per class, one penalty for all classes (linear evaluation). `mlp`: one hidden
 layer with dropout for all classes at once, chosen among weight decays. `neighbours`: the share of each class among the
 k training records of the most similar features (cosine), chosen among several k; it trains nothing. All three read
 features standardised by the training part.
 
+Hyper-parameters and thresholds are chosen on validation records, never on test ones. Two kinds of validation.
+`inner_folds`: patient-grouped cross-validation inside the training part; every training record is scored once by a
+model that has not seen its patient. `held_out`: records of their own, as PTB-XL's fold 9 (Strodthoff et al., IEEE JBHI
+25:1519, 2021, section II). The candidate with the highest macro AUROC on the records so scored wins, the first of
+equals; its scores there set the threshold of each class for F1. It is then fitted anew on the whole training part.
+
 Contract: features (n, d) may hold NaN (measured features do): they are replaced by the training median. Scores are
-probabilities (n, c). A class with one value in the training part scores its prevalence everywhere. Which candidate is
-taken is decided by `choose`.
+probabilities (n, c). A class with one value in the training part scores its prevalence everywhere. A `Fit` trains one
+model per candidate and returns a function from features (m, d) to one array of probabilities (m, c) per candidate.
+Truth is read at training and validation records only.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +36,31 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
-from beatray.evaluate.choose import Chosen, Features, Fit, Folds, Scorer, Scores, choose_and_fit, inner_folds
 from beatray.evaluate.fit import fit as train_network
+from beatray.evaluate.metrics import best_thresholds, macro_auroc
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
-from beatray.evaluate.split import Index
+from beatray.evaluate.split import Index, patient_folds
 from beatray.models.heads import MlpClassifier
 
 MAX_ITERATIONS = 2000
 SIMILARITY_ROWS = 256
+
+Scores = NDArray[np.float64]
+Features = NDArray[np.float32]
+Scorer = Callable[[Features], list[Scores]]
+Fit = Callable[[Features, NDArray[np.bool_], Sequence[Any]], Scorer]
+Folds = list[tuple[Index, Index]]
+"""Pairs of records: fit on the first, score the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The model of the chosen candidate, the thresholds (c,) and the macro AUROC that validation gave it."""
+
+    scores: Callable[[Features], Scores]
+    thresholds: NDArray[np.float64]
+    candidate: Any
+    validation_auroc: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +111,39 @@ def chosen_probe(
         raise ValueError(f"no candidate to choose from for {protocol}: its list in the settings is empty")
     with threadpool_limits(1):
         return choose_and_fit(fit, candidates, features, truth, train, folds)
+
+
+def inner_folds(patients: Sequence[str | None], train: Index, n_folds: int, seed: int) -> Folds:
+    """Folds of the training part, by patient."""
+    return [(train[fit_on], train[held]) for fit_on, held in patient_folds(patients, train, n_folds, seed)]
+
+
+def held_out(train: Index, validation: Index) -> Folds:
+    """One fold: all of the training part, and the validation records."""
+    return [(train, validation)]
+
+
+def choose_and_fit(
+    fit: Fit, candidates: Sequence[Any], features: Features, truth: NDArray[np.bool_], train: Index, folds: Folds
+) -> Chosen:
+    """Judge all candidates on the folds, fit the best on `train`. Raises ValueError without a candidate."""
+    if not candidates:
+        raise ValueError("no candidate to choose from")
+    scored = [fit(features[a], truth[a], candidates)(features[b]) for a, b in folds]
+    found = [np.concatenate([fold[k] for fold in scored]) for k in range(len(candidates))]
+    best, thresholds, reached = judge(found, truth[np.concatenate([b for _, b in folds])])
+    scorer = fit(features[train], truth[train], [candidates[best]])
+    return Chosen(lambda x: scorer(x)[0], thresholds, candidates[best], reached)
+
+
+def judge(scores: Sequence[Scores], truth: NDArray[np.bool_]) -> tuple[int, NDArray[np.float64], float]:
+    """Position, thresholds and macro AUROC of the best of several arrays of scores of the same records."""
+    reached = [macro_auroc(truth, each).value for each in scores]
+    best = 0
+    for position, value in enumerate(reached):
+        if value > reached[best] or (np.isnan(reached[best]) and not np.isnan(value)):
+            best = position
+    return best, best_thresholds(truth, scores[best]), reached[best]
 
 
 def logistic(x: Features, y: NDArray[np.bool_], inverse_penalties: Sequence[float]) -> Scorer:
