@@ -115,7 +115,7 @@ def compose(
         key = word.partition("=")[0].lstrip("+~")
         if word not in chosen and not _fits(key, [*known, *older]):
             raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *other_words])}")
-    own = _values_of_choices(chosen, folder) if base.get("recipe") else []
+    own = _over_recipe(chosen, str(base["recipe"]), folder) if base.get("recipe") else []
     content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in overrides)), str(folder))
     for old, new in moved(schemas).items():
         _move(content, old, new)
@@ -163,21 +163,25 @@ def _forced(word: str) -> str:
     return word if word.startswith(("+", "~")) else f"++{word}"
 
 
-def _values_of_choices(chosen: Sequence[str], folder: Path) -> list[str]:
-    """Groups that the user chose win over what the recipe sets: their own values, as overrides.
+def _over_recipe(chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
+    """Groups that the user chose win over what the recipe sets in them, as overrides.
 
-    The objective is what a recipe is about, so another one beside it is refused.
+    A network of the user's goes without the settings of the recipe's. The objective is what a recipe is about, so
+    another one beside it is refused.
     """
-    groups = [word.partition("=")[::2] for word in chosen]
-    if any(group == "objective" for group, _ in groups):
+    groups = dict(word.partition("=")[::2] for word in chosen)
+    if "objective" in groups:
         raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
+    of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
-    for group, choice in groups:
-        path = folder / group / f"{choice}.yaml"
-        if group not in ("recipe", "encoder") and path.is_file():
-            own = yaml.safe_load(path.read_text()) or {}
-            own.pop("defaults", None)
-            found += [f"++{key}={json.dumps(value)}" for key, value in flat(own, group).items()]
+    for group, choice in groups.items():
+        if group == "recipe":
+            continue
+        own = yaml.safe_load((folder / group / f"{choice}.yaml").read_text()) or {}
+        own.pop("defaults", None)
+        if group == "encoder":
+            found += [f"~encoder.{key}" for key in of_recipe.get("encoder", {})]
+        found += [f"++{key}={json.dumps(value)}" for key, value in flat(own, group).items()]
     return found
 
 

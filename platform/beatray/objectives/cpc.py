@@ -74,9 +74,7 @@ class Cpc(Objective):
                 f"and {self.steps_ahead} ahead are to be predicted; take longer crops or a shorter objective.horizon_s"
             )
         context = encoder.channels // len(self.directions)
-        self.predictors = nn.ModuleDict(
-            {direction: nn.Linear(context, self.stage.channels, bias=False) for direction in self.directions}
-        )
+        self.predictors = nn.ModuleList(nn.Linear(context, self.stage.channels, bias=False) for _ in self.directions)
 
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
         """One window `view_1` (B, 12, L); distances of negatives (B, 1 or T', N) for each direction; lent moments."""
@@ -133,7 +131,7 @@ class Cpc(Objective):
         self, direction: str, context: Tensor, z: Tensor, cells: Tensor, views: Tensors, lent: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Sums over records of the mean loss and of the mean share of right answers in one direction of time."""
-        q = self.predictors[direction](context)
+        q = self.predictors[self.directions.index(direction)](context)
         t = torch.arange(z.shape[1], device=z.device)
         ahead = self.steps_ahead if direction == "forward" else -self.steps_ahead
         wanted = t + ahead

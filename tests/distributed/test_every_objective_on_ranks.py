@@ -1,0 +1,103 @@
+"""Every method on two and three ranks is the method on one: loss, gradient, statistics, teachers, over several steps.
+
+Real processes over gloo, under DistributedDataParallel, in float64, with uneven ranks and one without any row. A method
+is here by being in the registry: see tests/every_method.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from beatray.objectives.objective import Progress
+from beatray.train.blocks import Arrays
+from beatray.train.optimizer import build_optimizer
+from every_method import RECIPES, batch_of, model_of, rows_of, settings_of, views_of
+
+torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
+
+SIZES = {2: [6, 1], 3: [3, 0, 4]}
+STEPS = 2
+ATOL = 1e-9
+
+
+def run_recipe(recipe: str, arrays: Arrays, statistics: dict[str, Any], sizes: list[int], rank: int) -> dict[str, Any]:
+    """Some steps on this rank's rows: losses, means, the gradient of the first step and the state at the end."""
+    settings = settings_of(recipe)
+    objective = model_of(settings, statistics, exact=True)
+    module: nn.Module = DistributedDataParallel(objective, broadcast_buffers=False) if len(sizes) > 1 else objective
+    optimizer = build_optimizer(objective, settings.train)
+    first = sum(sizes[:rank])
+    mine = batch_of(objective, arrays, slice(first, first + sizes[rank]))
+    found: dict[str, Any] = {}
+    for number in range(STEPS):
+        at = Progress(number, STEPS, number, STEPS)
+        result = module(views_of(objective, mine, number, exact=True), at)
+        optimizer.zero_grad()
+        result.loss.backward()
+        for name, value in {**result.means, **result.counts}.items():
+            found[f"{number}/{name}"] = value.numpy()
+        if number == 0:
+            gradients = {name: p.grad for name, p in objective.named_parameters() if p.requires_grad}
+            found |= {f"grad/{name}": gradient.numpy().copy() for name, gradient in gradients.items()}
+        optimizer.step()
+        objective.after_step(at)
+    return found | {f"state/{name}": value.numpy() for name, value in objective.state_dict().items()}
+
+
+def rank_main(rank: int, processes: int, folder: str) -> None:
+    """The same processes are two ranks and then three: starting them takes longer than what they do."""
+    torch.set_num_threads(1)
+    arrays = dict(np.load(f"{folder}/rows.npz"))
+    statistics = json.loads(Path(f"{folder}/statistics.json").read_text())
+    for world in sorted(SIZES):
+        if rank < world:
+            dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world)
+            for recipe in RECIPES:
+                found = run_recipe(recipe, arrays, statistics, SIZES[world], rank)
+                np.savez(f"{folder}/{recipe}-{world}-{rank}.npz", **found)
+            dist.barrier()
+            dist.destroy_process_group()
+    os._exit(0)  # left to itself the tear-down of the interpreter aborts now and then behind DistributedDataParallel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what every rank of two and of three wrote."""
+    into = tmp_path_factory.mktemp("methods")
+    arrays, statistics = copy.deepcopy(rows_of(7))
+    arrays["r_peaks"][1] = -1
+    arrays["n_samples"][4] = 700  # shorter than a crop
+    arrays["signal_uv"][4, :, 700:] = 0
+    np.savez(into / "rows.npz", **arrays)
+    (into / "statistics.json").write_text(json.dumps(statistics))
+    mp.spawn(rank_main, args=(max(SIZES), str(into)), nprocs=max(SIZES))
+    return into
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_ranks_together_are_one_rank(recipe: str, folder: Path) -> None:
+    arrays = dict(np.load(folder / "rows.npz"))
+    statistics = json.loads((folder / "statistics.json").read_text())
+    alone = run_recipe(recipe, arrays, statistics, [7], 0)
+    assert max(np.abs(value).max() for name, value in alone.items() if name.startswith("grad/encoder")) > 1e-6
+    for world, sizes in SIZES.items():
+        for rank in range(len(sizes)):
+            with np.load(folder / f"{recipe}-{world}-{rank}.npz") as together:
+                assert sorted(together.files) == sorted(alone)
+                for name, expected in alone.items():
+                    rtol = 1e-5 if name[0].isdigit() else 1e-7  # means are kept in float32
+                    np.testing.assert_allclose(
+                        together[name], expected, atol=ATOL, rtol=rtol, err_msg=f"{name}, rank {rank} of {world}"
+                    )
