@@ -69,8 +69,8 @@ def cosine_momentum(at: Progress, start: float) -> float:
 
 
 def linear_momentum(at: Progress, start: float, end: float) -> float:
-    """From `start` at the first step to `end` at the last."""
-    return start + (end - start) * at.step / max(at.steps - 1, 1)
+    """From `start` to `end`: start + (end - start) k / K for step k of K."""
+    return start + (end - start) * at.step / max(at.steps, 1)
 
 
 class Queue(nn.Module):
