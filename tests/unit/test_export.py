@@ -98,6 +98,39 @@ def test_programs_are_equal_for_any_number_of_recordings_and_samples(name: str, 
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "longest"),
+    [
+        ("s4d", {"width": 16, "layers": 2, "state": 4, "stride": 8}, 5000),
+        ("s4d", {"width": 16, "layers": 1, "state": 4, "direction": "both", "pre_norm": True}, 5000),
+        ("s4d", {"width": 16, "layers": 2, "state": 4, "stride": 8, "direction": "bidirectional"}, 5000),
+        ("lstm", {"width": 16, "layers": 2}, None),
+        ("lstm", {"width": 16, "layers": 1, "direction": "both", "pool_last": True}, None),
+        ("vit", {"width": 32, "depth": 2}, None),
+        ("vit", {"width": 32, "depth": 2, "registers": 1, "bias": False}, None),
+    ],
+)
+def test_networks_with_context_are_exported_without_a_loop_or_fft(
+    name: str, settings: dict[str, Any], longest: int | None
+) -> None:
+    encoder = trained(name, **settings)
+    made = to_programs(encoder, recordings())
+    assert made.any_length and made.longest == longest and made.onnx is not None
+    assert set(made.difference) == {"model.pt2", "model.onnx"} and max(made.difference.values()) < 1e-3
+    session = onnxruntime.InferenceSession(made.onnx, providers=["CPUExecutionProvider"])
+    for records, samples in ((1, 777), (5, 5000)):
+        x = recordings()[:records, :, :samples].copy()
+        with torch.no_grad():
+            expected = encoder(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(session.run(["embedding"], {"x_mv": x})[0], expected, rtol=1e-4, atol=1e-4)
+    too_long = np.tile(recordings()[:1], 2)
+    if longest is None:
+        assert session.run(["embedding"], {"x_mv": too_long})[0].shape == (1, encoder.embed_dim)
+    else:  # a kernel that ends too early would be wrong in silence
+        with pytest.raises(Exception, match="Add"):
+            session.run(["embedding"], {"x_mv": too_long})
+
+
 def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = {
         "settings": {},
@@ -160,7 +193,7 @@ def test_a_program_that_differs_is_refused_with_the_difference(
         with torch.no_grad():
             module.encoder.stem_norm.bias.add_(0.01)  # type: ignore[union-attr,operator]
 
-    monkeypatch.setattr(programs, "_replace_pools", shifted)
+    monkeypatch.setattr(programs, "_replace_layers", shifted)
     with pytest.raises(
         ExportError, match=r"model.pt2 is not equal to the encoder: embedding .* differs by up to 0\.\d+"
     ):

@@ -22,6 +22,8 @@ def run(encoder: str, out: str, *, results: str | None = None, onnx: bool = True
         say(f"  {name}: equal to the encoder to {difference:.1e} on real recordings")
     if not programs.any_length:
         say("  the number of samples is fixed to that of a corpus window: the exporter could not keep it free")
+    elif programs.longest is not None:
+        say(f"  at most {programs.longest} samples: this network is exported with kernels of that length")
     say(f"  {out}: README.md, model.safetensors, {', '.join(programs.difference)}; beatray.load_encoder({out!r})")
     return 0
 

@@ -62,6 +62,8 @@ def model_card(
     front = {"library_name": "beatray", "tags": ["ecg", "self-supervised", str(method), name]}
     steps, seed = (description.get(key, UNKNOWN) for key in ("steps", "seed"))
     shape = "(batch, 12, samples)" if programs.any_length else f"(batch, 12, {WINDOW_SAMPLES})"
+    if programs.any_length and programs.longest is not None:
+        shape = f"(batch, 12, samples <= {programs.longest})"
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {name}, pretrained with {method} on 12-lead ECGs",

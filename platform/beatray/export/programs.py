@@ -2,11 +2,12 @@
 
 Both take `x_mv` (batch, 12, samples) float32, prepared millivolts at 500 Hz, and give `embedding` (batch, D), the
 encoder's own pooling over all samples, and `feature_map` (batch, C, positions). Number of recordings and of samples are
-free where the exporter can express them; otherwise the number of samples is that of a corpus window.
+free where the exporter can express them; otherwise the number of samples is that of a corpus window, or at most that.
 
-Two layers are written in another way for this, with the same values: torch's tracer ties `max_pool1d` and `avg_pool1d`
+Some layers are written in another way for this, with the same values: torch's tracer ties `max_pool1d` and `avg_pool1d`
 with `ceil_mode` to the length of the example (found with torch 2.13), so they become `max_pool2d` over one row, and a
-mean of pairs whose last sample is repeated.
+mean of pairs whose last sample is repeated. A layer of a network knows its own form: its method
+`exported_form(n_samples)` gives the module to put in its place, equal for inputs of up to n_samples samples.
 
 Contract: `to_programs` returns the bytes of both, or raises ExportError: where a library is missing (with the line that
 installs it), where an exporter fails, or where an output differs from the encoder's by more than `TOLERANCE` on any of
@@ -53,12 +54,14 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The files, whether any number of samples may be given, and the largest difference measured for each."""
+    """The files, whether the number of samples is free, up to how many, and the largest difference of each file."""
 
     pt2: bytes
     onnx: bytes | None
     any_length: bool
     difference: dict[str, float]
+    longest: int | None = None
+    """Samples above which a program refuses its input; None where there is no such bound."""
 
 
 class _Both(nn.Module):
@@ -94,7 +97,7 @@ def to_programs(encoder: Encoder, x_mv: NDArray[np.float32], *, with_onnx: bool 
         check_libraries()
     reference = _Both(encoder).eval()
     traced = _Both(copy.deepcopy(encoder).eval())
-    _replace_pools(traced)
+    _replace_layers(traced)
     program, any_length = _export(traced, torch.from_numpy(x_mv[:2].copy()))
     cases = _cases(x_mv, any_length=any_length)
     buffer = io.BytesIO()
@@ -106,7 +109,8 @@ def to_programs(encoder: Encoder, x_mv: NDArray[np.float32], *, with_onnx: bool 
     if with_onnx:
         onnx, run = _to_onnx(program)
         difference["model.onnx"] = _prove("model.onnx", run, reference, cases)
-    return Programs(buffer.getvalue(), onnx, any_length, difference)
+    longest = None if any_length and _takes(loaded, WINDOW_SAMPLES + 1) else WINDOW_SAMPLES
+    return Programs(buffer.getvalue(), onnx, any_length, difference, longest)
 
 
 def check_libraries() -> None:
@@ -133,6 +137,15 @@ def _export(traced: nn.Module, example: Tensor) -> tuple[Any, bool]:
             node.meta.pop("stack_trace", None)  # names the files of this machine
         return program, 2 in free
     raise ExportError(f"torch.export cannot take this encoder: {refused}")
+
+
+def _takes(program: Callable[[Tensor], Any], samples: int) -> bool:
+    with torch.no_grad():
+        try:
+            program(torch.zeros(1, 12, samples))
+        except Exception:  # of a guard on the shape, which has no type of its own
+            return False
+    return True
 
 
 def _to_onnx(program: Any) -> tuple[bytes, Run]:
@@ -197,14 +210,18 @@ def _arrays(module: nn.Module, x: NDArray[np.float32]) -> list[NDArray[np.float3
         return [output.numpy() for output in module(torch.from_numpy(x))]
 
 
-def _replace_pools(module: nn.Module) -> None:
+def _replace_layers(module: nn.Module) -> None:
+    """Put the form for exporters in the place of every layer below `module` that has one."""
     for name, child in module.named_children():
-        if isinstance(child, nn.MaxPool1d) and not child.ceil_mode:
+        exported_form = getattr(child, "exported_form", None)
+        if callable(exported_form):
+            setattr(module, name, exported_form(WINDOW_SAMPLES))
+        elif isinstance(child, nn.MaxPool1d) and not child.ceil_mode:
             setattr(module, name, _MaxPool(child))
         elif isinstance(child, nn.AvgPool1d) and child.ceil_mode and _int(child.stride) == _int(child.kernel_size) == 2:
             setattr(module, name, _PairMean())
         else:
-            _replace_pools(child)
+            _replace_layers(child)
 
 
 def _int(value: Any) -> int:

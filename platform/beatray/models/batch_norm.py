@@ -75,15 +75,26 @@ class GlobalBatchNorm1d(nn.Module):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-def build_norm(norm: str, channels: int) -> nn.Module:
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N, C, T), every time step alone (Ba et al., arXiv:1607.06450)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def build_norm(norm: str, channels: int, *, per_step: bool = False) -> nn.Module:
     """`global_batch`: this module's layer; `group`: GroupNorm (8 groups), which needs no other record or rank.
 
-    Raises ValueError for another name.
+    GroupNorm takes its statistics over time too, so that every cell knows of all others. Where that is not allowed, as
+    in causal networks, `per_step` makes `group` a `ChannelNorm`. Raises ValueError for another name.
     """
     if norm == "global_batch":
         return GlobalBatchNorm1d(channels)
     if norm == "group":
-        return nn.GroupNorm(min(8, channels), channels)
+        return ChannelNorm(channels) if per_step else nn.GroupNorm(min(8, channels), channels)
     raise ValueError(f"norm must be global_batch or group, not {norm!r}")
 
 

@@ -30,7 +30,7 @@ from beatray.models.encoder import Encoder, Pooling, Stage, cells_of, check_odd,
 class LSTMSettings:
     """Settings of `lstm`."""
 
-    norm: Norm = "global_batch"
+    norm: Norm = "global_batch"  # "group" over the channels of each step alone, or it would see ahead
     pooling: Pooling = "mean_max"
     pool_last: bool = setting(False, "append the last state to the pooled vector, as published")
     width: int = setting(512, "channels of all layers", at_least=1)
@@ -62,7 +62,7 @@ class LSTMEncoder(Encoder):
         layers: list[nn.Module] = []
         for number in range(settings.fc_layers):
             conv = nn.Conv1d(width if number else 12, width, 1, bias=False)
-            layers += [conv, build_norm(settings.norm, width), nn.ReLU()]
+            layers += [conv, build_norm(settings.norm, width, per_step=True), nn.ReLU()]
         self.pointwise = nn.Sequential(*layers)
         self.recurrences = nn.ModuleList(_Recurrence(width, settings.layers) for _ in directions)
 
@@ -150,7 +150,7 @@ class _ScannedLSTM(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         from torch._higher_order_ops.scan import scan
 
-        x = tokens.transpose(0, 1)
+        x = tokens
         for weight_ih, weight_hh, bias_ih, bias_hh in self.lstm.all_weights:
 
             def step(
@@ -162,9 +162,10 @@ class _ScannedLSTM(nn.Module):
                 hidden = show.sigmoid() * cell.tanh()
                 return (hidden, cell), hidden.clone()  # scan allows no output that is also a state
 
-            rest = x.new_zeros(x.shape[1], self.lstm.hidden_size)
-            x = scan(step, (rest, rest.clone()), functional.linear(x, weight_ih, bias_ih + bias_hh))[1]
-        return x.transpose(0, 1)
+            rest = x.new_zeros(x.shape[0], self.lstm.hidden_size)
+            driven = functional.linear(x, weight_ih, bias_ih + bias_hh)
+            x = scan(step, (rest, rest.clone()), driven.transpose(0, 1))[1].transpose(0, 1)
+        return x
 
 
 def block_means(x: Tensor, size: int) -> Tensor:

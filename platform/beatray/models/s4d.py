@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.fields import check, setting
-from beatray.models.batch_norm import Norm, build_norm
+from beatray.models.batch_norm import ChannelNorm, Norm, build_norm
 from beatray.models.encoder import Encoder, Pooling, Stage, cells_of
 from beatray.models.tiny import halve_rate
 
@@ -46,7 +46,7 @@ _DIRECTIONS: dict[str, tuple[str, ...]] = {
 class S4DSettings:
     """Settings of `s4d`."""
 
-    norm: Norm = "global_batch"
+    norm: Norm = "global_batch"  # of the stem; "group" over the channels of each token alone, or it would see ahead
     pooling: Pooling = "mean_std"
     width: int = setting(512, "channels H of stem and blocks", at_least=1)
     layers: int = setting(4, "blocks of a stack", at_least=1)
@@ -82,12 +82,14 @@ class S4DEncoder(Encoder):
         stacks = max(1, len(directions))
         super().__init__(settings, [Stage(width, 4), Stage(stacks * width, stride)])
         self.token_stage, self.directions = Stage(width, stride), directions
-        self.first = nn.Sequential(nn.Conv1d(12, width, 7, 2, 3, bias=False), build_norm(norm, width), nn.ReLU())
+        self.first = nn.Sequential(
+            nn.Conv1d(12, width, 7, 2, 3, bias=False), build_norm(norm, width, per_step=True), nn.ReLU()
+        )
         further: list[nn.Module] = []
         # stride 8: one more strided convolution; stride 4: three of kernel 1, as in the published stem
         for kernel, step in [(3, 2)] if stride == 8 else [(1, 1)] * 3:
             conv = nn.Conv1d(width, width, kernel, step, kernel // 2, bias=False)
-            further += [conv, build_norm(norm, width), nn.ReLU()]
+            further += [conv, build_norm(norm, width, per_step=True), nn.ReLU()]
         self.further = nn.Sequential(*further)
         self.stacks = nn.ModuleList(_Stack(settings) for _ in range(stacks))
 
@@ -138,7 +140,7 @@ class _Stack(nn.Module):
     def __init__(self, settings: S4DSettings) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(S4Block(settings) for _ in range(settings.layers))
-        self.final_norm = _ChannelNorm(settings.width) if settings.pre_norm else nn.Identity()
+        self.final_norm = ChannelNorm(settings.width) if settings.pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         for block in self.blocks:
@@ -154,7 +156,7 @@ class S4Block(nn.Module):
         super().__init__()
         width = settings.width
         self.pre_norm = settings.pre_norm
-        self.norm = _ChannelNorm(width)
+        self.norm = ChannelNorm(width)
         self.s4d = S4D(
             width,
             settings.state,
@@ -311,16 +313,6 @@ class _KernelConv(nn.Module):
         y = functional.conv1d(functional.pad(u.to(self.weight.dtype), self.padding), self.weight, groups=self.width)
         # beyond `length` the kernel would be cut off in silence; a sum with too few zeros fails in every runtime
         return y + self.room[:length]
-
-
-class _ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, T)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 def _frequencies(init: str, state: int) -> Tensor:
