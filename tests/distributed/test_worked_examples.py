@@ -1,4 +1,4 @@
-"""The worked examples of docs/adding-an-objective.md and adding-an-encoder.md train and are used, as they stand there."""
+"""The worked examples of docs (adding-an-objective.md, adding-an-encoder.md), as they stand, train and are used."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from beatray.augment.draws import Draws
+from beatray.commands import demo
 from beatray.config import config_folder
 from beatray.models.encoder_folder import export_encoder, load_encoder
 from beatray.models.registry import build_encoder
@@ -68,6 +69,13 @@ def test_every_method_says_what_it_is() -> None:
         assert kind.described(settings).startswith(kind.title)
         assert all(curve.key and curve.title for curve in kind.curves(settings))
         assert kind.warnings(settings, {"loss": 1.0}, Progress(50, 100)) == {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_demo_takes_every_method_by_its_name(method: str) -> None:
+    settings = demo.settings_from([f"objective={method}"], None)
+    assert settings.objective["name"] == method and settings.recipe == f"{method}_tiny"
+    assert dict(settings.encoder) == dict(settings_of(f"{method}_tiny").encoder)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

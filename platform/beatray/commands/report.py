@@ -15,7 +15,6 @@ from beatray.augment.draws import Draws, record_key
 from beatray.augment.vcg import ecg_to_vcg
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
-from beatray.dsp.beats import beat_boxes
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.results import Evaluation
@@ -110,18 +109,21 @@ def example_of(
     made = build_model(dict(objective), dict(encoder), seed, statistics)
     views = made.views(_batch_of(one, made.reads), Draws(np.array([record_key(one.record_id[0])]), seed, 0))
     start = int(views["crop_start"][0]) if "crop_start" in views else 0
+    stretch = torch.from_numpy(x_mv[None, :, start : start + SHOWN])
     shown = [
         (name.replace("_", " "), ecg_to_vcg(view[..., :SHOWN])[0].numpy())
         for name, view in views.items()
         if name.startswith("view_") and view.dim() == 3 and view.shape[1] == len(LEADS)
+        if not torch.allclose(view[..., : stretch.shape[-1]], stretch, atol=1e-4)  # a window that is left as it is
     ]
     return Example(
         record_id=one.record_id[0],
         x_mv=x_mv,
         r_peaks=one.r_peaks[0],
-        beat_boxes=_contrasted(one.r_peaks[0], int(one.n_samples[0]), objective),
-        vcg=ecg_to_vcg(torch.from_numpy(x_mv[None, :, start : start + SHOWN]))[0].numpy(),
+        beat_boxes=_contrasted(one.r_peaks[0], objective),
+        vcg=ecg_to_vcg(stretch)[0].numpy(),
         views=shown,
+        views_text=made.views_text,
     )
 
 
@@ -143,12 +145,11 @@ def _batch_of(one: Rows, reads: Sequence[str]) -> dict[str, torch.Tensor]:
     return {name: known[name] for name in reads}
 
 
-def _contrasted(r_peaks: NDArray[np.int32], n_samples: int, objective: Mapping[str, Any]) -> NDArray[np.float32]:
-    """The windows (n_beats, 2) that the objective contrasts; for objectives without beats, the usual ones."""
+def _contrasted(r_peaks: NDArray[np.int32], objective: Mapping[str, Any]) -> NDArray[np.float32]:
+    """The windows (n_beats, 2) that the objective contrasts; none for a method that knows no beats."""
     kind, settings = _method(objective)
     box = kind.beat_box(settings)
     if box is None:
-        usual: NDArray[np.float32] = beat_boxes(r_peaks, RATE_HZ, n_samples)
-        return usual
+        return np.empty((0, 2), np.float32)
     around = np.array([-box.before_s, box.after_s]) * RATE_HZ
     return np.asarray(r_peaks[:, None] + around, np.float32)

@@ -59,6 +59,10 @@ class BeatSsl(Objective):
 
     name = "beat_ssl"
     title = "Beat-SSL"
+    views_text = (
+        "A view turns and stretches the heart, goes back to 12 leads and loses a stretch of each lead; where leads are "
+        "masked the loop is bent or falls to zero."
+    )
     Settings = BeatSslSettings
 
     def __init__(

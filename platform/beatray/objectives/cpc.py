@@ -125,7 +125,7 @@ class Cpc(Objective):
     @classmethod
     def curves(cls, settings: CpcSettings) -> Sequence[Curve]:
         """How often the next token is told from the others, and the spread of tokens."""
-        return [Curve("token/accuracy", "next token told right", True), embedding_curves("token")[1]]
+        return [Curve("token/accuracy", "accuracy of the next token", True), embedding_curves("token")[1]]
 
     def _direction(
         self, direction: str, context: Tensor, z: Tensor, cells: Tensor, views: Tensors, lent: Tensor | None

@@ -100,6 +100,9 @@ class Objective(nn.Module):
     title: ClassVar[str] = ""
     Settings: ClassVar[type[Any]]
 
+    views_text: ClassVar[str] = "A view is what the method makes of the same stretch."
+    """What a report says below the pictures of views."""
+
     reads: tuple[str, ...] = ("signal_uv", "n_samples", "record_key")
     """Arrays of the corpus that `views` needs; a method that needs more says so when it is built."""
 

@@ -37,6 +37,10 @@ class ThreeKg(Objective):
 
     name = "three_kg"
     title = "3KG"
+    views_text = (
+        "A view turns and stretches the heart, goes back to 12 leads and loses a stretch of each lead; where leads are "
+        "masked the loop is bent or falls to zero."
+    )
     Settings = ThreeKgSettings
 
     def __init__(

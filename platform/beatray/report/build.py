@@ -55,6 +55,7 @@ class Example:
     beat_boxes: NDArray[np.float32]
     vcg: NDArray[np.float32] | None = None
     views: Sequence[tuple[str, NDArray[np.float32]]] = ()
+    views_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,7 @@ def _curve_section(material: Material) -> Section | None:
             Picture(
                 to_svg(pictures.training_curves(steps, curves, marks, shares)),
                 alt="Training curves over optimizer steps: " + ", ".join(curves),
-                caption="Target entropy is relative to that of a uniform target (1: the target says nothing); the mass "
-                "of positive pairs is what a target leaves on the other view of the same recording or beat; embedding "
-                "SD is relative to embeddings all over the sphere (0: collapsed).",
+                caption=_curve_caption([curve.key for curve in wanted.values()]),
             )
         )
     course = _target_course(material.metrics)
@@ -193,6 +192,18 @@ def _curve_section(material: Material) -> Section | None:
             )
         )
     return Section(title="How it learned", pictures=figures) if figures else None
+
+
+def _curve_caption(keys: Sequence[str]) -> str:
+    """What the panels that need a word mean."""
+    words = {
+        "target_entropy": "target entropy is relative to that of a uniform target (1: the target says nothing)",
+        "positive_mass": "the mass of positive pairs is what a target leaves on the other view of the same recording "
+        "or beat",
+        "embedding_std": "embedding SD is relative to embeddings all over the sphere (0: collapsed)",
+    }
+    said = [text for what, text in words.items() if any(key.endswith(f"/{what}") for key in keys)]
+    return f"{'; '.join(said).capitalize()}." if said else ""
 
 
 def _target_course(metrics: Sequence[Mapping[str, object]]) -> dict[str, dict[str, NDArray[np.float64]]]:
@@ -224,26 +235,28 @@ def _example_section(example: Example) -> Section:
             Picture(
                 to_png(strip, dpi=170),
                 alt=f"12-lead ECG strip of {example.record_id} with {len(example.r_peaks)} detected R-peaks",
-                caption="Each lead for 2.5 s, lead II for 10 s below. Triangles are the R-peaks found, shaded the "
-                "windows that are contrasted as single beats.",
+                caption="Each lead for 2.5 s, lead II for 10 s below. Triangles are the R-peaks found"
+                + (", shaded the windows that are contrasted as single beats." if len(example.beat_boxes) else "."),
             )
         ],
     )
 
 
-def vcg_section(example: Example, title: str = "Its heart vector, and what augmentation does to it") -> Section | None:
+def vcg_section(example: Example, title: str | None = None) -> Section | None:
     """The loops of the recording's heart vector and of its views; None without a vector."""
     if example.vcg is None:
         return None
     names = ", ".join(name for name, _ in example.views) or "no views"
+    usual = "Its heart vector, and what augmentation does to it" if example.views else "Its heart vector"
     return Section(
-        title=title,
+        title=title or usual,
         pictures=[
             Picture(
                 to_svg(loops.vcg_loops(example.vcg, example.views)),
                 alt=f"Vectorcardiogram loops of {example.record_id} in three planes: original, {names}",
-                caption="The 12 leads as one rotating vector. A view turns and stretches the heart, goes back to 12 "
-                "leads and loses a stretch of each lead; where leads are masked the loop is bent or falls to zero.",
+                caption=" ".join(
+                    ["The 12 leads as one rotating vector.", *([example.views_text] if example.views else [])]
+                ),
             )
         ],
     )
