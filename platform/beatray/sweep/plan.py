@@ -20,8 +20,8 @@ from beatray.storage.store import Store
 from beatray.sweep.record import CONTROLS, NAME, REPORT
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
-from beatray.track.memory import MEMORY
 from beatray.track.journal import figure_today
+from beatray.track.memory import MEMORY
 from beatray.train.composed import changes_today, pretrain_content, pretrain_settings
 from beatray.train.job import keys_marked
 
