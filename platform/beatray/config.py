@@ -14,7 +14,7 @@ import json
 import logging
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -46,6 +46,12 @@ GROUPS: dict[str, type[Any]] = {
 
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
+
+NO_RECIPE = "recipe=null"
+"""The word that takes a recipe of the top file away."""
+
+OLDER_CHOICES = {"sweep": {"form": "loss", "pos_mass": "positive_mass"}}
+"""Files of a group that are called otherwise now."""
 
 PATH_KEYS = {
     "corpus.path",
@@ -115,7 +121,7 @@ def compose(
         key = word.partition("=")[0].lstrip("+~")
         if word not in chosen and not _fits(key, [*known, *older]):
             raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *other_words])}")
-    own = _over_recipe(chosen, str(base["recipe"]), folder) if base.get("recipe") else []
+    own = _over_recipe(overrides, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
     content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in overrides)), str(folder))
     for old, new in moved(schemas).items():
         _move(content, old, new)
@@ -144,11 +150,12 @@ def _cached(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    words = ["~recipe" if word == NO_RECIPE else word for word in overrides]  # a group cannot be set to null
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
         try:
-            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=list(overrides)), resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
+            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=words), resolve=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise SettingsError(_choice_error(overrides, Path(folder), str(error))) from error
     return {str(key): value for key, value in content.items()}
 
@@ -163,14 +170,14 @@ def _forced(word: str) -> str:
     return word if word.startswith(("+", "~")) else f"++{word}"
 
 
-def _over_recipe(chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
+def _over_recipe(overrides: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
     """Groups that the user chose win over what the recipe sets in them, as overrides.
 
     A network of the user's goes without the settings of the recipe's. The objective is what a recipe is about, so
     another one beside it is refused.
     """
     groups = dict(word.partition("=")[::2] for word in chosen)
-    if "objective" in groups:
+    if any(word.partition("=")[0] in ("objective", "objective.name") for word in overrides):
         raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
     of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
@@ -197,11 +204,13 @@ def moved(schemas: Mapping[str, type[Any]]) -> dict[str, str]:
 
 def older_keys(schemas: Mapping[str, type[Any]]) -> list[str]:
     """Every dotted key that was one before and is still understood."""
+    items = [found for group, kind in schemas.items() for found in walk(kind, f"{group}.")]
     beside = [
-        f"{key.rpartition('.')[0]}.{item.metadata['was']}"
-        for group, kind in schemas.items()
-        for key, item in walk(kind, f"{group}.")
+        f"{key.rpartition('.')[0]}.{item.metadata['was']}{inner.removeprefix(key)}"
+        for key, item in items
         if item.metadata.get("was") and "." not in item.metadata["was"]
+        for inner, _ in items
+        if inner == key or inner.startswith(f"{key}.")
     ]
     merged = [
         f"{group}.{key}"
@@ -234,6 +243,9 @@ def _override(word: str, short: Mapping[str, str]) -> str:
     if not sign or not key:
         raise SettingsError(f"'{word}' is not of the form key=value")
     key = short.get(key, key)
+    if value in OLDER_CHOICES.get(key, {}):
+        _say_renamed(word, f"{key}={OLDER_CHOICES[key][value]}")
+        value = OLDER_CHOICES[key][value]
     if key in PATH_KEYS and value not in ("null", "auto"):
         value = "'" + value.strip("'").replace("\\", "\\\\").replace("'", "\\'") + "'"
     return f"{key}={value}"
@@ -248,7 +260,7 @@ def _choice_error(chosen: Sequence[str], folder: Path, message: str) -> str:
     for word in chosen:
         key, _, value = word.partition("=")
         offered = sorted(path.stem for path in (folder / key).glob("*.yaml"))
-        if offered and value not in offered:
+        if offered and value not in offered and word != NO_RECIPE:
             return f"there is no {key} '{value}'{_nearest(value, offered)} (offered: {', '.join(offered)})"
     return message
 
@@ -305,13 +317,16 @@ def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, 
             _say_renamed(f"{where}{old}", f"{where}{new}")
     for item in dataclasses.fields(kind):
         was, values = item.metadata.get("was"), item.metadata.get("was_values") or {}
+        told = item.name
         if was in content and "." not in was:
-            _say_renamed(f"{where}{was}", f"{where}{item.name}")
+            told = was
             content[item.name] = content.pop(was)
         value = content.get(item.name)
         if isinstance(value, str) and value in values:
-            _say_renamed(f"{where}{item.name}={value}", f"{where}{item.name}={values[value]}")
+            _say_renamed(f"{where}{told}={value}", f"{where}{item.name}={values[value]}")
             content[item.name] = values[value]
+        elif told != item.name:
+            _say_renamed(f"{where}{told}", f"{where}{item.name}")
     return content
 
 
@@ -324,6 +339,44 @@ def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
         if group in content:
             content[group] = _renamed(kind, dict(content[group]), f"{group}.")
     return content
+
+
+def today(changes: Mapping[str, Any], schemas: Iterable[tuple[str, type[Any]]]) -> dict[str, Any]:
+    """Settings by dotted key, as a sweep has them, under the names of today, without a word; others as they are.
+
+    `schemas` are groups and their dataclasses; a key of today in one of them is not taken for an older one of another.
+    Of the older keys that are one now (`OLDER`), only one alone can be told.
+    """
+    schemas = list(schemas)
+    known = {key for group, kind in schemas for key, _ in walk(kind, f"{group}.")}
+    content = dict(changes)
+    for group, kind in schemas:
+        renamed = moved({group: kind})
+        items = list(walk(kind, f"{group}."))
+        was = {key: item.metadata.get("was") or "." for key, item in items}
+        renamed |= {f"{key.rpartition('.')[0]}.{old}": key for key, old in was.items() if "." not in old}
+        content = {_new_key(key, renamed, known): value for key, value in content.items()}
+        for key, item in items:
+            values = item.metadata.get("was_values") or {}
+            if isinstance(content.get(key), str):
+                content[key] = values.get(content[key], content[key])
+        gone = [key for key in getattr(kind, "OLDER", ()) if f"{group}.{key}" in content]
+        if len(gone) == 1 and f"{group}.{gone[0]}" not in known:
+            inner = {key.removeprefix(f"{group}."): content[key] for key in content if key.startswith(f"{group}.")}
+            merged = {f"{group}.{key}": value for key, value in kind.older(inner)[0].items() if key not in inner}
+            if merged:
+                del content[f"{group}.{gone[0]}"]
+                content |= merged
+    return content
+
+
+def _new_key(key: str, renamed: Mapping[str, str], known: Iterable[str]) -> str:
+    if key in known:
+        return key
+    for old, new in renamed.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:

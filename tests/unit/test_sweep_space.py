@@ -16,11 +16,15 @@ from beatray.config import build
 from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
+from beatray.sweep import results
 from beatray.sweep.asha import EpochAsha, Pace
+from beatray.sweep.paper import paper_row
 from beatray.sweep.plan import config_of, plan_from
+from beatray.sweep.progress import _refuse_others
 from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
 from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
 from beatray.sweep.resources import check_trial, concurrent
+from beatray.sweep.results import Evaluated
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points
 from beatray.train.composed import pretrain_settings
@@ -56,8 +60,8 @@ def test_rows_stand_alone_or_with_every_point_of_the_space() -> None:
 
 
 def test_the_sweep_over_the_own_pair_mass() -> None:
-    plan = plan_from(["sweep=pos_mass", "corpus=/c", "out=/o", "encoder=tiny"])
-    tried = {t.name: (t.settings.objective["rhythm"], t.settings.objective["pos_mass"]) for t in plan.trials}
+    plan = plan_from(["sweep=positive_mass", "corpus=/c", "out=/o", "encoder=tiny"])
+    tried = {t.name: (t.settings.objective["rhythm"], t.settings.objective["positive_mass"]) for t in plan.trials}
     hard, *soft = tried.values()
     assert hard == ("hard", 0.5) and soft == [("soft_1", mass) for mass in (None, 0.0, 0.25, 0.5, 0.75)]
     assert {t.settings.objective["exponent"] for t in plan.trials} == {50}
@@ -93,8 +97,8 @@ def test_names_are_unique_folder_names() -> None:
     assert all("objective.name-" in name and "encoder.name-" in name for name in clash)
     (long,) = names(space={f"objective.key_{n}": [n * 1000] for n in range(12)})
     assert len(long) <= 120
-    (odd,) = names(space={"objective.pos_mass": [None], "train.compile": [True], "corpus.test_folds": [[8, 9]]})
-    assert odd == "pos_mass-null__compile-true__test_folds-8-9"
+    (odd,) = names(space={"objective.positive_mass": [None], "train.compile": [True], "corpus.test_folds": [[8, 9]]})
+    assert odd == "positive_mass-null__compile-true__test_folds-8-9"
     assert names(space={"train.learning_rate": [1e30, 1e-30]}) == ["learning_rate-1e30", "learning_rate-1e-30"]
     (hidden,) = names(rows={"../..": {"seed": 1}})
     assert hidden == "none"
@@ -156,9 +160,9 @@ def test_words_win_over_the_fixed_settings_of_a_file() -> None:
         assert trial.settings.run == trial.name and trial.settings.out == "/o/first"
     assert [trial.settings.objective["temperature"] for trial in plan.trials] == [0.1, 0.2]
     assert plan.folder.folder == Path("/o/first") and plan.keys == ("objective.temperature",)
-    words = ["sweep=small", "sweep.space.objective.temperature=null", "sweep.space.objective.pos_mass=[null,0.5]"]
-    assert config_of(words)["sweep"]["space"] == {"objective.pos_mass": [None, 0.5]}
-    assert [trial.settings.objective["pos_mass"] for trial in plan_from(words).trials] == [None, 0.5]
+    words = ["sweep=small", "sweep.space.objective.temperature=null", "sweep.space.objective.positive_mass=[null,0.5]"]
+    assert config_of(words)["sweep"]["space"] == {"objective.positive_mass": [None, 0.5]}
+    assert [trial.settings.objective["positive_mass"] for trial in plan_from(words).trials] == [None, 0.5]
 
 
 def test_a_group_may_be_swept_with_keys_inside_it() -> None:
@@ -203,17 +207,18 @@ def test_there_are_sweeps_in_the_readme() -> None:
     assert {"sweep=ablation", "sweep=splits"} <= set(README.split())
 
 
-def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out() -> None:
-    word = "objective.hard_beat=same_record"
-    with pytest.raises(SettingsError, match=r"rows of this sweep set objective.hard_beat \(record-beats"):
+@pytest.mark.parametrize("key", ["beat_positives", "hard_beat"])  # the name of today and an older one
+def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) -> None:
+    word = f"objective.{key}=same_record"
+    with pytest.raises(SettingsError, match=r"rows of this sweep set objective.beat_positives \(record-beats"):
         plan_from(["sweep=ablation", "corpus=/c", word])
     plan = plan_from(["sweep=ablation", "corpus=/c", word, "sweep.only=[02-hard-hard]"])
-    assert {trial.settings.objective["hard_beat"] for trial in plan.trials} == {"same_record"}
+    assert {trial.settings.objective["beat_positives"] for trial in plan.trials} == {"same_record"}
 
 
-@pytest.mark.parametrize("split", [-1, 10])
-def test_there_are_ten_splits(split: int) -> None:
-    with pytest.raises(SettingsError, match=r"corpus.split must be 0"):
+@pytest.mark.parametrize(("split", "told"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
+def test_there_are_ten_splits(split: int, told: str) -> None:
+    with pytest.raises(SettingsError, match=rf"corpus.split must be {told}"):
         plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.split=[{split}]"])
 
 
@@ -285,6 +290,49 @@ def test_the_record_is_on_disk_after_every_change(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "sweep.json").write_text('{"version": 1, "tri')
     with pytest.raises(SettingsError, match=r"sweep\.json cannot be read.*move it away"):
         read(folder)
+
+
+def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_path: Path) -> None:
+    folder = Store(str(tmp_path / "sweep"))
+    older = TrialRecord(
+        "09-soft_1-hard-50__seed-0",
+        {
+            "objective.rhythm": "soft_1",
+            "objective.beat": "hard",
+            "objective.exponent": 50,
+            "objective.pos_mass": None,
+            "seed": 0,
+        },
+        status="finished",
+        attempts=1,
+        figures={"beat_loss": 2.0, "rhythm_own_pair_mass": 0.5, "validation_loss": 1.0},
+    )
+    Record(folder, "first", SweepSettings(metric="beat_loss"), [older])
+    found = read(folder)
+    assert found is not None and found.metric == "beat/loss"
+    assert found.trials[0].figures == {"beat/loss": 2.0, "record/positive_mass": 0.5, "validation_loss": 1.0}
+    assert [row.value for row in ranked(found)] == [2.0]
+    words = ["sweep=ablation", "corpus=/c", "sweep.only=[09-soft_1-hard-50]", "sweep.metric=beat_loss"]
+    plan = plan_from([*words, f"out={tmp_path}", "run=sweep"])
+    assert plan.sweep.metric == "beat/loss"
+    _refuse_others(plan, {trial.name: trial for trial in found.trials})  # the same sweep goes on
+    other = replace(found.trials[0], changes={**older.changes, "objective.pos_mass": 0.5})
+    with pytest.raises(SettingsError, match="trials that are not in this space"):
+        _refuse_others(plan, {other.name: other})
+    run = {
+        "task": "segment",
+        "protocol": "frozen",
+        "arm": "pretrained",
+        "fraction": 1.0,
+        "seed": 0,
+        "condition": "clean",
+    }
+    evaluated = Evaluated(older.name, "seed-0", "c", {"runs": [{**run, "metrics": {"f1": 0.5}}]}, {"runs": []})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "_read_trial", lambda *_: evaluated)
+        (method,) = results.read_results(folder, found).methods
+    row = paper_row(method.changes)
+    assert row is not None and row.number == 9
 
 
 def test_the_last_figures_are_means_over_the_last_epoch_that_has_them() -> None:
