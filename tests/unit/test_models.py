@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,29 @@ def test_upsampling_puts_cells_on_their_samples() -> None:
     torch.testing.assert_close(fine[0, 0, :4993], torch.arange(4993.0), atol=1e-2, rtol=0)
     assert (fine[0, 0, 4993:] == 4992).all()
     assert torch.equal(upsample(cells, 1, 300), cells[..., :300])
+
+
+@pytest.mark.parametrize(("stride", "offset"), [(16, 2.0), (5, 2.0), (8, 3.5), (16, -3.0)])
+def test_an_offset_is_kept_by_decoders_and_pooling(stride: int, offset: float) -> None:
+    cells = (torch.arange(100.0) * stride + offset)[None, None]
+    fine = upsample(cells, stride, 90 * stride, offset)[0, 0]
+    inside = torch.arange(max(math.ceil(offset), 0), 90 * stride)
+    torch.testing.assert_close(fine[inside], inside.float(), atol=1e-2, rtol=0)
+    decoder = UNetDecoder([Stage(2, stride, offset), Stage(3, 2 * stride, offset + stride / 2)])
+    coarse = torch.zeros(1, 3, 50)
+    assert decoder([cells.expand(1, 2, 100), coarse], 100 * stride).shape == (1, 4, 100 * stride)
+    # cells 0 to 9 stand for samples before 10 * stride + offset
+    stage, edge = Stage(1, stride, offset), int(9 * stride + offset) + 1
+    pooled = pool_over_time(cells, "mean_max", stage, torch.tensor([edge]))
+    assert float(pooled[0, 1]) == 9 * stride + offset
+
+
+def test_a_coarse_map_is_read_where_the_finer_cells_lie() -> None:
+    """Both maps hold the sample they stand for: between two stages nothing is moved."""
+    fine, coarse = Stage(1, 8, 3.5), Stage(1, 16, 3.5)
+    cells = (torch.arange(40.0) * coarse.stride + coarse.offset)[None, None]
+    read = upsample(cells, coarse.stride / fine.stride, 78, (coarse.offset - fine.offset) / fine.stride)[0, 0]
+    torch.testing.assert_close(read, torch.arange(78.0) * fine.stride + fine.offset)
 
 
 @pytest.mark.parametrize("name", ["tiny", "xresnet1d18"])

@@ -73,3 +73,13 @@ def test_one_cell_and_half_precision() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="boxes"):
         roi_align_1d(ramp(), torch.zeros(3), torch.zeros(3, dtype=torch.int64), STAGE)
+
+
+@pytest.mark.parametrize("offset", [2.0, 3.5, -4.0])
+def test_an_offset_moves_what_a_cell_stands_for(offset: float) -> None:
+    """Cells hold the sample they stand for: bins read their own centres, whatever the offset."""
+    cells = (torch.arange(50, dtype=torch.float64) * STRIDE + offset).expand(1, 3, 50)
+    boxes = torch.tensor([[100.0, 180.0], [33.3, 477.7]], dtype=torch.float64)
+    owner = torch.zeros(2, dtype=torch.int64)
+    read = roi_align_1d(cells, boxes, owner, Stage(3, STRIDE, offset), bins=8)
+    torch.testing.assert_close(read[:, 1], bin_centres(boxes, 8))
