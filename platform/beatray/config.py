@@ -117,10 +117,13 @@ def compose(
         *(f"{group}.name" for group in named or {}),
     ]
     older = older_keys(schemas)
+    said = {word.partition("=")[0].lstrip("+~") for word in overrides}
     for word in overrides:
         key = word.partition("=")[0].lstrip("+~")
         if word not in chosen and not _fits(key, [*known, *older]):
             raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *other_words])}")
+        if older.get(key) in said:
+            raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")
     own = _over_recipe(overrides, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
     content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in overrides)), str(folder))
     for old, new in moved(schemas).items():
@@ -161,7 +164,7 @@ def _cached(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]
 
 
 def _name_of(group: str, overrides: Sequence[str], base: Mapping[str, Any]) -> str:
-    said = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == f"{group}.name"]
+    said = [word.partition("=")[2] for word in overrides if word.partition("=")[0].lstrip("+") == f"{group}.name"]
     return said[-1].strip("'\"") if said else str(base[group]["name"])
 
 
@@ -171,24 +174,22 @@ def _forced(word: str) -> str:
 
 
 def _over_recipe(overrides: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
-    """Groups that the user chose win over what the recipe sets in them, as overrides.
+    """A group that the user chose takes the place of what the recipe says in it: overrides that undo the recipe there.
 
-    A network of the user's goes without the settings of the recipe's. The objective is what a recipe is about, so
-    another one beside it is refused.
+    The objective is what a recipe is about, so another one beside it is refused.
     """
-    groups = dict(word.partition("=")[::2] for word in chosen)
-    if any(word.partition("=")[0] in ("objective", "objective.name") for word in overrides):
+    if any(word.partition("=")[0].lstrip("+") in ("objective", "objective.name") for word in overrides):
         raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
     of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
-    for group, choice in groups.items():
-        if group == "recipe":
+    for word in chosen:
+        group, _, choice = word.partition("=")
+        path = folder / group / f"{choice}.yaml"
+        if group == "recipe" or not path.is_file():
             continue
-        own = yaml.safe_load((folder / group / f"{choice}.yaml").read_text()) or {}
-        own.pop("defaults", None)
-        if group == "encoder":
-            found += [f"~encoder.{key}" for key in of_recipe.get("encoder", {})]
-        found += [f"++{key}={json.dumps(value)}" for key, value in flat(own, group).items()]
+        own = flat(yaml.safe_load(path.read_text()) or {}, group)
+        said = flat(of_recipe.get(group, {}), group)
+        found += [f"++{key}={json.dumps(own[key])}" if key in own else f"~{key}" for key in said]
     return found
 
 
@@ -202,23 +203,18 @@ def moved(schemas: Mapping[str, type[Any]]) -> dict[str, str]:
     }
 
 
-def older_keys(schemas: Mapping[str, type[Any]]) -> list[str]:
-    """Every dotted key that was one before and is still understood."""
+def older_keys(schemas: Mapping[str, type[Any]]) -> dict[str, str]:
+    """Every dotted key that was one before and is still understood: what it is called now."""
     items = [found for group, kind in schemas.items() for found in walk(kind, f"{group}.")]
-    beside = [
-        f"{key.rpartition('.')[0]}.{item.metadata['was']}{inner.removeprefix(key)}"
+    beside = {
+        f"{key.rpartition('.')[0]}.{item.metadata['was']}{inner.removeprefix(key)}": inner
         for key, item in items
         if item.metadata.get("was") and "." not in item.metadata["was"]
         for inner, _ in items
         if inner == key or inner.startswith(f"{key}.")
-    ]
-    merged = [
-        f"{group}.{key}"
-        for group, kind in schemas.items()
-        for key in getattr(kind, "OLDER", ())
-        if hasattr(kind, "older")
-    ]
-    return [*moved(schemas), *beside, *merged]
+    }
+    merged = {f"{group}.{key}": "" for group, kind in schemas.items() for key in getattr(kind, "OLDER", ())}
+    return {**moved(schemas), **beside, **merged}
 
 
 def _move(content: dict[str, Any], old: str, new: str) -> None:
@@ -320,7 +316,8 @@ def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, 
         told = item.name
         if was in content and "." not in was:
             told = was
-            content[item.name] = content.pop(was)
+            older, now = content.pop(was), content.get(item.name)
+            content[item.name] = {**now, **older} if isinstance(older, dict) and isinstance(now, dict) else older
         value = content.get(item.name)
         if isinstance(value, str) and value in values:
             _say_renamed(f"{where}{told}={value}", f"{where}{item.name}={values[value]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -36,12 +37,14 @@ def load_class(place: str, base: type[T]) -> type[T]:
     module, _, name = place.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"{place} cannot be imported: {error} (is the folder of {module} on PYTHONPATH, on every node?)"
         ) from error
     if not (inspect.isclass(kind) and issubclass(kind, base)):
         raise ValueError(f"{place} is no subclass of {base.__module__}.{base.__qualname__}")
+    if not dataclasses.is_dataclass(getattr(kind, "Settings", None)):
+        raise ValueError(f"{place} has no Settings: give it a frozen dataclass of that name")
     return kind
 
 

@@ -27,14 +27,23 @@ from every_method import RECIPES, batch_of, model_of, rows_of, settings_of, view
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
+CASES: list[tuple[str, ...]] = [
+    *((recipe,) for recipe in RECIPES),
+    ("cpc_tiny", "objective.batch_negatives=3"),  # moments gathered from all ranks, with their gradient
+    ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
+]
+"""Every method, and settings that gather something else."""
+
 SIZES = {2: [6, 1], 3: [3, 0, 4]}
-STEPS = 2
+STEPS = 3
 ATOL = 1e-9
 
 
-def run_recipe(recipe: str, arrays: Arrays, statistics: dict[str, Any], sizes: list[int], rank: int) -> dict[str, Any]:
+def run_case(
+    case: tuple[str, ...], arrays: Arrays, statistics: dict[str, Any], sizes: list[int], rank: int
+) -> dict[str, Any]:
     """Some steps on this rank's rows: losses, means, the gradient of the first step and the state at the end."""
-    settings = settings_of(recipe)
+    settings = settings_of(*case)
     objective = model_of(settings, statistics, exact=True)
     module: nn.Module = DistributedDataParallel(objective, broadcast_buffers=False) if len(sizes) > 1 else objective
     optimizer = build_optimizer(objective, settings.train)
@@ -64,9 +73,9 @@ def rank_main(rank: int, processes: int, folder: str) -> None:
     for world in sorted(SIZES):
         if rank < world:
             dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world)
-            for recipe in RECIPES:
-                found = run_recipe(recipe, arrays, statistics, SIZES[world], rank)
-                np.savez(f"{folder}/{recipe}-{world}-{rank}.npz", **found)
+            for number, case in enumerate(CASES):
+                found = run_case(case, arrays, statistics, SIZES[world], rank)
+                np.savez(f"{folder}/{number}-{world}-{rank}.npz", **found)
             dist.barrier()
             dist.destroy_process_group()
     os._exit(0)  # left to itself the tear-down of the interpreter aborts now and then behind DistributedDataParallel
@@ -86,15 +95,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return into
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_ranks_together_are_one_rank(recipe: str, folder: Path) -> None:
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[" ".join(case) for case in CASES])
+def test_ranks_together_are_one_rank(number: int, folder: Path) -> None:
     arrays = dict(np.load(folder / "rows.npz"))
     statistics = json.loads((folder / "statistics.json").read_text())
-    alone = run_recipe(recipe, arrays, statistics, [7], 0)
+    alone = run_case(CASES[number], arrays, statistics, [7], 0)
     assert max(np.abs(value).max() for name, value in alone.items() if name.startswith("grad/encoder")) > 1e-6
     for world, sizes in SIZES.items():
         for rank in range(len(sizes)):
-            with np.load(folder / f"{recipe}-{world}-{rank}.npz") as together:
+            with np.load(folder / f"{number}-{world}-{rank}.npz") as together:
                 assert sorted(together.files) == sorted(alone)
                 for name, expected in alone.items():
                     rtol = 1e-5 if name[0].isdigit() else 1e-7  # means are kept in float32

@@ -43,7 +43,7 @@ class Samples(Encoder):
     def tokens(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor:
         return x_mv[:, :, ::STRIDE].transpose(1, 2)
 
-    def encode(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         return torch.cat([mix(tokens) for mix in self.mix], dim=-1)
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
@@ -142,7 +142,7 @@ def test_a_signal_that_never_changes_is_guessed(negatives: str, expected: float)
 def test_one_hot_tokens_told_with_certainty_a() -> None:
     """q_t = a z_{t+k}, tokens orthonormal, negatives never the positive: ln(1 + N e^-a)."""
     objective = built(crop_seconds=WIDTH * STRIDE / 500, n_negatives=5)
-    objective.encoder.encode = lambda tokens, keep=None: 2.5 * tokens.roll(-AHEAD, 1)  # type: ignore[assignment]
+    objective.encoder.encode = lambda tokens, keep=None, valid=None: 2.5 * tokens.roll(-AHEAD, 1)  # type: ignore[assignment]
     with torch.no_grad():
         objective.predictors[0].weight.copy_(torch.eye(WIDTH))  # type: ignore[arg-type]
     views = views_of(objective, batch_of(objective, rows_of(7)[0]), exact=True)
@@ -205,7 +205,7 @@ def test_the_context_has_not_seen_what_is_predicted() -> None:
 
 
 def test_networks_that_cannot_serve_are_refused_when_built() -> None:
-    with pytest.raises(ValueError, match=r"needs a network that makes tokens.*networks that do: lstm, s4d, vit"):
+    with pytest.raises(ValueError, match=r"needs a network that makes tokens.*networks that can: lstm, s4d, vit"):
         Cpc(build_encoder("tiny"), CpcSettings())
     with pytest.raises(ValueError, match=r"encoder\.direction=forward or both"):
         Cpc(build_encoder("s4d", width=8, layers=1, direction="bidirectional"), CpcSettings())

@@ -179,3 +179,29 @@ def test_normalised_targets_are_those_of_the_oracle_and_finite_where_nothing_mov
 def test_a_network_that_cannot_leave_tokens_out_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves tokens out, which s4d cannot"):
         Crema(build_encoder("s4d", width=8, layers=1), CremaSettings())
+
+
+def test_a_short_recording_is_masked_within_its_signal_and_what_follows_matters_nowhere() -> None:
+    objective = built(contrast_weight=0.5)
+    batch = batch_of(objective, rows_of(7)[0], slice(0, 3))
+    batch["n_samples"] = torch.tensor([5000, 500, 60])
+    made = views_of(objective, batch, exact=True)
+    for view in (1, 2):
+        order = made[f"order_{view}"]
+        assert sorted(order[1, :20].tolist()) == list(range(20))  # 500 samples: 20 patches, before all that is empty
+        assert sorted(order[2, :3].tolist()) == [0, 1, 2]
+    assert objective.kept(torch.tensor([40, 20, 3, 2, 1])).tolist() == [10, 5, 1, 1, 1]
+    whole = objective(made, Progress())
+    changed = {**made, "view_1": made["view_1"].clone()}
+    changed["view_1"][1, :, 520:] = 7.0  # beyond the reach of the last patch that holds signal
+    changed["view_1"][2, :, 80:] = -7.0
+    other = objective(changed, Progress())
+    torch.testing.assert_close(whole.loss, other.loss, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(whole.means["record/loss"], other.means["record/loss"])
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.99])
+def test_something_is_always_kept_and_something_masked(ratio: float) -> None:
+    objective = built(mask_ratio=ratio)
+    result = objective(views(objective), Progress())
+    assert float(result.means["patch/loss"]) > 0.0

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from beatray.config import config_folder
-from beatray.models.encoder import Encoder, Stage, TokenEncoder, pool_over_time
+from beatray.models.encoder import Encoder, Stage, TokenEncoder, pool_over_time, valid_cells
 from beatray.models.encoder_folder import load_encoder
 from beatray.models.heads import BeatHead, LinearClassifier, MlpClassifier, ProjectionHead
 from beatray.models.lead_scale import LEAD_STD_MV, LeadScale
@@ -303,3 +303,16 @@ def test_encoders_that_version_0_1_exported_still_load(name: str) -> None:
     x = torch.linspace(-1, 1, 12 * 500).reshape(1, 12, 500).sin() * 0.5
     with torch.no_grad():
         torch.testing.assert_close(encoder(x)[0], torch.tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+@every_network
+def test_tokens_in_context_are_the_last_map_for_short_records_too(name: str, settings: dict[str, Any]) -> None:
+    encoder = built(name, settings).eval().double()
+    if not isinstance(encoder, TokenEncoder):
+        pytest.skip("makes maps only")
+    x, n_samples = torch.randn(3, 12, 1000, dtype=torch.float64), torch.tensor([1000, 400, 130])
+    there = valid_cells(n_samples, encoder.token_stage, encoder.tokens(x).shape[1])
+    with torch.no_grad():
+        encoded = encoder.encode(encoder.tokens(x, n_samples), valid=there)
+        expected = encoder.forward_features(x, n_samples).transpose(1, 2)
+    torch.testing.assert_close(encoded[there], expected[there], atol=1e-9, rtol=1e-9)

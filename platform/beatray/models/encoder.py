@@ -104,7 +104,8 @@ class TokenEncoder(Protocol):
     `tokens` (B, T', D) hold positions where the network needs them; `encode` gives (B, T', channels), or with `keep`
     (B, K) int64, the tokens that are left in, (B, K, channels). `directions` names the causal stacks whose outputs lie
     one after the other along the channels, "forward" (token t has seen 0..t) and "backward" (t..T'-1); empty where a
-    token sees both sides. `drops_tokens` says whether `keep` may be given.
+    token sees both sides. `drops_tokens` says whether `keep` may be given. `valid` (B, T'), or (B, K) with `keep`, bool
+    says which tokens are there: the others are as if they were not (`valid_cells`), as in `forward_stages`.
     """
 
     token_stage: Stage
@@ -113,7 +114,7 @@ class TokenEncoder(Protocol):
 
     def tokens(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
 
-    def encode(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor: ...
+    def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -141,6 +142,11 @@ def cells_of(n_samples: Tensor, stage: Stage, cells: int) -> Tensor:
     """How many of `cells` cells stand for one of the first `n_samples` (B,) samples, at least one: (B,) int64."""
     reached = torch.ceil((n_samples.double() - stage.offset) / stage.stride).long()
     return reached.clamp(1, cells)
+
+
+def valid_cells(n_samples: Tensor, stage: Stage, cells: int) -> Tensor:
+    """Which of `cells` cells stand for one of the first `n_samples` (B,) samples: (B, cells) bool."""
+    return torch.arange(cells, device=n_samples.device) < cells_of(n_samples, stage, cells)[:, None]
 
 
 def pool_over_time(fmap: Tensor, pooling: str, stage: Stage, n_samples: Tensor | None) -> Tensor:

@@ -60,7 +60,10 @@ def load_encoder(path: str) -> nn.Module:
     """
     files = read_folder(_encoder_store(path))
     description = json.loads(files["encoder.json"])
-    encoder = build_encoder(description["name"], **description["settings"])
+    try:
+        encoder = build_encoder(description["name"], **description["settings"])
+    except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
+        raise CheckpointError(f"the encoder at {path} cannot be built here: {error}") from error
     try:
         encoder.load_state_dict(load_tensors(files["model.safetensors"]), strict=True)
     except RuntimeError as error:

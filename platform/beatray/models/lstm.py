@@ -74,11 +74,11 @@ class LSTMEncoder(Encoder):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         return tokens.masked_fill((positions >= self._cells(tokens, n_samples)[:, None])[..., None], 0.0)
 
-    def encode(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(B, T', width) -> (B, T', channels). ValueError with `keep`: an LSTM counts time by its steps."""
         if keep is not None:
             raise ValueError("lstm cannot leave tokens out: its state advances by evenly spaced time steps")
-        return self._context(tokens, None)
+        return self._context(tokens, None if valid is None else valid.sum(1))
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps of the pointwise layers, (B, width, T'), and of the context, (B, channels, T')."""

@@ -104,11 +104,12 @@ class S4DEncoder(Encoder):
         tokens_bct = self._stem(x_mv)[1]
         return _keep_valid(tokens_bct, self._valid(tokens_bct, n_samples)).transpose(1, 2)
 
-    def encode(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(B, T', width) -> (B, T', channels). ValueError with `keep`: time steps cannot be left out of a filter."""
         if keep is not None:
             raise ValueError("s4d cannot leave tokens out: its layers filter over evenly spaced time steps")
-        return self._context(tokens.transpose(1, 2), None).transpose(1, 2)
+        there = None if valid is None else valid[:, None, :]
+        return self._context(tokens.transpose(1, 2), there).transpose(1, 2)
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps of the first convolution, (B, width, T / 4), and of the context, (B, channels, T')."""

@@ -74,13 +74,18 @@ class ViT(Encoder):
             beyond = torch.arange(x_mv.shape[-1], device=x_mv.device) >= n_samples.to(x_mv.device)[:, None]
             x_mv = x_mv.masked_fill(beyond[:, None], 0.0)
         patches: Tensor = self.embed(self.lead_scale(x_mv)).transpose(1, 2)
+        if patches.dtype != torch.float64:
+            patches = patches.float()  # so that the residual stream stays in 32 bits inside autocast
         return patches + positions(patches.shape[1], self.channels, patches)
 
-    def encode(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, T', width) -> (B, T', width), or with keep (B, K) int64 of those tokens alone -> (B, K, width)."""
+    def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """(B, T', width) -> (B, T', width), or with keep (B, K) int64 of those tokens alone -> (B, K, width).
+
+        Tokens that are not `valid` are no key of the attention.
+        """
         if keep is not None:
             tokens = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
-        return self._attend(tokens, None)
+        return self._attend(tokens, valid)
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """The map of the last norm."""

@@ -57,6 +57,7 @@ class Byol(Objective):
 
     name = "byol"
     title = "BYOL"
+    remedy = "raise objective.momentum or lower the learning rate"
     Settings = ByolSettings
 
     def __init__(self, encoder: Encoder, settings: ByolSettings, statistics: FeatureStatistics | None = None) -> None:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from beatray.augment.draws import Draws
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Stage, cells_of
+from beatray.models.encoder import Encoder, Stage, cells_of, valid_cells
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_tokens
 from beatray.objectives.reduce import embedding_std, gather_counts, gather_rows, global_mean, rank, sum_over_ranks
@@ -60,6 +60,7 @@ class Cpc(Objective):
 
     name = "cpc"
     title = "CPC"
+    remedy = "lower the learning rate, or take more negatives"
     Settings = CpcSettings
 
     def __init__(self, encoder: Encoder, settings: CpcSettings, statistics: FeatureStatistics | None = None) -> None:
@@ -70,7 +71,7 @@ class Cpc(Objective):
         self.steps_ahead = max(1, round(settings.horizon_s * RATE_HZ / self.stage.stride))
         if self._tokens(self._crop_samples()) <= self.steps_ahead:
             raise ValueError(
-                f"objective.crop_seconds={settings.crop_seconds:g} gives {self._tokens(self._crop_samples())} tokens, "
+                f"objective.crop_seconds={settings.crop_seconds} gives {self._tokens(self._crop_samples())} tokens, "
                 f"and {self.steps_ahead} ahead are to be predicted; take longer crops or a shorter objective.horizon_s"
             )
         context = encoder.channels // len(self.directions)
@@ -101,8 +102,9 @@ class Cpc(Objective):
         """The loss of the module text."""
         network = needs_tokens(self.encoder, self.title, causal=True)
         z = network.tokens(views["view_1"], views["n_valid"])
-        context = network.encode(z).chunk(len(self.directions), dim=-1)
         cells = cells_of(views["n_valid"], self.stage, z.shape[1])
+        there = valid_cells(views["n_valid"], self.stage, z.shape[1])
+        context = network.encode(z, valid=there).chunk(len(self.directions), dim=-1)
         with torch.autocast(z.device.type, enabled=False):
             exact = z if z.dtype == torch.float64 else z.float()
             lent = self._lent(exact, views)
@@ -119,7 +121,7 @@ class Cpc(Objective):
         if len(parts) > 1:
             for direction, (part, _) in zip(self.directions, parts, strict=True):
                 means[f"{direction}/loss"] = global_mean(part, counted)[1]
-        means["token/embedding_std"] = embedding_std(unit_rows(exact.flatten(0, 1)))
+        means["token/embedding_std"] = embedding_std(unit_rows(exact[there]))
         return StepResult(loss, means, {"records": sum_over_ranks(torch.tensor(float(counted), device=z.device))})
 
     @classmethod

@@ -8,9 +8,9 @@ all patches; only masked ones count. With two maskings v and the mean of the kep
 
     L = mean over v of [mean over masked patches of (x - x')^2] + contrast_weight * NT-Xent(z_1, z_2).
 
-Contract: exactly round((1 - mask_ratio) T') patches of a window are kept; the targets are leads in the encoder's own
-scale. A sample beyond the signal and a lead that is zero throughout count in nothing. The encoder never sees a masked
-sample. Needs a network whose tokens are patches that do not overlap and may be left out (`vit`).
+Contract: of the T' patches of a window that hold signal round((1 - mask_ratio) T') are kept; the targets are leads in
+the encoder's own scale. A sample beyond the signal and a lead that is zero throughout count in nothing. The encoder
+never sees a masked sample. Needs a network whose tokens are patches that do not overlap and may be left out (`vit`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional
 from beatray.augment.draws import Draws
 from beatray.augment.two_views import VIEWS, crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder
+from beatray.models.encoder import Encoder, cells_of, valid_cells
 from beatray.models.heads import ProjectionHead
 from beatray.models.vit import Block, ViTSettings, positions
 from beatray.objectives.contrast import unit_rows
@@ -80,8 +80,10 @@ class Crema(Objective):
         out = crop_window(batch, self.settings.crop_seconds, draws)
         out["view_1"] = out.pop("plain")
         patches = -(-out["view_1"].shape[-1] // self.stage.stride)
+        beyond = ~valid_cells(out["n_valid"], self.stage, patches).cpu().numpy()
         for view in self.settings.maskings:
-            order = np.argsort(draws.uniform("patches", patches, view), axis=1, kind="stable")
+            drawn = draws.uniform("patches", patches, view) + beyond  # what holds no signal comes last
+            order = np.argsort(drawn, axis=1, kind="stable")
             out[f"order_{view}"] = torch.from_numpy(order).to(out["view_1"].device)
         return out
 
@@ -90,26 +92,34 @@ class Crema(Objective):
         s, network = self.settings, needs_tokens(self.encoder, self.title, drops=True)
         x_mv = views["view_1"]
         tokens = network.tokens(x_mv, views["n_valid"])
-        kept = max(1, round((1.0 - s.mask_ratio) * tokens.shape[1]))
         orders = torch.cat([views[f"order_{view}"] for view in s.maskings])
         times = len(s.maskings)
-        encoded = network.encode(tokens.repeat(times, 1, 1), orders[:, :kept])
-        drawn = self.decoder(encoded, orders)
+        # patches kept of each row: a part of those that hold signal, so fewer in a short recording
+        shares = self.kept(cells_of(views["n_valid"], self.stage, tokens.shape[1])).repeat(times)
+        most = int(self.kept(torch.tensor(tokens.shape[1])))
+        there = torch.arange(most, device=x_mv.device) < shares[:, None]
+        encoded = network.encode(tokens.repeat(times, 1, 1), orders[:, :most], there)
+        drawn = self.decoder(encoded, orders, there)
         with torch.autocast(x_mv.device.type, enabled=False):
             wanted, counts = self._targets(x_mv, views["n_valid"])
-            masked = torch.ones_like(orders, dtype=torch.bool).scatter(1, orders[:, :kept], False)
+            masked = torch.ones_like(orders, dtype=torch.bool).scatter(1, orders[:, :most], ~there)
             errors, known = masked_errors(
                 drawn.to(wanted.dtype), wanted.repeat(times, 1, 1), counts.repeat(times, 1, 1), masked
             )
         loss, mean = global_mean(errors.sum(), known.sum())
         means = {"loss": mean, "patch/loss": mean}
-        pooled = encoded.mean(1)
+        pooled = (encoded * there[..., None]).sum(1) / shares[:, None].to(encoded.dtype)
         if s.contrast_weight == 0:
             return StepResult(loss, {**means, "record/embedding_std": embedding_std(unit_rows(pooled))})
         term = nt_xent_term("record", s.contrast_weight, self.projector(pooled), s.temperature)
         contrast = combine_terms([term])
         total = mean + contrast.means["loss"]
         return StepResult(loss + contrast.loss, {**means, **contrast.means, "loss": total}, contrast.counts)
+
+    def kept(self, cells: Tensor) -> Tensor:
+        """How many of so many patches are kept: at least one, and at least one is masked where there are two."""
+        share = torch.round((1.0 - self.settings.mask_ratio) * cells.double()).long()
+        return torch.minimum(share, cells - 1).clamp_min(1)
 
     @classmethod
     def described(cls, settings: CremaSettings) -> str:
@@ -158,9 +168,14 @@ class PatchDecoder(nn.Module):
         self.out = nn.Linear(width, patch_values)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, encoded: Tensor, order: Tensor) -> Tensor:
-        """encoded (B, K, D) of patches order[:, :K], order (B, T') -> (B, T', values of a patch), in time order."""
+    def forward(self, encoded: Tensor, order: Tensor, there: Tensor | None = None) -> Tensor:
+        """encoded (B, K, D) of patches order[:, :K], order (B, T') -> (B, T', values of a patch), in time order.
+
+        Where `there` (B, K) is false the token counts as a gap.
+        """
         kept = self.enter(encoded)
+        if there is not None:
+            kept = torch.where(there[..., None], kept, self.mask_token.to(kept.dtype))
         gaps = self.mask_token.to(kept.dtype).expand(len(kept), order.shape[1] - kept.shape[1], -1)
         back = order.argsort(1)[..., None].expand(-1, -1, kept.shape[2])
         x = torch.cat([kept, gaps], dim=1).gather(1, back)

@@ -38,10 +38,10 @@ class Teacher(nn.Module, Generic[M]):
     def train(self, mode: bool = True) -> Teacher[M]:
         """As of a module, but dropout never comes on."""
         super().train(mode)
-        self.module.train(mode and self._batch_statistics)
+        self.module.eval()
         for part in self.module.modules():
-            if type(part).__name__.startswith("Dropout"):
-                part.eval()
+            if self._batch_statistics and hasattr(part, "running_mean"):
+                part.train(mode)
         return self
 
     @torch.no_grad()
@@ -74,11 +74,11 @@ def linear_momentum(at: Progress, start: float, end: float) -> float:
 
 
 class Queue(nn.Module):
-    """The newest `size` rows (D,) that came, oldest first in time, the same on every rank.
+    """The newest `size` rows (D,) that came, the newest last, the same on every rank.
 
     `stage` notes what this step adds, in the order of the global batch (gather it first), once per micro-batch;
-    `commit`, in `after_step`, takes it in. What a refused step staged is dropped by `drop`, which `stage` of the next
-    step implies. The buffers are only written by `commit`, so the loop need not copy them before a step.
+    `commit`, in `after_step`, takes it in. The loop calls `drop` for a step that was refused. The buffers are only
+    written by `commit`, so the loop need not copy them before a step.
     """
 
     written_after_step = True
@@ -90,27 +90,26 @@ class Queue(nn.Module):
         self.register_buffer("rows", torch.zeros(size, width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self._staged: list[Tensor] = []
-        self._step = -1
 
-    def stage(self, rows: Tensor, at: Progress) -> None:
+    def stage(self, rows: Tensor) -> None:
         """Note rows (n, D) of all ranks for the end of this step; nothing in evaluation mode."""
-        if not self.training:
-            return
-        if at.step != self._step:
-            self._staged, self._step = [], at.step
-        self._staged.append(rows.detach().to(self.rows.dtype))
+        if self.training:
+            self._staged.append(rows.detach().to(self.rows.dtype))
+
+    def drop(self) -> None:
+        """Forget what was staged."""
+        self._staged = []
 
     @torch.no_grad()
     def commit(self) -> None:
         """Take in what was staged."""
         if self._staged:
             fresh = torch.cat(self._staged)[-len(self.rows) :]
-            kept = torch.cat([self.rows, fresh])[-len(self.rows) :]
-            self.rows.copy_(kept)
+            self.rows.copy_(torch.cat([self.rows, fresh])[-len(self.rows) :])
             self.filled.copy_((self.filled + len(fresh)).clamp_max(len(self.rows)))
-            self._staged = []
+        self.drop()
 
     @property
     def newest(self) -> Tensor:
-        """The rows that are filled, oldest first: (filled, D)."""
+        """The rows that are filled, the newest last: (filled, D)."""
         return self.rows[len(self.rows) - int(self.filled) :]

@@ -4,7 +4,8 @@ A subclass says its `name`, its `title`, its `Settings` (a frozen dataclass: the
 place of defaults, bounds and help) and gives `views` and `forward`. It is found by looking (`registry.py`); nothing
 else in the repository knows it by name. docs/adding-an-objective.md is a worked example.
 
-Contract, which one test holds for every method there is (tests/distributed/test_every_objective.py):
+Contract, which one test holds for every method there is (tests/unit/test_every_objective.py, and for several ranks
+tests/distributed/test_every_objective_on_ranks.py):
 
 - `views` draws all that is random in what is learned from `Draws`, which depend on seed, epoch and record alone; what
   it returns has one row per record, whatever the batch, the worker or the device. Dropout is the one random thing that
@@ -100,6 +101,9 @@ class Objective(nn.Module):
     title: ClassVar[str] = ""
     Settings: ClassVar[type[Any]]
 
+    remedy: ClassVar[str] = "lower the learning rate or the temperature, or sharpen the targets"
+    """What to do when embeddings collapse, as a warning says it."""
+
     views_text: ClassVar[str] = "A view is what the method makes of the same stretch."
     """What a report says below the pictures of views."""
 
@@ -153,7 +157,7 @@ class Objective(nn.Module):
     @classmethod
     def warnings(cls, settings: Any, means: Mapping[str, float], at: Progress) -> dict[str, str]:
         """One sentence for each mean that tells that learning fails, by its key."""
-        return collapse_warnings(means, at)
+        return collapse_warnings(means, at, cls.remedy)
 
 
 def grouped(parameters: Iterable[nn.Parameter], lr_scale: float = 1.0) -> list[ParameterGroup]:
@@ -181,7 +185,7 @@ def embedding_curves(term: str) -> list[Curve]:
     ]
 
 
-def collapse_warnings(means: Mapping[str, float], at: Progress) -> dict[str, str]:
+def collapse_warnings(means: Mapping[str, float], at: Progress, remedy: str = Objective.remedy) -> dict[str, str]:
     """A sentence for each `term/embedding_std` that is near 0, once a tenth of the run is over."""
     found = {}
     for key, value in means.items():
@@ -191,7 +195,7 @@ def collapse_warnings(means: Mapping[str, float], at: Progress) -> dict[str, str
         if value < MIN_EMBEDDING_STD:
             found[key] = (
                 f"{term} embeddings have nearly collapsed (SD {value:.2f} < {MIN_EMBEDDING_STD} of a sphere's): "
-                "lower the learning rate or the temperature, or sharpen the targets"
+                f"{remedy}"
             )
     return found
 
@@ -206,11 +210,11 @@ def needs_tokens(encoder: Encoder, title: str, *, causal: bool = False, drops: b
         raise ValueError(f"{title} needs a network that makes tokens of the signal, which {name} does not; {_offers()}")
     if causal and not encoder.directions:
         raise ValueError(
-            f"{title} needs a context that has not seen what is to be predicted, and {name} sees both sides here; "
-            f"say encoder.direction=forward or both with s4d or lstm"
+            f"{title} needs a context that has not seen what is to be predicted, and {name} sees both sides as it is "
+            "set; networks with a causal context have encoder.direction=forward or both"
         )
     if drops and not encoder.drops_tokens:
-        raise ValueError(f"{title} leaves tokens out, which {name} cannot; take a transformer (vit)")
+        raise ValueError(f"{title} leaves tokens out, which {name} cannot; {_offers(drops=True)}")
     return encoder
 
 
@@ -221,8 +225,9 @@ def needs_leads(encoder: Encoder, title: str) -> LeadEncoder:
     return encoder
 
 
-def _offers() -> str:
+def _offers(*, drops: bool = False) -> str:
     from beatray.models.registry import encoder_classes
 
-    names = [name for name, kind in encoder_classes().items() if hasattr(kind, "tokens") and hasattr(kind, "encode")]
-    return f"networks that do: {', '.join(sorted(names)) or 'none'}"
+    kinds = {name: kind for name, kind in encoder_classes().items() if hasattr(kind, "encode")}
+    names = [name for name, kind in kinds.items() if not drops or getattr(kind, "drops_tokens", False)]
+    return f"networks that can: {', '.join(sorted(names)) or 'none'}"

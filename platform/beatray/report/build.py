@@ -203,7 +203,8 @@ def _curve_caption(keys: Sequence[str]) -> str:
         "embedding_std": "embedding SD is relative to embeddings all over the sphere (0: collapsed)",
     }
     said = [text for what, text in words.items() if any(key.endswith(f"/{what}") for key in keys)]
-    return f"{'; '.join(said).capitalize()}." if said else ""
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}." if said else ""
 
 
 def _target_course(metrics: Sequence[Mapping[str, object]]) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -36,6 +36,14 @@ COLUMNS_OF = {
 }
 """Which corpus column each training array is made of."""
 
+ARRAYS = (
+    "signal_uv",
+    "n_samples",
+    "record_key",
+    *(name for name in COLUMNS_OF if name not in ("signal_uv", "n_samples")),
+)
+"""Everything an objective may read."""
+
 PLAIN = ("number", "rows", "fault")
 """Columns of a packed table that are no arrays."""
 

@@ -129,9 +129,11 @@ def check_same_run(job: Job, state: dict[str, Any]) -> None:
 
 
 def keys_marked(settings: PretrainSettings, mark: str) -> set[str]:
-    """Dotted keys of the settings, those of the objective included, at which a mark was set (fields.py)."""
+    """Dotted keys of the settings, those of method and network included, at which a mark was set (fields.py)."""
     method = objective_class(settings.objective["name"]).Settings
-    return keys_with(PretrainSettings, mark) | keys_with(method, mark, "objective.")
+    network = encoder_class(settings.encoder["name"]).Settings
+    marked = keys_with(method, mark, "objective.") | keys_with(network, mark, "encoder.")
+    return keys_with(PretrainSettings, mark) | marked
 
 
 def of_older_run(stored: Mapping[str, Any]) -> dict[str, Any]:

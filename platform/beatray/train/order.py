@@ -135,7 +135,8 @@ def _patients_together(
             missing = size - len(filled[number])
             filled[number] += left[:missing]
             left = left[missing:]
-            placed.append(random.permutation(filled[number]))
+            # by lane: so the share of a rank in a batch still comes from few row groups
+            placed.append(np.array(sorted(filled[number], key=lambda row: row % batch_size), np.int64))
     return np.concatenate(placed) if placed else np.empty(0, np.int64)
 
 

@@ -18,9 +18,10 @@ from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.objectives.registry import objective_class, objective_settings
+from beatray.plugins import nearest
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
-from beatray.train.blocks import patient_keys
+from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
 from beatray.train.job import Job, build_model
 from beatray.train.order import OrderSettings
@@ -91,7 +92,10 @@ def prepare_job(settings: PretrainSettings) -> Job:
     arrays = _reads(settings, statistics)
     clusters = corpus.manifest.statistics.get("beat_clusters")
     if "beat_class" in arrays and clusters is None:
-        raise SettingsError("the corpus has too few beats for clusters: choose objective.beat_positives=same_record")
+        raise SettingsError(
+            f"the corpus has too few beats for clusters, which objective={settings.objective['name']} asks for; choose "
+            "targets without them"
+        )
     train_settings = settings.train
     stream = StreamSettings(
         store=corpus.store,
@@ -156,4 +160,9 @@ def _reads(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str,
         built = build_model(settings.objective, settings.encoder, settings.seed, statistics)
     except (ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
+    unknown = [name for name in built.reads if name not in ARRAYS]
+    if unknown:
+        raise SettingsError(
+            f"{built.title} reads {unknown[0]!r}, which a corpus does not give{nearest(unknown[0], ARRAYS)}"
+        )
     return tuple(built.reads)

@@ -173,10 +173,10 @@ class RankZero:
                 done, loss = int(chosen.state["global_step"]), best[1]
             except CheckpointError as error:
                 log.warning("the best checkpoint cannot be used, the last weights are exported: %s", error)
-        encoder = {**job.settings.encoder}
+        encoder = objective.exported().float()
         description = {
-            "name": encoder.pop("name"),
-            "settings": encoder,
+            "name": encoder.name,
+            "settings": encoder.described_settings(),
             "recipe": job.recipe,
             "objective": job.settings.objective,
             "manifest_hash": job.manifest_hash,
@@ -188,7 +188,7 @@ class RankZero:
             "seed": job.settings.seed,
         }
         try:
-            encoder_folder.export_encoder(job.run, objective.exported().float(), description, job.trained_on)
+            encoder_folder.export_encoder(job.run, encoder, description, job.trained_on)
         except OSError as error:
             raise CheckpointError(describe(error, f"encoder could be written to {job.run.where()}")) from error
 

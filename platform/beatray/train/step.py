@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from beatray.augment.draws import Draws
+from beatray.objectives.ema import Queue
 from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays
 from beatray.train.job import Job, build_model, to_tensors
@@ -30,8 +31,10 @@ class Learner:
             self.objective.double()
         self.optimizer = build_optimizer(self.objective, settings.train)
         if settings.train.compile:
-            encoder = self.objective.encoder  # it is entered by this method, which Module.compile leaves alone
-            encoder.forward_stages = torch.compile(encoder.forward_stages)  # type: ignore[method-assign]
+            encoder = self.objective.encoder  # it is entered by these methods, which Module.compile leaves alone
+            for entry in ("forward_stages", "tokens", "encode", "forward_leads"):
+                if hasattr(encoder, entry):
+                    setattr(encoder, entry, torch.compile(getattr(encoder, entry)))
         # what a forward pass may change, and a refused step must give back; queues are written after a step only
         self._statistics = [
             buffer
@@ -39,6 +42,7 @@ class Learner:
             if not getattr(module, "written_after_step", False)
             for buffer in module.buffers(recurse=False)
         ]
+        self._rate = settings.train.learning_rate
         self._model: nn.Module = self.objective
         if ranks.world > 1:
             ids = [ranks.device.index] if ranks.device.type == "cuda" else None
@@ -46,8 +50,8 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """That of the newest step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """That of the newest step, before a group scales or bounds it."""
+        return self._rate
 
     def progress(self, number: int, epoch: int) -> Progress:
         """Where the run is at global step `number`."""
@@ -65,6 +69,7 @@ class Learner:
         settings = self._job.settings
         at, per_epoch = self.progress(number, epoch), steps_per_epoch(self._job.rows, settings.train.batch_size)
         rate = learning_rate(number, self._job.steps, per_epoch, settings.train)
+        self._rate = rate
         set_schedule(self.optimizer, rate, weight_decay(number, self._job.steps, settings.train))
         if not any(part.global_rows for part in parts):
             return None, math.nan
@@ -79,6 +84,9 @@ class Learner:
             return logs, norm
         for buffer, value in zip(self._statistics, before, strict=True):
             buffer.copy_(value)  # running statistics have already seen the refused batch
+        for module in self.objective.modules():
+            if isinstance(module, Queue):
+                module.drop()
         return None, norm
 
     def views(self, arrays: Arrays, epoch: int, *, make: bool) -> dict[str, Tensor]:
