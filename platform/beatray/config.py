@@ -14,7 +14,7 @@ import json
 import logging
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -46,6 +46,9 @@ GROUPS: dict[str, type[Any]] = {
 
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
+
+OLDER_CHOICES = {"sweep": {"form": "loss", "pos_mass": "positive_mass"}}
+"""Files of a group that are called otherwise now."""
 
 PATH_KEYS = {
     "corpus.path",
@@ -234,6 +237,9 @@ def _override(word: str, short: Mapping[str, str]) -> str:
     if not sign or not key:
         raise SettingsError(f"'{word}' is not of the form key=value")
     key = short.get(key, key)
+    if value in OLDER_CHOICES.get(key, {}):
+        _say_renamed(word, f"{key}={OLDER_CHOICES[key][value]}")
+        value = OLDER_CHOICES[key][value]
     if key in PATH_KEYS and value not in ("null", "auto"):
         value = "'" + value.strip("'").replace("\\", "\\\\").replace("'", "\\'") + "'"
     return f"{key}={value}"
@@ -324,6 +330,44 @@ def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
         if group in content:
             content[group] = _renamed(kind, dict(content[group]), f"{group}.")
     return content
+
+
+def today(changes: Mapping[str, Any], schemas: Iterable[tuple[str, type[Any]]]) -> dict[str, Any]:
+    """Settings by dotted key, as a sweep has them, under the names of today, without a word; others as they are.
+
+    `schemas` are groups and their dataclasses; a key of today in one of them is not taken for an older one of another.
+    Of the older keys that are one now (`OLDER`), only one alone can be told.
+    """
+    schemas = list(schemas)
+    known = {key for group, kind in schemas for key, _ in walk(kind, f"{group}.")}
+    content = dict(changes)
+    for group, kind in schemas:
+        renamed = moved({group: kind})
+        items = list(walk(kind, f"{group}."))
+        was = {key: item.metadata.get("was") or "." for key, item in items}
+        renamed |= {f"{key.rpartition('.')[0]}.{old}": key for key, old in was.items() if "." not in old}
+        content = {_new_key(key, renamed, known): value for key, value in content.items()}
+        for key, item in items:
+            values = item.metadata.get("was_values") or {}
+            if isinstance(content.get(key), str):
+                content[key] = values.get(content[key], content[key])
+        gone = [key for key in getattr(kind, "OLDER", ()) if f"{group}.{key}" in content]
+        if len(gone) == 1 and f"{group}.{gone[0]}" not in known:
+            inner = {key.removeprefix(f"{group}."): content[key] for key in content if key.startswith(f"{group}.")}
+            merged = {f"{group}.{key}": value for key, value in kind.older(inner)[0].items() if key not in inner}
+            if merged:
+                del content[f"{group}.{gone[0]}"]
+                content |= merged
+    return content
+
+
+def _new_key(key: str, renamed: Mapping[str, str], known: Iterable[str]) -> str:
+    if key in known:
+        return key
+    for old, new in renamed.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:

@@ -26,11 +26,10 @@ from large_corpus import write_large_corpus
 from processes import cpu_seconds
 from ray.data.collate_fn import ArrowBatchCollateFn
 
-from beatray.config import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays, corpus_columns, decode
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job
 from beatray.train.order import steps_per_epoch
 from beatray.train.prepare import prepare_job
@@ -94,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=1024)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
         words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+        job = prepare_job(pretrain_settings(words))
         ray.data.DataContext.get_current().enable_progress_bars = False
         columns = corpus_columns(job.stream.arrays)
         data = ray.data.read_parquet(str(job.stream.store.folder / "shards")).select_columns(columns)

@@ -28,12 +28,13 @@ import torch
 from goodput import Costs, Link, Message, best_interval_s, fit_link, parallel_efficiency, seconds_on, simulate
 from torch import distributed as dist
 
-from beatray.config import build, compose
+from beatray.augment.draws import Draws
 from beatray.corpus.reader import read_row_group
-from beatray.settings import PretrainSettings
+from beatray.objectives.objective import Progress
 from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import corpus_columns, decode
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job, build_model, to_tensors
 from beatray.train.prepare import prepare_job
 
@@ -47,8 +48,8 @@ FAILURES = 300
 
 def job_of(corpus: str, encoder: str, rows: int) -> Job:
     """A pretraining job with the default objective."""
-    words = [f"corpus={corpus}", f"encoder={encoder}", f"train.batch_size={rows}", "train.lanes=1"]
-    return prepare_job(build(PretrainSettings, compose("pretrain", words)))
+    words = [f"corpus={corpus}", f"encoder={encoder}", f"train.batch_size={rows}", "train.shuffle_streams=1"]
+    return prepare_job(pretrain_settings(words))
 
 
 def first_rows(job: Job, rows: int) -> dict[str, torch.Tensor]:
@@ -67,10 +68,10 @@ def step_of(job: Job, rows: int) -> tuple[Any, Any, Callable[[], None]]:
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        loss, _ = objective(objective.views(batch, 0, 0))
+        loss = objective(objective.views(batch, Draws.of(batch, 0, 0)), Progress()).loss
         loss.backward()
         optimiser.step()
-        objective.after_step()
+        objective.after_step(Progress())
 
     return objective, optimiser, step
 
@@ -94,7 +95,7 @@ def recorded() -> Iterator[list[Message]]:
 
     def all_reduce(tensor: torch.Tensor, *words: Any, **more: Any) -> Any:
         code = sys._getframe(1).f_code
-        grows = code.co_name == "backward" and code.co_filename.endswith("gather.py")
+        grows = code.co_name == "backward" and code.co_filename.endswith("reduce.py")
         size = tensor.numel() * tensor.element_size()
         found.append(Message("all_reduce", size // dist.get_world_size() if grows else size, grows))
         return reduce(tensor, *words, **more)

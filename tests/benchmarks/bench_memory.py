@@ -25,9 +25,8 @@ from large_corpus import write_large_corpus
 from processes import family, private_mib
 from ray._private.internal_api import memory_summary
 
-from beatray.config import build, compose
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job
 from beatray.train.order import steps_per_epoch
 from beatray.train.prepare import prepare_job
@@ -79,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
         words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+        job = prepare_job(pretrain_settings(words))
         per_epoch = steps_per_epoch(job.rows, asked.batch)
         world = asked.workers
         ranks = [Rank.remote(job, rank, world, asked.epochs * per_epoch) for rank in range(world)]

@@ -26,11 +26,12 @@ import torch
 from large_corpus import write_large_corpus
 from torch.utils.data import DataLoader, Dataset
 
-from beatray.config import build, compose
+from beatray.augment.draws import Draws
 from beatray.corpus.reader import read_row_group
+from beatray.objectives.objective import Progress
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays, corpus_columns, decode
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job, build_model, to_tensors
 from beatray.train.order import epoch_order, steps_per_epoch
 from beatray.train.prepare import prepare_job
@@ -81,11 +82,12 @@ def train_epoch(job: Job, feed: Callable[[], Feed]) -> Timing:
             break
         if len(waits) == 1:
             first = time.perf_counter() - began
-        loss, _ = objective(objective.views(to_tensors(arrays, torch.device("cpu")), 0, 0))
+        batch = to_tensors(arrays, torch.device("cpu"))
+        loss = objective(objective.views(batch, Draws.of(batch, 0, 0)), Progress()).loss
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        objective.after_step()
+        objective.after_step(Progress())
     return Timing(first, time.perf_counter() - began, tuple(waits[1:-1]), float(loss.detach()))
 
 
@@ -133,7 +135,7 @@ def main() -> None:
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
         words = [f"corpus={corpus}", f"encoder={asked.encoder}", f"objective={asked.objective}"]
         words += [f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+        job = prepare_job(pretrain_settings(words))
         in_memory, decoding = decode_all(job)
         sizes, batch = job.stream.sizes, asked.batch
         steps = steps_per_epoch(job.rows, batch)

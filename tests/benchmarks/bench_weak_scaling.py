@@ -22,12 +22,11 @@ from pathlib import Path
 import torch
 from large_corpus import write_large_corpus
 
-from beatray.config import build, compose
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
-from beatray.settings import PretrainSettings
 from beatray.track.journal import read_lines
 from beatray.train.blocks import corpus_columns, decode
+from beatray.train.composed import pretrain_settings
 from beatray.train.launch import pretrain
 from beatray.train.order import Part
 from beatray.train.prepare import prepare_job
@@ -40,7 +39,7 @@ WARM_UP = 3
 def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float]:
     """Records per second of a run after its first step, and the share of that time waited for data."""
     words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
-    job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+    job = prepare_job(pretrain_settings(words))
     result = pretrain(job)
     assert result.finished, f"run {name} ended after {result.steps} steps"
     lines = read_lines(out / name / "metrics.jsonl")[1:]
@@ -51,7 +50,7 @@ def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> 
 
 def steps_per_second(words: list[str], seconds: float) -> float:
     """The training step alone, on one batch in memory, in this process."""
-    job = prepare_job(build(PretrainSettings, compose("pretrain", words)))
+    job = prepare_job(pretrain_settings(words))
     torch.set_num_threads(1)
     learner, group = Learner(job, Ranks()), job.stream.groups[0]
     table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(job.stream.arrays))

@@ -74,7 +74,7 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     seen = {
         line for text in (out / "runs/pretrain/metrics.jsonl").read_text().splitlines() for line in json.loads(text)
     }
-    assert {"loss", "rhythm_loss", "beat_loss", "data_wait_s"} <= seen
+    assert {"loss", "record/loss", "beat/loss", "data_wait_s"} <= seen
     page = (out / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?https?:""", page), "the report must stand alone"
     assert page.count("<img") + page.count("<svg") >= 5

@@ -14,15 +14,14 @@ import torch
 
 import beatray
 from beatray.augment.draws import record_key
-from beatray.config import build, compose
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError, TrainingError
 from beatray.models import encoder_folder
-from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
-from beatray.train import learner, loop
+from beatray.train import loop, step
+from beatray.train.composed import pretrain_settings
 from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_resources
@@ -68,9 +67,9 @@ def test_the_run_folder_holds_what_it_promises(runs: Path) -> None:
         "gradient_norm",
         "records_per_s",
         "data_wait_s",
-        "rhythm_target_entropy",
-        "rhythm_own_pair_mass",
-        "rhythm_spread",
+        "record/target_entropy",
+        "record/positive_mass",
+        "record/embedding_std",
         "beats",
     ):
         assert name in line, sorted(line)
@@ -108,8 +107,8 @@ def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str)
 def test_other_objectives_and_settings_go_through_the_same_loop(sample_corpus: str, tmp_path: Path) -> None:
     variants = {
         "simclr": ["objective=simclr"],
-        "views": ["objective=three_kg", "views.place=workers", "train.precision=bf16"],
-        "clusters": ["objective.hard_beat=clusters", "objective.rhythm=soft_2", "encoder.norm=group"],
+        "views": ["objective=three_kg", "train.augment_on=workers", "train.precision=bf16"],
+        "clusters": ["objective.beat_positives=clusters", "objective.rhythm=soft_2", "encoder.norm=group"],
     }
     for run, words in variants.items():
         assert train_here(sample_corpus, tmp_path, run, "train.epochs=1", *words)
@@ -120,7 +119,7 @@ def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus:
     job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1")
     poisoned = Poison(at_calls=(2,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "build_model", poisoned)
+        patch.setattr(step, "build_model", poisoned)
         loop.train(job, Ranks())
     values = losses(tmp_path, "nan")
     assert values[2] is None and all(value is not None for n, value in enumerate(values) if n != 2)
@@ -133,7 +132,7 @@ def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus:
 def test_steps_that_stay_not_finite_stop_the_run(sample_corpus: str, tmp_path: Path) -> None:
     job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1", "train.max_nonfinite=3")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "build_model", Poison(at_calls=(2, 4, 5, 6)))
+        patch.setattr(step, "build_model", Poison(at_calls=(2, 4, 5, 6)))
         with pytest.raises(TrainingError, match=r"3 times in a row \(last at step 6"):
             loop.train(job, Ranks())
     refused = [json.loads(text)["step"] for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
@@ -146,7 +145,7 @@ class Poison:
     """Builds the real objective and lets some of its batches hold a NaN, as a broken recording would."""
 
     def __init__(self, at_calls: tuple[int, ...]) -> None:
-        self.at_calls, self.calls, self.real = at_calls, 0, learner.build_model
+        self.at_calls, self.calls, self.real = at_calls, 0, step.build_model
 
     def __call__(self, *arguments: object) -> torch.nn.Module:
         built = self.real(*arguments)  # type: ignore[arg-type]
@@ -224,7 +223,7 @@ def test_an_epoch_that_is_not_the_corpus_is_refused_by_name(sample_corpus: str, 
 
 
 def test_micro_batches_train_alike_on_one_and_two_workers(sample_corpus: str, tmp_path: Path) -> None:
-    words = ("train.accumulate=2", "train.epochs=1")
+    words = ("train.gradient_accumulation_steps=2", "train.epochs=1")
     assert train_here(sample_corpus, tmp_path, "w1", *words)
     assert start(sample_corpus, tmp_path, "w2", *words, "train.workers=2").finished
     assert ids(tmp_path, "w1") == ids(tmp_path, "w2")
@@ -234,16 +233,16 @@ def test_micro_batches_train_alike_on_one_and_two_workers(sample_corpus: str, tm
 
 
 def test_views_made_on_workers_train_the_same_model(runs: Path, sample_corpus: str) -> None:
-    assert train_here(sample_corpus, runs, "on_workers", "views.place=workers")
+    assert train_here(sample_corpus, runs, "on_workers", "train.augment_on=workers")
     assert losses(runs, "on_workers") == losses(runs, "w1")
 
 
 def test_a_plan_that_could_only_hang_is_refused_with_the_arithmetic(sample_corpus: str) -> None:
-    settings = build(PretrainSettings, compose("pretrain", ["train.workers=8", "train.batch_size=256"]))
+    settings = pretrain_settings(["train.workers=8", "train.batch_size=256"])
     with pytest.raises(SettingsError, match=r"8 workers need 4 CPUs and their readers at least 2.*Ray has 4"):
         check_resources(settings, {"CPU": 4.0})
     with pytest.raises(SettingsError, match="as many GPUs"):
-        check_resources(build(PretrainSettings, compose("pretrain", ["train.device=cuda"])), {"CPU": 64.0})
+        check_resources(pretrain_settings(["train.device=cuda"]), {"CPU": 64.0})
 
 
 def test_a_model_keeps_the_recipe_it_was_made_for(runs: Path, sample_corpus: str) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from beatray.objectives.gather import gather_counts, gather_rows
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from beatray.augment.draws import Draws
 from beatray.models.batch_norm import GlobalBatchNorm1d
 from beatray.models.registry import build_encoder
+from beatray.objectives.objective import Progress
+from beatray.objectives.reduce import gather_counts, gather_rows
 from beatray.objectives.registry import build_objective
 from beatray.objectives.statistics import FeatureStatistics
 from feature_tables import table_of
@@ -38,12 +40,17 @@ CASES: dict[int, list[tuple[str, dict[str, Any], list[int], list[int]]]] = {
         ("beat_ssl", {}, [4, 3], []),
         ("beat_ssl", {"rhythm": "hard"}, [6, 1], []),
         ("beat_ssl", {"rhythm": "soft_2", "beat": "soft_2"}, [2, 5], [3, 5]),
-        ("beat_ssl", {"hard_beat": "clusters", "form": "softclt"}, [5, 2], [5, 6]),  # rank 1 has no beats
-        ("beat_ssl", {"beat": "soft_1", "pos_mass": None}, [0, 7], []),  # rank 0 has no records
+        ("beat_ssl", {"beat_positives": "clusters", "loss": "softclt"}, [5, 2], [5, 6]),  # rank 1 has no beats
+        ("beat_ssl", {"beat": "soft_1", "positive_mass": None}, [0, 7], []),  # rank 0 has no records
         ("beat_ssl", {}, [3, 4], list(range(N_RECORDS))),  # no beats at all
         ("beat_ssl", {"rhythm": "none"}, [4, 3], [0, 1, 2, 3]),
-        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "pos_mass": 0.0}, [5, 2], [3, 5]),
-        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "pos_mass": None}, [0, 7], []),  # rank 0 has no records
+        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "positive_mass": 0.0}, [5, 2], [3, 5]),
+        (
+            "beat_ssl",
+            {"rhythm": "soft_z", "beat": "soft_z", "positive_mass": None},
+            [0, 7],
+            [],
+        ),  # rank 0 has no records
         ("beat_ssl", {"rhythm": "hard", "feature_weight": 0.7}, [4, 3], []),
         ("beat_ssl", {"feature_weight": 2.0}, [0, 7], [3]),  # rank 0 has no records
         ("simclr", {}, [4, 3], []),
@@ -51,9 +58,9 @@ CASES: dict[int, list[tuple[str, dict[str, Any], list[int], list[int]]]] = {
     ],
     3: [
         ("beat_ssl", {}, [1, 4, 2], [1, 2]),
-        ("beat_ssl", {"beat": "soft_1", "beat_similarity": "inherit_record"}, [3, 0, 4], [0, 1, 2]),
-        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "beat_similarity": "inherit_record"}, [3, 3, 1], [6]),
-        ("beat_ssl", {"form": "bce", "bce_bias": -2.0}, [0, 0, 7], [3]),
+        ("beat_ssl", {"beat": "soft_1", "beat_positives": "inherit_record"}, [3, 0, 4], [0, 1, 2]),
+        ("beat_ssl", {"rhythm": "soft_z", "beat": "soft_z", "beat_positives": "inherit_record"}, [3, 3, 1], [6]),
+        ("beat_ssl", {"loss": "sigmoid", "sigmoid_bias": -2.0}, [0, 0, 7], [3]),
     ],
 }
 
@@ -84,18 +91,15 @@ def build(name: str, settings: dict[str, Any]) -> nn.Module:
         table_of([f"b{i}" for i in range(5)], batch["beat_features"].reshape(-1, 5).numpy()),
     )
     torch.manual_seed(3)
-    objective = build_objective(name, build_encoder("tiny"), {"views": VIEWS, **settings}, statistics)
+    objective = build_objective(name, build_encoder("tiny"), {"augment": VIEWS, **settings}, statistics)
     module: nn.Module = objective.double()
     return module
 
 
-def own_views(objective: Any, batch: dict[str, Tensor], rows: slice, extra_row: bool) -> dict[str, Tensor]:
-    """Views of a rank's records in float64; `extra_row` adds a record marked invalid, as a padded batch would."""
+def own_views(objective: Any, batch: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    """Views of a rank's records in float64."""
     mine = {key: value[rows] for key, value in batch.items()}
-    if extra_row:
-        mine = {key: torch.cat([value, batch[key][:1]]) for key, value in mine.items()}
-        mine["valid"] = torch.arange(len(mine["n_samples"])) < len(mine["n_samples"]) - 1
-    made = objective.views(mine, 11, 2)
+    made = objective.views(mine, Draws.of(mine, 11, 2))
     return {key: value.double() if key.startswith("view_") or key == "plain" else value for key, value in made.items()}
 
 
@@ -106,16 +110,16 @@ def run_case(
     batch = global_batch(without_beats)
     if parallel:
         first = sum(sizes[:rank])
-        views = own_views(objective, batch, slice(first, first + sizes[rank]), extra_row=sizes[rank] < 2)
+        views = own_views(objective, batch, slice(first, first + sizes[rank]))
         module: nn.Module = DistributedDataParallel(objective)  # must live until the backward pass is through
     else:
-        views = own_views(objective, batch, slice(None), extra_row=False)
+        views = own_views(objective, batch, slice(None))
         module = objective
-    loss, logs = module(views)
-    loss.backward()
+    step = module(views, Progress())
+    step.loss.backward()
     result = {f"grad/{key}": parameter.grad.numpy() for key, parameter in objective.named_parameters()}
     result |= {f"buffer/{key}": value.numpy() for key, value in objective.named_buffers()}
-    return result | {f"log/{key}": value.numpy() for key, value in logs.items()}
+    return result | {f"log/{key}": value.numpy() for key, value in (step.means | step.counts).items()}
 
 
 def rank_main(rank: int, world: int, folder: str) -> None:

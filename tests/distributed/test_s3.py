@@ -24,19 +24,18 @@ import beatray
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.ingest import remove_corpus
-from beatray.config import build, compose
 from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
 from beatray.errors import CorpusError
 from beatray.ingest.tree import open_tree
 from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
-from beatray.settings import PretrainSettings
 from beatray.storage.store import TEMPORARY_PREFIX, Store, StoreError
 from beatray.track.journal import read_lines
 from beatray.track.setup import Tracking
 from beatray.track.tracker import Tracker
 from beatray.train import checkpoint as checkpoints
+from beatray.train.composed import pretrain_settings
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import batches
 from counts import count
@@ -283,7 +282,7 @@ def test_a_server_that_is_away_costs_time_and_no_run(
 def test_batches_stream_from_s3_and_a_run_trains_on_them(s3: S3Server, corpus: str, tmp_path: Path) -> None:
     words = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=s3")
     places = (f"corpus={corpus}", f"out={tmp_path}", "tracking.uri=null", "train.log_ids=true", "train.cache_mb=0")
-    job = prepare_job(build(PretrainSettings, compose("pretrain", [*words, *places])))
+    job = prepare_job(pretrain_settings([*words, *places]))
     opened = open_corpus(corpus)
     where = {name: n for n, name in enumerate(opened.index["record_id"])}
     assert main(["pretrain", *words, *places]) == 0

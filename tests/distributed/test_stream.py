@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from beatray.augment.draws import record_key
-from beatray.config import build, compose
+from beatray.augment.draws import Draws, record_key
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError
-from beatray.settings import PretrainSettings
 from beatray.train.blocks import Arrays
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import Job, ViewsOnWorker, build_model
 from beatray.train.order import epoch_order, steps_per_epoch
 from beatray.train.prepare import prepare_job
@@ -31,8 +30,7 @@ pytestmark = pytest.mark.ray
 
 
 def job_on(corpus: str, *words: str) -> Job:
-    settings = build(PretrainSettings, compose("pretrain", [f"corpus={corpus}", "encoder=tiny", "train=small", *words]))
-    return prepare_job(settings)
+    return prepare_job(pretrain_settings([f"corpus={corpus}", "encoder=tiny", "train=small", *words]))
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +94,12 @@ def test_views_are_the_same_bits_for_any_world_and_place(job: Job) -> None:
 
     def device_views(batch: Batch) -> dict[str, torch.Tensor]:
         tensors = {name: torch.from_numpy(values) for name, values in batch.arrays.items()}
-        return objective.views(tensors, job.settings.seed, batch.epoch)
+        return objective.views(tensors, Draws.of(tensors, job.settings.seed, batch.epoch))
 
     alone = [device_views(batch) for batch in batches(job.stream, 0, 1, (0, 0), 4)]
     pairs = [list(batches(job.stream, rank, 2, (0, 0), 4)) for rank in range(2)]
-    on_worker = ViewsOnWorker(json.dumps(job.settings.objective), json.dumps(job.statistics), job.settings.seed)
+    told = (json.dumps(each) for each in (job.settings.objective, {"name": "tiny"}, job.statistics))
+    on_worker = ViewsOnWorker(*told, job.settings.seed)
     streamed = list(batches(job.stream, 0, 1, (0, 0), 4, on_worker))
     for step, views in enumerate(alone):
         shared = [device_views(pairs[rank][step]) for rank in range(2)]

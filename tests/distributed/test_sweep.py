@@ -156,7 +156,7 @@ def test_early_stopping_needs_reports_in_time(
     words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.trials=2"]
     assert main(["sweep", *words, "sweep.grace_epochs=1", "train.validate_every_epochs=2"]) == 2
     assert "reports every 2 epochs, which does not fit sweep.grace_epochs=1" in capsys.readouterr().err
-    assert main(["sweep", *words, "sweep.metric=beat_loss"]) == 2
+    assert main(["sweep", *words, "sweep.metric=beat/loss"]) == 2
     assert "known too late" in capsys.readouterr().err
 
 

@@ -45,7 +45,7 @@ def rows() -> Rows:
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> EncoderSpec:
     folder = tmp_path_factory.mktemp("encoder")
     made = build(EncoderSpec("tiny"), seed=7)
-    export_encoder(Store(str(folder)), made, {"name": "tiny", "settings": made.settings})
+    export_encoder(Store(str(folder)), made, {"name": "tiny", "settings": made.described_settings()})
     return spec_of(str(folder))
 
 

@@ -66,7 +66,7 @@ def test_rows_used_lets_every_unit_go_when_its_last_row_is_taken() -> None:
 
 def test_lanes_spare_ranks_most_double_reads() -> None:
     sizes = [128] * 400
-    order = OrderSettings(seed=0, batch_size=256, lanes=4)
+    order = OrderSettings(seed=0, batch_size=256, streams=4)
     reads = 0
     for rank in range(4):
         _, units = Plan(sizes, order, rank, 4, (0, 0)).chunk(steps_per_epoch(sum(sizes), 256))
@@ -91,7 +91,7 @@ def test_a_small_corpus_is_shuffled_as_a_whole() -> None:
     world=st.integers(1, 5),
 )
 def test_any_layout_is_complete(sizes: list[int], batch: int, lanes: int, window: int, world: int) -> None:
-    order = OrderSettings(seed=9, batch_size=batch, lanes=lanes, window=window)
+    order = OrderSettings(seed=9, batch_size=batch, streams=lanes, window=window)
     n_steps = steps_per_epoch(sum(sizes), batch)
     rows = [row for step in taken(sizes, order, world, (0, 0), n_steps) for row in step]
     assert sorted(rows) == [(0, g, r) for g, n in enumerate(sizes) for r in range(n)]

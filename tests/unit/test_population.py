@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from beatray.errors import SettingsError
+from beatray.sweep.plan import plan_from
 from beatray.sweep.population import takeovers
 from beatray.sweep.record import TrialRecord
 from beatray.sweep.settings import SweepSettings
@@ -76,13 +77,22 @@ def test_a_trial_trains_with_what_it_took_over_last_and_has_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("words", "told"),
     [
-        ({"space": {"train.batch_size": [32, 64]}}, "train.batch_size cannot"),
-        ({"space": {"encoder.norm": ["group"]}}, "encoder.norm cannot"),
-        ({"trials": 3}, "at least 4"),
+        (["sweep.space.train.batch_size=[32,64]"], "train.batch_size cannot"),
+        (["sweep.space.encoder.norm=[group]"], "encoder.norm cannot"),
+        (["sweep.space.objective.rhythm=[hard,soft_1]"], "objective.rhythm cannot"),
+        (["sweep.trials=3"], "at least 4"),
     ],
 )
-def test_what_cannot_change_while_a_trial_trains_is_refused(changes: dict[str, Any], told: str) -> None:
+def test_what_cannot_change_while_a_trial_trains_is_refused(words: list[str], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
-        sweep(**changes)
+        plan_from(["sweep=pbt", "corpus=/c", *words])
+
+
+def test_what_can_change_is_what_the_fields_of_the_method_say() -> None:
+    words = ["sweep=pbt", "corpus=/c", "sweep.space.train.clip_norm={uniform:[0.5,2.0]}"]  # an older name, too
+    space = "sweep.space.objective.temperature={uniform:[0.1,0.2]}"
+    trials = plan_from([*words, space]).trials
+    assert len({trial.settings.objective["temperature"] for trial in trials}) == 8
+    assert len({trial.settings.train.max_grad_norm for trial in trials}) == 8

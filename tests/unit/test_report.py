@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beatray.objectives.similarity import QUANTILES
 from matplotlib.lines import Line2D
 
+from beatray.objectives.soft_targets import QUANTILES
 from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
 from beatray.report import build, ecg, loops, pictures
@@ -56,7 +56,7 @@ def ramp_ecg() -> np.ndarray:
 
 def material() -> Material:
     generator = np.random.default_rng(0)
-    lines = [{"step": s, "loss": 3.0 / (s + 1), "rhythm_spread": 0.9, "beat_loss": None} for s in range(50)]
+    lines = [{"step": s, "loss": 3.0 / (s + 1), "record/embedding_std": 0.9, "beat/loss": None} for s in range(50)]
     lines[7]["loss"] = float("nan")
     loop = generator.normal(size=(3, 300)).astype(np.float32)
     example = Example(
@@ -100,22 +100,22 @@ def test_pictures_are_the_bytes_given() -> None:
 def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) -> None:
     assert (build.QUANTILES, build.MAX_TARGET_ENTROPY) == (QUANTILES, MAX_TARGET_ENTROPY)  # as training writes them
     lines: list[dict[str, object]] = [
-        {"step": step, "loss": 1.0, "rhythm_target_entropy": 0.6, "rhythm_own_pair_mass": 0.5}
-        | {f"rhythm_raw_similarity_q{level:02d}": 0.9 + level / 1000 for level in QUANTILES}
-        | {f"rhythm_sharp_similarity_q{level:02d}": level / 100 for level in QUANTILES}
+        {"step": step, "loss": 1.0, "record/target_entropy": 0.6, "record/positive_mass": 0.5}
+        | {f"record/raw_similarity_q{level:02d}": 0.9 + level / 1000 for level in QUANTILES}
+        | {f"record/sharp_similarity_q{level:02d}": level / 100 for level in QUANTILES}
         for step in range(20)
     ]
-    lines[3] |= {f"rhythm_raw_similarity_q{level:02d}": None for level in QUANTILES}
+    lines[3] |= {f"record/raw_similarity_q{level:02d}": None for level in QUANTILES}
     course = build._target_course(lines)
-    assert list(course) == ["rhythm"] and course["rhythm"]["raw"].shape == (20, 5)
-    assert np.isnan(course["rhythm"]["raw"][3]).all() and course["rhythm"]["sharp"][3, 2] == 0.5
+    assert list(course) == ["record"] and course["record"]["raw"].shape == (20, 5)
+    assert np.isnan(course["record"]["raw"][3]).all() and course["record"]["sharp"][3, 2] == 0.5
     figure = pictures.target_course(range(20), course, 0.9)
     raw, sharp, said = figure.axes
-    assert raw.get_title(loc="left") == "rhythm: raw similarity" and len(raw.collections) == 2
+    assert raw.get_title(loc="left") == "record: raw similarity" and len(raw.collections) == 2
     np.testing.assert_allclose(np.asarray(sharp.lines[0].get_ydata()), 0.5)
     assert [line.get_label() for line in said.lines] == ["target entropy", "own-pair mass", "nearly uniform above"]
     text = build_report(tmp_path / "report.html", Material("t", metrics=lines)).read_text()
-    assert "Soft targets over optimiser steps: rhythm" in text
+    assert "Soft targets over optimizer steps: record" in text
     plain = build_report(tmp_path / "plain.html", Material("t", metrics=[{"step": s, "loss": 1.0} for s in range(9)]))
     assert "Soft targets" not in plain.read_text()
 

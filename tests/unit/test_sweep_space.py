@@ -56,8 +56,8 @@ def test_rows_stand_alone_or_with_every_point_of_the_space() -> None:
 
 
 def test_the_sweep_over_the_own_pair_mass() -> None:
-    plan = plan_from(["sweep=pos_mass", "corpus=/c", "out=/o", "encoder=tiny"])
-    tried = {t.name: (t.settings.objective["rhythm"], t.settings.objective["pos_mass"]) for t in plan.trials}
+    plan = plan_from(["sweep=positive_mass", "corpus=/c", "out=/o", "encoder=tiny"])
+    tried = {t.name: (t.settings.objective["rhythm"], t.settings.objective["positive_mass"]) for t in plan.trials}
     hard, *soft = tried.values()
     assert hard == ("hard", 0.5) and soft == [("soft_1", mass) for mass in (None, 0.0, 0.25, 0.5, 0.75)]
     assert {t.settings.objective["exponent"] for t in plan.trials} == {50}
@@ -93,8 +93,8 @@ def test_names_are_unique_folder_names() -> None:
     assert all("objective.name-" in name and "encoder.name-" in name for name in clash)
     (long,) = names(space={f"objective.key_{n}": [n * 1000] for n in range(12)})
     assert len(long) <= 120
-    (odd,) = names(space={"objective.pos_mass": [None], "train.compile": [True], "corpus.test_folds": [[8, 9]]})
-    assert odd == "pos_mass-null__compile-true__test_folds-8-9"
+    (odd,) = names(space={"objective.positive_mass": [None], "train.compile": [True], "corpus.test_folds": [[8, 9]]})
+    assert odd == "positive_mass-null__compile-true__test_folds-8-9"
     assert names(space={"train.learning_rate": [1e30, 1e-30]}) == ["learning_rate-1e30", "learning_rate-1e-30"]
     (hidden,) = names(rows={"../..": {"seed": 1}})
     assert hidden == "none"
@@ -156,9 +156,9 @@ def test_words_win_over_the_fixed_settings_of_a_file() -> None:
         assert trial.settings.run == trial.name and trial.settings.out == "/o/first"
     assert [trial.settings.objective["temperature"] for trial in plan.trials] == [0.1, 0.2]
     assert plan.folder.folder == Path("/o/first") and plan.keys == ("objective.temperature",)
-    words = ["sweep=small", "sweep.space.objective.temperature=null", "sweep.space.objective.pos_mass=[null,0.5]"]
-    assert config_of(words)["sweep"]["space"] == {"objective.pos_mass": [None, 0.5]}
-    assert [trial.settings.objective["pos_mass"] for trial in plan_from(words).trials] == [None, 0.5]
+    words = ["sweep=small", "sweep.space.objective.temperature=null", "sweep.space.objective.positive_mass=[null,0.5]"]
+    assert config_of(words)["sweep"]["space"] == {"objective.positive_mass": [None, 0.5]}
+    assert [trial.settings.objective["positive_mass"] for trial in plan_from(words).trials] == [None, 0.5]
 
 
 def test_a_group_may_be_swept_with_keys_inside_it() -> None:
@@ -203,17 +203,18 @@ def test_there_are_sweeps_in_the_readme() -> None:
     assert {"sweep=ablation", "sweep=splits"} <= set(README.split())
 
 
-def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out() -> None:
-    word = "objective.hard_beat=same_record"
-    with pytest.raises(SettingsError, match=r"rows of this sweep set objective.hard_beat \(record-beats"):
+@pytest.mark.parametrize("key", ["beat_positives", "hard_beat"])  # the name of today and an older one
+def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) -> None:
+    word = f"objective.{key}=same_record"
+    with pytest.raises(SettingsError, match=r"rows of this sweep set objective.beat_positives \(record-beats"):
         plan_from(["sweep=ablation", "corpus=/c", word])
     plan = plan_from(["sweep=ablation", "corpus=/c", word, "sweep.only=[02-hard-hard]"])
-    assert {trial.settings.objective["hard_beat"] for trial in plan.trials} == {"same_record"}
+    assert {trial.settings.objective["beat_positives"] for trial in plan.trials} == {"same_record"}
 
 
-@pytest.mark.parametrize("split", [-1, 10])
-def test_there_are_ten_splits(split: int) -> None:
-    with pytest.raises(SettingsError, match=r"corpus.split must be 0"):
+@pytest.mark.parametrize(("split", "told"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
+def test_there_are_ten_splits(split: int, told: str) -> None:
+    with pytest.raises(SettingsError, match=rf"corpus.split must be {told}"):
         plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.split=[{split}]"])
 
 

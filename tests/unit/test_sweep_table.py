@@ -59,7 +59,7 @@ def method_of(
         )
         for n, a, b, c in zip(seeds, auroc, f1, segment, strict=False)
     )
-    return Method(f"row-{number}", {**changes, "objective.pos_mass": None}, trials)
+    return Method(f"row-{number}", {**changes, "objective.positive_mass": None}, trials)
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +133,13 @@ def test_only_the_papers_own_settings_are_the_papers_rows() -> None:
         "objective.rhythm": "soft_1",
         "objective.beat": "none",
         "objective.exponent": 50,
-        "objective.pos_mass": None,
+        "objective.positive_mass": None,
     }
     assert paper_row(four) is BY_NUMBER[7]
-    assert paper_row({**four, "objective.pos_mass": 0.5}) is None
+    assert paper_row({**four, "objective.positive_mass": 0.5}) is None
     assert paper_row({**four, "objective.temperature": 0.2}) is None
     assert (
-        paper_row({key: value for key, value in four.items() if key != "objective.pos_mass"}) is None
+        paper_row({key: value for key, value in four.items() if key != "objective.positive_mass"}) is None
     )  # 0.5 by default
 
 

@@ -21,7 +21,8 @@ from beatray.sweep.record import CONTROLS, NAME, REPORT
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
 from beatray.track.memory import MEMORY
-from beatray.train.composed import pretrain_content, pretrain_settings
+from beatray.track.journal import figure_today
+from beatray.train.composed import changes_today, pretrain_content, pretrain_settings
 from beatray.train.job import keys_marked
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
@@ -91,13 +92,13 @@ def plan_from(words: Iterable[str]) -> Plan:
     plain_words = [word for word in _split(words)[0] if not _is_of(word, "sweep")]
     base_words = [word for word in plain_words if not _is_of(word, "evaluate")]
     _refuse_swept_words(base_words, sweep)
-    said = {_key(word) for word in plain_words}
+    said = {_key_today(word) for word in plain_words}
     fixed = {
         key: value
         for key, value in sweep.fixed.items()
-        if PATH_WORDS.get(key, key) not in said and not ("evaluate" in said and _is_of(key, "evaluate"))
+        if _key_today(_word(key, value)) not in said and not ("evaluate" in said and _is_of(key, "evaluate"))
     }
-    sweep = replace(sweep, fixed=fixed)
+    sweep = replace(sweep, fixed=fixed, metric=figure_today(sweep.metric))
     shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
     of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
     of_evaluation += [word for word in plain_words if _is_of(word, "evaluate")]
@@ -137,7 +138,7 @@ def _trial_settings(words: list[str], name: str, changes: Mapping[str, Any], fol
 def _check_population(sweep: SweepSettings, base: PretrainSettings) -> None:
     """Refuse a population over settings that cannot change while a trial trains: the fields say which can."""
     searchable = keys_marked(base, "searchable")
-    fixed = [key for key in sweep.space if key not in searchable]
+    fixed = [key for key in sweep.space if not set(changes_today({key: None})) <= searchable]
     if fixed:
         raise SettingsError(
             f"search=pbt changes settings while a trial trains, which {', '.join(fixed)} cannot; it can change "
@@ -174,20 +175,27 @@ def _key(word: str) -> str:
     return PATH_WORDS.get(key, key)
 
 
+def _key_today(word: str) -> str:
+    """The key of a word, under its name of today where it has one."""
+    _, _, value = word.partition("=")
+    return next(iter(changes_today({_key(word): None if value == "null" else value})))
+
+
 def _is_of(word: str, group: str) -> bool:
     return _key(word) == group or _key(word).startswith(f"{group}.")
 
 
 def _refuse_swept_words(words: list[str], sweep: SweepSettings) -> None:
     for word in words:
-        key = _key(word)
-        if key in sweep.space:
+        key = _key_today(word)
+        swept = next((each for each in sweep.space if key in changes_today({each: None})), None)
+        if swept is not None:
             raise SettingsError(
-                f"'{word}': {key} is swept; leave the word out, or take the key out of the space with "
-                f"sweep.space.{key}=null"
+                f"'{word}': {swept} is swept; leave the word out, or take the key out of the space with "
+                f"sweep.space.{swept}=null"
             )
         chosen = {name: row for name, row in (sweep.rows or {}).items() if sweep.only is None or name in sweep.only}
-        rows = [name for name, row in chosen.items() if key in row]
+        rows = [name for name, row in chosen.items() if key in changes_today(row)]
         if rows:
             raise SettingsError(
                 f"'{word}': rows of this sweep set {key} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}); "

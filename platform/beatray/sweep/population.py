@@ -6,8 +6,8 @@ each other whenever they are ready; here all wait for the round to end, so that 
 however often it is killed: what a member takes over is a function of the sweep's settings and of the journals of the
 runs, and is written down before anything is copied; a copy that was not finished is made again.
 
-Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched; see
-`settings.CHANGEABLE`.
+Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched: those that
+their fields mark `searchable`.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from beatray.sweep.record import ENDED, Record, TrialRecord, read
 from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
 from beatray.train import checkpoint as checkpoints
+from beatray.train.composed import changes_today
 from beatray.train.job import Job, check_same_run
 from beatray.train.prepare import prepare_job
 from beatray.train.run_folder import SETTINGS
@@ -129,9 +130,9 @@ def _with_shared_tracking(plan: Plan, settings: PretrainSettings) -> PretrainSet
 
 
 def _refuse_others(plan: Plan, known: Mapping[str, TrialRecord]) -> None:
-    planned = {trial.name: dict(trial.changes) for trial in plan.trials}
+    planned = {trial.name: changes_today(trial.changes) for trial in plan.trials}
     begun = [trial for trial in known.values() if trial.attempts]
-    others = [trial.name for trial in begun if planned.get(trial.name) != dict(trial.changes)]
+    others = [trial.name for trial in begun if planned.get(trial.name) != changes_today(trial.changes)]
     if others:
         raise SettingsError(
             f"{plan.folder.where()} holds a sweep with trials that are not in this space ({', '.join(others[:5])}"

@@ -19,6 +19,7 @@ from beatray.errors import SettingsError
 from beatray.sweep.record import SweepRecord, TrialRecord
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import name_of, short_keys, shown
+from beatray.track.journal import figure_today
 from beatray.train import checkpoint as checkpoints
 from beatray.train.job import Job
 from beatray.train.run_folder import METRICS
@@ -74,9 +75,13 @@ def figures_of(job: Job) -> dict[str, float]:
         text = job.run.read(METRICS).decode()
     except FileNotFoundError:
         return {}
-    figures = last_figures([json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()])
+    figures = last_figures([_today(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()])
     best = checkpoints.best(job.run) if job.settings.checkpoint.export == "best" else None
     return figures if best is None else {**figures, VALIDATION_LOSS: best[1]}
+
+
+def _today(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {figure_today(name): value for name, value in line.items()}
 
 
 def last_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

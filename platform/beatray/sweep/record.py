@@ -16,6 +16,7 @@ from typing import Any, Literal
 from beatray.errors import SettingsError
 from beatray.storage.store import Store
 from beatray.sweep.settings import SweepSettings
+from beatray.track.journal import figure_today
 
 NAME = "sweep.json"
 CONTROLS, REPORT = "controls", "report"
@@ -121,7 +122,8 @@ def read(folder: Store) -> SweepRecord | None:
         if content.pop("version") != VERSION:
             raise ValueError("it was written by another version of beatray")
         trials = tuple(_trial(trial) for trial in content.pop("trials"))
-        return SweepRecord(**{**content, "rounds": tuple(content.get("rounds", ()))}, trials=trials)
+        content |= {"rounds": tuple(content.get("rounds", ())), "metric": figure_today(content["metric"])}
+        return SweepRecord(**content, trials=trials)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -133,4 +135,5 @@ def read(folder: Store) -> SweepRecord | None:
 
 def _trial(content: Mapping[str, Any]) -> TrialRecord:
     lists = {name: tuple(content.get(name, ())) for name in ("reports", "takeovers")}
-    return TrialRecord(**{**content, **lists})
+    figures = {figure_today(name): value for name, value in content.get("figures", {}).items()}
+    return TrialRecord(**{**content, **lists, "figures": figures})

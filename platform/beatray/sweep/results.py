@@ -23,6 +23,7 @@ from beatray.storage.store import Store
 from beatray.sweep.evaluation import SCORES, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
 from beatray.sweep.space import short_keys
+from beatray.train.composed import changes_today
 from beatray.train.run_folder import EVALUATION_FOLDER
 
 REPEATS = ("seed", "corpus.split")
@@ -87,7 +88,7 @@ def read_results(folder: Store, record: SweepRecord) -> SweepResults:
     missing: list[str] = []
     controls: dict[str, Mapping[str, Any]] = {}
     for trial in record.trials:
-        changes = {key: value for key, value in trial.present.items() if key not in REPEATS}
+        changes = {key: value for key, value in changes_today(trial.present).items() if key not in REPEATS}
         name, repeat = _split_name(trial, short)
         _, _, found = groups.setdefault(json.dumps(changes, sort_keys=True), (name, changes, []))
         evaluated = _read_trial(folder, trial, repeat, controls)

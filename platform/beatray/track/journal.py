@@ -1,7 +1,8 @@
 """metrics.jsonl and ids.jsonl: one line per step, appended as training goes, cut back when a run resumes.
 
 The files are the record of a run; tracking reads them and may lag behind. Contract: after `reopen(step)` no line of a
-step at or after `step` is left, so replayed steps are never written twice.
+step at or after `step` is left, so replayed steps are never written twice. Lines of an older version are read, and on a resume written
+again, under the names that figures have today.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,10 +87,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text().splitlines():
         try:
-            lines.append(json.loads(text))
+            lines.append({figure_today(name): value for name, value in json.loads(text).items()})
         except ValueError:
             break
     return lines
+
+
+_OLDER = re.compile(r"(rhythm|beat|feature)_(loss|explained|rows|skipped|spread|target_entropy|own_pair_mass|\w+_q\d\d)")
+_TERMS = {"rhythm": "record"}
+_FIGURES = {"own_pair_mass": "positive_mass", "spread": "embedding_std"}
+
+
+@lru_cache
+def figure_today(name: str) -> str:
+    """What a figure of a step is called now that was called otherwise before 0.2: rhythm_loss is record/loss."""
+    found = _OLDER.fullmatch(name)
+    if found is None:
+        return name
+    return f"{_TERMS.get(found[1], found[1])}/{_FIGURES.get(found[2], found[2])}"
 
 
 class Tail:

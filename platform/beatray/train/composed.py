@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
-from beatray.config import Named, build, compose
+from beatray.config import GROUPS, Named, build, compose, today
 from beatray.models import registry as networks
 from beatray.objectives import registry as methods
 from beatray.settings import PretrainSettings
@@ -40,6 +41,19 @@ NAMED: dict[str, Named] = {"objective": _Methods(), "encoder": _Networks()}
 def pretrain_content(top: str, words: Sequence[str], **more: Any) -> dict[str, Any]:
     """`config.compose` of a command that trains: objective and encoder complete."""
     return compose(top, words, named=NAMED, **more)
+
+
+def changes_today(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of pretraining by dotted key, as a sweep or its user has them, under the names of today."""
+    return today(changes, _schemas())
+
+
+@lru_cache
+def _schemas() -> tuple[tuple[str, type[Any]], ...]:
+    """Groups and dataclasses, of all methods and networks there are: changes do not say which they are of."""
+    kinds = [("objective", kind.Settings) for kind in methods.objective_classes().values()]
+    kinds += [("encoder", kind.Settings) for kind in dict.fromkeys(networks.encoder_classes().values())]
+    return (*GROUPS.items(), *kinds)
 
 
 def pretrain_settings(words: Sequence[str]) -> PretrainSettings:
