@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
         "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
         "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
-        "again. Words: sweep=NAME corpus= out= run= sweep.trials= sweep.space.KEY=[VALUE,VALUE] and all of pretrain. "
-        "beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
+        "again. Words: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
+        "pretrain. beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
     _settings_words(sweep)
     sweep.add_argument("--resume", action="store_true", help="there must be a sweep in out/run to go on with")
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("results", nargs="+", metavar="RESULTS", help="at least two, or one and --with")
     compare.add_argument(
-        "--with", dest="controls", metavar="ARMS", help="controls to compare too: random,features,joined"
+        "--with", dest="variants", metavar="VARIANTS", help="compare these too: random,features,encoder+features"
     )
     compare.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: 0.05)")
     compare.add_argument("--json", action="store_true", help="print JSON")
@@ -261,7 +261,7 @@ def _dispatch(words: argparse.Namespace) -> int:
     if words.command == "compare":
         from beatray.commands import compare
 
-        return compare.run(words.results, controls=words.controls, alpha=words.alpha, as_json=words.json)
+        return compare.run(words.results, variants=words.variants, alpha=words.alpha, as_json=words.json)
     if words.command == "doctor":
         from beatray.commands import doctor
 

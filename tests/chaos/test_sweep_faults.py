@@ -339,7 +339,7 @@ def test_a_killed_ablation_ends_with_the_same_table(sample_corpus: str, tmp_path
     rows = "sweep.only=[01-hard,07-soft_1-50,09-soft_1-hard-50]"
     short = (
         "sweep=ablation", rows, "sweep.space.seed=[0]", "train.epochs=4", "corpus.test_folds=[8,9]",
-        "corpus.validation_folds=[7]", "evaluate.seeds=[0]", "evaluate.decoder.steps=8", "evaluate.shuffles=1",
+        "corpus.validation_folds=[7]", "evaluate.seeds=[0]", "evaluate.decoder.steps=8", "evaluate.permutations=1",
         "evaluate.bootstraps=20", "evaluate.workers=1", "cluster.cpus=2", "sweep.concurrent=1", "tracking.uri=null",
     )  # fmt: skip
     whole, killed = (sweep_of(sample_corpus, tmp_path / name, *short) for name in ("whole", "killed"))

@@ -164,9 +164,9 @@ def _params(plan: Plan) -> dict[str, object]:
     about = as_dict(plan.sweep)
     space, fixed, rows = about.pop("space"), about.pop("fixed"), about.pop("rows") or {}
     if plan.sweep.search not in ("asha", "pbt"):
-        about = {key: value for key, value in about.items() if key not in ("grace_epochs", "reduction")}
+        about = {key: value for key, value in about.items() if key not in ("grace_period", "reduction_factor")}
     if plan.sweep.search == "grid":
-        about = {key: value for key, value in about.items() if key not in ("trials", "seed")}
+        about = {key: value for key, value in about.items() if key not in ("num_samples", "seed")}
     return {
         **{f"sweep.{key}": value for key, value in flat(about).items() if value is not None},
         **{f"space.{key}": values for key, values in space.items()},
