@@ -47,6 +47,9 @@ GROUPS: dict[str, type[Any]] = {
 PATH_WORDS = {"corpus": "corpus.path"}
 """Short words for the dotted keys that hold a place."""
 
+NO_RECIPE = "recipe=null"
+"""The word that takes a recipe of the top file away."""
+
 OLDER_CHOICES = {"sweep": {"form": "loss", "pos_mass": "positive_mass"}}
 """Files of a group that are called otherwise now."""
 
@@ -118,7 +121,7 @@ def compose(
         key = word.partition("=")[0].lstrip("+~")
         if word not in chosen and not _fits(key, [*known, *older]):
             raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *other_words])}")
-    own = _over_recipe(chosen, str(base["recipe"]), folder) if base.get("recipe") else []
+    own = _over_recipe(overrides, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
     content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in overrides)), str(folder))
     for old, new in moved(schemas).items():
         _move(content, old, new)
@@ -147,11 +150,12 @@ def _cached(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    words = ["~recipe" if word == NO_RECIPE else word for word in overrides]  # a group cannot be set to null
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
         try:
-            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=list(overrides)), resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
+            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=words), resolve=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise SettingsError(_choice_error(overrides, Path(folder), str(error))) from error
     return {str(key): value for key, value in content.items()}
 
@@ -166,14 +170,14 @@ def _forced(word: str) -> str:
     return word if word.startswith(("+", "~")) else f"++{word}"
 
 
-def _over_recipe(chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
+def _over_recipe(overrides: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
     """Groups that the user chose win over what the recipe sets in them, as overrides.
 
     A network of the user's goes without the settings of the recipe's. The objective is what a recipe is about, so
     another one beside it is refused.
     """
     groups = dict(word.partition("=")[::2] for word in chosen)
-    if "objective" in groups:
+    if any(word.partition("=")[0] in ("objective", "objective.name") for word in overrides):
         raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
     of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
@@ -200,11 +204,13 @@ def moved(schemas: Mapping[str, type[Any]]) -> dict[str, str]:
 
 def older_keys(schemas: Mapping[str, type[Any]]) -> list[str]:
     """Every dotted key that was one before and is still understood."""
+    items = [found for group, kind in schemas.items() for found in walk(kind, f"{group}.")]
     beside = [
-        f"{key.rpartition('.')[0]}.{item.metadata['was']}"
-        for group, kind in schemas.items()
-        for key, item in walk(kind, f"{group}.")
+        f"{key.rpartition('.')[0]}.{item.metadata['was']}{inner.removeprefix(key)}"
+        for key, item in items
         if item.metadata.get("was") and "." not in item.metadata["was"]
+        for inner, _ in items
+        if inner == key or inner.startswith(f"{key}.")
     ]
     merged = [
         f"{group}.{key}"
@@ -254,7 +260,7 @@ def _choice_error(chosen: Sequence[str], folder: Path, message: str) -> str:
     for word in chosen:
         key, _, value = word.partition("=")
         offered = sorted(path.stem for path in (folder / key).glob("*.yaml"))
-        if offered and value not in offered:
+        if offered and value not in offered and word != NO_RECIPE:
             return f"there is no {key} '{value}'{_nearest(value, offered)} (offered: {', '.join(offered)})"
     return message
 
@@ -311,13 +317,16 @@ def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, 
             _say_renamed(f"{where}{old}", f"{where}{new}")
     for item in dataclasses.fields(kind):
         was, values = item.metadata.get("was"), item.metadata.get("was_values") or {}
+        told = item.name
         if was in content and "." not in was:
-            _say_renamed(f"{where}{was}", f"{where}{item.name}")
+            told = was
             content[item.name] = content.pop(was)
         value = content.get(item.name)
         if isinstance(value, str) and value in values:
-            _say_renamed(f"{where}{item.name}={value}", f"{where}{item.name}={values[value]}")
+            _say_renamed(f"{where}{told}={value}", f"{where}{item.name}={values[value]}")
             content[item.name] = values[value]
+        elif told != item.name:
+            _say_renamed(f"{where}{told}", f"{where}{item.name}")
     return content
 
 

@@ -38,6 +38,12 @@ def job(sample_corpus: str) -> Job:
     return job_on(sample_corpus, "train.batch_size=12", "train.chunk_steps=3", "seed=5")
 
 
+def views_on_worker(job: Job, seed: int) -> ViewsOnWorker:
+    settings = job.settings
+    objective, encoder, statistics = map(json.dumps, (settings.objective, settings.encoder, job.statistics))
+    return ViewsOnWorker(objective, encoder, statistics, seed)
+
+
 def expected_keys(job: Job, epochs: int) -> list[list[int]]:
     """Record keys of every global step, straight from the index and the order: no Ray, no Parquet streaming."""
     index = open_corpus(job.settings.corpus.path).index
@@ -98,8 +104,7 @@ def test_views_are_the_same_bits_for_any_world_and_place(job: Job) -> None:
 
     alone = [device_views(batch) for batch in batches(job.stream, 0, 1, (0, 0), 4)]
     pairs = [list(batches(job.stream, rank, 2, (0, 0), 4)) for rank in range(2)]
-    told = (json.dumps(each) for each in (job.settings.objective, {"name": "tiny"}, job.statistics))
-    on_worker = ViewsOnWorker(*told, job.settings.seed)
+    on_worker = views_on_worker(job, job.settings.seed)
     streamed = list(batches(job.stream, 0, 1, (0, 0), 4, on_worker))
     for step, views in enumerate(alone):
         shared = [device_views(pairs[rank][step]) for rank in range(2)]
@@ -203,9 +208,7 @@ def test_damaged_shards_can_be_skipped_and_counted(
     planned, per_epoch = expected_keys(job, 3), steps_per_epoch(job.rows, 12)
     damaged = shard_names(job)[1 : 1 + len(DAMAGE)]
     lost = keys_in(job, damaged)
-    make = (
-        ViewsOnWorker(json.dumps(job.settings.objective), json.dumps(job.statistics), 0) if place != "device" else None
-    )
+    make = views_on_worker(job, 0) if place != "device" else None
     feeds = [batches(job.stream, rank, world, (0, 0), len(planned), make) for rank in range(world)]
     if cache_mb:  # what was read is kept, so only a fault from the start is seen
         for name, damage in zip(damaged, DAMAGE.values(), strict=True):

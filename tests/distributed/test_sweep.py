@@ -144,7 +144,7 @@ def test_another_sweep_in_the_same_folder_is_refused(swept: list[str], capsys: p
 def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: str, tmp_path: Path) -> None:
     words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS]
     assert main(["sweep", *words, "train.workers=12"]) == 2
-    assert main(["sweep", *words, "sweep.concurrent=64"]) == 2
+    assert main(["sweep", *words, "sweep.max_concurrent_trials=64"]) == 2
     assert main(["sweep", *words, "sweep.space.objective.rhythm=[hard,none]", "sweep.fixed.objective.beat=none"]) == 2
     made = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert set(made) <= {"sweep.json", ".lock"}, made  # nothing was tracked, nothing trained
@@ -153,9 +153,9 @@ def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: st
 def test_early_stopping_needs_reports_in_time(
     sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.trials=2"]
-    assert main(["sweep", *words, "sweep.grace_epochs=1", "train.validate_every_epochs=2"]) == 2
-    assert "reports every 2 epochs, which does not fit sweep.grace_epochs=1" in capsys.readouterr().err
+    words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.num_samples=2"]
+    assert main(["sweep", *words, "sweep.grace_period=1", "train.validate_every_epochs=2"]) == 2
+    assert "reports every 2 epochs, which does not fit sweep.grace_period=1" in capsys.readouterr().err
     assert main(["sweep", *words, "sweep.metric=beat/loss"]) == 2
     assert "known too late" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from beatray.cli import main
+from beatray.evaluate.names import of_variant
 from beatray.storage.store import Store
 from beatray.sweep.record import read
 from beatray.sweep.results import read_results

@@ -18,16 +18,16 @@ from beatray.beat_classifier.fit import FitSettings, fit
 from beatray.beat_classifier.labels import BeatLabels
 from beatray.beat_classifier.network import BEFORE, CLASSES, WINDOW, BeatNet, cut_windows, rr_ratios
 from beatray.cli import main
-from beatray.config import build, compose
 from beatray.errors import CheckpointError, SettingsError
 from beatray.ingest.formats.wfdb_annotation import SYMBOLS
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.preprocess import prepare
-from beatray.settings import PretrainSettings
+from beatray.train.composed import pretrain_settings
 from beatray.train.job import build_model
-from beatray.train.prepare import with_classifier
+from beatray.train.prepare import resolved
+from stepping import step_of, views_of
 
 torch.set_num_threads(1)
 
@@ -155,27 +155,30 @@ def test_labels_in_the_objective(artifact: Path) -> None:
     settings: dict[str, Any] = {
         "name": "beat_ssl",
         "rhythm": "hard",
-        "beat_labels": "aami",
+        "beat_positives": "aami",
         "beat_classifier": str(artifact),
-        "views": {"crop_seconds": 5.0},
+        "augment": {"crop_seconds": 5.0},
     }
     table = {"names": [], "mean": [], "sd": [], "min": [], "max": []}
     made = build_model(settings, {"name": "tiny"}, 0, {"record": table, "beat": table})
-    assert "beat_class" not in made.columns and "r_peaks" in made.columns
+    assert "beat_class" not in made.reads and "r_peaks" in made.reads
     assert not [name for name in made.state_dict() if "label" in name]
-    views = made.views(batch(), 0, 0)
+    views = views_of(made, batch())
     classes = views["beat_class"]
     assert classes.shape == (5, 4) and set(classes.unique().tolist()) <= {-1, 0, 1, 2}
     assert (classes[-1] == -1).all() and (classes[:-1] >= 0).any()
-    alone = made.views({name: value[2:3] for name, value in batch().items()}, 0, 0)
+    alone = views_of(made, {name: value[2:3] for name, value in batch().items()})
     assert torch.equal(alone["beat_class"][0], classes[2])
-    loss, logs = made(views)
-    loss.backward()
-    assert torch.isfinite(loss) and logs["beats"] == (views["beat_index"] >= 0).sum()
-    with pytest.raises(ValueError, match="no classifier was given"):
+    result = step_of(made, batch())
+    result.loss.backward()
+    assert torch.isfinite(result.loss) and result.counts["beats"] == (views["beat_index"] >= 0).sum()
+    with pytest.raises(ValueError, match="needs beat=hard and beat_classifier=FOLDER"):
         bare = {name: value for name, value in settings.items() if name != "name"}
-        build_objective("beat_ssl", build_encoder("tiny"), bare).views(batch(), 0, 0)
-    for wrong, words in (({"beat_labels": "mit"}, "null or aami"), ({"beat": "soft_1"}, "needs beat=hard")):
+        build_objective("beat_ssl", build_encoder("tiny"), {**bare, "beat_classifier": None})
+    for wrong, words in (
+        ({"beat_positives": "mit"}, "not one of same_record, clusters, aami"),
+        ({"beat": "soft_1"}, "needs beat=hard"),
+    ):
         with pytest.raises(ValueError, match=words):
             build_model({**settings, **wrong}, {"name": "tiny"}, 0, {"record": table, "beat": table})
 
@@ -202,15 +205,15 @@ def test_another_classifier_is_not_taken_for_the_first(artifact: Path, tmp_path:
 
 def test_a_run_names_the_classifier_it_used(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(artifact.parent)
-    words = ["corpus=/c", "objective.beat_labels=aami", f"objective.beat_classifier={artifact.name}"]
-    objective = with_classifier(build(PretrainSettings, compose("pretrain", words))).objective
+    words = ["corpus=/c", "objective.beat_positives=aami", f"objective.beat_classifier={artifact.name}"]
+    objective = resolved(pretrain_settings(words)).objective
     assert objective["beat_classifier"] == str(artifact)  # workers do not share the driver's folder
     assert objective["beat_classifier_digest"] == folder.digest_of(str(artifact))
-    plain = build(PretrainSettings, compose("pretrain", ["corpus=/c"]))
-    assert with_classifier(plain) is plain
+    plain = pretrain_settings(["corpus=/c"])
+    assert resolved(plain) == plain
     words[2] = "objective.beat_classifier=nowhere"
     with pytest.raises(SettingsError, match=r"objective\.beat_classifier=nowhere: .*nowhere"):
-        with_classifier(build(PretrainSettings, compose("pretrain", words)))
+        resolved(pretrain_settings(words))
 
 
 def test_wrong_words_are_answered(mitdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

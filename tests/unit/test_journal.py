@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 from pathlib import Path
@@ -73,3 +74,17 @@ def test_tail_gives_whole_lines_once_and_starts_again_after_a_cut(tmp_path: Path
     journal.write({"step": 1, "again": 1})
     journal.close()
     assert tail.fresh() == ([{"step": 0}, {"step": 1, "again": 1}], True)
+
+
+def test_figures_of_an_older_version_go_on_under_the_names_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    older = {"step": 0, "loss": 3.0, "rhythm_loss": 2.0, "beat_spread": 0.5, "rhythm_raw_similarity_q05": None}
+    older |= {"beat_own_pair_mass": 0.1, "feature_explained": 0.2, "beats": 3.0, "beat_time_ms": 1, "data_wait_s": 0.0}
+    today = {"step": 0, "loss": 3.0, "record/loss": 2.0, "beat/embedding_std": 0.5, "record/raw_similarity_q05": None}
+    today |= {"beat/positive_mass": 0.1, "feature/explained": 0.2, "beats": 3.0, "beat_time_ms": 1, "data_wait_s": 0.0}
+    path.write_text(json.dumps(older) + "\n")
+    assert read_lines(path) == [today]
+    journal = Journal(path)
+    journal.reopen(1)
+    journal.close()
+    assert [json.loads(text) for text in path.read_text().splitlines()] == [today]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -37,3 +38,60 @@ def test_how_long_and_where_may_change_and_what_is_learnt_may_not() -> None:
     check_same_run(job_of("train.epochs=7", "train.workers=5", "cluster.cpus=1"), state)
     with pytest.raises(TrainingError, match=r"train\.learning_rate"):
         check_same_run(job_of("train.learning_rate=0.5"), state)
+
+
+OLDER = json.loads((Path(__file__).parents[1] / "data" / "settings-0.1.json").read_text())
+"""What version 0.1 wrote down of `job_of()`."""
+
+
+def test_a_run_that_version_0_1_began_goes_on() -> None:
+    """Settings were called otherwise then, and others did not exist."""
+    state = {"manifest_hash": "hash", "settings": OLDER}
+    assert (
+        {"pos_mass", "form", "hard_beat", "views"} <= OLDER["objective"].keys()
+        and OLDER["views"]
+        and "recipe" not in OLDER
+    )
+    check_same_run(job_of(), state)
+    check_same_run(job_of("objective.pos_mass=0.5", "train.lanes=16", "train.epochs=7", "views.place=workers"), state)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("objective.temperature=0.2", "objective.temperature: 0.1 before, 0.2 now"),
+        ("objective.positive_mass=null", "objective.positive_mass: 0.5 before, None now"),
+        ("objective.beat_positives=clusters", "objective.beat_positives: 'same_record' before, 'clusters' now"),
+        ("objective.loss=sigmoid", "objective.loss: 'soft_cross_entropy' before, 'sigmoid' now"),
+        ("objective.augment.scale=1.7", "objective.augment.scale: 1.5 before, 1.7 now"),
+        ("train.max_grad_norm=2", "train.max_grad_norm: 1.0 before, 2.0 now"),
+        ("train.shuffle_streams=8", "train.shuffle_streams: 16 before, 8 now"),
+        ("train.schedule=constant", "train.schedule: 'cosine' before, 'constant' now"),
+        ("encoder.kernel=9", "encoder.kernel: 7 before, 9 now"),
+    ],
+)
+def test_what_is_learnt_may_not_change_in_it_either(word: str, told: str) -> None:
+    with pytest.raises(TrainingError) as refused:
+        check_same_run(job_of(word), {"manifest_hash": "hash", "settings": OLDER})
+    assert f"({told})" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"form": "bce", "bce_bias": -2}, ["objective.loss=sigmoid", "objective.sigmoid_bias=-2"]),
+        ({"hard_beat": "clusters"}, ["objective.beat_positives=clusters"]),
+        (
+            {"hard_beat": "clusters", "beat_labels": "aami", "beat_classifier": "/b"},
+            ["objective.beat_positives=aami", "objective.beat_classifier=/b"],
+        ),
+        (
+            {"beat": "soft_z", "beat_similarity": "inherit_record"},
+            ["objective.beat=soft_z", "objective.beat_positives=inherit_record"],
+        ),
+        ({"beat_similarity": "inherit_record"}, []),
+    ],
+)
+def test_older_values_are_those_of_today(changes: dict[str, Any], word: list[str]) -> None:
+    older = {**OLDER, "objective": {**OLDER["objective"], **changes}}
+    check_same_run(job_of(*word), {"manifest_hash": "hash", "settings": older})

@@ -16,11 +16,15 @@ from beatray.config import build
 from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
+from beatray.sweep import results
 from beatray.sweep.asha import EpochAsha, Pace
+from beatray.sweep.paper import paper_row
 from beatray.sweep.plan import config_of, plan_from
+from beatray.sweep.progress import _refuse_others
 from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
 from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
 from beatray.sweep.resources import at_a_time, check_trial
+from beatray.sweep.results import Evaluated
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points
 from beatray.train.composed import pretrain_settings
@@ -286,6 +290,49 @@ def test_the_record_is_on_disk_after_every_change(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "sweep.json").write_text('{"version": 1, "tri')
     with pytest.raises(SettingsError, match=r"sweep\.json cannot be read.*move it away"):
         read(folder)
+
+
+def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_path: Path) -> None:
+    folder = Store(str(tmp_path / "sweep"))
+    older = TrialRecord(
+        "09-soft_1-hard-50__seed-0",
+        {
+            "objective.rhythm": "soft_1",
+            "objective.beat": "hard",
+            "objective.exponent": 50,
+            "objective.pos_mass": None,
+            "seed": 0,
+        },
+        status="finished",
+        attempts=1,
+        figures={"beat_loss": 2.0, "rhythm_own_pair_mass": 0.5, "validation_loss": 1.0},
+    )
+    Record(folder, "first", SweepSettings(metric="beat_loss"), [older])
+    found = read(folder)
+    assert found is not None and found.metric == "beat/loss"
+    assert found.trials[0].figures == {"beat/loss": 2.0, "record/positive_mass": 0.5, "validation_loss": 1.0}
+    assert [row.value for row in ranked(found)] == [2.0]
+    words = ["sweep=ablation", "corpus=/c", "sweep.only=[09-soft_1-hard-50]", "sweep.metric=beat_loss"]
+    plan = plan_from([*words, f"out={tmp_path}", "run=sweep"])
+    assert plan.sweep.metric == "beat/loss"
+    _refuse_others(plan, {trial.name: trial for trial in found.trials})  # the same sweep goes on
+    other = replace(found.trials[0], changes={**older.changes, "objective.pos_mass": 0.5})
+    with pytest.raises(SettingsError, match="trials that are not in this space"):
+        _refuse_others(plan, {other.name: other})
+    run = {
+        "task": "segment",
+        "protocol": "frozen_decoder",
+        "variant": "pretrained",
+        "fraction": 1.0,
+        "seed": 0,
+        "condition": "clean",
+    }
+    evaluated = Evaluated(older.name, "seed-0", "c", {"runs": [{**run, "metrics": {"f1": 0.5}}]}, {"runs": []})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "_read_trial", lambda *_: evaluated)
+        (method,) = results.read_results(folder, found).methods
+    row = paper_row(method.changes)
+    assert row is not None and row.number == 9
 
 
 def test_the_last_figures_are_means_over_the_last_epoch_that_has_them() -> None:

@@ -18,7 +18,7 @@ from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
 from beatray.commands.evaluate import evaluated, track_results
 from beatray.commands.report import write_report
-from beatray.config import build, config_folder
+from beatray.config import NO_RECIPE, build, config_folder
 from beatray.corpus.reader import open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
@@ -63,17 +63,20 @@ class DemoSettings:
 
 def settings_from(words: list[str], out: str | None) -> DemoSettings:
     """The settings that the words of the command line mean."""
-    words = [_as_recipe(word) for word in words] + ([f"out={out}"] if out else [])
+    if not any(word.startswith("recipe=") for word in words):
+        words = [each for word in words for each in _with_recipe(word)]
+    words = words + ([f"out={out}"] if out else [])
     return build(DemoSettings, pretrain_content("demo", words, kinds={"evaluate": EvaluateSettings}))
 
 
-def _as_recipe(word: str) -> str:
-    """`objective=NAME` is that method with a network, an optimizer and a schedule that suit it: its small recipe."""
+def _with_recipe(word: str) -> list[str]:
+    """`objective=NAME` is that method with a network, an optimizer and a schedule that suit it: its small recipe, or
+    none where there is none."""
     key, _, name = word.partition("=")
+    if key not in ("objective", "objective.name"):
+        return [word]
     small = f"{name}_tiny"
-    return (
-        f"recipe={small}" if key == "objective" and (config_folder() / "recipe" / f"{small}.yaml").is_file() else word
-    )
+    return [f"recipe={small}"] if (config_folder() / "recipe" / f"{small}.yaml").is_file() else [NO_RECIPE, word]
 
 
 def run(settings: DemoSettings, *, overwrite: bool = False) -> int:

@@ -6,8 +6,8 @@ paper lets members look at each other whenever they are ready; here all wait for
 sweep makes the same decisions however often it is killed: what a member takes is a function of the sweep's settings and
 of the journals of the runs, and is written down before anything is copied; a copy that was not finished is made again.
 
-Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched: those
-that their fields mark `searchable`.
+Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched:
+those whose fields are marked `searchable`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """metrics.jsonl and ids.jsonl: one line per step, appended as training goes, cut back when a run resumes.
 
 The files are the record of a run; tracking reads them and may lag behind. Contract: after `reopen(step)` no line of a
-step at or after `step` is left, so replayed steps are never written twice. Lines of an older version are read, and on a resume written
-again, under the names that figures have today.
+step at or after `step` is left, so replayed steps are never written twice. Lines of an older version are read, and
+written again on a resume, under the names that figures have today.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-_OLDER = re.compile(r"(rhythm|beat|feature)_(loss|explained|rows|skipped|spread|target_entropy|own_pair_mass|\w+_q\d\d)")
+_OLDER = re.compile(
+    r"(rhythm|beat|feature)_(loss|explained|rows|skipped|spread|target_entropy|own_pair_mass|\w+_q\d\d)"
+)
 _TERMS = {"rhythm": "record"}
 _FIGURES = {"own_pair_mass": "positive_mass", "spread": "embedding_std"}
 

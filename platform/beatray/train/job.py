@@ -49,7 +49,7 @@ class Job:
     recipe: dict[str, Any]
     manifest_hash: str
     trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
-    key_sum: int  # of the training rows' record keys: account.py
+    key_sum: int  # of the training rows' record keys: epoch_audit.py
     sources: dict[str, int] = field(default_factory=dict)  # training rows by source, exported with the encoder
 
     @property
