@@ -96,14 +96,14 @@ def test_mlflow_has_the_sweep_as_parent_and_each_trial_as_child(swept: list[str]
     for name, run in children.items():
         steps = job_of_trial(swept, name).steps
         client = MlflowClient(f"sqlite:///{out_of(swept) / 'mlflow.db'}")
-        history = client.get_metric_history(run.info.run_id, "loss")
+        history = client.get_metric_history(run.info.run_id, "train/loss")
         assert sorted(metric.step for metric in history) == list(range(steps))
         assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"settings.yaml", "encoder"}
     assert parent.data.params["space.objective.temperature"] == "[0.1, 0.2]"
     assert "fixed.train.epochs" not in parent.data.params  # a word has overridden it
     assert parent.data.metrics["trials_finished"] == 2
-    best = min(run.data.metrics["validation_loss"] for run in children.values())
-    assert parent.data.metrics["best.validation_loss"] == pytest.approx(best)
+    best = min(run.data.metrics["train/validation_loss"] for run in children.values())
+    assert parent.data.metrics["best/train/validation_loss"] == pytest.approx(best)
     table = json.loads((out_of(swept) / "first" / "ranking.json").read_text())
     assert len(table["data"]) == 2 and table["columns"][0] == "rank"
     client = MlflowClient(f"sqlite:///{out_of(swept) / 'mlflow.db'}")

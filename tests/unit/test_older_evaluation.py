@@ -34,9 +34,9 @@ RENAMED = [
 
 @pytest.mark.parametrize(("old", "new"), RENAMED)
 def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
-    from beatray.config import _say_renamed
+    from beatray.config import say_renamed
 
-    _say_renamed.cache_clear()
+    say_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):
         before = settings_from([*WORDS, old])
         assert len(caplog.records) == 1 and "the old name will go with the next version" in caplog.text
@@ -109,10 +109,17 @@ def test_stored_results_are_read_under_the_names_of_today() -> None:
 
 
 def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
-    made_of = {"scores": 2, "encoder": "e", "manifest": "m", "evaluate": old_settings()}
-    read = scores_today({"made_of": made_of, "controls": "c", "scores": {"pretrained": {}, "joined": {}}})
+    split = {"test_folds": [10], "split": 2}
+    made_of = {"scores": 2, "encoder": "e", "manifest": "m", "split": split, "evaluate": old_settings()}
+    read = scores_today(
+        {"made_of": made_of, "controls": "c", "scores": {"pretrained": {"segment.frozen.10pct.f1": 0.5}, "joined": {}}}
+    )
     assert read["made_of"]["evaluate"] == plain(as_dict(EvaluateSettings()))
-    assert read["controls"] == "c" and list(read["scores"]) == ["pretrained", "encoder_features"]
+    assert read["made_of"]["split"] == {"test_folds": [10], "fold_rotation": 2}
+    assert read["controls"] == "c" and read["scores"] == {
+        "pretrained": {"eval/segment/frozen_decoder/10pct/f1": 0.5},
+        "encoder_features": {},
+    }
     assert scores_today(read) == read
 
 

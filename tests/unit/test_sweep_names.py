@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from beatray.config import _say_renamed
+from beatray.config import say_renamed
 from beatray.errors import SettingsError
 from beatray.evaluate.names import of_variant, parts_of, score_name, scores_of
 from beatray.evaluate.older import score_today
 from beatray.evaluate.settings import EvaluateSettings, RobustnessSettings
 from beatray.storage.store import Store
+from beatray.sweep import results
 from beatray.sweep.plan import plan_from
-from beatray.sweep.record import metric_today, read
+from beatray.sweep.record import SweepRecord, TrialRecord, metric_today, read
 from beatray.sweep.settings import SweepSettings
+from beatray.train.composed import pretrain_settings
 
 WORDS = ["corpus=/c", "sweep.space.seed=[0,1,2,3,4,5]", "sweep.search=random"]
 EVALUATED = [*WORDS, "sweep.evaluate=true", "sweep.mode=max"]
@@ -35,7 +37,7 @@ F1 = "eval/segment/frozen_decoder/10pct/f1"
 def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
     few = [] if "trials=" in old else ["sweep.num_samples=4"]
     few = few if "concurrent" not in old else ["sweep.num_samples=4"]
-    _say_renamed.cache_clear()
+    say_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):
         before = plan_from([*WORDS, *few, old])
         assert len(caplog.records) == 1 and "the old name will go with the next version" in caplog.text
@@ -154,3 +156,32 @@ def test_the_record_of_an_older_sweep_is_read(tmp_path: Path) -> None:
     assert one.figures == {"record/loss": 1.0, F1: 0.5, together: 0.7}
     assert one.exploits == ({"number": 0, "step": 4, "source": "b", "changes": {"seed": 2}, "copied": True},)
     assert one.present == {"seed": 2}
+
+
+def test_the_older_name_of_the_rotation_is_understood_as_a_word_and_in_a_sweep(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    say_renamed.cache_clear()
+    before = pretrain_settings(["corpus.split=3"])
+    assert "corpus.split is called corpus.fold_rotation now" in caplog.text
+    assert before == pretrain_settings(["corpus.fold_rotation=3"]) != pretrain_settings([])
+    older = plan_from(["corpus=/c", "sweep.space.corpus.split=[0,1]"])
+    newer = plan_from(["corpus=/c", "sweep.space.corpus.fold_rotation=[0,1]"])
+    assert [trial.settings.corpus for trial in older.trials] == [trial.settings.corpus for trial in newer.trials]
+    with pytest.raises(SettingsError, match=r"corpus\.split is swept"):
+        plan_from(["corpus=/c", "sweep.space.corpus.split=[0,1]", "corpus.fold_rotation=2"])
+
+
+def test_trials_that_swept_the_rotation_under_its_older_name_repeat_one_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = tuple(TrialRecord(f"hard__split-{n}", {"objective.rhythm": "hard", "corpus.split": n}) for n in (0, 1))
+    record = SweepRecord("run", F1, "max", "grid", trials)
+
+    def read_trial(folder: Store, trial: TrialRecord, repeat: str, controls: object) -> results.Evaluated:
+        return results.Evaluated(trial.name, repeat, "c", {"runs": []}, {})
+
+    monkeypatch.setattr(results, "_read_trial", read_trial)
+    (method,) = results.read_results(Store(str(tmp_path)), record).methods
+    assert method.name == "hard" and method.repeats == ("split-0", "split-1")
+    assert method.changes == {"objective.rhythm": "hard"}

@@ -218,8 +218,8 @@ def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) ->
 
 @pytest.mark.parametrize(("split", "told"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
 def test_there_are_ten_splits(split: int, told: str) -> None:
-    with pytest.raises(SettingsError, match=rf"corpus.split must be {told}"):
-        plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.split=[{split}]"])
+    with pytest.raises(SettingsError, match=rf"corpus.fold_rotation must be {told}"):
+        plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.fold_rotation=[{split}]"])
 
 
 def test_some_rows_alone_can_be_chosen() -> None:

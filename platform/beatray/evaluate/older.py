@@ -15,6 +15,7 @@ from typing import Any
 
 from beatray.evaluate.results import PREFIX, VARIANTS
 from beatray.evaluate.settings import TASKS, EvaluateSettings, protocols_today
+from beatray.settings import CorpusSettings
 
 _PROTOCOLS = {
     ("segment", "linear"): "linear_probe",
@@ -57,7 +58,8 @@ def scores_today(document: Mapping[str, Any]) -> dict[str, Any]:
     content = dict(document)
     if "made_of" in content:
         made_of = dict(content["made_of"])
-        content["made_of"] = {**made_of, "evaluate": settings_today(made_of.get("evaluate", {}))}
+        split = _renamed(CorpusSettings, made_of.get("split", {}))
+        content["made_of"] = {**made_of, "split": split, "evaluate": settings_today(made_of.get("evaluate", {}))}
     content["scores"] = {
         variant_today(variant): {score_today(name): value for name, value in scores.items()}
         for variant, scores in content.get("scores", {}).items()

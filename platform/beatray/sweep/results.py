@@ -27,7 +27,7 @@ from beatray.sweep.space import short_keys
 from beatray.train.composed import changes_today
 from beatray.train.run_folder import EVALUATION_FOLDER
 
-REPEATS = ("seed", "corpus.split")
+REPEATS = ("seed", "corpus.fold_rotation")
 """Settings that repeat a method rather than make another one."""
 
 
@@ -145,7 +145,7 @@ def _read_trial(
 
 def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:
     """(what the method is called, what the repeat is called)."""
-    marks = tuple(f"{short[key]}-" for key in REPEATS if key in trial.changes)
+    marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(REPEATS))
     parts = trial.name.split("__")
     repeats = [part for part in parts if marks and part.startswith(marks)]
     return "__".join(part for part in parts if part not in repeats) or "all", "__".join(repeats) or "-"
