@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
     ingest.add_argument("--out", help="the corpus folder (default: corpus)")
     ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
-    ingest.add_argument("--salt-file", metavar="PATH", help="secret with which all patient ids are hashed")
+    ingest.add_argument("--id-key-file", metavar="PATH", help="secret with which all patient ids are hashed")
+    ingest.add_argument("--salt-file", help=argparse.SUPPRESS)  # what it was called before 0.2
     ingest.add_argument("--dry-run", action="store_true", help="say what would be read, write nothing")
     ingest.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
 
@@ -71,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
         "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
         "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
-        "again. Words: sweep=NAME corpus= out= run= sweep.trials= sweep.space.KEY=[VALUE,VALUE] and all of pretrain. "
-        "beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
+        "again. Words: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
+        "pretrain. beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
     _settings_words(sweep)
     sweep.add_argument("--resume", action="store_true", help="there must be a sweep in out/run to go on with")
@@ -107,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("results", nargs="+", metavar="RESULTS", help="at least two, or one and --with")
     compare.add_argument(
-        "--with", dest="controls", metavar="ARMS", help="controls to compare too: random,features,joined"
+        "--with", dest="variants", metavar="VARIANTS", help="compare these too: random,features,encoder+features"
     )
     compare.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: 0.05)")
     compare.add_argument("--json", action="store_true", help="print JSON")
@@ -241,7 +242,7 @@ def _dispatch(words: argparse.Namespace) -> int:
             return explain.run(words.words[1:])
         from beatray.commands import dry_run, ingest
 
-        settings, cluster = ingest.settings_from(words.words, words.out, words.salt_file)
+        settings, cluster = ingest.settings_from(words.words, words.out, _id_key_file(words))
         if words.dry_run:
             return dry_run.run(settings)
         ingest.run(settings, cluster, overwrite=words.overwrite)
@@ -261,7 +262,7 @@ def _dispatch(words: argparse.Namespace) -> int:
     if words.command == "compare":
         from beatray.commands import compare
 
-        return compare.run(words.results, controls=words.controls, alpha=words.alpha, as_json=words.json)
+        return compare.run(words.results, variants=words.variants, alpha=words.alpha, as_json=words.json)
     if words.command == "doctor":
         from beatray.commands import doctor
 
@@ -315,16 +316,26 @@ def _dispatch(words: argparse.Namespace) -> int:
         return 1
 
 
+def _id_key_file(words: argparse.Namespace) -> str | None:
+    """Where the secret of the patient ids lies."""
+    if words.salt_file is not None:
+        from beatray.config import say_renamed
+
+        say_renamed("--salt-file", "--id-key-file")
+    place: str | None = words.salt_file if words.id_key_file is None else words.id_key_file
+    return place
+
+
 def _print_config(words: argparse.Namespace) -> int:
     import json
 
     import yaml
 
-    from beatray.config import as_dict, compose
+    from beatray.config import as_dict, build, compose
 
     extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []
-    if getattr(words, "salt_file", None) is not None:
-        extra.append(f"salt_file={words.salt_file}")  # its place, never its content
+    if words.command == "ingest" and (id_key_file := _id_key_file(words)) is not None:
+        extra.append(f"id_key_file={id_key_file}")  # its place, never its content
     given = words.words
     if words.command == "ingest":
         from beatray.commands.ingest import split_words
@@ -332,10 +343,14 @@ def _print_config(words: argparse.Namespace) -> int:
         sources, given = split_words(given)
         content = {"sources": sources, **compose("ingest", [*given, *extra])}
     elif words.command == "sweep":
+        from beatray.evaluate.settings import EvaluateSettings
         from beatray.sweep.plan import config_of, described, plan_from
+        from beatray.sweep.settings import SweepSettings
 
-        content = config_of(given)
         print(described(plan_from(given)))
+        content = config_of(given)
+        content["sweep"] = as_dict(build(SweepSettings, content["sweep"], "sweep."))
+        content["evaluate"] = as_dict(build(EvaluateSettings, content["evaluate"], "evaluate."))
     elif words.command == "pretrain":
         from beatray.train.composed import pretrain_settings
 
@@ -344,8 +359,14 @@ def _print_config(words: argparse.Namespace) -> int:
         from beatray.commands.demo import settings_from
 
         content = as_dict(settings_from([*given, *extra], None))
+    elif words.command == "evaluate":
+        from beatray.evaluate.settings import EvaluateSettings
+
+        short, kinds = {"encoder": "encoder_path"}, {"evaluate": EvaluateSettings}
+        content = compose(words.command, [*given, *extra], extra=short, kinds=kinds)
+        content["evaluate"] = as_dict(build(EvaluateSettings, content["evaluate"], "evaluate."))
     else:
-        short = {"encoder": "encoder_path"} if words.command in ("evaluate", "embed") else None
+        short = {"encoder": "encoder_path"} if words.command == "embed" else {}
         content = compose(words.command, [*given, *extra], extra=short)
     print(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False), end="")
     return 0

@@ -59,7 +59,7 @@ PATH_KEYS = {
     "run",
     "encoder_path",
     "tracking.uri",
-    "salt_file",
+    "id_key_file",
     "evaluate.robustness.noise_folder",
 }
 
@@ -221,7 +221,7 @@ def _move(content: dict[str, Any], old: str, new: str) -> None:
     group, _, name = old.rpartition(".")
     inner = content.get(group)
     if isinstance(inner, dict) and name in inner:
-        _say_renamed(old, new)
+        say_renamed(old, new)
         target, _, key = new.rpartition(".")
         content.setdefault(target, {})[key] = inner.pop(name)
         if not inner:
@@ -229,7 +229,7 @@ def _move(content: dict[str, Any], old: str, new: str) -> None:
 
 
 @lru_cache
-def _say_renamed(old: str, new: str) -> None:
+def say_renamed(old: str, new: str) -> None:
     """Once a process: one line."""
     log.warning("%s is called %s now; the old name will go with the next version", old, new)
 
@@ -240,7 +240,7 @@ def _override(word: str, short: Mapping[str, str]) -> str:
         raise SettingsError(f"'{word}' is not of the form key=value")
     key = short.get(key, key)
     if value in OLDER_CHOICES.get(key, {}):
-        _say_renamed(word, f"{key}={OLDER_CHOICES[key][value]}")
+        say_renamed(word, f"{key}={OLDER_CHOICES[key][value]}")
         value = OLDER_CHOICES[key][value]
     if key in PATH_KEYS and value not in ("null", "auto"):
         value = "'" + value.strip("'").replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -310,7 +310,7 @@ def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, 
     if hasattr(kind, "older"):
         content, gone = kind.older(content)
         for old, new in gone.items():
-            _say_renamed(f"{where}{old}", f"{where}{new}")
+            say_renamed(f"{where}{old}", f"{where}{new}")
     for item in dataclasses.fields(kind):
         was, values = item.metadata.get("was"), item.metadata.get("was_values") or {}
         told = item.name
@@ -320,10 +320,10 @@ def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, 
             content[item.name] = {**now, **older} if isinstance(older, dict) and isinstance(now, dict) else older
         value = content.get(item.name)
         if isinstance(value, str) and value in values:
-            _say_renamed(f"{where}{told}={value}", f"{where}{item.name}={values[value]}")
+            say_renamed(f"{where}{told}={value}", f"{where}{item.name}={values[value]}")
             content[item.name] = values[value]
         elif told != item.name:
-            _say_renamed(f"{where}{told}", f"{where}{item.name}")
+            say_renamed(f"{where}{told}", f"{where}{item.name}")
     return content
 
 

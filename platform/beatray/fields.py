@@ -31,6 +31,7 @@ def setting(
     below: float | None = None,
     at_most: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    not_empty: bool = False,
     was: str | None = None,
     was_values: Mapping[Any, Any] | None = None,
     resumable: bool = False,
@@ -50,6 +51,7 @@ def setting(
         "below": below,
         "at_most": at_most,
         "choices": choices,
+        "not_empty": not_empty,
         "was": was,
         "was_values": was_values,
         "resumable": resumable,
@@ -69,6 +71,8 @@ def check(settings: Any) -> None:
     """Raise SettingsError for the first field whose value is out of its bounds, or a float that is not finite."""
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
+        if value == () and item.metadata.get("not_empty"):
+            raise SettingsError(f"{item.name} is empty: it needs at least one value")
         for one in value if isinstance(value, tuple) else (value,):
             wrong = _wrong(item.metadata, one)
             if wrong:

@@ -25,11 +25,12 @@ class CorpusSettings:
     hashed_test_sources: tuple[str, ...] = setting(
         ("ludb",), "sources without folds of which two fifths are held out, by a hash of the name"
     )
-    split: int = setting(
+    fold_rotation: int = setting(
         0,
-        "0: the published folds; 1 to 9: the folds turned by so many, and other records of sources without folds",
+        "0: the published folds; 1 to 9: the folds rotated by so many, and other records of sources without folds",
         at_least=0,
         at_most=9,
+        was="split",
         absent=0,
     )
     train_on_unknown_copies: bool = setting(

@@ -149,7 +149,7 @@ def test_rows_under_noise_stand_beside_the_clean_ones_which_stay_as_they_are(row
     tested = {owners[i] for i in np.flatnonzero(tests)}
     train = np.array([i for i in np.flatnonzero(~tests) if owners[i] not in tested])
     test = np.flatnonzero(tests)
-    plain = replace(quick(), segment_fractions=(0.5, 1.0), shuffles=0)
+    plain = replace(quick(), segment_fractions=(0.5, 1.0), permutations=0)
     noisy = replace(
         plain,
         robustness=RobustnessSettings(
@@ -163,12 +163,12 @@ def test_rows_under_noise_stand_beside_the_clean_ones_which_stay_as_they_are(row
     assert [r.metrics for r in clean] == [pytest.approx(r.metrics, nan_ok=True) for r in before.runs]
     names = ["noise 1", "noise 6", "EM 0 dB", "12 leads", "2 leads", "1 lead"]
     for task, protocol in (
-        ("segment", "linear"),
+        ("segment", "linear_probe"),
         ("segment", "finetune"),
-        ("classify", "frozen"),
+        ("classify", "linear_probe"),
         ("classify", "finetune"),
     ):
-        here = [r for r in after.runs if (r.task, r.protocol, r.arm) == (task, protocol, "random")]
+        here = [r for r in after.runs if (r.task, r.protocol, r.variant) == (task, protocol, "random")]
         assert [r.condition for r in here if r.fraction == 1.0] == ["clean", *names]
         assert all(r.condition == "clean" for r in here if r.fraction < 1.0)
         by_name = {r.condition: r.metrics for r in here if r.fraction == 1.0}

@@ -63,7 +63,7 @@ def test_the_other_probes_find_diagnoses_and_nothing_in_permuted_labels(ptbxl_ro
     rows = ptbxl_rows
     truth, features = superclass_targets(rows.labels), rows.record_features
     train, test = np.flatnonzero(rows.fold < 8), np.flatnonzero(rows.fold >= 8)
-    short = FitSettings(steps=100, batch_size=64, head_rate=1e-3)
+    short = FitSettings(steps=100, batch_size=64, head_lr=1e-3)
     settings = EvaluateSettings(classify=ClassifySettings(mlp=short, mlp_weight_decays=(0.1,)))
 
     def reached(labels: np.ndarray, seed: int) -> float:
@@ -91,7 +91,7 @@ def test_the_decoder_finds_waves_and_little_in_masks_of_other_records() -> None:
     maps = feature_maps(encoder, prepared(rows.signal_uv, rows.n_samples))
     target = wave_masks(rows.waves)
     train, test = np.arange(40), np.arange(40, 60)
-    settings = FitSettings(steps=80, head_rate=5e-3)
+    settings = FitSettings(steps=80, head_lr=5e-3)
 
     def reached(train_target: np.ndarray) -> float:
         decoder = segment.train_decoder(maps[train], train_target, encoder.stages[-1], settings, seed=0)

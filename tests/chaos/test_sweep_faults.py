@@ -275,7 +275,7 @@ def test_a_trial_that_cannot_work_is_told_and_the_others_finish(sample_corpus: s
 
 def test_early_stopping_stops_some_and_leaves_nothing_behind(sample_corpus: str, tmp_path: Path) -> None:
     """One trial fits at a time: a stopped one that kept its places would stop the sweep."""
-    search = ("sweep=asha", "sweep.trials=4", "sweep.grace_epochs=2", "sweep.reduction=2")
+    search = ("sweep=asha", "sweep.num_samples=4", "sweep.grace_period=2", "sweep.reduction_factor=2")
     space = ("sweep.space.train.learning_rate=[1.0e-06,1.0e-05,0.002,0.001]", "sweep.space.train.weight_decay=null")
     sweep = sweep_of(sample_corpus, tmp_path, *search, *space, "train.validate_every_epochs=1", ONE_AT_A_TIME)
     code, said = sweep.finish()
@@ -339,8 +339,9 @@ def test_a_killed_ablation_ends_with_the_same_table(sample_corpus: str, tmp_path
     rows = "sweep.only=[01-hard,07-soft_1-50,09-soft_1-hard-50]"
     short = (
         "sweep=ablation", rows, "sweep.space.seed=[0]", "train.epochs=4", "corpus.test_folds=[8,9]",
-        "corpus.validation_folds=[7]", "evaluate.seeds=[0]", "evaluate.decoder.steps=8", "evaluate.shuffles=1",
-        "evaluate.bootstraps=20", "evaluate.workers=1", "cluster.cpus=2", "sweep.concurrent=1", "tracking.uri=null",
+        "corpus.validation_folds=[7]", "evaluate.seeds=[0]", "evaluate.decoder.steps=8", "evaluate.permutations=1",
+        "evaluate.bootstraps=20", "evaluate.workers=1", "cluster.cpus=2",
+        "sweep.max_concurrent_trials=1", "tracking.uri=null",
     )  # fmt: skip
     whole, killed = (sweep_of(sample_corpus, tmp_path / name, *short) for name in ("whole", "killed"))
     for sweep in (whole, killed):

@@ -26,9 +26,9 @@ def assert_whole_and_once(server: MlflowServer, out: Path, run: str) -> str:
     assert run_id is not None
     stored = server.rows(run_id)
     for name in ("loss", "learning_rate", "records_per_s"):
-        assert stored[name] == [line["step"] for line in lines if line[name] is not None]
+        assert stored[f"train/{name}"] == [line["step"] for line in lines if line[name] is not None]
     assert max(max(Counter(steps).values()) for steps in stored.values()) == 1, "a figure is stored twice"
-    history = server.client().get_metric_history(run_id, "loss")
+    history = server.client().get_metric_history(run_id, "train/loss")
     assert {m.step: (m.value, m.timestamp) for m in history} == {
         line["step"]: (line["loss"], line["time_ms"]) for line in lines if line["loss"] is not None
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from beatray.corpus.reader import open_corpus
+from beatray.evaluate.settings import MAIN_PROTOCOL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,7 @@ QUICK = [
     "train.epochs=3",
     "train.batch_size=16",
     "evaluate.seeds=[0]",
-    "evaluate.shuffles=1",
+    "evaluate.permutations=1",
     "evaluate.inner_folds=3",
     "evaluate.bootstraps=20",
     "evaluate.decoder.steps=8",
@@ -66,11 +67,11 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     manifest = open_corpus(str(out / "corpus")).manifest
     assert manifest.statistics["by_source"] == {"ludb": 12, "ptbxl": 12}
     results = json.loads((out / "results.json").read_text())
-    arms = {(run["task"], run["protocol"], run["arm"]) for run in results["runs"]}
+    variants = {(run["task"], run["protocol"], run["variant"]) for run in results["runs"]}
     for task in ("segment", "classify"):
-        for protocol in ("frozen", "finetune"):
-            assert {(task, protocol, "pretrained"), (task, protocol, "random")} <= arms
-    assert {("classify", "frozen", "features"), ("classify", "frozen", "shuffled")} <= arms
+        for protocol in (MAIN_PROTOCOL[task], "finetune"):
+            assert {(task, protocol, "pretrained"), (task, protocol, "random")} <= variants
+    assert {("classify", "linear_probe", "features"), ("classify", "linear_probe", "permuted_labels")} <= variants
     seen = {
         line for text in (out / "runs/pretrain/metrics.jsonl").read_text().splitlines() for line in json.loads(text)
     }
@@ -86,8 +87,8 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
 
     client = MlflowClient(f"sqlite:///{out}/runs/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("beatray demo").experiment_id])
-    assert run.info.status == "FINISHED" and "loss" in run.data.metrics
-    assert "segment.frozen.10pct.f1.pretrained" in run.data.metrics
+    assert run.info.status == "FINISHED" and "train/loss" in run.data.metrics
+    assert "eval/segment/frozen_decoder/10pct/f1" in run.data.metrics
     assert {"report", "evaluation", "encoder"} <= {item.path for item in client.list_artifacts(run.info.run_id)}
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and "mlflow" not in path.name}

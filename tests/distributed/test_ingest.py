@@ -184,7 +184,7 @@ def test_a_hospitals_folder_with_and_without_a_salt(
     (ward / "c.edf").write_bytes(device_files.edf(ecg_counts(3000, seed=2)))
     (tmp_path / "salt").write_text("a secret of more than 16 bytes")
     salted, plain = tmp_path / "salted", tmp_path / "plain"
-    assert main(["ingest", f"files={ward}", "--out", str(salted), "--salt-file", str(tmp_path / "salt")]) == 0
+    assert main(["ingest", f"files={ward}", "--out", str(salted), "--id-key-file", str(tmp_path / "salt")]) == 0
     assert "warning" not in capsys.readouterr().out
     (patient,) = set(open_corpus(str(salted)).index["patient_id"])  # one person, in three formats
     assert patient.startswith("files/") and device_files.PERSON["id"] not in patient
@@ -192,4 +192,4 @@ def test_a_hospitals_folder_with_and_without_a_salt(
     assert capsys.readouterr().out.count("warning: 3 recordings have a hospital's patient id") == 1
     assert set(open_corpus(str(plain)).index["patient_id"]) == {None}
     assert main(["ingest", f"files={ward}", "--out", str(salted)]) == 1
-    assert "salt" in capsys.readouterr().err
+    assert "id key" in capsys.readouterr().err

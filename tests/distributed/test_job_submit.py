@@ -139,7 +139,8 @@ def test_every_stage_as_a_job(head: Head) -> None:
     encoder, small = f"encoder={runs / 'job'}", (*SMALL, "train.workers=1")
     evaluation = (
         "evaluate", encoder, f"corpus={corpus}", f"out={head.folder / 'proof'}", "task=segment", "evaluate.seeds=[0]",
-        "evaluate.protocols=[linear]", "evaluate.decoder.steps=5", "tracking.uri=null", "evaluate.workers=1",
+        "evaluate.protocols=[segment/linear_probe]",
+        "evaluate.decoder.steps=5", "tracking.uri=null", "evaluate.workers=1",
     )  # fmt: skip
     head.submit_all(
         ("sweep", *places, "run=space", "sweep=small", *small, "sweep.fixed={train.epochs: 1}"),

@@ -85,8 +85,8 @@ def assert_whole_and_once(server: MlflowServer, run_id: str | None, steps: int =
     """By the rows of the database file, and by what a client is told."""
     assert run_id is not None
     rows = server.rows(run_id)
-    assert rows["loss"] == list(range(steps)) and rows["epoch"] == list(range(steps))
-    history = server.client().get_metric_history(run_id, "loss")
+    assert rows["train/loss"] == list(range(steps)) and rows["train/epoch"] == list(range(steps))
+    history = server.client().get_metric_history(run_id, "train/loss")
     assert sorted((m.step, m.value, m.timestamp) for m in history) == [
         (step, 1 / (step + 1), 1_700_000_000_000 + step) for step in range(steps)
     ]
@@ -215,7 +215,7 @@ def test_a_server_that_is_gone_in_the_middle_of_a_run(
         training.start()
         wait_until(lambda: tracker.run_id and server.rows(tracker.run_id), "the first steps arrived")
         server.kill()
-        before = len(server.rows(str(tracker.run_id))["loss"])
+        before = len(server.rows(str(tracker.run_id))["train/loss"])
         wait_until(lambda: len(times) > before + 30, "the training goes on without the server")
         server.start()
         at_return = len(times)
@@ -247,7 +247,7 @@ def test_an_answer_that_is_lost_stores_nothing_twice(server: MlflowServer, tmp_p
             else:
                 wait_until(lambda: proxy.swallowed >= 1, f"{call!r} was called")
             if call == b'"metrics"':  # a rank died at the same time, and replays steps that the server has
-                wait_until(lambda: server.rows(str(tracker.run_id)).get("loss"), "the batch was stored")
+                wait_until(lambda: server.rows(str(tracker.run_id)).get("train/loss"), "the batch was stored")
                 journal.reopen(STEPS // 4)
                 for step in range(STEPS // 4, STEPS // 2):
                     journal.write({**line(step), "time_ms": 5})
@@ -279,8 +279,8 @@ def test_the_same_batch_twice_is_stored_once(server: MlflowServer, tmp_path: Pat
     folder = tmp_path / "twice"
     with Tracker(tracking(server.uri, folder, "twice")) as tracker:
         run_id = str(tracker.wait_for_run(60))
-    points = [("loss", 1 / (step + 1), 1_700_000_000_000 + step, step) for step in range(STEPS)]
-    points += [("epoch", 0.0, time_ms, step) for _, _, time_ms, step in points]
+    points = [("train/loss", 1 / (step + 1), 1_700_000_000_000 + step, step) for step in range(STEPS)]
+    points += [("train/epoch", 0.0, time_ms, step) for _, _, time_ms, step in points]
     for _ in range(2):
         tracker._server.log(run_id, points)
     assert_whole_and_once(server, run_id)

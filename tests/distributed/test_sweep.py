@@ -96,14 +96,14 @@ def test_mlflow_has_the_sweep_as_parent_and_each_trial_as_child(swept: list[str]
     for name, run in children.items():
         steps = job_of_trial(swept, name).steps
         client = MlflowClient(f"sqlite:///{out_of(swept) / 'mlflow.db'}")
-        history = client.get_metric_history(run.info.run_id, "loss")
+        history = client.get_metric_history(run.info.run_id, "train/loss")
         assert sorted(metric.step for metric in history) == list(range(steps))
         assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"settings.yaml", "encoder"}
     assert parent.data.params["space.objective.temperature"] == "[0.1, 0.2]"
     assert "fixed.train.epochs" not in parent.data.params  # a word has overridden it
     assert parent.data.metrics["trials_finished"] == 2
-    best = min(run.data.metrics["validation_loss"] for run in children.values())
-    assert parent.data.metrics["best.validation_loss"] == pytest.approx(best)
+    best = min(run.data.metrics["train/validation_loss"] for run in children.values())
+    assert parent.data.metrics["best/train/validation_loss"] == pytest.approx(best)
     table = json.loads((out_of(swept) / "first" / "ranking.json").read_text())
     assert len(table["data"]) == 2 and table["columns"][0] == "rank"
     client = MlflowClient(f"sqlite:///{out_of(swept) / 'mlflow.db'}")
@@ -144,7 +144,7 @@ def test_another_sweep_in_the_same_folder_is_refused(swept: list[str], capsys: p
 def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: str, tmp_path: Path) -> None:
     words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS]
     assert main(["sweep", *words, "train.workers=12"]) == 2
-    assert main(["sweep", *words, "sweep.concurrent=64"]) == 2
+    assert main(["sweep", *words, "sweep.max_concurrent_trials=64"]) == 2
     assert main(["sweep", *words, "sweep.space.objective.rhythm=[hard,none]", "sweep.fixed.objective.beat=none"]) == 2
     made = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert set(made) <= {"sweep.json", ".lock"}, made  # nothing was tracked, nothing trained
@@ -153,9 +153,9 @@ def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: st
 def test_early_stopping_needs_reports_in_time(
     sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.trials=2"]
-    assert main(["sweep", *words, "sweep.grace_epochs=1", "train.validate_every_epochs=2"]) == 2
-    assert "reports every 2 epochs, which does not fit sweep.grace_epochs=1" in capsys.readouterr().err
+    words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.num_samples=2"]
+    assert main(["sweep", *words, "sweep.grace_period=1", "train.validate_every_epochs=2"]) == 2
+    assert "reports every 2 epochs, which does not fit sweep.grace_period=1" in capsys.readouterr().err
     assert main(["sweep", *words, "sweep.metric=beat/loss"]) == 2
     assert "known too late" in capsys.readouterr().err
 

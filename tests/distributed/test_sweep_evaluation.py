@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from beatray.cli import main
+from beatray.evaluate.names import of_variant
 from beatray.storage.store import Store
 from beatray.sweep.record import read
 from beatray.sweep.results import read_results
@@ -18,7 +19,7 @@ from beatray.sweep.results import read_results
 pytestmark = pytest.mark.ray
 
 TRIALS = ("01-hard__seed-0", "09-soft_1-hard-50__seed-0")
-AUROC, F1 = "classify.frozen.100pct.auroc", "segment.frozen.100pct.f1"
+AUROC, F1 = "eval/classify/linear_probe/100pct/auroc", "eval/segment/frozen_decoder/100pct/f1"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def swept(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "sweep.only=[01-hard,09-soft_1-hard-50]", "sweep.space.seed=[0]", "encoder=tiny", "train=small",
             "train.workers=1", "train.batch_size=24", "train.epochs=2", "train.warmup_epochs=0.5",
             "corpus.test_folds=[8,9]", "corpus.validation_folds=[7]", "evaluate.seeds=[0]",
-            "evaluate.decoder.steps=4", "evaluate.decoder.batch_size=4", "evaluate.shuffles=1",
+            "evaluate.decoder.steps=4", "evaluate.decoder.batch_size=4", "evaluate.permutations=1",
             "evaluate.bootstraps=20", "evaluate.segment_fractions=[0.5,1.0]", "evaluate.classify_fractions=[1.0]",
             "evaluate.workers=1",
         ]  # fmt: skip
@@ -53,10 +54,10 @@ def test_every_trial_has_scores_and_all_share_the_controls(swept: list[str]) -> 
         assert kept["controls"] == control.name
         assert {AUROC, F1} <= trial.figures.keys()
         assert trial.figures[F1] == kept["scores"]["pretrained"][F1] and 0 < trial.figures[F1] < 1
-        assert set(kept["scores"]) == {"pretrained", "joined"}
-        assert trial.figures[f"{AUROC}.joined"] == kept["scores"]["joined"][AUROC]
+        assert set(kept["scores"]) == {"pretrained", "encoder_features"}
+        assert trial.figures[of_variant(AUROC, "encoder_features")] == kept["scores"]["encoder_features"][AUROC]
     controls = json.loads((control / "scores.json").read_text())["scores"]
-    assert set(controls) == {"random", "features", "shuffled"} and AUROC in controls["features"]
+    assert set(controls) == {"random", "features", "permuted_labels"} and AUROC in controls["features"]
     results = read_results(Store(str(folder)), record)
     assert [method.name for method in results.methods] == ["01-hard", "09-soft_1-hard-50"] and not results.missing
     assert results.methods[0].control_scores(F1, "random").tolist() == pytest.approx([controls["random"][F1]])

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 WORDS = (
-    "sweep=pbt", "run=people", "sweep.trials=4", "sweep.grace_epochs=1", "sweep.fixed={}", "encoder=tiny",
+    "sweep=pbt", "run=people", "sweep.num_samples=4", "sweep.grace_period=1", "sweep.fixed={}", "encoder=tiny",
     "train=small", "train.workers=1", "train.batch_size=24", "train.precision=fp32", "train.epochs=2",
     "train.warmup_epochs=0.5", "train.validate_every_epochs=1", "train.readers_per_worker=1",
     "tracking.uri=null",
@@ -44,7 +44,7 @@ def outcome(out: Path) -> list[tuple[Any, ...]]:
             trial.name,
             trial.status,
             trial.steps,
-            json.dumps(trial.takeovers, sort_keys=True),
+            json.dumps(trial.exploits, sort_keys=True),
             (out / "people" / trial.name / "encoder" / "model.safetensors").read_bytes(),
         )
         for trial in record_of(out).trials
@@ -59,14 +59,14 @@ def test_the_worst_goes_on_from_the_best(
     assert "goes on from" in capsys.readouterr().out
     record = record_of(tmp_path)
     assert {trial.status for trial in record.trials} == {"finished"}
-    (changed,) = [trial for trial in record.trials if trial.takeovers]
-    (turn,) = changed.takeovers
+    (changed,) = [trial for trial in record.trials if trial.exploits]
+    (turn,) = changed.exploits
     step = record.trials[0].steps // 2
     first_losses = {trial.name: trial.reports[-2]["validation_loss"] for trial in record.trials}
-    assert turn["copied"] and turn["donor"] == min(first_losses, key=lambda name: first_losses[name])
+    assert turn["copied"] and turn["source"] == min(first_losses, key=lambda name: first_losses[name])
     assert changed.name == max(first_losses, key=lambda name: first_losses[name])
     folders = [
-        tmp_path / "people" / name / "checkpoints" / f"step-{step:08d}" for name in (changed.name, turn["donor"])
+        tmp_path / "people" / name / "checkpoints" / f"step-{step:08d}" for name in (changed.name, turn["source"])
     ]
     for file in ("model.safetensors", "optimiser.safetensors"):
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
@@ -75,7 +75,7 @@ def test_the_worst_goes_on_from_the_best(
     assert states[0]["settings"]["train"]["learning_rate"] == rate != states[1]["settings"]["train"]["learning_rate"]
     assert states[0]["optimiser_groups"][0]["weight_decay"] == decay
     assert main(["sweep", *words]) == 0 and "nothing to do" in capsys.readouterr().out
-    assert main(["sweep", *words, "sweep.grace_epochs=2"]) == 2
+    assert main(["sweep", *words, "sweep.grace_period=2"]) == 2
     assert "leaves no round" in capsys.readouterr().err
     ended = outcome(tmp_path)
     after_the_decision(tmp_path, changed.name, step)
@@ -89,11 +89,11 @@ def after_the_decision(out: Path, name: str, step: int) -> None:
     for path in (folder / "encoder", folder / "checkpoints" / f"step-{2 * step:08d}"):
         shutil.rmtree(path)
     state = folder / "checkpoints" / f"step-{step:08d}" / "state.json"
-    state.write_text("{}")  # half of it: its own or the donor's, torn
+    state.write_text("{}")  # half of it: its own or the source's, torn
     record = json.loads((out / "people" / "sweep.json").read_text())
     for trial in record["trials"]:
         if trial["name"] == name:
-            trial["takeovers"][-1]["copied"] = False
+            trial["exploits"][-1]["copied"] = False
             trial["status"] = "interrupted"
     (out / "people" / "sweep.json").write_text(json.dumps(record))
 
@@ -103,7 +103,7 @@ def test_kills_change_neither_decisions_nor_weights(sample_corpus: str, tmp_path
     words = [*WORDS, f"corpus={sample_corpus}", "train.epochs=3", "cluster.cpus=2"]
     command = [sys.executable, "-m", "beatray", "sweep", *words]
     assert subprocess.run([*command, f"out={outs[0]}"], check=False).returncode == 0
-    for attempts in (3, 5, 9):  # in the first round, in the second, and after its takeover
+    for attempts in (3, 5, 9):  # in the first round, in the second, and after its exploit
         process = subprocess.Popen([*command, f"out={outs[1]}"])
         deadline = time.monotonic() + 300
         while True:

@@ -20,12 +20,24 @@ from beatray.evaluate.settings import EvaluateSettings
 TRUTH = np.array([[True, False], [False, True], [True, True], [False, False]])
 
 
-def result(folder: Path, scores: list[float], **arms: list[float]) -> Path:
-    """A results.json as evaluate writes it: macro AUROC by seed, for the pretrained arm and for others."""
+def result(folder: Path, scores: list[float], **variants: list[float]) -> Path:
+    """A results.json as evaluate writes it: macro AUROC by seed, for the pretrained variant and for others."""
     outcome = Decisions(np.full((4, 2), 0.5), np.full(2, 0.5))
     runs = [
-        Run("classify", "frozen", arm, "e", "tiny", 1.0, 10, seed, 0.1, outcome, {"auroc": value, "f1": value / 2})
-        for arm, values in {"pretrained": scores, **arms}.items()
+        Run(
+            "classify",
+            "linear_probe",
+            variant,
+            "e",
+            "tiny",
+            1.0,
+            10,
+            seed,
+            0.1,
+            outcome,
+            {"auroc": value, "f1": value / 2},
+        )
+        for variant, values in {"pretrained": scores, **variants}.items()
         for seed, value in enumerate(values)
     ]
     part = TaskPart("classify", ("a", "b"), ("c", "d", "e", "f"), ("1", "2", "3", "4"), TRUTH)
@@ -47,7 +59,7 @@ def test_ten_seeds_tell_apart_and_three_refuse(tmp_path: Path, capsys: pytest.Ca
     two = result(tmp_path / "two", [value - 0.02 - value / 100 for value in rising])
     assert main(["compare", str(one), str(tmp_path / "two")]) == 0
     out = capsys.readouterr().out
-    assert "PTB-XL superclasses, logistic probe, 100% labels, AUROC: 10 paired runs" in out
+    assert "PTB-XL superclasses, linear probe, 100% labels, AUROC: 10 paired runs" in out
     line = next(line for line in out.splitlines() if "one - two" in line)
     assert line.split()[-1] == "better" and "0.0020" in line and "+1.00" in line
     assert "compares these encoders, not the methods" in out

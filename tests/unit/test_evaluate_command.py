@@ -53,7 +53,7 @@ def corpus() -> RowsOfCorpus:
 
 
 def plan(**changes: Any) -> EvaluateSettings:
-    return replace(quick(), protocols=("frozen",), shuffles=0, **changes)
+    return replace(quick(), protocols=("classify/linear_probe", "frozen_decoder"), permutations=0, **changes)
 
 
 def evaluated(corpus: RowsOfCorpus, policy: CorpusSettings, settings: EvaluateSettings) -> Any:

@@ -1,4 +1,4 @@
-"""The whole evaluation on a few real recordings: every arm runs, and the number of workers changes nothing."""
+"""The whole evaluation on a few real recordings: every variant runs, and the number of workers changes nothing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ from beatray.evaluate.fit import batches, rate_factor
 from beatray.evaluate.label_spaces import label_space, superclass_targets
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.probes import chosen_probe, inner_folds
-from beatray.evaluate.results import ARMS, Evaluation
+from beatray.evaluate.results import VARIANTS, Evaluation
 from beatray.evaluate.run import evaluate, plan
-from beatray.evaluate.settings import EvaluateSettings, FitSettings, RobustnessSettings, SegmentSettings, quick
+from beatray.evaluate.settings import (
+    MAIN_PROTOCOL,
+    PROBES,
+    EvaluateSettings,
+    FitSettings,
+    RobustnessSettings,
+    SegmentSettings,
+    quick,
+)
 from beatray.evaluate.split import fold_subsets
 from beatray.evaluate.table import make_table
 from beatray.evaluate.tasks import task_data
@@ -67,21 +75,27 @@ def found(rows: Rows, encoder: EncoderSpec) -> Evaluation:
 
 
 def test_every_arm_of_both_tasks_runs(found: Evaluation) -> None:
-    seen = {(run.task, run.protocol, run.arm) for run in found.runs}
+    seen = {(run.task, run.protocol, run.variant) for run in found.runs}
     both = {
-        (t, p, a) for t in ("segment", "classify") for p in ("frozen", "finetune") for a in ("pretrained", "random")
+        (t, p, a) for t, main in MAIN_PROTOCOL.items() for p in (main, "finetune") for a in ("pretrained", "random")
     }
-    linear = {("segment", "linear", "pretrained"), ("segment", "linear", "random")}
-    assert seen == both | linear | {("classify", "frozen", arm) for arm in ("features", "joined", "shuffled")}
-    joined = next(row for row in make_table(found).rows if row.metric == "auroc" and row.protocol == "frozen")
-    assert joined.joined is not None and joined.joined != joined.pretrained and joined.joined != joined.features
-    assert f"Both together reach {joined.joined[0]:.3f}" in " ".join(make_table(found).notes)
+    linear = {("segment", "linear_probe", "pretrained"), ("segment", "linear_probe", "random")}
+    assert seen == both | linear | {
+        ("classify", "linear_probe", variant) for variant in ("features", "encoder_features", "permuted_labels")
+    }
+    joined = next(row for row in make_table(found).rows if row.metric == "auroc" and row.protocol == "linear_probe")
+    assert (
+        joined.encoder_features is not None
+        and joined.encoder_features != joined.pretrained
+        and joined.encoder_features != joined.features
+    )
+    assert f"Both together reach {joined.encoder_features[0]:.3f}" in " ".join(make_table(found).notes)
     assert {run.fraction for run in found.runs if run.task == "segment"} == {0.1, 1.0}
     for run in found.runs:
         values = [v for name, v in run.metrics.items() if name in ("auroc", "f1", "dice")]
         assert all(0.0 <= v <= 1.0 for v in values)
     kept = [run for run in found.runs if run.predictions is not None]
-    assert [(run.arm, run.protocol, run.fraction) for run in kept] == [("pretrained", "frozen", 1.0)]
+    assert [(run.variant, run.protocol, run.fraction) for run in kept] == [("pretrained", "frozen_decoder", 1.0)]
     assert kept[0].predictions is not None
     assert kept[0].predictions.shape == (len(found.parts["segment"].test_ids), 5000)
     assert all(row.difference is not None for row in make_table(found).rows)
@@ -105,10 +119,10 @@ def test_a_task_without_labels_is_left_out_with_a_note(rows: Rows) -> None:
     ludb = np.flatnonzero(np.array(rows.source) == "ludb")
     few = rows.take(ludb[:8])
     result = evaluate(
-        few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), protocols=("frozen",))
+        few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), protocols=("linear_probe",))
     )
     assert set(result.parts) == {"segment"} and "classify: left out" in result.notes[0]
-    assert {run.arm for run in result.runs} == {"random"}  # nothing pretrained was given
+    assert {run.variant for run in result.runs} == {"random"}  # nothing pretrained was given
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(few, np.arange(5), np.arange(5, 8), [EncoderSpec("tiny")], replace(quick(), tasks=("classify",)))
 
@@ -119,22 +133,26 @@ def test_all_probes_choose_on_held_out_records(rows: Rows, encoder: EncoderSpec)
     owners = [p or r for p, r in zip(rows.patient_id, rows.record_id, strict=True)]
     train = np.array([i for i in train if owners[i] not in {owners[j] for j in validation}])
     short = FitSettings(steps=3, batch_size=8)
-    chosen = replace(quick().classify, mlp=short, mlp_weight_decays=(0.1,), rate_factors=(0.3, 1.0))
+    chosen = replace(quick().classify, mlp=short, mlp_weight_decays=(0.1,), lr_factors=(0.3, 1.0))
     plan_of_all = replace(
-        quick(), tasks=("classify",), protocols=("frozen", "mlp", "knn", "finetune"), classify=chosen, shuffles=1
+        quick(),
+        tasks=("classify",),
+        protocols=("linear_probe", "mlp", "knn", "finetune"),
+        classify=chosen,
+        permutations=1,
     )
     found = evaluate(rows, train, test, [encoder], plan_of_all, None, validation)
     assert len(found.parts["classify"].validation_ids) == len(
         [i for i in validation if rows.source[i] == "ptbxl" and superclass_targets([rows.labels[i]]).any()]
     )
-    probes = {(p, a) for p in ("frozen", "mlp", "knn") for a in ARMS}
-    assert {(run.protocol, run.arm) for run in found.runs} == probes | {
+    probes = {(p, a) for p in PROBES for a in VARIANTS}
+    assert {(run.protocol, run.variant) for run in found.runs} == probes | {
         ("finetune", "pretrained"), ("finetune", "random"),
     }  # fmt: skip
     assert "recordings of the validation folds" in " ".join(make_table(found).notes)
     scores = table_scores(found)
-    for protocol in ("frozen", "mlp", "knn", "finetune"):
-        assert 0.0 <= scores["pretrained"][f"classify.{protocol}.100pct.validation_auroc"] <= 1.0
+    for protocol in (*PROBES, "finetune"):
+        assert 0.0 <= scores["pretrained"][f"eval/classify/{protocol}/100pct/validation_auroc"] <= 1.0
     with pytest.raises(ValueError, match="both the validation and the test part"):
         evaluate(rows, train, test, [encoder], plan_of_all, None, np.append(validation, test[0]))
     with pytest.raises(ValueError, match="held_out needs"):
@@ -146,25 +164,25 @@ def test_probes_read_stages_and_heartbeats_also_of_one_lead(rows: Rows, encoder:
     plan_of_beats = replace(
         quick(),
         tasks=("classify",),
-        protocols=("frozen", "knn"),
+        protocols=("linear_probe", "knn"),
         pooling="stages_beat",
         robustness=RobustnessSettings(leads=(1,)),
-        shuffles=0,
+        permutations=0,
     )
     found = evaluate(rows, *split_of(rows), [encoder], plan_of_beats)
-    reached = {(run.protocol, run.arm, run.condition): run.metrics["auroc"] for run in found.runs}
+    reached = {(run.protocol, run.variant, run.condition): run.metrics["auroc"] for run in found.runs}
     usual = evaluate(rows, *split_of(rows), [encoder], replace(plan_of_beats, pooling="mean_std"))
-    for protocol in ("frozen", "knn"):
-        for arm in ("pretrained", "random"):
-            assert 0.0 <= reached[protocol, arm, "1 lead"] <= 1.0
-            assert reached[protocol, arm, "1 lead"] != reached[protocol, arm, "clean"]
-        assert 0.0 <= reached[protocol, "joined", "clean"] <= 1.0
+    for protocol in ("linear_probe", "knn"):
+        for variant in ("pretrained", "random"):
+            assert 0.0 <= reached[protocol, variant, "1 lead"] <= 1.0
+            assert reached[protocol, variant, "1 lead"] != reached[protocol, variant, "clean"]
+        assert 0.0 <= reached[protocol, "encoder_features", "clean"] <= 1.0
     assert [run.metrics["auroc"] for run in usual.runs] != list(reached.values())
 
 
 def test_what_chose_has_not_seen_a_test_label(rows: Rows, encoder: EncoderSpec) -> None:
     train, test = split_of(rows)
-    plan_of_one = replace(quick(), tasks=("classify",), protocols=("frozen",), shuffles=0)
+    plan_of_one = replace(quick(), tasks=("classify",), protocols=("linear_probe",), permutations=0)
     others = list(rows.labels)
     for i in test:
         others[i] = ("NORM",) if "NORM" not in rows.labels[i] else ("IMI", "NDT")
@@ -175,10 +193,10 @@ def test_what_chose_has_not_seen_a_test_label(rows: Rows, encoder: EncoderSpec) 
     assert chose == [run.metrics["validation_auroc"] for run in changed.runs]
     assert tested != [run.metrics["auroc"] for run in changed.runs]
     data, _ = task_data(rows, train, test, test[:0], "classify", plan_of_one, Path(tempfile.mkdtemp())) or pytest.fail()
-    (features,) = [run for run in found.runs if run.arm == "features"]
+    (features,) = [run for run in found.runs if run.variant == "features"]
     (part,) = label_subsets(data.patients, data.train, plan_of_one.classify_subsample, (1.0,), 0, 2).values()
     folds = inner_folds(data.patients, part, plan_of_one.inner_folds, 0)
-    alone = chosen_probe("frozen", data.features, data.truth, part, folds, plan_of_one, 0)
+    alone = chosen_probe("linear_probe", data.features, data.truth, part, folds, plan_of_one, 0)
     assert features.metrics["validation_auroc"] == alone.validation_auroc
 
 
@@ -189,7 +207,7 @@ def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
     asked = replace(
         quick(),
         tasks=("segment",),
-        protocols=("linear", "frozen") if target == "shared" else ("frozen", "finetune"),
+        protocols=("linear_probe", "frozen_decoder") if target == "shared" else ("frozen_decoder", "finetune"),
         segment=SegmentSettings(target=target, folds=3, repeats=2, fold_over=fold_over),
         segment_fractions=(1.0,),
         finetune_decoder="unet",
@@ -230,8 +248,8 @@ def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, tmp_pa
     assert {row["name"] for row in content["classes"]} == {"CD", "HYP", "MI", "NORM", "STTC"}
     own = [row["pretrained_interval"] for row in content["rows"] if row["metric"] == "auroc"]
     assert own and all(each["low"] <= each["value"] <= each["high"] for each in own)
-    arms = {(r.protocol, r.fraction, r.arm) for r in found.runs if r.task == "segment"}
-    assert len(content["waves"]) == 3 * len(arms)
+    variants = {(r.protocol, r.fraction, r.variant) for r in found.runs if r.task == "segment"}
+    assert len(content["waves"]) == 3 * len(variants)
     stored = json.loads((tmp_path / "results.json").read_text())["tasks"]["classify"]
     assert stored["classes"] == ["CD", "HYP", "MI", "NORM", "STTC"]
     assert stored["test_positives"] == np.sum(stored["truth"], axis=0).tolist()
@@ -242,7 +260,7 @@ def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, enc
     asked = replace(
         quick(),
         tasks=("classify",),
-        protocols=("frozen", "knn", "finetune"),
+        protocols=("linear_probe", "knn", "finetune"),
         classify_fractions=fractions,
         seeds=(0, 1),
     )
@@ -252,7 +270,7 @@ def test_label_fractions_are_nested_and_even_the_smallest_is_run(rows: Rows, enc
         records = [
             {run.train_records for run in found.runs if (run.fraction, run.seed) == (f, seed)} for f in fractions
         ]
-        assert all(len(each) == 1 for each in records)  # the same labels for every arm
+        assert all(len(each) == 1 for each in records)  # the same labels for every variant
         sizes = [each.pop() for each in records]
         assert sizes == sorted(sizes) and sizes[0] >= 2
     assert "At 1 % of the labels some seed had no positive to learn of: " in " ".join(make_table(found).notes)
@@ -272,7 +290,7 @@ def test_permuted_labels_are_permuted_where_the_choice_is_made_too(
         return chosen_probe(protocol, features, truth, fit_on, folds, *rest)
 
     monkeypatch.setattr("beatray.evaluate.worker.chosen_probe", spy)
-    asked = replace(quick(), tasks=("classify",), protocols=("frozen",), shuffles=1)
+    asked = replace(quick(), tasks=("classify",), protocols=("linear_probe",), permutations=1)
     evaluate(rows, train, test, [encoder], asked, None, validation)
     true, permuted = given[0][0], given[-1][0]
     for part in given[-1][1:]:  # training and validation records
@@ -296,11 +314,11 @@ def test_another_label_space_is_evaluated_under_its_own_name(rows: Rows, encoder
 
 def test_arms_share_seeds_and_one_control_serves_encoders_of_one_architecture() -> None:
     specs = [EncoderSpec("tiny", {}, "a", "one"), EncoderSpec("tiny", {}, "b", "two")]
-    jobs = plan(("segment", "classify"), specs, EvaluateSettings(shuffles=2, finetune_seeds=(0,)))
-    frozen = [(job.arm, job.seed) for job in jobs if (job.task, job.protocol) == ("segment", "frozen")]
+    jobs = plan(("segment", "classify"), specs, EvaluateSettings(permutations=2, finetune_seeds=(0,)))
+    frozen = [(job.variant, job.seed) for job in jobs if (job.task, job.protocol) == ("segment", "frozen_decoder")]
     assert sorted(frozen) == sorted([("pretrained", s) for s in (0, 1, 2)] * 2 + [("random", s) for s in (0, 1, 2)])
     assert {job.seed for job in jobs if job.protocol == "finetune"} == {0}
-    assert sum(job.arm == "shuffled" for job in jobs) == 2
+    assert sum(job.variant == "permuted_labels" for job in jobs) == 2
 
 
 def test_random_weights_depend_on_the_seed_alone(rows: Rows) -> None:
@@ -320,9 +338,9 @@ def test_batches_walk_through_every_record_and_the_rate_rises_and_falls() -> Non
 
 
 def test_unknown_names_in_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown task 'wrong'; known are segment, classify"):
+    with pytest.raises(ValueError, match="tasks must be one of segment, classify, not 'wrong'"):
         EvaluateSettings(tasks=("wrong",))
-    with pytest.raises(ValueError, match="unknown protocol"):
+    with pytest.raises(ValueError, match="protocols must be one of"):
         EvaluateSettings(protocols=("loose",))
     with pytest.raises(ValueError, match="seeds"):
         EvaluateSettings(seeds=())
@@ -330,9 +348,9 @@ def test_unknown_names_in_settings_are_refused() -> None:
 
 
 def test_without_controls_the_encoder_is_evaluated_alone(rows: Rows, encoder: EncoderSpec) -> None:
-    alone = replace(quick(), controls=False, tasks=("classify",), protocols=("frozen",))
+    alone = replace(quick(), baselines=False, tasks=("classify",), protocols=("linear_probe",))
     found = evaluate(rows, *split_of(rows), [encoder], alone)
-    assert {run.arm for run in found.runs} == {"pretrained", "joined"}
-    whole = evaluate(rows, *split_of(rows), [encoder], replace(alone, controls=True, shuffles=0))
-    of_encoder = [run.metrics for run in whole.runs if run.arm == "pretrained"]
-    assert of_encoder == [run.metrics for run in found.runs if run.arm == "pretrained"]
+    assert {run.variant for run in found.runs} == {"pretrained", "encoder_features"}
+    whole = evaluate(rows, *split_of(rows), [encoder], replace(alone, baselines=True, permutations=0))
+    of_encoder = [run.metrics for run in whole.runs if run.variant == "pretrained"]
+    assert of_encoder == [run.metrics for run in found.runs if run.variant == "pretrained"]

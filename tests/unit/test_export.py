@@ -138,12 +138,12 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "runs": [
             {
                 "task": "classify",
-                "protocol": "frozen",
+                "protocol": "linear_probe",
                 "fraction": 1.0,
-                "arm": arm,
+                "variant": variant,
                 "metrics": {"auroc": 0.8 + seed / 50},
             }
-            for arm in ("pretrained", "random")
+            for variant in ("pretrained", "random")
             for seed in range(2)
         ],
     }
@@ -160,7 +160,7 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "ab" * 32,
         "rhythm: soft_z",
         "(batch, 12, samples)",
-        "| PTB-XL superclasses | logistic probe | 100% | AUROC | 0.810 +- 0.014 | 0.810 +- 0.014 |  |",
+        "| PTB-XL superclasses | linear probe | 100% | AUROC | 0.810 +- 0.014 | 0.810 +- 0.014 |  |",
         "Not a medical device",
         "f_c = 0.5 Hz",
         "test_folds",

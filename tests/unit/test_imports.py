@@ -71,7 +71,10 @@ LOWER: dict[str, set[str]] = {
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),
     },
     "evaluate": {"dsp", "corpus", "settings", "augment", "preprocess", "models"},
-    "sweep": {"storage", "corpus", "models", "settings", "config", "track", "ray_job", "train", "evaluate"},
+    "sweep": {
+        *("storage", "corpus", "models", "objectives", "settings", "config", "track", "ray_job"),
+        *("train", "evaluate"),
+    },
     "infer": {"storage", "corpus", "ingest", "settings", "augment", "preprocess", "models", "objectives"},
     "export": {"storage", "ingest", "preprocess", "models", "evaluate"},
     "report": {

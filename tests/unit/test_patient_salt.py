@@ -15,6 +15,7 @@ import pytest
 import device_files as made
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
+from beatray.config import say_renamed
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError
@@ -140,9 +141,9 @@ def test_another_salt_is_refused(ward: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     for salt_file, said in ((str(tmp_path / "other"), "fingerprint"), (None, "now none is given")):
         with pytest.raises(CorpusError, match=said) as caught:
-            ingest(IngestSettings({"files": str(ward)}, str(out), salt_file=salt_file))
+            ingest(IngestSettings({"files": str(ward)}, str(out), id_key_file=salt_file))
         assert SALT.fingerprint in str(caught.value) and "another salt" not in str(caught.value)
-    words = ["ingest", f"files={ward}", "--out", str(out), "--salt-file", str(tmp_path / "nowhere"), "--overwrite"]
+    words = ["ingest", f"files={ward}", "--out", str(out), "--id-key-file", str(tmp_path / "nowhere"), "--overwrite"]
     assert main(words) == 1 and (out / "manifest-0.json").exists()  # a wrong place costs no corpus
     assert recipe_of(IngestSettings({}, ""), SALT)[RECIPE_KEY] == SALT.fingerprint
     assert RECIPE_KEY not in recipe_of(IngestSettings({}, ""))
@@ -158,10 +159,26 @@ def test_words_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     salt.write_bytes(SALT.secret)
     (tmp_path / "corpus").mkdir()
     settings, _ = settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(salt))
-    assert settings.salt_file == str(salt)
+    assert settings.id_key_file == str(salt)
     for inside in ("corpus/salt", "in/salt"):
         with pytest.raises(SettingsError, match="keep the secret away"):
             settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(tmp_path / inside))
-    assert main(["ingest", f"files={tmp_path / 'in'}", "--salt-file", str(salt), "--print-config"]) == 0
+    assert main(["ingest", f"files={tmp_path / 'in'}", "--id-key-file", str(salt), "--print-config"]) == 0
     printed = capsys.readouterr().out
-    assert f"salt_file: {salt}" in printed and "secret" not in printed.replace(str(salt), "")
+    assert f"id_key_file: {salt}" in printed and "secret" not in printed.replace(str(salt), "")
+
+
+def test_the_older_name_of_the_id_key_means_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(SALT.secret)
+    words = ["ingest", f"files={tmp_path / 'in'}", "--print-config"]
+    assert main([*words, "--id-key-file", str(key)]) == 0
+    now = capsys.readouterr()
+    say_renamed.cache_clear()
+    assert main([*words, "--salt-file", str(key)]) == 0
+    before = capsys.readouterr()
+    assert before.out == now.out and f"id_key_file: {key}" in now.out
+    assert "--salt-file is called --id-key-file now" in before.err and not now.err
+    assert main([*words, f"salt_file={key}"]) == 0
+    assert capsys.readouterr().out == now.out
+    assert "salt" not in now.out

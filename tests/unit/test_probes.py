@@ -61,17 +61,17 @@ def test_the_logistic_probe_is_one_regression_per_class() -> None:
 def test_the_mlp_learns_what_no_line_separates() -> None:
     features = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
     truth = (features[:, 0] * features[:, 1] > 0)[:, None]
-    fit = mlp_fit(FitSettings(steps=300, batch_size=64, head_rate=3e-3), 0)
+    fit = mlp_fit(FitSettings(steps=300, batch_size=64, head_lr=3e-3), 0)
     curved = macro_auroc(truth[400:], fit(features[:400], truth[:400], (0.1,))(features[400:])[0]).value
     straight = macro_auroc(truth[400:], logistic(features[:400], truth[:400], (1.0,))(features[400:])[0]).value
     assert curved > 0.9 and straight < 0.65
 
 
-@pytest.mark.parametrize("protocol", ["frozen", "mlp", "knn"])
+@pytest.mark.parametrize("protocol", ["linear_probe", "mlp", "knn"])
 def test_a_probe_with_labels_and_none_with_permuted_ones(protocol: str) -> None:
     features, truth = made()
     settings = EvaluateSettings(
-        classify=ClassifySettings(mlp=FitSettings(steps=60, batch_size=32, head_rate=3e-3), mlp_weight_decays=(0.1,))
+        classify=ClassifySettings(mlp=FitSettings(steps=60, batch_size=32, head_lr=3e-3), mlp_weight_decays=(0.1,))
     )
 
     def reached(labels: np.ndarray, seed: int) -> float:
@@ -88,7 +88,7 @@ def test_a_probe_with_labels_and_none_with_permuted_ones(protocol: str) -> None:
     assert abs(np.mean(chance) - 0.5) < 0.08
 
 
-@pytest.mark.parametrize("protocol", ["frozen", "mlp", "knn"])
+@pytest.mark.parametrize("protocol", ["linear_probe", "mlp", "knn"])
 def test_the_choice_reads_validation_records_and_no_others(protocol: str) -> None:
     features, truth = made()
     settings = EvaluateSettings(

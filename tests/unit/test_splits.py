@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles, hashed_fifth, published_numbers, turned
+from beatray.corpus.splits import Role, SplitPolicy, assign_roles, hashed_fifth, published_numbers, rotated
 
 TRAIN, VALIDATION, TEST = Role.TRAIN, Role.VALIDATION, Role.TEST
 
@@ -64,10 +64,10 @@ def test_published_numbers() -> None:
 
 def test_ten_splits_test_every_published_fold_once_and_the_first_is_the_published_one() -> None:
     folds = np.arange(-1, 11, dtype=np.int16)
-    assert (turned(folds, 0) == folds).all()
-    tested = [folds[turned(folds, split) == 10].tolist() for split in range(10)]
+    assert (rotated(folds, 0) == folds).all()
+    tested = [folds[rotated(folds, split) == 10].tolist() for split in range(10)]
     assert sorted(fold for found in tested for fold in found) == list(range(1, 11)) and all(map(len, tested))
-    assert all((turned(folds, split)[folds <= 0] == folds[folds <= 0]).all() for split in range(10))
+    assert all((rotated(folds, split)[folds <= 0] == folds[folds <= 0]).all() for split in range(10))
 
 
 def test_another_split_deals_sources_without_folds_anew() -> None:
@@ -85,5 +85,5 @@ def test_another_split_deals_sources_without_folds_anew() -> None:
         }
     )
     for split in (0, 3):
-        roles = assign_roles(index, SplitPolicy(split=split))
+        roles = assign_roles(index, SplitPolicy(fold_rotation=split))
         assert ((roles == Role.TEST) == (dealt[split] < 2)).all()

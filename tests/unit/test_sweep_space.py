@@ -23,7 +23,7 @@ from beatray.sweep.plan import config_of, plan_from
 from beatray.sweep.progress import _refuse_others
 from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
 from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
-from beatray.sweep.resources import check_trial, concurrent
+from beatray.sweep.resources import at_a_time, check_trial
 from beatray.sweep.results import Evaluated
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points
@@ -74,9 +74,9 @@ def test_draws_are_a_function_of_the_seed_and_more_of_them_keep_the_first() -> N
         "objective.temperature": {"uniform": [0.05, 0.5]},
         "objective.rhythm": ["hard", "soft_1"],
     }
-    few = points(build(SweepSettings, {"search": "random", "trials": 6, "space": space}))
-    many = points(build(SweepSettings, {"search": "random", "trials": 200, "space": space}))
-    other = points(build(SweepSettings, {"search": "random", "trials": 6, "space": space, "seed": 1}))
+    few = points(build(SweepSettings, {"search": "random", "num_samples": 6, "space": space}))
+    many = points(build(SweepSettings, {"search": "random", "num_samples": 200, "space": space}))
+    other = points(build(SweepSettings, {"search": "random", "num_samples": 6, "space": space, "seed": 1}))
     assert many[:6] == few
     assert {point.name for point in other}.isdisjoint(point.name for point in few)
     assert len({point.name for point in many}) == 200
@@ -109,7 +109,7 @@ def test_names_are_unique_folder_names() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"search": "gird"}, r"sweep\.search=gird is not one of grid, random, asha"),
+        ({"search": "gird"}, "search must be one of grid, random, asha"),
         ({"space": {"seed": []}}, r"sweep\.space\.seed is empty"),
         ({"space": {"seed": 1}}, r"sweep\.space\.seed must be a list"),
         ({"space": {"seed": {"normal": [0, 1]}}, "search": "random"}, "no distribution 'normal'"),
@@ -117,12 +117,12 @@ def test_names_are_unique_folder_names() -> None:
         ({"space": {"a": {"log_uniform": [0, 1]}}, "search": "random"}, "bounds above 0"),
         ({"space": {"a": {"uniform": [1, 1]}}, "search": "random"}, "low below high"),
         ({"space": {"a": {"int_uniform": [1, 2.5]}}, "search": "random"}, "two integers"),
-        ({"space": {"seed": [1]}, "fixed": {"seed": 2}}, r"seed: in sweep\.space and in sweep\.fixed"),
-        ({"rows": {"a": {"seed": 1}}, "space": {"seed": [1]}}, r"in sweep\.space and in sweep\.rows\.a"),
+        ({"space": {"seed": [1]}, "fixed": {"seed": 2}}, r"sweep\.space: seed also in sweep\.fixed"),
+        ({"rows": {"a": {"seed": 1}}, "space": {"seed": [1]}}, r"sweep\.space: seed also in sweep\.rows\.a"),
         ({"rows": {"a": {"seed": 1}}, "search": "random"}, r"sweep\.rows are for search=grid"),
-        ({"reduction": 1.0}, r"sweep\.reduction must be above 1"),
-        ({"concurrent": 0}, r"sweep\.concurrent must be at least 1"),
-        ({"search": "random", "trials": 5, "space": {"seed": [1, 2]}}, r"fewer than sweep\.trials=5"),
+        ({"reduction_factor": 1.0}, r"reduction_factor must be above 1"),
+        ({"max_concurrent_trials": 0}, r"max_concurrent_trials must be at least 1"),
+        ({"search": "random", "num_samples": 5, "space": {"seed": [1, 2]}}, r"fewer than sweep\.num_samples=5"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any], told: str) -> None:
@@ -136,7 +136,7 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
         ([], "which space.*ablation, asha, beat_targets, .*, splits, temperature"),
         (["sweep=small", "train.epoch=3"], "did you mean 'train.epochs'"),
-        (["sweep=small", "sweep.trails=3"], r"did you mean 'sweep\.trials'"),
+        (["sweep=small", "sweep.num_sample=3"], r"did you mean 'sweep\.num_samples'"),
         (["sweep.space.objective.exponant=[1,2]"], "trial exponant-1: .*did you mean 'objective.exponent'"),
         (["sweep.space.objective=[simclr,thre_kg]"], "trial objective-thre_kg: .*did you mean 'three_kg'"),
         (["sweep.space.train.epochs=[1,two]"], r"trial epochs-two: train\.epochs='two' is not of type int"),
@@ -174,7 +174,7 @@ def test_a_group_may_be_swept_with_keys_inside_it() -> None:
 @pytest.mark.parametrize("name", sorted(set(FILES) - {"default"}))
 def test_every_ready_file_composes(name: str) -> None:
     classifier = ["objective.beat_classifier=/beats"] if name == "beat_targets" else []
-    plan = plan_from([f"sweep={name}", "corpus=/c", "sweep.trials=4", *classifier])
+    plan = plan_from([f"sweep={name}", "corpus=/c", "sweep.num_samples=4", *classifier])
     assert len({trial.name for trial in plan.trials}) == len(plan.trials) > 1
     assert len({json.dumps(dict(trial.changes)) for trial in plan.trials}) == len(plan.trials)
 
@@ -218,8 +218,8 @@ def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) ->
 
 @pytest.mark.parametrize(("split", "told"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
 def test_there_are_ten_splits(split: int, told: str) -> None:
-    with pytest.raises(SettingsError, match=rf"corpus.split must be {told}"):
-        plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.split=[{split}]"])
+    with pytest.raises(SettingsError, match=rf"corpus.fold_rotation must be {told}"):
+        plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.fold_rotation=[{split}]"])
 
 
 def test_some_rows_alone_can_be_chosen() -> None:
@@ -321,8 +321,8 @@ def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_pat
         _refuse_others(plan, {other.name: other})
     run = {
         "task": "segment",
-        "protocol": "frozen",
-        "arm": "pretrained",
+        "protocol": "frozen_decoder",
+        "variant": "pretrained",
         "fraction": 1.0,
         "seed": 0,
         "condition": "clean",
@@ -354,19 +354,19 @@ def some(**train: Any) -> PretrainSettings:
 
 def test_as_many_trials_run_at_a_time_as_fit() -> None:
     one = some(cpus_per_worker=0.5, cpus_per_reader=0.25, readers_per_worker=1)  # 0.8 CPUs with its driver
-    assert concurrent([one] * 9, {"CPU": 4.0}, None) == 5
-    assert concurrent([one] * 3, {"CPU": 4.0}, None) == 3
-    assert concurrent([one] * 9, {"CPU": 4.0}, 2) == 2
-    assert concurrent([one, replace(one, train=replace(one.train, workers=2))], {"CPU": 3.2}, None) == 2
-    with pytest.raises(SettingsError, match=r"concurrent=6.*a trial needs 0.8 CPUs and Ray has 4, room for 5"):
-        concurrent([one] * 9, {"CPU": 4.0}, 6)
+    assert at_a_time([one] * 9, {"CPU": 4.0}, None) == 5
+    assert at_a_time([one] * 3, {"CPU": 4.0}, None) == 3
+    assert at_a_time([one] * 9, {"CPU": 4.0}, 2) == 2
+    assert at_a_time([one, replace(one, train=replace(one.train, workers=2))], {"CPU": 3.2}, None) == 2
+    with pytest.raises(SettingsError, match=r"trials=6 do not fit: a trial needs 0.8 CPUs and Ray has 4, room for 5"):
+        at_a_time([one] * 9, {"CPU": 4.0}, 6)
     gpu = some(device="cuda", workers=2)
-    assert concurrent([gpu] * 9, {"CPU": 64.0, "GPU": 8.0}, None) == 4
-    assert concurrent([some(device="auto")] * 9, {"CPU": 64.0, "GPU": 3.0}, None) == 3
+    assert at_a_time([gpu] * 9, {"CPU": 64.0, "GPU": 8.0}, None) == 4
+    assert at_a_time([some(device="auto")] * 9, {"CPU": 64.0, "GPU": 3.0}, None) == 3
     with pytest.raises(SettingsError, match="2 GPUs and Ray has 8, room for 4"):
-        concurrent([gpu] * 9, {"CPU": 64.0, "GPU": 8.0}, 5)
+        at_a_time([gpu] * 9, {"CPU": 64.0, "GPU": 8.0}, 5)
     elastic = some(workers=(1, 4), batch_size=64)
-    assert concurrent([elastic] * 9, {"CPU": 4.0}, None) == 5
+    assert at_a_time([elastic] * 9, {"CPU": 4.0}, None) == 5
 
 
 def test_a_trial_that_could_only_hang_is_refused_with_the_arithmetic() -> None:

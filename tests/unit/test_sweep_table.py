@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.report import sweep_table, sweep_table_forms
 from beatray.report.sweep_scores import compared
 from beatray.sweep.paper import AUROC, CLAIMS, F1, PAPER, SEGMENT_F1, paper_row
@@ -19,8 +20,15 @@ from beatray.sweep.results import Evaluated, Method, SweepResults, mean_scores
 BY_NUMBER = {row.number: row for row in PAPER}
 
 
-def run_of(task: str, arm: str, metrics: dict[str, float], fraction: float = 1.0, seed: int = 0) -> dict[str, Any]:
-    about = {"task": task, "protocol": "frozen", "arm": arm, "fraction": fraction, "seed": seed, "condition": "clean"}
+def run_of(task: str, variant: str, metrics: dict[str, float], fraction: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    about = {
+        "task": task,
+        "protocol": MAIN_PROTOCOL[task],
+        "variant": variant,
+        "fraction": fraction,
+        "seed": seed,
+        "condition": "clean",
+    }
     return {**about, "metrics": metrics}
 
 
@@ -200,5 +208,5 @@ def test_all_forms_hold_the_same_figures(results: SweepResults) -> None:
 
 def test_a_score_is_the_mean_over_the_seeds_of_the_evaluation() -> None:
     runs = [run_of("segment", "pretrained", {"f1": value, "dice": 0.0}, seed=n) for n, value in enumerate((0.2, 0.4))]
-    assert mean_scores({"runs": runs}, "pretrained")["segment.frozen.100pct.f1"] == pytest.approx(0.3)
+    assert mean_scores({"runs": runs}, "pretrained")["eval/segment/frozen_decoder/100pct/f1"] == pytest.approx(0.3)
     assert mean_scores({"runs": runs}, "random") == {}

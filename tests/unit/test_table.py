@@ -12,7 +12,7 @@ import pytest
 from beatray.evaluate.detail_tables import class_rows, classes_markdown
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, score, write_results
-from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
 from beatray.evaluate.table import as_html, as_markdown, as_rows, as_text, make_table
 
 N_TEST = 40
@@ -26,7 +26,7 @@ def counts(generator: np.random.Generator, quality: float) -> SegmentCounts:
 
 
 def evaluation(encoders: tuple[str, ...] = ("beat_ssl",), train_records: int = 17418) -> Evaluation:
-    """Two seeds of every arm; pretrained is better on waves and no different on diagnoses."""
+    """Two seeds of every variant; pretrained is better on waves and no different on diagnoses."""
     truth = np.random.default_rng(1).random((N_TEST, 5)) < 0.4
     patients = tuple(f"p{i // 2}" for i in range(N_TEST))
     ids = tuple(f"source/{i}" for i in range(N_TEST))
@@ -34,27 +34,28 @@ def evaluation(encoders: tuple[str, ...] = ("beat_ssl",), train_records: int = 1
         "segment": TaskPart("segment", ("a",), ids, patients),
         "classify": TaskPart("classify", ("a", "b"), ids, patients, truth),
     }
-    arms = [("pretrained", e, "tiny", 0.9) for e in encoders] + [
+    variants = [("pretrained", e, "tiny", 0.9) for e in encoders] + [
         ("random", "random", "tiny", 0.8),
         ("random", "random", "other", 0.3),
         ("features", "features", "", 0.0),
-        ("shuffled", "shuffled", "", 0.0),
+        ("permuted_labels", "permuted_labels", "", 0.0),
     ]
     runs = []
     for task in ("segment", "classify"):
-        for protocol in ("frozen", "finetune"):
-            for arm, label, architecture, quality in arms:
-                measured = arm in ("features", "shuffled")
-                if measured and (task, protocol) != ("classify", "frozen"):
+        for protocol in (MAIN_PROTOCOL[task], "finetune"):
+            for variant, label, architecture, quality in variants:
+                measured = variant in ("features", "permuted_labels")
+                if measured and (task, protocol) != ("classify", "linear_probe"):
                     continue
                 for seed in (0, 1):
                     generator = np.random.default_rng([seed, len(runs)])
                     outcome = counts(generator, quality) if task == "segment" else Decisions(
-                        0.6 * truth + generator.random(truth.shape) * (5 if arm == "shuffled" else 1), np.full(5, 0.7)
+                        0.6 * truth + generator.random(truth.shape) * (5 if label == "permuted_labels" else 1),
+                        np.full(5, 0.7),
                     )  # fmt: skip
                     known = truth if task == "classify" else None
                     runs.append(
-                        Run(task, protocol, arm, label, architecture, 1.0, train_records, seed, 1.0, outcome,
+                        Run(task, protocol, variant, label, architecture, 1.0, train_records, seed, 1.0, outcome,
                             score(outcome, known))
                     )  # fmt: skip
     return Evaluation(EvaluateSettings(seeds=(0, 1), bootstraps=200), parts, tuple(runs), ("a note",), 1.0, encoders)
@@ -62,10 +63,16 @@ def evaluation(encoders: tuple[str, ...] = ("beat_ssl",), train_records: int = 1
 
 def test_cells_hold_mean_and_sd_over_seeds_and_the_difference() -> None:
     found = evaluation()
-    row = next(r for r in make_table(found).rows if (r.task, r.protocol, r.metric) == ("segment", "frozen", "f1"))
+    row = next(
+        r for r in make_table(found).rows if (r.task, r.protocol, r.metric) == ("segment", "frozen_decoder", "f1")
+    )
     values = {
-        arm: [r.metrics["f1"] for r in found.runs if (r.task, r.protocol, r.arm) == ("segment", "frozen", arm)]
-        for arm in ("pretrained", "random")
+        variant: [
+            r.metrics["f1"]
+            for r in found.runs
+            if (r.task, r.protocol, r.variant) == ("segment", "frozen_decoder", variant)
+        ]
+        for variant in ("pretrained", "random")
     }
     assert row.pretrained == pytest.approx((np.mean(values["pretrained"]), np.std(values["pretrained"], ddof=1)))
     assert row.random is not None and row.random[0] == pytest.approx(np.mean(values["random"][:2]))  # its own control
@@ -77,8 +84,8 @@ def test_cells_hold_mean_and_sd_over_seeds_and_the_difference() -> None:
 
 def test_shuffled_and_measured_stand_only_in_the_probe_rows() -> None:
     for row in make_table(evaluation()).rows:
-        in_probe = (row.task, row.protocol) == ("classify", "frozen")
-        assert (row.features is not None) == in_probe and (row.shuffled is not None) == in_probe
+        in_probe = (row.task, row.protocol) == ("classify", "linear_probe")
+        assert (row.features is not None) == in_probe and (row.permuted_labels is not None) == in_probe
 
 
 @pytest.mark.parametrize("encoders", [("beat_ssl",), ("beat_ssl", "a-rather-long-name-of-an-encoder"), ()])
@@ -88,7 +95,7 @@ def test_text_fits_120_columns_and_holds_every_row(encoders: tuple[str, ...]) ->
     assert max(len(line) for line in text.splitlines()) <= 120
     assert len(table.rows) == 10 * max(1, len(encoders))
     assert text.count("macro F1") == sum(row.metric == "f1" for row in table.rows)
-    assert "a note" in text and "control:" in text
+    assert "a note" in text and "random: the same" in text
 
 
 def test_the_reading_counts_what_the_intervals_say() -> None:
@@ -96,7 +103,7 @@ def test_the_reading_counts_what_the_intervals_say() -> None:
     main = [r.difference for r in table.rows if r.metric == ("f1" if r.task == "segment" else "auroc")]
     better = sum(gap is not None and gap.low > 0 for gap in main)
     assert better == 2
-    assert f"of 4 comparisons with its control, pretraining is better in {better}" in table.notes[0]
+    assert f"of 4 comparisons with random weights, pretraining is better in {better}" in table.notes[0]
 
 
 def test_markdown_and_html_hold_the_same_cells() -> None:
@@ -115,7 +122,7 @@ def test_results_json_is_plain_json_that_rebuilds_the_scores(tmp_path: Path) -> 
     stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert len(stored["runs"]) == len(found.runs)
     truth = np.array(stored["tasks"]["classify"]["truth"], bool)
-    run = next(r for r in stored["runs"] if r["task"] == "classify" and r["arm"] == "pretrained")
+    run = next(r for r in stored["runs"] if r["task"] == "classify" and r["variant"] == "pretrained")
     again = score(Decisions(np.array(run["test"]["scores"]), np.array(run["test"]["thresholds"])), truth)
     assert again["auroc"] == pytest.approx(run["metrics"]["auroc"], abs=1e-4)
     assert len(as_rows(make_table(found))) == 10
@@ -138,10 +145,14 @@ def test_classes_without_positives_are_named_and_keep_their_row() -> None:
     rows = class_rows(changed)
     of_c = [row for row in rows if row.name == "C"]
     assert of_c and all(np.isnan(row.scores["auroc"].value) and row.test_positives == 0 for row in of_c)
-    macro = next(r for r in runs if r.task == "classify" and r.arm == "pretrained").metrics
-    mine = [row for row in rows if row.arm == "pretrained" and row.protocol == "frozen"]
+    macro = next(r for r in runs if r.task == "classify" and r.variant == "pretrained").metrics
+    mine = [row for row in rows if row.variant == "pretrained" and row.protocol == "linear_probe"]
     assert {row.name: row.train_positives for row in mine} == dict(zip("ABCDE", (9, 8, 7, 0, 6), strict=True))
     known = [row.scores["auprc"].value for row in mine if row.name != "C"]
-    seeds = [r.metrics["auprc"] for r in runs if (r.task, r.protocol, r.arm) == ("classify", "frozen", "pretrained")]
+    seeds = [
+        r.metrics["auprc"]
+        for r in runs
+        if (r.task, r.protocol, r.variant) == ("classify", "linear_probe", "pretrained")
+    ]
     assert np.mean(known) == pytest.approx(np.mean(seeds)) and macro["classes"] == 4
     assert classes_markdown(rows).count("\n| ") == len(rows)

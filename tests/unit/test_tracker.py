@@ -60,7 +60,7 @@ def test_a_run_and_its_continuation_arrive_whole_and_once(tmp_path: Path, store:
     assert len(run.data.params) == 120
     assert run.data.tags["beatray.method"] == "beat_ssl"
     assert run.data.metrics["ludb_f1"] == 0.9
-    history = client.get_metric_history(str(first_run), "loss")
+    history = client.get_metric_history(str(first_run), "train/loss")
     assert sorted(metric.step for metric in history) == list(range(50))
     assert [item.path for item in client.list_artifacts(str(first_run))] == ["note.txt"]
     assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 32
@@ -86,7 +86,7 @@ def test_a_server_that_is_gone_holds_up_nothing_and_gets_all_of_it_later(tmp_pat
     with Tracker(tracking(tmp_path, store)) as later:  # the same run folder, a store that answers
         pass
     client = MlflowClient(tracking(tmp_path, store).uri)
-    assert len(client.get_metric_history(str(later.run_id), "loss")) == 100
+    assert len(client.get_metric_history(str(later.run_id), "train/loss")) == 100
     assert str(later.run_id) in str(how_to_open(tmp_path / "run"))
     runs = json.loads((tmp_path / "run" / "tracking.json").read_text())["runs"]
     assert len(runs) == 2, "the place that did not answer is remembered beside the one that did"
@@ -102,10 +102,28 @@ def test_a_replayed_step_is_stored_as_first_seen(tmp_path: Path, store: Path) ->
                 journal.write({"step": step, "time_ms": int(1000 * value) + step, "loss": value})
             journal.write({"step": 39, "time_ms": 5000, "validation_loss": value})  # a second line of the last step
     client = MlflowClient(tracking(tmp_path, store).uri)
-    for name, steps in (("loss", list(range(40))), ("validation_loss", [39])):
+    for name, steps in (("train/loss", list(range(40))), ("train/validation_loss", [39])):
         history = client.get_metric_history(str(tracker.run_id), name)
         assert sorted((m.step, m.value) for m in history) == [(step, 1.0) for step in steps]
         assert all(m.timestamp == 1000 + m.step or m.timestamp == 5000 for m in history)
+
+
+def test_a_run_that_began_under_older_names_goes_on_under_those_of_today(tmp_path: Path, store: Path) -> None:
+    journal = Journal(tmp_path / "run" / "metrics.jsonl")
+    with Tracker(tracking(tmp_path, store)) as first:
+        pass
+    client = MlflowClient(tracking(tmp_path, store).uri)
+    for step in range(3):  # as it was logged before 0.2
+        client.log_metric(str(first.run_id), "rhythm_loss", 1.0, step=step)
+    journal.reopen(0)
+    for step in range(6):
+        journal.write({"step": step, "rhythm_loss" if step < 3 else "record/loss": 2.0})
+    with Tracker(tracking(tmp_path, store)) as again:
+        pass
+    assert again.run_id == first.run_id
+    now = client.get_metric_history(str(again.run_id), "train/record/loss")
+    assert sorted(m.step for m in now) == [2, 3, 4, 5]  # the last step of then under both names
+    assert [m.step for m in client.get_metric_history(str(again.run_id), "rhythm_loss")] == [0, 1, 2]
 
 
 def test_a_damaged_memory_and_a_lost_database_lose_no_metric(
@@ -125,13 +143,13 @@ def test_a_damaged_memory_and_a_lost_database_lose_no_metric(
     assert second.run_id not in (None, first.run_id)
     assert "does not know the run any more" in caplog.text
     client = MlflowClient(tracking(tmp_path, store).uri)
-    assert sorted(m.step for m in client.get_metric_history(str(second.run_id), "loss")) == list(range(11))
+    assert sorted(m.step for m in client.get_metric_history(str(second.run_id), "train/loss")) == list(range(11))
     assert len(client.get_run(str(second.run_id)).data.params) == 120
     (tmp_path / "run" / "tracking.json").write_text('{"newest": "x", "runs": {"y": 3}}')
     with Tracker(tracking(tmp_path, store)) as third:
         pass
     assert "cannot be read" in caplog.text
-    assert len(client.get_metric_history(str(third.run_id), "loss")) == 11
+    assert len(client.get_metric_history(str(third.run_id), "train/loss")) == 11
 
 
 def test_what_mlflow_will_never_take_is_left_out_by_itself(
@@ -150,7 +168,7 @@ def test_what_mlflow_will_never_take_is_left_out_by_itself(
     assert run.info.status == "FINISHED"
     assert len(run.data.params) == 121 and "a$b" not in run.data.params and "a$b" in caplog.text
     assert len(run.data.params["long"]) == 6000
-    assert run.data.metrics["loss _mV²_"] == 0.5
+    assert run.data.metrics["train/loss _mV²_"] == 0.5
     assert len(run.data.metrics) == 2001
     assert "never-written is gone" in caplog.text
 
@@ -167,7 +185,7 @@ def test_a_listener_that_fails_keeps_nothing_back(
     with Tracker(replace(tracking(tmp_path, store), on_run=fail)) as tracker:
         pass
     assert "could not be noted" in caplog.text and "tulip9" not in caplog.text
-    assert len(MlflowClient(tracking(tmp_path, store).uri).get_metric_history(str(tracker.run_id), "loss")) == 1
+    assert len(MlflowClient(tracking(tmp_path, store).uri).get_metric_history(str(tracker.run_id), "train/loss")) == 1
 
 
 def test_secrets_are_cut_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,24 @@ from beatray.errors import SettingsError
 from beatray.evaluate.paired import as_document, as_rows, compare_runs, runs_of
 from beatray.evaluate.statistics import ALPHA
 
-CONTROLS = ("random", "features", "joined")
+VARIANTS = {
+    **{name: name for name in ("random", "features", "encoder_features")},
+    "encoder+features": "encoder_features",
+    "joined": "encoder_features",
+}
+"""Words of --with and what they mean; the last is an older one."""
 
 
-def run(words: Sequence[str], *, controls: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:
+def run(words: Sequence[str], *, variants: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:
     """Print the comparison; SettingsError where the files cannot be compared."""
-    chosen = [name for name in (controls or "").split(",") if name]
-    unknown = [name for name in chosen if name not in CONTROLS]
+    chosen = [name for name in (variants or "").split(",") if name]
+    unknown = [name for name in chosen if name not in VARIANTS]
     if unknown:
-        raise SettingsError(f"--with {unknown[0]} is not one of {', '.join(CONTROLS)}")
+        raise SettingsError(f"--with {unknown[0]} is not one of random, features, encoder+features")
+    if "joined" in chosen:
+        say("  --with joined is called encoder+features now; the old name will go with the next version")
     try:
-        runs, unit = runs_of(methods(words), chosen)
+        runs, unit = runs_of(methods(words), list(dict.fromkeys(VARIANTS[name] for name in chosen)))
         comparisons = compare_runs(runs, alpha)
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -12,6 +12,7 @@ from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import NAMES, table_scores, write_tables
 from beatray.evaluate.held_out import HeldOut, evaluate_encoder
+from beatray.evaluate.names import of_variant
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
 from beatray.settings import CorpusSettings, TrackingSettings
@@ -39,7 +40,7 @@ class EvaluateCommand:
 
 def settings_from(words: list[str]) -> EvaluateCommand:
     """The settings that the words of the command line mean."""
-    settings = build(EvaluateCommand, compose("evaluate", words, extra=SHORT))
+    settings = build(EvaluateCommand, compose("evaluate", words, extra=SHORT, kinds={"evaluate": EvaluateSettings}))
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
     if (settings.encoder_path is None) == (settings.run is None):
@@ -80,7 +81,9 @@ def run(settings: EvaluateCommand) -> Evaluation:
 def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> None:
     """The table's figures as metrics (means over seeds) and the result files as artifacts."""
     scores = table_scores(evaluation)
-    tracker.metrics({f"{name}.{arm}": value for arm, by_name in scores.items() for name, value in by_name.items()})
+    tracker.metrics(
+        {of_variant(name, variant): value for variant, by_name in scores.items() for name, value in by_name.items()}
+    )
     for name in NAMES:
         if (folder / name).exists():
             tracker.artifact(folder / name, "evaluation")

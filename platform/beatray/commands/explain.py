@@ -123,7 +123,7 @@ def _line(state: str, what: str, seen: str) -> None:
 def _person(record: Record) -> None:
     _line("ok", "age and sex", f"{'not said' if record.age is None else f'{record.age:g} years'}, {record.sex or '?'}")
     if record.patient_id is not None:
-        _line("ok", "patient id", "there (not shown); stored hashed with --salt-file, dropped without")
+        _line("ok", "patient id", "there (not shown); stored hashed with --id-key-file, dropped without")
 
 
 def _signal(record: Record, windows: list[Window]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from beatray.commands.console import say
 from beatray.errors import SettingsError
+from beatray.evaluate.older import results_today
 from beatray.export.folder import export_folder
 from beatray.export.programs import ExportError
 
@@ -37,4 +38,4 @@ def read_results(path: str) -> dict[str, Any]:
             raise ValueError("it lacks runs or tasks")
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(f"{file} is no results.json of beatray evaluate: {error}") from error
-    return dict(document)
+    return results_today(document)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.config import as_dict, build, compose
+from beatray.config import as_dict, build, compose, say_renamed
 from beatray.corpus.manifest import Manifest, latest_number, read_manifest
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
@@ -34,6 +34,9 @@ def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
                     "recordings are known by source and name."
                 )
             sources[key] = value if "://" in value else str(_place(f"{key}=", value))
+        elif key == "salt_file":
+            say_renamed("salt_file", "id_key_file")
+            others.append(f"id_key_file={value}")
         else:
             others.append(word)
     return sources, others
@@ -46,14 +49,14 @@ def _place(key: str, value: str) -> Path:
 
 
 def settings_from(
-    words: list[str], out: str | None, salt_file: str | None = None
+    words: list[str], out: str | None, id_key_file: str | None = None
 ) -> tuple[IngestSettings, ClusterSettings]:
     """The settings that the words of the command line mean."""
     sources, others = split_words(words)
     if out is not None:
         others.append(f"out={out}")
-    if salt_file is not None:
-        others.append(f"salt_file={salt_file}")
+    if id_key_file is not None:
+        others.append(f"id_key_file={id_key_file}")
     content = compose("ingest", others, other_words=tuple(SOURCES))
     cluster = build(ClusterSettings, content.pop("cluster"), "cluster.")
     if not sources:
@@ -69,18 +72,18 @@ def settings_from(
                     f"{source}={location} lies inside --out {place}; choose another folder for the corpus"
                 )
         settings = replace(settings, out=str(place))
-    return _with_salt(settings), cluster
+    return _with_id_key(settings), cluster
 
 
-def _with_salt(settings: IngestSettings) -> IngestSettings:
-    """The settings with the place of the salt spelled out; it must not lie where others will look."""
-    if settings.salt_file is None:
+def _with_id_key(settings: IngestSettings) -> IngestSettings:
+    """The settings with the place of the id key spelled out; it must not lie where others will look."""
+    if settings.id_key_file is None:
         return settings
-    salt = _place("--salt-file", settings.salt_file)
+    key = _place("--id-key-file", settings.id_key_file)
     for name, place in {"--out": settings.out, **settings.sources}.items():
-        if "://" not in place and salt.resolve().is_relative_to(Path(place).resolve()):
-            raise SettingsError(f"--salt-file {salt} lies inside {name} {place}: keep the secret away from the data")
-    return replace(settings, salt_file=str(salt))
+        if "://" not in place and key.resolve().is_relative_to(Path(place).resolve()):
+            raise SettingsError(f"--id-key-file {key} lies inside {name} {place}: keep the secret away from the data")
+    return replace(settings, id_key_file=str(key))
 
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
@@ -108,7 +111,7 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     if done.ids_dropped:
         say(
             f"  warning: {done.ids_dropped:,} recordings have a hospital's patient id, which is not stored without a "
-            "salt: recordings of one patient may lie on both sides of a split. --salt-file PATH keeps them together"
+            "id key: recordings of one patient may lie on both sides of a split. --id-key-file PATH keeps them together"
         )
     if number is not None and manifest.number == number:
         say(f"nothing to do: the corpus at {settings.out} already holds or has refused all of them")

@@ -7,7 +7,7 @@ import sys
 from itertools import pairwise
 
 PLACES = {
-    "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "files", "out", "salt_file", "salt-file"),
+    "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "files", "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
     "pretrain": ("corpus", "corpus.path", "out"),
     "sweep": ("corpus", "corpus.path", "out"),
     "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
@@ -37,7 +37,7 @@ def main(command: str, words: list[str]) -> int:
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
     pairs = [tuple(word.split("=", 1)) for word in words if "=" in word]
-    pairs += [(word, after) for word, after in pairwise(words) if word in ("--out", "--salt-file")]
+    pairs += [(word, after) for word, after in pairwise(words) if word in ("--out", "--id-key-file", "--salt-file")]
     return [(key.lstrip("-"), value) for key, value in pairs]
 
 

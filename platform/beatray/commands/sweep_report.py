@@ -22,7 +22,7 @@ from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
-from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
 from beatray.infer.vectors import embed_rows
 from beatray.models.encoder_folder import load_encoder
 from beatray.report import ecg, sweep_table_forms
@@ -150,9 +150,10 @@ def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: Evalu
     part = trial.results["tasks"].get("segment")
     if part is None or place.size("predictions.npz") is None:
         return []
-    fraction, seed = round(max(evaluation.segment_fractions), 6), evaluation.seeds_of("segment", "frozen")[0]
-    wanted = ("segment", "frozen", "pretrained", fraction, seed, "clean")
-    keys = ("task", "protocol", "arm", "fraction", "seed", "condition")
+    protocol = MAIN_PROTOCOL["segment"]
+    fraction, seed = round(max(evaluation.segment_fractions), 6), evaluation.seeds_of("segment", protocol)[0]
+    wanted = ("segment", protocol, "pretrained", fraction, seed, "clean")
+    keys = ("task", "protocol", "variant", "fraction", "seed", "condition")
     kept = next((run for run in trial.results["runs"] if tuple(run[key] for key in keys) == wanted), None)
     if kept is None:
         return []

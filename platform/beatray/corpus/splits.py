@@ -47,7 +47,7 @@ class SplitPolicy:
     fold_sources: tuple[str, ...] = ("ptbxl",)
     hashed_test_sources: tuple[str, ...] = ("ludb",)
     hashed_test_fifths: int = 2
-    split: int = 0  # another split than the published one: see `turned` and `hashed_fifth`
+    fold_rotation: int = 0  # another split than the published one: see `rotated` and `hashed_fifth`
     train_on_unknown_copies: bool = False  # copies of PTB-XL whose fold this corpus does not know
 
 
@@ -57,32 +57,32 @@ def policy_of(settings: CorpusSettings) -> SplitPolicy:
         validation_folds=settings.validation_folds,
         test_folds=settings.test_folds,
         hashed_test_sources=settings.hashed_test_sources,
-        split=settings.split,
+        fold_rotation=settings.fold_rotation,
         train_on_unknown_copies=settings.train_on_unknown_copies,
     )
 
 
-def hashed_fifth(record_name: str, split: int = 0) -> int:
-    """0..4, by BLAKE2b of the record's name: stable over versions, machines and other records; a split deals anew."""
-    named = f"{split}/{record_name}" if split else record_name
+def hashed_fifth(record_name: str, rotation: int = 0) -> int:
+    """0..4, by BLAKE2b of the record's name: stable over versions and other records; a rotation deals anew."""
+    named = f"{rotation}/{record_name}" if rotation else record_name
     return int.from_bytes(hashlib.blake2b(named.encode(), digest_size=8).digest(), "little") % 5
 
 
-def turned(fold: NDArray[np.int16], split: int) -> NDArray[np.int16]:
-    """The ten published folds, numbered anew from fold 1 + split on: ten splits, each with other test folds."""
-    return np.where(fold > 0, (fold - 1 - split) % FOLDS + 1, fold).astype(np.int16)
+def rotated(fold: NDArray[np.int16], rotation: int) -> NDArray[np.int16]:
+    """The ten published folds, numbered anew from fold 1 + rotation on: ten splits, each with other test folds."""
+    return np.where(fold > 0, (fold - 1 - rotation) % FOLDS + 1, fold).astype(np.int16)
 
 
 def assign_roles(index: pd.DataFrame, policy: SplitPolicy) -> NDArray[np.int8]:
     """Role of every row of `index` (columns record_id, patient_id, source, fold, content_hash)."""
-    source, fold = index["source"].to_numpy(), turned(index["fold"].to_numpy(np.int16), policy.split)
+    source, fold = index["source"].to_numpy(), rotated(index["fold"].to_numpy(np.int16), policy.fold_rotation)
     roles = np.zeros(len(index), np.int8)
     by_fold = np.isin(source, policy.fold_sources)
     roles[by_fold & np.isin(fold, policy.validation_folds)] = Role.VALIDATION
     roles[by_fold & np.isin(fold, policy.test_folds)] = Role.TEST
     for position in np.flatnonzero(np.isin(source, policy.hashed_test_sources)):
         name = str(index["record_id"].iloc[position]).partition("#")[0]
-        if hashed_fifth(name, policy.split) < policy.hashed_test_fifths:
+        if hashed_fifth(name, policy.fold_rotation) < policy.hashed_test_fifths:
             roles[position] = Role.TEST
     groups = tied_groups(index)
     if not policy.train_on_unknown_copies:

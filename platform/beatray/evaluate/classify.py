@@ -39,13 +39,13 @@ def finetune(
     train: Index,
     fold: tuple[Index, Index],
     settings: FitSettings,
-    encoder_rates: Sequence[float],
+    encoder_lrs: Sequence[float],
     seed: int,
     *,
     bf16: bool = False,
     device: str = "cpu",
 ) -> tuple[nn.Module, NDArray[np.float64], float]:
-    """A trained model, its thresholds and the AUROC on the fold, by which the best of `encoder_rates` is taken."""
+    """A trained model, its thresholds and the AUROC on the fold, by which the best of `encoder_lrs` is taken."""
 
     def trained(part: Index, rate: float) -> nn.Module:
         return train_classifier(
@@ -53,13 +53,13 @@ def finetune(
         )
 
     fit_on, scored = fold
-    models = [trained(fit_on, rate) for rate in encoder_rates]
+    models = [trained(fit_on, rate) for rate in encoder_lrs]
     best, thresholds, reached = judge(
         [predict(model, x_mv, n_samples, scored, device) for model in models], truth[scored]
     )
     if np.array_equal(fit_on, train):
         return models[best], thresholds, reached
-    return trained(train, encoder_rates[best]), thresholds, reached
+    return trained(train, encoder_lrs[best]), thresholds, reached
 
 
 def train_classifier(
@@ -69,7 +69,7 @@ def train_classifier(
     truth: NDArray[np.bool_],
     train: Index,
     settings: FitSettings,
-    encoder_rate: float,
+    encoder_lr: float,
     seed: int,
     *,
     bf16: bool = False,
@@ -91,7 +91,7 @@ def train_classifier(
             logits = model(torch.from_numpy(x).to(device), valid.to(device))
         return functional.binary_cross_entropy_with_logits(logits.float(), y.to(device))
 
-    groups: list[tuple[nn.Module, float]] = [(model.encoder, encoder_rate), (model.head, settings.head_rate)]
+    groups: list[tuple[nn.Module, float]] = [(model.encoder, encoder_lr), (model.head, settings.head_lr)]
     fit(groups, step_loss, len(train), settings, seed)
     return model.eval()
 

@@ -1,13 +1,13 @@
 """The two tables behind the table of results: the classification class by class, the segmentation wave by wave.
 
-One row for each class of each arm, protocol and label fraction: how many recordings of it there were to train on and
-to test on, AUROC, AUPRC and F1 as means over seeds with the interval over test patients and seeds
+One row for each class of each variant, protocol and label fraction: how many recordings of it there were to train on
+and to test on, AUROC, AUPRC and F1 as means over seeds with the interval over test patients and seeds
 (`intervals.class_intervals`), and the threshold that was chosen without the test part. A class that no score covers
 keeps its row, with NaN.
 
-One row for each of P, QRS and T of each arm, protocol, label fraction and condition: F1 of all samples together, mean
-Dice of the records, sensitivity and PPV of waves at 150 ms, and the error of onsets and offsets (mean and SD over the
-waves found, as means over seeds), as `waves` defines them. Intervals are over test patients and seeds.
+One row for each of P, QRS and T of each variant, protocol, label fraction and condition: F1 of all samples together,
+mean Dice of the records, sensitivity and PPV of waves at 150 ms, and the error of onsets and offsets (mean and SD over
+the waves found, as means over seeds), as `waves` defines them. Intervals are over test patients and seeds.
 
 Contract: rows are in the order of the runs; those of the classes are of `clean` recordings only.
 """
@@ -25,21 +25,21 @@ from beatray.record import WAVE_KINDS
 
 CLASS_METRICS = ("auroc", "auprc", "f1")
 CLASS_HEADER = (
-    "protocol", "labels", "arm", "class", "train", "test", "AUROC [95 %]", "AUPRC [95 %]", "F1 [95 %]", "cut",
+    "protocol", "labels", "variant", "class", "train", "test", "AUROC [95 %]", "AUPRC [95 %]", "F1 [95 %]", "cut",
 )  # fmt: skip
 WAVE_HEADER = (
-    "protocol", "labels", "recordings", "arm", "wave", "F1", "Dice", "sensitivity [95 %]", "PPV [95 %]",
+    "protocol", "labels", "recordings", "variant", "wave", "F1", "Dice", "sensitivity [95 %]", "PPV [95 %]",
     "onset ms", "offset ms",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class of one arm: `scores` by name, `train_positives` and `threshold` are means over seeds."""
+    """One class of one variant: `scores` by name, `train_positives` and `threshold` are means over seeds."""
 
     protocol: str
     fraction: float
-    arm: str
+    variant: str
     encoder: str
     name: str
     train_positives: float
@@ -55,13 +55,13 @@ def class_rows(evaluation: Evaluation) -> list[ClassRow]:
         return []
     groups: dict[tuple[str, float, str, str, str], list[Run]] = {}
     for run in evaluation.runs:
-        if run.task == "classify" and run.arm != "shuffled" and run.condition == "clean":
-            key = (run.protocol, run.fraction, run.arm, run.encoder, run.architecture)
+        if run.task == "classify" and run.variant != "permuted_labels" and run.condition == "clean":
+            key = (run.protocol, run.fraction, run.variant, run.encoder, run.architecture)
             groups.setdefault(key, []).append(run)
     names = part.classes or tuple(f"class {k}" for k in range(part.truth.shape[1]))
     test_positives = part.truth.sum(axis=0)
     rows = []
-    for (protocol, fraction, arm, encoder, _), runs in groups.items():
+    for (protocol, fraction, variant, encoder, _), runs in groups.items():
         outcomes = [run.outcome for run in runs if isinstance(run.outcome, Decisions)]
         found = class_intervals(outcomes, part.truth, part.test_patients, evaluation.settings.bootstraps)
         thresholds = np.mean([outcome.thresholds for outcome in outcomes], axis=0)
@@ -71,7 +71,15 @@ def class_rows(evaluation: Evaluation) -> list[ClassRow]:
             count = float(positives[k]) if np.ndim(positives) else float("nan")
             rows.append(
                 ClassRow(
-                    protocol, fraction, arm, encoder, name, count, int(test_positives[k]), scores, float(thresholds[k])
+                    protocol,
+                    fraction,
+                    variant,
+                    encoder,
+                    name,
+                    count,
+                    int(test_positives[k]),
+                    scores,
+                    float(thresholds[k]),
                 )
             )
     return rows
@@ -91,12 +99,12 @@ def classes_markdown(rows: Sequence[ClassRow]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WaveRow:
-    """One wave of one arm: `scores` holds sensitivity, ppv, onset_ms, onset_sd_ms, offset_ms, offset_sd_ms."""
+    """One wave of one variant: `scores` holds sensitivity, ppv, onset_ms, onset_sd_ms, offset_ms, offset_sd_ms."""
 
     protocol: str
     fraction: float
     condition: str
-    arm: str
+    variant: str
     encoder: str
     wave: str
     f1: float
@@ -109,17 +117,17 @@ def wave_rows(evaluation: Evaluation) -> list[WaveRow]:
     groups: dict[tuple[str, float, str, str, str, str], list[Run]] = {}
     for run in evaluation.runs:
         if run.waves is not None:
-            key = (run.protocol, run.fraction, run.condition, run.arm, run.encoder, run.architecture)
+            key = (run.protocol, run.fraction, run.condition, run.variant, run.encoder, run.architecture)
             groups.setdefault(key, []).append(run)
     rows = []
-    for (protocol, fraction, condition, arm, encoder, _), runs in groups.items():
+    for (protocol, fraction, condition, variant, encoder, _), runs in groups.items():
         counts = [run.waves for run in runs if run.waves is not None]
         patients = row_patients(evaluation.parts["segment"].test_patients, len(counts[0].hits))
         found = wave_intervals(counts, patients, evaluation.settings.bootstraps)
         for k, kind in enumerate(WAVE_KINDS):
             f1, dice = (float(np.mean([r.metrics[f"{name}_{kind.lower()}"] for r in runs])) for name in ("f1", "dice"))
             scores = {name: intervals[k] for name, intervals in found.items()}
-            rows.append(WaveRow(protocol, fraction, condition, arm, encoder, kind, f1, dice, scores))
+            rows.append(WaveRow(protocol, fraction, condition, variant, encoder, kind, f1, dice, scores))
     return rows
 
 

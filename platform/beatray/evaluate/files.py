@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from beatray.evaluate.detail_tables import class_rows, classes_markdown, wave_rows, waves_markdown
-from beatray.evaluate.results import ARMS, VALIDATION_AUROC, Evaluation, plain, write_results
+from beatray.evaluate.names import score_name
+from beatray.evaluate.results import VALIDATION_AUROC, VARIANTS, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
 NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md")
@@ -39,26 +40,20 @@ def write_tables(evaluation: Evaluation, folder: Path) -> str:
     return text
 
 
-def score_name(task: str, protocol: str, fraction: float, metric: str, condition: str = "clean") -> str:
-    """How a score is called as a metric of a run: `segment.frozen.10pct.f1`."""
-    name = f"{task}.{protocol}.{100 * fraction:g}pct.{metric}"
-    return name if condition == "clean" else f"{name}.{condition.replace(' ', '_')}"
-
-
 def table_scores(evaluation: Evaluation) -> Mapping[str, Mapping[str, float]]:
-    """The means of the table and of the AUROC on validation records, of one encoder: by arm, by `score_name`."""
+    """The means of the table and of the AUROC on validation records, of one encoder: by variant, by `score_name`."""
     found: dict[str, dict[str, float]] = {}
     for row in make_table(evaluation).rows:
         name = score_name(row.task, row.protocol, row.fraction, row.metric, row.condition)
-        for arm in ARMS:
-            cell = getattr(row, arm)
+        for variant in VARIANTS:
+            cell = getattr(row, variant)
             if cell is not None and cell[0] == cell[0]:
-                found.setdefault(arm, {})[name] = float(cell[0])
+                found.setdefault(variant, {})[name] = float(cell[0])
     on_validation: dict[tuple[str, str], list[float]] = {}
     for run in evaluation.runs:
         if np.isfinite(run.metrics.get(VALIDATION_AUROC, np.nan)):
             name = score_name(run.task, run.protocol, run.fraction, VALIDATION_AUROC)
-            on_validation.setdefault((run.arm, name), []).append(run.metrics[VALIDATION_AUROC])
-    for (arm, name), values in on_validation.items():
-        found.setdefault(arm, {})[name] = float(np.mean(values))
+            on_validation.setdefault((run.variant, name), []).append(run.metrics[VALIDATION_AUROC])
+    for (variant, name), values in on_validation.items():
+        found.setdefault(variant, {})[name] = float(np.mean(values))
     return found

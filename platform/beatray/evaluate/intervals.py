@@ -1,8 +1,8 @@
 """How sure a difference is: a paired bootstrap over test patients and seeds.
 
 The spread over seeds says how much a repeat of the training varies; with a few dozen test recordings the larger doubt
-is which recordings happened to be tested. Both arms are scored on the same resampled patients with the same resampled
-seeds, so what they share cancels (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8 and 13).
+is which recordings happened to be tested. Both variants are scored on the same resampled patients with the same
+resampled seeds, so what they share cancels (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8 and 13).
 
 The interval does not cover the choice of the training records, and with several comparisons some will exclude zero by
 chance: read it as a width, not as a test.
@@ -77,7 +77,7 @@ def own_intervals(
     n_bootstraps: int,
     known: Known | None = None,
 ) -> dict[str, Interval]:
-    """Mean over seeds of each score of one arm, with its interval over test patients and seeds."""
+    """Mean over seeds of each score of one variant, with its interval over test patients and seeds."""
 
     def scores(weights: NDArray[np.float64]) -> list[dict[str, NDArray[np.float64]]]:
         return [_once(outcome, truth, weights, known) for outcome in outcomes]

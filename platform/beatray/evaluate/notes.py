@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.results import METRICS, Evaluation, TaskPart
+from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.statistics import compare
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ TASK_NAMES = {"segment": "waves", "classify": "diagnoses"}
 TASK_TITLES = {"segment": "LUDB waves", "classify": "PTB-XL superclasses"}
 
 SPREAD = {
-    "segment": "which records are labelled (below 100 %), decoder and control weights, order of batches and crops",
-    "classify": "which {share:.0%} of the training patients are used, inner folds, control weights, order of batches "
+    "segment": "which records are labelled (below 100 %), weights of decoders and random encoders, order of batches "
+    "and crops",
+    "classify": "which {share:.0%} of the training patients are used, inner folds, random encoders, order of batches "
     "and crops",
 }
 """What a seed changes: the +- of a table is the SD over these and nothing else."""
@@ -36,7 +38,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
     for task, part in evaluation.parts.items():
         n_patients = len(set(part.test_patients))
         changes = SPREAD[task].format(share=settings.classify_subsample)
-        seed_list = settings.seeds_of(task, "frozen")
+        seed_list = settings.seeds_of(task, MAIN_PROTOCOL[task])
         seeds = f"± is the SD over {len(seed_list)} seeds" if len(seed_list) > 1 else "One seed, so no spread"
         title = part.title or TASK_TITLES[task]
         notes.append(
@@ -63,15 +65,15 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             "noise 1-6: modelled wander, muscle noise, power line and baseline shifts in mV; BW, EM, MA: real noise at "
             "a signal-to-noise ratio; leads: all others set to zero. Done to test recordings only."
         )
-    if not settings.controls:
-        return [*notes, "The controls were left out (evaluate.controls=false).", *evaluation.notes]
+    if not settings.baselines:
+        return [*notes, "The baselines were left out (evaluate.baselines=false).", *evaluation.notes]
     notes.append(
-        "control: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
-        "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. shuffled: "
-        "the probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
+        "random: the same architecture from random weights, frozen below decoders and probes, trained from scratch in "
+        "the fine-tuned rows. features: the logistic probe on measured intervals and amplitudes, no network. permuted "
+        "labels: the probe on permuted training labels, where an AUROC near 0.5 shows that no label leaks."
     )
     notes.append(
-        "difference: pretrained - control, 95 % interval by paired bootstrap over test patients and seeds. It does "
+        "difference: pretrained - random, 95 % interval by paired bootstrap over test patients and seeds. It does "
         "not cover the choice of the training records or of the one pretraining run."
     )
     return notes + list(evaluation.notes)
@@ -93,20 +95,20 @@ def _left_out(part: TaskPart, truth: NDArray[np.bool_]) -> str:
 
 
 def _paired_folds(evaluation: Evaluation) -> list[str]:
-    """Pretrained against control over the folds of all repeats, for each protocol at its largest label fraction."""
+    """Pretrained against random weights over the folds of all repeats, for each protocol at its most labels."""
     runs = [run for run in evaluation.runs if run.fold_scores and run.condition == "clean"]
     notes = []
-    for protocol, encoder in dict.fromkeys((r.protocol, r.encoder) for r in runs if r.arm == "pretrained"):
+    for protocol, encoder in dict.fromkeys((r.protocol, r.encoder) for r in runs if r.variant == "pretrained"):
         here = [r for r in runs if r.protocol == protocol]
         most = max(r.fraction for r in here)
-        ours = {r.seed: r for r in here if (r.encoder, r.fraction, r.arm) == (encoder, most, "pretrained")}
+        ours = {r.seed: r for r in here if (r.encoder, r.fraction, r.variant) == (encoder, most, "pretrained")}
         like = {r.architecture for r in ours.values()}
-        control = {r.seed: r for r in here if (r.fraction, r.arm) == (most, "random") and r.architecture in like}
+        control = {r.seed: r for r in here if (r.fraction, r.variant) == (most, "random") and r.architecture in like}
         seeds = sorted(ours.keys() & control.keys())
         pairs = [[score["f1"] for seed in seeds for score in side[seed].fold_scores] for side in (ours, control)]
         if len(pairs[0]) < 2 or not np.isfinite(pairs).all():
             continue
-        found = compare({"pretrained": pairs[0], "control": pairs[1]})
+        found = compare({"pretrained": pairs[0], "random": pairs[1]})
         pair = found.comparisons[0]
         notes.append(
             f"Waves, {protocol}, {100 * most:g} % of the labels, F1 over {found.runs} paired folds: {pair.verdict} "
@@ -134,24 +136,24 @@ def reading(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row.condition == "clean"]
     compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
     if not compared:
-        return "Nothing here was compared with a control."
+        return "Nothing here was compared with random weights."
     better = sum(gap.excludes_zero() and gap.value > 0 for gap in compared)
     worse = sum(gap.excludes_zero() and gap.value < 0 for gap in compared)
     unclear = len(compared) - better - worse
     sentence = (
-        f"In the main scores, of {len(compared)} comparisons with its control, pretraining is better in {better}, "
+        f"In the main scores, of {len(compared)} comparisons with random weights, pretraining is better in {better}, "
         f"worse in {worse} and not to be told apart in {unclear} (the 95 % interval includes zero)."
     )
     measured = [
-        (row.pretrained[0], row.features[0], row.joined)
+        (row.pretrained[0], row.features[0], row.encoder_features)
         for row in rows
-        if row.metric == "auroc" and row.protocol == "frozen" and row.features and row.pretrained
+        if row.metric == "auroc" and row.protocol == MAIN_PROTOCOL["classify"] and row.features and row.pretrained
     ]
-    for encoder, features, joined in measured[-1:]:
+    for encoder, features, both in measured[-1:]:
         sentence += (
             f" Measured features alone reach an AUROC of {features:.3f}; the frozen encoder is "
             f"{abs(encoder - features):.3f} {'above' if encoder >= features else 'below'} that."
         )
-        if joined is not None:
-            sentence += f" Both together reach {joined[0]:.3f}."
+        if both is not None:
+            sentence += f" Both together reach {both[0]:.3f}."
     return sentence

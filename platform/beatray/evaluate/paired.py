@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.results import METRICS, percent
+from beatray.evaluate.older import results_today
+from beatray.evaluate.results import METRICS, VARIANTS, percent
 from beatray.evaluate.statistics import ALPHA, Statistics, compare
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 
 IRRELEVANT = {
     *("tasks", "protocols", "seeds", "finetune_seeds", "segment_fractions", "classify_fractions"),
-    *("controls", "shuffles", "bootstraps", "device", "workers"),
+    *("baselines", "permutations", "bootstraps", "device", "workers"),
 }
 """Settings of an evaluation that do not change the score of a run that both have."""
 
@@ -115,11 +116,11 @@ def as_document(comparisons: Sequence[MetricComparison]) -> list[dict[str, Any]]
     return [{**asdict(c), "refusal": c.statistics.refusal} for c in comparisons]
 
 
-def runs_of(files: Mapping[str, Sequence[Path]], controls: Sequence[str] = ()) -> tuple[list[RunScore], str]:
+def runs_of(files: Mapping[str, Sequence[Path]], variants: Sequence[str] = ()) -> tuple[list[RunScore], str]:
     """The runs of methods, each with one results file or with the same number of them in the same order, and a
     sentence on what a paired run is.
 
-    `controls` are further arms (random, features) taken from the files of the first method as methods of their own.
+    `variants` (random, features, encoder_features) of the first method's files stand as methods of their own.
     """
     counts = {name: len(paths) for name, paths in files.items()}
     if len(set(counts.values())) != 1:
@@ -128,14 +129,15 @@ def runs_of(files: Mapping[str, Sequence[Path]], controls: Sequence[str] = ()) -
     documents = {name: [_read(path) for path in paths] for name, paths in files.items()}
     first = next(iter(documents))
     several = counts[first] > 1
-    arms = [(name, name, "pretrained") for name in documents] + [(arm, first, arm) for arm in controls]
+    wanted = [(name, name, "pretrained") for name in documents]
+    wanted += [(VARIANTS[variant], first, variant) for variant in variants]
     scores: dict[tuple[str, str, str], dict[int, float]] = {}
-    for method, source, arm in arms:
+    for method, source, variant in wanted:
         for number, document in enumerate(documents[source]):
             _check_alike(documents[first][number], document, files[first][number], files[source][number])
-            here = [run for run in document["runs"] if run["arm"] == arm]
+            here = [run for run in document["runs"] if run["variant"] == variant]
             if not here:
-                raise ValueError(f"{files[source][number]} holds no runs of {arm}")
+                raise ValueError(f"{files[source][number]} holds no runs of {variant}")
             for run in here:
                 pair = f"file {number + 1}" if several else f"seed {run['seed']}"
                 for metric in METRICS[run["task"]]:
@@ -163,7 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("it lacks settings, tasks or runs")
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file} is no results.json of beatray evaluate: {error}") from error
-    return dict(document)
+    return results_today(document)
 
 
 def _check_alike(one: dict[str, Any], other: dict[str, Any], one_path: Path, other_path: Path) -> None:

@@ -102,9 +102,9 @@ def chosen_probe(
     """The probe of a protocol, its candidate chosen on the folds. The candidates are in the settings."""
     chosen = settings.classify
     kinds: dict[str, tuple[Fit, Sequence[float]]] = {
-        "frozen": (logistic, sorted(settings.inverse_penalties)),  # ties keep the stronger penalty
+        "linear_probe": (logistic, sorted(settings.C)),  # ties keep the stronger penalty
         "mlp": (mlp_fit(chosen.mlp, seed), sorted(chosen.mlp_weight_decays, reverse=True)),
-        "knn": (neighbours, sorted(chosen.neighbours, reverse=True)),  # ties keep the smoother vote
+        "knn": (neighbours, sorted(chosen.k, reverse=True)),  # ties keep the smoother vote
     }
     fit, candidates = kinds[protocol]
     if not candidates:
@@ -228,7 +228,7 @@ def _trained_mlp(inputs: Tensor, targets: Tensor, settings: FitSettings, seed: i
         rows = torch.from_numpy(positions)
         return functional.binary_cross_entropy_with_logits(model(inputs[rows]), targets[rows])
 
-    train_network([(model, settings.head_rate)], step_loss, len(inputs), settings, seed)
+    train_network([(model, settings.head_lr)], step_loss, len(inputs), settings, seed)
     return model.eval()
 
 

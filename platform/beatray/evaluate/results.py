@@ -32,9 +32,18 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.waves import WaveCounts
 from beatray.record import WAVE_KINDS
 
-ARMS = ("pretrained", "random", "features", "joined", "shuffled")
-"""The encoder under test; the same one from random weights; measured features; the encoder's joined with them; permuted
-labels."""
+VARIANTS = {
+    "pretrained": "pretrained",
+    "random": "random",
+    "features": "features",
+    "encoder_features": "encoder+features",
+    "permuted_labels": "permuted labels",
+}
+"""What a head may read, and how it is shown: the encoder under test; the same from random weights; measured features;
+the encoder's together with them; the encoder's under permuted labels. The second, third and fifth are baselines."""
+
+PREFIX = "eval/"
+"""How the names of scores begin, as metrics of a run."""
 
 METRICS = {"segment": ("f1", "dice"), "classify": ("auroc", "auprc", "f1")}
 """The scores a table shows, first the main one."""
@@ -63,7 +72,7 @@ class Run:
 
     task: str
     protocol: str
-    arm: str
+    variant: str
     encoder: str
     architecture: str
     fraction: float
@@ -173,7 +182,7 @@ def _run_document(run: Run) -> dict[str, Any]:
     plain = {
         name: getattr(run, name)
         for name in (
-            "task", "protocol", "arm", "encoder", "fraction", "train_records", "seed", "seconds", "metrics",
+            "task", "protocol", "variant", "encoder", "fraction", "train_records", "seed", "seconds", "metrics",
             "condition", "train_positives", "fold_scores",
         )
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 A condition has a name, which is its row in the tables: `noise 3` (modelled, level 3), `EM 6 dB` (real electrode
 motion), `3 leads`. Training never sees one. Noise is added in millivolts to the stored signal, before the filter that
-every signal passes; leads are set to zero after it. The same recording has the same noise in every arm and seed.
+every signal passes; leads are set to zero after it. The same recording has the same noise in every variant and seed.
 
 Missing leads: 8 keeps the independent ones, 6 the limb leads, 3 keeps I, II and V2, 2 keeps I and II, 1 keeps I (12, 6,
 3 and 2 as in the PhysioNet/CinC Challenge 2021). Of 8, nothing is lost that could not be computed back; whether a model
@@ -76,11 +76,17 @@ _LIMB = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0
 
 def condition_names(settings: RobustnessSettings) -> tuple[str, ...]:
     """All conditions that the settings ask for, without `clean`; reads the noise folder once, so as to fail early."""
-    names = [f"noise {level}" for level in settings.noise_levels]
     if settings.noise_folder is not None:
         for kind in settings.noise_kinds:
             read_noise(settings.noise_folder, kind)
-            names += [f"{kind} {snr_db:g} dB" for snr_db in settings.snr_db]
+    return names_asked_for(settings)
+
+
+def names_asked_for(settings: RobustnessSettings) -> tuple[str, ...]:
+    """The same without a look at the noise folder."""
+    names = [f"noise {level}" for level in settings.noise_levels]
+    if settings.noise_folder is not None:
+        names += [f"{kind} {snr_db:g} dB" for kind in settings.noise_kinds for snr_db in settings.snr_db]
     return (*names, *(f"{count} leads" if count > 1 else "1 lead" for count in settings.leads))
 
 

@@ -2,9 +2,9 @@
 
 What is run, per task: each encoder with weights; the same architecture from random weights (frozen: is it the
 pretraining or the architecture? trained: from scratch); measured features instead of an encoder and permuted labels
-(classification). All arms see the same records, the same label subsets and the same seeds.
+(classification). All variants see the same records, the same label subsets and the same seeds.
 
-A job is one (task, protocol, arm, encoder, seed); one random control serves all encoders of one architecture. Workers
+A job is one (task, protocol, variant, encoder, seed); one random encoder serves all of one architecture. Workers
 are processes of one thread that map the prepared signals from one temporary file. The result does not depend on how
 many there are.
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.results import Evaluation, Run, TaskPart
-from beatray.evaluate.settings import PROBES, EvaluateSettings
+from beatray.evaluate.settings import PROBES, PROTOCOLS, EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
 from beatray.evaluate.tasks import TaskData, patient_of, task_data
 from beatray.evaluate.worker import Job, Worker, start_process
@@ -91,29 +91,29 @@ def evaluate(
 
 
 def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[Job]:
-    """All jobs, with those of the controls if `settings.controls`; the slow ones first, so that no worker is left
+    """All jobs, with those of the baselines if `settings.baselines`; the slow ones first, so that no worker is left
     with a long one at the end."""
-    arms = [("pretrained", spec) for spec in encoders if spec.weights is not None]
-    if settings.controls:
-        arms += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
+    variants = [("pretrained", spec) for spec in encoders if spec.weights is not None]
+    if settings.baselines:
+        variants += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
     jobs: list[Job] = []
-    for protocol in sorted(settings.protocols):  # "finetune" comes first
+    for protocol in sorted(PROTOCOLS):  # "finetune" comes first
         for task in sorted(tasks, reverse=True):
             seeds = settings.seeds_of(task, protocol)
-            if (task, protocol) in (("classify", "linear"), ("segment", "mlp"), ("segment", "knn")):
+            if protocol not in settings.protocols_of(task):
                 continue
-            jobs += [Job(task, protocol, arm, spec, seed) for arm, spec in arms for seed in seeds]
+            jobs += [Job(task, protocol, variant, spec, seed) for variant, spec in variants for seed in seeds]
             if task == "classify" and protocol in PROBES:
                 jobs += [
-                    Job(task, protocol, "joined", spec, seed)
-                    for arm, spec in arms
-                    if arm == "pretrained"
+                    Job(task, protocol, "encoder_features", spec, seed)
+                    for variant, spec in variants
+                    if variant == "pretrained"
                     for seed in seeds
                 ]
-            if settings.controls and task == "classify" and protocol in PROBES:
+            if settings.baselines and task == "classify" and protocol in PROBES:
                 jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
-                shuffled = [(spec, number) for _, spec in arms[:1] for number in range(settings.shuffles)]
-                jobs += [Job(task, protocol, "shuffled", spec, number) for spec, number in shuffled]
+                permuted = [(spec, number) for _, spec in variants[:1] for number in range(settings.permutations)]
+                jobs += [Job(task, protocol, "permuted_labels", spec, number) for spec, number in permuted]
     return jobs
 
 

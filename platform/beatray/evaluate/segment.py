@@ -58,7 +58,7 @@ def train_decoder(
         rows = torch.from_numpy(positions)
         return segmentation_loss(decoder(maps[rows].to(device), truth.shape[-1]), truth[rows].to(device))
 
-    fit([(decoder, settings.head_rate)], step_loss, len(maps), settings, seed)
+    fit([(decoder, settings.head_lr)], step_loss, len(maps), settings, seed)
     return decoder.eval()
 
 
@@ -75,7 +75,7 @@ def finetune(
     target: NDArray[np.int8],
     train: Index,
     settings: FitSettings,
-    encoder_rate: float,
+    encoder_lr: float,
     seed: int,
     *,
     decoder: str = "conv",
@@ -101,7 +101,7 @@ def finetune(
             logits = model(torch.from_numpy(x).to(device))
         return segmentation_loss(logits.float(), torch.from_numpy(y).to(device))
 
-    groups: list[tuple[nn.Module, float]] = [(encoder, encoder_rate), (head, settings.head_rate)]
+    groups: list[tuple[nn.Module, float]] = [(encoder, encoder_lr), (head, settings.head_lr)]
     fit(groups, step_loss, len(train), settings, seed)
     return model.eval()
 

@@ -1,65 +1,97 @@
 """What the evaluation does unless told otherwise.
 
 The defaults are sized for a laptop: a few hundred labelled records and an encoder of some hundred thousand parameters
-take two to three minutes on two cores. Training lengths are given in optimiser steps, not epochs, so that a run on a
+take two to three minutes on two cores. Training lengths are given in optimizer steps, not epochs, so that a run on a
 tenth of the labels is trained as long as one on all of them.
+
+A protocol is how an encoder is read: `linear_probe` is a linear layer on frozen features (a logistic regression of each
+class, a class of each sample), `frozen_decoder` a small convolutional decoder on frozen feature maps, `mlp` and `knn`
+read pooled features, `finetune` trains the encoder too. `TASK/PROTOCOL` asks for a protocol in one task alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import SNOMED_CLASSES, SPACES
+from beatray.fields import check, setting
 
 TASKS = ("segment", "classify")
-PROTOCOLS = ("linear", "frozen", "mlp", "knn", "finetune")
-"""`linear` is of the segmentation only: for the classification, the logistic probe of `frozen` is linear already.
-`mlp` and `knn` are of the classification only."""
-PROBES = ("frozen", "mlp", "knn")
-"""What reads pooled features, and so also measured ones and permuted labels."""
+PROTOCOLS_OF = {
+    "segment": ("linear_probe", "frozen_decoder", "finetune"),
+    "classify": ("linear_probe", "mlp", "knn", "finetune"),
+}
+PROTOCOLS = ("linear_probe", "frozen_decoder", "mlp", "knn", "finetune")
+MAIN_PROTOCOL = {"segment": "frozen_decoder", "classify": "linear_probe"}
+"""What a task is judged by where one figure must do."""
+PROBES = ("linear_probe", "mlp", "knn")
+"""What reads pooled features in the classification, and so also measured ones and permuted labels."""
 TARGETS = ("shared", "per_lead")
 FOLD_OVER = ("held_out", "all")
 VALIDATIONS = ("auto", "inner", "held_out")
 POOLINGS = ("mean_std", "encoder", "stages", "stages_beat")
 DECODERS = ("conv", "unet")
 
+_OF_TASK = tuple(f"{task}/{protocol}" for task, protocols in PROTOCOLS_OF.items() for protocol in protocols)
+_BEFORE_0_2 = {"linear": ("segment/linear_probe",), "frozen": ("classify/linear_probe", "frozen_decoder")}
+
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """One supervised training run: AdamW, linear warm-up over a tenth of the steps, cosine to zero.
+    """One supervised training run: AdamW, linear warm-up over a tenth of the steps, cosine to zero."""
 
-    `encoder_rate` is used for a pretrained encoder, `scratch_rate` for one that starts from random weights: each gets
-    the rate that suits it, or the comparison would be one of learning rates.
-    """
+    steps: int = setting(200, at_least=1)
+    batch_size: int = setting(16, at_least=1)
+    head_lr: float = setting(3e-3, "learning rate of the head", above=0.0, was="head_rate")
+    encoder_lr: float = setting(3e-4, "of a pretrained encoder that is trained too", above=0.0, was="encoder_rate")
+    scratch_lr: float = setting(
+        3e-3,
+        "of an encoder that starts from random weights: each gets the rate that suits it, or the comparison would be "
+        "one of learning rates",
+        above=0.0,
+        was="scratch_rate",
+    )
+    weight_decay: float = setting(1e-2, at_least=0.0)
+    crop_samples: int = setting(2500, "of the random crops that are trained on", at_least=1, at_most=5000)
 
-    steps: int = 200
-    batch_size: int = 16
-    head_rate: float = 3e-3
-    encoder_rate: float = 3e-4
-    scratch_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    crop_samples: int = 2500
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifySettings:
-    """What is classified: a label space of `label_spaces`, and for SNOMED codes which classes of it."""
+    """What is classified, and how probes and fine-tuning choose among candidates."""
 
-    labels: str = "superdiagnostic"
-    snomed_classes: str = "scored"  # by the Challenge of 2021; or "counted": every code that occurs
-    min_positives: int = 20  # training recordings that a SNOMED class needs
-    validation: str = "auto"  # "inner" cross-validation; "held_out" records; auto: held-out ones where there are any
-    mlp: FitSettings = field(default_factory=lambda: FitSettings(steps=300, batch_size=64, head_rate=1e-3))
-    mlp_weight_decays: tuple[float, ...] = (1e-3, 1e-1, 1.0)  # the best on validation is taken, and so below
-    neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100)
-    rate_factors: tuple[float, ...] = (1.0,)  # times the encoder's learning rate when fine-tuned
+    labels: str = setting(
+        "superdiagnostic",
+        "or subdiagnostic, diagnostic, form, rhythm, all (PTB-XL), snomed (Challenge sets)",
+        choices=SPACES,
+    )
+    snomed_classes: str = setting(
+        "scored", "by the Challenge of 2021; or counted: every code that occurs", choices=SNOMED_CLASSES
+    )
+    min_positives: int = setting(20, "training recordings that a SNOMED class needs", at_least=1)
+    validation: str = setting(
+        "auto",
+        "inner cross-validation, held_out records, or auto: held_out where there are any",
+        choices=VALIDATIONS,
+    )
+    mlp: FitSettings = setting(FitSettings(steps=300, batch_size=64, head_lr=1e-3), "training of the MLP probe")
+    mlp_weight_decays: tuple[float, ...] = setting(
+        (1e-3, 1e-1, 1.0), "the best on validation is taken, and so below", at_least=0.0, not_empty=True
+    )
+    k: tuple[int, ...] = setting(
+        (1, 3, 5, 10, 20, 50, 100), "neighbours that vote", at_least=1, not_empty=True, was="neighbours"
+    )
+    lr_factors: tuple[float, ...] = setting(
+        (1.0,), "times the encoder's learning rate when fine-tuned", above=0.0, not_empty=True, was="rate_factors"
+    )
 
     def __post_init__(self) -> None:
-        _only_known("classify.labels", (self.labels,), SPACES)
-        _only_known("classify.snomed_classes", (self.snomed_classes,), SNOMED_CLASSES)
-        _only_known("classify.validation", (self.validation,), VALIDATIONS)
-        if min(self.neighbours, default=0) < 1 or not self.mlp_weight_decays or not self.rate_factors:
-            raise ValueError("classify.neighbours, mlp_weight_decays and rate_factors need a value, neighbours from 1")
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +103,17 @@ class SegmentSettings:
     left out, `all` also those it may have seen (without their marks).
     """
 
-    target: str = "shared"  # or "per_lead"
-    folds: int = 0  # 0: one split, that of the corpus
-    repeats: int = 1
-    fold_over: str = "held_out"
+    target: str = setting("shared", "or per_lead", choices=TARGETS)
+    folds: int = setting(
+        0, "at least 2: every tested record takes its turn, instead of one split; 0: one split", at_least=0
+    )
+    repeats: int = setting(1, "of the folds; they take the place of the seeds", at_least=1)
+    fold_over: str = setting("held_out", "or all: also the records that pretraining may have seen", choices=FOLD_OVER)
 
     def __post_init__(self) -> None:
-        _only_known("segment.target", (self.target,), TARGETS)
-        _only_known("segment.fold_over", (self.fold_over,), FOLD_OVER)
-        if self.folds < 0 or self.folds == 1 or self.repeats < 1:
-            raise ValueError("segment.folds must be 0 or at least 2, segment.repeats at least 1")
+        check(self)
+        if self.folds == 1:
+            raise SettingsError("folds must be 0 or at least 2, not 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,49 +123,94 @@ class RobustnessSettings:
     All empty: nothing. `noise_folder` holds the Noise Stress Test segments, which are not bundled.
     """
 
-    noise_levels: tuple[int, ...] = ()  # of 1 to 6
-    leads: tuple[int, ...] = ()  # of 12, 8, 6, 3, 2, 1
-    noise_folder: str | None = None
-    noise_kinds: tuple[str, ...] = ("BW", "EM", "MA")
-    snr_db: tuple[float, ...] = (24.0, 12.0, 6.0, 0.0)
+    noise_levels: tuple[int, ...] = setting(
+        (), "of 1 to 6: wander, muscle noise, power line, baseline shifts", choices=(1, 2, 3, 4, 5, 6)
+    )
+    leads: tuple[int, ...] = setting((), "how many leads are left", choices=(12, 8, 6, 3, 2, 1))
+    noise_folder: str | None = setting(
+        None, "bw.hea, em.hea, ma.hea of the MIT-BIH Noise Stress Test, or BW.mat, EM.mat, MA.mat"
+    )
+    noise_kinds: tuple[str, ...] = setting(("BW", "EM", "MA"), choices=("BW", "EM", "MA"))
+    snr_db: tuple[float, ...] = setting((24.0, 12.0, 6.0, 0.0), "signal to noise of that noise")
 
     def __post_init__(self) -> None:
-        for name, given, known in (
-            ("noise_levels", self.noise_levels, (1, 2, 3, 4, 5, 6)),
-            ("leads", self.leads, (12, 8, 6, 3, 2, 1)),
-            ("noise_kinds", self.noise_kinds, ("BW", "EM", "MA")),
-        ):
-            _only_known(f"robustness.{name}", tuple(map(str, given)), tuple(map(str, known)))
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
     """All of an evaluation. `seeds` are repeats of everything after pretraining: see `notes.SPREAD`."""
 
-    tasks: tuple[str, ...] = TASKS
-    classify: ClassifySettings = field(default_factory=ClassifySettings)
-    segment: SegmentSettings = field(default_factory=SegmentSettings)
-    robustness: RobustnessSettings = field(default_factory=RobustnessSettings)
-    protocols: tuple[str, ...] = ("linear", "frozen", "finetune")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    finetune_seeds: tuple[int, ...] | None = None  # None: the same as `seeds`
-    segment_fractions: tuple[float, ...] = (0.1, 1.0)
-    classify_fractions: tuple[float, ...] = (1.0,)
-    classify_subsample: float = 0.9  # share of the training patients that one seed of the classification sees
-    min_leads: int = 3
-    pooling: str = "mean_std"  # or "encoder", "stages", "stages_beat": what a probe reads of the feature maps
-    inner_folds: int = 5
-    inverse_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    controls: bool = True  # random weights, measured features and permuted labels beside the encoder
-    shuffles: int = 10  # permutations of the training labels behind the shuffled-label row; 0 leaves it out
-    decoder: FitSettings = field(default_factory=lambda: FitSettings(steps=150, head_rate=5e-3))
-    segment_finetune: FitSettings = field(default_factory=lambda: FitSettings(steps=150))
-    classify_finetune: FitSettings = field(default_factory=lambda: FitSettings(steps=120))
-    finetune_decoder: str = "conv"  # or "unet", which also reads the encoder's finer maps
-    bootstraps: int = 1000  # resamples of the test patients behind each interval
-    bf16: bool = False  # autocast; faster only where the processor multiplies bfloat16 itself
+    tasks: tuple[str, ...] = setting(TASKS, choices=TASKS, not_empty=True)
+    classify: ClassifySettings = setting(ClassifySettings)
+    segment: SegmentSettings = setting(SegmentSettings)
+    robustness: RobustnessSettings = setting(RobustnessSettings, "rows beside the clean ones; test recordings only")
+    protocols: tuple[str, ...] = setting(
+        ("linear_probe", "frozen_decoder", "finetune"),
+        "also mlp and knn, of the classification; TASK/PROTOCOL: in that task alone",
+        choices=(*PROTOCOLS, *_OF_TASK),
+        not_empty=True,
+    )
+    seeds: tuple[int, ...] = setting((0, 1, 2), "repeats of everything after pretraining", at_least=0, not_empty=True)
+    finetune_seeds: tuple[int, ...] | None = setting(None, "null: the same as seeds", at_least=0, not_empty=True)
+    segment_fractions: tuple[float, ...] = setting((0.1, 1.0), "of the labels", above=0.0, at_most=1.0, not_empty=True)
+    classify_fractions: tuple[float, ...] = setting((1.0,), "of the labels", above=0.0, at_most=1.0, not_empty=True)
+    classify_subsample: float = setting(
+        0.9, "share of the training patients that one seed of the classification sees", above=0.0, at_most=1.0
+    )
+    min_leads: int = setting(3, "leads that must mark a wave", at_least=1, at_most=12)
+    pooling: str = setting(
+        "mean_std",
+        "what a probe reads; or encoder; stages: of every stage; stages_beat: and the median heartbeat",
+        choices=POOLINGS,
+    )
+    inner_folds: int = setting(5, "of the cross-validation inside the training part", at_least=2)
+    C: tuple[float, ...] = setting(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        "inverse penalties of the logistic probe to choose from, as scikit-learn's C",
+        above=0.0,
+        not_empty=True,
+        was="inverse_penalties",
+    )
+    baselines: bool = setting(
+        True, "random weights, measured features and permuted labels beside the encoder", was="controls"
+    )
+    permutations: int = setting(
+        10, "of the training labels, for the row at chance; 0 leaves it out", at_least=0, was="shuffles"
+    )
+    decoder: FitSettings = setting(FitSettings(steps=150, head_lr=5e-3), "training of decoders on frozen maps")
+    segment_finetune: FitSettings = setting(FitSettings(steps=150))
+    classify_finetune: FitSettings = setting(FitSettings(steps=120))
+    finetune_decoder: str = setting("conv", "or unet, which also reads the encoder's finer maps", choices=DECODERS)
+    bootstraps: int = setting(1000, "resamples of the test patients behind each interval", at_least=1)
+    bf16: bool = setting(False, "autocast; faster only where the processor multiplies bfloat16 itself")
     device: str = "cpu"
-    workers: int = 2  # processes of one thread each; 1 or 0 works in this process
+    workers: int = setting(2, "processes of one thread each; 1 or 0 works in this process", at_least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("seeds", "finetune_seeds"):
+            seeds = getattr(self, name) or ()
+            if len(set(seeds)) < len(seeds):
+                raise SettingsError(f"{name} must differ from each other, not {list(seeds)}")
+        if not any(map(self.protocols_of, self.tasks)):
+            raise SettingsError(f"protocols={list(self.protocols)} holds none of {', '.join(self.tasks)}")
+
+    @classmethod
+    def older(cls, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The content with the protocols called as they are today, and what was said of them as it is said now."""
+        said = content.get("protocols")
+        if not isinstance(said, (list, tuple)) or not set(said) & set(_BEFORE_0_2):
+            return content, {}
+        now = protocols_today(said)
+        gone = {f"protocols=[{','.join(said)}]": f"protocols=[{','.join(now)}]"}
+        return {**content, "protocols": now}, gone
+
+    def protocols_of(self, task: str) -> tuple[str, ...]:
+        """The protocols that are asked for in a task."""
+        return tuple(
+            name for name in PROTOCOLS_OF[task] if name in self.protocols or f"{task}/{name}" in self.protocols
+        )
 
     def seeds_of(self, task: str, protocol: str) -> tuple[int, ...]:
         """The repeats of one task and protocol."""
@@ -142,14 +220,6 @@ class EvaluateSettings:
             return self.finetune_seeds
         return self.seeds
 
-    def __post_init__(self) -> None:
-        _only_known("task", self.tasks, TASKS)
-        _only_known("protocol", self.protocols, PROTOCOLS)
-        _only_known("pooling", (self.pooling,), POOLINGS)
-        _only_known("finetune_decoder", (self.finetune_decoder,), DECODERS)
-        if not self.seeds:
-            raise ValueError("evaluate.seeds is empty: give at least one seed")
-
 
 def quick() -> EvaluateSettings:
     """The smallest evaluation that still runs every branch: for tests and for a first look."""
@@ -157,8 +227,8 @@ def quick() -> EvaluateSettings:
     return EvaluateSettings(
         seeds=(0,),
         inner_folds=3,
-        inverse_penalties=(1e-2, 1.0),
-        shuffles=1,
+        C=(1e-2, 1.0),
+        permutations=1,
         decoder=short,
         segment_finetune=short,
         classify_finetune=short,
@@ -167,7 +237,13 @@ def quick() -> EvaluateSettings:
     )
 
 
-def _only_known(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for name in given:
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; known are {', '.join(known)}")
+def protocols_today(words: Iterable[str]) -> list[str]:
+    """Protocols by the names of today, in the tasks that the words of before 0.2 were about.
+
+    There `linear` was of the segmentation alone, and `frozen` the decoder there and the logistic probe of the
+    classification.
+    """
+    found = [name for word in words for name in _BEFORE_0_2.get(word, (word,))]
+    if {f"{task}/linear_probe" for task in TASKS} <= set(found):
+        found = ["linear_probe" if name.endswith("/linear_probe") else name for name in found]
+    return list(dict.fromkeys(found))

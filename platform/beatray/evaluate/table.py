@@ -1,9 +1,9 @@
-"""One table of an evaluation: the pretrained encoder beside its controls, with spread and difference.
+"""One table of an evaluation: the pretrained encoder beside its baselines, with spread and difference.
 
 A row is task, protocol, label fraction and score. Every number is mean +- SD over seeds; the difference is pretrained
-minus control, with the interval of `intervals.paired_differences`. The control is the same architecture from random
+minus random, with the interval of `intervals.paired_differences`. Random is the same architecture from random
 weights: frozen below decoders and probes, trained end to end (from scratch) in the fine-tuned rows. "features" is the
-probe on measured intervals and amplitudes, "shuffled" the probe on permuted labels, which belongs at an AUROC of 0.5.
+probe on measured intervals and amplitudes, "permuted" the probe on permuted labels, which belongs at an AUROC of 0.5.
 Where something was done to the test recordings, its name stands in place of the labels, below the clean rows.
 
 Contract: text output is at most 120 columns wide; markdown and HTML hold the same cells.
@@ -22,13 +22,13 @@ import numpy as np
 from beatray.evaluate.intervals import Interval, Known, own_intervals, paired_differences, row_patients
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.notes import TASK_NAMES, TASK_TITLES, notes_of
-from beatray.evaluate.results import ARMS, METRICS, Decisions, Evaluation, Run, TaskPart
+from beatray.evaluate.results import METRICS, VARIANTS, Decisions, Evaluation, Run, TaskPart
 from beatray.evaluate.settings import PROTOCOLS
 
 PROTOCOL_NAMES = {
-    ("segment", "linear"): "linear decoder",
-    ("segment", "frozen"): "light decoder",
-    ("classify", "frozen"): "logistic probe",
+    ("segment", "linear_probe"): "linear probe",
+    ("segment", "frozen_decoder"): "frozen decoder",
+    ("classify", "linear_probe"): "linear probe",
     ("classify", "mlp"): "MLP probe",
     ("classify", "knn"): "k-NN (cosine)",
     ("segment", "finetune"): "fine-tuned",
@@ -36,14 +36,16 @@ PROTOCOL_NAMES = {
 }
 METRIC_NAMES = {"f1": "macro F1", "dice": "Dice", "auroc": "AUROC", "auprc": "AUPRC"}
 PROTOCOL_ORDER = PROTOCOLS
-HEADER = ("task", "protocol", "labels", "score", "pretrained", "control", "difference [95 %]", "features", "shuffled")
+HEADER = (
+    "task", "protocol", "labels", "score", "pretrained", "random", "difference [95 %]", "features", "permuted",
+)  # fmt: skip
 
 Cell = tuple[float, float]  # mean and SD
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: cells are (mean, SD) over seeds, None where that arm was not run."""
+    """One line: cells are (mean, SD) over seeds, None where that variant was not run."""
 
     encoder: str
     task: str
@@ -55,12 +57,12 @@ class Row:
     random: Cell | None
     difference: Interval | None
     features: Cell | None
-    shuffled: Cell | None
+    permuted_labels: Cell | None
     title: str = ""  # of the task, with its label space
     condition: str = "clean"
-    pretrained_interval: Interval | None = None  # of the arm by itself, over test patients and seeds
+    pretrained_interval: Interval | None = None  # of the variant by itself, over test patients and seeds
     random_interval: Interval | None = None
-    joined: Cell | None = None  # the encoder's features and the measured ones, read together
+    encoder_features: Cell | None = None  # the encoder's features and the measured ones, read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,19 @@ class Table:
 def make_table(evaluation: Evaluation) -> Table:
     """All rows, in a fixed order: encoder, task, protocol, fraction, condition, score."""
     runs = evaluation.runs
-    encoders = list(dict.fromkeys(run.encoder for run in runs if run.arm == "pretrained")) or [""]
+    encoders = list(dict.fromkeys(run.encoder for run in runs if run.variant == "pretrained")) or [""]
     seen = list(dict.fromkeys(run.condition for run in runs))
     rows = []
     for encoder in encoders:
-        architecture = next((r.architecture for r in runs if r.arm == "pretrained" and r.encoder == encoder), None)
+        architecture = next((r.architecture for r in runs if r.variant == "pretrained" and r.encoder == encoder), None)
         for task, metrics in METRICS.items():
             for protocol in PROTOCOL_ORDER:
                 here = [r for r in runs if (r.task, r.protocol) == (task, protocol)]
                 for fraction, condition in sorted({(r.fraction, seen.index(r.condition)) for r in here}):
                     chosen = [r for r in here if (r.fraction, r.condition) == (fraction, seen[condition])]
-                    arms = _arms(chosen, encoder, architecture)
-                    if arms["pretrained"] or arms["random"]:
-                        rows += _rows(evaluation, encoder, chosen[0], arms, metrics)
+                    variants = _variants(chosen, encoder, architecture)
+                    if variants["pretrained"] or variants["random"]:
+                        rows += _rows(evaluation, encoder, chosen[0], variants, metrics)
     return Table(tuple(rows), tuple(notes_of(evaluation, rows)))
 
 
@@ -111,7 +113,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A <table> and a list of notes; the better of pretrained and control is set in <strong>."""
+    """A <table> and a list of notes; the better of pretrained and random is set in <strong>."""
     parts = ["<table class='results'><thead><tr>"]
     parts += [f"<th>{escape(name)}</th>" for name in HEADER] + ["</tr></thead><tbody>"]
     encoder = None
@@ -148,40 +150,40 @@ def cells_of(row: Row) -> tuple[str, ...]:
         _cell(row.random),
         difference,
         _cell(row.features),
-        _cell(row.shuffled),
+        _cell(row.permuted_labels),
     )
 
 
-def _arms(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
-    """Runs by arm and seed; the random control is that of the encoder's own architecture."""
-    arms: dict[str, dict[int, Run]] = {arm: {} for arm in ARMS}
+def _variants(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
+    """Runs by variant and seed; the random control is that of the encoder's own architecture."""
+    variants: dict[str, dict[int, Run]] = {variant: {} for variant in VARIANTS}
     for run in runs:
-        other_encoder = run.arm in ("pretrained", "joined") and run.encoder != encoder
-        other_control = run.arm == "random" and architecture is not None and run.architecture != architecture
+        other_encoder = run.variant in ("pretrained", "encoder_features") and run.encoder != encoder
+        other_control = run.variant == "random" and architecture is not None and run.architecture != architecture
         if not other_encoder and not other_control:
-            arms[run.arm][run.seed] = run
-    return arms
+            variants[run.variant][run.seed] = run
+    return variants
 
 
 def _rows(
-    evaluation: Evaluation, encoder: str, like: Run, arms: dict[str, dict[int, Run]], metrics: Sequence[str]
+    evaluation: Evaluation, encoder: str, like: Run, variants: dict[str, dict[int, Run]], metrics: Sequence[str]
 ) -> list[Row]:
     """The rows of one task, protocol, fraction and condition, those of the run `like`."""
     differences: dict[str, Interval] = {}
     known: Known = {}
-    common = sorted(arms["pretrained"].keys() & arms["random"].keys())
+    common = sorted(variants["pretrained"].keys() & variants["random"].keys())
     part = evaluation.parts[like.task]
     if common:
-        first, second = ([arms[arm][seed].outcome for seed in common] for arm in ("pretrained", "random"))
+        first, second = ([variants[variant][seed].outcome for seed in common] for variant in ("pretrained", "random"))
         bootstraps = evaluation.settings.bootstraps
         differences = paired_differences(first, second, part.truth, _owners(part, first[0]), bootstraps, known)
     own = {}
-    for arm in ("pretrained", "random"):
-        outcomes = [run.outcome for run in arms[arm].values()]
+    for variant in ("pretrained", "random"):
+        outcomes = [run.outcome for run in variants[variant].values()]
         if outcomes:
             owners = _owners(part, outcomes[0])
-            own[arm] = own_intervals(outcomes, part.truth, owners, evaluation.settings.bootstraps, known)
-    trained_on = [run.train_records for arm in ("pretrained", "random") for run in arms[arm].values()]
+            own[variant] = own_intervals(outcomes, part.truth, owners, evaluation.settings.bootstraps, known)
+    trained_on = [run.train_records for variant in ("pretrained", "random") for run in variants[variant].values()]
     return [
         Row(
             encoder=encoder,
@@ -192,11 +194,11 @@ def _rows(
             train_records=round(float(np.mean(trained_on))),
             metric=metric,
             difference=differences.get(metric),
-            pretrained=_spread(arms["pretrained"], metric),
-            random=_spread(arms["random"], metric),
-            features=_spread(arms["features"], metric),
-            joined=_spread(arms["joined"], metric),
-            shuffled=_spread(arms["shuffled"], metric),
+            pretrained=_spread(variants["pretrained"], metric),
+            random=_spread(variants["random"], metric),
+            features=_spread(variants["features"], metric),
+            encoder_features=_spread(variants["encoder_features"], metric),
+            permuted_labels=_spread(variants["permuted_labels"], metric),
             title=part.title or TASK_TITLES[like.task],
             pretrained_interval=own.get("pretrained", {}).get(metric),
             random_interval=own.get("random", {}).get(metric),

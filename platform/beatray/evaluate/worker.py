@@ -1,8 +1,8 @@
-"""One job of the evaluation: an arm of a task with one seed, over all its label fractions.
+"""One job of the evaluation: a variant of a task with one seed, over all its label fractions.
 
-An arm is what the head reads: the encoder under test, the same from random weights, measured features, the encoder
-under test together with measured features (joined), or the encoder under test with permuted training labels. The label
-subsets depend on the seed alone, so every arm sees the same ones.
+A variant is what the head reads: the encoder under test, the same from random weights, measured features, the encoder
+under test together with measured features, or the encoder under test with permuted training labels. The label
+subsets depend on the seed alone, so every variant sees the same ones.
 
 Contract: jobs are small and picklable; positions in `TaskData`; nothing of the test part's truth is read before the
 predictions are made.
@@ -23,9 +23,9 @@ from beatray.evaluate import classify, segment
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.probes import chosen_probe, held_out, inner_folds
-from beatray.evaluate.results import METRICS, VALIDATION_AUROC, Decisions, Run, score
+from beatray.evaluate.results import METRICS, VALIDATION_AUROC, VARIANTS, Decisions, Run, score
 from beatray.evaluate.robustness import CLEAN, condition_names, in_chunks
-from beatray.evaluate.settings import EvaluateSettings, FitSettings
+from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, fold_subsets
 from beatray.evaluate.tasks import TaskData
 from beatray.evaluate.waves import joined, wave_counts, wave_scores
@@ -41,13 +41,14 @@ class Job:
 
     task: str
     protocol: str
-    arm: str
+    variant: str
     spec: EncoderSpec | None
     seed: int
 
     def name(self) -> str:
         """For progress lines."""
-        return f"{self.task} {self.protocol} {self.spec.label if self.arm == 'pretrained' and self.spec else self.arm}"
+        what = self.spec.label if self.variant == "pretrained" and self.spec else VARIANTS[self.variant]
+        return f"{self.task} {self.protocol} {what}"
 
 
 class Worker:
@@ -84,7 +85,7 @@ class Worker:
     def _conditions(self, job: Job, fraction: float) -> tuple[str, ...]:
         """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
         fractions = self.settings.segment_fractions if job.task == "segment" else self.settings.classify_fractions
-        if job.arm not in ("pretrained", "random") or fraction != max(fractions):
+        if job.variant not in ("pretrained", "random") or fraction != max(fractions):
             return (CLEAN,)
         return (CLEAN, *condition_names(self.settings.robustness))
 
@@ -101,7 +102,8 @@ class Worker:
         tested = np.concatenate([test for _, test in folds])
         masks = len(np.atleast_2d(data.truth[0]))
         order = (np.argsort(tested)[:, None] * masks + np.arange(masks)).ravel()  # rows back into the part's order
-        first = (job.arm, job.protocol, job.seed) == ("pretrained", "frozen", settings.seeds_of("segment", "frozen")[0])
+        first_seed = settings.seeds_of("segment", MAIN_PROTOCOL["segment"])[0]
+        first = (job.variant, job.protocol, job.seed) == ("pretrained", MAIN_PROTOCOL["segment"], first_seed)
         runs = []
         for condition, labelled in found.items():
             samples = labelled[0].shape[-1]
@@ -154,8 +156,8 @@ class Worker:
         return {
             "task": job.task,
             "protocol": job.protocol,
-            "arm": job.arm,
-            "encoder": job.spec.label if job.spec else job.arm,
+            "variant": job.variant,
+            "encoder": job.spec.label if job.spec else job.variant,
             "architecture": job.spec.random().key() if job.spec else "",
             "fraction": fraction,
             "seed": job.seed,
@@ -166,9 +168,9 @@ class Worker:
         """Train on `train`; the function gives the labels of test records under a condition."""
         settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
         encoder, spec = self._encoder(job)
-        if job.protocol in ("linear", "frozen"):
+        if job.protocol != "finetune":
             maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, device))
-            depth = 0 if job.protocol == "linear" else segment.DECODER_DEPTH
+            depth = 0 if job.protocol == "linear_probe" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
                 maps[train], data.truth[train], encoder.stages[-1], settings.decoder, job.seed, device, depth
             )
@@ -186,7 +188,7 @@ class Worker:
             return from_maps
         fit = settings.segment_finetune
         model = segment.finetune(
-            encoder, x_mv, data.truth, train, fit, encoder_rate(spec, fit), job.seed,
+            encoder, x_mv, data.truth, train, fit, encoder_lr(spec, fit), job.seed,
             decoder=settings.finetune_decoder, bf16=settings.bf16, device=device,
         )  # fmt: skip
 
@@ -210,7 +212,7 @@ class Worker:
         if job.protocol == "finetune":
             _, spec = self._encoder(job)
             fit = settings.classify_finetune
-            rates = [encoder_rate(spec, fit) * factor for factor in settings.classify.rate_factors]
+            rates = [encoder_lr(spec, fit) * factor for factor in settings.classify.lr_factors]
             model, thresholds, validation_auroc = classify.finetune(
                 lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates, job.seed,
                 bf16=settings.bf16, device=device,
@@ -224,16 +226,18 @@ class Worker:
                 return Decisions(np.concatenate(scores), thresholds)
 
             return fine_tuned, validation_auroc
-        encoder = None if job.arm == "features" else self._encoder(job)[0]
+        encoder = None if job.variant == "features" else self._encoder(job)[0]
         features = data.features
         if encoder is not None:
             features = self._remembered(
                 job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
             )
-        if job.arm == "joined":
+        if job.variant == "encoder_features":
             features = np.concatenate([features, data.features], axis=1)
         truth = data.truth
-        if job.arm == "shuffled":  # within each part, or the true labels of validation would choose among chances
+        if (
+            job.variant == "permuted_labels"
+        ):  # within each part, or the true labels of validation would choose among chances
             truth = classify.shuffled_labels(truth, train, job.seed)
             truth = classify.shuffled_labels(truth, data.validation, job.seed)
         found = chosen_probe(job.protocol, features, truth, train, folds, settings, job.seed)
@@ -263,9 +267,9 @@ class Worker:
         return self.kept[key]
 
 
-def encoder_rate(spec: EncoderSpec, settings: FitSettings) -> float:
+def encoder_lr(spec: EncoderSpec, settings: FitSettings) -> float:
     """The learning rate that suits where the encoder starts from."""
-    return settings.scratch_rate if spec.weights is None else settings.encoder_rate
+    return settings.scratch_lr if spec.weights is None else settings.encoder_lr
 
 
 def start_process() -> None:

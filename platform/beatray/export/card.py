@@ -131,17 +131,19 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
         for metric in METRICS[run["task"]]:
             value = run["metrics"].get(metric)
             if value is not None and math.isfinite(value):
-                cells.setdefault((run["task"], run["protocol"], run["fraction"], metric, run["arm"]), []).append(value)
+                cells.setdefault((run["task"], run["protocol"], run["fraction"], metric, run["variant"]), []).append(
+                    value
+                )
     lines = [
         "| task | protocol | labels | score | this encoder | random weights | measured features | both |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for task, protocol, fraction, metric in dict.fromkeys(key[:4] for key in cells):
-        arms = [
-            _mean(cells.get((task, protocol, fraction, metric, arm), []))
-            for arm in ("pretrained", "random", "features", "joined")
+        variants = [
+            _mean(cells.get((task, protocol, fraction, metric, variant), []))
+            for variant in ("pretrained", "random", "features", "encoder_features")
         ]
-        what = (TASK_TITLES[task], PROTOCOL_NAMES[task, protocol], percent(fraction), METRIC_NAMES[metric], *arms)
+        what = (TASK_TITLES[task], PROTOCOL_NAMES[task, protocol], percent(fraction), METRIC_NAMES[metric], *variants)
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
         f"{len(part['test_ids'])} test recordings of {TASK_TITLES[t]}" for t, part in results["tasks"].items()

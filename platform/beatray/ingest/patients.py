@@ -44,22 +44,22 @@ def read_salt(path: str) -> Salt:
         with Path(path).open("rb") as stream:
             secret = stream.read(MAX_SALT_BYTES + 1).rstrip(b"\r\n")
     except OSError as error:
-        raise CorpusError(f"--salt-file {path}: {error.strerror or 'cannot be read'}") from error
+        raise CorpusError(f"--id-key-file {path}: {error.strerror or 'cannot be read'}") from error
     if not MIN_SALT_BYTES <= len(secret) <= MAX_SALT_BYTES:
         raise CorpusError(
-            f"--salt-file {path} holds {'more than ' if len(secret) > MAX_SALT_BYTES else ''}"
-            f"{min(len(secret), MAX_SALT_BYTES)} bytes; a salt has {MIN_SALT_BYTES} to {MAX_SALT_BYTES}. Make one: "
-            "head -c 32 /dev/urandom | base64 > salt, and keep it where only you can read it"
+            f"--id-key-file {path} holds {'more than ' if len(secret) > MAX_SALT_BYTES else ''}"
+            f"{min(len(secret), MAX_SALT_BYTES)} bytes; an id key has {MIN_SALT_BYTES} to {MAX_SALT_BYTES}. Make one: "
+            "head -c 32 /dev/urandom | base64 > id-key, and keep it where only you can read it"
         )
     return Salt(secret)
 
 
 def other_salt(out: str, made_with: str | None, salt: Salt | None) -> str:
     """Why a corpus made with one salt's fingerprint is not continued with another salt, and what to do."""
-    made = f"with the salt of fingerprint {made_with}" if made_with else "without a salt"
+    made = f"with the id key of fingerprint {made_with}" if made_with else "without an id key"
     now = f"this one has fingerprint {salt.fingerprint}" if salt else "now none is given"
     return (
-        f"the corpus at {out} was made {made}, {now}: one patient would get two ids. Give --salt-file as when the "
+        f"the corpus at {out} was made {made}, {now}: one patient would get two ids. Give --id-key-file as when the "
         "corpus was made, choose another --out, or pass --overwrite to make it anew."
     )
 

@@ -45,7 +45,7 @@ class IngestSettings:
     )
     limit: int | None = None  # at most so many items of each source, evenly spaced
     retry_refused: bool = False  # read recordings again that an earlier ingest refused
-    salt_file: str | None = None  # secret with which patient ids are hashed
+    id_key_file: str | None = None  # secret with which patient ids are hashed
 
 
 Listed = dict[str, tuple[Sequence[Item], Sequence[Unlisted]]]
@@ -81,7 +81,7 @@ def recipe_of(settings: IngestSettings, salt: Salt | None = None) -> dict[str, A
 
 def salt_for(settings: IngestSettings, manifest: Manifest | None) -> Salt | None:
     """The salt that the settings name. Raises CorpusError where it cannot be read or is not that of the corpus."""
-    salt = None if settings.salt_file is None else read_salt(settings.salt_file)
+    salt = None if settings.id_key_file is None else read_salt(settings.id_key_file)
     made_with = manifest.recipe.get(RECIPE_KEY) if manifest is not None else None
     if manifest is not None and made_with != (salt.fingerprint if salt else None):
         raise CorpusError(other_salt(settings.out, made_with, salt))

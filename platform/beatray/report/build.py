@@ -1,7 +1,7 @@
 """The report of one pretraining run and its evaluation, section by section.
 
 Why a module of its own: `html` knows pages, `pictures`, `ecg` and `loops` know figures; this one knows what a reader
-wants to be told and in which order: what the encoder is worth beside its controls, what was run, whether it learned,
+wants to be told and in which order: what the encoder is worth beside its baselines, what was run, whether it learned,
 what the recordings and their augmented views look like, and where the rest is kept.
 
 Contract: a part that is absent from the `Material` leaves its section out. Nothing is read from disk.
@@ -133,7 +133,7 @@ def _result_section(table: Table) -> Section:
         pictures=[
             Picture(
                 to_svg(pictures.comparison(table.rows)),
-                alt="Scores of the pretrained encoder, its control and measured features, per protocol",
+                alt="Scores of the pretrained encoder, random weights and measured features, per protocol",
                 caption="Means over seeds; bars are one SD over seeds. Whether a difference outlasts the choice of "
                 "test recordings is what the intervals of the table say.",
             )

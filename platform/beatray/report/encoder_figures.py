@@ -29,17 +29,23 @@ PERPLEXITY = 30.0
 def class_bars(
     classes: Sequence[str], scores: Mapping[str, NDArray[np.float64]], counts: Sequence[int], title: str
 ) -> Figure:
-    """Bars (one per arm and class): `scores` by arm are (runs, classes), a bar is their mean, a whisker one SD."""
+    """Bars (one per variant and class): `scores` by variant are (runs, classes), a bar is their mean."""
     colours = (BLUE, ORANGE, GREY)
     with rc_context(STYLE):
         figure = new_figure(max(6.0, 1.5 * len(classes)), 3.4)
         axes = figure.subplots()
         width = 0.8 / max(1, len(scores))
-        for number, (arm, values) in enumerate(scores.items()):
+        for number, (variant, values) in enumerate(scores.items()):
             places = np.arange(len(classes)) + width * (number - (len(scores) - 1) / 2)
             spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(classes))
             axes.bar(
-                places, np.nanmean(values, axis=0), width, yerr=spread, capsize=2, label=arm, color=colours[number % 3]
+                places,
+                np.nanmean(values, axis=0),
+                width,
+                yerr=spread,
+                capsize=2,
+                label=variant,
+                color=colours[number % 3],
             )
         axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xticks(

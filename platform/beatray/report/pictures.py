@@ -115,14 +115,14 @@ def histograms(values: Mapping[str, ArrayLike], label: str, bins: int = 40) -> F
 
 
 def comparison(rows: Sequence[Row]) -> Figure:
-    """The table's main scores as dots: pretrained against control, bars one SD over seeds; one panel per score."""
+    """The table's main scores as dots: pretrained against random weights, bars one SD over seeds; a panel per score."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         main = row.metric == ("f1" if row.task == "segment" else "auroc")
         if row.condition == "clean" and main:
             groups.setdefault((row.task, row.metric), []).append(row)
-    arms = (("pretrained", BLUE, "o"), ("random", ORANGE, "s"), ("features", GREY, "D"))
-    names = {"pretrained": "pretrained", "random": "control (random weights)", "features": "measured features"}
+    variants = (("pretrained", BLUE, "o"), ("random", ORANGE, "s"), ("features", GREY, "D"))
+    names = {"pretrained": "pretrained", "random": "random weights", "features": "measured features"}
     with rc_context(STYLE):
         tallest = max((len(group) for group in groups.values()), default=1)
         figure = new_figure(5.0 * max(1, len(groups)), 1.2 + 0.42 * tallest)
@@ -130,13 +130,13 @@ def comparison(rows: Sequence[Row]) -> Figure:
         panels = np.atleast_1d(figure.subplots(1, max(1, len(groups)), squeeze=False)).ravel()
         for axes, ((task, metric), group) in zip(panels, groups.items(), strict=False):
             for position, row in enumerate(group):
-                for offset, (arm, colour, marker) in enumerate(arms):
-                    cell = getattr(row, arm)
+                for offset, (variant, colour, marker) in enumerate(variants):
+                    cell = getattr(row, variant)
                     if cell is not None:
                         sd = cell[1] if np.isfinite(cell[1]) else 0.0
                         axes.errorbar(
                             cell[0], position + 0.17 * (offset - 1), xerr=sd, fmt=marker, color=colour, markersize=5,
-                            capsize=2, label=names[arm],
+                            capsize=2, label=names[variant],
                         )  # fmt: skip
             prefix = len({row.encoder for row in group}) > 1
             axes.set_yticks(

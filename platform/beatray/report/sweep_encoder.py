@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from beatray.evaluate.metrics import auroc
+from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.report.build import vcg_section
 from beatray.report.canvas import to_png, to_svg
 from beatray.report.encoder_figures import class_bars, confusion, embedding_map, projections
@@ -30,18 +31,18 @@ def classes_section(best: Method) -> Section | None:
     truth = np.array(part["truth"], bool)
     classes = part["classes"] or [f"class {k}" for k in range(truth.shape[1])]
 
-    def of(results: Mapping[str, Any], arm: str) -> list[Mapping[str, Any]]:
+    def of(results: Mapping[str, Any], variant: str) -> list[Mapping[str, Any]]:
         return [
             run
             for run in results.get("runs", ())
-            if (run["task"], run["protocol"], run["arm"], run["fraction"], run["condition"])
-            == ("classify", "frozen", arm, fraction, "clean")
+            if (run["task"], run["protocol"], run["variant"], run["fraction"], run["condition"])
+            == ("classify", MAIN_PROTOCOL["classify"], variant, fraction, "clean")
         ]
 
     scores = {}
-    arms = (("pretrained", name_of(best), trial.results), ("random", "random weights", trial.controls))
-    for arm, label, results in (*arms, ("features", "measured features", trial.controls)):
-        found = of(results, arm)
+    variants = (("pretrained", name_of(best), trial.results), ("random", "random weights", trial.controls))
+    for variant, label, results in (*variants, ("features", "measured features", trial.controls)):
+        found = of(results, variant)
         if found:
             tables = [np.array(run["test"]["scores"], np.float64) for run in found]
             scores[label] = np.array([[auroc(truth[:, k], t[:, k]) for k in range(len(classes))] for t in tables])

@@ -18,8 +18,8 @@ from beatray.report.sweep_table import SweepTable, Verdict, shown, task_title, v
 from beatray.report.sweep_table_forms import as_html
 
 HOW_TESTED = {
-    "classify": "a logistic probe for the classes",
-    "segment": "a light decoder for P, QRS and T, macro F1 of samples 500 to 4499",
+    "classify": "a linear probe for the classes",
+    "segment": "a frozen decoder for P, QRS and T, macro F1 of samples 500 to 4499",
 }
 
 

@@ -9,8 +9,10 @@ import json
 
 import numpy as np
 
+from beatray.evaluate.names import parts_of
 from beatray.evaluate.paired import MetricComparison, RunScore, as_rows, compare_runs
 from beatray.evaluate.results import METRICS
+from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.statistics import ALPHA
 from beatray.evaluate.table import METRIC_NAMES
 from beatray.report import sweep_figures
@@ -101,16 +103,17 @@ def labels_section(material: SweepMaterial) -> Section | None:
     for task in material.results.tasks:
         metric = METRICS[task][0]
         title = f"{data_name(material.results, task)} {METRIC_NAMES[metric].removeprefix('macro ')}"
-        names = [name for name in material.results.score_names() if _parts(name)[:3] == (task, "frozen", metric)]
+        wanted = (task, MAIN_PROTOCOL[task], metric)
+        names = [name for name in material.results.score_names() if parts_of(name)[:3] == wanted]
         if len(names) < 2:
             continue
-        fractions = {name: _parts(name)[3] for name in names}
+        fractions = {name: parts_of(name)[3] for name in names}
         lines = {
             label: sweep_figures.Curve({fractions[name]: method.scores(name) for name in names})
             for label, method in chosen.items()
         }
-        for arm, label in (("random", "random weights"), ("features", "measured features")):
-            points = {fractions[name]: material.best.control_scores(name, arm) for name in names}
+        for variant, label in (("random", "random weights"), ("features", "measured features")):
+            points = {fractions[name]: material.best.control_scores(name, variant) for name in names}
             if all(np.isfinite(values).all() for values in points.values()):
                 lines[label] = sweep_figures.Curve(points)
         panels[title] = lines
@@ -138,13 +141,6 @@ def _leading(material: SweepMaterial) -> dict[str, Method]:
         wanted.append(max((line for line, _ in pairs), key=lambda line: float(np.nanmean(line.scores[column.title]))))
     names = list(dict.fromkeys(line.name for line in wanted))[:MOST_LINES]
     return {line.name: method for line, method in pairs if line.name in names}
-
-
-def _parts(name: str) -> tuple[str, str, str, float]:
-    """(task, protocol, metric, fraction) of a clean score's name; the metric of others is what follows."""
-    task, protocol, rest = name.split(".", 2)
-    fraction, metric = rest.split("pct.", 1)
-    return task, protocol, metric, float(fraction) / 100
 
 
 def scatter_section(table: SweepTable) -> Section:

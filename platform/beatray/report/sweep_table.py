@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.evaluate.files import score_name
+from beatray.evaluate.names import score_name
 from beatray.evaluate.notes import TASK_TITLES
 from beatray.evaluate.results import VALIDATION_AUROC, percent
+from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, PAPER_SCORES, SEGMENT_F1, PaperRow, described, paper_row
 from beatray.sweep.results import Method, SweepResults
@@ -34,7 +35,7 @@ class Column:
     title: str
     score: str
     paper: str | None = None
-    arm: str = "pretrained"  # or joined
+    variant: str = "pretrained"  # or encoder_features
     tests: bool = True  # False: a score on validation records, by which methods may be chosen
 
 
@@ -142,11 +143,11 @@ def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
         said = architecture if architectures.count(architecture) == 1 else method.name
         wanted.insert(0, ("random", ", ".join([CONTROL_NAMES["random"], *([said] if said else [])]), method))
     found = []
-    for arm, name, method in wanted:
+    for variant, name, method in wanted:
         each = {trial.control: n for n, trial in enumerate(method.trials)}.values()
         scores = {
-            column.title: method.control_scores(column.score, arm)[list(each)]
-            if column.arm == "pretrained"
+            column.title: method.control_scores(column.score, variant)[list(each)]
+            if column.variant == "pretrained"
             else np.array([np.nan])
             for column in columns
         }
@@ -178,40 +179,40 @@ def verdicts(table: SweepTable) -> list[Verdict]:
 
 
 def _columns(results: SweepResults) -> tuple[Column, ...]:
-    """The main scores at all labels, those of the paper first; then the same with the measured features joined and on
+    """The main scores at all labels, those of the paper first; then the same with the measured features beside and on
     validation records, other protocols, and fewer labels."""
     runs = [run for m in results.methods for t in m.trials for run in t.results["runs"] if run["condition"] == "clean"]
     kinds = dict.fromkeys((run["protocol"], run["task"], run["fraction"]) for run in runs)
     largest = {task: max(fraction for _, other, fraction in kinds if other == task) for _, task, _ in kinds}
-    paper, joined, others, fewer = [], [], [], []
+    paper, together, others, fewer = [], [], [], []
     for protocol, task, fraction in kinds:
         name = data_name(results, task)
-        how = "" if protocol == "frozen" else f", {PROTOCOL_NAMES[task, protocol]}"
+        how = "" if protocol == MAIN_PROTOCOL[task] else f", {PROTOCOL_NAMES[task, protocol]}"
         for metric, of_paper in (("auroc", AUROC), ("f1", F1)) if task == "classify" else (("f1", SEGMENT_F1),):
             title = f"{name} {METRIC_NAMES[metric].removeprefix('macro ')}"
             score = score_name(task, protocol, fraction, metric)
             if fraction != largest[task]:
                 if of_paper != F1:
                     fewer.append(Column(f"{title}{how} at {percent(fraction)}", score))
-            elif protocol == "frozen":
+            elif protocol == MAIN_PROTOCOL[task]:
                 paper.append(Column(title, score, of_paper))
                 if metric == "auroc":
                     chosen_by = score_name(task, protocol, fraction, VALIDATION_AUROC)
-                    joined += [Column(f"{title} with features", score, arm="joined")]
-                    joined += [Column(f"{title}, validation", chosen_by, tests=False)]
+                    together += [Column(f"{title} with features", score, variant="encoder_features")]
+                    together += [Column(f"{title}, validation", chosen_by, tests=False)]
             else:
                 others.append(Column(f"{title}{how}", score))
     paper.sort(key=lambda column: PAPER_SCORES.index(str(column.paper)))
     fewer.sort(key=lambda column: column.title)
     return tuple(
         column
-        for column in (*paper, *joined, *others, *fewer)
-        if all(np.isfinite(method.scores(column.score, column.arm)).any() for method in results.methods)
+        for column in (*paper, *together, *others, *fewer)
+        if all(np.isfinite(method.scores(column.score, column.variant)).any() for method in results.methods)
     )
 
 
 def _line(method: Method, columns: Sequence[Column], name: str) -> Line:
-    scores = {column.title: method.scores(column.score, column.arm) for column in columns}
+    scores = {column.title: method.scores(column.score, column.variant) for column in columns}
     return Line(name, scores, method.repeats, paper_row(method.changes))
 
 

@@ -86,14 +86,14 @@ def long_csv(results: SweepResults) -> str:
     """Every score of every trial, a line each: what any other table can be made of."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "trial", "repeat", "score", "value", "random", "features", "joined"])
+    writer.writerow(["method", "trial", "repeat", "score", "value", "random", "features", "encoder+features"])
     for name in results.score_names():
         for method in results.methods:
             values = (
                 method.scores(name),
                 method.control_scores(name, "random"),
                 method.control_scores(name, "features"),
-                method.scores(name, "joined"),
+                method.scores(name, "encoder_features"),
             )
             for trial, *cells in zip(method.trials, *values, strict=True):
                 writer.writerow([method.name, trial.trial, trial.repeat, name, *(_number(value, 6) for value in cells)])

@@ -42,8 +42,8 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
         self,
         metric: str,
         mode: str,
-        grace_epochs: int,
-        reduction: float,
+        grace_period: int,
+        reduction_factor: float,
         paces: Mapping[str, Pace],
         earlier: Mapping[str, Sequence[Mapping[str, float]]],
         ended: Sequence[str],
@@ -55,9 +55,9 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
             EPOCHS,
             metric,
             mode,
-            max_t=max(longest, grace_epochs),
-            grace_period=grace_epochs,
-            reduction_factor=reduction,
+            max_t=max(longest, grace_period),
+            grace_period=grace_period,
+            reduction_factor=reduction_factor,
             stop_last_trials=False,
         )
         self._paces, self._earlier, self._fall = paces, earlier, fall

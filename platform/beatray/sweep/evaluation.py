@@ -27,8 +27,10 @@ from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
-from beatray.evaluate.results import plain
-from beatray.evaluate.settings import TASKS, EvaluateSettings
+from beatray.evaluate.names import of_variant
+from beatray.evaluate.older import scores_today
+from beatray.evaluate.results import PREFIX, plain
+from beatray.evaluate.settings import EvaluateSettings
 from beatray.models.encoder_folder import ENCODER_FOLDER
 from beatray.settings import CorpusSettings
 from beatray.storage.hashed_folder import FILES, read_folder, write_folder
@@ -60,13 +62,13 @@ def kept_scores(job: Job, settings: EvaluateSettings) -> dict[str, float] | None
 
 
 def evaluate_trial(job: Job, settings: EvaluateSettings) -> dict[str, float]:
-    """Evaluate the trial's encoder, unless that is done; its scores by `files.score_name`."""
+    """Evaluate the trial's encoder, unless that is done; its scores by `names.score_name`."""
     kept = kept_scores(job, settings)
     if kept is not None:
         return kept
     made_of = _made_of(job, settings, _digest(job.run))
     spec = spec_of(job.run.location)
-    alone = replace(settings, controls=False, workers=1)
+    alone = replace(settings, baselines=False, workers=1)
     place = (job.run.location, EVALUATION_FOLDER)
     about = {"made_of": made_of, "controls": control_of(job, settings)}
     try:
@@ -77,7 +79,11 @@ def evaluate_trial(job: Job, settings: EvaluateSettings) -> dict[str, float]:
 
 def control_of(job: Job, settings: EvaluateSettings) -> str:
     """The name of the controls that belong to a trial: the same for the same encoder, corpus and split."""
-    made_of = _made_of(job, settings, _architecture(job).key())
+    return control_name(_made_of(job, settings, _architecture(job).key()))
+
+
+def control_name(made_of: Mapping[str, Any]) -> str:
+    """What controls that were made of this are called."""
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -86,7 +92,7 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
 
     SettingsError if the corpus or the settings allow no evaluation, or none that has the sweep's metric.
     """
-    if not settings.controls:
+    if not settings.baselines:
         return True
     place, waiting = prepared.plan.folder.child(CONTROLS), []
     cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
@@ -113,12 +119,12 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
 
 def _check_metric(place: Store, names: Iterable[str], metric: str) -> None:
     """SettingsError if a metric of the evaluation is none that the controls have: no trial will have it either."""
-    if not metric.startswith(tuple(f"{task}." for task in TASKS)):
+    if not metric.startswith(PREFIX):
         return
     for name in names:
-        scores = json.loads(place.child(name).read(SCORES))["scores"]
-        known = {score for arm in ("random", "features") for score in scores.get(arm, {})}
-        if metric.removesuffix(".joined") not in known:
+        scores = scores_today(json.loads(place.child(name).read(SCORES)))["scores"]
+        known = {score for variant in ("random", "features") for score in scores.get(variant, {})}
+        if metric.replace("/encoder_features/", "/") not in known:
             raise SettingsError(f"sweep.metric={metric} is not among the scores: {', '.join(sorted(known))}")
 
 
@@ -145,14 +151,17 @@ def _evaluate(
 
 
 def _figures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What becomes of the scores among a trial's figures: its own, and those with the measured features joined."""
-    joined = {f"{name}.joined": float(value) for name, value in scores.get("joined", {}).items()}
-    return {**{name: float(value) for name, value in scores.get("pretrained", {}).items()}, **joined}
+    """What becomes of the scores among a trial's figures: its own, and those with the measured features beside."""
+    return {
+        of_variant(name, variant): float(value)
+        for variant in ("pretrained", "encoder_features")
+        for name, value in scores.get(variant, {}).items()
+    }
 
 
 def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float] | None:
     try:
-        found = json.loads(read_folder(parent.child(name))[SCORES])
+        found = scores_today(json.loads(read_folder(parent.child(name))[SCORES]))
     except (CheckpointError, KeyError, ValueError):
         return None
     if found.get("made_of") != made_of:
@@ -163,7 +172,7 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
 def _made_of(job: Job, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
     """What the scores depend on, as plain JSON."""
     kind = {"scores": SCORES_VERSION, "encoder": encoder}
-    about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "controls")}
+    about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "baselines")}
     split = {key: value for key, value in as_dict(job.settings.corpus).items() if key not in ("path", "on_bad_shard")}
     return dict(plain({**kind, "manifest": job.manifest_hash, "split": split, "evaluate": about}))
 

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from beatray.config import PATH_WORDS, build, compose, config_folder
+from beatray.config import PATH_WORDS, build, compose, config_folder, today
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
-from beatray.sweep.record import CONTROLS, NAME, REPORT
+from beatray.sweep.ranking import refuse_unknown_metric
+from beatray.sweep.record import CONTROLS, NAME, REPORT, metric_today
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
-from beatray.track.journal import figure_today
 from beatray.track.memory import MEMORY
 from beatray.train.composed import changes_today, pretrain_content, pretrain_settings
 from beatray.train.job import keys_marked
@@ -73,7 +73,7 @@ def config_of(words: Iterable[str]) -> dict[str, Any]:
     plain_words, dotted = _split(words)
     content = pretrain_content("sweep", plain_words, kinds={"sweep": SweepSettings, "evaluate": EvaluateSettings})
     for part, key, value in dotted:
-        entries = content["sweep"][part]
+        entries = content["sweep"].setdefault(part, {})
         if value is None:
             entries.pop(key, None)
         else:
@@ -98,7 +98,7 @@ def plan_from(words: Iterable[str]) -> Plan:
         for key, value in sweep.fixed.items()
         if _key_today(_word(key, value)) not in said and not ("evaluate" in said and _is_of(key, "evaluate"))
     }
-    sweep = replace(sweep, fixed=fixed, metric=figure_today(sweep.metric))
+    sweep = replace(sweep, fixed=fixed, metric=metric_today(sweep.metric))
     shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
     of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
     of_evaluation += [word for word in plain_words if _is_of(word, "evaluate")]
@@ -115,9 +115,12 @@ def plan_from(words: Iterable[str]) -> Plan:
     evaluation = None
     if sweep.evaluate:
         chosen = sorted(of_evaluation, key=lambda word: "." in _key(word))  # the group before its keys
-        evaluation = build(EvaluateSettings, compose("evaluate", chosen)["evaluate"], "evaluate.")
+        evaluation = build(
+            EvaluateSettings, compose("evaluate", chosen, kinds={"evaluate": EvaluateSettings})["evaluate"], "evaluate."
+        )
     elif of_evaluation:
         raise SettingsError(f"'{of_evaluation[0]}' needs sweep.evaluate=true: this sweep evaluates nothing")
+    refuse_unknown_metric(sweep.metric, evaluation, [base, *(trial.settings for trial in trials)])
     return Plan(base.run, base, tuple(base_words), sweep, tuple(trials), tuple(shared), evaluation)
 
 
@@ -178,7 +181,8 @@ def _key(word: str) -> str:
 def _key_today(word: str) -> str:
     """The key of a word, under its name of today where it has one."""
     _, _, value = word.partition("=")
-    return next(iter(changes_today({_key(word): None if value == "null" else value})))
+    changes = changes_today({_key(word): None if value == "null" else value})
+    return next(iter(today(changes, [("evaluate", EvaluateSettings)])))
 
 
 def _is_of(word: str, group: str) -> bool:

@@ -1,10 +1,10 @@
 """Population based training (Jaderberg et al. 2017, arXiv:1711.09846): settings that change while the trials train.
 
-All trials train for `grace_epochs`, then those of the worst quarter take over the weights, optimiser and position of
-one of the best quarter each, with its settings a little changed, and so on to the end. The paper lets members look at
-each other whenever they are ready; here all wait for the round to end, so that the same sweep makes the same decisions
-however often it is killed: what a member takes over is a function of the sweep's settings and of the journals of the
-runs, and is written down before anything is copied; a copy that was not finished is made again.
+All trials train for `grace_period` epochs, then those of the worst quarter exploit the best: each takes the weights,
+optimizer and position of one of the best quarter, with its settings a little changed, and so on to the end. The
+paper lets members look at each other whenever they are ready; here all wait for the round to end, so that the same
+sweep makes the same decisions however often it is killed: what a member takes is a function of the sweep's settings and
+of the journals of the runs, and is written down before anything is copied; a copy that was not finished is made again.
 
 Contract: only settings that change neither the shape of a weight nor the order of the recordings can be searched:
 those whose fields are marked `searchable`.
@@ -34,12 +34,12 @@ REDRAWN = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Takeover:
-    """After round `number` (from 0), a trial goes on from `donor` at a global step, with these settings of its own."""
+class Exploit:
+    """After round `number` (from 0), a trial goes on from `source` at a global step, with these settings of its own."""
 
     number: int
     step: int
-    donor: str
+    source: str
     changes: Mapping[str, Any]
     copied: bool = False
 
@@ -51,10 +51,10 @@ def targets(job: Job, interval_epochs: int) -> list[int]:
     return [*(per_epoch * epochs for epochs in ends), job.steps]
 
 
-def takeovers(
+def exploits(
     number: int, step: int, scores: Mapping[str, float], changes: Mapping[str, Mapping[str, Any]], sweep: SweepSettings
-) -> dict[str, Takeover]:
-    """Which trials take over from which after round `number`, at `step`: a function of the arguments alone.
+) -> dict[str, Exploit]:
+    """Which trials exploit which after round `number`, at `step`: a function of the arguments alone.
 
     `scores` are those of the trials that are still in the running, `changes` their present settings.
     """
@@ -64,9 +64,9 @@ def takeovers(
     found = {}
     for name in order[len(order) - count :]:
         generator = random.Random(f"{sweep.seed}/{number}/{name}")
-        donor = generator.choice(order[:count])
-        moved = {key: _moved(values, changes[donor][key], generator) for key, values in sweep.space.items()}
-        found[name] = Takeover(number, step, donor, moved)
+        source = generator.choice(order[:count])
+        moved = {key: _moved(values, changes[source][key], generator) for key, values in sweep.space.items()}
+        found[name] = Exploit(number, step, source, moved)
     return found
 
 
@@ -83,19 +83,19 @@ def _moved(values: Any, value: Any, generator: random.Random) -> Any:
     return min(max(float(f"{value * generator.choice(FACTORS):.4g}"), float(low)), float(high))
 
 
-def copy_checkpoint(donor: Store, to: Job, step: int) -> None:
-    """Make the donor's checkpoint at `step` that of another trial, under that trial's own settings; may be repeated.
+def copy_checkpoint(source: Store, to: Job, step: int) -> None:
+    """Make the source trial's checkpoint at `step` that of another one, under its own settings; may be repeated.
 
-    CheckpointError if the donor has none there.
+    CheckpointError if the source trial has none there.
     """
     name = checkpoints.name_of(step)
-    files = read_folder(donor.child(checkpoints.FOLDER).child(name))
+    files = read_folder(source.child(checkpoints.FOLDER).child(name))
     state = json.loads(files["state.json"])
     state["settings"] = shown_settings(to.settings)
     try:
         state["optimiser_groups"][0]["weight_decay"] = to.settings.train.weight_decay  # the schedule sets the rates
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"{donor.where(name)} does not say how its optimiser is set: {error}") from error
+        raise CheckpointError(f"{source.where(name)} does not say how its optimiser is set: {error}") from error
     files["state.json"] = json.dumps(state, sort_keys=True).encode()
     write_folder(to.run.child(checkpoints.FOLDER), name, files)
 

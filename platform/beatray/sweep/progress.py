@@ -96,19 +96,19 @@ def prepare(plan: Plan) -> Prepared:
 
 
 def with_copies(plan: Plan, trial: TrialRecord) -> TrialRecord:
-    """The trial after every takeover that was written down is there: what was copied already is copied again."""
-    if not trial.takeovers or trial.takeovers[-1]["copied"]:
+    """The trial after every exploit that was written down is there: what was copied already is copied again."""
+    if not trial.exploits or trial.exploits[-1]["copied"]:
         return trial
-    done = replace(trial, takeovers=(*trial.takeovers[:-1], {**trial.takeovers[-1], "copied": True}))
-    copy_checkpoint(plan.folder.child(trial.takeovers[-1]["donor"]), job_of(plan, done), trial.takeovers[-1]["step"])
+    done = replace(trial, exploits=(*trial.exploits[:-1], {**trial.exploits[-1], "copied": True}))
+    copy_checkpoint(plan.folder.child(trial.exploits[-1]["source"]), job_of(plan, done), trial.exploits[-1]["step"])
     return done
 
 
 def _refuse_other_rounds(plan: Plan, rounds: tuple[Mapping[str, int], ...], job: Job) -> None:
-    ends = targets(job, plan.sweep.grace_epochs) if rounds else []
+    ends = targets(job, plan.sweep.grace_period) if rounds else []
     if any(each["number"] >= len(ends) or ends[each["number"]] != each["step"] for each in rounds):
         raise SettingsError(
-            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_epochs; say that one, or choose "
+            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_period; say that one, or choose "
             "another run="
         )
 
@@ -116,7 +116,7 @@ def _refuse_other_rounds(plan: Plan, rounds: tuple[Mapping[str, int], ...], job:
 def job_of(plan: Plan, trial: TrialRecord) -> Job:
     """The job of a trial with the settings it has by now."""
     drawn = next(each.settings for each in plan.trials if each.name == trial.name)
-    settings = settings_with(plan, trial.name, trial.present) if trial.takeovers else drawn
+    settings = settings_with(plan, trial.name, trial.present) if trial.exploits else drawn
     return prepare_job(_with_shared_tracking(plan, settings))
 
 

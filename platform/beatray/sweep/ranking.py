@@ -8,14 +8,20 @@ failed ones with their error, and those that have not ended.
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from beatray.errors import SettingsError
+from beatray.evaluate.names import scores_of
+from beatray.evaluate.results import PREFIX
+from beatray.evaluate.settings import EvaluateSettings
+from beatray.objectives import registry as objectives
+from beatray.settings import PretrainSettings
 from beatray.sweep.record import SweepRecord, TrialRecord
 from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import name_of, short_keys, shown
@@ -27,6 +33,11 @@ from beatray.train.run_folder import METRICS
 VALIDATION_LOSS = "validation_loss"
 REPORTED = ("loss", VALIDATION_LOSS)
 """What the ranks report while they train."""
+COLUMNS = (
+    *REPORTED, "learning_rate", "gradient_norm", "records_per_s", "data_wait_s", "step_s", "workers", "dropped_rows",
+    "checkpoint_failures",
+)  # fmt: skip
+"""What the loop itself logs of a step; a method adds its own."""
 NOT_FIGURES = ("step", "epoch", "time_ms")
 ORDER = ("finished", "stopped", "running", "paused", "interrupted", "waiting", "failed")
 LONGEST_ERROR = 100
@@ -39,6 +50,34 @@ def with_metric(trial: TrialRecord, metric: str) -> TrialRecord:
         return trial
     has = ", ".join(sorted(trial.figures)) or "nothing"
     return replace(trial, status="failed", error=f"it reports no {metric}; sweep.metric= can be one of: {has}")
+
+
+def refuse_unknown_metric(metric: str, evaluation: EvaluateSettings | None, trials: Sequence[PretrainSettings]) -> None:
+    """SettingsError for a metric that no trial can have, or that is most likely a typing error, before one starts."""
+    if metric.startswith(PREFIX):
+        if evaluation is None:
+            raise SettingsError(f"sweep.metric={metric} is a score of an evaluation: it needs sweep.evaluate=true")
+        scores = scores_of(evaluation)
+        if metric not in scores:
+            raise SettingsError(f"sweep.metric={metric} is no score of this evaluation{_meant(metric, scores)}")
+        return
+    methods = {json.dumps(trial.objective, sort_keys=True): dict(trial.objective) for trial in trials}
+    known = {*COLUMNS, *(key for method in methods.values() for key in _curves(method))}
+    told = _meant(metric, known)
+    if metric not in known and (told.startswith(";") or "/" not in metric):  # a method may log more, as TERM/WHAT
+        raise SettingsError(f"sweep.metric={metric} is nothing that a trial logs{told}")
+
+
+def _meant(metric: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(metric, sorted(known), 1, 0.85)
+    return f"; did you mean '{close[0]}'?" if close else f": there are {', '.join(sorted(known))}"
+
+
+def _curves(method: dict[str, Any]) -> list[str]:
+    """The columns that a method is known to log."""
+    name = str(method.pop("name"))
+    kind = objectives.objective_class(name)
+    return [curve.key for curve in kind.curves(objectives.objective_settings(name, method, "objective."))]
 
 
 def check_metric(job: Job, sweep: SweepSettings) -> None:
@@ -56,16 +95,16 @@ def check_metric(job: Job, sweep: SweepSettings) -> None:
             f"while they train, trials report {' and '.join(REPORTED)}: sweep.metric={sweep.metric} is known too late "
             f"for search={sweep.search}; take search=random"
         )
-    if sweep.search == "pbt" and sweep.grace_epochs >= job.settings.train.epochs:
+    if sweep.search == "pbt" and sweep.grace_period >= job.settings.train.epochs:
         raise SettingsError(
-            f"sweep.grace_epochs={sweep.grace_epochs} leaves no round of train.epochs={job.settings.train.epochs} in "
-            "which anything could be taken over: lower it"
+            f"sweep.grace_period={sweep.grace_period} leaves no round of train.epochs={job.settings.train.epochs} in "
+            "which a trial could exploit another: lower it"
         )
     every = job.settings.train.validate_every_epochs if validates else 1
-    if every > sweep.grace_epochs or (sweep.search == "pbt" and sweep.grace_epochs % every):
+    if every > sweep.grace_period or (sweep.search == "pbt" and sweep.grace_period % every):
         raise SettingsError(
-            f"it reports every {every} epochs, which does not fit sweep.grace_epochs={sweep.grace_epochs}: set "
-            f"train.validate_every_epochs={sweep.grace_epochs}, or a longer grace"
+            f"it reports every {every} epochs, which does not fit sweep.grace_period={sweep.grace_period}: set "
+            f"train.validate_every_epochs={sweep.grace_period}, or a longer sweep.grace_period"
         )
 
 

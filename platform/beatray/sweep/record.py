@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from beatray.errors import SettingsError
+from beatray.evaluate.older import score_today
 from beatray.storage.store import Store
 from beatray.sweep.settings import SweepSettings
 from beatray.track.journal import figure_today
@@ -41,12 +42,12 @@ class TrialRecord:
     figures: Mapping[str, float] = field(default_factory=dict)
     reports: tuple[Mapping[str, float], ...] = ()
     error: str | None = None
-    takeovers: tuple[Mapping[str, Any], ...] = ()  # population based training: what it took over, and when
+    exploits: tuple[Mapping[str, Any], ...] = ()  # population based training: from which trial it went on, and when
 
     @property
     def present(self) -> dict[str, Any]:
-        """The changes that it trains with now: as drawn, or as last taken over."""
-        copied = [turn["changes"] for turn in self.takeovers if turn["copied"]]
+        """The changes that it trains with now: as drawn, or as last exploited."""
+        copied = [turn["changes"] for turn in self.exploits if turn["copied"]]
         return {**self.changes, **(copied[-1] if copied else {})}
 
 
@@ -98,10 +99,10 @@ class Record:
         return self._rounds
 
     def decide(self, number: int, step: int, turns: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write down what is taken over after a round, all of it or nothing."""
+        """Write down which trials exploit which after a round, all of it or nothing."""
         for name, turn in turns.items():
             trial = self._trials[name]
-            self._trials[name] = replace(trial, takeovers=(*trial.takeovers, turn))
+            self._trials[name] = replace(trial, exploits=(*trial.exploits, turn))
         self._rounds = (*self._rounds, {"number": number, "step": step})
         self._write()
 
@@ -115,6 +116,11 @@ class Record:
         self._folder.write(NAME, json.dumps(content, indent=1).encode())
 
 
+def metric_today(name: str) -> str:
+    """What a figure of a trial is called that may be called as before 0.2, or as MLflow has it."""
+    return score_today(figure_today(name.removeprefix("train/")))
+
+
 def read(folder: Store) -> SweepRecord | None:
     """The record in `folder`; None if there is none. SettingsError if it is damaged or of another version."""
     try:
@@ -122,7 +128,7 @@ def read(folder: Store) -> SweepRecord | None:
         if content.pop("version") != VERSION:
             raise ValueError("it was written by another version of beatray")
         trials = tuple(_trial(trial) for trial in content.pop("trials"))
-        content |= {"rounds": tuple(content.get("rounds", ())), "metric": figure_today(content["metric"])}
+        content |= {"rounds": tuple(content.get("rounds", ())), "metric": metric_today(content["metric"])}
         return SweepRecord(**content, trials=trials)
     except FileNotFoundError:
         return None
@@ -134,6 +140,10 @@ def read(folder: Store) -> SweepRecord | None:
 
 
 def _trial(content: Mapping[str, Any]) -> TrialRecord:
-    lists = {name: tuple(content.get(name, ())) for name in ("reports", "takeovers")}
-    figures = {figure_today(name): value for name, value in content.get("figures", {}).items()}
+    content = dict(content)
+    if "takeovers" in content:  # of before 0.2
+        turns = content.pop("takeovers")
+        content["exploits"] = [{("source" if k == "donor" else k): v for k, v in turn.items()} for turn in turns]
+    lists = {name: tuple(content.get(name, ())) for name in ("reports", "exploits")}
+    figures = {metric_today(name): value for name, value in content.get("figures", {}).items()}
     return TrialRecord(**{**content, **lists, "figures": figures})

@@ -30,7 +30,7 @@ def check_trial(settings: PretrainSettings, available: Mapping[str, float]) -> N
         raise SettingsError(f"{error} ({DRIVER_CPUS:g} CPUs are kept for the trial's own driver.)") from error
 
 
-def concurrent(trials: Sequence[PretrainSettings], available: Mapping[str, float], asked: int | None) -> int:
+def at_a_time(trials: Sequence[PretrainSettings], available: Mapping[str, float], asked: int | None) -> int:
     """How many trials run at a time: what the CPUs and GPUs hold, or fewer if asked for; SettingsError for more.
 
     Every one of `trials` must fit alone (`check_trial`).
@@ -42,5 +42,5 @@ def concurrent(trials: Sequence[PretrainSettings], available: Mapping[str, float
     if gpus and math.floor(have_gpus / gpus) < fits:
         fits, because = math.floor(have_gpus / gpus), f"a trial needs {gpus} GPUs and Ray has {have_gpus:g}"
     if asked is not None and asked > fits:
-        raise SettingsError(f"sweep.concurrent={asked} trials at a time do not fit: {because}, room for {fits}.")
+        raise SettingsError(f"sweep.max_concurrent_trials={asked} do not fit: {because}, room for {fits}.")
     return min(fits, len(trials), asked or fits)

@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.errors import SettingsError
-from beatray.evaluate.files import score_name
+from beatray.evaluate.names import score_name
+from beatray.evaluate.older import results_today, scores_today
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC
 from beatray.storage.store import Store
-from beatray.sweep.evaluation import SCORES, is_of_encoder
+from beatray.sweep.evaluation import SCORES, control_name, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
 from beatray.sweep.space import short_keys
 from beatray.train.composed import changes_today
 from beatray.train.run_folder import EVALUATION_FOLDER
 
-REPEATS = ("seed", "corpus.split")
+REPEATS = ("seed", "corpus.fold_rotation")
 """Settings that repeat a method rather than make another one."""
 
 
@@ -49,18 +50,18 @@ class Method:
     changes: Mapping[str, Any]
     trials: tuple[Evaluated, ...]
 
-    def scores(self, name: str, arm: str = "pretrained") -> NDArray[np.float64]:
-        """The score of each trial, in their order; NaN where it is not known. `arm` may be joined."""
-        return np.array([mean_scores(each.results, arm).get(name, np.nan) for each in self.trials])
+    def scores(self, name: str, variant: str = "pretrained") -> NDArray[np.float64]:
+        """The score of each trial, in their order; NaN where it is not known. `variant` may be encoder_features."""
+        return np.array([mean_scores(each.results, variant).get(name, np.nan) for each in self.trials])
 
     @property
     def repeats(self) -> tuple[str, ...]:
         """What repeats the method, a trial each: trials of two methods are paired by it."""
         return tuple(each.repeat for each in self.trials)
 
-    def control_scores(self, name: str, arm: str) -> NDArray[np.float64]:
+    def control_scores(self, name: str, variant: str) -> NDArray[np.float64]:
         """The same score of the control (random, features) beside each trial."""
-        return np.array([mean_scores(each.controls, arm).get(name, np.nan) for each in self.trials])
+        return np.array([mean_scores(each.controls, variant).get(name, np.nan) for each in self.trials])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,11 @@ def read_results(folder: Store, record: SweepRecord) -> SweepResults:
     return SweepResults(methods, tuple(missing))
 
 
-def mean_scores(results: Mapping[str, Any], arm: str) -> dict[str, float]:
-    """The scores of one arm in a results.json by `score_name`, each the mean over its seeds."""
+def mean_scores(results: Mapping[str, Any], variant: str) -> dict[str, float]:
+    """The scores of one variant in a results.json by `score_name`, each the mean over its seeds."""
     found: dict[str, list[float]] = {}
     for run in results.get("runs", ()):
-        if run["arm"] != arm:
+        if run["variant"] != variant:
             continue
         for metric in (*METRICS[run["task"]], VALIDATION_AUROC):
             value = run["metrics"].get(metric)
@@ -131,17 +132,20 @@ def _read_trial(
     scores = json.loads(place.read(SCORES))
     if not is_of_encoder(folder.child(trial.name), scores):
         return None
+    there = folder.child(CONTROLS).child(str(scores["controls"]))
     name = str(scores["controls"])
+    if there.size(SCORES) is not None:  # an older version called the same controls otherwise
+        name = control_name(scores_today(json.loads(there.read(SCORES)))["made_of"])
     if name not in controls:
-        there = folder.child(CONTROLS).child(name)
         found = there.size("results.json") is not None
-        controls[name] = json.loads(there.read("results.json")) if found else {}
-    return Evaluated(trial.name, repeat, name, json.loads(place.read("results.json")), controls[name])
+        controls[name] = results_today(json.loads(there.read("results.json"))) if found else {}
+    results = results_today(json.loads(place.read("results.json")))
+    return Evaluated(trial.name, repeat, name, results, controls[name])
 
 
 def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:
     """(what the method is called, what the repeat is called)."""
-    marks = tuple(f"{short[key]}-" for key in REPEATS if key in trial.changes)
+    marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(REPEATS))
     parts = trial.name.split("__")
     repeats = [part for part in parts if marks and part.startswith(marks)]
     return "__".join(part for part in parts if part not in repeats) or "all", "__".join(repeats) or "-"

@@ -27,11 +27,11 @@ from beatray.errors import SettingsError, TrainingError
 from beatray.sweep.asha import EpochAsha, Pace
 from beatray.sweep.callback import Stopper, SweepCallback, Tell
 from beatray.sweep.evaluation import evaluate_controls
-from beatray.sweep.population import score_at, stopped_after, takeovers, targets
+from beatray.sweep.population import exploits, score_at, stopped_after, targets
 from beatray.sweep.progress import Prepared, job_of, with_copies
 from beatray.sweep.ranking import tables
 from beatray.sweep.record import ENDED, SweepRecord
-from beatray.sweep.resources import DRIVER_CPUS, check_trial, concurrent
+from beatray.sweep.resources import DRIVER_CPUS, at_a_time, check_trial
 from beatray.sweep.space import shown
 from beatray.sweep.tracking import SweepTracking
 from beatray.sweep.trial import trial_main
@@ -62,7 +62,7 @@ def run(prepared: Prepared, tell: Tell) -> SweepRecord:
             check(job)
         except (SettingsError, TrainingError) as error:
             raise SettingsError(f"trial {name}: {error}") from error
-    at_once = concurrent([job.settings for job in todo.values()], available, plan.sweep.concurrent)
+    at_once = at_a_time([job.settings for job in todo.values()], available, plan.sweep.max_concurrent_trials)
     with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
         tracking.settle_ended()
         tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
@@ -137,9 +137,9 @@ def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, callback: S
 
 
 def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, tell: Tell) -> None:
-    """Population based training: a Tune experiment for each round, and what is taken over between them."""
+    """Population based training: a Tune experiment for each round, and what exploits what between them."""
     plan, record = prepared.plan, prepared.record
-    ends = targets(next(iter(prepared.jobs.values())), plan.sweep.grace_epochs)
+    ends = targets(next(iter(prepared.jobs.values())), plan.sweep.grace_period)
     for number, end in enumerate(ends):
         last = number == len(ends) - 1
         jobs = {each.name: job_of(plan, each) for each in record.trials if each.status not in (*ENDED, "failed")}
@@ -153,10 +153,10 @@ def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, tell: Tel
         going = [name for name in jobs if record[name].status != "failed"]
         if last or callback.stopping or any(newest_step(jobs[name].run) < end for name in going):
             return
-        _take_over(prepared, number, end, tell)
+        _exploit(prepared, number, end, tell)
 
 
-def _take_over(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
+def _exploit(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
     """Decide once, write that down, then copy; a start that was killed in between copies again."""
     plan, record = prepared.plan, prepared.record
     if any(each["number"] == number for each in record.rounds):
@@ -164,12 +164,12 @@ def _take_over(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
     alive = {each.name: each for each in record.trials if each.status not in (*ENDED, "failed")}
     scores = {name: score_at(prepared.jobs[name], plan.sweep.metric, end) for name in alive}
     present = {name: trial.present for name, trial in alive.items()}
-    turns = takeovers(number, end, scores, present, plan.sweep)
+    turns = exploits(number, end, scores, present, plan.sweep)
     record.decide(number, end, {name: asdict(turn) for name, turn in turns.items()})
     for name, turn in turns.items():
-        record.change(name, takeovers=with_copies(plan, record[name]).takeovers)
+        record.change(name, exploits=with_copies(plan, record[name]).exploits)
         told = ", ".join(f"{key} {shown(value)}" for key, value in turn.changes.items())
-        tell(f"  {name} goes on from {turn.donor}, with {told}")
+        tell(f"  {name} goes on from {turn.source}, with {told}")
 
 
 def _scheduler(prepared: Prepared, callback: SweepCallback) -> EpochAsha | None:
@@ -183,5 +183,5 @@ def _scheduler(prepared: Prepared, callback: SweepCallback) -> EpochAsha | None:
     earlier = {trial.name: trial.reports for trial in prepared.record.trials}
     ended = [name for name in earlier if name not in prepared.todo]
     return EpochAsha(
-        sweep.metric, sweep.mode, sweep.grace_epochs, sweep.reduction, paces, earlier, ended, callback.fall
+        sweep.metric, sweep.mode, sweep.grace_period, sweep.reduction_factor, paces, earlier, ended, callback.fall
     )

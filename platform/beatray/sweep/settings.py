@@ -6,10 +6,11 @@ Whether the dotted keys of the space exist is for `plan.py`, which composes ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from beatray.errors import SettingsError
+from beatray.fields import check, setting
 
 SEARCHES = ("grid", "random", "asha", "pbt")
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")
@@ -17,46 +18,58 @@ DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")
 
 
 QUARTER = 4
-"""pbt: the worst 1/4 of the trials take over from the best 1/4."""
+"""pbt: the worst 1/4 of the trials exploit the best 1/4."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepSettings:
     """`space`: dotted key -> a list of values or {distribution: [low, high]}. `rows`: name -> dotted key -> value.
 
-    grid: every row with every point of the space. random: `trials` draws. asha: the same draws, and those that fall
-    behind are stopped early: from `grace_epochs` on, only the best 1/`reduction` of the trials that came so far go on.
-    pbt: the same draws, and every `grace_epochs` the worst take over from the best, with settings a little changed.
+    grid: every row with every point of the space. random: `num_samples` draws. asha: the same draws, and those that
+    fall behind are stopped early: from `grace_period` epochs on, only the best 1/`reduction_factor` of the trials that
+    came so far go on. pbt: the same draws, and every `grace_period` epochs the worst exploit the best: they go on from
+    their weights, with settings a little changed.
     """
 
-    search: str = "grid"
-    metric: str = "validation_loss"  # a column of metrics.jsonl
-    mode: str = "min"
-    trials: int = 8
-    concurrent: int | None = None  # None: as many as the resources hold
-    seed: int = 0  # of the draws
-    evaluate: bool = False  # every trained encoder on both tasks, as the `evaluate` group says
-    retries: int = 1  # further attempts of a trial that failed
-    grace_epochs: int = 1
-    reduction: float = 3.0
-    fixed: dict[str, Any] = field(default_factory=dict)  # settings of all trials; words on the command line win
-    space: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, Any] | None = None
-    only: tuple[str, ...] | None = None  # of the rows
+    search: str = setting(
+        "grid",
+        "random; asha: random draws, those that fall behind are stopped early; pbt: random draws that train together, "
+        "the worst going on from the best, with settings a little changed",
+        choices=SEARCHES,
+    )
+    metric: str = setting(
+        "validation_loss",
+        "a column of metrics.jsonl, as the mean over the last epoch that has it, or a score of the evaluation "
+        "(eval/segment/frozen_decoder/10pct/f1)",
+    )
+    mode: str = setting("min", choices=("min", "max"))
+    num_samples: int = setting(8, "all but grid: how many draws; more keep the earlier ones", at_least=1, was="trials")
+    max_concurrent_trials: int | None = setting(
+        None, "null: as many as the resources hold", at_least=1, was="concurrent"
+    )
+    seed: int = setting(0, "of the draws; the training's own is seed=", at_least=0)
+    evaluate: bool = setting(False, "every trained encoder on both tasks, as the evaluate group says")
+    retries: int = setting(1, "further attempts of a trial that failed", at_least=0)
+    grace_period: int = setting(
+        1, "epochs; asha: no trial is stopped before; pbt: of a round", at_least=1, was="grace_epochs"
+    )
+    reduction_factor: float = setting(
+        3.0,
+        "asha: the best 1/reduction_factor go on, at epochs grace_period, grace_period x reduction_factor, ...",
+        above=1.0,
+        was="reduction",
+    )
+    fixed: dict[str, Any] = setting({}, "settings of all trials, by dotted key; words on the command line win")
+    space: dict[str, Any] = setting(
+        {}, "dotted key: [values] or {uniform|log_uniform|int_uniform: [low, high]}; sweep.space.KEY=[VALUE,VALUE]"
+    )
+    rows: dict[str, Any] | None = setting(
+        None, "name: {dotted key: value, ...}; grid: every row with every point of the space"
+    )
+    only: tuple[str, ...] | None = setting(None, "these rows alone", not_empty=True)
 
     def __post_init__(self) -> None:
-        if self.search not in SEARCHES:
-            raise SettingsError(f"sweep.search={self.search} is not one of {', '.join(SEARCHES)}")
-        if self.mode not in ("min", "max"):
-            raise SettingsError(f"sweep.mode={self.mode} is not one of min, max")
-        for name in ("trials", "concurrent", "grace_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"sweep.{name} must be at least 1, not {value}")
-        if self.retries < 0:
-            raise SettingsError("sweep.retries must not be negative")
-        if not self.reduction > 1:
-            raise SettingsError(f"sweep.reduction must be above 1, not {self.reduction:g}")
+        check(self)
         self._check_space()
         self._check_rows()
         if self.search == "pbt":
@@ -81,15 +94,15 @@ class SweepSettings:
         of_evaluation = next((key for key in swept if str(key).startswith("evaluate.")), None)
         if of_evaluation is not None:
             raise SettingsError(
-                f"{of_evaluation} is swept, but all trials of a sweep are evaluated alike; set it in sweep.fixed"
+                f"sweep.space: {of_evaluation} is swept, but all trials are evaluated alike; set it in sweep.fixed"
             )
         twice = sorted({*self.space} & {*self.fixed})
         if twice:
-            raise SettingsError(f"{', '.join(twice)}: in sweep.space and in sweep.fixed; take it out of one")
+            raise SettingsError(f"sweep.space: {', '.join(twice)} also in sweep.fixed; take it out of one")
 
     def _check_population(self) -> None:
-        if self.trials < QUARTER:
-            raise SettingsError(f"search=pbt needs sweep.trials of at least {QUARTER}, not {self.trials}")
+        if self.num_samples < QUARTER:
+            raise SettingsError(f"search=pbt needs sweep.num_samples of at least {QUARTER}, not {self.num_samples}")
 
     def _check_rows(self) -> None:
         for name, row in (self.rows or {}).items():
@@ -97,7 +110,7 @@ class SweepSettings:
                 raise SettingsError(f"sweep.rows.{name} must be settings by dotted key, not {row!r}")
             twice = sorted({*self.space} & {*row})
             if twice:
-                raise SettingsError(f"{', '.join(twice)}: in sweep.space and in sweep.rows.{name}; take it out of one")
+                raise SettingsError(f"sweep.space: {', '.join(twice)} also in sweep.rows.{name}; take it out of one")
         unknown = [name for name in self.only or () if name not in (self.rows or {})]
         if unknown:
             raise SettingsError(f"sweep.only: there is no row {unknown[0]}; rows are {', '.join(self.rows or {})}")

@@ -59,12 +59,12 @@ def _grid(settings: SweepSettings) -> Iterator[tuple[str, dict[str, Any], dict[s
 def _draws(settings: SweepSettings) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     seen: set[str] = set()
     for number in itertools.count():
-        if len(seen) == settings.trials:
+        if len(seen) == settings.num_samples:
             return
-        if number >= settings.trials * TRIES_PER_DRAW:
+        if number >= settings.num_samples * TRIES_PER_DRAW:
             raise SettingsError(
-                f"the space holds only about {len(seen)} different points, fewer than sweep.trials={settings.trials}; "
-                "lower sweep.trials, or take sweep.search=grid"
+                f"the space holds only about {len(seen)} different points, fewer than "
+                f"sweep.num_samples={settings.num_samples}; lower sweep.num_samples, or take sweep.search=grid"
             )
         drawn = {
             key: drawn_value(values, random.Random(f"{settings.seed}/{number}/{key}"))

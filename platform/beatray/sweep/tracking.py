@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from beatray.config import as_dict, flat
+from beatray.evaluate.results import PREFIX
 from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import kept_scores
@@ -23,7 +24,7 @@ from beatray.sweep.ranking import metric_of, ranked, tables
 from beatray.sweep.record import ENDED, Status, TrialRecord
 from beatray.track.memory import MEMORY, Memory
 from beatray.track.setup import LOCAL_KEYS, tracking_for
-from beatray.track.tracker import Tracker
+from beatray.track.tracker import Tracker, logged_as
 from beatray.train.job import Job
 from beatray.train.tracked import tracked
 
@@ -120,9 +121,9 @@ class SweepTracking:
             (self._folder / name).write_text(text)
             self._parent.artifact(self._folder / name)
         best = next((row.trial for row in ranked(record) if row.rank == 1), None)
-        figures = {f"best.{key}": value for key, value in best.figures.items()} if best else {}
+        figures = {_best(key): value for key, value in best.figures.items()} if best else {}
         if best is not None and (value := metric_of(record, best)) is not None:
-            figures[f"best.{record.metric}"] = value
+            figures[_best(record.metric)] = value
         for ended in ("finished", "stopped", "failed"):
             figures[f"trials_{ended}"] = float(sum(trial.status == ended for trial in record.trials))
         self._parent.metrics(figures)
@@ -152,6 +153,11 @@ def settle(prepared: Prepared) -> None:
         tracking.close()
 
 
+def _best(name: str) -> str:
+    """How a figure of the best trial is called beside those of the sweep itself."""
+    return f"best/{name if name.startswith(PREFIX) else logged_as(name)}"
+
+
 def overall(trials: Sequence[TrialRecord]) -> str:
     """The sweep's own status, in MLflow's words."""
     if any(trial.status == "failed" for trial in trials):
@@ -164,9 +170,9 @@ def _params(plan: Plan) -> dict[str, object]:
     about = as_dict(plan.sweep)
     space, fixed, rows = about.pop("space"), about.pop("fixed"), about.pop("rows") or {}
     if plan.sweep.search not in ("asha", "pbt"):
-        about = {key: value for key, value in about.items() if key not in ("grace_epochs", "reduction")}
+        about = {key: value for key, value in about.items() if key not in ("grace_period", "reduction_factor")}
     if plan.sweep.search == "grid":
-        about = {key: value for key, value in about.items() if key not in ("trials", "seed")}
+        about = {key: value for key, value in about.items() if key not in ("num_samples", "seed")}
     return {
         **{f"sweep.{key}": value for key, value in flat(about).items() if value is not None},
         **{f"space.{key}": values for key, values in space.items()},

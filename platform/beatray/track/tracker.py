@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beatray.track.journal import Tail
+from beatray.track.journal import Tail, figure_today
 from beatray.track.memory import RUNNING, Memory, how_to_open
 from beatray.track.secrets import without_secrets
 from beatray.track.server import BATCH, Point, Server, Trouble, metric_name
@@ -29,6 +29,8 @@ ANSWERS = (Trouble.REFUSED, Trouble.UNFIT)
 AFTER_REFUSAL_S = 60.0
 """Between tries at a server that answers with a refusal: only a person can change that."""
 NOT_METRICS = ("step", "time_ms")
+TRAINING = "train/"
+"""Before the names of a journal's figures; those of an evaluation begin with eval/."""
 
 
 class Tracker:
@@ -207,8 +209,9 @@ class Tracker:
         for name, value in line.items():
             if name in NOT_METRICS or not isinstance(value, (int, float)):
                 continue
-            if step > last or (step == last and metric_name(name) not in names):
-                yield metric_name(name), float(value), int(line["time_ms"]), step
+            called = metric_name(logged_as(name))
+            if step > last or (step == last and called not in names):
+                yield called, float(value), int(line["time_ms"]), step
 
     def _send_waiting(self, run_id: str, item: Mapping[str, Any]) -> None:
         if "figures" in item:
@@ -236,6 +239,11 @@ class Tracker:
             self._server.end(self._run(), record.status)
             record.status_sent = record.status
         self._memory.save()
+
+
+def logged_as(name: str) -> str:
+    """How a figure of the journal is called in MLflow."""
+    return f"{TRAINING}{figure_today(name)}"
 
 
 def _first_lines(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
