@@ -15,6 +15,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from beatray.errors import SettingsError
@@ -103,13 +104,16 @@ def _wrong(about: Mapping[str, Any], value: Any) -> str:
 
 def walk(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
     """Every field of a settings dataclass and of those inside it, by dotted key; a nested one comes before its own."""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     for item in dataclasses.fields(kind):
         key = f"{prefix}{item.name}"
         yield key, item
         inner = hints[item.name]
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             yield from walk(inner, f"{key}.")
+
+
+_hints = lru_cache(typing.get_type_hints)  # reading them anew would take most of the time of a walk
 
 
 def keys_with(kind: type[Any], mark: str, prefix: str = "") -> set[str]:

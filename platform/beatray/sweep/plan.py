@@ -190,16 +190,18 @@ def _is_of(word: str, group: str) -> bool:
 
 
 def _refuse_swept_words(words: list[str], sweep: SweepSettings) -> None:
+    swept = {today: key for key in sweep.space for today in changes_today({key: None})}
+    chosen = {
+        name: changes_today(row) for name, row in (sweep.rows or {}).items() if sweep.only is None or name in sweep.only
+    }
     for word in words:
         key = _key_today(word)
-        swept = next((each for each in sweep.space if key in changes_today({each: None})), None)
-        if swept is not None:
+        if key in swept:
             raise SettingsError(
-                f"'{word}': {swept} is swept; leave the word out, or take the key out of the space with "
-                f"sweep.space.{swept}=null"
+                f"'{word}': {swept[key]} is swept; leave the word out, or take the key out of the space with "
+                f"sweep.space.{swept[key]}=null"
             )
-        chosen = {name: row for name, row in (sweep.rows or {}).items() if sweep.only is None or name in sweep.only}
-        rows = [name for name, row in chosen.items() if key in changes_today(row)]
+        rows = [name for name, row in chosen.items() if key in row]
         if rows:
             raise SettingsError(
                 f"'{word}': rows of this sweep set {key} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}); "
