@@ -14,11 +14,11 @@ import pytest
 
 from beatray.config import build
 from beatray.errors import SettingsError
+from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep import results
 from beatray.sweep.asha import EpochAsha, Pace
-from beatray.sweep.paper import paper_row
 from beatray.sweep.plan import config_of, plan_from
 from beatray.sweep.progress import _refuse_others
 from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
@@ -331,7 +331,7 @@ def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "_read_trial", lambda *_: evaluated)
         (method,) = results.read_results(folder, found).methods
-    row = paper_row(method.changes)
+    row = TABLE_1.row_of(method.changes)
     assert row is not None and row.number == 9
 
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from beatray.evaluate.settings import MAIN_PROTOCOL
+from beatray.objectives.beat_ssl_table import TABLE_1
+from beatray.objectives.published import AUROC, F1, SEGMENT_F1
 from beatray.report import sweep_table, sweep_table_forms
-from beatray.report.sweep_scores import compared
-from beatray.sweep.paper import AUROC, CLAIMS, F1, PAPER, SEGMENT_F1, paper_row
+from beatray.report.sweep_material import SweepMaterial
+from beatray.report.sweep_scores import compared, number_sections
 from beatray.sweep.plan import config_of
 from beatray.sweep.results import Evaluated, Method, SweepResults, mean_scores
 
-BY_NUMBER = {row.number: row for row in PAPER}
+BY_NUMBER = {row.number: row for row in TABLE_1.rows}
 
 
 def run_of(task: str, variant: str, metrics: dict[str, float], fraction: float = 1.0, seed: int = 0) -> dict[str, Any]:
@@ -42,7 +44,6 @@ def method_of(
 ) -> Method:
     """A row of the paper with these scores of its trials."""
     row = BY_NUMBER[number]
-    changes = {"objective.rhythm": row.rhythm, "objective.beat": row.beat, "objective.exponent": row.exponent}
     controls = {
         "runs": [
             run_of("classify", "random", {"auroc": 0.6, "f1": 0.4}),
@@ -64,10 +65,11 @@ def method_of(
                 ],
             },
             controls,
+            "beat_ssl",
         )
         for n, a, b, c in zip(seeds, auroc, f1, segment, strict=False)
     )
-    return Method(f"row-{number}", {**changes, "objective.positive_mass": None}, trials)
+    return Method(f"row-{number}", dict(row.settings), trials)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +81,15 @@ def results() -> SweepResults:
 
 def test_the_config_holds_the_rows_of_the_paper_in_order() -> None:
     rows = config_of(["sweep=ablation"])["sweep"]["rows"]
-    found = [paper_row(changes) for changes in rows.values()]
+    found = [TABLE_1.row_of(changes) for changes in rows.values()]
     assert [row.number for row in found if row is not None] == list(range(1, 15))
     assert found[14:] == [None] * (len(found) - 14) and len(found) > 14
 
 
 def test_every_claim_is_what_the_papers_figures_say() -> None:
-    for claim in CLAIMS:
+    for claim in TABLE_1.claims:
         assert BY_NUMBER[claim.higher].scores[claim.score] > BY_NUMBER[claim.lower].scores[claim.score], claim
-    best = {score: max(PAPER, key=lambda row: row.scores[score]).number for score in (AUROC, F1, SEGMENT_F1)}
+    best = {score: max(TABLE_1.rows, key=lambda row: row.scores[score]).number for score in (AUROC, F1, SEGMENT_F1)}
     assert set(best.values()) == {9}
 
 
@@ -143,11 +145,11 @@ def test_only_the_papers_own_settings_are_the_papers_rows() -> None:
         "objective.exponent": 50,
         "objective.positive_mass": None,
     }
-    assert paper_row(four) is BY_NUMBER[7]
-    assert paper_row({**four, "objective.positive_mass": 0.5}) is None
-    assert paper_row({**four, "objective.temperature": 0.2}) is None
+    assert TABLE_1.row_of(four) is BY_NUMBER[7]
+    assert TABLE_1.row_of({**four, "objective.positive_mass": 0.5}) is None
+    assert TABLE_1.row_of({**four, "objective.temperature": 0.2}) is None
     assert (
-        paper_row({key: value for key, value in four.items() if key != "objective.positive_mass"}) is None
+        TABLE_1.row_of({key: value for key, value in four.items() if key != "objective.positive_mass"}) is None
     )  # 0.5 by default
 
 
@@ -210,3 +212,27 @@ def test_a_score_is_the_mean_over_the_seeds_of_the_evaluation() -> None:
     runs = [run_of("segment", "pretrained", {"f1": value, "dice": 0.0}, seed=n) for n, value in enumerate((0.2, 0.4))]
     assert mean_scores({"runs": runs}, "pretrained")["eval/segment/frozen_decoder/100pct/f1"] == pytest.approx(0.3)
     assert mean_scores({"runs": runs}, "random") == {}
+
+
+def test_a_sweep_of_any_method_is_drawn_over_the_numbers_it_sets() -> None:
+    """Methods of which nothing was published: no paper's columns; a setting that is a number is an axis."""
+    made = [method_of(1, [0.8, 0.8, 0.9], [0.5] * 3, [0.8 + momentum / 100] * 3) for momentum in (1, 2, 3)]
+    trials = [tuple(replace(trial, objective="byol") for trial in each.trials) for each in made]
+    methods = tuple(
+        replace(each, name=f"momentum-{n}", trials=of_it, changes={"objective.momentum": n / 10, "recipe": "byol"})
+        for n, (each, of_it) in enumerate(zip(made, trials, strict=True))
+    )
+    results = SweepResults(methods, ())
+    table = sweep_table.make_table(results)
+    assert [line.name for line in table.lines] == ["momentum-0", "momentum-1", "momentum-2"]
+    assert not table.of_paper and not sweep_table.verdicts(table) and table.baseline is None
+    assert "paper" not in sweep_table_forms.as_markdown(table)
+    (section,) = number_sections(SweepMaterial("six", table, results, methods[0]))
+    assert section.title == "What objective.momentum does"
+
+
+def test_a_method_that_cannot_be_imported_is_shown_without_words_of_its_own() -> None:
+    made = method_of(1, [0.8], [0.5], [0.8], seeds=(0,))
+    foreign = replace(made, trials=(replace(made.trials[0], objective="elsewhere.of_a_user:Mine"),))
+    (line,) = sweep_table.make_table(SweepResults((foreign,), ())).lines
+    assert line.name == "row-1" and line.paper is None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, ProjectionHead
 from beatray.objectives import soft_targets
 from beatray.objectives.beat_ssl_settings import SOFT, BeatSslSettings
+from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
@@ -64,6 +66,7 @@ class BeatSsl(Objective):
         "masked the loop is bent or falls to zero."
     )
     Settings = BeatSslSettings
+    published = TABLE_1
 
     def __init__(
         self, encoder: Encoder, settings: BeatSslSettings, statistics: FeatureStatistics | None = None
@@ -166,6 +169,19 @@ class BeatSsl(Objective):
         kind = f" ({settings.beat_positives})" if beat == "hard" else ""
         features = f", measured features (weight {settings.feature_weight:g})" if settings.feature_weight else ""
         return f"Beat-SSL, rhythm {rhythm}{sharpened}, beats {beat}{kind}{mass}{features}"
+
+    @classmethod
+    def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """What recordings and heartbeats are contrasted with: `soft_1^50 / hard`."""
+        left = dict(changes)
+        if not {"objective.rhythm", "objective.beat"} <= left.keys():
+            return None
+        exponent = left.pop("objective.exponent", 1)
+        sharpened = f"^{exponent:g}" if exponent != 1 else ""
+        targets = (str(left.pop("objective.rhythm")), str(left.pop("objective.beat")))
+        return " / ".join(
+            "-" if target == "none" else f"{target}{sharpened}" if target == "soft_1" else target for target in targets
+        ), left
 
     @classmethod
     def beat_box(cls, settings: BeatSslSettings) -> BeatBox | None:

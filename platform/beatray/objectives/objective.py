@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from beatray.augment.beats import BeatBox
 from beatray.augment.draws import Draws
 from beatray.models.encoder import Encoder, LeadEncoder, TokenEncoder
+from beatray.objectives.published import PublishedTable
 
 if TYPE_CHECKING:
     from beatray.objectives.statistics import FeatureStatistics
@@ -107,6 +108,9 @@ class Objective(nn.Module):
     views_text: ClassVar[str] = "A view is what the method makes of the same stretch."
     """What a report says below the pictures of views."""
 
+    published: ClassVar[PublishedTable | None] = None
+    """The table of its paper: the report of a sweep stands beside it."""
+
     reads: tuple[str, ...] = ("signal_uv", "n_samples", "record_key")
     """Arrays of the corpus that `views` needs; a method that needs more says so when it is built."""
 
@@ -143,6 +147,14 @@ class Objective(nn.Module):
     def described(cls, settings: Any) -> str:
         """The method and what matters of its settings in a few words."""
         return cls.title
+
+    @classmethod
+    def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """What a row of a sweep with these dotted settings is called, in the method's own few words.
+
+        With it the settings that the name leaves unsaid. None where there are no such words for them.
+        """
+        return None
 
     @classmethod
     def beat_box(cls, settings: Any) -> BeatBox | None:

@@ -13,7 +13,7 @@ from beatray.report.build import segmentation_section
 from beatray.report.html import Section, write_report
 from beatray.report.sweep_encoder import classes_section, embedding_section, heart_section
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_scores import exponent_section, labels_section, scatter_section
+from beatray.report.sweep_scores import labels_section, number_sections, scatter_section
 from beatray.report.sweep_table import SweepTable, Verdict, shown, task_title, verdicts
 from beatray.report.sweep_table_forms import as_html
 
@@ -28,7 +28,7 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
     candidates = [
         _table_section(material),
         _claims_section(material.table),
-        exponent_section(material),
+        *number_sections(material),
         labels_section(material),
         scatter_section(material.table),
         classes_section(material.best),

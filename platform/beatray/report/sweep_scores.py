@@ -1,4 +1,4 @@
-"""Sections of a sweep's report about its scores: the exponent, the label fractions, and how far trials scatter.
+"""Sections of a sweep's report about its scores: over a setting, over the labels, and how far trials scatter.
 
 Contract: as `sweep_page`. A difference is called significant only where `evaluate.statistics` does.
 """
@@ -6,6 +6,7 @@ Contract: as `sweep_page`. A difference is called significant only where `evalua
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,11 +20,9 @@ from beatray.report import sweep_figures
 from beatray.report.canvas import to_svg
 from beatray.report.html import Picture, Section
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_table import CONTROL_NAMES, Line, SweepTable, data_name
-from beatray.sweep.paper import BASELINE, described
+from beatray.report.sweep_table import CONTROL_NAMES, Line, SweepTable, data_name, in_words
 from beatray.sweep.results import Method
 
-EXPONENT = "objective.exponent"
 MOST_LINES = 4
 """Methods in the picture of the label fractions: more could not be told apart."""
 
@@ -34,7 +33,7 @@ def compared(table: SweepTable) -> tuple[list[MetricComparison], list[str]]:
     Trials are paired by what repeats them. Also returns the methods that lack a trial of the baseline: they are not
     compared.
     """
-    first = next((line for line in table.lines if line.paper == BASELINE), table.lines[0])
+    first = table.baseline or table.lines[0]
     repeats = [
         repeat
         for place, repeat in enumerate(first.repeats)
@@ -57,43 +56,56 @@ def compared(table: SweepTable) -> tuple[list[MetricComparison], list[str]]:
     return compare_runs(runs, ALPHA, against=first.name), left_out
 
 
-def exponent_section(material: SweepMaterial) -> Section | None:
-    """Methods that differ in the exponent alone, as lines over it."""
+def number_sections(material: SweepMaterial) -> list[Section]:
+    """A section for each setting in which alone methods differ by a number, as lines over it."""
+    pairs = list(zip(material.results.methods, material.table.lines, strict=True))
+    keys = dict.fromkeys(key for method, _ in pairs for key, value in method.changes.items() if _is_number(value))
+    return [section for key in keys if (section := _number_section(key, pairs, material.table)) is not None]
+
+
+def _number_section(key: str, pairs: Sequence[tuple[Method, Line]], table: SweepTable) -> Section | None:
     groups: dict[str, list[tuple[float, Method, Line]]] = {}
-    for method, line in zip(material.results.methods, material.table.lines, strict=True):
-        if EXPONENT in method.changes:
-            others = json.dumps({k: v for k, v in method.changes.items() if k != EXPONENT}, sort_keys=True)
-            groups.setdefault(others, []).append((float(method.changes[EXPONENT]), method, line))
+    for method, line in pairs:
+        if _is_number(method.changes.get(key)):
+            others = json.dumps({k: v for k, v in method.changes.items() if k != key}, sort_keys=True)
+            groups.setdefault(others, []).append((float(method.changes[key]), method, line))
     families = [sorted(group, key=lambda each: each[0]) for group in groups.values() if len(group) > 1]
     if not families:
         return None
     panels: dict[str, dict[str, sweep_figures.Curve]] = {}
-    for column in material.table.columns[:3]:
+    for column in table.columns[:3]:
         for family in families:
             reference = {
                 x: line.paper.scores[column.paper] for x, _, line in family if column.paper and line.paper is not None
             }
             curve = sweep_figures.Curve({x: line.scores[column.title] for x, _, line in family}, reference or None)
-            panels.setdefault(column.title, {})[_without_exponent(family[0][1])] = curve
+            panels.setdefault(column.title, {})[_without(key, family[0][1])] = curve
     with_paper = any(line.paper is not None for family in families for _, _, line in family)
     return Section(
-        title="What sharpening the soft targets does",
+        title=f"What {key} does",
         pictures=[
             Picture(
-                to_svg(sweep_figures.curves(panels, "exponent of soft_1", "the paper's figures" if with_paper else "")),
-                alt="Scores over the exponent of the soft target: " + ", ".join(panels),
-                caption="Means over trials, bars one SD, dots single trials. Rhythm / beat targets.",
+                to_svg(sweep_figures.curves(panels, key, "the paper's figures" if with_paper else "")),
+                alt=f"Scores over {key}: " + ", ".join(panels),
+                caption="Means over trials, bars one SD, dots single trials. A line joins methods that differ in "
+                "nothing else.",
                 share=len(panels) / 3,
             )
         ],
     )
 
 
-def _without_exponent(method: Method) -> str:
-    changes = method.changes
-    if "objective.rhythm" not in changes:
-        return "all" if len(changes) == 1 else ", ".join(f"{k}={v}" for k, v in changes.items() if k != EXPONENT)
-    return described(str(changes["objective.rhythm"]), str(changes.get("objective.beat", "none")))
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _without(key: str, method: Method) -> str:
+    """What a method is called but for this setting."""
+    changes = {other: value for other, value in method.changes.items() if other != key}
+    said = method.objective.variant(changes)
+    if said is not None:
+        return in_words(*said)
+    return ", ".join(f"{other}={value}" for other, value in changes.items()) or "all"
 
 
 def labels_section(material: SweepMaterial) -> Section | None:
@@ -136,7 +148,7 @@ def labels_section(material: SweepMaterial) -> Section | None:
 def _leading(material: SweepMaterial) -> dict[str, Method]:
     """The baseline and the best method of each column, by the names of their lines, as many as can be told apart."""
     pairs = list(zip(material.table.lines, material.results.methods, strict=True))
-    wanted = [line for line, _ in pairs if line.paper == BASELINE]
+    wanted = [line for line, _ in pairs if line is material.table.baseline]
     for column in material.table.tests:
         wanted.append(max((line for line, _ in pairs), key=lambda line: float(np.nanmean(line.scores[column.title]))))
     names = list(dict.fromkeys(line.name for line in wanted))[:MOST_LINES]

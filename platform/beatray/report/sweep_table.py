@@ -1,16 +1,16 @@
 """The table of a sweep: a line for each method, means and SDs over its trials, beside the paper's figures.
 
-Where a method is a row of the paper's Table 1, its difference from row 1 is marked: `same` if it has the paper's sign
-in every trial (paired by what repeats them), `opposite` if in none, `mixed` otherwise. A mark is no test: with three
-trials, two of eight coin tosses come out alike.
+Where a method is a row of the table that its objective has published, its difference from the first row is marked:
+`same` if it has the paper's sign in every trial (paired by what repeats them), `opposite` if in none, `mixed`
+otherwise. A mark is no test: with three trials, two of eight coin tosses come out alike.
 
 How it is written down is for `sweep_table_forms`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from beatray.evaluate.notes import TASK_TITLES
 from beatray.evaluate.results import VALIDATION_AUROC, percent
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
-from beatray.sweep.paper import AUROC, BASELINE, CLAIMS, F1, PAPER_SCORES, SEGMENT_F1, PaperRow, described, paper_row
+from beatray.objectives.published import AUROC, F1, PUBLISHED_SCORES, SEGMENT_F1, PublishedRow, PublishedTable
 from beatray.sweep.results import Method, SweepResults
 
 SAME, OPPOSITE, MIXED = "same", "opposite", "mixed"
@@ -46,7 +46,7 @@ class Line:
     name: str
     scores: dict[str, NDArray[np.float64]]
     repeats: tuple[str, ...] = ()  # what each trial is paired with those of other methods by
-    paper: PaperRow | None = None
+    paper: PublishedRow | None = None
     marks: dict[str, str] | None = None
 
 
@@ -57,6 +57,7 @@ class SweepTable:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     controls: tuple[Line, ...]
+    published: PublishedTable | None = None  # what `paper` of the lines are rows of
 
     @property
     def tests(self) -> tuple[Column, ...]:
@@ -67,6 +68,11 @@ class SweepTable:
     def of_paper(self) -> bool:
         """True if some line is a row of the paper."""
         return any(line.paper is not None for line in self.lines)
+
+    @property
+    def baseline(self) -> Line | None:
+        """The line that is the first row of the paper's table."""
+        return next((line for line in self.lines if self.published and line.paper == self.published.baseline), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,15 @@ class Verdict:
 
 def make_table(results: SweepResults) -> SweepTable:
     """The table of the scores that all methods have."""
-    columns = _columns(results)
-    lines = tuple(_line(method, columns, name) for method, name in zip(results.methods, names_of(results), strict=True))
-    first = next((line for line in lines if line.paper == BASELINE), None)
-    if first is not None:
-        lines = tuple(_marked(line, first, columns) for line in lines)
-    return SweepTable(columns, lines, (*_chosen(lines, columns), *_controls(results, columns)))
+    published = next((m.objective.published for m in results.methods if m.objective.published is not None), None)
+    columns = _columns(results, published)
+    lines = tuple(
+        _line(method, columns, name, published if method.objective.published is published else None)
+        for method, name in zip(results.methods, names_of(results), strict=True)
+    )
+    table = SweepTable(columns, lines, (*_chosen(lines, columns), *_controls(results, columns)), published)
+    first = table.baseline
+    return table if first is None else replace(table, lines=tuple(_marked(line, first, columns) for line in lines))
 
 
 def data_name(results: SweepResults, task: str) -> str:
@@ -166,7 +175,7 @@ def verdicts(table: SweepTable) -> list[Verdict]:
     """Every claim of the paper whose two rows are in the table."""
     by_number = {line.paper.number: line for line in table.lines if line.paper is not None}
     found = []
-    for claim in CLAIMS:
+    for claim in table.published.claims if table.published else ():
         column = next((column for column in table.columns if column.paper == claim.score), None)
         higher, lower = by_number.get(claim.higher), by_number.get(claim.lower)
         if column is None or higher is None or lower is None or not higher.paper or not lower.paper:
@@ -178,13 +187,14 @@ def verdicts(table: SweepTable) -> list[Verdict]:
     return found
 
 
-def _columns(results: SweepResults) -> tuple[Column, ...]:
+def _columns(results: SweepResults, published: PublishedTable | None) -> tuple[Column, ...]:
     """The main scores at all labels, those of the paper first; then the same with the measured features beside and on
     validation records, other protocols, and fewer labels."""
     runs = [run for m in results.methods for t in m.trials for run in t.results["runs"] if run["condition"] == "clean"]
     kinds = dict.fromkeys((run["protocol"], run["task"], run["fraction"]) for run in runs)
     largest = {task: max(fraction for _, other, fraction in kinds if other == task) for _, task, _ in kinds}
-    paper, together, others, fewer = [], [], [], []
+    main: dict[str, Column] = {}
+    together, others, fewer = [], [], []
     for protocol, task, fraction in kinds:
         name = data_name(results, task)
         how = "" if protocol == MAIN_PROTOCOL[task] else f", {PROTOCOL_NAMES[task, protocol]}"
@@ -195,48 +205,50 @@ def _columns(results: SweepResults) -> tuple[Column, ...]:
                 if of_paper != F1:
                     fewer.append(Column(f"{title}{how} at {percent(fraction)}", score))
             elif protocol == MAIN_PROTOCOL[task]:
-                paper.append(Column(title, score, of_paper))
+                known = published is not None and of_paper in published.baseline.scores
+                main[of_paper] = Column(title, score, of_paper if known else None)
                 if metric == "auroc":
                     chosen_by = score_name(task, protocol, fraction, VALIDATION_AUROC)
                     together += [Column(f"{title} with features", score, variant="encoder_features")]
                     together += [Column(f"{title}, validation", chosen_by, tests=False)]
             else:
                 others.append(Column(f"{title}{how}", score))
-    paper.sort(key=lambda column: PAPER_SCORES.index(str(column.paper)))
     fewer.sort(key=lambda column: column.title)
     return tuple(
         column
-        for column in (*paper, *together, *others, *fewer)
+        for column in (*(main[each] for each in PUBLISHED_SCORES if each in main), *together, *others, *fewer)
         if all(np.isfinite(method.scores(column.score, column.variant)).any() for method in results.methods)
     )
 
 
-def _line(method: Method, columns: Sequence[Column], name: str) -> Line:
+def _line(method: Method, columns: Sequence[Column], name: str, published: PublishedTable | None) -> Line:
     scores = {column.title: method.scores(column.score, column.variant) for column in columns}
-    return Line(name, scores, method.repeats, paper_row(method.changes))
+    return Line(name, scores, method.repeats, published.row_of(method.changes) if published else None)
 
 
 def name_of(method: Method) -> str:
-    """Rhythm / beat targets and what else makes the method; the trial's own name where it is about other things."""
-    changes = dict(method.changes)
-    if not {"objective.rhythm", "objective.beat"} <= changes.keys():
-        return method.name
-    targets = (changes.pop("objective.rhythm"), changes.pop("objective.beat"), changes.pop("objective.exponent", None))
+    """What makes the method in its objective's few words, and what these leave; else the trial's own name."""
+    said = method.objective.variant(method.changes)
+    return method.name if said is None else in_words(*said)
+
+
+def in_words(name: str, left: Mapping[str, object]) -> str:
+    """The name and the settings that it leaves unsaid."""
     others = [
         value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
-        for key, value in changes.items()
+        for key, value in left.items()
         if value is not None
     ]
-    return ", ".join([described(*targets), *others])
+    return ", ".join([name, *others])
 
 
 def _marked(line: Line, first: Line, columns: Sequence[Column]) -> Line:
-    if line.paper is None or line.paper == BASELINE:
+    if line.paper is None or first.paper is None or line.paper == first.paper:
         return line
     marks = {}
     for column in columns:
         if column.paper is not None:
-            gap = line.paper.scores[column.paper] - BASELINE.scores[column.paper]
+            gap = line.paper.scores[column.paper] - first.paper.scores[column.paper]
             marks[column.title] = _direction(_difference(line, first, column.title), gap)
     return Line(line.name, line.scores, line.repeats, line.paper, marks)
 

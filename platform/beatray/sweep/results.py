@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from beatray.errors import SettingsError
 from beatray.evaluate.names import score_name
 from beatray.evaluate.older import results_today, scores_today
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC
+from beatray.objectives.objective import Objective
+from beatray.objectives.registry import objective_class
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import SCORES, control_name, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
 from beatray.sweep.space import short_keys
 from beatray.train.composed import changes_today
-from beatray.train.run_folder import EVALUATION_FOLDER
+from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS
 
 REPEATS = ("seed", "corpus.fold_rotation")
 """Settings that repeat a method rather than make another one."""
@@ -40,6 +43,7 @@ class Evaluated:
     control: str  # the name of the controls: trials may share them
     results: Mapping[str, Any]
     controls: Mapping[str, Any]
+    objective: str = ""  # its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,14 @@ class Method:
     def scores(self, name: str, variant: str = "pretrained") -> NDArray[np.float64]:
         """The score of each trial, in their order; NaN where it is not known. `variant` may be encoder_features."""
         return np.array([mean_scores(each.results, variant).get(name, np.nan) for each in self.trials])
+
+    @property
+    def objective(self) -> type[Objective]:
+        """The class behind its trials; the bare base for one of the user's that cannot be imported here."""
+        try:
+            return objective_class(self.trials[0].objective)
+        except ValueError:
+            return Objective
 
     @property
     def repeats(self) -> tuple[str, ...]:
@@ -140,7 +152,8 @@ def _read_trial(
         found = there.size("results.json") is not None
         controls[name] = results_today(json.loads(there.read("results.json"))) if found else {}
     results = results_today(json.loads(place.read("results.json")))
-    return Evaluated(trial.name, repeat, name, results, controls[name])
+    settings = yaml.safe_load(folder.child(trial.name).read(SETTINGS))
+    return Evaluated(trial.name, repeat, name, results, controls[name], str(settings["objective"]["name"]))
 
 
 def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:

@@ -1,0 +1,50 @@
+"""The table of a method's paper, as data that a sweep's report stands beside.
+
+Absolute values are not ours to match (other data, encoder and labels); directions are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+AUROC, F1, SEGMENT_F1 = "classify/auroc", "classify/f1", "segment/f1"
+PUBLISHED_SCORES = (AUROC, F1, SEGMENT_F1)
+"""The scores that a table may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One row: the dotted settings that make it, these and no others, and its scores."""
+
+    number: int
+    settings: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Something the table says: in `score`, row `higher` lies above row `lower`."""
+
+    text: str
+    higher: int
+    lower: int
+    score: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """The rows, of which the first is what the others are measured against, and what the paper says of them."""
+
+    rows: tuple[PublishedRow, ...]
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def baseline(self) -> PublishedRow:
+        """The first row."""
+        return self.rows[0]
+
+    def row_of(self, changes: Mapping[str, Any]) -> PublishedRow | None:
+        """The row that is made by these dotted settings and no others."""
+        return next((row for row in self.rows if row.settings == changes), None)
