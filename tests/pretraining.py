@@ -15,7 +15,7 @@ import torch
 import beatray
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.launch import RunResult, pretrain
 from beatray.train.loop import train
 from beatray.train.prepare import prepare_job
@@ -34,7 +34,7 @@ WORDS = (
 )
 
 
-def job_of(corpus: str, out: Path, run: str, *words: str) -> Job:
+def job_of(corpus: str, out: Path, run: str, *words: str) -> RunSpec:
     """A small job; later words win."""
     places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
     return prepare_job(pretrain_settings([*places, *WORDS, *words]))

@@ -30,7 +30,7 @@ from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.order import steps_per_epoch
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import batches
@@ -46,7 +46,7 @@ class Decode(ArrowBatchCollateFn):
         return decode(batch, self.wanted, None)
 
 
-def plain_pyarrow(job: Job) -> Iterator[int]:
+def plain_pyarrow(job: RunSpec) -> Iterator[int]:
     size, wanted = job.settings.train.batch_size, job.stream.arrays
     for group in job.stream.groups:
         table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(wanted))
@@ -55,7 +55,7 @@ def plain_pyarrow(job: Job) -> Iterator[int]:
             yield len({name: values[start : start + size].copy() for name, values in arrays.items()}["record_key"])
 
 
-def read_parquet(job: Job, data: ray.data.Dataset, shuffle: int | None) -> Iterator[int]:
+def read_parquet(job: RunSpec, data: ray.data.Dataset, shuffle: int | None) -> Iterator[int]:
     made = data.iter_torch_batches(
         batch_size=job.settings.train.batch_size,
         prefetch_batches=4,
@@ -67,7 +67,7 @@ def read_parquet(job: Job, data: ray.data.Dataset, shuffle: int | None) -> Itera
         yield len(arrays["record_key"])
 
 
-def stream(job: Job) -> Iterator[int]:
+def stream(job: RunSpec) -> Iterator[int]:
     def rows(arrays: Arrays) -> int:
         return len(arrays["record_key"])
 

@@ -35,7 +35,7 @@ from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job, build_model, to_tensors
+from beatray.train.job import RunSpec, build_model, to_tensors
 from beatray.train.prepare import prepare_job
 
 NODES = (1, 4, 16, 64)
@@ -46,13 +46,13 @@ FAILURES = 300
 """A simulated run is so long that about so many fall into it."""
 
 
-def job_of(corpus: str, encoder: str, rows: int) -> Job:
+def job_of(corpus: str, encoder: str, rows: int) -> RunSpec:
     """A pretraining job with the default objective."""
     words = [f"corpus={corpus}", f"encoder={encoder}", f"train.batch_size={rows}", "train.shuffle_streams=1"]
     return prepare_job(pretrain_settings(words))
 
 
-def first_rows(job: Job, rows: int) -> dict[str, torch.Tensor]:
+def first_rows(job: RunSpec, rows: int) -> dict[str, torch.Tensor]:
     """The first recordings of the corpus, as a rank gets them."""
     group = job.stream.groups[0]
     table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(job.stream.arrays))
@@ -60,7 +60,7 @@ def first_rows(job: Job, rows: int) -> dict[str, torch.Tensor]:
     return to_tensors({name: values[:rows] for name, values in arrays.items()}, torch.device("cpu"))
 
 
-def step_of(job: Job, rows: int) -> tuple[Any, Any, Callable[[], None]]:
+def step_of(job: RunSpec, rows: int) -> tuple[Any, Any, Callable[[], None]]:
     """The objective, its optimiser and one training step on the same real rows."""
     objective = build_model(job.settings.objective, job.settings.encoder, 0, job.statistics)
     optimiser = torch.optim.AdamW(objective.parameters(), 1e-3)
@@ -145,7 +145,7 @@ def measure_messages(corpus: str, encoder: str, rows: int) -> tuple[list[Message
     return messages, found["step_s"], fit_link(list(SIZES), found["times"])
 
 
-def measure_checkpoint(job: Job, objective: Any, optimiser: Any, folder: Path) -> tuple[float, float, int]:
+def measure_checkpoint(job: RunSpec, objective: Any, optimiser: Any, folder: Path) -> tuple[float, float, int]:
     """Seconds that training stands still for a copy, seconds that writing it takes, and its bytes."""
     run = Store(str(folder / "run"))
     state = {"settings": {}, "global_step": 1}

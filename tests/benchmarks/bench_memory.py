@@ -27,7 +27,7 @@ from ray._private.internal_api import memory_summary
 
 from beatray.ray_session import RaySettings, session
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.order import steps_per_epoch
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import Batch, batches
@@ -39,7 +39,7 @@ MARKS_PER_EPOCH = 5
 class Rank:
     """Takes its batches and lets them go."""
 
-    def __init__(self, job: Job, rank: int, world: int, steps: int) -> None:
+    def __init__(self, job: RunSpec, rank: int, world: int, steps: int) -> None:
         self.feed: Iterator[Batch] = batches(job.stream, rank, world, (0, 0), steps)
 
     def advance(self, steps: int) -> tuple[int, float]:

@@ -32,7 +32,7 @@ from beatray.objectives.objective import Progress
 from beatray.ray_session import RaySettings, session
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job, build_model, to_tensors
+from beatray.train.job import RunSpec, build_model, to_tensors
 from beatray.train.order import epoch_order, steps_per_epoch
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import batches
@@ -67,7 +67,7 @@ class Records(Dataset[Arrays]):
         return {name: values[row] for name, values in self.arrays.items()}
 
 
-def train_epoch(job: Job, feed: Callable[[], Feed]) -> Timing:
+def train_epoch(job: RunSpec, feed: Callable[[], Feed]) -> Timing:
     """One epoch of plain training; the clock starts before the feed is opened."""
     objective = build_model(job.settings.objective, job.settings.encoder, 0, job.statistics)
     optimiser = torch.optim.AdamW(objective.parameters(), 1e-3)
@@ -91,7 +91,7 @@ def train_epoch(job: Job, feed: Callable[[], Feed]) -> Timing:
     return Timing(first, time.perf_counter() - began, tuple(waits[1:-1]), float(loss.detach()))
 
 
-def decode_all(job: Job) -> tuple[Arrays, float]:
+def decode_all(job: RunSpec) -> tuple[Arrays, float]:
     """The whole corpus in memory, by plain pyarrow, and the CPU seconds that took."""
     wanted = job.stream.arrays
     began = time.process_time()

@@ -28,7 +28,7 @@ from beatray.track.journal import read_lines
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.composed import pretrain_settings
 from beatray.train.launch import pretrain
-from beatray.train.order import Part
+from beatray.train.order import MicroBatch
 from beatray.train.prepare import prepare_job
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
@@ -57,10 +57,10 @@ def steps_per_second(words: list[str], seconds: float) -> float:
     rows = job.settings.train.batch_size
     arrays = {name: a[:rows] for name, a in decode(table, job.stream.arrays, job.stream.clusters).items()}
     for number in range(WARM_UP):
-        learner.step(number, arrays, 0, (Part(rows, rows),))
+        learner.step(number, arrays, 0, (MicroBatch(rows, rows),))
     steps, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        learner.step(WARM_UP + steps, arrays, 0, (Part(rows, rows),))
+        learner.step(WARM_UP + steps, arrays, 0, (MicroBatch(rows, rows),))
         steps += 1
     return steps / (time.perf_counter() - began)
 

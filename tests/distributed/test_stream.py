@@ -20,7 +20,7 @@ from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError
 from beatray.train.blocks import Arrays
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job, ViewsOnWorker, build_model
+from beatray.train.job import RunSpec, ViewsOnWorker, build_model
 from beatray.train.order import epoch_order, steps_per_epoch
 from beatray.train.prepare import prepare_job
 from beatray.train.stream import Batch, batches
@@ -29,22 +29,22 @@ from counts import count
 pytestmark = pytest.mark.ray
 
 
-def job_on(corpus: str, *words: str) -> Job:
+def job_on(corpus: str, *words: str) -> RunSpec:
     return prepare_job(pretrain_settings([f"corpus={corpus}", "encoder=tiny", "train=small", *words]))
 
 
 @pytest.fixture(scope="module")
-def job(sample_corpus: str) -> Job:
+def job(sample_corpus: str) -> RunSpec:
     return job_on(sample_corpus, "train.batch_size=12", "train.chunk_steps=3", "seed=5")
 
 
-def views_on_worker(job: Job, seed: int) -> ViewsOnWorker:
+def views_on_worker(job: RunSpec, seed: int) -> ViewsOnWorker:
     settings = job.settings
     objective, encoder, statistics = map(json.dumps, (settings.objective, settings.encoder, job.statistics))
     return ViewsOnWorker(objective, encoder, statistics, seed)
 
 
-def expected_keys(job: Job, epochs: int) -> list[list[int]]:
+def expected_keys(job: RunSpec, epochs: int) -> list[list[int]]:
     """Record keys of every global step, straight from the index and the order: no Ray, no Parquet streaming."""
     index = open_corpus(job.settings.corpus.path).index
     by_place = {
@@ -68,7 +68,7 @@ def together(parts: list[list[Batch]], name: str) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("cache_mb", [0, 1024])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_together_see_the_planned_records_over_two_epochs(job: Job, world: int, cache_mb: int) -> None:
+def test_ranks_together_see_the_planned_records_over_two_epochs(job: RunSpec, world: int, cache_mb: int) -> None:
     job = replace(job, stream=replace(job.stream, cache_mb=cache_mb))
     n_steps = 2 * steps_per_epoch(job.rows, 12)
     parts = [list(batches(job.stream, rank, world, (0, 0), n_steps)) for rank in range(world)]
@@ -76,7 +76,7 @@ def test_ranks_together_see_the_planned_records_over_two_epochs(job: Job, world:
     assert [b.global_rows for b in parts[0]] == [len(keys) for keys in expected_keys(job, 2)]
 
 
-def test_what_arrives_is_what_the_corpus_holds(job: Job) -> None:
+def test_what_arrives_is_what_the_corpus_holds(job: RunSpec) -> None:
     rows = open_corpus(job.settings.corpus.path).rows()
     position = {record_key(name): n for n, name in enumerate(rows.record_id)}
     for batch in batches(job.stream, 0, 1, (0, 0), 3):
@@ -88,14 +88,14 @@ def test_what_arrives_is_what_the_corpus_holds(job: Job) -> None:
             assert np.array_equal(batch.arrays["record_features"][n], rows.record_features[at], equal_nan=True)
 
 
-def test_a_stream_opened_in_the_middle_goes_on_exactly(job: Job) -> None:
+def test_a_stream_opened_in_the_middle_goes_on_exactly(job: RunSpec) -> None:
     per_epoch = steps_per_epoch(job.rows, 12)
     done = per_epoch + 2
     rest = list(batches(job.stream, 0, 1, divmod(done, per_epoch), 5))
     assert [b.arrays["record_key"].tolist() for b in rest] == expected_keys(job, 2)[done : done + 5]
 
 
-def test_views_are_the_same_bits_for_any_world_and_place(job: Job) -> None:
+def test_views_are_the_same_bits_for_any_world_and_place(job: RunSpec) -> None:
     objective = build_model(job.settings.objective, {"name": "tiny"}, 0, job.statistics)
 
     def device_views(batch: Batch) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def test_views_are_the_same_bits_for_any_world_and_place(job: Job) -> None:
     assert not torch.equal(alone[0]["view_1"], alone[0]["view_2"])
 
 
-def test_held_out_records_never_arrive(job: Job) -> None:
+def test_held_out_records_never_arrive(job: RunSpec) -> None:
     seen = {key for keys in expected_keys(job, 1) for key in keys}
     index = open_corpus(job.settings.corpus.path).index
     held_out = index[(index["source"] == "ptbxl") & index["fold"].isin([9, 10])]["record_id"]
@@ -161,17 +161,17 @@ def flip(path: Path) -> None:
 DAMAGE = {"delete": delete, "truncate": truncate, "empty": empty, "flip": flip}
 
 
-def copy_of(job: Job, folder: Path, *words: str) -> Job:
+def copy_of(job: RunSpec, folder: Path, *words: str) -> RunSpec:
     """The job on a copy of its corpus that may be damaged."""
     shutil.copytree(job.settings.corpus.path, folder / "corpus")
     return job_on(str(folder / "corpus"), "train.batch_size=12", "train.chunk_steps=3", "seed=5", *words)
 
 
-def shard_names(job: Job) -> list[str]:
+def shard_names(job: RunSpec) -> list[str]:
     return list(dict.fromkeys(group.shard.name for group in job.stream.groups))
 
 
-def keys_in(job: Job, names: list[str]) -> set[int]:
+def keys_in(job: RunSpec, names: list[str]) -> set[int]:
     """Record keys of the usable rows of some shards."""
     index, shards = open_corpus(job.settings.corpus.path).index, open_corpus(job.settings.corpus.path).manifest.shards
     rows = {(g.shard.name, g.group, row) for g in job.stream.groups if g.shard.name in names for row in g.rows}
@@ -180,7 +180,7 @@ def keys_in(job: Job, names: list[str]) -> set[int]:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_shard_stops_the_stream_when_its_rows_are_due(job: Job, tmp_path: Path, kind: str) -> None:
+def test_a_damaged_shard_stops_the_stream_when_its_rows_are_due(job: RunSpec, tmp_path: Path, kind: str) -> None:
     job = copy_of(job, tmp_path)
     planned = expected_keys(job, 1)
 
@@ -202,7 +202,7 @@ def test_a_damaged_shard_stops_the_stream_when_its_rows_are_due(job: Job, tmp_pa
 
 @pytest.mark.parametrize(("world", "cache_mb", "place"), [(1, 0, "device"), (3, 0, "workers"), (2, 1024, "device")])
 def test_damaged_shards_can_be_skipped_and_counted(
-    job: Job, tmp_path: Path, world: int, cache_mb: int, place: str
+    job: RunSpec, tmp_path: Path, world: int, cache_mb: int, place: str
 ) -> None:
     job = copy_of(job, tmp_path, "corpus.on_bad_shard=skip", f"train.cache_mb={cache_mb}")
     planned, per_epoch = expected_keys(job, 3), steps_per_epoch(job.rows, 12)
@@ -238,7 +238,7 @@ def test_damaged_shards_can_be_skipped_and_counted(
     assert remains() == []
 
 
-def test_killed_readers_change_nothing(job: Job, tmp_path: Path) -> None:
+def test_killed_readers_change_nothing(job: RunSpec, tmp_path: Path) -> None:
     """Ray reads again what a dead reader had not delivered: nothing is missing, doubled or out of order."""
     deaths = count(1, 12)
 
@@ -257,7 +257,7 @@ def test_killed_readers_change_nothing(job: Job, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == deaths
 
 
-def test_a_stream_can_be_closed_at_any_time(job: Job) -> None:
+def test_a_stream_can_be_closed_at_any_time(job: RunSpec) -> None:
     for taken in (0, 1, 4):
         feed = batches(replace(job.stream, cache_mb=0), 0, 1, (0, 0), 200)
         for _ in range(taken):
@@ -266,7 +266,7 @@ def test_a_stream_can_be_closed_at_any_time(job: Job) -> None:
         assert remains() == []
 
 
-def test_seed_changes_the_order(job: Job) -> None:
+def test_seed_changes_the_order(job: RunSpec) -> None:
     other = replace(job.stream, order=replace(job.stream.order, seed=6))
     a = next(iter(batches(job.stream, 0, 1, (0, 0), 1))).arrays["record_key"].tolist()
     b = next(iter(batches(other, 0, 1, (0, 0), 1))).arrays["record_key"].tolist()

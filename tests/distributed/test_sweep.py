@@ -18,7 +18,7 @@ from beatray.sweep.callback import free_leftovers
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import alone, is_finished, prepare
 from beatray.sweep.ranking import figures_of
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 
 pytestmark = pytest.mark.ray
 
@@ -49,7 +49,7 @@ def out_of(words: list[str]) -> Path:
     return Path(next(word.removeprefix("out=") for word in words if word.startswith("out=")))
 
 
-def job_of_trial(words: list[str], name: str) -> Job:
+def job_of_trial(words: list[str], name: str) -> RunSpec:
     return prepare(plan_from(words)).jobs[name]
 
 

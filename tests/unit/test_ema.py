@@ -19,7 +19,7 @@ from beatray.objectives.objective import Objective, Progress, StepResult
 from beatray.objectives.reduce import gather_rows, global_mean
 from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
-from beatray.train.order import Part
+from beatray.train.order import MicroBatch
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
 from every_method import job_of, rows_of, settings_of
@@ -140,7 +140,7 @@ def test_the_loop_keeps_a_queue_through_micro_batches_refusals_and_a_checkpoint(
     job = job_of(settings_of("simclr_tiny"), statistics, 6)
     monkeypatch.setattr("beatray.train.step.build_model", lambda *_: Queued())
     mine = {name: arrays[name][:6] for name in Objective.reads}
-    parts = (Part(4, 4), Part(2, 2))
+    parts = (MicroBatch(4, 4), MicroBatch(2, 2))
     learner = Learner(job, Ranks())
     queue = learner.objective.queue
     assert learner.step(0, mine, 0, parts)[0] is not None

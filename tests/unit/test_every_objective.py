@@ -28,7 +28,7 @@ from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import Arrays, Packed, pack, unpack
 from beatray.train.job import ViewsOnWorker
-from beatray.train.order import Part
+from beatray.train.order import MicroBatch
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
 from every_method import METHODS, RECIPES, batch_of, job_of, model_of, rows_of, settings_of, views_of
@@ -190,7 +190,7 @@ def state_of(learner: Learner) -> dict[str, Tensor]:
 
 def step(learner: Learner, arrays: Arrays, number: int) -> dict[str, float] | None:
     mine = {name: values for name, values in arrays.items() if name in learner.objective.reads}
-    logs, _ = learner.step(number, mine, number, (Part(len(arrays["record_key"]), len(arrays["record_key"])),))
+    logs, _ = learner.step(number, mine, number, (MicroBatch(len(arrays["record_key"]), len(arrays["record_key"])),))
     return logs
 
 
@@ -254,7 +254,7 @@ def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arr
     losses = []
     for number in range(30):
         mine = {name: values for name, values in arrays.items() if name in learner.objective.reads}
-        logs, norm = learner.step(number % 10, mine, number, (Part(count, count),))
+        logs, norm = learner.step(number % 10, mine, number, (MicroBatch(count, count),))
         assert logs is not None and norm > 0
         losses.append(logs["loss"])
     assert np.mean(losses[-5:]) < np.mean(losses[:3]), losses

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beatray.train.order import OrderSettings, Plan, epoch_order, lanes_for, share, steps_per_epoch
+from beatray.train.order import OrderSettings, StepSequence, epoch_order, lanes_for, share, steps_per_epoch
 
 RAGGED = [128] * 30 + [77, 3, 128, 1, 64]
 
@@ -18,7 +18,7 @@ def taken(
     """(epoch, row group, row) of every global step, put together from the plans of all ranks."""
     steps: list[list[tuple[int, int, int]]] = [[] for _ in range(n_steps)]
     for rank in range(world):
-        plan = Plan(sizes, order, rank, world, start)
+        plan = StepSequence(sizes, order, rank, world, start)
         group_of: dict[int, int] = {}
         position = 0
         while position < n_steps:
@@ -58,7 +58,7 @@ def test_a_plan_started_in_the_middle_goes_on_exactly() -> None:
 
 
 def test_rows_used_lets_every_unit_go_when_its_last_row_is_taken() -> None:
-    plan = Plan(RAGGED, OrderSettings(seed=2, batch_size=64), 1, 2, (0, 3))
+    plan = StepSequence(RAGGED, OrderSettings(seed=2, batch_size=64), 1, 2, (0, 3))
     steps, units = plan.chunk(steps_per_epoch(sum(RAGGED), 64) - 3)
     counts = np.bincount(np.concatenate([step.unit for step in steps]), minlength=len(units))
     assert counts.tolist() == [unit.rows_used for unit in units]
@@ -69,7 +69,7 @@ def test_lanes_spare_ranks_most_double_reads() -> None:
     order = OrderSettings(seed=0, batch_size=256, streams=4)
     reads = 0
     for rank in range(4):
-        _, units = Plan(sizes, order, rank, 4, (0, 0)).chunk(steps_per_epoch(sum(sizes), 256))
+        _, units = StepSequence(sizes, order, rank, 4, (0, 0)).chunk(steps_per_epoch(sum(sizes), 256))
         reads += len(units)
     assert reads < 1.1 * len(sizes)
 

@@ -10,16 +10,16 @@ import pytest
 
 from beatray.commands.pretrain import settings_from
 from beatray.errors import TrainingError
-from beatray.train.job import Job, check_same_run, shown_settings
+from beatray.train.job import RunSpec, check_same_run, shown_settings
 
 
-def job_of(*words: str) -> Job:
+def job_of(*words: str) -> RunSpec:
     settings = settings_from(["corpus=/c", "out=/o", "run=r", "encoder=tiny", *words])
     nothing = cast(Any, None)
-    return Job(settings, nothing, nothing, {}, {}, "hash", b"", 0)
+    return RunSpec(settings, nothing, nothing, {}, {}, "hash", b"", 0)
 
 
-def as_stored(job: Job) -> dict[str, Any]:
+def as_stored(job: RunSpec) -> dict[str, Any]:
     return dict(json.loads(json.dumps(shown_settings(job.settings))))
 
 

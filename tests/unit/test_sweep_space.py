@@ -22,7 +22,7 @@ from beatray.sweep.asha import EpochAsha, Pace
 from beatray.sweep.plan import config_of, plan_from
 from beatray.sweep.progress import _refuse_others
 from beatray.sweep.ranking import as_csv, as_json, as_mlflow_table, as_text, last_figures, ranked
-from beatray.sweep.record import Record, SweepRecord, TrialRecord, read
+from beatray.sweep.record import RunningSweep, SweepRecord, TrialRecord, read
 from beatray.sweep.resources import at_a_time, check_trial
 from beatray.sweep.results import Evaluated
 from beatray.sweep.settings import SweepSettings
@@ -278,7 +278,7 @@ def test_the_ranking_has_every_trial_the_best_first() -> None:
 def test_the_record_is_on_disk_after_every_change(tmp_path: Path) -> None:
     folder = Store(str(tmp_path / "sweep"))
     assert read(folder) is None
-    record = Record(folder, "first", SweepSettings(), RECORD.trials)
+    record = RunningSweep(folder, "first", SweepSettings(), RECORD.trials)
     assert read(folder) == replace(RECORD, search="grid")
     record.change("0.5", status="running", attempts=1)
     seen = read(folder)
@@ -307,7 +307,7 @@ def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_pat
         attempts=1,
         figures={"beat_loss": 2.0, "rhythm_own_pair_mass": 0.5, "validation_loss": 1.0},
     )
-    Record(folder, "first", SweepSettings(metric="beat_loss"), [older])
+    RunningSweep(folder, "first", SweepSettings(metric="beat_loss"), [older])
     found = read(folder)
     assert found is not None and found.metric == "beat/loss"
     assert found.trials[0].figures == {"beat/loss": 2.0, "record/positive_mass": 0.5, "validation_loss": 1.0}

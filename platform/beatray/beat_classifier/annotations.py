@@ -40,7 +40,7 @@ JITTER = 10  # samples by which a window may be moved: annotations and detected 
 
 
 @dataclass(frozen=True, slots=True)
-class Beats:
+class AnnotatedBeats:
     """The beats of one recording, in time order: windows with JITTER more samples on each side, RR ratios, classes."""
 
     name: str
@@ -49,7 +49,7 @@ class Beats:
     kind: NDArray[np.int64]  # (n,)
 
 
-def read_beats(tree: Tree, path: str, leads: tuple[str, ...]) -> Beats | None:
+def read_beats(tree: Tree, path: str, leads: tuple[str, ...]) -> AnnotatedBeats | None:
     """The annotated beats of the recording whose header lies at `path`; see the module's contract."""
     annotation = path.removesuffix(".hea") + ".atr"
     if annotation not in tree:
@@ -76,7 +76,7 @@ def read_beats(tree: Tree, path: str, leads: tuple[str, ...]) -> Beats | None:
     inside = (samples >= 0) & (samples < resampled.shape[1])
     chosen = (kinds >= 0) & inside
     windows, rr = _windows(resampled, samples[chosen])
-    return Beats(path.removesuffix(".hea"), windows, rr, kinds[chosen])
+    return AnnotatedBeats(path.removesuffix(".hea"), windows, rr, kinds[chosen])
 
 
 def _windows(

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from beatray.beat_classifier.annotations import JITTER, Beats
+from beatray.beat_classifier.annotations import JITTER, AnnotatedBeats
 from beatray.beat_classifier.labels import BeatLabels
 from beatray.beat_classifier.network import CLASSES, WINDOW, BeatNet
 
@@ -46,13 +46,15 @@ class FitSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _Windows:
     windows: torch.Tensor
     rr: torch.Tensor
     kind: torch.Tensor
 
 
-def fit(recordings: list[Beats], leads: tuple[str, ...], settings: FitSettings) -> tuple[BeatLabels, dict[str, Any]]:
+def fit(
+    recordings: list[AnnotatedBeats], leads: tuple[str, ...], settings: FitSettings
+) -> tuple[BeatLabels, dict[str, Any]]:
     """Train and measure. Raises ValueError where fewer than two classes have enough beats to learn from."""
     how = "record" if len(recordings) >= BY_RECORD_FROM else "time"
     train, test = _split(recordings, how)
@@ -85,9 +87,9 @@ def fit(recordings: list[Beats], leads: tuple[str, ...], settings: FitSettings) 
     return labels, report
 
 
-def _split(recordings: list[Beats], how: str) -> tuple[_Part, _Part]:
-    train: list[tuple[Beats, slice]] = []
-    test: list[tuple[Beats, slice]] = []
+def _split(recordings: list[AnnotatedBeats], how: str) -> tuple[_Windows, _Windows]:
+    train: list[tuple[AnnotatedBeats, slice]] = []
+    test: list[tuple[AnnotatedBeats, slice]] = []
     for number, one in enumerate(sorted(recordings, key=lambda each: each.name)):
         if how == "record":
             (test if number % 5 == 4 else train).append((one, slice(None)))
@@ -98,8 +100,8 @@ def _split(recordings: list[Beats], how: str) -> tuple[_Part, _Part]:
     return _joined(train), _joined(test)
 
 
-def _joined(parts: list[tuple[Beats, slice]]) -> _Part:
-    return _Part(
+def _joined(parts: list[tuple[AnnotatedBeats, slice]]) -> _Windows:
+    return _Windows(
         *(
             torch.from_numpy(np.concatenate([getattr(one, name)[chosen] for one, chosen in parts]))
             for name in ("windows", "rr", "kind")
@@ -107,7 +109,7 @@ def _joined(parts: list[tuple[Beats, slice]]) -> _Part:
     )
 
 
-def _train(net: BeatNet, part: _Part, counts: torch.Tensor, known: tuple[bool, ...], settings: FitSettings) -> None:
+def _train(net: BeatNet, part: _Windows, counts: torch.Tensor, known: tuple[bool, ...], settings: FitSettings) -> None:
     """Cross-entropy with weights of one over the root of a class's beats; windows moved and scaled at random."""
     usable = torch.tensor(known)[part.kind]
     windows, rr, kind = part.windows[usable], part.rr[usable], part.kind[usable]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from beatray.beat_classifier.annotations import SYMBOLS_OF, Beats, read_beats
+from beatray.beat_classifier.annotations import SYMBOLS_OF, AnnotatedBeats, read_beats
 from beatray.beat_classifier.fit import FitSettings, fit
 from beatray.beat_classifier.folder import digest_of, write
 from beatray.beat_classifier.network import CLASSES
@@ -45,14 +45,14 @@ def train(path: str, out: str, *, leads: str = "II", epochs: int | None = None, 
     return 0
 
 
-def read_folder_of(path: str, leads: tuple[str, ...]) -> list[Beats]:
+def read_folder_of(path: str, leads: tuple[str, ...]) -> list[AnnotatedBeats]:
     """The beats of all recordings below `path` that have annotations and the leads; the others are told."""
     try:
         tree = open_tree(path)
         headers = [name for name in tree.names() if name.endswith(".hea")]
     except (OSError, ValueError, RecordError) as error:
         raise SettingsError(f"{path}: {error}") from error
-    found: list[Beats] = []
+    found: list[AnnotatedBeats] = []
     skipped: list[str] = []
     for name in headers:
         try:

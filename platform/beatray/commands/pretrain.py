@@ -17,7 +17,7 @@ from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.launch import RunResult, check, pretrain
 from beatray.train.prepare import prepare_job
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
@@ -71,7 +71,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tell(job: Job, result: RunResult, folder: RunFolder) -> None:
+def _tell(job: RunSpec, result: RunResult, folder: RunFolder) -> None:
     if result.continued_from == job.steps:
         say("  nothing to do: the run is finished")
     elif result.continued_from:
@@ -95,7 +95,7 @@ def _tell(job: Job, result: RunResult, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _watched(job: Job, folder: RunFolder) -> Iterator[None]:
+def _watched(job: RunSpec, folder: RunFolder) -> Iterator[None]:
     """Progress from the run's own journal, and a warning when the embedding collapses."""
     tail, stop = Tail(folder.scratch / METRICS), threading.Event()
     tail.fresh()

@@ -30,7 +30,7 @@ from beatray.evaluate.results import Evaluation, Run, TaskPart
 from beatray.evaluate.settings import PROBES, PROTOCOLS, EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
 from beatray.evaluate.tasks import TaskData, patient_of, task_data
-from beatray.evaluate.worker import Job, Worker, start_process
+from beatray.evaluate.worker import Worker, WorkUnit, start_process
 
 if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
@@ -90,35 +90,35 @@ def evaluate(
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
 
 
-def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[Job]:
+def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[WorkUnit]:
     """All jobs, with those of the baselines if `settings.baselines`; the slow ones first, so that no worker is left
     with a long one at the end."""
     variants = [("pretrained", spec) for spec in encoders if spec.weights is not None]
     if settings.baselines:
         variants += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
-    jobs: list[Job] = []
+    jobs: list[WorkUnit] = []
     for protocol in sorted(PROTOCOLS):  # "finetune" comes first
         for task in sorted(tasks, reverse=True):
             seeds = settings.seeds_of(task, protocol)
             if protocol not in settings.protocols_of(task):
                 continue
-            jobs += [Job(task, protocol, variant, spec, seed) for variant, spec in variants for seed in seeds]
+            jobs += [WorkUnit(task, protocol, variant, spec, seed) for variant, spec in variants for seed in seeds]
             if task == "classify" and protocol in PROBES:
                 jobs += [
-                    Job(task, protocol, "encoder_features", spec, seed)
+                    WorkUnit(task, protocol, "encoder_features", spec, seed)
                     for variant, spec in variants
                     if variant == "pretrained"
                     for seed in seeds
                 ]
             if settings.baselines and task == "classify" and protocol in PROBES:
-                jobs += [Job(task, protocol, "features", None, seed) for seed in seeds]
+                jobs += [WorkUnit(task, protocol, "features", None, seed) for seed in seeds]
                 permuted = [(spec, number) for _, spec in variants[:1] for number in range(settings.permutations)]
-                jobs += [Job(task, protocol, "permuted_labels", spec, number) for spec, number in permuted]
+                jobs += [WorkUnit(task, protocol, "permuted_labels", spec, number) for spec, number in permuted]
     return jobs
 
 
 def _work(
-    tasks: dict[str, TaskData], jobs: Sequence[Job], settings: EvaluateSettings
+    tasks: dict[str, TaskData], jobs: Sequence[WorkUnit], settings: EvaluateSettings
 ) -> Iterator[tuple[int, list[Run]]]:
     if settings.workers <= 1:
         worker = Worker(tasks, settings)
@@ -138,7 +138,7 @@ def _start(tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
     _process_worker = Worker(tasks, settings)
 
 
-def _run(job: Job) -> list[Run]:
+def _run(job: WorkUnit) -> list[Run]:
     if _process_worker is None:
         raise RuntimeError("the worker process was not started by _start")
     return _process_worker.run(job)

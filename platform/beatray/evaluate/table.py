@@ -66,14 +66,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ResultTable:
     """The rows of one encoder after the other, and the sentences that belong under them."""
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
 
-def make_table(evaluation: Evaluation) -> Table:
+def make_table(evaluation: Evaluation) -> ResultTable:
     """All rows, in a fixed order: encoder, task, protocol, fraction, condition, score."""
     runs = evaluation.runs
     encoders = list(dict.fromkeys(run.encoder for run in runs if run.variant == "pretrained")) or [""]
@@ -89,10 +89,10 @@ def make_table(evaluation: Evaluation) -> Table:
                     variants = _variants(chosen, encoder, architecture)
                     if variants["pretrained"] or variants["random"]:
                         rows += _rows(evaluation, encoder, chosen[0], variants, metrics)
-    return Table(tuple(rows), tuple(notes_of(evaluation, rows)))
+    return ResultTable(tuple(rows), tuple(notes_of(evaluation, rows)))
 
 
-def as_text(table: Table) -> str:
+def as_text(table: ResultTable) -> str:
     """Plain text, at most 120 columns, notes wrapped below."""
     blocks = []
     for encoder in dict.fromkeys(row.encoder for row in table.rows):
@@ -105,14 +105,14 @@ def as_text(table: Table) -> str:
     return "\n\n".join(blocks) + "\n\n" + "\n".join(_wrap(note, 118) for note in table.notes) + "\n"
 
 
-def as_markdown(table: Table) -> str:
+def as_markdown(table: ResultTable) -> str:
     """GitHub-flavoured markdown."""
     lines = ["| " + " | ".join(("encoder", *HEADER)) + " |", "|" + "---|" * (len(HEADER) + 1)]
     lines += ["| " + " | ".join((row.encoder or "-", *cells_of(row))) + " |" for row in table.rows]
     return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in table.notes) + "\n"
 
 
-def as_html(table: Table) -> str:
+def as_html(table: ResultTable) -> str:
     """A <table> and a list of notes; the better of pretrained and random is set in <strong>."""
     parts = ["<table class='results'><thead><tr>"]
     parts += [f"<th>{escape(name)}</th>" for name in HEADER] + ["</tr></thead><tbody>"]
@@ -130,7 +130,7 @@ def as_html(table: Table) -> str:
     return "".join([*parts, *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>"])
 
 
-def as_rows(table: Table) -> list[dict[str, Any]]:
+def as_rows(table: ResultTable) -> list[dict[str, Any]]:
     """The rows as plain dicts, for table.json."""
     return [asdict(row) for row in table.rows]
 

@@ -36,7 +36,7 @@ KEPT = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkUnit:
     """What one worker does in one go. `spec` is None for measured features."""
 
     task: str
@@ -60,12 +60,12 @@ class Worker:
         self.signals = {name: np.load(data.signals, mmap_mode="r") for name, data in tasks.items()}
         self.kept: dict[tuple[str, str, int], Any] = {}
 
-    def run(self, job: Job) -> list[Run]:
+    def run(self, job: WorkUnit) -> list[Run]:
         """All runs of one job, one per label fraction; the caller's random generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             return self._runs(job)
 
-    def _runs(self, job: Job) -> list[Run]:
+    def _runs(self, job: WorkUnit) -> list[Run]:
         settings, data = self.settings, self.tasks[job.task]
         runs: list[Run] = []
         if job.task == "segment":
@@ -82,14 +82,14 @@ class Worker:
             runs += self._classify_runs(job, fraction, train)
         return runs
 
-    def _conditions(self, job: Job, fraction: float) -> tuple[str, ...]:
+    def _conditions(self, job: WorkUnit, fraction: float) -> tuple[str, ...]:
         """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
         fractions = self.settings.segment_fractions if job.task == "segment" else self.settings.classify_fractions
         if job.variant not in ("pretrained", "random") or fraction != max(fractions):
             return (CLEAN,)
         return (CLEAN, *condition_names(self.settings.robustness))
 
-    def _segment_runs(self, job: Job, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
+    def _segment_runs(self, job: WorkUnit, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
         """One run per condition, each over all folds."""
         data, began = self.tasks[job.task], time.monotonic()
         conditions = self._conditions(job, fraction)
@@ -132,7 +132,7 @@ class Worker:
             )
         return runs
 
-    def _classify_runs(self, job: Job, fraction: float, train: Index) -> list[Run]:
+    def _classify_runs(self, job: WorkUnit, fraction: float, train: Index) -> list[Run]:
         """One run per condition."""
         data, began = self.tasks[job.task], time.monotonic()
         decide, validation_auroc = self._classify(job, data, train)
@@ -152,7 +152,7 @@ class Worker:
             )
         return runs
 
-    def _named(self, job: Job, fraction: float, began: float) -> dict[str, Any]:
+    def _named(self, job: WorkUnit, fraction: float, began: float) -> dict[str, Any]:
         return {
             "task": job.task,
             "protocol": job.protocol,
@@ -164,7 +164,7 @@ class Worker:
             "seconds": time.monotonic() - began,
         }
 
-    def _segment(self, job: Job, data: TaskData, train: Index) -> Callable[[Index, str], NDArray[np.int8]]:
+    def _segment(self, job: WorkUnit, data: TaskData, train: Index) -> Callable[[Index, str], NDArray[np.int8]]:
         """Train on `train`; the function gives the labels of test records under a condition."""
         settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
         encoder, spec = self._encoder(job)
@@ -201,7 +201,7 @@ class Worker:
 
         return from_signals
 
-    def _classify(self, job: Job, data: TaskData, train: Index) -> tuple[Callable[[str], Decisions], float]:
+    def _classify(self, job: WorkUnit, data: TaskData, train: Index) -> tuple[Callable[[str], Decisions], float]:
         """Train on `train`; a function that gives the decisions on the test part under a condition, and the AUROC of
         the choice on validation records.
         """
@@ -251,12 +251,12 @@ class Worker:
 
         return probed, found.validation_auroc
 
-    def _encoder(self, job: Job) -> tuple[Encoder, EncoderSpec]:
+    def _encoder(self, job: WorkUnit) -> tuple[Encoder, EncoderSpec]:
         if job.spec is None:
             raise ValueError(f"{job.name()} needs an encoder")
         return build(job.spec, job.seed), job.spec
 
-    def _remembered(self, job: Job, compute: Any) -> Any:
+    def _remembered(self, job: WorkUnit, compute: Any) -> Any:
         """The frozen outputs of a job's encoder; weights from a folder are the same for every seed."""
         spec = job.spec
         key = (job.task, spec.key() if spec else "", job.seed if spec and spec.weights is None else -1)

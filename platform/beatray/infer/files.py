@@ -42,7 +42,7 @@ class EmbeddingsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class VectorFile:
     """One finished file."""
 
     level: str
@@ -61,7 +61,7 @@ class Listing:
     made_by: dict[str, Any]
     corpus: dict[str, Any]
     widths: dict[str, int]
-    parts: tuple[Part, ...]
+    parts: tuple[VectorFile, ...]
 
     def rows(self, level: str) -> int:
         """Vectors of one level."""
@@ -116,25 +116,25 @@ def _as_array(values: Any, kind: pa.DataType) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
 
 
-def write_part(store: Store, level: str, shard: str, shard_sha256: str, table: pa.Table) -> Part:
+def write_part(store: Store, level: str, shard: str, shard_sha256: str, table: pa.Table) -> VectorFile:
     """Write one file; it appears whole or not at all."""
     name = f"{level}/{shard}"
     data = parquet_bytes(table, ROWS_PER_GROUP)
     store.write(name, data)
-    return Part(level, name, shard, shard_sha256, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+    return VectorFile(level, name, shard, shard_sha256, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
 
 
-def write_note(store: Store, made_by: str, shard: str, parts: Sequence[Part]) -> None:
+def write_note(store: Store, made_by: str, shard: str, parts: Sequence[VectorFile]) -> None:
     """Leave a note that a shard is done, so that an interrupted run goes on from there."""
     content = {"made_by": made_by, "parts": [asdict(part) for part in parts]}
     store.write(f"{STAGING}/{shard}.json", json.dumps(content, sort_keys=True).encode())
 
 
-def read_note(store: Store, made_by: str, shard: str) -> tuple[Part, ...]:
+def read_note(store: Store, made_by: str, shard: str) -> tuple[VectorFile, ...]:
     """The files of a shard that an interrupted run has finished; empty if there are none of this kind."""
     try:
         content = json.loads(store.read(f"{STAGING}/{shard}.json"))
-        return tuple(Part(**part) for part in content["parts"]) if content["made_by"] == made_by else ()
+        return tuple(VectorFile(**part) for part in content["parts"]) if content["made_by"] == made_by else ()
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return ()  # not there or of another version: the shard is simply done again
 
@@ -158,7 +158,7 @@ def read_listing(store: Store) -> Listing:
         content = json.loads(store.read(LISTING))
         claimed = content.pop("sha256")
         whole = digest_of(content) == claimed and content["format"] == FORMAT
-        parts = tuple(Part(**part) for part in content["parts"])
+        parts = tuple(VectorFile(**part) for part in content["parts"])
         listing = Listing(content["made_by"], content["corpus"], content["widths"], parts)
     except FileNotFoundError as error:
         unfinished = " (an unfinished run lies there: the same `beatray embed` goes on)" if store.names(STAGING) else ""
@@ -194,7 +194,7 @@ def read(path: str, level: str | None = None) -> Embeddings:
     )
 
 
-def _read_part(store: Store, part: Part, width: int) -> pa.Table:
+def _read_part(store: Store, part: VectorFile, width: int) -> pa.Table:
     try:
         data = store.read(part.name)
     except FileNotFoundError as error:

@@ -23,7 +23,7 @@ from beatray.infer.files import (
     VERSION,
     EmbeddingsError,
     Listing,
-    Part,
+    VectorFile,
     digest_of,
     read_listing,
     read_note,
@@ -91,7 +91,7 @@ class EmbedCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EmbedPlan:
     """All the work needs; see the module text."""
 
     encoder: str
@@ -110,7 +110,7 @@ class Plan:
         return digest_of(self.made_by)
 
 
-def prepare_plan(command: EmbedCommand) -> Plan:
+def prepare_plan(command: EmbedCommand) -> EmbedPlan:
     """Open the corpus and the encoder and check that they fit; SettingsError, CorpusError or CheckpointError."""
     if not command.encoder_path:
         raise SettingsError("which encoder? say encoder=PATH (a run folder, or its encoder/ folder)")
@@ -143,7 +143,7 @@ def prepare_plan(command: EmbedCommand) -> Plan:
             "box_after_s": boxes.after_s,
         }
     widths = {"recording": loaded.embed_dim, "beat": boxes.width(loaded.channels)}
-    return Plan(
+    return EmbedPlan(
         encoder=encoder,
         encoder_sha256=sha256,
         levels=levels,
@@ -206,13 +206,13 @@ def _trained_with(objective: dict[str, Any]) -> BeatBox | None:
         return None
 
 
-def finished_parts(plan: Plan) -> dict[str, tuple[Part, ...]]:
+def finished_parts(plan: EmbedPlan) -> dict[str, tuple[VectorFile, ...]]:
     """By shard, the files that are there already, from a finished folder or from an interrupted run.
 
     Raises SettingsError when `out` holds embeddings of another kind.
     """
     store = plan.out
-    listed: dict[str, list[Part]] = {}
+    listed: dict[str, list[VectorFile]] = {}
     if store.size(LISTING) is not None:
         try:
             listing = read_listing(store)
@@ -237,11 +237,11 @@ def finished_parts(plan: Plan) -> dict[str, tuple[Part, ...]]:
     return found
 
 
-def _differs(listing: Listing, plan: Plan, key: str) -> bool:
+def _differs(listing: Listing, plan: EmbedPlan, key: str) -> bool:
     return bool(listing.made_by.get(key) != plan.made_by.get(key))
 
 
-def _whole(plan: Plan, shard: Shard, parts: tuple[Part, ...]) -> bool:
+def _whole(plan: EmbedPlan, shard: Shard, parts: tuple[VectorFile, ...]) -> bool:
     """True if these are the files of just this shard, all levels, and all still there."""
     return (
         sorted(part.level for part in parts) == sorted(plan.levels)

@@ -31,13 +31,13 @@ from beatray.infer.files import (
     LISTING,
     STAGING,
     Listing,
-    Part,
+    VectorFile,
     read_listing,
     write_listing,
     write_note,
     write_part,
 )
-from beatray.infer.plan import Plan, finished_parts
+from beatray.infer.plan import EmbedPlan, finished_parts
 from beatray.infer.worker import COLUMNS, Embedder, unpacked, work_of
 from beatray.storage.store import Store, StoreError
 
@@ -60,7 +60,7 @@ class Embedded:
     kept: int
 
 
-def embed(plan: Plan, on_progress: OnProgress = lambda done, total: None) -> Embedded:
+def embed(plan: EmbedPlan, on_progress: OnProgress = lambda done, total: None) -> Embedded:
     """Embed what is not embedded yet, and commit. Needs an open Ray session.
 
     Raises SettingsError for a plan that cannot run, CorpusError for a damaged corpus.
@@ -102,7 +102,7 @@ def _tidy(store: Store, listing: Listing) -> None:
     store.delete_folder(STAGING)
 
 
-def check_resources(plan: Plan, total: dict[str, float]) -> bool:
+def check_resources(plan: EmbedPlan, total: dict[str, float]) -> bool:
     """True if workers get a GPU each; SettingsError with the arithmetic for a plan that could only hang."""
     s = plan.settings
     for_workers, have = s.workers * s.cpus_per_worker, total.get("CPU", 0.0)
@@ -168,11 +168,11 @@ class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
         ]
 
 
-def _computed(plan: Plan, waiting: Sequence[int], use_gpu: bool) -> Iterator[tuple[int, tuple[Part, ...]]]:
+def _computed(plan: EmbedPlan, waiting: Sequence[int], use_gpu: bool) -> Iterator[tuple[int, tuple[VectorFile, ...]]]:
     """The waiting shards, each with its files once they are written."""
     shards = plan.corpus.manifest.shards
     gathered: dict[int, dict[int, dict[str, Any]]] = {}
-    writing: list[tuple[int, Future[tuple[Part, ...]]]] = []
+    writing: list[tuple[int, Future[tuple[VectorFile, ...]]]] = []
     with ThreadPoolExecutor(2, thread_name_prefix="beatray-write") as pool:
         units = [_Unit(number, shards[number], g) for number in waiting for g in range(len(shards[number].row_groups))]
         for row in _rows(plan, units, use_gpu):
@@ -191,7 +191,7 @@ def _computed(plan: Plan, waiting: Sequence[int], use_gpu: bool) -> Iterator[tup
         raise CorpusError(f"Ray Data delivered only a part of the row groups of {missing}")
 
 
-def _write(plan: Plan, shard: Shard, groups: dict[int, dict[str, Any]]) -> tuple[Part, ...]:
+def _write(plan: EmbedPlan, shard: Shard, groups: dict[int, dict[str, Any]]) -> tuple[VectorFile, ...]:
     """The files of one shard, its row groups in order, and the note that they are done."""
     parts = []
     for level in plan.levels:
@@ -201,7 +201,7 @@ def _write(plan: Plan, shard: Shard, groups: dict[int, dict[str, Any]]) -> tuple
     return tuple(parts)
 
 
-def _rows(plan: Plan, units: Sequence[_Unit], use_gpu: bool) -> Iterator[dict[str, Any]]:
+def _rows(plan: EmbedPlan, units: Sequence[_Unit], use_gpu: bool) -> Iterator[dict[str, Any]]:
     """What the workers return for the units, in order, through Ray Data."""
     s = plan.settings
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are no news to a user

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from beatray.corpus.schema import signals_of
 from beatray.errors import CheckpointError, CorpusError
 from beatray.infer.files import table_of
-from beatray.infer.plan import Plan, encoder_sha256
+from beatray.infer.plan import EmbedPlan, encoder_sha256
 from beatray.infer.vectors import BeatBoxes, embed_rows
 from beatray.models.encoder_folder import load_encoder
 
@@ -39,7 +39,7 @@ class Work:
     use_gpu: bool
 
 
-def work_of(plan: Plan, use_gpu: bool) -> Work:
+def work_of(plan: EmbedPlan, use_gpu: bool) -> Work:
     """The part of a plan that travels to the workers."""
     s = plan.settings
     return Work(

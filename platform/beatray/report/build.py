@@ -22,7 +22,7 @@ from beatray.evaluate.encoders import prepared
 from beatray.evaluate.labels import wave_mask
 from beatray.evaluate.metrics import SegmentCounts, record_dice
 from beatray.evaluate.results import Evaluation
-from beatray.evaluate.table import Table, as_html, as_text, make_table
+from beatray.evaluate.table import ResultTable, as_html, as_text, make_table
 from beatray.objectives.objective import Curve
 from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
@@ -125,11 +125,11 @@ def overlays_of(
     return shown
 
 
-def _result_section(table: Table) -> Section:
+def _result_section(table: ResultTable) -> Section:
     return Section(
         title="What the encoder is worth",
         paragraphs=[table.notes[0]] if table.notes else [],
-        html=as_html(Table(table.rows, table.notes[1:])),
+        html=as_html(ResultTable(table.rows, table.notes[1:])),
         pictures=[
             Picture(
                 to_svg(pictures.comparison(table.rows)),

@@ -19,10 +19,10 @@ from ray._private.state import state  # the public table of placement groups doe
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from beatray.sweep.plan import Plan
+from beatray.sweep.plan import SweepPlan
 from beatray.sweep.progress import Prepared
 from beatray.sweep.ranking import metric_of, with_metric
-from beatray.sweep.record import ENDED, Record, TrialRecord
+from beatray.sweep.record import ENDED, RunningSweep, TrialRecord
 from beatray.sweep.tracking import SweepTracking
 from beatray.train.launch import request_stop
 from beatray.train.run_folder import STOP
@@ -41,8 +41,8 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
 
     def __init__(self, prepared: Prepared, tracking: SweepTracking, stop: threading.Event, tell: Tell) -> None:
         self._prepared, self._tracking, self._stop, self._tell = prepared, tracking, stop, tell
-        self._record: Record = prepared.record
-        self._plan: Plan = prepared.plan
+        self._record: RunningSweep = prepared.record
+        self._plan: SweepPlan = prepared.plan
         self._began: dict[str, float] = {}
         self._errors: dict[str, str] = {}
         self._asked_at: float | None = None

@@ -36,7 +36,7 @@ from beatray.settings import CorpusSettings
 from beatray.storage.hashed_folder import FILES, read_folder, write_folder
 from beatray.storage.store import Store
 from beatray.sweep.record import CONTROLS
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.run_folder import EVALUATION_FOLDER
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:
     return bool(scores["made_of"]["encoder"] == _digest(run))
 
 
-def kept_scores(job: Job, settings: EvaluateSettings) -> dict[str, float] | None:
+def kept_scores(job: RunSpec, settings: EvaluateSettings) -> dict[str, float] | None:
     """The scores in the trial's folder; None unless they are of its encoder as it is now and of these settings."""
     return _kept(job.run, EVALUATION_FOLDER, _made_of(job, settings, _digest(job.run)))
 
 
-def evaluate_trial(job: Job, settings: EvaluateSettings) -> dict[str, float]:
+def evaluate_trial(job: RunSpec, settings: EvaluateSettings) -> dict[str, float]:
     """Evaluate the trial's encoder, unless that is done; its scores by `names.score_name`."""
     kept = kept_scores(job, settings)
     if kept is not None:
@@ -77,7 +77,7 @@ def evaluate_trial(job: Job, settings: EvaluateSettings) -> dict[str, float]:
         raise error.cause from error  # what went wrong, not where
 
 
-def control_of(job: Job, settings: EvaluateSettings) -> str:
+def control_of(job: RunSpec, settings: EvaluateSettings) -> str:
     """The name of the controls that belong to a trial: the same for the same encoder, corpus and split."""
     return control_name(_made_of(job, settings, _architecture(job).key()))
 
@@ -169,7 +169,7 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
     return _figures(found["scores"])
 
 
-def _made_of(job: Job, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
+def _made_of(job: RunSpec, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
     """What the scores depend on, as plain JSON."""
     kind = {"scores": SCORES_VERSION, "encoder": encoder}
     about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "baselines")}
@@ -185,6 +185,6 @@ def _digest(run: Store) -> str:
         return ""
 
 
-def _architecture(job: Job) -> EncoderSpec:
+def _architecture(job: RunSpec) -> EncoderSpec:
     settings = {key: value for key, value in job.settings.encoder.items() if key != "name"}
     return EncoderSpec(str(job.settings.encoder["name"]), settings)

@@ -40,7 +40,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """A whole sweep: what it is called, where it goes, how it searches, and its trials."""
 
     name: str
@@ -81,7 +81,7 @@ def config_of(words: Iterable[str]) -> dict[str, Any]:
     return content
 
 
-def plan_from(words: Iterable[str]) -> Plan:
+def plan_from(words: Iterable[str]) -> SweepPlan:
     """The plan that the words mean; SettingsError names the trial and the key that does not fit."""
     words = list(words)
     content = config_of(words)
@@ -121,10 +121,10 @@ def plan_from(words: Iterable[str]) -> Plan:
     elif of_evaluation:
         raise SettingsError(f"'{of_evaluation[0]}' needs sweep.evaluate=true: this sweep evaluates nothing")
     refuse_unknown_metric(sweep.metric, evaluation, [base, *(trial.settings for trial in trials)])
-    return Plan(base.run, base, tuple(base_words), sweep, tuple(trials), tuple(shared), evaluation)
+    return SweepPlan(base.run, base, tuple(base_words), sweep, tuple(trials), tuple(shared), evaluation)
 
 
-def settings_with(plan: Plan, name: str, changes: Mapping[str, Any]) -> PretrainSettings:
+def settings_with(plan: SweepPlan, name: str, changes: Mapping[str, Any]) -> PretrainSettings:
     """The settings of a trial whose changes are others by now than it was drawn with."""
     return _trial_settings([*plan.words, *plan.shared], name, changes, plan.folder)
 
@@ -149,7 +149,7 @@ def _check_population(sweep: SweepSettings, base: PretrainSettings) -> None:
         )
 
 
-def described(plan: Plan) -> str:
+def described(plan: SweepPlan) -> str:
     """The trials of a plan, as comment lines for `--print-config`."""
     names = "\n".join(f"#   {trial.name}" for trial in plan.trials)
     return f"# {len(plan.trials)} trials into {plan.folder.where()}:\n{names}"

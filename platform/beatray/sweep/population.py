@@ -25,7 +25,7 @@ from beatray.storage.store import Store
 from beatray.sweep.settings import QUARTER, SweepSettings
 from beatray.sweep.space import drawn_value
 from beatray.train import checkpoint as checkpoints
-from beatray.train.job import Job, shown_settings
+from beatray.train.job import RunSpec, shown_settings
 from beatray.train.run_folder import METRICS
 
 FACTORS = (0.8, 1.25)
@@ -44,7 +44,7 @@ class Exploit:
     copied: bool = False
 
 
-def targets(job: Job, interval_epochs: int) -> list[int]:
+def targets(job: RunSpec, interval_epochs: int) -> list[int]:
     """The global steps at which rounds end; the last one is the end of the run."""
     per_epoch = job.steps // job.settings.train.epochs
     ends = range(interval_epochs, job.settings.train.epochs, interval_epochs)
@@ -83,7 +83,7 @@ def _moved(values: Any, value: Any, generator: random.Random) -> Any:
     return min(max(float(f"{value * generator.choice(FACTORS):.4g}"), float(low)), float(high))
 
 
-def copy_checkpoint(source: Store, to: Job, step: int) -> None:
+def copy_checkpoint(source: Store, to: RunSpec, step: int) -> None:
     """Make the source trial's checkpoint at `step` that of another one, under its own settings; may be repeated.
 
     CheckpointError if the source trial has none there.
@@ -100,13 +100,13 @@ def copy_checkpoint(source: Store, to: Job, step: int) -> None:
     write_folder(to.run.child(checkpoints.FOLDER), name, files)
 
 
-def stopped_after(job: Job, step: int) -> Job:
+def stopped_after(job: RunSpec, step: int) -> RunSpec:
     """The same job, to end with a checkpoint after so many global steps."""
     settings = job.settings
     return replace(job, settings=replace(settings, train=replace(settings.train, stop_after_steps=step)))
 
 
-def score_at(job: Job, metric: str, step: int) -> float:
+def score_at(job: RunSpec, metric: str, step: int) -> float:
     """What the run's journal last says of a metric before a step; NaN, which ranks last, if that is nothing.
 
     The journal is never behind the checkpoint of that step, whatever the driver has heard by then.

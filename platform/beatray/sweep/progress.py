@@ -19,15 +19,15 @@ from beatray.errors import CheckpointError, SettingsError, TrainingError
 from beatray.models import encoder_folder
 from beatray.settings import PretrainSettings
 from beatray.sweep.evaluation import kept_scores
-from beatray.sweep.plan import Plan, settings_with
+from beatray.sweep.plan import SweepPlan, settings_with
 from beatray.sweep.population import copy_checkpoint, targets
 from beatray.sweep.ranking import check_metric, figures_of, with_metric
-from beatray.sweep.record import ENDED, Record, TrialRecord, read
+from beatray.sweep.record import ENDED, RunningSweep, TrialRecord, read
 from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
 from beatray.train import checkpoint as checkpoints
 from beatray.train.composed import changes_today
-from beatray.train.job import Job, check_same_run
+from beatray.train.job import RunSpec, check_same_run
 from beatray.train.prepare import prepare_job
 from beatray.train.run_folder import SETTINGS
 
@@ -38,14 +38,14 @@ LOCK = ".lock"
 class Prepared:
     """A sweep whose every trial is known to be valid: the jobs by trial name, the record, and what is still to do."""
 
-    plan: Plan
-    jobs: Mapping[str, Job]
-    record: Record
+    plan: SweepPlan
+    jobs: Mapping[str, RunSpec]
+    record: RunningSweep
     todo: tuple[str, ...]
 
 
 @contextmanager
-def alone(plan: Plan) -> Iterator[None]:
+def alone(plan: SweepPlan) -> Iterator[None]:
     """Keep a second start of the same sweep out (where `out` is a folder); SettingsError if one is at work."""
     if not plan.folder.is_local:
         yield
@@ -61,7 +61,7 @@ def alone(plan: Plan) -> Iterator[None]:
         yield
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: SweepPlan) -> Prepared:
     """Prove every trial's settings against the corpus and find out what is still to do.
 
     SettingsError names the trial that cannot work, or how the folder's sweep differs from this one.
@@ -70,7 +70,7 @@ def prepare(plan: Plan) -> Prepared:
     known = {trial.name: trial for trial in earlier.trials} if earlier else {}
     _refuse_others(plan, known)
     known = {name: with_copies(plan, trial) for name, trial in known.items()}
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, RunSpec] = {}
     trials, todo = [], []
     for trial in plan.trials:
         before = known.get(trial.name) or TrialRecord(trial.name, trial.changes)
@@ -92,10 +92,10 @@ def prepare(plan: Plan) -> Prepared:
             todo.append(trial.name)
     rounds = earlier.rounds if earlier else ()
     _refuse_other_rounds(plan, rounds, next(iter(jobs.values())))
-    return Prepared(plan, jobs, Record(plan.folder, plan.name, plan.sweep, trials, rounds), tuple(todo))
+    return Prepared(plan, jobs, RunningSweep(plan.folder, plan.name, plan.sweep, trials, rounds), tuple(todo))
 
 
-def with_copies(plan: Plan, trial: TrialRecord) -> TrialRecord:
+def with_copies(plan: SweepPlan, trial: TrialRecord) -> TrialRecord:
     """The trial after every exploit that was written down is there: what was copied already is copied again."""
     if not trial.exploits or trial.exploits[-1]["copied"]:
         return trial
@@ -104,7 +104,7 @@ def with_copies(plan: Plan, trial: TrialRecord) -> TrialRecord:
     return done
 
 
-def _refuse_other_rounds(plan: Plan, rounds: tuple[Mapping[str, int], ...], job: Job) -> None:
+def _refuse_other_rounds(plan: SweepPlan, rounds: tuple[Mapping[str, int], ...], job: RunSpec) -> None:
     ends = targets(job, plan.sweep.grace_period) if rounds else []
     if any(each["number"] >= len(ends) or ends[each["number"]] != each["step"] for each in rounds):
         raise SettingsError(
@@ -113,14 +113,14 @@ def _refuse_other_rounds(plan: Plan, rounds: tuple[Mapping[str, int], ...], job:
         )
 
 
-def job_of(plan: Plan, trial: TrialRecord) -> Job:
+def job_of(plan: SweepPlan, trial: TrialRecord) -> RunSpec:
     """The job of a trial with the settings it has by now."""
     drawn = next(each.settings for each in plan.trials if each.name == trial.name)
     settings = settings_with(plan, trial.name, trial.present) if trial.exploits else drawn
     return prepare_job(_with_shared_tracking(plan, settings))
 
 
-def _with_shared_tracking(plan: Plan, settings: PretrainSettings) -> PretrainSettings:
+def _with_shared_tracking(plan: SweepPlan, settings: PretrainSettings) -> PretrainSettings:
     """The settings with the database beside the sweep spelt out where none is said: a trial's own `out` is deeper."""
     tracking = settings.tracking
     if tracking.uri != "auto" or os.environ.get("MLFLOW_TRACKING_URI") or not plan.folder.is_local:
@@ -129,7 +129,7 @@ def _with_shared_tracking(plan: Plan, settings: PretrainSettings) -> PretrainSet
     return replace(settings, tracking=replace(tracking, uri=uri))
 
 
-def _refuse_others(plan: Plan, known: Mapping[str, TrialRecord]) -> None:
+def _refuse_others(plan: SweepPlan, known: Mapping[str, TrialRecord]) -> None:
     planned = {trial.name: changes_today(trial.changes) for trial in plan.trials}
     begun = [trial for trial in known.values() if trial.attempts]
     others = [trial.name for trial in begun if planned.get(trial.name) != changes_today(trial.changes)]
@@ -140,7 +140,7 @@ def _refuse_others(plan: Plan, known: Mapping[str, TrialRecord]) -> None:
         )
 
 
-def _finished(before: TrialRecord, job: Job, scores: Mapping[str, float]) -> TrialRecord:
+def _finished(before: TrialRecord, job: RunSpec, scores: Mapping[str, float]) -> TrialRecord:
     figures = {**before.figures, **figures_of(job), **scores}
     return replace(before, status="finished", steps=job.steps, figures=figures, error=None)
 
@@ -151,7 +151,7 @@ def _unfinished(before: TrialRecord, sweep: SweepSettings) -> TrialRecord:
     return replace(before, status="interrupted" if before.attempts else "waiting")
 
 
-def is_finished(job: Job) -> bool:
+def is_finished(job: RunSpec) -> bool:
     """True if the job's run folder holds the encoder of its end; TrainingError if it was made with other settings."""
     try:
         made = encoder_folder.describe_encoder(job.run.location)

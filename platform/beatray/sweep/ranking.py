@@ -27,7 +27,7 @@ from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import name_of, short_keys, shown
 from beatray.track.journal import figure_today
 from beatray.train import checkpoint as checkpoints
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.run_folder import METRICS
 
 VALIDATION_LOSS = "validation_loss"
@@ -80,7 +80,7 @@ def _curves(method: dict[str, Any]) -> list[str]:
     return [curve.key for curve in kind.curves(objectives.objective_settings(name, method, "objective."))]
 
 
-def check_metric(job: Job, sweep: SweepSettings) -> None:
+def check_metric(job: RunSpec, sweep: SweepSettings) -> None:
     """SettingsError if the trial could not be ranked, or not be stopped early, by the sweep's metric."""
     validates = bool(job.validation.groups)
     if sweep.metric == VALIDATION_LOSS and not validates:
@@ -108,7 +108,7 @@ def check_metric(job: Job, sweep: SweepSettings) -> None:
         )
 
 
-def figures_of(job: Job) -> dict[str, float]:
+def figures_of(job: RunSpec) -> dict[str, float]:
     """The last figures of a run, from its folder; the validation loss is that of the exported weights."""
     try:
         text = job.run.read(METRICS).decode()

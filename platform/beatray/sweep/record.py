@@ -63,7 +63,7 @@ class SweepRecord:
     rounds: tuple[Mapping[str, int], ...] = ()  # population based training: number and end of each decided one
 
 
-class Record:
+class RunningSweep:
     """The record of a sweep that runs now; every change is on the disk when the call returns."""
 
     def __init__(

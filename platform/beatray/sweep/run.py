@@ -36,7 +36,7 @@ from beatray.sweep.space import shown
 from beatray.sweep.tracking import SweepTracking
 from beatray.sweep.trial import trial_main
 from beatray.train.checkpoint import newest_step
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.launch import check
 from beatray.train.run_folder import STOP
 
@@ -103,7 +103,7 @@ def stop_signals(tell: Tell) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tune(prepared: Prepared, todo: Mapping[str, Job], at_once: int, callback: SweepCallback) -> None:
+def _tune(prepared: Prepared, todo: Mapping[str, RunSpec], at_once: int, callback: SweepCallback) -> None:
     """One Tune experiment over the trials named, in memory only: its own files are removed."""
     plan = prepared.plan
     os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_SETTINGS.items()})

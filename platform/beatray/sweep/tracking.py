@@ -18,14 +18,14 @@ from beatray.evaluate.results import PREFIX
 from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import kept_scores
-from beatray.sweep.plan import Plan
+from beatray.sweep.plan import SweepPlan
 from beatray.sweep.progress import Prepared
 from beatray.sweep.ranking import metric_of, ranked, tables
 from beatray.sweep.record import ENDED, Status, TrialRecord
 from beatray.track.memory import MEMORY, Memory
 from beatray.track.setup import LOCAL_KEYS, tracking_for
 from beatray.track.tracker import Tracker, logged_as
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.tracked import tracked
 
 MLFLOW_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}
@@ -165,7 +165,7 @@ def overall(trials: Sequence[TrialRecord]) -> str:
     return "FINISHED" if all(trial.status in ENDED for trial in trials) else "KILLED"
 
 
-def _params(plan: Plan) -> dict[str, object]:
+def _params(plan: SweepPlan) -> dict[str, object]:
     """What describes the sweep itself, few and readable: how it searches, over what, and the words it was given."""
     about = as_dict(plan.sweep)
     space, fixed, rows = about.pop("space"), about.pop("fixed"), about.pop("rows") or {}
@@ -185,7 +185,7 @@ def _params(plan: Plan) -> dict[str, object]:
 class _Child:
     """One trial's MLflow run, followed by a thread of its own."""
 
-    def __init__(self, name: str, job: Job, sweep: str, parent: Tracker) -> None:
+    def __init__(self, name: str, job: RunSpec, sweep: str, parent: Tracker) -> None:
         self._job, self._parent = job, parent
         self._tags = {"beatray.trial": name, "beatray.sweep": sweep}
         self._ended = threading.Event()

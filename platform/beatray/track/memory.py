@@ -27,7 +27,7 @@ RUNNING = "RUNNING"
 
 
 @dataclass(slots=True)
-class Record:
+class TrackedRun:
     """One MLflow run of the folder; `uri` without login."""
 
     uri: str
@@ -69,22 +69,22 @@ class Memory:
         self._path = folder / MEMORY
         self._warned = False
         self._one_writer = threading.Lock()
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, TrackedRun] = {}
         self.newest: str | None = None
         try:
             content = json.loads(self._path.read_text())
-            known = {item.name for item in fields(Record)}
+            known = {item.name for item in fields(TrackedRun)}
             for uri, record in content["runs"].items():
-                self.records[uri] = Record(**{key: value for key, value in record.items() if key in known})
+                self.records[uri] = TrackedRun(**{key: value for key, value in record.items() if key in known})
             self.newest = content["newest"]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s cannot be read (%s): the run is sent to a new MLflow run", self._path, error)
 
-    def record(self, uri: str, experiment: str, run_name: str) -> Record:
+    def record(self, uri: str, experiment: str, run_name: str) -> TrackedRun:
         """The record for a place (a URI without login), made if there is none."""
-        return self.records.setdefault(uri, Record(uri, experiment, run_name))
+        return self.records.setdefault(uri, TrackedRun(uri, experiment, run_name))
 
     def save(self) -> None:
         """Write all of it; a full disk is told once and ends nothing."""

@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from beatray.track.memory import Record
+from beatray.track.memory import TrackedRun
 from beatray.track.secrets import login_of, without_secrets
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Server:
             self._opened = MlflowClient(self.uri)
         return self._opened
 
-    def find_or_create(self, record: Record) -> tuple[str, str]:
+    def find_or_create(self, record: TrackedRun) -> tuple[str, str]:
         """The (run id, experiment id) of the record's run, which may exist although its creation was not answered."""
         experiment = self._experiment(record.experiment, record.artifact_location)
         found = self._client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{record.key}'", max_results=1)
@@ -92,7 +92,7 @@ class Server:
                     raise
         return str(found.experiment_id)
 
-    def describe(self, record: Record) -> None:
+    def describe(self, record: TrackedRun) -> None:
         """Params, tags and the dataset."""
         run_id = str(record.run_id)
         params = [Param(key, value[:6000]) for key, value in record.params.items()]

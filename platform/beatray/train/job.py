@@ -39,7 +39,7 @@ def shown_settings(settings: PretrainSettings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RunSpec:
     """All a rank needs, resolved by the driver."""
 
     settings: PretrainSettings
@@ -106,7 +106,7 @@ def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in arrays.items()}
 
 
-def check_same_run(job: Job, state: dict[str, Any]) -> None:
+def check_same_run(job: RunSpec, state: dict[str, Any]) -> None:
     """Raise TrainingError if a checkpoint's state is of another corpus snapshot or other settings than the job's."""
     if state["manifest_hash"] != job.manifest_hash:
         raise TrainingError(

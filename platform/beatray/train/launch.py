@@ -30,7 +30,7 @@ from beatray.settings import PretrainSettings
 from beatray.storage.hashed_folder import FILES
 from beatray.train import checkpoint as checkpoints
 from beatray.train import watchdog
-from beatray.train.job import Job, check_same_run, shown_settings
+from beatray.train.job import RunSpec, check_same_run, shown_settings
 from beatray.train.loop import FOR_GOOD, Hooks, train
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
@@ -58,7 +58,7 @@ class RunResult:
         return 0 if self.finished else 75 if self.stopped_on_request else 1
 
 
-def check(job: Job) -> checkpoints.Checkpoint | None:
+def check(job: RunSpec) -> checkpoints.Checkpoint | None:
     """Everything that can be wrong before the first step; returns the checkpoint the run would continue from.
 
     Needs an open Ray session. Raises SettingsError or TrainingError; touches nothing.
@@ -83,7 +83,7 @@ def check(job: Job) -> checkpoints.Checkpoint | None:
     return newest
 
 
-def _is_exported(job: Job) -> bool:
+def _is_exported(job: RunSpec) -> bool:
     """True if encoder/ is that of the whole run, not of one with fewer epochs that is being continued."""
     if job.run.child(encoder_folder.ENCODER_FOLDER).size(FILES) is None:
         return False
@@ -91,7 +91,7 @@ def _is_exported(job: Job) -> bool:
 
 
 def pretrain(
-    job: Job, callbacks: Sequence[ray.train.UserCallback] = (), stop: threading.Event | None = None
+    job: RunSpec, callbacks: Sequence[ray.train.UserCallback] = (), stop: threading.Event | None = None
 ) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
 
@@ -130,13 +130,13 @@ def pretrain(
     return RunResult(run.where(), job.steps if finished else steps, finished, began, stopped)
 
 
-def request_stop(job: Job) -> None:
+def request_stop(job: RunSpec) -> None:
     """Ask the ranks of a run for a checkpoint and an end; they hear it within a second or two."""
     job.run.write(STOP, b"stop with a checkpoint\n")
 
 
 def _fit(
-    job: Job, start: str, trainer: TorchTrainer, stop: threading.Event | None
+    job: RunSpec, start: str, trainer: TorchTrainer, stop: threading.Event | None
 ) -> ray.train.TrainingFailedError | None:
     """Run the trainer in a thread, so that this one can pass on a wish to stop and notice that nobody is alive.
 
@@ -181,7 +181,7 @@ def _words(resources: dict[str, float]) -> str:
     return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 
-def _trainer(job: Job, start: str, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
+def _trainer(job: RunSpec, start: str, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
     settings = job.settings.train
     gpu = use_gpu(job.settings, ray.cluster_resources())
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{GROUP_START_S:g}")
@@ -214,7 +214,7 @@ def _advice(settings: PretrainSettings, why: str) -> str:
     return f"run {settings.run} stopped: {why}\nThe newest checkpoint is kept; the same command continues the run."
 
 
-def _stalled(job: Job, start: str) -> str | None:
+def _stalled(job: RunSpec, start: str) -> str | None:
     dumps = watchdog.stalls(job.run, start)
     if not dumps:
         return None
@@ -228,7 +228,7 @@ def _last_line(error: BaseException) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if "Error" in line), str(error).strip())
 
 
-def _is_over(job: Job, start: str) -> bool:
+def _is_over(job: RunSpec, start: str) -> bool:
     """True if there is nothing more to do for this start: it failed for good, stalled, or another has taken over."""
     over = read_text(job.run, STOPPED) is not None or bool(watchdog.stalls(job.run, start))
     return over or is_superseded(job.run, start)
@@ -242,7 +242,7 @@ def _rank_main(config: dict[str, Any]) -> None:
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    job: Job = config["job"]
+    job: RunSpec = config["job"]
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)

@@ -25,8 +25,8 @@ from beatray.augment.draws import record_key
 from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit, difference, key_sum, names_by_place, names_of_keys
-from beatray.train.job import Job, ViewsOnWorker, check_same_run
-from beatray.train.order import Part, epoch_order, steps_per_epoch
+from beatray.train.job import RunSpec, ViewsOnWorker, check_same_run
+from beatray.train.order import MicroBatch, epoch_order, steps_per_epoch
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED
@@ -52,7 +52,7 @@ class Hooks:
 class _Training:
     """What the parts of the loop share."""
 
-    job: Job
+    job: RunSpec
     ranks: Ranks
     hooks: Hooks
     learner: Learner
@@ -76,7 +76,7 @@ class _Verdict:
     stop: bool
     look: bool
     faults: int
-    parts: tuple[Part, ...]  # with the rows that are really there
+    parts: tuple[MicroBatch, ...]  # with the rows that are really there
 
     @property
     def rows(self) -> int:
@@ -84,7 +84,7 @@ class _Verdict:
         return sum(part.global_rows for part in self.parts)
 
 
-def train(job: Job, ranks: Ranks, hooks: Hooks | None = None) -> bool:
+def train(job: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
     """Train this rank to the end of the run, from its newest checkpoint if there is one; False if stopped before."""
     hooks, settings = hooks or Hooks(), job.settings.train
     torch.set_num_threads(settings.threads_per_worker)
@@ -184,7 +184,7 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
             t.untold = None
 
 
-def _resume(job: Job, ranks: Ranks, learner: Learner) -> dict[str, Any]:
+def _resume(job: RunSpec, ranks: Ranks, learner: Learner) -> dict[str, Any]:
     """Load the newest whole checkpoint, the same on all ranks; returns its state, empty at the start of a run."""
     chosen = checkpoints.latest(job.run) if ranks.is_first else None
     name = ranks.from_first(chosen.name if chosen else None)
@@ -196,7 +196,7 @@ def _resume(job: Job, ranks: Ranks, learner: Learner) -> dict[str, Any]:
     return found.state
 
 
-def _feed(job: Job, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
+def _feed(job: RunSpec, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
     if n_steps <= 0:
         return
     make_views = None
@@ -231,10 +231,10 @@ def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdi
         *([0] * n_parts if batch is None else batch.dropped),
     ]
     failed, stop, look, faults, rows, summed, *dropped = t.ranks.sums(mine)
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MicroBatch, ...] = ()
     if batch is not None:
         parts = tuple(
-            Part(part.rows - here, part.global_rows - gone)
+            MicroBatch(part.rows - here, part.global_rows - gone)
             for part, here, gone in zip(batch.parts, batch.dropped, dropped, strict=True)
         )
     if t.audit is not None and not failed and not stop:

@@ -42,7 +42,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MicroBatch:
     """One micro-batch: how many of the rank's rows belong to it, and how many rows it has over all ranks."""
 
     rows: int
@@ -57,7 +57,7 @@ class Step:
     step: int
     unit: NDArray[np.int64]
     row: NDArray[np.int64]
-    parts: tuple[Part, ...]
+    parts: tuple[MicroBatch, ...]
 
     @property
     def global_rows(self) -> int:
@@ -159,7 +159,7 @@ def share(
     return [(cut[len(cut) * rank // world : len(cut) * (rank + 1) // world], len(cut)) for cut in cuts]
 
 
-class Plan:
+class StepSequence:
     """The endless sequence of steps of one rank, from any position, and the row groups it must read for them."""
 
     def __init__(
@@ -198,7 +198,7 @@ class Plan:
                     units.append(Unit(self._next_number, self._epoch, group, int(self._used[group])))
                     self._next_number += 1
             numbers = np.array([self._number_of[group] for group in groups.tolist()], np.int64)
-            parts = tuple(Part(len(cut), total) for cut, total in cuts)
+            parts = tuple(MicroBatch(len(cut), total) for cut, total in cuts)
             steps.append(Step(self._epoch, self._step, numbers, rows.astype(np.int64), parts))
             self._step += 1
         return steps, units

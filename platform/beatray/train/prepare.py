@@ -23,7 +23,7 @@ from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
 from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
-from beatray.train.job import Job, build_model
+from beatray.train.job import RunSpec, build_model
 from beatray.train.order import OrderSettings
 from beatray.train.stream import RowGroup, StreamSettings
 
@@ -64,7 +64,7 @@ def hashes_of(rows: pd.DataFrame) -> bytes:
     return np.unique(hashes).tobytes()
 
 
-def prepare_job(settings: PretrainSettings) -> Job:
+def prepare_job(settings: PretrainSettings) -> RunSpec:
     """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
     if not settings.corpus.path:
         raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
@@ -116,7 +116,7 @@ def prepare_job(settings: PretrainSettings) -> Job:
         cache_mb=train_settings.cache_mb,
         on_bad_shard=settings.corpus.on_bad_shard,
     )
-    return Job(
+    return RunSpec(
         settings=settings,
         stream=stream,
         validation=replace(stream, groups=some_of(row_groups(corpus, held_out), settings.train.validation_rows)),

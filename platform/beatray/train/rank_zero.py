@@ -21,7 +21,7 @@ from beatray.objectives.objective import Objective
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit
-from beatray.train.job import Job, shown_settings
+from beatray.train.job import RunSpec, shown_settings
 from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder, RunLease
 from beatray.train.writer import CheckpointWriter, describe
 
@@ -38,7 +38,7 @@ class RankZero:
     SupersededError before it touches anything if the run belongs to another start.
     """
 
-    def __init__(self, job: Job, done: int, start: str | None, validation_loss: float | None) -> None:
+    def __init__(self, job: RunSpec, done: int, start: str | None, validation_loss: float | None) -> None:
         self._job, self._saved = job, done
         self._lease = RunLease(job.run, start)
         self._folder = RunFolder.open(job.run)

@@ -13,16 +13,16 @@ from beatray.augment.draws import Draws
 from beatray.objectives.ema import Queue
 from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays
-from beatray.train.job import Job, build_model, to_tensors
+from beatray.train.job import RunSpec, build_model, to_tensors
 from beatray.train.optimizer import build_optimizer, learning_rate, set_schedule, weight_decay
-from beatray.train.order import Part, steps_per_epoch
+from beatray.train.order import MicroBatch, steps_per_epoch
 from beatray.train.ranks import Ranks
 
 
 class Learner:
     """An objective on its device, wrapped for the ranks there are, with its optimizer."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: RunSpec, ranks: Ranks) -> None:
         settings = job.settings
         self._job, self._ranks = job, ranks
         self.objective: Objective = build_model(settings.objective, settings.encoder, settings.seed, job.statistics)
@@ -58,7 +58,7 @@ class Learner:
         return Progress(number, self._job.steps, epoch, self._job.settings.train.epochs)
 
     def step(
-        self, number: int, arrays: Arrays, epoch: int, parts: tuple[Part, ...]
+        self, number: int, arrays: Arrays, epoch: int, parts: tuple[MicroBatch, ...]
     ) -> tuple[dict[str, float] | None, float]:
         """Forward, backward and the optimizer for global step `number`, in micro-batches of `parts`.
 
@@ -98,7 +98,7 @@ class Learner:
             views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
         return views
 
-    def _accumulate(self, arrays: Arrays, at: Progress, parts: tuple[Part, ...]) -> dict[str, float] | None:
+    def _accumulate(self, arrays: Arrays, at: Progress, parts: tuple[MicroBatch, ...]) -> dict[str, float] | None:
         """Forward and backward over the micro-batches; None, and no gradient to be used, if a loss is not finite."""
         settings, model, kind = self._job.settings, self._model, self._ranks.device.type
         half = settings.train.precision == "bf16"

@@ -19,7 +19,7 @@ import numpy as np
 from beatray.errors import CorpusError
 from beatray.storage.store import Store
 from beatray.train.blocks import Arrays, Packed
-from beatray.train.order import OrderSettings, Part, Plan, Step, Unit, lanes_for
+from beatray.train.order import MicroBatch, OrderSettings, Step, StepSequence, Unit, lanes_for
 from beatray.train.prefetcher import Prefetcher
 from beatray.train.read import MakeViews, ReadSettings, RowGroup, no_rows, read_units, row_bytes
 from beatray.train.row_buffer import HeldRows
@@ -66,7 +66,7 @@ class Batch:
 
     epoch: int
     step: int
-    parts: tuple[Part, ...]
+    parts: tuple[MicroBatch, ...]
     arrays: Arrays
     dropped: tuple[int, ...]
     faults: tuple[str, ...]
@@ -96,7 +96,7 @@ def batches(
     make_views: MakeViews | None = None,
 ) -> Generator[Batch, None, None]:
     """`n_steps` batches of one rank from (epoch, step) `start` on, over as many epochs as that takes."""
-    plan = Plan(settings.sizes, settings.order, rank, world, start)
+    plan = StepSequence(settings.sizes, settings.order, rank, world, start)
     feed = Prefetcher(_put_together(settings, plan, n_steps, make_views), BATCHES_AHEAD, "batches")
     try:
         yield from feed
@@ -105,7 +105,7 @@ def batches(
 
 
 def _put_together(
-    settings: StreamSettings, plan: Plan, n_steps: int, make_views: MakeViews | None
+    settings: StreamSettings, plan: StepSequence, n_steps: int, make_views: MakeViews | None
 ) -> Generator[Batch, None, None]:
     reading = ReadSettings(
         settings.store, settings.arrays, settings.clusters, make_views, settings.readers, settings.cpus_per_reader

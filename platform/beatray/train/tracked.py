@@ -13,13 +13,13 @@ from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.track.memory import MEMORY
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
 
 
 @contextmanager
 def tracked(
-    job: Job,
+    job: RunSpec,
     parent_run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     folder: RunFolder | None = None,

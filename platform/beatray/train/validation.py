@@ -20,7 +20,7 @@ from beatray.corpus.schema import SCHEMA
 from beatray.errors import CorpusError
 from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays, corpus_columns, decode
-from beatray.train.job import Job
+from beatray.train.job import RunSpec
 from beatray.train.order import epoch_order, share, steps_per_epoch
 from beatray.train.ranks import Ranks
 
@@ -33,7 +33,7 @@ VIEWS_EPOCH = 2**31 - 1
 class Validation:
     """One rank's share of the validation batches."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: RunSpec, ranks: Ranks) -> None:
         self._job, self._ranks = job, ranks
         self._batches: list[Arrays] = []
         stream = job.validation

@@ -34,7 +34,7 @@ _FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, Overflow
 
 
 @dataclass(slots=True)
-class Table:
+class ParquetTable:
     """An open Parquet file; `firsts` is the row at which each row group begins, `group` the last one read."""
 
     file: RandomFile
@@ -45,7 +45,7 @@ class Table:
     group: tuple[int, str, Any] | None = None
 
 
-def open_table(file: RandomFile) -> Table:
+def open_table(file: RandomFile) -> ParquetTable:
     """Open a Parquet file whose footer is of a size that can be parsed. Raises RecordError."""
     tail = file.read_at(max(file.size - 8, 0), 8)
     if file.size < 12 or file.read_at(0, 4) != b"PAR1" or tail[4:] != b"PAR1":
@@ -73,10 +73,10 @@ def open_table(file: RandomFile) -> Table:
     if any({chunk.column for chunk in group.chunks} != columns for group in groups):
         raise RecordError(Reason.FORMAT, f"{file.member}: a row group has other columns than the table")
     firsts = [sum(counts[:number]) for number in range(len(counts))]
-    return Table(file, parquet, n_rows, groups, firsts)
+    return ParquetTable(file, parquet, n_rows, groups, firsts)
 
 
-def read_words(table: Table, columns: list[str]) -> list[dict[str, str]]:
+def read_words(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
     """The cells of small columns as text, a dictionary per row. Raises RecordError."""
     rows: list[dict[str, str]] = []
     for number in range(len(table.firsts)):
@@ -89,7 +89,7 @@ def read_words(table: Table, columns: list[str]) -> list[dict[str, str]]:
     return rows
 
 
-def read_signal(table: Table, column: str, row: int, dtype: str | None) -> tuple[NDArray[Any], int | None]:
+def read_signal(table: ParquetTable, column: str, row: int, dtype: str | None) -> tuple[NDArray[Any], int | None]:
     """The numbers of one cell, flat, and the length of its inner lists if it is a list of lists. Raises RecordError."""
     if not 0 <= row < table.n_rows:
         raise RecordError(Reason.METADATA, f"{table.file.member} has {table.n_rows} rows, none is number {row}")
@@ -105,7 +105,7 @@ def read_signal(table: Table, column: str, row: int, dtype: str | None) -> tuple
         raise _refusal(table.file, error) from error
 
 
-def _read(table: Table, number: int, column: str) -> Any:
+def _read(table: ParquetTable, number: int, column: str) -> Any:
     """One column of one row group, once what it claims is plausible."""
     where = f"{table.file.member}: column {column!r}"
     try:
@@ -142,7 +142,7 @@ def _word(value: object) -> str:
     return str(value)
 
 
-def _numbers(table: Table, column: str, cell: Any, dtype: str | None) -> tuple[NDArray[Any], int | None]:
+def _numbers(table: ParquetTable, column: str, cell: Any, dtype: str | None) -> tuple[NDArray[Any], int | None]:
     where = f"{table.file.member}: column {column!r}"
     if not cell.is_valid:
         raise RecordError(Reason.METADATA, f"{where} is null for this recording")

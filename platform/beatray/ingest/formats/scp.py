@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.channels import Channel, check_gain, check_rate, pick_leads, to_record
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.scp_huffman import Table, decode, tables_of
+from beatray.ingest.formats.scp_huffman import HuffmanTable, decode, tables_of
 from beatray.ingest.formats.scp_sections import MARK, MARK_AT, Lead, Section, about_of, leads_of, sections_of
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -112,7 +112,7 @@ def _coded(section: Section, number: int, n_leads: int) -> Coded:
     )
 
 
-def _samples(tables: list[Table], coded: Coded, number: int, n_samples: int) -> NDArray[np.int64]:
+def _samples(tables: list[HuffmanTable], coded: Coded, number: int, n_samples: int) -> NDArray[np.int64]:
     """The `n_samples` counts of one lead."""
     data = coded.leads[number]
     if n_samples > MAX_SAMPLES:
@@ -135,7 +135,7 @@ def _samples(tables: list[Table], coded: Coded, number: int, n_samples: int) -> 
 def _add_beats(
     signal_mv: NDArray[np.float64],
     sections: dict[int, Section],
-    tables: list[Table],
+    tables: list[HuffmanTable],
     beats: Coded | None,
     number: int,
     lead: Lead,

@@ -32,7 +32,7 @@ _CODE = struct.Struct("<BBBhI")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class HuffmanTable:
     """One Huffman table: what a prefix means, how many bits follow it, which table it switches to.
 
     `pattern` is any one of the codes; `cut` also takes a bit that begins none, so that it cuts any text to its end.
@@ -45,7 +45,7 @@ class Table:
     switches: dict[str, int]
 
 
-def default_table() -> Table:
+def default_table() -> HuffmanTable:
     """The default table: 0; then +-1 to +-8 as k ones, a zero and a sign; then 8 or 16 bits as they are."""
     codes: list[tuple[str, int, int, int | None]] = [("0", 0, 0, None)]
     for value in range(1, 9):
@@ -54,7 +54,7 @@ def default_table() -> Table:
     return _table(codes, "0|1{1,8}0[01]|1111111110[01]{8}|1111111111[01]{16}")
 
 
-def tables_of(body: bytes) -> list[Table]:
+def tables_of(body: bytes) -> list[HuffmanTable]:
     """The tables of section 2. Raises RecordError(FORMAT, TRUNCATED)."""
     if len(body) < 2:
         raise RecordError(Reason.TRUNCATED, "section 2 ends before the number of tables")
@@ -63,7 +63,7 @@ def tables_of(body: bytes) -> list[Table]:
         return [default_table()]
     if not 0 < n_tables <= MAX_TABLES:
         raise RecordError(Reason.FORMAT, f"{n_tables} Huffman tables, allowed 1 to {MAX_TABLES}")
-    tables: list[Table] = []
+    tables: list[HuffmanTable] = []
     position = 2
     for number in range(n_tables):
         if position + 2 > len(body):
@@ -78,7 +78,7 @@ def tables_of(body: bytes) -> list[Table]:
     return tables
 
 
-def decode(tables: list[Table], data: bytes, n_values: int) -> NDArray[np.int64]:
+def decode(tables: list[HuffmanTable], data: bytes, n_values: int) -> NDArray[np.int64]:
     """The first `n_values` values coded in `data`."""
     bits = format(int.from_bytes(data, "big"), f"0{8 * len(data)}b") if data else ""
     if n_values > len(bits):
@@ -103,14 +103,14 @@ def _row(row: tuple[int, int, int, int, int], n_tables: int) -> tuple[str, int, 
     return prefix, n_suffix, base, None if is_value else base - 1
 
 
-def _table(codes: list[tuple[str, int, int, int | None]], pattern: str = "") -> Table:
+def _table(codes: list[tuple[str, int, int, int | None]], pattern: str = "") -> HuffmanTable:
     """The table of these codes; `pattern` is a faster expression for the same codes, where one is known."""
     prefixes = sorted(prefix for prefix, *_ in codes)
     for shorter, longer in pairwise(prefixes):  # sorted, so a clash stands side by side
         if longer.startswith(shorter):
             raise RecordError(Reason.FORMAT, "a Huffman code begins with another one")
     pattern = pattern or "|".join(prefix + (f"[01]{{{n}}}" if n else "") for prefix, n, *_ in codes)
-    return Table(
+    return HuffmanTable(
         re.compile(pattern),
         re.compile(pattern + "|[01]"),
         {prefix: value for prefix, n, value, switch in codes if switch is None and not n},
@@ -119,7 +119,7 @@ def _table(codes: list[tuple[str, int, int, int | None]], pattern: str = "") -> 
     )
 
 
-def _plain(table: Table, bits: str, n_values: int) -> tuple[list[int], int]:
+def _plain(table: HuffmanTable, bits: str, n_values: int) -> tuple[list[int], int]:
     """Values of a lead that uses one table, and the bits they took."""
     codes = table.cut.findall(bits)[:n_values]
     if len(codes) < n_values:
@@ -128,7 +128,7 @@ def _plain(table: Table, bits: str, n_values: int) -> tuple[list[int], int]:
     return list(map(known.__getitem__, codes)), sum(map(len, codes))
 
 
-def _switching(tables: list[Table], bits: str, n_values: int) -> tuple[list[int], int]:
+def _switching(tables: list[HuffmanTable], bits: str, n_values: int) -> tuple[list[int], int]:
     """As `_plain`, where codes may switch between tables; every lead begins with the first."""
     values: list[int] = []
     used = 0
@@ -146,7 +146,7 @@ def _switching(tables: list[Table], bits: str, n_values: int) -> tuple[list[int]
     return values, used
 
 
-def _value(table: Table, code: str) -> int:
+def _value(table: HuffmanTable, code: str) -> int:
     value = table.values.get(code)
     if value is not None:
         return value

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
-from beatray.ingest.formats.parquet_table import Table, open_table, read_signal, read_words
+from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.random_file import RandomFile
-from beatray.ingest.sources.arrays_plan import FILE_NAME, MAX_BYTES, Plan, read_plan
+from beatray.ingest.sources.arrays_plan import FILE_NAME, MAX_BYTES, ArraysPlan, read_plan
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
@@ -97,7 +97,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     )
 
 
-def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: Plan) -> Item:
+def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
     name = cells.get("id") or (stem if row is None else f"{stem}/{row}")
     problem = name_problem(name) or ("" if name.isprintable() and len(name) <= 200 else "its id cannot be printed")
@@ -112,7 +112,7 @@ def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, 
     return Item(name, folder + file, {**meta, "plan": place})
 
 
-def _rows(tree: Tree, path: str, plan: Plan) -> list[tuple[int | None, dict[str, str]]]:
+def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dict[str, str]]]:
     """The recordings of one file by row (None: the file is one), and what it says of each itself."""
     with tree.open_random(path) as file:
         if path.endswith(".parquet"):
@@ -131,7 +131,7 @@ def _rows(tree: Tree, path: str, plan: Plan) -> list[tuple[int | None, dict[str,
         return [(row, {}) for row in range(layout.shape[0])]
 
 
-def _table(tree: Tree, folder: str, plan: Plan, files: list[str]) -> dict[tuple[str, int | None], dict[str, str]]:
+def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[tuple[str, int | None], dict[str, str]]:
     """What the table says, by file and row. Raises RecordError(METADATA)."""
     if plan.table is None:
         return {}
@@ -160,7 +160,7 @@ def _table(tree: Tree, folder: str, plan: Plan, files: list[str]) -> dict[tuple[
     return found
 
 
-def _values(tree: Tree, path: str, row: int | None, plan: Plan) -> NDArray[Any]:
+def _values(tree: Tree, path: str, row: int | None, plan: ArraysPlan) -> NDArray[Any]:
     """The array of one recording as (leads, samples)."""
     if path.endswith(".parquet"):
         return _parquet_values(_kept_table(tree, path), row or 0, plan)
@@ -172,7 +172,7 @@ def _values(tree: Tree, path: str, row: int | None, plan: Plan) -> NDArray[Any]:
     return values if plan.axes[-2:] == ("leads", "samples") else values.T
 
 
-def _parquet_values(table: Table, row: int, plan: Plan) -> NDArray[Any]:
+def _parquet_values(table: ParquetTable, row: int, plan: ArraysPlan) -> NDArray[Any]:
     dtype = None if plan.dtype is None else np.dtype(plan.dtype).newbyteorder("<").str
     flat, inner = read_signal(table, plan.array or "", row, dtype)
     n_leads, n_samples = len(plan.leads), flat.size // len(plan.leads)
@@ -184,20 +184,20 @@ def _parquet_values(table: Table, row: int, plan: Plan) -> NDArray[Any]:
     return values if plan.axes[-2] == "leads" else values.T
 
 
-def _array_file(file: RandomFile, plan: Plan) -> RandomFile:
+def _array_file(file: RandomFile, plan: ArraysPlan) -> RandomFile:
     """The `.npy` itself, or the member of the `.npz`."""
     return npz_member(file, plan.array or "") if file.member.endswith(".npz") else file
 
 
-def _plan(tree: Tree, place: str) -> Plan:
+def _plan(tree: Tree, place: str) -> ArraysPlan:
     return _parsed_plan(tree.read(place, MAX_BYTES))
 
 
 _parsed_plan = lru_cache(maxsize=4)(read_plan)
-_kept: dict[tuple[Any, ...], Table] = {}
+_kept: dict[tuple[Any, ...], ParquetTable] = {}
 
 
-def _kept_table(tree: Tree, path: str) -> Table:
+def _kept_table(tree: Tree, path: str) -> ParquetTable:
     """The Parquet file at `path`, open since the last read if it is still the same; one is kept per process."""
     file = tree.open_random(path)
     key = (os.getpid(), tree.location, path, *file.identity)

@@ -43,7 +43,7 @@ _AXES = ("recordings", "leads", "samples")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ArraysPlan:
     """A checked `recordings.yaml`."""
 
     files: tuple[str, ...]
@@ -62,7 +62,7 @@ class Plan:
         return "recordings" in self.axes
 
 
-def read_plan(data: bytes) -> Plan:
+def read_plan(data: bytes) -> ArraysPlan:
     """Parse and check; see the module's contract."""
     content = _load(data)
     for key in content:
@@ -88,7 +88,7 @@ def read_plan(data: bytes) -> Plan:
     if columns and table is None and not all(pattern.endswith(".parquet") for pattern in files):
         raise _error("columns need a table, unless all files are .parquet")
     separator = _text("separator", content.get("separator", ";"))
-    return Plan(
+    return ArraysPlan(
         files=files,
         rate_hz=_rate(content["rate_hz"]),
         leads=_leads(content["leads"]),

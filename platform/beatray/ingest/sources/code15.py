@@ -54,7 +54,7 @@ _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
 @dataclass(slots=True)
-class Part:
+class TraceFile:
     """One open HDF5 part: `exam_id` (n) and `tracings` (n, samples, 12)."""
 
     file: RandomFile
@@ -153,7 +153,7 @@ def _items_of_part(tree: Tree, path: str, exams: dict[int, dict[str, str]]) -> l
     return items
 
 
-def _open_part(file: RandomFile) -> Part:
+def _open_part(file: RandomFile) -> TraceFile:
     hdf5 = open_hdf5(file)
     exams, tracings = plain_array(file, hdf5, "exam_id"), plain_array(file, hdf5, "tracings")
     n = exams.shape[0]
@@ -162,13 +162,13 @@ def _open_part(file: RandomFile) -> Part:
     shape = tracings.shape
     if len(shape) != 3 or shape[0] != n or shape[1] > MAX_SAMPLES or shape[2] != 12 or tracings.dtype.kind != "f":
         raise RecordError(Reason.FORMAT, f"{file.member}: tracings of shape {shape} and type {tracings.dtype}")
-    return Part(file, hdf5, exams, tracings)
+    return TraceFile(file, hdf5, exams, tracings)
 
 
-_kept: dict[tuple[Any, ...], Part] = {}
+_kept: dict[tuple[Any, ...], TraceFile] = {}
 
 
-def _kept_part(tree: Tree, path: str) -> Part:
+def _kept_part(tree: Tree, path: str) -> TraceFile:
     """The part at `path`, open since the last read if the file is still the same; one is kept per process."""
     file = tree.open_random(path)
     key = (os.getpid(), tree.location, path, *file.identity)
