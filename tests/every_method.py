@@ -23,8 +23,8 @@ from beatray.objectives.statistics import FeatureStatistics
 from beatray.settings import PretrainSettings
 from beatray.train.blocks import MAX_BEATS, Arrays, patient_keys
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec, build_model
 from beatray.train.order import OrderSettings
+from beatray.train.run_spec import RunSpec, build_model
 from beatray.train.stream import RowGroup, StreamSettings
 from evaluation_rows import read_rows
 from feature_tables import table_of
@@ -102,7 +102,7 @@ def views_of(
     return {name: value.double() if exact and value.is_floating_point() else value for name, value in made.items()}
 
 
-def job_of(settings: PretrainSettings, statistics: dict[str, Any], rows: int) -> RunSpec:
+def run_spec_of(settings: PretrainSettings, statistics: dict[str, Any], rows: int) -> RunSpec:
     """A job of so many recordings whose batches are handed over by the test: it has no corpus."""
     nothing = cast(Any, None)
     settings = replace(settings, train=replace(settings.train, batch_size=rows))

@@ -15,11 +15,11 @@ import torch
 import beatray
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec
 from beatray.train.launch import RunResult, pretrain
 from beatray.train.loop import train
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
+from beatray.train.run_spec import RunSpec
 
 WORDS = (
     "encoder=tiny",
@@ -34,20 +34,20 @@ WORDS = (
 )
 
 
-def job_of(corpus: str, out: Path, run: str, *words: str) -> RunSpec:
+def run_spec_of(corpus: str, out: Path, run: str, *words: str) -> RunSpec:
     """A small job; later words win."""
     places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
-    return prepare_job(pretrain_settings([*places, *WORDS, *words]))
+    return prepare_run(pretrain_settings([*places, *WORDS, *words]))
 
 
 def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:
     """Train it, or continue it, through Ray Train."""
-    return pretrain(job_of(corpus, out, run, *words))
+    return pretrain(run_spec_of(corpus, out, run, *words))
 
 
 def train_here(corpus: str, out: Path, run: str, *words: str) -> bool:
     """Train it, or continue it, as one rank in this process: the same loop and stream without Ray Train around it."""
-    return train(job_of(corpus, out, run, "train.workers=1", *words), Ranks())
+    return train(run_spec_of(corpus, out, run, "train.workers=1", *words), Ranks())
 
 
 def losses(out: Path, run: str) -> list[float]:

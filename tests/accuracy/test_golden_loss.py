@@ -16,7 +16,7 @@ import pytest
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
 from beatray.train.loop import train
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
 
 GOLDEN = Path(__file__).parent / "golden_loss.json"
@@ -28,7 +28,7 @@ def test_twenty_steps(sample_corpus: str, tmp_path: Path) -> None:
     words = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=golden", "encoder=tiny", "train=small"]
     words += ["train.workers=1", "train.batch_size=24", "train.epochs=5", "train.precision=fp32"]
     words += ["train.learning_rate=5e-4", "train.stop_after_steps=20"]
-    train(prepare_job(pretrain_settings(words)), Ranks())
+    train(prepare_run(pretrain_settings(words)), Ranks())
     lines = read_lines(tmp_path / "golden" / "metrics.jsonl")
     columns = {"loss": "loss", "rhythm_loss": "record/loss", "beat_loss": "beat/loss", "beats": "beats"}
     curves = {name: [round(line[column], 5) for line in lines] for name, column in columns.items()}

@@ -30,9 +30,9 @@ from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec
 from beatray.train.order import steps_per_epoch
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
+from beatray.train.run_spec import RunSpec
 from beatray.train.stream import batches
 
 
@@ -46,33 +46,33 @@ class Decode(ArrowBatchCollateFn):
         return decode(batch, self.wanted, None)
 
 
-def plain_pyarrow(job: RunSpec) -> Iterator[int]:
-    size, wanted = job.settings.train.batch_size, job.stream.arrays
-    for group in job.stream.groups:
-        table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(wanted))
-        arrays = decode(table, wanted, job.stream.clusters)
+def plain_pyarrow(run_spec: RunSpec) -> Iterator[int]:
+    size, wanted = run_spec.settings.train.batch_size, run_spec.stream.arrays
+    for group in run_spec.stream.groups:
+        table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(wanted))
+        arrays = decode(table, wanted, run_spec.stream.clusters)
         for start in range(0, len(table), size):
             yield len({name: values[start : start + size].copy() for name, values in arrays.items()}["record_key"])
 
 
-def read_parquet(job: RunSpec, data: ray.data.Dataset, shuffle: int | None) -> Iterator[int]:
+def read_parquet(run_spec: RunSpec, data: ray.data.Dataset, shuffle: int | None) -> Iterator[int]:
     made = data.iter_torch_batches(
-        batch_size=job.settings.train.batch_size,
+        batch_size=run_spec.settings.train.batch_size,
         prefetch_batches=4,
         local_shuffle_buffer_size=shuffle,
         local_shuffle_seed=None if shuffle is None else 0,
-        collate_fn=Decode(job.stream.arrays),
+        collate_fn=Decode(run_spec.stream.arrays),
     )
     for arrays in made:
         yield len(arrays["record_key"])
 
 
-def stream(job: RunSpec) -> Iterator[int]:
+def stream(run_spec: RunSpec) -> Iterator[int]:
     def rows(arrays: Arrays) -> int:
         return len(arrays["record_key"])
 
-    steps = steps_per_epoch(job.rows, job.settings.train.batch_size)
-    yield from (rows(batch.arrays) for batch in batches(job.stream, 0, 1, (0, 0), steps))
+    steps = steps_per_epoch(run_spec.rows, run_spec.settings.train.batch_size)
+    yield from (rows(batch.arrays) for batch in batches(run_spec.stream, 0, 1, (0, 0), steps))
 
 
 def measure(feed: Iterator[int], records: int) -> tuple[float, float]:
@@ -93,23 +93,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=1024)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
         words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        job = prepare_job(pretrain_settings(words))
+        run_spec = prepare_run(pretrain_settings(words))
         ray.data.DataContext.get_current().enable_progress_bars = False
-        columns = corpus_columns(job.stream.arrays)
-        data = ray.data.read_parquet(str(job.stream.store.folder / "shards")).select_columns(columns)
+        columns = corpus_columns(run_spec.stream.arrays)
+        data = ray.data.read_parquet(str(run_spec.stream.store.folder / "shards")).select_columns(columns)
         feeds: dict[str, Callable[[], Iterator[int]]] = {
-            "plain pyarrow, one process": lambda: plain_pyarrow(job),
-            "ray.data.read_parquet": lambda: read_parquet(job, data, None),
-            "  with a shuffle buffer of 2048": lambda: read_parquet(job, data, 2048),
-            "beatray stream, exact shuffle": lambda: stream(job),
+            "plain pyarrow, one process": lambda: plain_pyarrow(run_spec),
+            "ray.data.read_parquet": lambda: read_parquet(run_spec, data, None),
+            "  with a shuffle buffer of 2048": lambda: read_parquet(run_spec, data, 2048),
+            "beatray stream, exact shuffle": lambda: stream(run_spec),
         }
         for name in feeds:
-            measure(feeds[name](), job.rows)  # starts the readers' processes and fills the page cache
+            measure(feeds[name](), run_spec.rows)  # starts the readers' processes and fills the page cache
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in feeds}
         for _ in range(asked.repeats):
             for name in feeds:
-                found[name].append(measure(feeds[name](), job.rows))
-        print(f"{job.rows} records in batches of {asked.batch}, median of {asked.repeats}")
+                found[name].append(measure(feeds[name](), run_spec.rows))
+        print(f"{run_spec.rows} records in batches of {asked.batch}, median of {asked.repeats}")
         for name, runs in found.items():
             per_core, per_second = (statistics.median(values) for values in zip(*runs, strict=True))
             ratios = [mine[0] / its[0] for mine, its in zip(found["beatray stream, exact shuffle"], runs, strict=True)]

@@ -35,8 +35,8 @@ from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import corpus_columns, decode
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec, build_model, to_tensors
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
+from beatray.train.run_spec import RunSpec, build_model, to_tensors
 
 NODES = (1, 4, 16, 64)
 MINUTES_BETWEEN_FAILURES = (30, 120, 1440, 43200)
@@ -46,25 +46,25 @@ FAILURES = 300
 """A simulated run is so long that about so many fall into it."""
 
 
-def job_of(corpus: str, encoder: str, rows: int) -> RunSpec:
+def run_spec_of(corpus: str, encoder: str, rows: int) -> RunSpec:
     """A pretraining job with the default objective."""
     words = [f"corpus={corpus}", f"encoder={encoder}", f"train.batch_size={rows}", "train.shuffle_streams=1"]
-    return prepare_job(pretrain_settings(words))
+    return prepare_run(pretrain_settings(words))
 
 
-def first_rows(job: RunSpec, rows: int) -> dict[str, torch.Tensor]:
+def first_rows(run_spec: RunSpec, rows: int) -> dict[str, torch.Tensor]:
     """The first recordings of the corpus, as a rank gets them."""
-    group = job.stream.groups[0]
-    table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(job.stream.arrays))
-    arrays = decode(table.combine_chunks(), job.stream.arrays, job.stream.clusters)
+    group = run_spec.stream.groups[0]
+    table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(run_spec.stream.arrays))
+    arrays = decode(table.combine_chunks(), run_spec.stream.arrays, run_spec.stream.clusters)
     return to_tensors({name: values[:rows] for name, values in arrays.items()}, torch.device("cpu"))
 
 
-def step_of(job: RunSpec, rows: int) -> tuple[Any, Any, Callable[[], None]]:
+def step_of(run_spec: RunSpec, rows: int) -> tuple[Any, Any, Callable[[], None]]:
     """The objective, its optimiser and one training step on the same real rows."""
-    objective = build_model(job.settings.objective, job.settings.encoder, 0, job.statistics)
+    objective = build_model(run_spec.settings.objective, run_spec.settings.encoder, 0, run_spec.statistics)
     optimiser = torch.optim.AdamW(objective.parameters(), 1e-3)
-    batch = first_rows(job, rows)
+    batch = first_rows(run_spec, rows)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -115,7 +115,7 @@ def rank_main(rank: int, place: str, corpus: str, encoder: str, rows: int) -> No
     """One of two ranks: the messages of a step, the time of a step, and of messages of several sizes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
-    objective, _, step = step_of(job_of(corpus, encoder, rows), rows)
+    objective, _, step = step_of(run_spec_of(corpus, encoder, rows), rows)
     gradient = [p for p in objective.parameters() if p.requires_grad]
 
     def with_gradient() -> None:
@@ -145,7 +145,7 @@ def measure_messages(corpus: str, encoder: str, rows: int) -> tuple[list[Message
     return messages, found["step_s"], fit_link(list(SIZES), found["times"])
 
 
-def measure_checkpoint(job: RunSpec, objective: Any, optimiser: Any, folder: Path) -> tuple[float, float, int]:
+def measure_checkpoint(run_spec: RunSpec, objective: Any, optimiser: Any, folder: Path) -> tuple[float, float, int]:
     """Seconds that training stands still for a copy, seconds that writing it takes, and its bytes."""
     run = Store(str(folder / "run"))
     state = {"settings": {}, "global_step": 1}
@@ -222,10 +222,10 @@ def measure(encoder: str, rows: int, seed: int) -> None:
         with session(RaySettings(cpus=4, object_store_mb=256)):
             corpus = write_large_corpus(folder / "corpus", max(rows, 128))
             restart_s = min(measure_restart(folder / str(attempt)) for attempt in range(2))
-        job = job_of(corpus, encoder, rows)
-        objective, optimiser, step = step_of(job, rows)
+        run_spec = run_spec_of(corpus, encoder, rows)
+        objective, optimiser, step = step_of(run_spec, rows)
         step_s = least_s(step, 5)
-        snapshot_s, write_s, size = measure_checkpoint(job, objective, optimiser, folder)
+        snapshot_s, write_s, size = measure_checkpoint(run_spec, objective, optimiser, folder)
         messages, two_ranks_s, link = measure_messages(corpus, encoder, rows)
     n_parameters = sum(p.numel() for p in objective.parameters())
     sent = sum(message.bytes for message in messages)

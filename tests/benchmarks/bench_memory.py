@@ -27,9 +27,9 @@ from ray._private.internal_api import memory_summary
 
 from beatray.ray_session import RaySettings, session
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec
 from beatray.train.order import steps_per_epoch
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
+from beatray.train.run_spec import RunSpec
 from beatray.train.stream import Batch, batches
 
 MARKS_PER_EPOCH = 5
@@ -39,8 +39,8 @@ MARKS_PER_EPOCH = 5
 class Rank:
     """Takes its batches and lets them go."""
 
-    def __init__(self, job: RunSpec, rank: int, world: int, steps: int) -> None:
-        self.feed: Iterator[Batch] = batches(job.stream, rank, world, (0, 0), steps)
+    def __init__(self, run_spec: RunSpec, rank: int, world: int, steps: int) -> None:
+        self.feed: Iterator[Batch] = batches(run_spec.stream, rank, world, (0, 0), steps)
 
     def advance(self, steps: int) -> tuple[int, float]:
         """Rows taken in the next steps, and this process's private memory in MiB."""
@@ -78,11 +78,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
         words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        job = prepare_job(pretrain_settings(words))
-        per_epoch = steps_per_epoch(job.rows, asked.batch)
+        run_spec = prepare_run(pretrain_settings(words))
+        per_epoch = steps_per_epoch(run_spec.rows, asked.batch)
         world = asked.workers
-        ranks = [Rank.remote(job, rank, world, asked.epochs * per_epoch) for rank in range(world)]
-        print(f"{job.rows} records, batch {asked.batch}, {world} ranks, MiB")
+        ranks = [Rank.remote(run_spec, rank, world, asked.epochs * per_epoch) for rank in range(world)]
+        print(f"{run_spec.rows} records, batch {asked.batch}, {world} ranks, MiB")
         print(
             "  epoch   done "
             + "".join(f"   rank {rank}" for rank in range(world))

@@ -32,9 +32,9 @@ from beatray.objectives.objective import Progress
 from beatray.ray_session import RaySettings, session
 from beatray.train.blocks import Arrays, corpus_columns, decode
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec, build_model, to_tensors
 from beatray.train.order import epoch_order, steps_per_epoch
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
+from beatray.train.run_spec import RunSpec, build_model, to_tensors
 from beatray.train.stream import batches
 
 Feed = Iterator[Arrays]
@@ -67,9 +67,9 @@ class Records(Dataset[Arrays]):
         return {name: values[row] for name, values in self.arrays.items()}
 
 
-def train_epoch(job: RunSpec, feed: Callable[[], Feed]) -> Timing:
+def train_epoch(run_spec: RunSpec, feed: Callable[[], Feed]) -> Timing:
     """One epoch of plain training; the clock starts before the feed is opened."""
-    objective = build_model(job.settings.objective, job.settings.encoder, 0, job.statistics)
+    objective = build_model(run_spec.settings.objective, run_spec.settings.encoder, 0, run_spec.statistics)
     optimiser = torch.optim.AdamW(objective.parameters(), 1e-3)
     waits, loss = [], torch.zeros(())
     began = time.perf_counter()
@@ -91,14 +91,14 @@ def train_epoch(job: RunSpec, feed: Callable[[], Feed]) -> Timing:
     return Timing(first, time.perf_counter() - began, tuple(waits[1:-1]), float(loss.detach()))
 
 
-def decode_all(job: RunSpec) -> tuple[Arrays, float]:
+def decode_all(run_spec: RunSpec) -> tuple[Arrays, float]:
     """The whole corpus in memory, by plain pyarrow, and the CPU seconds that took."""
-    wanted = job.stream.arrays
+    wanted = run_spec.stream.arrays
     began = time.process_time()
     parts = []
-    for group in job.stream.groups:
-        table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(wanted))
-        parts.append(decode(table, wanted, job.stream.clusters))
+    for group in run_spec.stream.groups:
+        table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(wanted))
+        parts.append(decode(table, wanted, run_spec.stream.clusters))
     seconds = time.process_time() - began
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
 
@@ -135,15 +135,17 @@ def main() -> None:
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
         words = [f"corpus={corpus}", f"encoder={asked.encoder}", f"objective={asked.objective}"]
         words += [f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        job = prepare_job(pretrain_settings(words))
-        in_memory, decoding = decode_all(job)
-        sizes, batch = job.stream.sizes, asked.batch
-        steps = steps_per_epoch(job.rows, batch)
+        run_spec = prepare_run(pretrain_settings(words))
+        in_memory, decoding = decode_all(run_spec)
+        sizes, batch = run_spec.stream.sizes, asked.batch
+        steps = steps_per_epoch(run_spec.rows, batch)
         first_row = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        order = epoch_order(sizes, job.stream.order, 0)
+        order = epoch_order(sizes, run_spec.stream.order, 0)
         order = first_row[order[:, 0]] + order[:, 1]
-        print(f"{job.rows} records, batch {batch}, {asked.encoder}, {asked.threads} threads on {cores} cores")
-        print(f"decoding them alone takes {decoding:.2f} s of CPU, {job.rows / decoding:,.0f} records/s of one core")
+        print(f"{run_spec.rows} records, batch {batch}, {asked.encoder}, {asked.threads} threads on {cores} cores")
+        print(
+            f"decoding them alone takes {decoding:.2f} s of CPU, {run_spec.rows / decoding:,.0f} records/s of one core"
+        )
 
         def bare() -> Feed:
             for start in range(0, len(order), batch):
@@ -156,19 +158,19 @@ def main() -> None:
             return ({name: tensor.numpy() for name, tensor in part.items()} for part in made)
 
         def stream() -> Feed:
-            return (part.arrays for part in batches(job.stream, 0, 1, (0, 0), steps))
+            return (part.arrays for part in batches(run_spec.stream, 0, 1, (0, 0), steps))
 
-        cold = train_epoch(job, stream)
+        cold = train_epoch(run_spec, stream)
         feeds: dict[str, Callable[[], Feed]] = {"bare loop": bare, "torch DataLoader": loader, "beatray stream": stream}
         runs: dict[str, list[Timing]] = {name: [] for name in feeds}
         for repeat in range(asked.repeats):
             names = list(feeds)[repeat % 3 :] + list(feeds)[: repeat % 3]
             for name in names:
-                runs[name].append(train_epoch(job, feeds[name]))
+                runs[name].append(train_epoch(run_spec, feeds[name]))
         for name in feeds:
-            report(name, runs[name], runs["bare loop"], job.rows, decoding / cores if "beatray" in name else 0.0)
+            report(name, runs[name], runs["bare loop"], run_spec.rows, decoding / cores if "beatray" in name else 0.0)
         again = [replace(cold)] * asked.repeats
-        report("beatray, Ray Data cold", again, runs["bare loop"], job.rows, decoding / cores)
+        report("beatray, Ray Data cold", again, runs["bare loop"], run_spec.rows, decoding / cores)
         losses = {run.loss for each in runs.values() for run in each}
         print(f"  loss of the last step, of all epochs of all three: {losses}")
 

@@ -29,7 +29,7 @@ from beatray.train.blocks import corpus_columns, decode
 from beatray.train.composed import pretrain_settings
 from beatray.train.launch import pretrain
 from beatray.train.order import MicroBatch
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
 
@@ -39,23 +39,23 @@ WARM_UP = 3
 def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float]:
     """Records per second of a run after its first step, and the share of that time waited for data."""
     words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
-    job = prepare_job(pretrain_settings(words))
-    result = pretrain(job)
+    run_spec = prepare_run(pretrain_settings(words))
+    result = pretrain(run_spec)
     assert result.finished, f"run {name} ended after {result.steps} steps"
     lines = read_lines(out / name / "metrics.jsonl")[1:]
     seconds = sum(line["step_s"] + line["data_wait_s"] for line in lines)
-    rows = job.rows - job.settings.train.batch_size
+    rows = run_spec.rows - run_spec.settings.train.batch_size
     return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds
 
 
 def steps_per_second(words: list[str], seconds: float) -> float:
     """The training step alone, on one batch in memory, in this process."""
-    job = prepare_job(pretrain_settings(words))
+    run_spec = prepare_run(pretrain_settings(words))
     torch.set_num_threads(1)
-    learner, group = Learner(job, Ranks()), job.stream.groups[0]
-    table = read_row_group(job.stream.store, group.shard, group.group, corpus_columns(job.stream.arrays))
-    rows = job.settings.train.batch_size
-    arrays = {name: a[:rows] for name, a in decode(table, job.stream.arrays, job.stream.clusters).items()}
+    learner, group = Learner(run_spec, Ranks()), run_spec.stream.groups[0]
+    table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(run_spec.stream.arrays))
+    rows = run_spec.settings.train.batch_size
+    arrays = {name: a[:rows] for name, a in decode(table, run_spec.stream.arrays, run_spec.stream.clusters).items()}
     for number in range(WARM_UP):
         learner.step(number, arrays, 0, (MicroBatch(rows, rows),))
     steps, began = 0, time.perf_counter()

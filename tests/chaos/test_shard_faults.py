@@ -15,7 +15,7 @@ from beatray.train import checkpoint as checkpoints
 from beatray.train import loop
 from beatray.train.ranks import Ranks
 from counts import count
-from pretraining import ids, job_of, losses, same_weights, start, strikes_at, train_here
+from pretraining import ids, losses, run_spec_of, same_weights, start, strikes_at, train_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -56,7 +56,7 @@ def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     words = (*WORDS, "train.checkpoint_every_steps=1000", "train.workers=2")
     shard = sorted((corpus / "shards").iterdir())[0]
     shutil.copy(shard, tmp_path / "copy")
-    folder = job_of(str(corpus), tmp_path, "run", *words).run
+    folder = run_spec_of(str(corpus), tmp_path, "run", *words).run
 
     def strike() -> bool:
         fault(shard)
@@ -83,8 +83,8 @@ def test_any_fault_is_named_or_skipped_and_counted(
 ) -> None:
     shard = sorted((corpus / "shards").iterdir())[1]
     words = (*WORDS, "train.workers=1", "train.epochs=2")
-    stop = job_of(str(corpus), tmp_path, "stop", *words)
-    skip = job_of(str(corpus), tmp_path, "skip", *words, "corpus.on_bad_shard=skip")
+    stop = run_spec_of(str(corpus), tmp_path, "stop", *words)
+    skip = run_spec_of(str(corpus), tmp_path, "skip", *words, "corpus.on_bad_shard=skip")
     lost = sum(len(group.rows) for group in skip.stream.groups if group.shard.name == shard.name)
     assert lost > 0
     fault(shard)

@@ -17,7 +17,7 @@ from beatray.errors import TrainingError
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from counts import count
-from pretraining import WORDS, ids, job_of, losses, rank_pids, same_weights, start, strikes_at, train_here
+from pretraining import WORDS, ids, losses, rank_pids, run_spec_of, same_weights, start, strikes_at, train_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -46,7 +46,7 @@ def test_a_stall_becomes_stacks_and_an_exit(sample_corpus: str, tmp_path: Path) 
                 os.kill(pid, signal.SIGKILL)
     (dump,) = (tmp_path / "run" / "stalls").glob("*-rank-*.txt")
     assert "no step ended for" in dump.read_text() and "loop.py" in dump.read_text()
-    newest = checkpoints.latest(job_of(sample_corpus, tmp_path, "run", *words).run)
+    newest = checkpoints.latest(run_spec_of(sample_corpus, tmp_path, "run", *words).run)
     assert newest is not None and newest.state["global_step"] >= 3
 
 
@@ -85,11 +85,11 @@ def test_a_driver_stopped_and_killed_continues_with_the_same_command(sample_corp
         out, error = process.communicate(timeout=300)
         assert process.returncode == 75, error[-3000:]
         assert "the same command continues it" in out
-    job = job_of(sample_corpus, tmp_path, "run", *words)
-    newest = checkpoints.latest(job.run)
+    run_spec = run_spec_of(sample_corpus, tmp_path, "run", *words)
+    newest = checkpoints.latest(run_spec.run)
     assert newest is not None
     done = newest.state["global_step"]
-    assert 3 <= done == len(read_lines(journal)) < job.steps
+    assert 3 <= done == len(read_lines(journal)) < run_spec.steps
     for kill in range(count(1, 3)):
         with command(sample_corpus, tmp_path, "run", *words) as process:
             wait_for_step(journal, done + 4 + 5 * kill, process)
@@ -116,4 +116,4 @@ def test_of_two_starts_the_later_one_goes_on(sample_corpus: str, tmp_path: Path)
             _, error = second.communicate(timeout=600)
             assert second.returncode == 0, error[-3000:]
     steps = [line["step"] for line in read_lines(journal)]
-    assert steps == list(range(len(steps))) and len(steps) == job_of(sample_corpus, tmp_path, "run", *words).steps
+    assert steps == list(range(len(steps))) and len(steps) == run_spec_of(sample_corpus, tmp_path, "run", *words).steps

@@ -12,7 +12,7 @@ from beatray.track.journal import read_lines
 from beatray.track.memory import Memory
 from counts import count
 from mlflow_server import MlflowServer
-from pretraining import job_of, losses, same_weights, start, strikes_at
+from pretraining import losses, run_spec_of, same_weights, start, strikes_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
@@ -51,9 +51,9 @@ def test_the_server_is_gone_while_training_goes_on(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", f"//user:{PASSWORD}@"))
     for part in ("USERNAME", "PASSWORD"):  # set from the URI: put back at the end
         monkeypatch.setenv(f"MLFLOW_TRACKING_{part}", "")
-    job = job_of(sample_corpus, tmp_path / "runs", "outage", *words)
+    run_spec = run_spec_of(sample_corpus, tmp_path / "runs", "outage", *words)
     journal = tmp_path / "runs" / "outage" / "metrics.jsonl"
-    steps = [job.steps * (n + 1) // (2 * outages + 1) for n in range(2 * outages)]
+    steps = [run_spec.steps * (n + 1) // (2 * outages + 1) for n in range(2 * outages)]
     during: list[int] = []
 
     def strike() -> bool:
@@ -67,17 +67,19 @@ def test_the_server_is_gone_while_training_goes_on(
 
     try:
         with strikes_at(journal, steps, strike) as struck:
-            assert pretrain.run(job.settings).finished
+            assert pretrain.run(run_spec.settings).finished
         if server.process is None:
             server.start()
-        pretrain.run(job.settings)  # a finished run: nothing is trained, what is missing is sent
+        pretrain.run(run_spec.settings)  # a finished run: nothing is trained, what is missing is sent
         assert len(struck) >= 1 and sum(during) > 0, "no step was made without the server"
         run_id = assert_whole_and_once(server, tmp_path / "runs", "outage")
         artifacts = [item.path for item in server.client().list_artifacts(run_id)]
         assert artifacts == ["encoder", "settings.yaml"]
         made = (len(struck) + 1) // 2
         with capfd.disabled():
-            print(f"{job.steps} steps, {made} outages, {sum(during)} steps made without the server; each stored once")
+            print(
+                f"{run_spec.steps} steps, {made} outages, {sum(during)} steps made without the server; each stored once"
+            )
     finally:
         server.kill()
     printed = capfd.readouterr()
@@ -97,11 +99,11 @@ def test_a_server_that_is_gone_from_the_start_and_at_the_end(sample_corpus: str,
     """The run is as if there were no tracking; the same command sends all of it when the server is there."""
     server = MlflowServer(tmp_path / "mlflow")
     words = ("train.workers=1", "train.epochs=6", f"tracking.uri={server.uri}", "tracking.flush_seconds=0.2")
-    job = job_of(sample_corpus, tmp_path / "runs", "late", *words)
-    assert pretrain.run(job.settings).finished
+    run_spec = run_spec_of(sample_corpus, tmp_path / "runs", "late", *words)
+    assert pretrain.run(run_spec.settings).finished
     server.start()
     try:
-        assert pretrain.run(job.settings).finished
+        assert pretrain.run(run_spec.settings).finished
         assert_whole_and_once(server, tmp_path / "runs", "late")
     finally:
         server.kill()

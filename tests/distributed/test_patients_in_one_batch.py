@@ -11,7 +11,7 @@ from beatray.commands.demo import SAMPLE
 from beatray.corpus.reader import open_corpus
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings
-from pretraining import ids, job_of, losses, start, train_here
+from pretraining import ids, losses, run_spec_of, start, train_here
 
 pytestmark = pytest.mark.ray
 
@@ -56,5 +56,5 @@ def test_recordings_of_a_patient_meet_in_one_batch_however_the_run_goes(corpus: 
 
 
 def test_without_it_nothing_is_read_of_patients(corpus: str, tmp_path: Path) -> None:
-    job = job_of(corpus, tmp_path, "plain", "objective=simclr")
-    assert job.stream.order.patients is None and "patient_key" not in job.stream.arrays
+    run_spec = run_spec_of(corpus, tmp_path, "plain", "objective=simclr")
+    assert run_spec.stream.order.patients is None and "patient_key" not in run_spec.stream.arrays

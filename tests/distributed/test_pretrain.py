@@ -26,7 +26,7 @@ from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_resources
 from beatray.train.stream import Batch
-from pretraining import ids, job_of, losses, same_weights, start, train_here, weights
+from pretraining import ids, losses, run_spec_of, same_weights, start, train_here, weights
 
 pytestmark = pytest.mark.ray
 
@@ -116,11 +116,11 @@ def test_other_objectives_and_settings_go_through_the_same_loop(sample_corpus: s
 
 
 def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus: str, tmp_path: Path) -> None:
-    job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1")
+    run_spec = run_spec_of(sample_corpus, tmp_path, "nan", "train.workers=1")
     poisoned = Poison(at_calls=(2,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "build_model", poisoned)
-        loop.train(job, Ranks())
+        loop.train(run_spec, Ranks())
     values = losses(tmp_path, "nan")
     assert values[2] is None and all(value is not None for n, value in enumerate(values) if n != 2)
     (refused,) = [json.loads(text) for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
@@ -130,14 +130,14 @@ def test_a_step_that_is_not_finite_is_refused_and_leaves_no_trace(sample_corpus:
 
 
 def test_steps_that_stay_not_finite_stop_the_run(sample_corpus: str, tmp_path: Path) -> None:
-    job = job_of(sample_corpus, tmp_path, "nan", "train.workers=1", "train.max_nonfinite=3")
+    run_spec = run_spec_of(sample_corpus, tmp_path, "nan", "train.workers=1", "train.max_nonfinite=3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "build_model", Poison(at_calls=(2, 4, 5, 6)))
         with pytest.raises(TrainingError, match=r"3 times in a row \(last at step 6"):
-            loop.train(job, Ranks())
+            loop.train(run_spec, Ranks())
     refused = [json.loads(text)["step"] for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
     assert refused == [2, 4, 5, 6]
-    newest = checkpoints.latest(job.run)
+    newest = checkpoints.latest(run_spec.run)
     assert newest is not None and newest.state["global_step"] == 6
 
 
@@ -178,7 +178,7 @@ def test_validation_changes_nothing_and_the_best_can_be_exported(sample_corpus: 
         "often": ["train.validate_every_epochs=1", "train.checkpoint_every_steps=1000", "checkpoint.keep=1"],
     }
     for run, more in variants.items():
-        loop.train(job_of(sample_corpus, tmp_path, run, *words, *more), Ranks())
+        loop.train(run_spec_of(sample_corpus, tmp_path, run, *words, *more), Ranks())
     assert losses(tmp_path, "never") == losses(tmp_path, "often") and same_weights(tmp_path, "never", "often")
     values = {
         line["step"]: line["validation_loss"]
@@ -189,18 +189,20 @@ def test_validation_changes_nothing_and_the_best_can_be_exported(sample_corpus: 
     steps = len(losses(tmp_path, "never"))
     assert len(checkpoints.names(Store(str(tmp_path / "never")))) == steps  # one whenever a moment has passed
     assert len(checkpoints.names(Store(str(tmp_path / "often")))) <= 2  # the newest and the best
-    job = job_of(sample_corpus, tmp_path, "best", *words, "train.validate_every_epochs=1", "checkpoint.export=best")
-    loop.train(job, Ranks())
+    run_spec = run_spec_of(
+        sample_corpus, tmp_path, "best", *words, "train.validate_every_epochs=1", "checkpoint.export=best"
+    )
+    loop.train(run_spec, Ranks())
     best_step = min(values, key=lambda step: values[step])
     assert encoder_folder.describe_encoder(str(tmp_path / "best"))["steps"] == best_step + 1
-    kept = checkpoints.load(job.run, checkpoints.name_of(best_step + 1)).model
+    kept = checkpoints.load(run_spec.run, checkpoints.name_of(best_step + 1)).model
     exported = weights(tmp_path, "best")
     assert all(torch.equal(exported[name], kept[f"encoder.{name}"]) for name in exported)
 
 
 def test_an_epoch_that_is_not_the_corpus_is_refused_by_name(sample_corpus: str, tmp_path: Path) -> None:
     """One record in the place of another: the count is right, the account is not."""
-    job = job_of(sample_corpus, tmp_path, "swapped", "train.workers=1")
+    run_spec = run_spec_of(sample_corpus, tmp_path, "swapped", "train.workers=1")
     real = loop.batches
 
     def swapped(*arguments: object) -> Iterator[Batch]:
@@ -216,7 +218,7 @@ def test_an_epoch_that_is_not_the_corpus_is_refused_by_name(sample_corpus: str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "batches", swapped)
         with pytest.raises(CorpusError) as told:
-            loop.train(job, Ranks())
+            loop.train(run_spec, Ranks())
     index = open_corpus(sample_corpus).index
     name_of = {record_key(name): name for name in index["record_id"]}
     assert f"missing: {name_of[noted[0]]}; seen too often or not asked for: {name_of[noted[1]]}" in str(told.value)

@@ -36,7 +36,7 @@ from beatray.track.setup import Tracking
 from beatray.track.tracker import Tracker
 from beatray.train import checkpoint as checkpoints
 from beatray.train.composed import pretrain_settings
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.stream import batches
 from counts import count
 from s3_server import S3Server
@@ -282,15 +282,15 @@ def test_a_server_that_is_away_costs_time_and_no_run(
 def test_batches_stream_from_s3_and_a_run_trains_on_them(s3: S3Server, corpus: str, tmp_path: Path) -> None:
     words = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=s3")
     places = (f"corpus={corpus}", f"out={tmp_path}", "tracking.uri=null", "train.log_ids=true", "train.cache_mb=0")
-    job = prepare_job(pretrain_settings([*words, *places]))
+    run_spec = prepare_run(pretrain_settings([*words, *places]))
     opened = open_corpus(corpus)
     where = {name: n for n, name in enumerate(opened.index["record_id"])}
     assert main(["pretrain", *words, *places]) == 0
     lines = read_lines(tmp_path / "s3" / "metrics.jsonl")
-    assert len(lines) == job.steps and all(np.isfinite(line["loss"]) for line in lines)
+    assert len(lines) == run_spec.steps and all(np.isfinite(line["loss"]) for line in lines)
     seen = [line["record_ids"] for line in read_lines(tmp_path / "s3" / "ids.jsonl")]
-    assert sum(map(len, seen)) == job.rows == len({name for step in seen for name in step})
-    first = next(iter(batches(job.stream, 0, 1, (0, 0), 1)))
+    assert sum(map(len, seen)) == run_spec.rows == len({name for step in seen for name in step})
+    first = next(iter(batches(run_spec.stream, 0, 1, (0, 0), 1)))
     expected = opened.rows([where[name] for name in seen[0]]).signal_uv
     assert np.array_equal(first.arrays["signal_uv"], expected)
 

@@ -18,7 +18,7 @@ from beatray.sweep.callback import free_leftovers
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import alone, is_finished, prepare
 from beatray.sweep.ranking import figures_of
-from beatray.train.job import RunSpec
+from beatray.train.run_spec import RunSpec
 
 pytestmark = pytest.mark.ray
 
@@ -49,8 +49,8 @@ def out_of(words: list[str]) -> Path:
     return Path(next(word.removeprefix("out=") for word in words if word.startswith("out=")))
 
 
-def job_of_trial(words: list[str], name: str) -> RunSpec:
-    return prepare(plan_from(words)).jobs[name]
+def run_spec_of_trial(words: list[str], name: str) -> RunSpec:
+    return prepare(plan_from(words)).run_specs[name]
 
 
 def mlflow_runs(out: Path) -> tuple[Run, dict[str, Run]]:
@@ -74,10 +74,10 @@ def test_every_trial_ends_with_an_encoder_and_a_place(swept: list[str], capsys: 
     losses = [trial["validation_loss"] for trial in told["trials"]]
     assert losses == sorted(losses)
     for trial in told["trials"]:
-        job = job_of_trial(swept, trial["trial"])
-        assert is_finished(job) and trial["steps"] == job.steps > 0
-        assert trial["figures"] == figures_of(job)
-        assert job.settings.objective["temperature"] == trial["changes"]["objective.temperature"]
+        run_spec = run_spec_of_trial(swept, trial["trial"])
+        assert is_finished(run_spec) and trial["steps"] == run_spec.steps > 0
+        assert trial["figures"] == figures_of(run_spec)
+        assert run_spec.settings.objective["temperature"] == trial["changes"]["objective.temperature"]
         made = json.loads((folder / trial["trial"] / "encoder" / "encoder.json").read_text())
         assert made["objective"]["temperature"] == trial["changes"]["objective.temperature"]
         assert beatray.load_encoder(str(folder / trial["trial"])).embed_dim > 0
@@ -94,7 +94,7 @@ def test_mlflow_has_the_sweep_as_parent_and_each_trial_as_child(swept: list[str]
     one, two = (children[name].data.params for name in TRIALS)
     assert {key for key in one if one[key] != two[key]} == {"objective.temperature"}
     for name, run in children.items():
-        steps = job_of_trial(swept, name).steps
+        steps = run_spec_of_trial(swept, name).steps
         client = MlflowClient(f"sqlite:///{out_of(swept) / 'mlflow.db'}")
         history = client.get_metric_history(run.info.run_id, "train/loss")
         assert sorted(metric.step for metric in history) == list(range(steps))

@@ -25,8 +25,8 @@ from beatray.models.registry import build_encoder
 from beatray.objectives.registry import build_objective
 from beatray.preprocess import prepare
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import build_model
 from beatray.train.prepare import resolved
+from beatray.train.run_spec import build_model
 from stepping import step_of, views_of
 
 torch.set_num_threads(1)

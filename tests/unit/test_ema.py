@@ -22,7 +22,7 @@ from beatray.train import checkpoint as checkpoints
 from beatray.train.order import MicroBatch
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
-from every_method import job_of, rows_of, settings_of
+from every_method import rows_of, run_spec_of, settings_of
 
 
 def student() -> nn.Sequential:
@@ -137,11 +137,11 @@ def test_the_loop_keeps_a_queue_through_micro_batches_refusals_and_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays, statistics = rows_of(7)
-    job = job_of(settings_of("simclr_tiny"), statistics, 6)
+    run_spec = run_spec_of(settings_of("simclr_tiny"), statistics, 6)
     monkeypatch.setattr("beatray.train.step.build_model", lambda *_: Queued())
     mine = {name: arrays[name][:6] for name in Objective.reads}
     parts = (MicroBatch(4, 4), MicroBatch(2, 2))
-    learner = Learner(job, Ranks())
+    learner = Learner(run_spec, Ranks())
     queue = learner.objective.queue
     assert learner.step(0, mine, 0, parts)[0] is not None
     assert int(queue.filled) == 6
@@ -161,7 +161,7 @@ def test_the_loop_keeps_a_queue_through_micro_batches_refusals_and_a_checkpoint(
     checkpoints.save(run, checkpoints.snapshot("step-00000001", {}, learner.objective, learner.optimizer))
     logs = learner.step(1, mine, 1, parts)[0]
     assert int(queue.filled) == 8
-    continued = Learner(job, Ranks())
+    continued = Learner(run_spec, Ranks())
     checkpoints.restore(checkpoints.load(run, "step-00000001"), continued.objective, continued.optimizer)
     assert continued.step(1, mine, 1, parts)[0] == logs
     assert torch.equal(continued.objective.queue.newest, queue.newest)

@@ -314,11 +314,13 @@ def test_another_label_space_is_evaluated_under_its_own_name(rows: Rows, encoder
 
 def test_arms_share_seeds_and_one_control_serves_encoders_of_one_architecture() -> None:
     specs = [EncoderSpec("tiny", {}, "a", "one"), EncoderSpec("tiny", {}, "b", "two")]
-    jobs = plan(("segment", "classify"), specs, EvaluateSettings(permutations=2, finetune_seeds=(0,)))
-    frozen = [(job.variant, job.seed) for job in jobs if (job.task, job.protocol) == ("segment", "frozen_decoder")]
+    units = plan(("segment", "classify"), specs, EvaluateSettings(permutations=2, finetune_seeds=(0,)))
+    frozen = [
+        (unit.variant, unit.seed) for unit in units if (unit.task, unit.protocol) == ("segment", "frozen_decoder")
+    ]
     assert sorted(frozen) == sorted([("pretrained", s) for s in (0, 1, 2)] * 2 + [("random", s) for s in (0, 1, 2)])
-    assert {job.seed for job in jobs if job.protocol == "finetune"} == {0}
-    assert sum(job.variant == "permuted_labels" for job in jobs) == 2
+    assert {unit.seed for unit in units if unit.protocol == "finetune"} == {0}
+    assert sum(unit.variant == "permuted_labels" for unit in units) == 2
 
 
 def test_random_weights_depend_on_the_seed_alone(rows: Rows) -> None:

@@ -27,11 +27,11 @@ from beatray.objectives.statistics import FeatureStatistics
 from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.blocks import Arrays, Packed, pack, unpack
-from beatray.train.job import ViewsOnWorker
 from beatray.train.order import MicroBatch
 from beatray.train.ranks import Ranks
+from beatray.train.run_spec import ViewsOnWorker
 from beatray.train.step import Learner
-from every_method import METHODS, RECIPES, batch_of, job_of, model_of, rows_of, settings_of, views_of
+from every_method import METHODS, RECIPES, batch_of, model_of, rows_of, run_spec_of, settings_of, views_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -199,12 +199,12 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(
     recipe: str, rows: tuple[Arrays, dict[str, Any]], tmp_path: Path
 ) -> None:
     arrays, run = few(rows[0]), Store(str(tmp_path))
-    job = job_of(settings_of(recipe), rows[1], ROWS)
-    whole = Learner(job, Ranks())
+    run_spec = run_spec_of(settings_of(recipe), rows[1], ROWS)
+    whole = Learner(run_spec, Ranks())
     logs = [step(whole, arrays, number) for number in range(2)]
     checkpoints.save(run, checkpoints.snapshot("step-00000002", {}, whole.objective, whole.optimizer))
     logs += [step(whole, arrays, number) for number in range(2, 4)]
-    continued = Learner(job, Ranks())
+    continued = Learner(run_spec, Ranks())
     checkpoints.restore(checkpoints.load(run, "step-00000002"), continued.objective, continued.optimizer)
     assert [step(continued, arrays, number) for number in range(2, 4)] == logs[2:]
     end, other = state_of(whole), state_of(continued)
@@ -216,7 +216,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(
 def test_a_refused_step_leaves_everything_as_it_was(
     recipe: str, what: str, rows: tuple[Arrays, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = Learner(job_of(settings_of(recipe), rows[1], ROWS), Ranks())
+    learner = Learner(run_spec_of(settings_of(recipe), rows[1], ROWS), Ranks())
     arrays = few(rows[0])
     assert step(learner, arrays, 0) is not None
     before = state_of(learner)
@@ -250,7 +250,7 @@ def effective_rank(z: Tensor) -> float:
 def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, statistics = rows
     count = len(arrays["record_key"])
-    learner = Learner(job_of(settings_of(recipe, "train.warmup_epochs=0"), statistics, count), Ranks())
+    learner = Learner(run_spec_of(settings_of(recipe, "train.warmup_epochs=0"), statistics, count), Ranks())
     losses = []
     for number in range(30):
         mine = {name: values for name, values in arrays.items() if name in learner.objective.reads}
@@ -270,10 +270,10 @@ def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arr
 def test_what_is_exported_is_the_encoder_and_nothing_else(
     recipe: str, rows: tuple[Arrays, dict[str, Any]], tmp_path: Path
 ) -> None:
-    learner = Learner(job_of(settings_of(recipe), rows[1], ROWS), Ranks())
+    learner = Learner(run_spec_of(settings_of(recipe), rows[1], ROWS), Ranks())
     step(learner, few(rows[0]), 0)
     encoder = learner.objective.exported()
-    chosen = dict(learner._job.settings.encoder)
+    chosen = dict(learner._run_spec.settings.encoder)
     fresh = build_encoder(chosen.pop("name"), **chosen)
     assert encoder.state_dict().keys() == fresh.state_dict().keys()
     described = {"name": encoder.name, "settings": encoder.described_settings(), "recipe": {}}

@@ -50,10 +50,10 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
 
 
 def pairs(protocols: tuple[str, ...]) -> set[tuple[str, str]]:
-    jobs = plan(("segment", "classify"), [], replace(EvaluateSettings(baselines=True), protocols=protocols))
+    units = plan(("segment", "classify"), [], replace(EvaluateSettings(baselines=True), protocols=protocols))
     asked = EvaluateSettings(protocols=protocols)
     found = {(task, protocol) for task in PROTOCOLS_OF for protocol in asked.protocols_of(task)}
-    assert {(job.task, job.protocol) for job in jobs} <= found
+    assert {(unit.task, unit.protocol) for unit in units} <= found
     return found
 
 

@@ -10,34 +10,34 @@ import pytest
 
 from beatray.commands.pretrain import settings_from
 from beatray.errors import TrainingError
-from beatray.train.job import RunSpec, check_same_run, shown_settings
+from beatray.train.run_spec import RunSpec, check_same_run, shown_settings
 
 
-def job_of(*words: str) -> RunSpec:
+def run_spec_of(*words: str) -> RunSpec:
     settings = settings_from(["corpus=/c", "out=/o", "run=r", "encoder=tiny", *words])
     nothing = cast(Any, None)
     return RunSpec(settings, nothing, nothing, {}, {}, "hash", b"", 0)
 
 
-def as_stored(job: RunSpec) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(shown_settings(job.settings))))
+def as_stored(run_spec: RunSpec) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(shown_settings(run_spec.settings))))
 
 
 def test_what_older_runs_do_not_name_is_what_they_did() -> None:
-    job = job_of()
-    older = as_stored(job)
+    run_spec = run_spec_of()
+    older = as_stored(run_spec)
     older["encoder"] = {key: value for key, value in older["encoder"].items() if key != "channels"}
     older["corpus"] = {key: value for key, value in older["corpus"].items() if key != "split"}
-    check_same_run(job, {"manifest_hash": "hash", "settings": older})
+    check_same_run(run_spec, {"manifest_hash": "hash", "settings": older})
     with pytest.raises(TrainingError, match=r"encoder.channels: \[32, 32, 64\] before, \[48, 64, 128\] now"):
-        check_same_run(job_of("encoder.channels=[48,64,128]"), {"manifest_hash": "hash", "settings": older})
+        check_same_run(run_spec_of("encoder.channels=[48,64,128]"), {"manifest_hash": "hash", "settings": older})
 
 
 def test_how_long_and_where_may_change_and_what_is_learnt_may_not() -> None:
-    state = {"manifest_hash": "hash", "settings": as_stored(job_of())}
-    check_same_run(job_of("train.epochs=7", "train.workers=5", "cluster.cpus=1"), state)
+    state = {"manifest_hash": "hash", "settings": as_stored(run_spec_of())}
+    check_same_run(run_spec_of("train.epochs=7", "train.workers=5", "cluster.cpus=1"), state)
     with pytest.raises(TrainingError, match=r"train\.learning_rate"):
-        check_same_run(job_of("train.learning_rate=0.5"), state)
+        check_same_run(run_spec_of("train.learning_rate=0.5"), state)
 
 
 OLDER = json.loads((Path(__file__).parents[1] / "data" / "settings-0.1.json").read_text())
@@ -52,8 +52,10 @@ def test_a_run_that_version_0_1_began_goes_on() -> None:
         and OLDER["views"]
         and "recipe" not in OLDER
     )
-    check_same_run(job_of(), state)
-    check_same_run(job_of("objective.pos_mass=0.5", "train.lanes=16", "train.epochs=7", "views.place=workers"), state)
+    check_same_run(run_spec_of(), state)
+    check_same_run(
+        run_spec_of("objective.pos_mass=0.5", "train.lanes=16", "train.epochs=7", "views.place=workers"), state
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_a_run_that_version_0_1_began_goes_on() -> None:
 )
 def test_what_is_learnt_may_not_change_in_it_either(word: str, told: str) -> None:
     with pytest.raises(TrainingError) as refused:
-        check_same_run(job_of(word), {"manifest_hash": "hash", "settings": OLDER})
+        check_same_run(run_spec_of(word), {"manifest_hash": "hash", "settings": OLDER})
     assert f"({told})" in str(refused.value)
 
 
@@ -94,4 +96,4 @@ def test_what_is_learnt_may_not_change_in_it_either(word: str, told: str) -> Non
 )
 def test_older_values_are_those_of_today(changes: dict[str, Any], word: list[str]) -> None:
     older = {**OLDER, "objective": {**OLDER["objective"], **changes}}
-    check_same_run(job_of(*word), {"manifest_hash": "hash", "settings": older})
+    check_same_run(run_spec_of(*word), {"manifest_hash": "hash", "settings": older})

@@ -20,7 +20,7 @@ from beatray.objectives.registry import objective_settings
 from beatray.settings import PretrainSettings
 from beatray.sweep.plan import config_of
 from beatray.train.composed import changes_today, pretrain_settings
-from beatray.train.job import build_model
+from beatray.train.run_spec import build_model
 from stepping import step_of
 
 

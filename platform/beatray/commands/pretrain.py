@@ -17,10 +17,10 @@ from beatray.ray_session import RaySettings, session
 from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
 from beatray.train.composed import pretrain_settings
-from beatray.train.job import RunSpec
 from beatray.train.launch import RunResult, check, pretrain
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
+from beatray.train.run_spec import RunSpec
 from beatray.train.tracked import tracked
 
 
@@ -31,18 +31,19 @@ def settings_from(words: list[str]) -> PretrainSettings:
 
 def run(settings: PretrainSettings) -> RunResult:
     """Train and tell the user what came of it."""
-    job = prepare_job(settings)
-    place = job.run.location
-    say(f"pretrain {job.settings.objective['name']} on {job.rows:,} recordings, {job.steps:,} steps, into {place}")
+    run_spec = prepare_run(settings)
+    place = run_spec.run.location
+    what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
+    say(f"pretrain {run_spec.settings.objective['name']} on {what}, into {place}")
     with session(RaySettings(**as_dict(settings.cluster))):
-        check(job)  # before tracking: a start that is refused must not touch the run's record
-        folder = RunFolder.open(job.run)
-        with stop_on_signals() as stop, tracked(job, folder=folder) as tracker:
-            with _watched(job, folder):
-                result = pretrain(job, stop=stop)
+        check(run_spec)  # before tracking: a start that is refused must not touch the run's record
+        folder = RunFolder.open(run_spec.run)
+        with stop_on_signals() as stop, tracked(run_spec, folder=folder) as tracker:
+            with _watched(run_spec, folder):
+                result = pretrain(run_spec, stop=stop)
             if tracker is not None:
                 tracker.status = "FINISHED" if result.finished else "KILLED"
-    _tell(job, result, folder)
+    _tell(run_spec, result, folder)
     return result
 
 
@@ -71,8 +72,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tell(job: RunSpec, result: RunResult, folder: RunFolder) -> None:
-    if result.continued_from == job.steps:
+def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
+    if result.continued_from == run_spec.steps:
         say("  nothing to do: the run is finished")
     elif result.continued_from:
         say(f"  continued from step {result.continued_from}")
@@ -81,7 +82,7 @@ def _tell(job: RunSpec, result: RunResult, folder: RunFolder) -> None:
     if lines:
         last = lines[-1]
         loss = "refused" if last["loss"] is None else f"loss {last['loss']:.4f}"
-        say(f"  step {last['step'] + 1:,} of {job.steps:,}, {loss}, {last['records_per_s']:.0f} records/s")
+        say(f"  step {last['step'] + 1:,} of {run_spec.steps:,}, {loss}, {last['records_per_s']:.0f} records/s")
         dropped = sum(line.get("dropped_rows", 0) for line in lines)  # such steps are always in the journal
         if dropped:
             say(f"  warning: {dropped:,} rows lay in shards that cannot be read; {SKIPPED} names them")
@@ -95,7 +96,7 @@ def _tell(job: RunSpec, result: RunResult, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _watched(job: RunSpec, folder: RunFolder) -> Iterator[None]:
+def _watched(run_spec: RunSpec, folder: RunFolder) -> Iterator[None]:
     """Progress from the run's own journal, and a warning when the embedding collapses."""
     tail, stop = Tail(folder.scratch / METRICS), threading.Event()
     tail.fresh()
@@ -113,12 +114,12 @@ def _watched(job: RunSpec, folder: RunFolder) -> Iterator[None]:
             if lines:
                 last = lines[-1]
                 loss = last["loss"] if last["loss"] is not None else float("nan")
-                update(last["step"] + 1, job.steps, f"loss {loss:.3f}")
-                for warning in new_warnings(last, job.settings.objective, job.steps, told):
+                update(last["step"] + 1, run_spec.steps, f"loss {loss:.3f}")
+                for warning in new_warnings(last, run_spec.settings.objective, run_spec.steps, told):
                     say(f"  warning: {warning}")
 
         def follow() -> None:
-            while not stop.wait(1.0 if job.run.is_local else 5.0):
+            while not stop.wait(1.0 if run_spec.run.is_local else 5.0):
                 look()
 
         thread = threading.Thread(target=follow, name="beatray-watch", daemon=True)

@@ -23,8 +23,8 @@ from beatray.objectives.registry import objective_class, objective_settings
 from beatray.record import LEADS, RATE_HZ
 from beatray.report.build import Example, Material, build_report
 from beatray.track.journal import read_lines
-from beatray.train.job import build_model
 from beatray.train.prepare import feature_statistics
+from beatray.train.run_spec import build_model
 
 SHOWN = 2 * RATE_HZ
 """Samples of the heart vector that are drawn: two beats or three."""

@@ -4,8 +4,8 @@ What is run, per task: each encoder with weights; the same architecture from ran
 pretraining or the architecture? trained: from scratch); measured features instead of an encoder and permuted labels
 (classification). All variants see the same records, the same label subsets and the same seeds.
 
-A job is one (task, protocol, variant, encoder, seed); one random encoder serves all of one architecture. Workers
-are processes of one thread that map the prepared signals from one temporary file. The result does not depend on how
+A unit of work is one (task, protocol, variant, encoder, seed); one random encoder serves all of one architecture.
+Workers are processes of one thread that map the prepared signals from one temporary file. The result does not depend on how
 many there are.
 
 Contract: `rows` is a `corpus.reader.Rows`; `train` and `test` are positions in it, chosen by the caller by patient; a
@@ -49,7 +49,7 @@ def evaluate(
     progress: Progress | None = None,
     validation: Sequence[int] | Index = (),
 ) -> Evaluation:
-    """Run all jobs and collect their runs; `progress(done, all, name)` is called after each job.
+    """Run all units and collect their runs; `progress(done, all, name)` is called after each unit.
 
     `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
     adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
@@ -80,54 +80,54 @@ def evaluate(
                     raise ValueError("classify.validation=held_out needs labelled records in the validation folds")
         if not tasks:
             raise ValueError("nothing to evaluate: " + "; ".join(notes))
-        jobs = plan(tuple(tasks), encoders, settings)
+        units = plan(tuple(tasks), encoders, settings)
         runs: dict[int, list[Run]] = {}
-        for done, (position, found_runs) in enumerate(_work(tasks, jobs, settings), start=1):
+        for done, (position, found_runs) in enumerate(_work(tasks, units, settings), start=1):
             runs[position] = found_runs
             if progress is not None:
-                progress(done, len(jobs), f"{jobs[position].name()} seed {jobs[position].seed}")
+                progress(done, len(units), f"{units[position].name()} seed {units[position].seed}")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
 
 
 def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[WorkUnit]:
-    """All jobs, with those of the baselines if `settings.baselines`; the slow ones first, so that no worker is left
+    """All units, with those of the baselines if `settings.baselines`; the slow ones first, so that no worker is left
     with a long one at the end."""
     variants = [("pretrained", spec) for spec in encoders if spec.weights is not None]
     if settings.baselines:
         variants += [("random", spec) for spec in {spec.random().key(): spec.random() for spec in encoders}.values()]
-    jobs: list[WorkUnit] = []
+    units: list[WorkUnit] = []
     for protocol in sorted(PROTOCOLS):  # "finetune" comes first
         for task in sorted(tasks, reverse=True):
             seeds = settings.seeds_of(task, protocol)
             if protocol not in settings.protocols_of(task):
                 continue
-            jobs += [WorkUnit(task, protocol, variant, spec, seed) for variant, spec in variants for seed in seeds]
+            units += [WorkUnit(task, protocol, variant, spec, seed) for variant, spec in variants for seed in seeds]
             if task == "classify" and protocol in PROBES:
-                jobs += [
+                units += [
                     WorkUnit(task, protocol, "encoder_features", spec, seed)
                     for variant, spec in variants
                     if variant == "pretrained"
                     for seed in seeds
                 ]
             if settings.baselines and task == "classify" and protocol in PROBES:
-                jobs += [WorkUnit(task, protocol, "features", None, seed) for seed in seeds]
+                units += [WorkUnit(task, protocol, "features", None, seed) for seed in seeds]
                 permuted = [(spec, number) for _, spec in variants[:1] for number in range(settings.permutations)]
-                jobs += [WorkUnit(task, protocol, "permuted_labels", spec, number) for spec, number in permuted]
-    return jobs
+                units += [WorkUnit(task, protocol, "permuted_labels", spec, number) for spec, number in permuted]
+    return units
 
 
 def _work(
-    tasks: dict[str, TaskData], jobs: Sequence[WorkUnit], settings: EvaluateSettings
+    tasks: dict[str, TaskData], units: Sequence[WorkUnit], settings: EvaluateSettings
 ) -> Iterator[tuple[int, list[Run]]]:
     if settings.workers <= 1:
         worker = Worker(tasks, settings)
-        for position, job in enumerate(jobs):
-            yield position, worker.run(job)
+        for position, unit in enumerate(units):
+            yield position, worker.run(unit)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(settings.workers, context, _start, (tasks, settings)) as pool:
-        waiting = {pool.submit(_run, job): position for position, job in enumerate(jobs)}
+        waiting = {pool.submit(_run, unit): position for position, unit in enumerate(units)}
         for finished in as_completed(waiting):
             yield waiting[finished], finished.result()
 
@@ -138,7 +138,7 @@ def _start(tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
     _process_worker = Worker(tasks, settings)
 
 
-def _run(job: WorkUnit) -> list[Run]:
+def _run(unit: WorkUnit) -> list[Run]:
     if _process_worker is None:
         raise RuntimeError("the worker process was not started by _start")
-    return _process_worker.run(job)
+    return _process_worker.run(unit)

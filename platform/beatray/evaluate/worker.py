@@ -1,10 +1,10 @@
-"""One job of the evaluation: a variant of a task with one seed, over all its label fractions.
+"""One unit of work of the evaluation: a variant of a task with one seed, over all its label fractions.
 
 A variant is what the head reads: the encoder under test, the same from random weights, measured features, the encoder
 under test together with measured features, or the encoder under test with permuted training labels. The label
 subsets depend on the seed alone, so every variant sees the same ones.
 
-Contract: jobs are small and picklable; positions in `TaskData`; nothing of the test part's truth is read before the
+Contract: units are small and picklable; positions in `TaskData`; nothing of the test part's truth is read before the
 predictions are made.
 """
 
@@ -52,7 +52,7 @@ class WorkUnit:
 
 
 class Worker:
-    """Runs jobs over the tasks' data; remembers the frozen outputs of the last few encoders."""
+    """Runs units of work over the tasks' data; remembers the frozen outputs of the last few encoders."""
 
     def __init__(self, tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
         self.tasks = tasks
@@ -60,42 +60,42 @@ class Worker:
         self.signals = {name: np.load(data.signals, mmap_mode="r") for name, data in tasks.items()}
         self.kept: dict[tuple[str, str, int], Any] = {}
 
-    def run(self, job: WorkUnit) -> list[Run]:
-        """All runs of one job, one per label fraction; the caller's random generator stays as it was."""
+    def run(self, unit: WorkUnit) -> list[Run]:
+        """All runs of one unit, one per label fraction; the caller's random generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
-            return self._runs(job)
+            return self._runs(unit)
 
-    def _runs(self, job: WorkUnit) -> list[Run]:
-        settings, data = self.settings, self.tasks[job.task]
+    def _runs(self, unit: WorkUnit) -> list[Run]:
+        settings, data = self.settings, self.tasks[unit.task]
         runs: list[Run] = []
-        if job.task == "segment":
+        if unit.task == "segment":
             n_folds, fractions = settings.segment.folds, settings.segment_fractions
-            in_folds = fold_subsets(data.patients, data.train, data.test, fractions, n_folds, job.seed)
+            in_folds = fold_subsets(data.patients, data.train, data.test, fractions, n_folds, unit.seed)
             for fraction, folds in in_folds.items():
-                runs += self._segment_runs(job, fraction, folds)
+                runs += self._segment_runs(unit, fraction, folds)
             return runs
         at_least = 1 if len(data.validation) else 2  # inner folds need two patients
         subsets = classify.label_subsets(
-            data.patients, data.train, settings.classify_subsample, settings.classify_fractions, job.seed, at_least
+            data.patients, data.train, settings.classify_subsample, settings.classify_fractions, unit.seed, at_least
         )
         for fraction, train in subsets.items():
-            runs += self._classify_runs(job, fraction, train)
+            runs += self._classify_runs(unit, fraction, train)
         return runs
 
-    def _conditions(self, job: WorkUnit, fraction: float) -> tuple[str, ...]:
+    def _conditions(self, unit: WorkUnit, fraction: float) -> tuple[str, ...]:
         """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
-        fractions = self.settings.segment_fractions if job.task == "segment" else self.settings.classify_fractions
-        if job.variant not in ("pretrained", "random") or fraction != max(fractions):
+        fractions = self.settings.segment_fractions if unit.task == "segment" else self.settings.classify_fractions
+        if unit.variant not in ("pretrained", "random") or fraction != max(fractions):
             return (CLEAN,)
         return (CLEAN, *condition_names(self.settings.robustness))
 
-    def _segment_runs(self, job: WorkUnit, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
+    def _segment_runs(self, unit: WorkUnit, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
         """One run per condition, each over all folds."""
-        data, began = self.tasks[job.task], time.monotonic()
-        conditions = self._conditions(job, fraction)
+        data, began = self.tasks[unit.task], time.monotonic()
+        conditions = self._conditions(unit, fraction)
         found: dict[str, list[NDArray[np.int8]]] = {condition: [] for condition in conditions}
         for train, test in folds:
-            predict = self._segment(job, data, train)
+            predict = self._segment(unit, data, train)
             for condition in conditions:
                 found[condition].append(predict(test, condition))
         settings = self.settings
@@ -103,7 +103,7 @@ class Worker:
         masks = len(np.atleast_2d(data.truth[0]))
         order = (np.argsort(tested)[:, None] * masks + np.arange(masks)).ravel()  # rows back into the part's order
         first_seed = settings.seeds_of("segment", MAIN_PROTOCOL["segment"])[0]
-        first = (job.variant, job.protocol, job.seed) == ("pretrained", MAIN_PROTOCOL["segment"], first_seed)
+        first = (unit.variant, unit.protocol, unit.seed) == ("pretrained", MAIN_PROTOCOL["segment"], first_seed)
         runs = []
         for condition, labelled in found.items():
             samples = labelled[0].shape[-1]
@@ -120,7 +120,7 @@ class Worker:
             fold_scores = tuple({name: score(c, None)[name] for name in METRICS["segment"]} for c in counts)
             runs.append(
                 Run(
-                    **self._named(job, fraction, began),
+                    **self._named(unit, fraction, began),
                     train_records=round(float(np.mean([len(train) for train, _ in folds]))),
                     outcome=outcome,
                     metrics={**score(outcome, None), **wave_scores(waves)},
@@ -132,17 +132,17 @@ class Worker:
             )
         return runs
 
-    def _classify_runs(self, job: WorkUnit, fraction: float, train: Index) -> list[Run]:
+    def _classify_runs(self, unit: WorkUnit, fraction: float, train: Index) -> list[Run]:
         """One run per condition."""
-        data, began = self.tasks[job.task], time.monotonic()
-        decide, validation_auroc = self._classify(job, data, train)
+        data, began = self.tasks[unit.task], time.monotonic()
+        decide, validation_auroc = self._classify(unit, data, train)
         runs = []
-        for condition in self._conditions(job, fraction):
+        for condition in self._conditions(unit, fraction):
             outcome = decide(condition)
             chosen_by = {VALIDATION_AUROC: validation_auroc} if condition == CLEAN else {}
             runs.append(
                 Run(
-                    **self._named(job, fraction, began),
+                    **self._named(unit, fraction, began),
                     train_records=len(train),
                     outcome=outcome,
                     metrics={**score(outcome, data.truth[data.test]), **chosen_by},
@@ -152,27 +152,27 @@ class Worker:
             )
         return runs
 
-    def _named(self, job: WorkUnit, fraction: float, began: float) -> dict[str, Any]:
+    def _named(self, unit: WorkUnit, fraction: float, began: float) -> dict[str, Any]:
         return {
-            "task": job.task,
-            "protocol": job.protocol,
-            "variant": job.variant,
-            "encoder": job.spec.label if job.spec else job.variant,
-            "architecture": job.spec.random().key() if job.spec else "",
+            "task": unit.task,
+            "protocol": unit.protocol,
+            "variant": unit.variant,
+            "encoder": unit.spec.label if unit.spec else unit.variant,
+            "architecture": unit.spec.random().key() if unit.spec else "",
             "fraction": fraction,
-            "seed": job.seed,
+            "seed": unit.seed,
             "seconds": time.monotonic() - began,
         }
 
-    def _segment(self, job: WorkUnit, data: TaskData, train: Index) -> Callable[[Index, str], NDArray[np.int8]]:
+    def _segment(self, unit: WorkUnit, data: TaskData, train: Index) -> Callable[[Index, str], NDArray[np.int8]]:
         """Train on `train`; the function gives the labels of test records under a condition."""
-        settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
-        encoder, spec = self._encoder(job)
-        if job.protocol != "finetune":
-            maps = self._remembered(job, lambda: feature_maps(encoder, x_mv, device))
-            depth = 0 if job.protocol == "linear_probe" else segment.DECODER_DEPTH
+        settings, x_mv, device = self.settings, self.signals[unit.task], self.settings.device
+        encoder, spec = self._encoder(unit)
+        if unit.protocol != "finetune":
+            maps = self._remembered(unit, lambda: feature_maps(encoder, x_mv, device))
+            depth = 0 if unit.protocol == "linear_probe" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
-                maps[train], data.truth[train], encoder.stages[-1], settings.decoder, job.seed, device, depth
+                maps[train], data.truth[train], encoder.stages[-1], settings.decoder, unit.seed, device, depth
             )
 
             def from_maps(index: Index, condition: str) -> NDArray[np.int8]:
@@ -188,7 +188,7 @@ class Worker:
             return from_maps
         fit = settings.segment_finetune
         model = segment.finetune(
-            encoder, x_mv, data.truth, train, fit, encoder_lr(spec, fit), job.seed,
+            encoder, x_mv, data.truth, train, fit, encoder_lr(spec, fit), unit.seed,
             decoder=settings.finetune_decoder, bf16=settings.bf16, device=device,
         )  # fmt: skip
 
@@ -201,20 +201,21 @@ class Worker:
 
         return from_signals
 
-    def _classify(self, job: WorkUnit, data: TaskData, train: Index) -> tuple[Callable[[str], Decisions], float]:
+    def _classify(self, unit: WorkUnit, data: TaskData, train: Index) -> tuple[Callable[[str], Decisions], float]:
         """Train on `train`; a function that gives the decisions on the test part under a condition, and the AUROC of
         the choice on validation records.
         """
-        settings, x_mv, device = self.settings, self.signals[job.task], self.settings.device
+        settings, x_mv, device = self.settings, self.signals[unit.task], self.settings.device
         folds = held_out(train, data.validation)
         if not len(data.validation):
-            folds = inner_folds(data.patients, train, settings.inner_folds, job.seed)
-        if job.protocol == "finetune":
-            _, spec = self._encoder(job)
+            folds = inner_folds(data.patients, train, settings.inner_folds, unit.seed)
+        if unit.protocol == "finetune":
+            _, spec = self._encoder(unit)
             fit = settings.classify_finetune
             rates = [encoder_lr(spec, fit) * factor for factor in settings.classify.lr_factors]
             model, thresholds, validation_auroc = classify.finetune(
-                lambda: build(spec, job.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates, job.seed,
+                lambda: build(spec, unit.seed), x_mv, data.n_samples, data.truth, train, folds[0], fit, rates,
+                unit.seed,
                 bf16=settings.bf16, device=device,
             )  # fmt: skip
 
@@ -226,21 +227,21 @@ class Worker:
                 return Decisions(np.concatenate(scores), thresholds)
 
             return fine_tuned, validation_auroc
-        encoder = None if job.variant == "features" else self._encoder(job)[0]
+        encoder = None if unit.variant == "features" else self._encoder(unit)[0]
         features = data.features
         if encoder is not None:
             features = self._remembered(
-                job, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
+                unit, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
             )
-        if job.variant == "encoder_features":
+        if unit.variant == "encoder_features":
             features = np.concatenate([features, data.features], axis=1)
         truth = data.truth
         if (
-            job.variant == "permuted_labels"
+            unit.variant == "permuted_labels"
         ):  # within each part, or the true labels of validation would choose among chances
-            truth = classify.shuffled_labels(truth, train, job.seed)
-            truth = classify.shuffled_labels(truth, data.validation, job.seed)
-        found = chosen_probe(job.protocol, features, truth, train, folds, settings, job.seed)
+            truth = classify.shuffled_labels(truth, train, unit.seed)
+            truth = classify.shuffled_labels(truth, data.validation, unit.seed)
+        found = chosen_probe(unit.protocol, features, truth, train, folds, settings, unit.seed)
 
         def probed(condition: str) -> Decisions:
             if condition == CLEAN or encoder is None:
@@ -251,15 +252,15 @@ class Worker:
 
         return probed, found.validation_auroc
 
-    def _encoder(self, job: WorkUnit) -> tuple[Encoder, EncoderSpec]:
-        if job.spec is None:
-            raise ValueError(f"{job.name()} needs an encoder")
-        return build(job.spec, job.seed), job.spec
+    def _encoder(self, unit: WorkUnit) -> tuple[Encoder, EncoderSpec]:
+        if unit.spec is None:
+            raise ValueError(f"{unit.name()} needs an encoder")
+        return build(unit.spec, unit.seed), unit.spec
 
-    def _remembered(self, job: WorkUnit, compute: Any) -> Any:
-        """The frozen outputs of a job's encoder; weights from a folder are the same for every seed."""
-        spec = job.spec
-        key = (job.task, spec.key() if spec else "", job.seed if spec and spec.weights is None else -1)
+    def _remembered(self, unit: WorkUnit, compute: Any) -> Any:
+        """The frozen outputs of a unit's encoder; weights from a folder are the same for every seed."""
+        spec = unit.spec
+        key = (unit.task, spec.key() if spec else "", unit.seed if spec and spec.weights is None else -1)
         if key not in self.kept:
             while len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))

@@ -67,7 +67,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
     def fall(self, name: str) -> None:
         """The search has given the trial up: it is asked to stop, and is not started again."""
         self._record.change(name, status="stopped")
-        request_stop(self._prepared.jobs[name])
+        request_stop(self._prepared.run_specs[name])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._tidied_at > TIDY_EVERY_S:
@@ -83,7 +83,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
         if now >= self._said_at:  # again and again: a run that is just starting forgets the wish to stop
             self._said_at = now + STOP_EVERY_S
             for name in running:
-                request_stop(self._prepared.jobs[name])
+                request_stop(self._prepared.run_specs[name])
         self.give_up = not running or now - self._asked_at > STOP_PATIENCE_S
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -36,8 +36,8 @@ from beatray.settings import CorpusSettings
 from beatray.storage.hashed_folder import FILES, read_folder, write_folder
 from beatray.storage.store import Store
 from beatray.sweep.record import CONTROLS
-from beatray.train.job import RunSpec
 from beatray.train.run_folder import EVALUATION_FOLDER
+from beatray.train.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from beatray.sweep.progress import Prepared
@@ -56,30 +56,30 @@ def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:
     return bool(scores["made_of"]["encoder"] == _digest(run))
 
 
-def kept_scores(job: RunSpec, settings: EvaluateSettings) -> dict[str, float] | None:
+def kept_scores(run_spec: RunSpec, settings: EvaluateSettings) -> dict[str, float] | None:
     """The scores in the trial's folder; None unless they are of its encoder as it is now and of these settings."""
-    return _kept(job.run, EVALUATION_FOLDER, _made_of(job, settings, _digest(job.run)))
+    return _kept(run_spec.run, EVALUATION_FOLDER, _made_of(run_spec, settings, _digest(run_spec.run)))
 
 
-def evaluate_trial(job: RunSpec, settings: EvaluateSettings) -> dict[str, float]:
+def evaluate_trial(run_spec: RunSpec, settings: EvaluateSettings) -> dict[str, float]:
     """Evaluate the trial's encoder, unless that is done; its scores by `names.score_name`."""
-    kept = kept_scores(job, settings)
+    kept = kept_scores(run_spec, settings)
     if kept is not None:
         return kept
-    made_of = _made_of(job, settings, _digest(job.run))
-    spec = spec_of(job.run.location)
+    made_of = _made_of(run_spec, settings, _digest(run_spec.run))
+    spec = spec_of(run_spec.run.location)
     alone = replace(settings, baselines=False, workers=1)
-    place = (job.run.location, EVALUATION_FOLDER)
-    about = {"made_of": made_of, "controls": control_of(job, settings)}
+    place = (run_spec.run.location, EVALUATION_FOLDER)
+    about = {"made_of": made_of, "controls": control_of(run_spec, settings)}
     try:
-        return dict(ray.get(_task(alone, CPUS).remote(place, job.settings.corpus, spec, alone, about)))
+        return dict(ray.get(_task(alone, CPUS).remote(place, run_spec.settings.corpus, spec, alone, about)))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error  # what went wrong, not where
 
 
-def control_of(job: RunSpec, settings: EvaluateSettings) -> str:
+def control_of(run_spec: RunSpec, settings: EvaluateSettings) -> str:
     """The name of the controls that belong to a trial: the same for the same encoder, corpus and split."""
-    return control_name(_made_of(job, settings, _architecture(job).key()))
+    return control_name(_made_of(run_spec, settings, _architecture(run_spec).key()))
 
 
 def control_name(made_of: Mapping[str, Any]) -> str:
@@ -96,14 +96,14 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
         return True
     place, waiting = prepared.plan.folder.child(CONTROLS), []
     cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
-    wanted = {control_of(job, settings): job for job in prepared.jobs.values()}
-    for name, job in wanted.items():
-        spec = _architecture(job)
-        made_of = _made_of(job, settings, spec.key())
+    wanted = {control_of(run_spec, settings): run_spec for run_spec in prepared.run_specs.values()}
+    for name, run_spec in wanted.items():
+        spec = _architecture(run_spec)
+        made_of = _made_of(run_spec, settings, spec.key())
         if _kept(place, name, made_of) is None:
             task = _task(settings, cpus)
             about = {"made_of": made_of}
-            waiting.append(task.remote((place.location, name), job.settings.corpus, spec, settings, about))
+            waiting.append(task.remote((place.location, name), run_spec.settings.corpus, spec, settings, about))
     while waiting and not stop.is_set():
         ended, waiting = ray.wait(waiting, timeout=1.0)
         try:
@@ -169,12 +169,14 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
     return _figures(found["scores"])
 
 
-def _made_of(job: RunSpec, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
+def _made_of(run_spec: RunSpec, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
     """What the scores depend on, as plain JSON."""
     kind = {"scores": SCORES_VERSION, "encoder": encoder}
     about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "baselines")}
-    split = {key: value for key, value in as_dict(job.settings.corpus).items() if key not in ("path", "on_bad_shard")}
-    return dict(plain({**kind, "manifest": job.manifest_hash, "split": split, "evaluate": about}))
+    split = {
+        key: value for key, value in as_dict(run_spec.settings.corpus).items() if key not in ("path", "on_bad_shard")
+    }
+    return dict(plain({**kind, "manifest": run_spec.manifest_hash, "split": split, "evaluate": about}))
 
 
 def _digest(run: Store) -> str:
@@ -185,6 +187,6 @@ def _digest(run: Store) -> str:
         return ""
 
 
-def _architecture(job: RunSpec) -> EncoderSpec:
-    settings = {key: value for key, value in job.settings.encoder.items() if key != "name"}
-    return EncoderSpec(str(job.settings.encoder["name"]), settings)
+def _architecture(run_spec: RunSpec) -> EncoderSpec:
+    settings = {key: value for key, value in run_spec.settings.encoder.items() if key != "name"}
+    return EncoderSpec(str(run_spec.settings.encoder["name"]), settings)

@@ -23,7 +23,7 @@ from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import points, varied
 from beatray.track.memory import MEMORY
 from beatray.train.composed import changes_today, pretrain_content, pretrain_settings
-from beatray.train.job import keys_marked
+from beatray.train.run_spec import keys_marked
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
 RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, REPORT}

@@ -25,8 +25,8 @@ from beatray.storage.store import Store
 from beatray.sweep.settings import QUARTER, SweepSettings
 from beatray.sweep.space import drawn_value
 from beatray.train import checkpoint as checkpoints
-from beatray.train.job import RunSpec, shown_settings
 from beatray.train.run_folder import METRICS
+from beatray.train.run_spec import RunSpec, shown_settings
 
 FACTORS = (0.8, 1.25)
 REDRAWN = 0.25
@@ -44,11 +44,11 @@ class Exploit:
     copied: bool = False
 
 
-def targets(job: RunSpec, interval_epochs: int) -> list[int]:
+def targets(run_spec: RunSpec, interval_epochs: int) -> list[int]:
     """The global steps at which rounds end; the last one is the end of the run."""
-    per_epoch = job.steps // job.settings.train.epochs
-    ends = range(interval_epochs, job.settings.train.epochs, interval_epochs)
-    return [*(per_epoch * epochs for epochs in ends), job.steps]
+    per_epoch = run_spec.steps // run_spec.settings.train.epochs
+    ends = range(interval_epochs, run_spec.settings.train.epochs, interval_epochs)
+    return [*(per_epoch * epochs for epochs in ends), run_spec.steps]
 
 
 def exploits(
@@ -100,19 +100,19 @@ def copy_checkpoint(source: Store, to: RunSpec, step: int) -> None:
     write_folder(to.run.child(checkpoints.FOLDER), name, files)
 
 
-def stopped_after(job: RunSpec, step: int) -> RunSpec:
-    """The same job, to end with a checkpoint after so many global steps."""
-    settings = job.settings
-    return replace(job, settings=replace(settings, train=replace(settings.train, stop_after_steps=step)))
+def stopped_after(run_spec: RunSpec, step: int) -> RunSpec:
+    """The same run, to end with a checkpoint after so many global steps."""
+    settings = run_spec.settings
+    return replace(run_spec, settings=replace(settings, train=replace(settings.train, stop_after_steps=step)))
 
 
-def score_at(job: RunSpec, metric: str, step: int) -> float:
+def score_at(run_spec: RunSpec, metric: str, step: int) -> float:
     """What the run's journal last says of a metric before a step; NaN, which ranks last, if that is nothing.
 
     The journal is never behind the checkpoint of that step, whatever the driver has heard by then.
     """
     try:
-        lines = [json.loads(line) for line in job.run.read(METRICS).splitlines() if line.endswith(b"}")]
+        lines = [json.loads(line) for line in run_spec.run.read(METRICS).splitlines() if line.endswith(b"}")]
     except FileNotFoundError:
         return math.nan
     values = [line[metric] for line in lines if line["step"] < step and line.get(metric) is not None]

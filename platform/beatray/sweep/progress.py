@@ -27,19 +27,19 @@ from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
 from beatray.train import checkpoint as checkpoints
 from beatray.train.composed import changes_today
-from beatray.train.job import RunSpec, check_same_run
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.run_folder import SETTINGS
+from beatray.train.run_spec import RunSpec, check_same_run
 
 LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A sweep whose every trial is known to be valid: the jobs by trial name, the record, and what is still to do."""
+    """A sweep whose every trial is known to be valid: the run specs by name, the record, and what is to do."""
 
     plan: SweepPlan
-    jobs: Mapping[str, RunSpec]
+    run_specs: Mapping[str, RunSpec]
     record: RunningSweep
     todo: tuple[str, ...]
 
@@ -70,29 +70,29 @@ def prepare(plan: SweepPlan) -> Prepared:
     known = {trial.name: trial for trial in earlier.trials} if earlier else {}
     _refuse_others(plan, known)
     known = {name: with_copies(plan, trial) for name, trial in known.items()}
-    jobs: dict[str, RunSpec] = {}
+    run_specs: dict[str, RunSpec] = {}
     trials, todo = [], []
     for trial in plan.trials:
         before = known.get(trial.name) or TrialRecord(trial.name, trial.changes)
         try:
-            job = job_of(plan, before)
-            check_metric(job, plan.sweep)
-            finished = is_finished(job)
-            scores = kept_scores(job, plan.evaluation) if finished and plan.evaluation is not None else {}
+            run_spec = run_spec_of(plan, before)
+            check_metric(run_spec, plan.sweep)
+            finished = is_finished(run_spec)
+            scores = kept_scores(run_spec, plan.evaluation) if finished and plan.evaluation is not None else {}
             finished = finished and scores is not None
         except (SettingsError, TrainingError) as error:
             raise SettingsError(f"trial {trial.name}: {error}") from error
-        jobs[trial.name] = job
+        run_specs[trial.name] = run_spec
         if finished:
-            now = with_metric(_finished(before, job, scores or {}), plan.sweep.metric)
+            now = with_metric(_finished(before, run_spec, scores or {}), plan.sweep.metric)
         else:
             now = _unfinished(before, plan.sweep)
         trials.append(now)
         if not finished and now.status not in ENDED:
             todo.append(trial.name)
     rounds = earlier.rounds if earlier else ()
-    _refuse_other_rounds(plan, rounds, next(iter(jobs.values())))
-    return Prepared(plan, jobs, RunningSweep(plan.folder, plan.name, plan.sweep, trials, rounds), tuple(todo))
+    _refuse_other_rounds(plan, rounds, next(iter(run_specs.values())))
+    return Prepared(plan, run_specs, RunningSweep(plan.folder, plan.name, plan.sweep, trials, rounds), tuple(todo))
 
 
 def with_copies(plan: SweepPlan, trial: TrialRecord) -> TrialRecord:
@@ -100,12 +100,14 @@ def with_copies(plan: SweepPlan, trial: TrialRecord) -> TrialRecord:
     if not trial.exploits or trial.exploits[-1]["copied"]:
         return trial
     done = replace(trial, exploits=(*trial.exploits[:-1], {**trial.exploits[-1], "copied": True}))
-    copy_checkpoint(plan.folder.child(trial.exploits[-1]["source"]), job_of(plan, done), trial.exploits[-1]["step"])
+    copy_checkpoint(
+        plan.folder.child(trial.exploits[-1]["source"]), run_spec_of(plan, done), trial.exploits[-1]["step"]
+    )
     return done
 
 
-def _refuse_other_rounds(plan: SweepPlan, rounds: tuple[Mapping[str, int], ...], job: RunSpec) -> None:
-    ends = targets(job, plan.sweep.grace_period) if rounds else []
+def _refuse_other_rounds(plan: SweepPlan, rounds: tuple[Mapping[str, int], ...], run_spec: RunSpec) -> None:
+    ends = targets(run_spec, plan.sweep.grace_period) if rounds else []
     if any(each["number"] >= len(ends) or ends[each["number"]] != each["step"] for each in rounds):
         raise SettingsError(
             f"the sweep in {plan.folder.where()} was begun with another sweep.grace_period; say that one, or choose "
@@ -113,11 +115,11 @@ def _refuse_other_rounds(plan: SweepPlan, rounds: tuple[Mapping[str, int], ...],
         )
 
 
-def job_of(plan: SweepPlan, trial: TrialRecord) -> RunSpec:
-    """The job of a trial with the settings it has by now."""
+def run_spec_of(plan: SweepPlan, trial: TrialRecord) -> RunSpec:
+    """The run spec of a trial with the settings it has by now."""
     drawn = next(each.settings for each in plan.trials if each.name == trial.name)
     settings = settings_with(plan, trial.name, trial.present) if trial.exploits else drawn
-    return prepare_job(_with_shared_tracking(plan, settings))
+    return prepare_run(_with_shared_tracking(plan, settings))
 
 
 def _with_shared_tracking(plan: SweepPlan, settings: PretrainSettings) -> PretrainSettings:
@@ -140,9 +142,9 @@ def _refuse_others(plan: SweepPlan, known: Mapping[str, TrialRecord]) -> None:
         )
 
 
-def _finished(before: TrialRecord, job: RunSpec, scores: Mapping[str, float]) -> TrialRecord:
-    figures = {**before.figures, **figures_of(job), **scores}
-    return replace(before, status="finished", steps=job.steps, figures=figures, error=None)
+def _finished(before: TrialRecord, run_spec: RunSpec, scores: Mapping[str, float]) -> TrialRecord:
+    figures = {**before.figures, **figures_of(run_spec), **scores}
+    return replace(before, status="finished", steps=run_spec.steps, figures=figures, error=None)
 
 
 def _unfinished(before: TrialRecord, sweep: SweepSettings) -> TrialRecord:
@@ -151,14 +153,14 @@ def _unfinished(before: TrialRecord, sweep: SweepSettings) -> TrialRecord:
     return replace(before, status="interrupted" if before.attempts else "waiting")
 
 
-def is_finished(job: RunSpec) -> bool:
-    """True if the job's run folder holds the encoder of its end; TrainingError if it was made with other settings."""
+def is_finished(run_spec: RunSpec) -> bool:
+    """True if the run folder holds the encoder of its end; TrainingError if it was made with other settings."""
     try:
-        made = encoder_folder.describe_encoder(job.run.location)
-        settings = yaml.safe_load(job.run.read(SETTINGS))
+        made = encoder_folder.describe_encoder(run_spec.run.location)
+        settings = yaml.safe_load(run_spec.run.read(SETTINGS))
     except (CheckpointError, FileNotFoundError):
         return False
-    check_same_run(job, {"manifest_hash": made["manifest_hash"], "settings": settings})
-    names = checkpoints.names(job.run)
-    whole = names[-1] == checkpoints.name_of(job.steps) if names else True
-    return bool(whole and settings["train"]["epochs"] == job.settings.train.epochs)
+    check_same_run(run_spec, {"manifest_hash": made["manifest_hash"], "settings": settings})
+    names = checkpoints.names(run_spec.run)
+    whole = names[-1] == checkpoints.name_of(run_spec.steps) if names else True
+    return bool(whole and settings["train"]["epochs"] == run_spec.settings.train.epochs)

@@ -27,8 +27,8 @@ from beatray.sweep.settings import SweepSettings
 from beatray.sweep.space import name_of, short_keys, shown
 from beatray.track.journal import figure_today
 from beatray.train import checkpoint as checkpoints
-from beatray.train.job import RunSpec
 from beatray.train.run_folder import METRICS
+from beatray.train.run_spec import RunSpec
 
 VALIDATION_LOSS = "validation_loss"
 REPORTED = ("loss", VALIDATION_LOSS)
@@ -80,9 +80,9 @@ def _curves(method: dict[str, Any]) -> list[str]:
     return [curve.key for curve in kind.curves(objectives.objective_settings(name, method, "objective."))]
 
 
-def check_metric(job: RunSpec, sweep: SweepSettings) -> None:
+def check_metric(run_spec: RunSpec, sweep: SweepSettings) -> None:
     """SettingsError if the trial could not be ranked, or not be stopped early, by the sweep's metric."""
-    validates = bool(job.validation.groups)
+    validates = bool(run_spec.validation.groups)
     if sweep.metric == VALIDATION_LOSS and not validates:
         raise SettingsError(
             "it has nothing to validate on: choose corpus.validation_folds that the corpus has and "
@@ -95,12 +95,12 @@ def check_metric(job: RunSpec, sweep: SweepSettings) -> None:
             f"while they train, trials report {' and '.join(REPORTED)}: sweep.metric={sweep.metric} is known too late "
             f"for search={sweep.search}; take search=random"
         )
-    if sweep.search == "pbt" and sweep.grace_period >= job.settings.train.epochs:
+    if sweep.search == "pbt" and sweep.grace_period >= run_spec.settings.train.epochs:
         raise SettingsError(
-            f"sweep.grace_period={sweep.grace_period} leaves no round of train.epochs={job.settings.train.epochs} in "
-            "which a trial could exploit another: lower it"
+            f"sweep.grace_period={sweep.grace_period} leaves no round of train.epochs={run_spec.settings.train.epochs} "
+            "in which a trial could exploit another: lower it"
         )
-    every = job.settings.train.validate_every_epochs if validates else 1
+    every = run_spec.settings.train.validate_every_epochs if validates else 1
     if every > sweep.grace_period or (sweep.search == "pbt" and sweep.grace_period % every):
         raise SettingsError(
             f"it reports every {every} epochs, which does not fit sweep.grace_period={sweep.grace_period}: set "
@@ -108,14 +108,14 @@ def check_metric(job: RunSpec, sweep: SweepSettings) -> None:
         )
 
 
-def figures_of(job: RunSpec) -> dict[str, float]:
+def figures_of(run_spec: RunSpec) -> dict[str, float]:
     """The last figures of a run, from its folder; the validation loss is that of the exported weights."""
     try:
-        text = job.run.read(METRICS).decode()
+        text = run_spec.run.read(METRICS).decode()
     except FileNotFoundError:
         return {}
     figures = last_figures([_today(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()])
-    best = checkpoints.best(job.run) if job.settings.checkpoint.export == "best" else None
+    best = checkpoints.best(run_spec.run) if run_spec.settings.checkpoint.export == "best" else None
     return figures if best is None else {**figures, VALIDATION_LOSS: best[1]}
 
 

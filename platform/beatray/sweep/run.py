@@ -28,7 +28,7 @@ from beatray.sweep.asha import EpochAsha, Pace
 from beatray.sweep.callback import Stopper, SweepCallback, Tell
 from beatray.sweep.evaluation import evaluate_controls
 from beatray.sweep.population import exploits, score_at, stopped_after, targets
-from beatray.sweep.progress import Prepared, job_of, with_copies
+from beatray.sweep.progress import Prepared, run_spec_of, with_copies
 from beatray.sweep.ranking import tables
 from beatray.sweep.record import ENDED, SweepRecord
 from beatray.sweep.resources import DRIVER_CPUS, at_a_time, check_trial
@@ -36,9 +36,9 @@ from beatray.sweep.space import shown
 from beatray.sweep.tracking import SweepTracking
 from beatray.sweep.trial import trial_main
 from beatray.train.checkpoint import newest_step
-from beatray.train.job import RunSpec
 from beatray.train.launch import check
 from beatray.train.run_folder import STOP
+from beatray.train.run_spec import RunSpec
 
 TUNE_FOLDER = ".tune"
 TUNE_SETTINGS = {
@@ -54,15 +54,15 @@ def run(prepared: Prepared, tell: Tell) -> SweepRecord:
     """Run what is left of a sweep and return its record. Needs an open Ray session; raises SettingsError before the
     first trial starts if one of them cannot work. `tell` hears a line for every trial that ends."""
     plan = prepared.plan
-    todo = {name: prepared.jobs[name] for name in prepared.todo}
+    todo = {name: prepared.run_specs[name] for name in prepared.todo}
     available = ray.cluster_resources()
-    for name, job in todo.items():
+    for name, run_spec in todo.items():
         try:
-            check_trial(job.settings, available)
-            check(job)
+            check_trial(run_spec.settings, available)
+            check(run_spec)
         except (SettingsError, TrainingError) as error:
             raise SettingsError(f"trial {name}: {error}") from error
-    at_once = at_a_time([job.settings for job in todo.values()], available, plan.sweep.max_concurrent_trials)
+    at_once = at_a_time([run_spec.settings for run_spec in todo.values()], available, plan.sweep.max_concurrent_trials)
     with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
         tracking.settle_ended()
         tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
@@ -109,7 +109,7 @@ def _tune(prepared: Prepared, todo: Mapping[str, RunSpec], at_once: int, callbac
     os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_SETTINGS.items()})
     plan.folder.delete(STOP)
     plan.folder.delete_folder(TUNE_FOLDER)  # of a start that was killed
-    settings = {name: job.settings for name, job in todo.items()}
+    settings = {name: run_spec.settings for name, run_spec in todo.items()}
     main = ray.tune.with_parameters(
         trial_main, trials=settings, evaluation=plan.evaluation, folder=plan.folder.location
     )
@@ -139,19 +139,21 @@ def _tune(prepared: Prepared, todo: Mapping[str, RunSpec], at_once: int, callbac
 def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, tell: Tell) -> None:
     """Population based training: a Tune experiment for each round, and what exploits what between them."""
     plan, record = prepared.plan, prepared.record
-    ends = targets(next(iter(prepared.jobs.values())), plan.sweep.grace_period)
+    ends = targets(next(iter(prepared.run_specs.values())), plan.sweep.grace_period)
     for number, end in enumerate(ends):
         last = number == len(ends) - 1
-        jobs = {each.name: job_of(plan, each) for each in record.trials if each.status not in (*ENDED, "failed")}
+        run_specs = {
+            each.name: run_spec_of(plan, each) for each in record.trials if each.status not in (*ENDED, "failed")
+        }
         due = {
-            name: job if last else stopped_after(job, end)
-            for name, job in jobs.items()
-            if last or newest_step(job.run) < end
+            name: run_spec if last else stopped_after(run_spec, end)
+            for name, run_spec in run_specs.items()
+            if last or newest_step(run_spec.run) < end
         }
         if due:
             _tune(prepared, due, at_once, callback.until(None if last else end))
-        going = [name for name in jobs if record[name].status != "failed"]
-        if last or callback.stopping or any(newest_step(jobs[name].run) < end for name in going):
+        going = [name for name in run_specs if record[name].status != "failed"]
+        if last or callback.stopping or any(newest_step(run_specs[name].run) < end for name in going):
             return
         _exploit(prepared, number, end, tell)
 
@@ -162,7 +164,7 @@ def _exploit(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
     if any(each["number"] == number for each in record.rounds):
         return
     alive = {each.name: each for each in record.trials if each.status not in (*ENDED, "failed")}
-    scores = {name: score_at(prepared.jobs[name], plan.sweep.metric, end) for name in alive}
+    scores = {name: score_at(prepared.run_specs[name], plan.sweep.metric, end) for name in alive}
     present = {name: trial.present for name, trial in alive.items()}
     turns = exploits(number, end, scores, present, plan.sweep)
     record.decide(number, end, {name: asdict(turn) for name, turn in turns.items()})
@@ -177,8 +179,8 @@ def _scheduler(prepared: Prepared, callback: SweepCallback) -> EpochAsha | None:
     if sweep.search != "asha":
         return None
     paces = {
-        name: Pace(job.steps // job.settings.train.epochs, job.settings.train.epochs)
-        for name, job in prepared.jobs.items()
+        name: Pace(run_spec.steps // run_spec.settings.train.epochs, run_spec.settings.train.epochs)
+        for name, run_spec in prepared.run_specs.items()
     }
     earlier = {trial.name: trial.reports for trial in prepared.record.trials}
     ended = [name for name in earlier if name not in prepared.todo]

@@ -25,7 +25,7 @@ from beatray.sweep.record import ENDED, Status, TrialRecord
 from beatray.track.memory import MEMORY, Memory
 from beatray.track.setup import LOCAL_KEYS, tracking_for
 from beatray.track.tracker import Tracker, logged_as
-from beatray.train.job import RunSpec
+from beatray.train.run_spec import RunSpec
 from beatray.train.tracked import tracked
 
 MLFLOW_STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED"}
@@ -52,7 +52,7 @@ class SweepTracking:
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared, self._plan = prepared, prepared.plan
-        plan, manifest_hash = prepared.plan, next(iter(prepared.jobs.values())).manifest_hash
+        plan, manifest_hash = prepared.plan, next(iter(prepared.run_specs.values())).manifest_hash
         self._folder = plan.folder.folder if plan.folder.is_local else Path(tempfile.mkdtemp(prefix="beatray-sweep-"))
         self._children: dict[str, _Child] = {}
         self._pull()
@@ -96,19 +96,19 @@ class SweepTracking:
     def start(self, name: str) -> None:
         """Follow a trial; one that is tried again is followed on."""
         if self._parent is not None and name not in self._children:
-            self._children[name] = _Child(name, self._prepared.jobs[name], self._plan.name, self._parent)
+            self._children[name] = _Child(name, self._prepared.run_specs[name], self._plan.name, self._parent)
 
     def end(self, name: str, status: Status) -> None:
         """The trial has ended; what is left of it is sent in the background."""
         if name in self._children:
-            job, evaluation = self._prepared.jobs[name], self._plan.evaluation
-            scores = kept_scores(job, evaluation) if evaluation is not None and status == "finished" else None
+            run_spec, evaluation = self._prepared.run_specs[name], self._plan.evaluation
+            scores = kept_scores(run_spec, evaluation) if evaluation is not None and status == "finished" else None
             self._children[name].end(MLFLOW_STATUS.get(status, "FAILED"), scores or {})
 
     def settle_ended(self) -> None:
         """Bring to an end what an earlier start, killed or without the server, left open of trials that had ended."""
         for trial in self._prepared.record.trials:
-            if trial.status in ENDED and not is_settled(self._prepared.jobs[trial.name].run):
+            if trial.status in ENDED and not is_settled(self._prepared.run_specs[trial.name].run):
                 self.start(trial.name)
                 self.end(trial.name, trial.status)
 
@@ -145,7 +145,7 @@ class SweepTracking:
 
 def settle(prepared: Prepared) -> None:
     """For a sweep with nothing left to do: send what MLflow does not have yet."""
-    runs = [prepared.plan.folder, *(job.run for job in prepared.jobs.values())]
+    runs = [prepared.plan.folder, *(run_spec.run for run_spec in prepared.run_specs.values())]
     if prepared.plan.base.tracking.uri is None or all(map(is_settled, runs)):
         return
     with SweepTracking(prepared) as tracking:
@@ -185,8 +185,8 @@ def _params(plan: SweepPlan) -> dict[str, object]:
 class _Child:
     """One trial's MLflow run, followed by a thread of its own."""
 
-    def __init__(self, name: str, job: RunSpec, sweep: str, parent: Tracker) -> None:
-        self._job, self._parent = job, parent
+    def __init__(self, name: str, run_spec: RunSpec, sweep: str, parent: Tracker) -> None:
+        self._run_spec, self._parent = run_spec, parent
         self._tags = {"beatray.trial": name, "beatray.sweep": sweep}
         self._ended = threading.Event()
         self._status = "KILLED"
@@ -210,7 +210,7 @@ class _Child:
         parent = parent or self._parent.wait_for_run(PATIENCE_S)
         if parent is None:
             return
-        with tracked(self._job, parent, self._tags) as tracker:
+        with tracked(self._run_spec, parent, self._tags) as tracker:
             self._ended.wait()
             if tracker is None:
                 return

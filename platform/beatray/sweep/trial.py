@@ -27,7 +27,7 @@ from beatray.storage.store import Store
 from beatray.sweep.evaluation import evaluate_trial
 from beatray.sweep.ranking import figures_of
 from beatray.train.launch import pretrain
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.run_folder import STOP
 
 
@@ -48,13 +48,13 @@ def run_trial(
 ) -> Outcome:
     """Train with these settings, to the end or on from the run's own checkpoint, and evaluate the encoder where the
     sweep wants that. Needs an open Ray session."""
-    job = prepare_job(settings)
-    result = pretrain(job, callbacks)
+    run_spec = prepare_run(settings)
+    result = pretrain(run_spec, callbacks)
     if evaluation is None or not result.finished:
-        return Outcome(result.finished, result.steps, figures_of(job))
+        return Outcome(result.finished, result.steps, figures_of(run_spec))
     if asked_to_stop():
-        return Outcome(False, result.steps, figures_of(job))
-    return Outcome(True, result.steps, {**figures_of(job), **evaluate_trial(job, evaluation)})
+        return Outcome(False, result.steps, figures_of(run_spec))
+    return Outcome(True, result.steps, {**figures_of(run_spec), **evaluate_trial(run_spec, evaluation)})
 
 
 class Reports(ray.train.UserCallback):  # type: ignore[misc]

@@ -30,11 +30,11 @@ from beatray.settings import PretrainSettings
 from beatray.storage.hashed_folder import FILES
 from beatray.train import checkpoint as checkpoints
 from beatray.train import watchdog
-from beatray.train.job import RunSpec, check_same_run, shown_settings
 from beatray.train.loop import FOR_GOOD, Hooks, train
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
 from beatray.train.run_folder import ALIVE, OWNER, SETTINGS, STOP, STOPPED, is_superseded, read_text
+from beatray.train.run_spec import RunSpec, check_same_run, shown_settings
 
 log = logging.getLogger(__name__)
 
@@ -58,40 +58,40 @@ class RunResult:
         return 0 if self.finished else 75 if self.stopped_on_request else 1
 
 
-def check(job: RunSpec) -> checkpoints.Checkpoint | None:
+def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
     """Everything that can be wrong before the first step; returns the checkpoint the run would continue from.
 
     Needs an open Ray session. Raises SettingsError or TrainingError; touches nothing.
     """
-    check_resources(job.settings, ray.cluster_resources())
-    newest = checkpoints.latest(job.run)
+    check_resources(run_spec.settings, ray.cluster_resources())
+    newest = checkpoints.latest(run_spec.run)
     if newest is not None:
-        check_same_run(job, newest.state)
+        check_same_run(run_spec, newest.state)
         done = int(newest.state["global_step"])
-        if done > job.steps:
+        if done > run_spec.steps:
             raise TrainingError(
-                f"run {job.settings.run} has already done {done} steps, more than the {job.steps} asked for. Choose "
-                "another run=, or at least as many train.epochs."
+                f"run {run_spec.settings.run} has already done {done} steps, more than the {run_spec.steps} asked for. "
+                "Choose another run=, or at least as many train.epochs."
             )
-    elif _is_exported(job):
-        made = encoder_folder.describe_encoder(job.run.location)
-        if made["manifest_hash"] != job.manifest_hash or made["objective"] != job.settings.objective:
+    elif _is_exported(run_spec):
+        made = encoder_folder.describe_encoder(run_spec.run.location)
+        if made["manifest_hash"] != run_spec.manifest_hash or made["objective"] != run_spec.settings.objective:
             raise TrainingError(
-                f"{job.run.where()} holds a finished run of another objective or corpus. Choose another run=, or "
+                f"{run_spec.run.where()} holds a finished run of another objective or corpus. Choose another run=, or "
                 "remove the folder."
             )
     return newest
 
 
-def _is_exported(job: RunSpec) -> bool:
+def _is_exported(run_spec: RunSpec) -> bool:
     """True if encoder/ is that of the whole run, not of one with fewer epochs that is being continued."""
-    if job.run.child(encoder_folder.ENCODER_FOLDER).size(FILES) is None:
+    if run_spec.run.child(encoder_folder.ENCODER_FOLDER).size(FILES) is None:
         return False
-    return bool(encoder_folder.describe_encoder(job.run.location)["run_steps"] == job.steps)
+    return bool(encoder_folder.describe_encoder(run_spec.run.location)["run_steps"] == run_spec.steps)
 
 
 def pretrain(
-    job: RunSpec, callbacks: Sequence[ray.train.UserCallback] = (), stop: threading.Event | None = None
+    run_spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = (), stop: threading.Event | None = None
 ) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
 
@@ -101,11 +101,11 @@ def pretrain(
     Raises SettingsError for a run that cannot work, SupersededError when another start has taken over, TrainingError
     when it stopped for a reason that a retry does not mend.
     """
-    settings, run = job.settings, job.run
-    newest = check(job)
+    settings, run = run_spec.settings, run_spec.run
+    newest = check(run_spec)
     began = int(newest.state["global_step"]) if newest else 0
-    if _is_exported(job) and (newest is None or began == job.steps):
-        return RunResult(run.where(), job.steps, True, job.steps)
+    if _is_exported(run_spec) and (newest is None or began == run_spec.steps):
+        return RunResult(run.where(), run_spec.steps, True, run_spec.steps)
     if stop is not None and stop.is_set():
         return RunResult(run.where(), began, False, began, stopped_on_request=True)
     start = uuid.uuid4().hex
@@ -116,27 +116,27 @@ def pretrain(
     waits_for = missing_now(settings, ray.available_resources(), ray.cluster_resources())
     if waits_for:
         log.warning("waiting up to %g minutes for room: %s", settings.train.start_minutes, waits_for)
-    failure = _fit(job, start, _trainer(job, start, callbacks), stop)
+    failure = _fit(run_spec, start, _trainer(run_spec, start, callbacks), stop)
     if is_superseded(run, start):
         raise SupersededError(f"another start of run {settings.run} has taken over; this one has ended")
-    why = read_text(run, STOPPED) or _stalled(job, start)
+    why = read_text(run, STOPPED) or _stalled(run_spec, start)
     if why is None and failure is not None:
         why = _last_line(failure)
     if why is not None:
         raise TrainingError(_advice(settings, why)) from failure
     steps = checkpoints.newest_step(run)
-    finished = _is_exported(job) and steps in (0, job.steps)
+    finished = _is_exported(run_spec) and steps in (0, run_spec.steps)
     stopped = run.size(STOP) is not None
-    return RunResult(run.where(), job.steps if finished else steps, finished, began, stopped)
+    return RunResult(run.where(), run_spec.steps if finished else steps, finished, began, stopped)
 
 
-def request_stop(job: RunSpec) -> None:
+def request_stop(run_spec: RunSpec) -> None:
     """Ask the ranks of a run for a checkpoint and an end; they hear it within a second or two."""
-    job.run.write(STOP, b"stop with a checkpoint\n")
+    run_spec.run.write(STOP, b"stop with a checkpoint\n")
 
 
 def _fit(
-    job: RunSpec, start: str, trainer: TorchTrainer, stop: threading.Event | None
+    run_spec: RunSpec, start: str, trainer: TorchTrainer, stop: threading.Event | None
 ) -> ray.train.TrainingFailedError | None:
     """Run the trainer in a thread, so that this one can pass on a wish to stop and notice that nobody is alive.
 
@@ -152,21 +152,21 @@ def _fit(
 
     thread = threading.Thread(target=fit, name="beatray-fit", daemon=True)
     thread.start()
-    asked, patience = False, 60 * job.settings.train.start_minutes + GROUP_START_S
+    asked, patience = False, 60 * run_spec.settings.train.start_minutes + GROUP_START_S
     alive, alive_at = None, time.monotonic()
     while thread.is_alive():
         thread.join(0.5)
         if stop is not None and stop.is_set() and not asked:
             asked = True
-            request_stop(job)
+            request_stop(run_spec)
         if time.monotonic() - alive_at > min(10.0, patience / 4):
-            sign = read_text(job.run, ALIVE)
+            sign = read_text(run_spec.run, ALIVE)
             if sign != alive:
                 alive, alive_at = sign, time.monotonic()
             elif time.monotonic() - alive_at > patience:
-                job.run.write(STOPPED, b"no workers")  # should they come after all, they end at once
+                run_spec.run.write(STOPPED, b"no workers")  # should they come after all, they end at once
                 raise TrainingError(
-                    f"run {job.settings.run}: there have been no workers for {patience / 60:.0f} minutes. Ray has "
+                    f"run {run_spec.settings.run}: there have been no workers for {patience / 60:.0f} minutes. Ray has "
                     f"{_words(ray.cluster_resources())}, of which {_words(ray.available_resources())} are free; see "
                     "`ray status`, and raise train.start_minutes if nodes take longer to come."
                 )
@@ -181,15 +181,15 @@ def _words(resources: dict[str, float]) -> str:
     return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 
-def _trainer(job: RunSpec, start: str, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
-    settings = job.settings.train
-    gpu = use_gpu(job.settings, ray.cluster_resources())
+def _trainer(run_spec: RunSpec, start: str, callbacks: Sequence[ray.train.UserCallback]) -> TorchTrainer:
+    settings = run_spec.settings.train
+    gpu = use_gpu(run_spec.settings, ray.cluster_resources())
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{GROUP_START_S:g}")
     group_start_s = float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
     workers: Any = settings.workers
     return TorchTrainer(
         _rank_main,
-        train_loop_config={"job": job, "start": start},
+        train_loop_config={"run_spec": run_spec, "start": start},
         # a collective that waits longer than the watchdog allows must not outlive it by half an hour
         torch_config=TorchConfig(timeout_s=int(60 * settings.stall_minutes) + 60),
         scaling_config=ScalingConfig(
@@ -200,7 +200,7 @@ def _trainer(job: RunSpec, start: str, callbacks: Sequence[ray.train.UserCallbac
         ),
         run_config=RunConfig(
             name=f"ray-{uuid.uuid4().hex}",  # never the same twice: Ray would resume its own record of an older start
-            storage_path=job.run.child("ray").location,
+            storage_path=run_spec.run.child("ray").location,
             failure_config=FailureConfig(
                 max_failures=settings.max_failures,
                 controller_failure_limit=max(1, round(60 * settings.start_minutes / group_start_s)),
@@ -214,13 +214,14 @@ def _advice(settings: PretrainSettings, why: str) -> str:
     return f"run {settings.run} stopped: {why}\nThe newest checkpoint is kept; the same command continues the run."
 
 
-def _stalled(job: RunSpec, start: str) -> str | None:
-    dumps = watchdog.stalls(job.run, start)
+def _stalled(run_spec: RunSpec, start: str) -> str | None:
+    dumps = watchdog.stalls(run_spec.run, start)
     if not dumps:
         return None
     return (
-        f"no step ended for {job.settings.train.stall_minutes:g} minutes; what each worker was doing is in "
-        f"{job.run.where(watchdog.STALLS)} ({', '.join(dumps)}). Raise train.stall_minutes if a step may take that long"
+        f"no step ended for {run_spec.settings.train.stall_minutes:g} minutes; what each worker was doing is in "
+        f"{run_spec.run.where(watchdog.STALLS)} ({', '.join(dumps)}). Raise train.stall_minutes if a step may "
+        "take that long"
     )
 
 
@@ -228,10 +229,10 @@ def _last_line(error: BaseException) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if "Error" in line), str(error).strip())
 
 
-def _is_over(job: RunSpec, start: str) -> bool:
+def _is_over(run_spec: RunSpec, start: str) -> bool:
     """True if there is nothing more to do for this start: it failed for good, stalled, or another has taken over."""
-    over = read_text(job.run, STOPPED) is not None or bool(watchdog.stalls(job.run, start))
-    return over or is_superseded(job.run, start)
+    over = read_text(run_spec.run, STOPPED) is not None or bool(watchdog.stalls(run_spec.run, start))
+    return over or is_superseded(run_spec.run, start)
 
 
 def _rank_main(config: dict[str, Any]) -> None:
@@ -242,11 +243,11 @@ def _rank_main(config: dict[str, Any]) -> None:
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    job: RunSpec = config["job"]
+    run_spec: RunSpec = config["run_spec"]
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
-    if ranks.from_first(ranks.is_first and _is_over(job, config["start"])):
+    if ranks.from_first(ranks.is_first and _is_over(run_spec, config["start"])):
         return
     hooks = Hooks(
         start=config["start"],
@@ -254,11 +255,13 @@ def _rank_main(config: dict[str, Any]) -> None:
         preempted=lambda: ray.train.get_preemption_info() is not None,
     )
     try:
-        if not ranks.all_true(job.run.size(SETTINGS) is not None):
-            raise TrainingError(f"{job.run.where()} is not the same folder on every node; out= must be a shared one")
-        check_readers_fit(job.settings, ranks.world, ray.cluster_resources())
-        train(job, ranks, hooks)
+        if not ranks.all_true(run_spec.run.size(SETTINGS) is not None):
+            raise TrainingError(
+                f"{run_spec.run.where()} is not the same folder on every node; out= must be a shared one"
+            )
+        check_readers_fit(run_spec.settings, ranks.world, ray.cluster_resources())
+        train(run_spec, ranks, hooks)
     except FOR_GOOD as error:
-        if not isinstance(error, SupersededError) and not is_superseded(job.run, config["start"]):
-            job.run.write(STOPPED, str(error).encode())
+        if not isinstance(error, SupersededError) and not is_superseded(run_spec.run, config["start"]):
+            run_spec.run.write(STOPPED, str(error).encode())
         raise

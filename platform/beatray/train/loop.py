@@ -25,11 +25,11 @@ from beatray.augment.draws import record_key
 from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededError, TrainingError
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit, difference, key_sum, names_by_place, names_of_keys
-from beatray.train.job import RunSpec, ViewsOnWorker, check_same_run
 from beatray.train.order import MicroBatch, epoch_order, steps_per_epoch
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED
+from beatray.train.run_spec import RunSpec, ViewsOnWorker, check_same_run
 from beatray.train.step import Learner
 from beatray.train.stream import Batch, batches
 from beatray.train.validation import Validation
@@ -52,7 +52,7 @@ class Hooks:
 class _Training:
     """What the parts of the loop share."""
 
-    job: RunSpec
+    run_spec: RunSpec
     ranks: Ranks
     hooks: Hooks
     learner: Learner
@@ -84,35 +84,35 @@ class _Verdict:
         return sum(part.global_rows for part in self.parts)
 
 
-def train(job: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
+def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
     """Train this rank to the end of the run, from its newest checkpoint if there is one; False if stopped before."""
-    hooks, settings = hooks or Hooks(), job.settings.train
+    hooks, settings = hooks or Hooks(), run_spec.settings.train
     torch.set_num_threads(settings.threads_per_worker)
     with contextlib.ExitStack() as stack:
-        watchdog = stack.enter_context(Watchdog(job.run, hooks.start, ranks.rank, settings.stall_minutes))
-        learner = Learner(job, ranks)
-        state = _resume(job, ranks, learner)
-        done, per_epoch = int(state.get("global_step", 0)), steps_per_epoch(job.rows, settings.batch_size)
+        watchdog = stack.enter_context(Watchdog(run_spec.run, hooks.start, ranks.rank, settings.stall_minutes))
+        learner = Learner(run_spec, ranks)
+        state = _resume(run_spec, ranks, learner)
+        done, per_epoch = int(state.get("global_step", 0)), steps_per_epoch(run_spec.rows, settings.batch_size)
         counted = state.get("account", [0, 0, 0])
-        last = job.steps if settings.stop_after_steps is None else min(job.steps, settings.stop_after_steps)
+        last = run_spec.steps if settings.stop_after_steps is None else min(run_spec.steps, settings.stop_after_steps)
         first = None
         if ranks.is_first:
-            first = stack.enter_context(RankZero(job, done, hooks.start, state.get("validation_loss")))
+            first = stack.enter_context(RankZero(run_spec, done, hooks.start, state.get("validation_loss")))
         t = _Training(
-            job=job,
+            run_spec=run_spec,
             ranks=ranks,
             hooks=hooks,
             learner=learner,
             watchdog=watchdog,
-            validation=Validation(job, ranks) if done < last and job.validation.groups else None,
+            validation=Validation(run_spec, ranks) if done < last and run_spec.validation.groups else None,
             first=first,
             per_epoch=per_epoch,
             audit=None if counted is None else EpochAudit(*counted),
-            names=names_of_keys(job.stream) if settings.log_ids and ranks.is_first else {},
+            names=names_of_keys(run_spec.stream) if settings.log_ids and ranks.is_first else {},
             seen=[],
             seen_from=done % per_epoch,
         )
-        feed = stack.enter_context(contextlib.closing(_feed(job, ranks, divmod(done, per_epoch), last - done)))
+        feed = stack.enter_context(contextlib.closing(_feed(run_spec, ranks, divmod(done, per_epoch), last - done)))
         for number in range(done, last):
             batch, waited, fault = _next(feed)
             verdict = _agree(t, batch, fault)
@@ -130,14 +130,14 @@ def train(job: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             first.settle()
             _raise(first.fault())
             watchdog.step()
-            if last == job.steps:
+            if last == run_spec.steps:
                 first.export(learner.objective)
-    return last == job.steps
+    return last == run_spec.steps
 
 
 def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float, verdict: _Verdict) -> None:
     """One global step, and what follows from it: journals, the end of an epoch, validation, a checkpoint."""
-    settings, first, rows = t.job.settings.train, t.first, verdict.rows
+    settings, first, rows = t.run_spec.settings.train, t.first, verdict.rows
     started = time.perf_counter()
     logs, norm = t.learner.step(number, batch.arrays, batch.epoch, verdict.parts)
     seconds = time.perf_counter() - started
@@ -184,26 +184,26 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
             t.untold = None
 
 
-def _resume(job: RunSpec, ranks: Ranks, learner: Learner) -> dict[str, Any]:
+def _resume(run_spec: RunSpec, ranks: Ranks, learner: Learner) -> dict[str, Any]:
     """Load the newest whole checkpoint, the same on all ranks; returns its state, empty at the start of a run."""
-    chosen = checkpoints.latest(job.run) if ranks.is_first else None
+    chosen = checkpoints.latest(run_spec.run) if ranks.is_first else None
     name = ranks.from_first(chosen.name if chosen else None)
     if name is None:
         return {}
-    found = chosen or checkpoints.load(job.run, name)
-    check_same_run(job, found.state)
+    found = chosen or checkpoints.load(run_spec.run, name)
+    check_same_run(run_spec, found.state)
     checkpoints.restore(found, learner.objective, learner.optimizer)
     return found.state
 
 
-def _feed(job: RunSpec, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
+def _feed(run_spec: RunSpec, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
     if n_steps <= 0:
         return
     make_views = None
-    if job.settings.train.augment_on == "workers":
-        objective, encoder = json.dumps(job.settings.objective), json.dumps(job.settings.encoder)
-        make_views = ViewsOnWorker(objective, encoder, json.dumps(job.statistics), job.settings.seed)
-    yield from batches(job.stream, ranks.rank, ranks.world, start, n_steps, make_views)
+    if run_spec.settings.train.augment_on == "workers":
+        objective, encoder = json.dumps(run_spec.settings.objective), json.dumps(run_spec.settings.encoder)
+        make_views = ViewsOnWorker(objective, encoder, json.dumps(run_spec.statistics), run_spec.settings.seed)
+    yield from batches(run_spec.stream, ranks.rank, ranks.world, start, n_steps, make_views)
 
 
 def _next(feed: Iterator[Batch]) -> tuple[Batch | None, float, Exception | None]:
@@ -219,7 +219,7 @@ def _next(feed: Iterator[Batch]) -> tuple[Batch | None, float, Exception | None]
 
 def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdict:
     """One exchange before each step: has every rank its data, does anybody want to stop, how many rows are there?"""
-    first, n_parts = t.first, t.job.settings.train.gradient_accumulation_steps
+    first, n_parts = t.first, t.run_spec.settings.train.gradient_accumulation_steps
     keys = np.empty(0, np.int64) if batch is None else batch.arrays["record_key"]
     mine = [
         int(fault is not None or (first is not None and first.fault() is not None)),
@@ -273,7 +273,7 @@ def _end_epoch(t: _Training, number: int, epoch: int) -> float | None:
     """Prove that the epoch was whole, and validate where it is time to; returns the validation loss."""
     _check_epoch(t, epoch)
     t.audit, t.seen, t.seen_from = EpochAudit(), [], 0
-    settings = t.job.settings.train
+    settings = t.run_spec.settings.train
     if t.validation is None:
         return None
     if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.epochs:
@@ -296,9 +296,9 @@ def _refuse(t: _Training, batch: Batch, number: int) -> None:
     t.strikes += 1
     keys = _global_keys(t, batch)
     if t.first is not None:
-        t.names = t.names or names_of_keys(t.job.stream)
+        t.names = t.names or names_of_keys(t.run_spec.stream)
         t.first.log_refused(number, [t.names.get(key, f"key {key}") for key in keys])
-    if t.strikes >= t.job.settings.train.max_nonfinite:
+    if t.strikes >= t.run_spec.settings.train.max_nonfinite:
         raise TrainingError(
             f"the loss or its gradient was not finite {t.strikes} times in a row (last at step {number}). The newest "
             f"checkpoint is whole; lower train.learning_rate or look at the recordings listed in {REFUSED}."
@@ -307,14 +307,18 @@ def _refuse(t: _Training, batch: Batch, number: int) -> None:
 
 def _check_epoch(t: _Training, epoch: int) -> None:
     """Every recording once: CorpusError with the names of what is missing or doubled otherwise."""
-    job = t.job
-    if t.audit is None or t.audit.holds(job.rows, job.key_sum):
+    run_spec = t.run_spec
+    if t.audit is None or t.audit.holds(run_spec.rows, run_spec.key_sum):
         return
     keys = [key for part in t.ranks.gather(np.concatenate(t.seen).tolist()) for key in part]
-    places = [[record_key(name) for name in names] for names in names_by_place(job.stream)]
-    order = epoch_order(job.stream.sizes, job.stream.order, epoch)[t.seen_from * job.settings.train.batch_size :]
-    told = difference(keys, [places[group][row] for group, row in order.tolist()], names_of_keys(job.stream))
-    raise CorpusError(f"epoch {epoch} saw {t.audit.rows} rows where the manifest has {job.rows} for training: {told}")
+    places = [[record_key(name) for name in names] for names in names_by_place(run_spec.stream)]
+    order = epoch_order(run_spec.stream.sizes, run_spec.stream.order, epoch)[
+        t.seen_from * run_spec.settings.train.batch_size :
+    ]
+    told = difference(keys, [places[group][row] for group, row in order.tolist()], names_of_keys(run_spec.stream))
+    raise CorpusError(
+        f"epoch {epoch} saw {t.audit.rows} rows where the manifest has {run_spec.rows} for training: {told}"
+    )
 
 
 def _global_keys(t: _Training, batch: Batch) -> list[int]:

@@ -1,4 +1,4 @@
-"""From settings to a `Job`: opens the corpus, chooses its rows and fixes everything a rank needs.
+"""From settings to a `RunSpec`: opens the corpus, chooses its rows and fixes everything a rank needs.
 
 Everything that can be wrong with the words of a user is found here, before Ray starts.
 """
@@ -23,8 +23,8 @@ from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
 from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
-from beatray.train.job import RunSpec, build_model
 from beatray.train.order import OrderSettings
+from beatray.train.run_spec import RunSpec, build_model
 from beatray.train.stream import RowGroup, StreamSettings
 
 
@@ -64,7 +64,7 @@ def hashes_of(rows: pd.DataFrame) -> bytes:
     return np.unique(hashes).tobytes()
 
 
-def prepare_job(settings: PretrainSettings) -> RunSpec:
+def prepare_run(settings: PretrainSettings) -> RunSpec:
     """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
     if not settings.corpus.path:
         raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")

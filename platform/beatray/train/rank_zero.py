@@ -21,8 +21,8 @@ from beatray.objectives.objective import Objective
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit
-from beatray.train.job import RunSpec, shown_settings
 from beatray.train.run_folder import IDS, JOURNALS, METRICS, REFUSED, SKIPPED, STOPPED, RunFolder, RunLease
+from beatray.train.run_spec import RunSpec, shown_settings
 from beatray.train.writer import CheckpointWriter, describe
 
 log = logging.getLogger(__name__)
@@ -38,16 +38,18 @@ class RankZero:
     SupersededError before it touches anything if the run belongs to another start.
     """
 
-    def __init__(self, job: RunSpec, done: int, start: str | None, validation_loss: float | None) -> None:
-        self._job, self._saved = job, done
-        self._lease = RunLease(job.run, start)
-        self._folder = RunFolder.open(job.run)
+    def __init__(self, run_spec: RunSpec, done: int, start: str | None, validation_loss: float | None) -> None:
+        self._run_spec, self._saved = run_spec, done
+        self._lease = RunLease(run_spec.run, start)
+        self._folder = RunFolder.open(run_spec.run)
         self._folder.pull(*JOURNALS)
         self._journals = {name: Journal(self._folder.scratch / name) for name in JOURNALS}
         for name, journal in self._journals.items():
-            if name != IDS or job.settings.train.log_ids:
+            if name != IDS or run_spec.settings.train.log_ids:
                 journal.reopen(done)
-        self._writer = CheckpointWriter(job.run, job.settings.checkpoint, self._keep_journals, self._may_write)
+        self._writer = CheckpointWriter(
+            run_spec.run, run_spec.settings.checkpoint, self._keep_journals, self._may_write
+        )
         self._writer.mark_if_best(checkpoints.name_of(done), validation_loss)
         self._looked = time.monotonic()
         self._journal_fault: CheckpointError | None = None
@@ -83,7 +85,7 @@ class RankZero:
     def fault(self) -> Exception | None:
         """Why this rank must end, apart from its data: a full disk, or another start of the same run."""
         if self._lease.superseded:
-            return SupersededError(f"another start of run {self._job.settings.run} has taken over")
+            return SupersededError(f"another start of run {self._run_spec.settings.run} has taken over")
         return self._writer.fault() or self._journal_fault
 
     def wants_look(self) -> bool:
@@ -114,11 +116,11 @@ class RankZero:
     def note_end(self, why: str) -> None:
         """Leave word that the run has ended for good, and why."""
         if self._may_write():
-            self._job.run.write(STOPPED, why.encode())
+            self._run_spec.run.write(STOPPED, why.encode())
 
     def is_due(self, done: int, validation_loss: float | None) -> bool:
         """True if a checkpoint after `done` steps is asked for by steps, by minutes or by a better validation."""
-        settings = self._job.settings
+        settings = self._run_spec.settings
         minutes = settings.checkpoint.every_minutes
         limits = [60 * minutes] if minutes is not None else []
         if isinstance(settings.train.workers, tuple):
@@ -148,9 +150,9 @@ class RankZero:
             "step": step,
             "account": None if audit is None else [audit.rows, audit.keys, audit.dropped],
             "validation_loss": validation_loss,
-            "settings": shown_settings(self._job.settings),
-            "recipe": self._job.recipe,
-            "manifest_hash": self._job.manifest_hash,
+            "settings": shown_settings(self._run_spec.settings),
+            "recipe": self._run_spec.recipe,
+            "manifest_hash": self._run_spec.manifest_hash,
         }
         snapshot = checkpoints.snapshot(checkpoints.name_of(done), state, objective, optimizer)
         self._writer.submit(snapshot, validation_loss)
@@ -164,11 +166,11 @@ class RankZero:
 
         CheckpointError if it cannot be written.
         """
-        job, done, loss = self._job, self._job.steps, None
-        best = checkpoints.best(job.run) if job.settings.checkpoint.export == "best" else None
+        run_spec, done, loss = self._run_spec, self._run_spec.steps, None
+        best = checkpoints.best(run_spec.run) if run_spec.settings.checkpoint.export == "best" else None
         if best is not None:
             try:
-                chosen = checkpoints.load(job.run, best[0])
+                chosen = checkpoints.load(run_spec.run, best[0])
                 objective.load_state_dict(chosen.model)
                 done, loss = int(chosen.state["global_step"]), best[1]
             except CheckpointError as error:
@@ -177,20 +179,20 @@ class RankZero:
         description = {
             "name": encoder.name,
             "settings": encoder.described_settings(),
-            "recipe": job.recipe,
-            "objective": job.settings.objective,
-            "manifest_hash": job.manifest_hash,
-            "sources": job.sources,
-            "corpus_settings": as_dict(job.settings)["corpus"],
+            "recipe": run_spec.recipe,
+            "objective": run_spec.settings.objective,
+            "manifest_hash": run_spec.manifest_hash,
+            "sources": run_spec.sources,
+            "corpus_settings": as_dict(run_spec.settings)["corpus"],
             "steps": done,
-            "run_steps": job.steps,
+            "run_steps": run_spec.steps,
             "validation_loss": loss,
-            "seed": job.settings.seed,
+            "seed": run_spec.settings.seed,
         }
         try:
-            encoder_folder.export_encoder(job.run, encoder, description, job.trained_on)
+            encoder_folder.export_encoder(run_spec.run, encoder, description, run_spec.trained_on)
         except OSError as error:
-            raise CheckpointError(describe(error, f"encoder could be written to {job.run.where()}")) from error
+            raise CheckpointError(describe(error, f"encoder could be written to {run_spec.run.where()}")) from error
 
     def _log(self, name: str, line: dict[str, Any]) -> None:
         """Append to a journal. A full disk is told once; the line is kept and written when there is room again."""
@@ -198,7 +200,7 @@ class RankZero:
             self._journals[name].write(line)
         except OSError as error:
             told = describe(error, f"line could be added to {name}")
-            if self._job.settings.checkpoint.required:
+            if self._run_spec.settings.checkpoint.required:
                 self._journal_fault = CheckpointError(told)
             elif not self._journal_warned:
                 log.warning("%s; training goes on (checkpoint.required=false)", told)

@@ -13,19 +13,21 @@ from beatray.augment.draws import Draws
 from beatray.objectives.ema import Queue
 from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays
-from beatray.train.job import RunSpec, build_model, to_tensors
 from beatray.train.optimizer import build_optimizer, learning_rate, set_schedule, weight_decay
 from beatray.train.order import MicroBatch, steps_per_epoch
 from beatray.train.ranks import Ranks
+from beatray.train.run_spec import RunSpec, build_model, to_tensors
 
 
 class Learner:
     """An objective on its device, wrapped for the ranks there are, with its optimizer."""
 
-    def __init__(self, job: RunSpec, ranks: Ranks) -> None:
-        settings = job.settings
-        self._job, self._ranks = job, ranks
-        self.objective: Objective = build_model(settings.objective, settings.encoder, settings.seed, job.statistics)
+    def __init__(self, run_spec: RunSpec, ranks: Ranks) -> None:
+        settings = run_spec.settings
+        self._run_spec, self._ranks = run_spec, ranks
+        self.objective: Objective = build_model(
+            settings.objective, settings.encoder, settings.seed, run_spec.statistics
+        )
         self.objective.to(ranks.device)
         if settings.train.precision == "fp64":
             self.objective.double()
@@ -55,7 +57,7 @@ class Learner:
 
     def progress(self, number: int, epoch: int) -> Progress:
         """Where the run is at global step `number`."""
-        return Progress(number, self._job.steps, epoch, self._job.settings.train.epochs)
+        return Progress(number, self._run_spec.steps, epoch, self._run_spec.settings.train.epochs)
 
     def step(
         self, number: int, arrays: Arrays, epoch: int, parts: tuple[MicroBatch, ...]
@@ -66,11 +68,11 @@ class Learner:
         where nothing was learned: no rows are left, or the loss or the gradient of some rank is not finite; then
         weights, optimizer, statistics, teachers and queues are what they were.
         """
-        settings = self._job.settings
-        at, per_epoch = self.progress(number, epoch), steps_per_epoch(self._job.rows, settings.train.batch_size)
-        rate = learning_rate(number, self._job.steps, per_epoch, settings.train)
+        settings = self._run_spec.settings
+        at, per_epoch = self.progress(number, epoch), steps_per_epoch(self._run_spec.rows, settings.train.batch_size)
+        rate = learning_rate(number, self._run_spec.steps, per_epoch, settings.train)
         self._rate = rate
-        set_schedule(self.optimizer, rate, weight_decay(number, self._job.steps, settings.train))
+        set_schedule(self.optimizer, rate, weight_decay(number, self._run_spec.steps, settings.train))
         if not any(part.global_rows for part in parts):
             return None, math.nan
         torch.manual_seed(hash((settings.seed, number, self._ranks.rank)) & 0x7FFFFFFF)
@@ -93,14 +95,14 @@ class Learner:
         """What the objective is called with: its views of the arrays, or the arrays if views were made on workers."""
         views = to_tensors(arrays, self._ranks.device)
         if make:
-            views = self.objective.views(views, Draws.of(views, self._job.settings.seed, epoch))
-        if self._job.settings.train.precision == "fp64":
+            views = self.objective.views(views, Draws.of(views, self._run_spec.settings.seed, epoch))
+        if self._run_spec.settings.train.precision == "fp64":
             views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
         return views
 
     def _accumulate(self, arrays: Arrays, at: Progress, parts: tuple[MicroBatch, ...]) -> dict[str, float] | None:
         """Forward and backward over the micro-batches; None, and no gradient to be used, if a loss is not finite."""
-        settings, model, kind = self._job.settings, self._model, self._ranks.device.type
+        settings, model, kind = self._run_spec.settings, self._model, self._ranks.device.type
         half = settings.train.precision == "bf16"
         self.optimizer.zero_grad(set_to_none=True)
         logs: dict[str, float] = {}

@@ -13,13 +13,13 @@ from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.track.memory import MEMORY
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
-from beatray.train.job import RunSpec
 from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
+from beatray.train.run_spec import RunSpec
 
 
 @contextmanager
 def tracked(
-    job: RunSpec,
+    run_spec: RunSpec,
     parent_run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     folder: RunFolder | None = None,
@@ -29,7 +29,7 @@ def tracked(
     `folder` is the run folder as this process sees it; it is opened here if not given. In a Ray job the job's metadata
     name the MLflow run, and the run the job.
     """
-    settings, folder = job.settings, folder or RunFolder.open(job.run)
+    settings, folder = run_spec.settings, folder or RunFolder.open(run_spec.run)
     folder.pull(MEMORY, METRICS)
 
     def hear(run_id: str) -> None:
@@ -43,15 +43,15 @@ def tracked(
         out=Path(settings.out),
         run_name=settings.run,
         folder=folder.scratch,
-        place=job.run.where(),
+        place=run_spec.run.where(),
         settings=flat(as_dict(settings)),
         tags={
             "beatray.method": str(settings.objective["name"]),
-            "beatray.manifest": job.manifest_hash,
+            "beatray.manifest": run_spec.manifest_hash,
             **job_tags(),
             **(tags or {}),
         },
-        dataset={"name": "corpus", "digest": job.manifest_hash[:32], "source": settings.corpus.path},
+        dataset={"name": "corpus", "digest": run_spec.manifest_hash[:32], "source": settings.corpus.path},
         every_s=settings.tracking.flush_seconds,
         parent_run_id=parent_run_id,
         on_run=hear,

@@ -20,9 +20,9 @@ from beatray.corpus.schema import SCHEMA
 from beatray.errors import CorpusError
 from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays, corpus_columns, decode
-from beatray.train.job import RunSpec
 from beatray.train.order import epoch_order, share, steps_per_epoch
 from beatray.train.ranks import Ranks
+from beatray.train.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ VIEWS_EPOCH = 2**31 - 1
 class Validation:
     """One rank's share of the validation batches."""
 
-    def __init__(self, job: RunSpec, ranks: Ranks) -> None:
-        self._job, self._ranks = job, ranks
+    def __init__(self, run_spec: RunSpec, ranks: Ranks) -> None:
+        self._run_spec, self._ranks = run_spec, ranks
         self._batches: list[Arrays] = []
-        stream = job.validation
+        stream = run_spec.validation
         sizes = [len(group.rows) for group in stream.groups]
-        n_rows, batch_size = int(sum(sizes)), job.settings.train.batch_size
+        n_rows, batch_size = int(sum(sizes)), run_spec.settings.train.batch_size
         order = epoch_order(sizes, replace(stream.order, patients=None), 0) if n_rows else np.empty((0, 2), np.int32)
         shares = [
             share(n_rows, batch_size, step, ranks.rank, ranks.world)[0]
@@ -70,7 +70,7 @@ class Validation:
         objective.eval()
         random = torch.random.get_rng_state()
         total = 0.0
-        precision = self._job.settings.train.precision
+        precision = self._run_spec.settings.train.precision
         for arrays, rows in zip(self._batches, self._weights, strict=True):
             if not rows:
                 continue  # on every rank

@@ -1,6 +1,6 @@
 """Parquet tables with one recording per row: a column of signals, and columns that say whose they are.
 
-Contract: `open_table(file)` gives a `Table` on an open `RandomFile`; its footer was bounded before it was parsed.
+Contract: `open_table(file)` gives a `ParquetTable` on an open `RandomFile`; its footer was bounded before it was read.
 `read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null; `read_signal(table,
 column, row, dtype)` the numbers of one cell as a flat array and, for a list of lists, the length of its inner lists.
 A signal is a list of numbers, a list of equally long lists, or bytes of type `dtype`. A row group is read at once and

@@ -1,6 +1,6 @@
 """All a rank needs to train, resolved by the driver, and how the model and the views are made from it.
 
-Contract: a `Job` is small and picklable; what is built from it is a function of its content alone.
+Contract: a `RunSpec` is small and picklable; what is built from it is a function of its content alone.
 """
 
 from __future__ import annotations
@@ -106,16 +106,16 @@ def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in arrays.items()}
 
 
-def check_same_run(job: RunSpec, state: dict[str, Any]) -> None:
-    """Raise TrainingError if a checkpoint's state is of another corpus snapshot or other settings than the job's."""
-    if state["manifest_hash"] != job.manifest_hash:
+def check_same_run(run_spec: RunSpec, state: dict[str, Any]) -> None:
+    """Raise TrainingError if a checkpoint's state is of another corpus snapshot or other settings than the run's."""
+    if state["manifest_hash"] != run_spec.manifest_hash:
         raise TrainingError(
-            f"run {job.settings.run} was started on another snapshot of the corpus; its order of records would not "
-            "be the same. Choose another run= or the corpus it was started on."
+            f"run {run_spec.settings.run} was started on another snapshot of the corpus; its order of records would "
+            "not be the same. Choose another run= or the corpus it was started on."
         )
-    now = flat(json.loads(json.dumps(shown_settings(job.settings))))
+    now = flat(json.loads(json.dumps(shown_settings(run_spec.settings))))
     before = flat(json.loads(json.dumps(of_older_run(state["settings"]))))
-    resumable = keys_marked(job.settings, "resumable")
+    resumable = keys_marked(run_spec.settings, "resumable")
     differing = [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted({*before, *now})
@@ -123,8 +123,8 @@ def check_same_run(job: RunSpec, state: dict[str, Any]) -> None:
     ]
     if differing:
         raise TrainingError(
-            f"run {job.settings.run} was started with other settings ({'; '.join(differing)}). Choose another run= "
-            "or start it with the same settings."
+            f"run {run_spec.settings.run} was started with other settings ({'; '.join(differing)}). Choose another "
+            "run= or start it with the same settings."
         )
 
 
