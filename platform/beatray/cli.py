@@ -1,6 +1,6 @@
 """The command line. Light on purpose: help, version and errors need neither torch nor ray nor mlflow.
 
-Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the words do not make sense.
+Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-KEYS = "settings as dotted words, for example train.workers=8; see configs/"
+KEYS = "settings as dotted overrides, for example train.workers=8; see configs/"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--out", help="folder for everything it makes (default: beatray-demo)")
     demo.add_argument("--overwrite", action="store_true", help="start anew: delete what an earlier demo made there")
-    _settings_words(demo)
+    _overrides_of(demo)
 
     ingest = commands.add_parser(
         "ingest",
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
     )
     keys = "limit= items_per_shard= detector=beatray|neurokit retry_refused=true cluster.cpus="
-    ingest.add_argument("words", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
+    ingest.add_argument("overrides", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
     ingest.add_argument("--out", help="the corpus folder (default: corpus)")
     ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
     ingest.add_argument("--id-key-file", metavar="PATH", help="secret with which all patient ids are hashed")
@@ -62,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
         "pretrain",
         help="train an encoder on a corpus",
         description="Pretrain on a corpus with Ray Train; the same command continues an interrupted run. "
-        "Words: corpus= out= run= seed= objective= encoder= train.workers= train.epochs= train.batch_size= ...",
+        "Overrides: corpus= out= run= seed= recipe= objective= encoder= train.workers= train.epochs= ...",
     )
-    _settings_words(pretrain)
+    _overrides_of(pretrain)
 
     sweep = commands.add_parser(
         "sweep",
@@ -72,10 +72,10 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
         "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
         "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
-        "again. Words: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
+        "again. Overrides: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
         "pretrain. beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
-    _settings_words(sweep)
+    _overrides_of(sweep)
     sweep.add_argument("--resume", action="store_true", help="there must be a sweep in out/run to go on with")
     sweep.add_argument("--json", action="store_true", help="show: print JSON")
 
@@ -94,9 +94,9 @@ def parser() -> argparse.ArgumentParser:
         "evaluate",
         help="prove an encoder on both tasks, beside its controls",
         description="PTB-XL superclasses and LUDB segmentation, beside random weights, training from scratch and "
-        "hand-made features. Words: encoder=PATH|random corpus= out= task=classify|segment|all evaluate.KEY= ...",
+        "hand-made features. Overrides: encoder=PATH|random corpus= out= task=classify|segment|all evaluate.KEY= ...",
     )
-    _settings_words(evaluate)
+    _overrides_of(evaluate)
 
     compare = commands.add_parser(
         "compare",
@@ -117,10 +117,10 @@ def parser() -> argparse.ArgumentParser:
         "embed",
         help="a vector for every recording or heartbeat of a corpus",
         description="Run an encoder over a corpus with Ray Data and write its vectors as Parquet; the same command "
-        "goes on after a kill and adds what is new in the corpus. Words: encoder=PATH corpus= out= "
+        "goes on after a kill and adds what is new in the corpus. Overrides: encoder=PATH corpus= out= "
         "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
     )
-    _settings_words(embed)
+    _overrides_of(embed)
     export = commands.add_parser(
         "export",
         help="an encoder to hand to others: safetensors, torch.export, ONNX and a model card",
@@ -151,10 +151,10 @@ def parser() -> argparse.ArgumentParser:
         "doctor",
         help="would a run work here? each line ok, warn or fail, with the remedy",
         description="Check versions, devices, CPUs and memory against the plan, ports, Ray's token, storage and the "
-        "tracking server, for the words of `beatray pretrain`. Example: beatray doctor corpus=/data/corpus "
+        "tracking server, for the overrides of `beatray pretrain`. Example: beatray doctor corpus=/data/corpus "
         "out=/shared/runs train.workers=8 --multi-node",
     )
-    doctor.add_argument("words", nargs="*", metavar="key=value", help=KEYS)
+    doctor.add_argument("overrides", nargs="*", metavar="key=value", help=KEYS)
     doctor.add_argument("--multi-node", action="store_true", help="try collectives, storage and Ray Data on all nodes")
     doctor.add_argument("--seconds", type=float, default=20.0, help="how long the collectives go on (default: 20)")
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -170,26 +170,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _settings_words(command: argparse.ArgumentParser) -> None:
-    command.add_argument("words", nargs="*", metavar="key=value", help=KEYS)
+def _overrides_of(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="*", metavar="key=value", help=KEYS)
     command.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse, with key=value words allowed before and after options (argparse alone takes only one run of them)."""
-    words, left = parser().parse_known_args(argv)
-    strange = [word for word in left if word.startswith("-") or "=" not in word or not hasattr(words, "words")]
+    """Parse, with key=value overrides allowed before and after options (argparse alone takes only one run of them)."""
+    args, left = parser().parse_known_args(argv)
+    strange = [word for word in left if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
     if strange:
-        parser().error(f"unrecognised: {' '.join(strange)} (see beatray {words.command or ''} --help)")
+        parser().error(f"unrecognised: {' '.join(strange)} (see beatray {args.command or ''} --help)")
     if left:
-        words.words = [*words.words, *left]
-    return words
+        args.overrides = [*args.overrides, *left]
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors a user can mend are one readable line."""
-    words = _parse(argv)
-    if words.version:
+    args = _parse(argv)
+    if args.version:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -197,18 +197,18 @@ def main(argv: list[str] | None = None) -> int:
         except PackageNotFoundError:
             print("not installed (running from the source tree)")
         return 0
-    if words.command is None:
+    if args.command is None:
         parser().print_help()
         return 2
     from beatray.errors import CorpusError, SettingsError
 
     try:
-        return _dispatch(words)
+        return _dispatch(args)
     except SettingsError as error:
-        print(f"beatray {words.command}: {error}", file=sys.stderr)
+        print(f"beatray {args.command}: {error}", file=sys.stderr)
         return 2
     except CorpusError as error:
-        print(f"beatray {words.command}: {error}", file=sys.stderr)
+        print(f"beatray {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         told = _tellable(error)
         if told is None:
             raise  # a fault of ours: the traceback is what a report needs
-        print(f"beatray {words.command}: {told}", file=sys.stderr)
+        print(f"beatray {args.command}: {told}", file=sys.stderr)
         return 1
 
 
@@ -232,117 +232,115 @@ def _tellable(error: BaseException) -> str | None:
     return f"{library}: {str(error).splitlines()[0]}" if library in ("ray", "pyarrow") and str(error) else None
 
 
-def _dispatch(words: argparse.Namespace) -> int:
-    if getattr(words, "print_config", False):
-        return _print_config(words)
-    if words.command == "ingest":
-        if words.words[:1] == ["explain"]:
+def _dispatch(args: argparse.Namespace) -> int:
+    if getattr(args, "print_config", False):
+        return _print_config(args)
+    if args.command == "ingest":
+        if args.overrides[:1] == ["explain"]:
             from beatray.commands import explain
 
-            return explain.run(words.words[1:])
+            return explain.run(args.overrides[1:])
         from beatray.commands import dry_run, ingest
 
-        settings, cluster = ingest.settings_from(words.words, words.out, _id_key_file(words))
-        if words.dry_run:
+        settings, cluster = ingest.settings_from(args.overrides, args.out, _id_key_file(args))
+        if args.dry_run:
             return dry_run.run(settings)
-        ingest.run(settings, cluster, overwrite=words.overwrite)
+        ingest.run(settings, cluster, overwrite=args.overwrite)
         return 0
-    if words.command == "corpus":
+    if args.command == "corpus":
         from beatray.commands import corpus
 
-        if words.html and words.action == "show":
-            return corpus.write_html(words.path, words.html)
-        if words.action == "show":
-            return corpus.show_corpus(words.path, words.json)
-        if words.action == "refused":
-            return corpus.show_refused(words.path, words.json)
-        return (
-            corpus.verify_corpus(words.path) if words.action == "verify" else corpus.show_splits(words.path, words.json)
-        )
-    if words.command == "compare":
+        if args.html and args.action == "show":
+            return corpus.write_html(args.path, args.html)
+        if args.action == "show":
+            return corpus.show_corpus(args.path, args.json)
+        if args.action == "refused":
+            return corpus.show_refused(args.path, args.json)
+        return corpus.verify_corpus(args.path) if args.action == "verify" else corpus.show_splits(args.path, args.json)
+    if args.command == "compare":
         from beatray.commands import compare
 
-        return compare.run(words.results, variants=words.variants, alpha=words.alpha, as_json=words.json)
-    if words.command == "doctor":
+        return compare.run(args.results, variants=args.variants, alpha=args.alpha, as_json=args.json)
+    if args.command == "doctor":
         from beatray.commands import doctor
 
-        return doctor.run(words.words, multi_node=words.multi_node, as_json=words.json, seconds=words.seconds)
-    if words.command == "track":
+        return doctor.run(args.overrides, multi_node=args.multi_node, as_json=args.json, seconds=args.seconds)
+    if args.command == "track":
         from beatray.commands import track
 
-        return track.sync(words.folders)
+        return track.sync(args.folders)
     from beatray.errors import CheckpointError, TrainingError
 
     try:
-        if words.command == "pretrain":
+        if args.command == "pretrain":
             from beatray.commands import pretrain
 
-            return pretrain.run(pretrain.settings_from(words.words)).exit_code
-        if words.command == "sweep":
+            return pretrain.run(pretrain.settings_from(args.overrides)).exit_code
+        if args.command == "sweep":
             from beatray.commands import sweep
 
-            if words.words[:1] == ["show"]:
-                if words.resume:
+            if args.overrides[:1] == ["show"]:
+                if args.resume:
                     parser().error("sweep show only shows: leave out --resume")
-                return sweep.show(words.words[1:], json=words.json)
-            return sweep.run(words.words, resume=words.resume)
-        if words.command == "report":
+                return sweep.show(args.overrides[1:], json=args.json)
+            return sweep.run(args.overrides, resume=args.resume)
+        if args.command == "report":
             from beatray.commands import sweep_report
 
-            return sweep_report.run(words.parent, words.corpus)
-        if words.command == "evaluate":
+            return sweep_report.run(args.parent, args.corpus)
+        if args.command == "evaluate":
             from beatray.commands import evaluate
 
-            evaluate.run(evaluate.settings_from(words.words))
+            evaluate.run(evaluate.settings_from(args.overrides))
             return 0
-        if words.command == "beats":
+        if args.command == "beats":
             from beatray.commands import beats
 
-            return beats.train(words.path, words.out, leads=words.leads, epochs=words.epochs, seed=words.seed)
-        if words.command == "export":
+            return beats.train(args.path, args.out, leads=args.leads, epochs=args.epochs, seed=args.seed)
+        if args.command == "export":
             from beatray.commands import export
 
-            return export.run(words.encoder, words.out, results=words.results, onnx=not words.no_onnx)
-        if words.command == "embed":
+            return export.run(args.encoder, args.out, results=args.results, onnx=not args.no_onnx)
+        if args.command == "embed":
             from beatray.commands import embed
 
-            embed.run(embed.settings_from(words.words))
+            embed.run(embed.settings_from(args.overrides))
             return 0
         from beatray.commands import demo
 
-        return demo.run(demo.settings_from(words.words, words.out), overwrite=words.overwrite)
+        return demo.run(demo.settings_from(args.overrides, args.out), overwrite=args.overwrite)
     except (CheckpointError, TrainingError) as error:
-        print(f"beatray {words.command}: {error}", file=sys.stderr)
+        print(f"beatray {args.command}: {error}", file=sys.stderr)
         return 1
 
 
-def _id_key_file(words: argparse.Namespace) -> str | None:
+def _id_key_file(args: argparse.Namespace) -> str | None:
     """Where the secret of the patient ids lies."""
-    if words.salt_file is not None:
+    if args.salt_file is not None:
         from beatray.config import say_renamed
 
         say_renamed("--salt-file", "--id-key-file")
-    place: str | None = words.salt_file if words.id_key_file is None else words.id_key_file
+    place: str | None = args.salt_file if args.id_key_file is None else args.id_key_file
     return place
 
 
-def _print_config(words: argparse.Namespace) -> int:
+def _print_config(args: argparse.Namespace) -> int:
     import json
 
     import yaml
 
     from beatray.config import as_dict, build, compose
 
-    extra = [f"out={words.out}"] if getattr(words, "out", None) is not None else []
-    if words.command == "ingest" and (id_key_file := _id_key_file(words)) is not None:
+    extra = [f"out={args.out}"] if getattr(args, "out", None) is not None else []
+    if args.command == "ingest" and (id_key_file := _id_key_file(args)) is not None:
         extra.append(f"id_key_file={id_key_file}")  # its place, never its content
-    given = words.words
-    if words.command == "ingest":
-        from beatray.commands.ingest import split_words
+    given = args.overrides
+    if args.command == "ingest":
+        from beatray.commands.ingest import split_overrides
 
-        sources, given = split_words(given)
+        sources, given = split_overrides(given)
         content = {"sources": sources, **compose("ingest", [*given, *extra])}
-    elif words.command == "sweep":
+    elif args.command == "sweep":
         from beatray.evaluate.settings import EvaluateSettings
         from beatray.sweep.plan import config_of, described, plan_from
         from beatray.sweep.settings import SweepSettings
@@ -351,23 +349,23 @@ def _print_config(words: argparse.Namespace) -> int:
         content = config_of(given)
         content["sweep"] = as_dict(build(SweepSettings, content["sweep"], "sweep."))
         content["evaluate"] = as_dict(build(EvaluateSettings, content["evaluate"], "evaluate."))
-    elif words.command == "pretrain":
+    elif args.command == "pretrain":
         from beatray.train.composed import pretrain_settings
 
         content = as_dict(pretrain_settings([*given, *extra]))  # what is printed is what would run
-    elif words.command == "demo":
+    elif args.command == "demo":
         from beatray.commands.demo import settings_from
 
         content = as_dict(settings_from([*given, *extra], None))
-    elif words.command == "evaluate":
+    elif args.command == "evaluate":
         from beatray.evaluate.settings import EvaluateSettings
 
         short, kinds = {"encoder": "encoder_path"}, {"evaluate": EvaluateSettings}
-        content = compose(words.command, [*given, *extra], extra=short, kinds=kinds)
+        content = compose(args.command, [*given, *extra], extra=short, kinds=kinds)
         content["evaluate"] = as_dict(build(EvaluateSettings, content["evaluate"], "evaluate."))
     else:
-        short = {"encoder": "encoder_path"} if words.command == "embed" else {}
-        content = compose(words.command, [*given, *extra], extra=short)
+        short = {"encoder": "encoder_path"} if args.command == "embed" else {}
+        content = compose(args.command, [*given, *extra], extra=short)
     print(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False), end="")
     return 0
 

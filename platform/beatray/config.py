@@ -1,6 +1,6 @@
-"""From words and YAML to settings: groups composed by Hydra, built as frozen dataclasses before anything starts.
+"""From overrides and YAML to settings: groups composed by Hydra, built as frozen dataclasses before anything starts.
 
-The words on the command line are the dotted keys of `configs/` (`train.workers=8`) or the choice of a group
+The overrides on the command line are the dotted keys of `configs/` (`train.workers=8`) or the choice of a group
 (`objective=simclr`). Contract: an unknown key or a value of the wrong type is a `SettingsError` that names the key and
 the nearest right one; what comes back is immutable and complete.
 """
@@ -44,8 +44,8 @@ GROUPS: dict[str, type[Any]] = {
 }
 """The dataclass of each group of settings that several commands share."""
 
-PATH_WORDS = {"corpus": "corpus.path"}
-"""Short words for the dotted keys that hold a place."""
+PATH_OVERRIDES = {"corpus": "corpus.path"}
+"""Short overrides for the dotted keys that hold a place."""
 
 NO_RECIPE = "recipe=null"
 """The word that takes a recipe of the top file away."""
@@ -85,29 +85,29 @@ class Named(Protocol):
 
 def compose(
     top: str,
-    words: Sequence[str],
+    overrides: Sequence[str],
     *,
     extra: Mapping[str, str] | None = None,
-    other_words: tuple[str, ...] = (),
+    others: tuple[str, ...] = (),
     kinds: Mapping[str, type[Any]] | None = None,
     named: Mapping[str, Named] | None = None,
 ) -> dict[str, Any]:
-    """The content of `configs/<top>.yaml` under the words of the command line, as plain dicts.
+    """The content of `configs/<top>.yaml` under the overrides of the command line, as plain dicts.
 
     `kinds` are the dataclasses of groups and `named` those of groups that are chosen by name: what they know may be
     said although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
-    words to dotted keys; `other_words` are known to the command alone and only help to name the nearest right one.
+    overrides to dotted keys; `other_words` are known to the command alone and only help to name the nearest right one.
     Raises SettingsError for a word that fits nothing.
     """
     folder = config_folder()
-    overrides = [_override(word, {**PATH_WORDS, **(extra or {})}) for word in words]
-    chosen = [word for word in overrides if _is_choice(word, folder)]
+    dotted = [_override(override, {**PATH_OVERRIDES, **(extra or {})}) for override in overrides]
+    chosen = [override for override in dotted if _is_choice(override, folder)]
     base = _composed(top, tuple(chosen), str(folder))
     kinds = {**GROUPS, **(kinds or {})}
     schemas = {name: kind for name, kind in kinds.items() if name in base}
     for group, schema in (named or {}).items():
         try:
-            schemas[group] = schema.kind(_name_of(group, overrides, base))
+            schemas[group] = schema.kind(_name_of(group, dotted, base))
         except ValueError as error:
             raise SettingsError(str(error)) from error
     offered = [key for group, kind in schemas.items() for key, _ in walk(kind, f"{group}.")]
@@ -117,15 +117,15 @@ def compose(
         *(f"{group}.name" for group in named or {}),
     ]
     older = older_keys(schemas)
-    said = {word.partition("=")[0].lstrip("+~") for word in overrides}
-    for word in overrides:
-        key = word.partition("=")[0].lstrip("+~")
-        if word not in chosen and not _fits(key, [*known, *older]):
-            raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *other_words])}")
+    said = {override.partition("=")[0].lstrip("+~") for override in dotted}
+    for override in dotted:
+        key = override.partition("=")[0].lstrip("+~")
+        if override not in chosen and not _fits(key, [*known, *older]):
+            raise SettingsError(f"there is no setting '{key}'{_nearest(key, [*known, *others])}")
         if older.get(key) in said:
             raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")
-    own = _over_recipe(overrides, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
-    content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in overrides)), str(folder))
+    own = _over_recipe(dotted, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
+    content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in dotted)), str(folder))
     for old, new in moved(schemas).items():
         _move(content, old, new)
     for group, schema in (named or {}).items():
@@ -138,14 +138,14 @@ def compose(
     return content
 
 
-def _composed(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]:
+def _composed(top: str, dotted: tuple[str, ...], folder: str) -> dict[str, Any]:
     """One composition by Hydra; those of choices alone are kept, since a sweep composes every trial from them."""
-    plain: dict[str, Any] = copy.deepcopy(_cached(top, overrides, folder))
+    plain: dict[str, Any] = copy.deepcopy(_cached(top, dotted, folder))
     return plain
 
 
 @lru_cache(maxsize=64)
-def _cached(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]:
+def _cached(top: str, dotted: tuple[str, ...], folder: str) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -153,37 +153,39 @@ def _cached(top: str, overrides: tuple[str, ...], folder: str) -> dict[str, Any]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    words = ["~recipe" if word == NO_RECIPE else word for word in overrides]  # a group cannot be set to null
+    said = ["~recipe" if override == NO_RECIPE else override for override in dotted]  # a group cannot be set to null
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
         try:
-            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=words), resolve=True)
+            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=said), resolve=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise SettingsError(_choice_error(overrides, Path(folder), str(error))) from error
+            raise SettingsError(_choice_error(dotted, Path(folder), str(error))) from error
     return {str(key): value for key, value in content.items()}
 
 
-def _name_of(group: str, overrides: Sequence[str], base: Mapping[str, Any]) -> str:
-    said = [word.partition("=")[2] for word in overrides if word.partition("=")[0].lstrip("+") == f"{group}.name"]
+def _name_of(group: str, dotted: Sequence[str], base: Mapping[str, Any]) -> str:
+    said = [
+        override.partition("=")[2] for override in dotted if override.partition("=")[0].lstrip("+") == f"{group}.name"
+    ]
     return said[-1].strip("'\"") if said else str(base[group]["name"])
 
 
-def _forced(word: str) -> str:
+def _forced(override: str) -> str:
     """The override so that it may name a key that no YAML file repeats."""
-    return word if word.startswith(("+", "~")) else f"++{word}"
+    return override if override.startswith(("+", "~")) else f"++{override}"
 
 
-def _over_recipe(overrides: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
+def _over_recipe(dotted: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
     """A group that the user chose takes the place of what the recipe says in it: overrides that undo the recipe there.
 
     The objective is what a recipe is about, so another one beside it is refused.
     """
-    if any(word.partition("=")[0].lstrip("+") in ("objective", "objective.name") for word in overrides):
+    if any(override.partition("=")[0].lstrip("+") in ("objective", "objective.name") for override in dotted):
         raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
     of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
-    for word in chosen:
-        group, _, choice = word.partition("=")
+    for override in chosen:
+        group, _, choice = override.partition("=")
         path = folder / group / f"{choice}.yaml"
         if group == "recipe" or not path.is_file():
             continue
@@ -234,29 +236,29 @@ def say_renamed(old: str, new: str) -> None:
     log.warning("%s is called %s now; the old name will go with the next version", old, new)
 
 
-def _override(word: str, short: Mapping[str, str]) -> str:
-    key, sign, value = word.partition("=")
+def _override(override: str, short: Mapping[str, str]) -> str:
+    key, sign, value = override.partition("=")
     if not sign or not key:
-        raise SettingsError(f"'{word}' is not of the form key=value")
+        raise SettingsError(f"'{override}' is not of the form key=value")
     key = short.get(key, key)
     if value in OLDER_CHOICES.get(key, {}):
-        say_renamed(word, f"{key}={OLDER_CHOICES[key][value]}")
+        say_renamed(override, f"{key}={OLDER_CHOICES[key][value]}")
         value = OLDER_CHOICES[key][value]
     if key in PATH_KEYS and value not in ("null", "auto"):
         value = "'" + value.strip("'").replace("\\", "\\\\").replace("'", "\\'") + "'"
     return f"{key}={value}"
 
 
-def _is_choice(word: str, folder: Path) -> bool:
-    key = word.partition("=")[0]
+def _is_choice(override: str, folder: Path) -> bool:
+    key = override.partition("=")[0]
     return "." not in key and (folder / key).is_dir()
 
 
 def _choice_error(chosen: Sequence[str], folder: Path, message: str) -> str:
-    for word in chosen:
-        key, _, value = word.partition("=")
+    for override in chosen:
+        key, _, value = override.partition("=")
         offered = sorted(path.stem for path in (folder / key).glob("*.yaml"))
-        if offered and value not in offered and word != NO_RECIPE:
+        if offered and value not in offered and override != NO_RECIPE:
             return f"there is no {key} '{value}'{_nearest(value, offered)} (offered: {', '.join(offered)})"
     return message
 

@@ -141,7 +141,7 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
         (["sweep.space.objective=[simclr,thre_kg]"], "trial objective-thre_kg: .*did you mean 'three_kg'"),
         (["sweep.space.train.epochs=[1,two]"], r"trial epochs-two: train\.epochs='two' is not of type int"),
         (["sweep.space.train.epochs=[1,0]"], r"trial epochs-0: train\.epochs must be at least 1"),
-        (["sweep=small", "objective.temperature=0.3"], r"is swept; leave the word out, or .*temperature=null"),
+        (["sweep=small", "objective.temperature=0.3"], r"is swept; leave it out, or .*temperature=null"),
         (["sweep=small", "run=a/b"], "run='a/b' must be the name of a folder"),
         (["sweep.fixed.train.epochz=2", "sweep.space.seed=[1]"], "did you mean 'train.epochs'"),
     ],
@@ -210,7 +210,7 @@ def test_there_are_sweeps_in_the_readme() -> None:
 @pytest.mark.parametrize("key", ["beat_positives", "hard_beat"])  # the name of today and an older one
 def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) -> None:
     word = f"objective.{key}=same_record"
-    with pytest.raises(SettingsError, match=r"rows of this sweep set objective.beat_positives \(record-beats"):
+    with pytest.raises(SettingsError, match=r"rows set objective.beat_positives \(record-beats"):
         plan_from(["sweep=ablation", "corpus=/c", word])
     plan = plan_from(["sweep=ablation", "corpus=/c", word, "sweep.only=[02-hard-hard]"])
     assert {trial.settings.objective["beat_positives"] for trial in plan.trials} == {"same_record"}

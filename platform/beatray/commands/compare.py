@@ -23,7 +23,7 @@ VARIANTS = {
 """Words of --with and what they mean; the last is an older one."""
 
 
-def run(words: Sequence[str], *, variants: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:
+def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:
     """Print the comparison; SettingsError where the files cannot be compared."""
     chosen = [name for name in (variants or "").split(",") if name]
     unknown = [name for name in chosen if name not in VARIANTS]
@@ -32,7 +32,7 @@ def run(words: Sequence[str], *, variants: str | None = None, alpha: float = ALP
     if "joined" in chosen:
         say("  --with joined is called encoder+features now; the old name will go with the next version")
     try:
-        runs, unit = runs_of(methods(words), list(dict.fromkeys(VARIANTS[name] for name in chosen)))
+        runs, unit = runs_of(methods(folders), list(dict.fromkeys(VARIANTS[name] for name in chosen)))
         comparisons = compare_runs(runs, alpha)
     except ValueError as error:
         raise SettingsError(str(error)) from error
@@ -52,9 +52,9 @@ def run(words: Sequence[str], *, variants: str | None = None, alpha: float = ALP
     return 0
 
 
-def methods(words: Sequence[str]) -> dict[str, list[Path]]:
+def methods(folders: Sequence[str]) -> dict[str, list[Path]]:
     """Results files by method; one without a name is called by the part of its path that tells it from the others."""
-    named = [word.split("=", 1) if "=" in word else ["", word] for word in words]
+    named = [word.split("=", 1) if "=" in word else ["", word] for word in folders]
     bare = [Path(place) for name, place in named if not name]
     short = dict(zip(bare, _short_names(bare), strict=True))
     if len(short) < len(bare):

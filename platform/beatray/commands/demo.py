@@ -61,22 +61,22 @@ class DemoSettings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
 
-def settings_from(words: list[str], out: str | None) -> DemoSettings:
-    """The settings that the words of the command line mean."""
-    if not any(word.startswith("recipe=") for word in words):
-        words = [each for word in words for each in _with_recipe(word)]
-    words = words + ([f"out={out}"] if out else [])
-    return build(DemoSettings, pretrain_content("demo", words, kinds={"evaluate": EvaluateSettings}))
+def settings_from(overrides: list[str], out: str | None) -> DemoSettings:
+    """The settings that the overrides of the command line mean."""
+    if not any(override.startswith("recipe=") for override in overrides):
+        overrides = [each for override in overrides for each in _with_recipe(override)]
+    overrides = overrides + ([f"out={out}"] if out else [])
+    return build(DemoSettings, pretrain_content("demo", overrides, kinds={"evaluate": EvaluateSettings}))
 
 
-def _with_recipe(word: str) -> list[str]:
+def _with_recipe(override: str) -> list[str]:
     """`objective=NAME` is that method with a network, an optimizer and a schedule that suit it: its small recipe, or
     none where there is none."""
-    key, _, name = word.partition("=")
+    key, _, name = override.partition("=")
     if key not in ("objective", "objective.name"):
-        return [word]
+        return [override]
     small = f"{name}_tiny"
-    return [f"recipe={small}"] if (config_folder() / "recipe" / f"{small}.yaml").is_file() else [NO_RECIPE, word]
+    return [f"recipe={small}"] if (config_folder() / "recipe" / f"{small}.yaml").is_file() else [NO_RECIPE, override]
 
 
 def run(settings: DemoSettings, *, overwrite: bool = False) -> int:

@@ -1,6 +1,6 @@
-"""`beatray doctor [--multi-node] [--json] [words]`: would a run with these words work here, and what stands in its way.
+"""`beatray doctor [--multi-node] [--json] [overrides]`: would such a run work here, and what stands in its way.
 
-Takes the words of `beatray pretrain`. Exit code 1 if any finding is a `fail`.
+Takes the overrides of `beatray pretrain`. Exit code 1 if any finding is a `fail`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Found = tuple[str, Finding]
 COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 
-def run(words: list[str], *, multi_node: bool, as_json: bool, seconds: float) -> int:
+def run(overrides: list[str], *, multi_node: bool, as_json: bool, seconds: float) -> int:
     """Examine, tell, and return the exit code."""
-    settings = pretrain_settings(words)
+    settings = pretrain_settings(overrides)
     found = examine(settings)
     if multi_node:
         found = chain(found, _cluster(settings, seconds))

@@ -14,9 +14,9 @@ SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""
 
 
-def settings_from(words: list[str]) -> EmbedCommand:
-    """The settings that the words of the command line mean."""
-    return build(EmbedCommand, compose("embed", words, extra=SHORT))
+def settings_from(overrides: list[str]) -> EmbedCommand:
+    """The settings that the overrides of the command line mean."""
+    return build(EmbedCommand, compose("embed", overrides, extra=SHORT))
 
 
 def run(command: EmbedCommand) -> Listing:

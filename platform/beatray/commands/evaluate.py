@@ -38,9 +38,9 @@ class EvaluateCommand:
     overwrite: bool = False
 
 
-def settings_from(words: list[str]) -> EvaluateCommand:
-    """The settings that the words of the command line mean."""
-    settings = build(EvaluateCommand, compose("evaluate", words, extra=SHORT, kinds={"evaluate": EvaluateSettings}))
+def settings_from(overrides: list[str]) -> EvaluateCommand:
+    """The settings that the overrides of the command line mean."""
+    settings = build(EvaluateCommand, compose("evaluate", overrides, extra=SHORT, kinds={"evaluate": EvaluateSettings}))
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
     if (settings.encoder_path is None) == (settings.run is None):
@@ -90,7 +90,7 @@ def track_results(tracker: Tracker, evaluation: Evaluation, folder: Path) -> Non
 
 
 def spec(settings: EvaluateCommand) -> EncoderSpec:
-    """The encoder that the words name."""
+    """The encoder that the overrides name."""
     if settings.encoder_path == "random":
         return EncoderSpec(settings.architecture)
     return spec_of(str(settings.run or settings.encoder_path))
@@ -112,7 +112,7 @@ def _why_no_diagnoses(policy: CorpusSettings, plan: EvaluateSettings) -> str:
         return (
             "no recording of the Challenge sets with a class of at least evaluate.classify.min_positives="
             f"{plan.classify.min_positives} training recordings is held out; corpus.hashed_test_sources=[ludb,cinc] "
-            "holds two fifths of them out (pretrain with the same words)"
+            "holds two fifths of them out (pretrain with the same overrides)"
         )
     folds = list(policy.test_folds)
     return f"no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has"

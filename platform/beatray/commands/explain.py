@@ -49,9 +49,9 @@ REMEDIES = {
 """What a user can do about a refusal."""
 
 
-def run(words: list[str]) -> int:
+def run(args: list[str]) -> int:
     """Explain one file; the exit code is 0 if it would be kept."""
-    tree, path = _place(words)
+    tree, path = _place(args)
     say(f"{tree.location.rstrip('/')}/{path}")
     try:
         return _explain(tree, path)
@@ -69,27 +69,27 @@ def _refused(reason: Reason, detail: str) -> int:
     return 1
 
 
-def _place(words: list[str]) -> tuple[Tree, str]:
+def _place(args: list[str]) -> tuple[Tree, str]:
     """The tree and the path in it. Raises SettingsError."""
-    if not 1 <= len(words) <= 2 or not all(words):
+    if not 1 <= len(args) <= 2 or not all(args):
         raise SettingsError("say beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
-    place = Path(words[0]).expanduser().absolute()
+    place = Path(args[0]).expanduser().absolute()
     if not place.exists():
         raise SettingsError(f"{place}: no such file or folder")
     if place.is_file() and not place.name.lower().endswith(ARCHIVE_SUFFIXES):
-        if len(words) == 2:
+        if len(args) == 2:
             raise SettingsError(f"{place} is neither a folder nor an archive: it has no members")
         return open_tree(str(place.parent)), place.name
     tree = open_tree(str(place))
-    if len(words) == 2:
-        return tree, words[1]
+    if len(args) == 2:
+        return tree, args[1]
     try:
         names = tree.names()
     except RecordError as error:
         raise SettingsError(error.detail) from error
     if len(names) != 1:
         example = next((name for name in names if name.lower().endswith(_suffixes())), "MEMBER")
-        raise SettingsError(f"{place} holds {len(names)} files; say which: beatray ingest explain {words[0]} {example}")
+        raise SettingsError(f"{place} holds {len(names)} files; say which: beatray ingest explain {args[0]} {example}")
     return tree, names[0]
 
 

@@ -22,11 +22,11 @@ from beatray.settings import ClusterSettings
 from beatray.storage.store import Store
 
 
-def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The SOURCE=PATH words with absolute places, and the other words."""
+def split_overrides(overrides: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The SOURCE=PATH overrides with absolute places, and the other overrides."""
     sources, others = {}, []
-    for word in words:
-        key, sign, value = word.partition("=")
+    for override in overrides:
+        key, sign, value = override.partition("=")
         if sign and key in SOURCES:
             if key in sources:
                 raise SettingsError(
@@ -38,7 +38,7 @@ def split_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
             say_renamed("salt_file", "id_key_file")
             others.append(f"id_key_file={value}")
         else:
-            others.append(word)
+            others.append(override)
     return sources, others
 
 
@@ -49,15 +49,15 @@ def _place(key: str, value: str) -> Path:
 
 
 def settings_from(
-    words: list[str], out: str | None, id_key_file: str | None = None
+    overrides: list[str], out: str | None, id_key_file: str | None = None
 ) -> tuple[IngestSettings, ClusterSettings]:
-    """The settings that the words of the command line mean."""
-    sources, others = split_words(words)
+    """The settings that the overrides of the command line mean."""
+    sources, others = split_overrides(overrides)
     if out is not None:
         others.append(f"out={out}")
     if id_key_file is not None:
         others.append(f"id_key_file={id_key_file}")
-    content = compose("ingest", others, other_words=tuple(SOURCES))
+    content = compose("ingest", others, others=tuple(SOURCES))
     cluster = build(ClusterSettings, content.pop("cluster"), "cluster.")
     if not sources:
         raise SettingsError(f"name at least one source: {', '.join(f'{name}=PATH' for name in sorted(SOURCES))}")

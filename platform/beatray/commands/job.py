@@ -1,4 +1,4 @@
-"""A command as a cluster job: the same words, with the places checked, because a job runs in a temporary copy."""
+"""A command as a cluster job: the same overrides, with the places checked, because a job runs in a temporary copy."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ NOT_PLACES = ("random", "null")
 NEEDED = "out"
 
 
-def main(command: str, words: list[str]) -> int:
+def main(command: str, argv: list[str]) -> int:
     """Run `beatray COMMAND WORDS` on the cluster this process belongs to; returns the exit code.
 
     Exit code 2 for a place that is relative or an `out` that is not said: it would be lost with the job's folder.
     """
     from beatray.cli import main as run
 
-    places = dict(_pairs(words))
+    places = dict(_pairs(argv))
     for key in PLACES[command]:
         value = places.get(key)
         if value is not None and value not in NOT_PLACES and not value.startswith("/") and "://" not in value:
             return _refuse(command, f"{key}={value} is relative")
-    if NEEDED not in places and "--help" not in words:
+    if NEEDED not in places and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not said")
     os.environ.setdefault("RAY_ADDRESS", "auto")
-    return run([command, *words])
+    return run([command, *argv])
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    pairs = [tuple(word.split("=", 1)) for word in words if "=" in word]
-    pairs += [(word, after) for word, after in pairwise(words) if word in ("--out", "--id-key-file", "--salt-file")]
+def _pairs(argv: list[str]) -> list[tuple[str, str]]:
+    pairs = [tuple(word.split("=", 1)) for word in argv if "=" in word]
+    pairs += [(word, after) for word, after in pairwise(argv) if word in ("--out", "--id-key-file", "--salt-file")]
     return [(key.lstrip("-"), value) for key, value in pairs]
 
 

@@ -24,9 +24,9 @@ from beatray.train.run_spec import RunSpec
 from beatray.train.tracked import tracked
 
 
-def settings_from(words: list[str]) -> PretrainSettings:
-    """The settings that the words of the command line mean."""
-    return pretrain_settings(words)
+def settings_from(overrides: list[str]) -> PretrainSettings:
+    """The settings that the overrides of the command line mean."""
+    return pretrain_settings(overrides)
 
 
 def run(settings: PretrainSettings) -> RunResult:
@@ -55,7 +55,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
     """
     stop = threading.Event()
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
@@ -64,7 +64,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -18,12 +18,12 @@ EX_TEMPFAIL = 75
 """Exit code of a sweep that was asked to stop: the same command goes on."""
 
 
-def run(words: list[str], *, resume: bool = False) -> int:
-    """Run, or go on with, the sweep that the words mean; 0 when every trial has ended, 1 when one failed.
+def run(overrides: list[str], *, resume: bool = False) -> int:
+    """Run, or go on with, the sweep that the overrides mean; 0 when every trial has ended, 1 when one failed.
 
     With `resume` there must be one to go on with: whoever mistypes a folder does not begin an hour's work anew.
     """
-    plan = plan_from(words)
+    plan = plan_from(overrides)
     if resume and read(plan.folder) is None:
         raise SettingsError(f"{plan.folder.where()} holds no sweep to go on with; without --resume one starts there")
     with alone(plan):
@@ -49,12 +49,12 @@ def _run(prepared: Prepared) -> SweepRecord:
         return run_trials(prepared, say)
 
 
-def show(words: list[str], *, json: bool) -> int:
+def show(overrides: list[str], *, json: bool) -> int:
     """Print the ranking of the sweep in a folder, running or not."""
-    if len(words) != 1:
+    if len(overrides) != 1:
         raise SettingsError("which sweep? say beatray sweep show FOLDER, the folder out/run of the sweep")
-    record = read(Store(words[0]))
+    record = read(Store(overrides[0]))
     if record is None:
-        raise SettingsError(f"{words[0]} holds no sweep.json: it is not the folder of a sweep")
+        raise SettingsError(f"{overrides[0]} holds no sweep.json: it is not the folder of a sweep")
     say(as_json(record) if json else as_text(record))
     return 0

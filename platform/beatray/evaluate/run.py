@@ -5,8 +5,8 @@ pretraining or the architecture? trained: from scratch); measured features inste
 (classification). All variants see the same records, the same label subsets and the same seeds.
 
 A unit of work is one (task, protocol, variant, encoder, seed); one random encoder serves all of one architecture.
-Workers are processes of one thread that map the prepared signals from one temporary file. The result does not depend on how
-many there are.
+Workers are processes of one thread that map the prepared signals from one temporary file. The result does not depend on
+how many there are.
 
 Contract: `rows` is a `corpus.reader.Rows`; `train` and `test` are positions in it, chosen by the caller by patient; a
 patient on both sides raises ValueError. A task without labelled records in both parts is left out with a note. With

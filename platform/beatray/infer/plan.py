@@ -2,7 +2,8 @@
 
 No Ray here. Everything a user can get wrong is found here, before anything starts. Contract: an `EmbedPlan` is small
 and picklable; `made_by` holds all that decides the numbers of a shard's vectors, apart from the shard itself, so that
-files of an interrupted run, or of an older snapshot of the same corpus, are taken over only where they would be the same.
+files of an interrupted run, or of an older snapshot of the same corpus, are taken over only where they would
+be the same.
 """
 
 from __future__ import annotations

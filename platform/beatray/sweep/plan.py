@@ -1,8 +1,8 @@
-"""From the words of `beatray sweep` to the settings of every trial, all composed and checked before anything starts.
+"""From the overrides of `beatray sweep` to the settings of every trial, all checked before anything starts.
 
-A trial is what `beatray pretrain` would do with the same words and its own changes, as run=TRIAL in the sweep's folder.
-Words on the command line win over `sweep.fixed`, and a swept key cannot be a word. `sweep.space.KEY=VALUE` and
-`sweep.fixed.KEY=VALUE` change the space of a file, or make one without a file; null takes a key out.
+A trial is what `beatray pretrain` would do with the same overrides and its own changes, as run=TRIAL in the folder of
+the sweep. Overrides on the command line win over `sweep.fixed`, and a swept key cannot be one. `sweep.space.KEY=VALUE`
+and `sweep.fixed.KEY=VALUE` change the space of a file, or make one without a file; null takes a key out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from beatray.config import PATH_WORDS, build, compose, config_folder, today
+from beatray.config import PATH_OVERRIDES, build, compose, config_folder, today
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings
@@ -45,10 +45,10 @@ class SweepPlan:
 
     name: str
     base: PretrainSettings  # the settings that all trials share
-    words: tuple[str, ...]  # of the command line, those of the sweep itself left out
+    overrides: tuple[str, ...]  # of the command line, those of the sweep itself left out
     sweep: SweepSettings  # with those of the fixed settings that no word has overridden
     trials: tuple[Trial, ...]
-    shared: tuple[str, ...] = ()  # words that all trials share beside those of the command line
+    shared: tuple[str, ...] = ()  # overrides that all trials share beside those of the command line
     evaluation: EvaluateSettings | None = None  # of every trial's encoder
 
     @property
@@ -68,10 +68,10 @@ def folder_of(base: PretrainSettings) -> Store:
     return (Store(str(out.folder)) if out.is_local else out).child(base.run)
 
 
-def config_of(words: Iterable[str]) -> dict[str, Any]:
-    """The composed content of `configs/sweep.yaml` under the words, as plain dicts; `sweep` holds the sweep's own."""
-    plain_words, dotted = _split(words)
-    content = pretrain_content("sweep", plain_words, kinds={"sweep": SweepSettings, "evaluate": EvaluateSettings})
+def config_of(overrides: Iterable[str]) -> dict[str, Any]:
+    """The composed content of `configs/sweep.yaml` under the overrides; `sweep` holds the sweep's own."""
+    plain_overrides, dotted = _split(overrides)
+    content = pretrain_content("sweep", plain_overrides, kinds={"sweep": SweepSettings, "evaluate": EvaluateSettings})
     for part, key, value in dotted:
         entries = content["sweep"].setdefault(part, {})
         if value is None:
@@ -81,18 +81,18 @@ def config_of(words: Iterable[str]) -> dict[str, Any]:
     return content
 
 
-def plan_from(words: Iterable[str]) -> SweepPlan:
-    """The plan that the words mean; SettingsError names the trial and the key that does not fit."""
-    words = list(words)
-    content = config_of(words)
+def plan_from(overrides: Iterable[str]) -> SweepPlan:
+    """The plan that the overrides mean; SettingsError names the trial and the key that does not fit."""
+    overrides = list(overrides)
+    content = config_of(overrides)
     sweep = build(SweepSettings, content.pop("sweep"), "sweep.")
     if not sweep.space and not sweep.rows:
         offered = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "default")
         raise SettingsError(f"which space? say sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
-    plain_words = [word for word in _split(words)[0] if not _is_of(word, "sweep")]
-    base_words = [word for word in plain_words if not _is_of(word, "evaluate")]
-    _refuse_swept_words(base_words, sweep)
-    said = {_key_today(word) for word in plain_words}
+    plain_overrides = [override for override in _split(overrides)[0] if not _is_of(override, "sweep")]
+    base_overrides = [override for override in plain_overrides if not _is_of(override, "evaluate")]
+    _refuse_swept_overrides(base_overrides, sweep)
+    said = {_key_today(override) for override in plain_overrides}
     fixed = {
         key: value
         for key, value in sweep.fixed.items()
@@ -101,8 +101,8 @@ def plan_from(words: Iterable[str]) -> SweepPlan:
     sweep = replace(sweep, fixed=fixed, metric=metric_today(sweep.metric))
     shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
     of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
-    of_evaluation += [word for word in plain_words if _is_of(word, "evaluate")]
-    base = pretrain_settings([*base_words, f"run={content['run']}", *shared])
+    of_evaluation += [override for override in plain_overrides if _is_of(override, "evaluate")]
+    base = pretrain_settings([*base_overrides, f"run={content['run']}", *shared])
     if sweep.search == "pbt":
         _check_population(sweep, base)
     folder = folder_of(base)
@@ -110,29 +110,29 @@ def plan_from(words: Iterable[str]) -> SweepPlan:
     for point in points(sweep):
         if point.name in RESERVED:
             raise SettingsError(f"no trial may be called {point.name}; give the row another name")
-        settings = _trial_settings([*base_words, *shared], point.name, point.changes, folder)
+        settings = _trial_settings([*base_overrides, *shared], point.name, point.changes, folder)
         trials.append(Trial(point.name, point.changes, settings))
     evaluation = None
     if sweep.evaluate:
-        chosen = sorted(of_evaluation, key=lambda word: "." in _key(word))  # the group before its keys
+        chosen = sorted(of_evaluation, key=lambda override: "." in _key(override))  # the group before its keys
         evaluation = build(
             EvaluateSettings, compose("evaluate", chosen, kinds={"evaluate": EvaluateSettings})["evaluate"], "evaluate."
         )
     elif of_evaluation:
         raise SettingsError(f"'{of_evaluation[0]}' needs sweep.evaluate=true: this sweep evaluates nothing")
     refuse_unknown_metric(sweep.metric, evaluation, [base, *(trial.settings for trial in trials)])
-    return SweepPlan(base.run, base, tuple(base_words), sweep, tuple(trials), tuple(shared), evaluation)
+    return SweepPlan(base.run, base, tuple(base_overrides), sweep, tuple(trials), tuple(shared), evaluation)
 
 
 def settings_with(plan: SweepPlan, name: str, changes: Mapping[str, Any]) -> PretrainSettings:
     """The settings of a trial whose changes are others by now than it was drawn with."""
-    return _trial_settings([*plan.words, *plan.shared], name, changes, plan.folder)
+    return _trial_settings([*plan.overrides, *plan.shared], name, changes, plan.folder)
 
 
-def _trial_settings(words: list[str], name: str, changes: Mapping[str, Any], folder: Store) -> PretrainSettings:
+def _trial_settings(overrides: list[str], name: str, changes: Mapping[str, Any], folder: Store) -> PretrainSettings:
     own = [_word(key, value) for key, value in changes.items()]
     try:
-        settings = pretrain_settings([*words, *own])
+        settings = pretrain_settings([*overrides, *own])
         return replace(settings, out=folder.location, run=name)
     except SettingsError as error:
         raise SettingsError(f"trial {name}: {error}") from error
@@ -155,57 +155,57 @@ def described(plan: SweepPlan) -> str:
     return f"# {len(plan.trials)} trials into {plan.folder.where()}:\n{names}"
 
 
-def _split(words: Iterable[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
+def _split(overrides: Iterable[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
     """Words for Hydra, and (space or fixed, dotted key, value) of those that name an entry of a mapping by its key."""
     from omegaconf import OmegaConf
 
     others, entries = [], []
-    for word in words:
-        found = DOTTED.fullmatch(word)
+    for override in overrides:
+        found = DOTTED.fullmatch(override)
         if found is None:
-            others.append(word)
+            others.append(override)
             continue
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={found[3]}"]))["value"]  # type: ignore[index,call-overload]
         except Exception as error:
-            raise SettingsError(f"'{word}': {error}") from error
+            raise SettingsError(f"'{override}': {error}") from error
         entries.append((found[1], found[2], value))
     return others, entries
 
 
-def _key(word: str) -> str:
-    key = word.partition("=")[0]
-    return PATH_WORDS.get(key, key)
+def _key(override: str) -> str:
+    key = override.partition("=")[0]
+    return PATH_OVERRIDES.get(key, key)
 
 
-def _key_today(word: str) -> str:
+def _key_today(override: str) -> str:
     """The key of a word, under its name of today where it has one."""
-    _, _, value = word.partition("=")
-    changes = changes_today({_key(word): None if value == "null" else value})
+    _, _, value = override.partition("=")
+    changes = changes_today({_key(override): None if value == "null" else value})
     return next(iter(today(changes, [("evaluate", EvaluateSettings)])))
 
 
-def _is_of(word: str, group: str) -> bool:
-    return _key(word) == group or _key(word).startswith(f"{group}.")
+def _is_of(override: str, group: str) -> bool:
+    return _key(override) == group or _key(override).startswith(f"{group}.")
 
 
-def _refuse_swept_words(words: list[str], sweep: SweepSettings) -> None:
+def _refuse_swept_overrides(overrides: list[str], sweep: SweepSettings) -> None:
     swept = {today: key for key in sweep.space for today in changes_today({key: None})}
     chosen = {
         name: changes_today(row) for name, row in (sweep.rows or {}).items() if sweep.only is None or name in sweep.only
     }
-    for word in words:
-        key = _key_today(word)
+    for override in overrides:
+        key = _key_today(override)
         if key in swept:
             raise SettingsError(
-                f"'{word}': {swept[key]} is swept; leave the word out, or take the key out of the space with "
+                f"'{override}': {swept[key]} is swept; leave it out, or take the key out of the space with "
                 f"sweep.space.{swept[key]}=null"
             )
         rows = [name for name, row in chosen.items() if key in row]
         if rows:
             raise SettingsError(
-                f"'{word}': rows of this sweep set {key} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}); "
-                "leave the word out, or choose rows without it with sweep.only=[NAME,...]"
+                f"'{override}': rows set {key} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}): "
+                "leave it out, or choose rows without it with sweep.only=[NAME,...]"
             )
 
 

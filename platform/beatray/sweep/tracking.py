@@ -178,7 +178,7 @@ def _params(plan: SweepPlan) -> dict[str, object]:
         **{f"space.{key}": values for key, values in space.items()},
         **{f"fixed.{key}": value for key, value in fixed.items()},
         **{f"rows.{name}": row for name, row in rows.items()},
-        "words": " ".join(word for word in plan.words if not word.startswith(("corpus=", *LOCAL_KEYS))),
+        "words": " ".join(override for override in plan.overrides if not override.startswith(("corpus=", *LOCAL_KEYS))),
     }
 
 

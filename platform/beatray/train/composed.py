@@ -1,7 +1,7 @@
-"""From words to the settings of pretraining, the method and the network checked by their own dataclasses.
+"""From overrides to the settings of pretraining, the method and the network checked by their own dataclasses.
 
-Everything that can be wrong with the words alone is found here, before a corpus is opened: an unknown or misspelt key
-of any group, a value of the wrong type or out of bounds.
+Everything that can be wrong with the overrides alone is found here, before a corpus is opened: an unknown or misspelt
+key of any group, a value of the wrong type or out of bounds.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class _Networks:
 NAMED: dict[str, Named] = {"objective": _Methods(), "encoder": _Networks()}
 
 
-def pretrain_content(top: str, words: Sequence[str], **more: Any) -> dict[str, Any]:
+def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[str, Any]:
     """`config.compose` of a command that trains: objective and encoder complete."""
-    return compose(top, words, named=NAMED, **more)
+    return compose(top, overrides, named=NAMED, **more)
 
 
 def changes_today(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +56,6 @@ def _schemas() -> tuple[tuple[str, type[Any]], ...]:
     return (*GROUPS.items(), *kinds)
 
 
-def pretrain_settings(words: Sequence[str]) -> PretrainSettings:
-    """The settings that the words of `beatray pretrain` mean; SettingsError names the key that does not fit."""
-    return build(PretrainSettings, pretrain_content("pretrain", words))
+def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
+    """The settings that the overrides of `beatray pretrain` mean; SettingsError names the key that does not fit."""
+    return build(PretrainSettings, pretrain_content("pretrain", overrides))

@@ -32,7 +32,7 @@ def tracked(
     settings, folder = run_spec.settings, folder or RunFolder.open(run_spec.run)
     folder.pull(MEMORY, METRICS)
 
-    def hear(run_id: str) -> None:
+    def on_event(run_id: str) -> None:
         folder.push(MEMORY)  # from here on another driver can go on in the same MLflow run
         if parent_run_id is None:  # a job that is a sweep names the sweep's run
             note_mlflow_run(run_id)
@@ -54,7 +54,7 @@ def tracked(
         dataset={"name": "corpus", "digest": run_spec.manifest_hash[:32], "source": settings.corpus.path},
         every_s=settings.tracking.flush_seconds,
         parent_run_id=parent_run_id,
-        on_run=hear,
+        on_run=on_event,
     )
     if tracking is None:
         yield None
