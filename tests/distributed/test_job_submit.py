@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 HIDE_PACKAGE = """
 import sys
-sys.path[:] = [entry for entry in sys.path if entry != {installed!r}]
+sys.path[:] = [entry for entry in sys.path if entry not in {installed!r}]
 """
 SMALL = ("encoder=tiny", "train=small", "train.batch_size=24", "train.workers=2")
 
@@ -101,12 +102,23 @@ def clean_clone(target: Path) -> Path:
     return target
 
 
+def installed(neutral: Path) -> list[str]:
+    """Where the package lies: here, and in the environment, which may be that of another checkout."""
+    code = "import importlib.util as u; s = u.find_spec('beatray'); print(s.submodule_search_locations[0] if s else '')"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=neutral, env=environment, capture_output=True, text=True, check=True
+    )
+    places = [Path(beatray.__file__).parent, *(Path(line) for line in found.stdout.splitlines() if line)]
+    return [str(place.parent) for place in places]
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder = tmp_path_factory.mktemp("jobs")
     bare = folder / "only-dependencies"
     bare.mkdir()
-    (bare / "sitecustomize.py").write_text(HIDE_PACKAGE.format(installed=str(Path(beatray.__file__).parents[1])))
+    (bare / "sitecustomize.py").write_text(HIDE_PACKAGE.format(installed=installed(folder)))
     port = free_port()
     with cluster(
         head_words=("--num-cpus=3", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"),
