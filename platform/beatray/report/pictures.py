@@ -82,7 +82,7 @@ def target_course(
                 axes.set_title(f"{name}: {title}")
             axes = line[2]
             axes.plot(steps, np.asarray(values["entropy"], np.float64), color=BLUE, label="target entropy")
-            axes.plot(steps, np.asarray(values["own_mass"], np.float64), color=GREY, label="own-pair mass")
+            axes.plot(steps, np.asarray(values["own_mass"], np.float64), color=GREY, label="mass on the positive pair")
             if nearly_uniform is not None:
                 axes.axhline(nearly_uniform, color=ORANGE, linewidth=1.2, linestyle="--", label="nearly uniform above")
             axes.set_ylim(0.0, 1.05)
