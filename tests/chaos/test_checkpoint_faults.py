@@ -100,11 +100,11 @@ from beatray.config import build, compose
 from beatray.train.composed import pretrain_settings
 from beatray.settings import PretrainSettings
 from beatray.train.loop import train
-from beatray.train.prepare import prepare_job
+from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
 
 with session(RaySettings(cpus=2, object_store_mb=100)):
-    train(prepare_job(pretrain_settings(sys.argv[1:])), Ranks())
+    train(prepare_run(pretrain_settings(sys.argv[1:])), Ranks())
 """
 
 

@@ -41,7 +41,7 @@ def test_how_long_and_where_may_change_and_what_is_learnt_may_not() -> None:
 
 
 OLDER = json.loads((Path(__file__).parents[1] / "data" / "settings-0.1.json").read_text())
-"""What version 0.1 wrote down of `job_of()`."""
+"""What version 0.1 wrote down of `run_spec_of()`."""
 
 
 def test_a_run_that_version_0_1_began_goes_on() -> None:

@@ -283,7 +283,7 @@ class BeatSsl(Objective):
         return soft_targets.soft_z(z[self_index], z, own, self_index, s.z_power)
 
     def _soft(self, similarity: Similarity, own: Tensor, self_index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Soft targets (R, M) with the mass on own pairs that the settings ask for."""
+        """Soft targets (R, M) with the mass on positive pairs that the settings ask for."""
         return soft_targets.fix_positive_mass(
             similarity.targets(own, dtype), own, self_index, self.settings.positive_mass
         )
