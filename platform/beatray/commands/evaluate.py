@@ -100,7 +100,7 @@ def evaluated(
     corpus: Corpus, policy: CorpusSettings, encoder: EncoderSpec, plan: EvaluateSettings
 ) -> tuple[Evaluation, HeldOut]:
     """`held_out.evaluate_encoder` with a progress bar, and a word on a task that has nothing to work on."""
-    with progress("evaluate", "jobs") as update:
+    with progress("evaluate", "fits") as update:
         evaluation, held = evaluate_encoder(corpus, policy, encoder, plan, update)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
         say(f"  no diagnoses: {_why_no_diagnoses(policy, plan)}")
