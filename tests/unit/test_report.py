@@ -113,7 +113,11 @@ def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) ->
     raw, sharp, said = figure.axes
     assert raw.get_title(loc="left") == "record: raw similarity" and len(raw.collections) == 2
     np.testing.assert_allclose(np.asarray(sharp.lines[0].get_ydata()), 0.5)
-    assert [line.get_label() for line in said.lines] == ["target entropy", "own-pair mass", "nearly uniform above"]
+    assert [line.get_label() for line in said.lines] == [
+        "target entropy",
+        "mass on the positive pair",
+        "nearly uniform above",
+    ]
     text = build_report(tmp_path / "report.html", Material("t", metrics=lines)).read_text()
     assert "Soft targets over optimizer steps: record" in text
     plain = build_report(tmp_path / "plain.html", Material("t", metrics=[{"step": s, "loss": 1.0} for s in range(9)]))
