@@ -7,7 +7,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import ModuleType
 from typing import TypeVar
@@ -46,6 +46,15 @@ def load_class(place: str, base: type[T]) -> type[T]:
     if not dataclasses.is_dataclass(getattr(kind, "Settings", None)):
         raise ValueError(f"{place} has no Settings: give it a frozen dataclass of that name")
     return kind
+
+
+def class_called(name: str, known: Mapping[str, type[T]], base: type[T], what: str) -> type[T]:
+    """The one of `known` called `name`, or the user's `package.module:Class`; ValueError if there is none."""
+    if ":" in name:
+        return load_class(name, base)
+    if name not in known:
+        raise ValueError(f"there is no {what} {name!r}{nearest(name, known)}")
+    return known[name]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from beatray import models
 from beatray.config import build
 from beatray.models.encoder import Encoder
-from beatray.plugins import classes_in, load_class, nearest
+from beatray.plugins import class_called, classes_in
 
 
 def encoder_classes() -> dict[str, type[Encoder]]:
@@ -23,12 +23,7 @@ def encoder_classes() -> dict[str, type[Encoder]]:
 
 def encoder_class(name: str) -> type[Encoder]:
     """The network called `name`, or the user's `package.module:Class`. ValueError where there is none."""
-    if ":" in name:
-        return load_class(name, Encoder)
-    known = encoder_classes()
-    if name not in known:
-        raise ValueError(f"there is no encoder {name!r}{nearest(name, known)}")
-    return known[name]
+    return class_called(name, encoder_classes(), Encoder, "encoder")
 
 
 def encoder_settings(name: str, content: Mapping[str, Any], where: str = "encoder.") -> Any:

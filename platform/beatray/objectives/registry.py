@@ -16,7 +16,7 @@ from beatray.config import build
 from beatray.models.encoder import Encoder
 from beatray.objectives.objective import Objective
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.plugins import classes_in, load_class, nearest
+from beatray.plugins import class_called, classes_in
 
 
 def objective_classes() -> dict[str, type[Objective]]:
@@ -26,12 +26,7 @@ def objective_classes() -> dict[str, type[Objective]]:
 
 def objective_class(name: str) -> type[Objective]:
     """The method called `name`, or the user's `package.module:Class`. ValueError where there is none."""
-    if ":" in name:
-        return load_class(name, Objective)
-    known = objective_classes()
-    if name not in known:
-        raise ValueError(f"there is no objective {name!r}{nearest(name, known)}")
-    return known[name]
+    return class_called(name, objective_classes(), Objective, "objective")
 
 
 def objective_settings(name: str, content: Mapping[str, Any], where: str = "objective.") -> Any:
