@@ -138,7 +138,7 @@ def contrast_curves(term: str) -> list[Curve]:
     return [
         loss,
         Curve(f"{term}/target_entropy", f"{term}: target entropy", True, MAX_TARGET_ENTROPY, "nearly uniform"),
-        Curve(f"{term}/positive_mass", f"{term}: mass of positive pairs", True),
+        Curve(f"{term}/positive_mass", f"{term}: positive mass", True),
         std,
     ]
 
