@@ -198,8 +198,7 @@ def _curve_caption(keys: Sequence[str]) -> str:
     """What the panels that need a word mean."""
     words = {
         "target_entropy": "target entropy is relative to that of a uniform target (1: the target says nothing)",
-        "positive_mass": "positive mass is what a target leaves on the other view of the same recording "
-        "or beat",
+        "positive_mass": "positive mass is what a target leaves on the other view of the same recording or beat",
         "embedding_std": "embedding SD is relative to embeddings all over the sphere (0: collapsed)",
     }
     said = [text for what, text in words.items() if any(key.endswith(f"/{what}") for key in keys)]
