@@ -1,5 +1,5 @@
-"""Slow reference for contrast with physiologically similar recordings: PhysioCLR (arXiv 2509.08116) with the SupCon loss
-of Khosla et al. (NeurIPS 2020, equation 2), and the published code's ratio form as a switch.
+"""Slow reference for contrast with physiologically similar recordings: PhysioCLR (arXiv 2509.08116) with the SupCon
+loss of Khosla et al. (NeurIPS 2020, equation 2), and the published code's ratio form as a switch.
 
 Rows i are the 2B views, view 1 of all records, then view 2; a never is i. s_ij is the cosine of the two records'
 standardised features; z are compared by cosine. The positives P_i are the other view of the same record and both views
@@ -36,7 +36,7 @@ def _log_sum_exp(values: list[float]) -> float:
 
 
 def similar_records(features: Floats, threshold: float) -> list[list[bool]]:
-    """True where two different records' features (B, F) have a cosine of at least `threshold`; never with a zero row."""
+    """True where two different records' features (B, F) have a cosine >= `threshold`; never with a row of zeros."""
     rows: list[list[float]] = np.asarray(features, dtype=np.float64).tolist()
     out = []
     for i, a in enumerate(rows):

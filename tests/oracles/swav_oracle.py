@@ -67,7 +67,7 @@ def swav_loss(
     crops = [np.asarray(crop, dtype=np.float64) for crop in scores]
     if len(crops) < 2 or len(queue_scores) != 2 or any(crop.shape != crops[0].shape for crop in crops):
         raise ValueError(f"need crops (B, K) of one shape and two queues, got {[crop.shape for crop in crops]}")
-    records, prototypes = crops[0].shape
+    prototypes = crops[0].shape[1]
     assign_losses = []
     for i in (0, 1):
         queue = np.asarray(queue_scores[i], dtype=np.float64).reshape(-1, prototypes)
