@@ -89,7 +89,8 @@ def patient_contrast(
         # divisors, the same on all ranks: records with both views, pairs of a patient, pairs of views that count
         records = torch.einsum("na,nb->ab", everyone.double(), everyone.double()).fill_diagonal_(0.0)
         pairs = everywhere[2].clone().fill_diagonal_(0.0)
-        share = (records > 0) / (2.0 + 2.0 * (pairs > 0)) / ((records > 0).sum() / 2.0).clamp_min(1.0)
+        counted = (records > 0).double()
+        share = counted / (2.0 + 2.0 * (pairs > 0)) / (counted.sum() / 2.0).clamp_min(1.0)
         for_self, for_partners = share / records.clamp_min(1.0), share / pairs.clamp_min(1.0)
         mean = (everywhere[0] * for_self + everywhere[1] * for_partners).sum()
         own = (of_self * for_self.to(z.dtype) + of_partners * for_partners.to(z.dtype)).sum()
