@@ -13,6 +13,7 @@ from clocs_oracle import clocs_loss
 from beatray.augment.draws import Draws
 from beatray.augment.segments import adjacent_segments
 from beatray.augment.two_views import crop_window
+from beatray.models.batch_norm import GlobalBatchNorm1d
 from beatray.models.registry import build_encoder
 from beatray.objectives.clocs import Clocs, ClocsSettings
 from beatray.objectives.contrast import unit_rows
@@ -34,12 +35,22 @@ VIEWS = {"cmsc": 2, "cmlc": 8, "cmsmlc": 16}
 def built(mode: str = "cmsc", **settings: Any) -> Clocs:
     torch.manual_seed(0)
     chosen: dict[str, Any] = {"mode": mode, "crop_seconds": 1.2, "embedding_dim": 6, **settings}
-    return Clocs(NETWORKS[mode](), ClocsSettings(**chosen)).double()
+    return settled(Clocs(NETWORKS[mode](), ClocsSettings(**chosen)).double())
 
 
-def batch(objective: Clocs, patients: list[int] | None = None) -> dict[str, torch.Tensor]:
+def settled(objective: Clocs) -> Clocs:
+    """With the statistics of a batch in the norms, or untrained embeddings all point the same way; in eval mode."""
+    for module in objective.modules():
+        if isinstance(module, GlobalBatchNorm1d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        objective(views_of(objective, batch(objective), exact=True), Progress())
+    return objective.eval()
+
+
+def batch(objective: Clocs) -> dict[str, torch.Tensor]:
     made = batch_of(objective, rows_of(7)[0], slice(0, RECORDS))
-    return {**made, "patient_key": torch.tensor(PATIENTS if patients is None else patients)}
+    return {**{name: value.clone() for name, value in made.items()}, "patient_key": torch.tensor(PATIENTS)}
 
 
 def embedded(objective: Clocs, views: dict[str, torch.Tensor]) -> list[np.ndarray]:
@@ -58,7 +69,7 @@ def embedded(objective: Clocs, views: dict[str, torch.Tensor]) -> list[np.ndarra
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("mode", list(VIEWS))
 def test_the_loss_is_that_of_the_formula(mode: str, symmetric: bool) -> None:
-    objective = built(mode, symmetric=symmetric).eval()
+    objective = built(mode, symmetric=symmetric)
     views = views_of(objective, batch(objective), exact=True)
     rows = embedded(objective, views)
     assert len(rows) == VIEWS[mode]
@@ -70,7 +81,7 @@ def test_the_loss_is_that_of_the_formula(mode: str, symmetric: bool) -> None:
 
 @pytest.mark.parametrize("mode", list(VIEWS))
 def test_equal_recordings_cannot_be_told(mode: str) -> None:
-    objective = built(mode).eval()
+    objective = built(mode)
     views = views_of(objective, batch(objective), exact=True)
     views = {name: value[:1].expand_as(value) for name, value in views.items()}
     # every record alike: all logits of a row are equal, in each pair of views
@@ -79,7 +90,7 @@ def test_equal_recordings_cannot_be_told(mode: str) -> None:
 
 
 def test_patients_matter_where_they_are_shared() -> None:
-    objective = built().eval()
+    objective = built()
     views = views_of(objective, batch(objective), exact=True)
     alone = objective({**views, "patient_key": torch.arange(RECORDS)}, Progress())
     shared = objective(views, Progress())
@@ -118,7 +129,7 @@ def test_segments_lie_elsewhere_in_another_epoch_and_halves_are_the_whole() -> N
 
 @pytest.mark.parametrize("mode", list(VIEWS))
 def test_a_short_recording_is_legal_and_what_follows_it_does_not_matter(mode: str) -> None:
-    objective = built(mode).eval()
+    objective = built(mode)
     made = batch(objective)
     made["n_samples"][1] = 300
     views = views_of(objective, made, exact=True)
@@ -130,7 +141,7 @@ def test_a_short_recording_is_legal_and_what_follows_it_does_not_matter(mode: st
 
 
 def test_a_lead_that_a_recording_does_not_have_is_in_no_pair() -> None:
-    objective = built("cmlc").eval()
+    objective = built("cmlc")
     made = batch(objective)
     made["signal_uv"][2, 6] = 0  # V1, the third of the leads that are read
     views = views_of(objective, made, exact=True)

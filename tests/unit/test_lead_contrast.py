@@ -10,6 +10,7 @@ import pytest
 import torch
 from clocs_oracle import clocs_loss
 
+from beatray.models.batch_norm import GlobalBatchNorm1d
 from beatray.models.registry import build_encoder
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.lead_contrast import LeadContrast, LeadContrastSettings, LeadViewSettings
@@ -28,12 +29,22 @@ def built(streams: int = 1, segments: str = "crop", **augment: Any) -> LeadContr
     encoder = build_encoder("temporal_net", stem=4, widths=(4, 4), block_stride=2, dropout=0.0, streams=streams)
     chosen: dict[str, Any] = {"segments": segments, "projector_hidden": 6, "projector_dim": 5}
     views = LeadViewSettings(**{"crop_seconds": 1.2, **augment})
-    return LeadContrast(encoder, LeadContrastSettings(augment=views, **chosen)).double()
+    return settled(LeadContrast(encoder, LeadContrastSettings(augment=views, **chosen)).double())
+
+
+def settled(objective: LeadContrast) -> LeadContrast:
+    """With the statistics of a batch in the norms, or untrained embeddings all point the same way; in eval mode."""
+    for module in objective.modules():
+        if isinstance(module, GlobalBatchNorm1d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        objective(views_of(objective, batch(objective), exact=True), Progress())
+    return objective.eval()
 
 
 def batch(objective: LeadContrast) -> dict[str, torch.Tensor]:
     made = batch_of(objective, rows_of(7)[0], slice(0, RECORDS))
-    return {**made, "patient_key": torch.tensor(PATIENTS)}
+    return {**{name: value.clone() for name, value in made.items()}, "patient_key": torch.tensor(PATIENTS)}
 
 
 def embedded(objective: LeadContrast, views: dict[str, torch.Tensor], numbers: tuple[int, ...]) -> tuple[Any, Any]:
@@ -61,7 +72,7 @@ def embedded(objective: LeadContrast, views: dict[str, torch.Tensor], numbers: t
 
 @pytest.mark.parametrize(("streams", "views", "pairs"), [(1, 16, 120), (2, 4, 6)])
 def test_the_loss_is_that_of_the_formula_over_all_pairs(streams: int, views: int, pairs: int) -> None:
-    objective = built(streams).eval()
+    objective = built(streams)
     made = views_of(objective, batch(objective), exact=True)
     rows, present = embedded(objective, made, (1, 2))
     assert len(rows) == views and views * (views - 1) // 2 == pairs
@@ -73,7 +84,7 @@ def test_the_loss_is_that_of_the_formula_over_all_pairs(streams: int, views: int
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_halves_are_recordings_of_the_same_patient(streams: int) -> None:
-    objective = built(streams, "halves").eval()
+    objective = built(streams, "halves")
     made = views_of(objective, batch(objective), exact=True)
     first, of_first = embedded(objective, made, (1, 2))
     second, of_second = embedded(objective, made, (3, 4))
@@ -98,7 +109,7 @@ def test_halves_follow_each_other_and_each_has_views_of_its_own() -> None:
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_equal_recordings_cannot_be_told(streams: int) -> None:
-    objective = built(streams).eval()
+    objective = built(streams)
     made = views_of(objective, batch(objective), exact=True)
     made = {name: value[:1].expand_as(value) for name, value in made.items()}
     result = objective({**made, "patient_key": torch.tensor(PATIENTS)}, Progress())
@@ -106,7 +117,7 @@ def test_equal_recordings_cannot_be_told(streams: int) -> None:
 
 
 def test_a_masked_lead_adds_no_term() -> None:
-    objective = built(zero_lead=0.0).eval()
+    objective = built(zero_lead=0.0)
     made = views_of(objective, batch(objective), exact=True)
     rows, _ = embedded(objective, made, (1, 2))
     made["view_2"] = made["view_2"].clone()
@@ -117,7 +128,7 @@ def test_a_masked_lead_adds_no_term() -> None:
 
 
 def test_a_group_without_a_lead_adds_no_term() -> None:
-    objective = built(2, zero_lead=0.0).eval()
+    objective = built(2, zero_lead=0.0)
     made = views_of(objective, batch(objective), exact=True)
     rows, _ = embedded(objective, made, (1, 2))
     made["view_1"] = made["view_1"].clone()
@@ -160,7 +171,7 @@ def test_a_recording_without_a_sample_above_zero_is_in_no_pair() -> None:
 
 @pytest.mark.parametrize("segments", ["crop", "halves"])
 def test_a_short_recording_is_legal(segments: str) -> None:
-    objective = built(1, segments).eval()
+    objective = built(1, segments)
     made = batch(objective)
     made["n_samples"][1] = 300
     before = objective(views_of(objective, made, exact=True), Progress()).loss

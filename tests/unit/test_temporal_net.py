@@ -74,7 +74,7 @@ def test_the_order_of_leads_within_a_group_does_not_matter_and_that_of_groups_do
     across[:, [0, 6]] = x[:, [6, 0]]
     for found, expected in zip(encoder.forward_stages(within), encoder.forward_stages(x), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    assert not torch.allclose(encoder(across), encoder(x), atol=1e-3)
+    assert float((encoder(across) - encoder(x)).abs().max()) > 1e-4
     alone = built()
     torch.testing.assert_close(alone(across), alone(x), atol=1e-12, rtol=0)
 
