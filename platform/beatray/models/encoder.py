@@ -119,11 +119,17 @@ class TokenEncoder(Protocol):
 
 @runtime_checkable
 class LeadEncoder(Protocol):
-    """A network that reads each lead as a sequence of its own, with shared weights: (B, L, T) -> (B, L, lead_dim)."""
+    """A network that reads each lead as a sequence of its own: (B, 12, T) mV -> (B, leads, lead_dim) float32.
 
+    `leads` are the positions of those it reads, in the order of the result; `lead_groups` the positions in `leads` of
+    those that share weights: one group, where all do. Row (b, l) depends on lead l alone, but for batch norms.
+    """
+
+    leads: tuple[int, ...]
+    lead_groups: tuple[tuple[int, ...], ...]
     lead_dim: int
 
-    def forward_leads(self, leads_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
+    def forward_leads(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
 
 
 def check_odd(settings: Any, *names: str) -> None:

@@ -45,6 +45,11 @@ class PatientLoss:
     embedding_std: Tensor
     partners: Tensor
 
+    def means(self, term: str) -> dict[str, Tensor]:
+        """What a step tells of the contrast, under the name of a term."""
+        found = {"loss": self.mean, "embedding_std": self.embedding_std, "partners": self.partners}
+        return {f"{term}/{name}": value for name, value in found.items()}
+
 
 def patient_contrast(
     views: Sequence[Tensor],
@@ -98,6 +103,11 @@ def patient_contrast(
         return PatientLoss(
             ddp_mean(own, 1.0), mean.float(), _spread(columns.detach(), everyone), (others / max(len(keys), 1)).float()
         )
+
+
+def by_record(rows: Tensor, views: int) -> Tensor:
+    """Rows of all records' first view, then of their second, ..., beside each other: (V n, K, ...) -> (n, V K, ...)."""
+    return rows.unflatten(0, (views, -1)).transpose(0, 1).flatten(1, 2)
 
 
 def _rows_of_view(
