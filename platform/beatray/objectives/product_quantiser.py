@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from beatray.objectives.objective import Progress
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))  # "lowbias32" of C. Wellons; the second as a negative number, so
 # that a product with a 32-bit word never leaves 64 bits
@@ -28,12 +30,12 @@ Stop = Callable[[Tensor], Tensor]
 
 
 class ProductQuantiser(nn.Module):
-    """(..., D) -> (..., dim) in `groups` codes out of `codes` each; see the module text. ValueError if dim is uneven."""
+    """(..., D) -> (..., dim) in `groups` codes out of `codes` each; see the module text."""
 
     def __init__(self, width: int, groups: int, codes: int, dim: int) -> None:
         super().__init__()
         if dim % groups:
-            raise ValueError(f"code_dim must be a multiple of code_groups, not {dim} and {groups}")
+            raise ValueError(f"objective.code_dim must be a multiple of objective.code_groups, not {dim} and {groups}")
         self.groups, self.codes = groups, codes
         self.choose = nn.Linear(width, groups * codes)
         nn.init.normal_(self.choose.weight)
@@ -64,6 +66,11 @@ def straight_through(
     return hard + (soft - stop(soft))  # the bracket is exactly 0, so what comes out is exactly one-hot
 
 
+def code_temperature(at: Progress, start: float, end: float) -> float:
+    """From `start` at step 0 towards `end` at the end of the run: start (end / start)^(k / K) for step k of K."""
+    return start * (end / start) ** (at.step / max(at.steps, 1))
+
+
 def gumbel_noise(seed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """-log(-log u) of uniform numbers u that are a function of a row's seed (B,) int64 in 0..2^32-1: (B, *shape)."""
     count = int(torch.Size(shape).numel())
@@ -79,7 +86,7 @@ def perplexity(shares: Tensor) -> Tensor:
 
 
 def diversity(shares: Tensor) -> Tensor:
-    """How far the codes are from all being used alike: (G V - sum over groups of the perplexity) / (G V), (G, V) -> ()."""
+    """(G V - sum over groups of the perplexity) / (G V), near 0 where all codes are used alike: (G, V) -> ()."""
     return 1.0 - perplexity(shares).sum() / shares.numel()
 
 
