@@ -33,6 +33,19 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"width": 16, "layers": 2, "state": 4, "direction": "bidirectional", "pre_norm": True},
     ],
     "lstm": [{"width": 16}, {"width": 16, "layers": 1, "direction": "both", "pool_last": True, "norm": "group"}],
+    "wav2vec": [
+        {
+            "conv_channels": 16,
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "hidden": 64,
+            "position_kernel": 16,
+            "position_groups": 4,
+            "half_rate": half_rate,
+        }
+        for half_rate in (False, True)
+    ],
     "vit": [{"width": 32, "depth": 2}, {"width": 32, "depth": 2, "registers": 1, "bias": False, "dropout": 0.1}],
 }
 """Settings with which a network is quick; every network of the registry is tested, with its defaults if not here."""
