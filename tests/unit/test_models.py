@@ -219,6 +219,8 @@ def test_tokens_in_context_are_the_map(name: str, settings: dict[str, Any]) -> N
         ("vit_s", 14_311_680),
         ("vit_b", 85_286_400),
         ("vit_tiny", 476_352),
+        ("wav2vec", 90_373_248),
+        ("wav2vec_tiny", 554_016),
     ],
 )
 def test_presets(preset: str, parameters: int) -> None:
