@@ -110,6 +110,12 @@ def test_programs_are_equal_for_any_number_of_recordings_and_samples(name: str, 
         ("lstm", {"width": 16, "layers": 1, "direction": "both", "pool_last": True}, None),
         ("vit", {"width": 32, "depth": 2}, None),
         ("vit", {"width": 32, "depth": 2, "registers": 1, "bias": False}, None),
+        ("wav2vec", {"conv_channels": 16, "width": 32, "depth": 2, "heads": 2, "hidden": 64}, None),
+        (
+            "wav2vec",
+            {"conv_channels": 16, "width": 32, "depth": 1, "heads": 2, "position_kernel": 5, "half_rate": True},
+            None,
+        ),
     ],
 )
 def test_networks_with_context_are_exported_without_a_loop_or_fft(

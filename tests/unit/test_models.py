@@ -37,6 +37,19 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"stem": 4, "widths": [4, 8]},
         {"stem": 4, "widths": [4, 8, 8], "block_stride": 2, "streams": 2, "norm": "group", "pooling": "mean_std"},
     ],
+    "wav2vec": [
+        {
+            "conv_channels": 16,
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "hidden": 64,
+            "position_kernel": 16,
+            "position_groups": 4,
+            "half_rate": half_rate,
+        }
+        for half_rate in (False, True)
+    ],
     "vit": [{"width": 32, "depth": 2}, {"width": 32, "depth": 2, "registers": 1, "bias": False, "dropout": 0.1}],
 }
 """Settings with which a network is quick; every network of the registry is tested, with its defaults if not here."""
@@ -210,6 +223,8 @@ def test_tokens_in_context_are_the_map(name: str, settings: dict[str, Any]) -> N
         ("vit_s", 14_311_680),
         ("vit_b", 85_286_400),
         ("vit_tiny", 476_352),
+        ("wav2vec", 90_373_248),
+        ("wav2vec_tiny", 554_016),
     ],
 )
 def test_presets(preset: str, parameters: int) -> None:

@@ -76,7 +76,11 @@ class ViT(Encoder):
         patches: Tensor = self.embed(self.lead_scale(x_mv)).transpose(1, 2)
         if patches.dtype != torch.float64:
             patches = patches.float()  # so that the residual stream stays in 32 bits inside autocast
-        return patches + positions(patches.shape[1], self.channels, patches)
+        return patches + self.token_positions(patches)
+
+    def token_positions(self, tokens: Tensor) -> Tensor:
+        """What of tokens (B, T', width) tells their place alone: (T', width)."""
+        return positions(tokens.shape[1], self.channels, tokens)
 
     def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(B, T', width) -> (B, T', width), or with keep (B, K) int64 of those tokens alone -> (B, K, width).
