@@ -14,6 +14,7 @@ from ts2vec_oracle import ts2vec_loss as slow_loss
 
 from beatray.models.encoder import Encoder, Stage, valid_cells
 from beatray.models.registry import build_encoder
+from beatray.models.segmentation import ConvDecoder, UNetDecoder
 from beatray.models.ts2vec import TS2VecEncoder
 from beatray.objectives.objective import Progress
 from beatray.objectives.statistics import FeatureStatistics
@@ -195,6 +196,7 @@ def test_equal_scores_cost_their_logarithm_for_each_weight() -> None:
     levels.append(2.0 * w.sum(1).mean() - 1.0)
     expected = (levels[0] * math.log(11) + levels[1] * math.log(5)) / 3  # the third level is a single moment
     torch.testing.assert_close(found.temporal, expected.expand(records))
+    torch.testing.assert_close(found.temporal_weight, ((levels[0] + levels[1]) / 2).expand(records))
 
 
 @pytest.mark.parametrize("tau", [(20.0, 0.5), (20.0, 0.0), (0.0, 0.5), (0.0, 0.0)])
@@ -413,6 +415,15 @@ def test_a_short_recording_ends_as_the_window_does() -> None:
         torch.testing.assert_close(encoder.encode(tokens, valid=there).transpose(1, 2), beside, atol=1e-12, rtol=1e-12)
         assert not torch.allclose(encoder.forward_features(x)[1:, :, :40], alone, atol=1e-3)
         assert not beside[1, :, 40:].any() and not tokens[1, 40:].any()
+
+
+@pytest.mark.parametrize(("stride", "fine"), [(2, 2), (4, 4), (8, 4)])
+def test_decoders_take_its_maps(stride: int, fine: int) -> None:
+    encoder = network(stride=stride).float()
+    assert [(stage.channels, stage.stride) for stage in encoder.stages] == [(8, fine), (8, stride)]
+    maps = encoder.forward_stages(torch.randn(2, 12, 1001))
+    for decoder in (ConvDecoder(encoder.stages[-1]), UNetDecoder(encoder.stages)):
+        assert decoder(maps, 1001).shape == (2, 4, 1001)
 
 
 def test_tokens_cannot_be_left_out() -> None:

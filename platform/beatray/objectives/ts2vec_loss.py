@@ -37,7 +37,8 @@ _NEVER = -1e30  # a score whose exponential is exactly 0, yet finite, so that 0 
 
 @dataclass(frozen=True, slots=True)
 class RecordLosses:
-    """Of each record (B,), over the levels: the loss, both terms before alpha, and the sums of their weights a row."""
+    """Of each record (B,): the loss, both terms before alpha over the number of levels, and what the weights of a row
+    add up to, the mean over the levels that have the term."""
 
     loss: Tensor
     instance: Tensor
@@ -82,11 +83,12 @@ def record_losses(
     0 for a record of no cells.
     """
     zero = z_vntd.new_zeros(len(cells_n[mine]))
-    levels, instance, temporal, instance_weight, temporal_weight = zero, zero, zero, zero, zero
+    levels, temporal_levels, instance, temporal, instance_weight, temporal_weight = (zero,) * 6
     level = 0
     while True:
         there_nt = torch.arange(z_vntd.shape[2], device=cells_n.device) < cells_n[:, None]
-        levels = levels + (cells_n[mine] > 0)
+        counts = cells_n[mine] > 0
+        levels = levels + counts
         loss, weight = _instance_term(z_vntd, there_nt, mine, instance_weights)
         instance, instance_weight = instance + loss, instance_weight + weight
         if z_vntd.shape[2] == 1:
@@ -95,12 +97,15 @@ def record_losses(
             tau = None if temporal_tau is None else temporal_tau * 2.0**level
             loss, weight = _temporal_term(z_vntd[:, mine], there_nt[mine], tau)
             temporal, temporal_weight = temporal + loss, temporal_weight + weight
+            temporal_levels = temporal_levels + counts
         half = z_vntd.shape[2] // 2
         z_vntd = torch.maximum(z_vntd[:, :, 0 : 2 * half : 2], z_vntd[:, :, 1 : 2 * half : 2])
         cells_n = cells_n // 2  # a pool counts where both of its moments do
         level += 1
-    sums = (instance, temporal, instance_weight, temporal_weight)
-    instance, temporal, instance_weight, temporal_weight = (total / levels.clamp_min(1) for total in sums)
+    instance, temporal, instance_weight = (
+        total / levels.clamp_min(1) for total in (instance, temporal, instance_weight)
+    )
+    temporal_weight = temporal_weight / temporal_levels.clamp_min(1)
     return RecordLosses(
         alpha * instance + (1.0 - alpha) * temporal, instance, temporal, instance_weight, temporal_weight
     )
