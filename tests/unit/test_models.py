@@ -50,6 +50,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         }
         for half_rate in (False, True)
     ],
+    "ts2vec": [
+        {"width": 8, "out_width": 16},
+        {"width": 8, "out_width": 16, "blocks": 4, "stride": 8, "pooling": "mean"},
+    ],
     "vit": [{"width": 32, "depth": 2}, {"width": 32, "depth": 2, "registers": 1, "bias": False, "dropout": 0.1}],
 }
 """Settings with which a network is quick; every network of the registry is tested, with its defaults if not here."""
@@ -219,6 +223,8 @@ def test_tokens_in_context_are_the_map(name: str, settings: dict[str, Any]) -> N
         ("s4d_tiny", 39_168),
         ("lstm", 4_999_168),
         ("lstm_tiny", 46_848),
+        ("ts2vec", 637_952),
+        ("ts2vec_tiny", 52_128),
         ("vit_xs", 3_616_896),
         ("vit_s", 14_311_680),
         ("vit_b", 85_286_400),
