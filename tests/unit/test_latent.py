@@ -88,7 +88,7 @@ def test_a_prediction_that_is_the_target_costs_nothing_and_one_beside_it_its_dis
         return original(predicted, wanted, *others)
 
     objective._result = keep  # type: ignore[method-assign]
-    assert float(objective(made, Progress()).loss) > 0.1
+    assert float(objective(made, Progress()).loss.detach()) > 0.1
     assert float(found["same"].loss) == 0.0 and float(found["beside"].loss) == pytest.approx(0.25, abs=1e-12)
 
 

@@ -86,9 +86,12 @@ def test_the_number_is_exact_and_no_run_is_short(case: tuple[int, int, int, int,
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[2]])
-def test_every_token_is_masked_in_some_epoch_and_kept_in_another(case: tuple[int, int, int, int, int | None]) -> None:
-    found = drawn(*case)[:200, : case[1]]
-    assert found.any(0).all() and not found.all(0).any()  # the first and the last token among them
+def test_every_token_is_masked_in_some_epoch(case: tuple[int, int, int, int, int | None]) -> None:
+    _, valid, quota, shortest, _ = case
+    found = drawn(*case)[:200, :valid]
+    assert found.any(0).all()  # the first and the last token, too
+    if valid - quota >= shortest:  # with fewer left, those near the ends could only be kept beside a run that is short
+        assert not found.all(0).any()
 
 
 def test_rows_depend_on_themselves_alone() -> None:
