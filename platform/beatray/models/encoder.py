@@ -8,7 +8,7 @@ Contract: input (B, 12, T) millivolts at 500 Hz, as `preprocess.prepare` makes t
 last of them; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0. `n_samples`
 (B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution.
 
-Methods that need more than maps ask for it when they are built: see `TokenEncoder` and `LeadEncoder`.
+Methods that need more than maps ask for it when they are built: see `TokenEncoder`, `LayerEncoder` and `LeadEncoder`.
 """
 
 from __future__ import annotations
@@ -115,6 +115,14 @@ class TokenEncoder(Protocol):
     def tokens(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
 
     def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class LayerEncoder(Protocol):
+    """A `TokenEncoder` that shows what each of its layers makes of the tokens: a list of (B, T', channels), first to
+    last; the last is what `encode` gives."""
+
+    def encode_layers(self, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]: ...
 
 
 @runtime_checkable
