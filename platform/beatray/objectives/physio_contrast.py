@@ -118,9 +118,10 @@ class PhysioContrast(Objective):
         s = self.settings
         out = crop_window(batch, s.crop_seconds, draws)
         x_mv = out.pop("plain")
-        peaks = batch["r_peaks"].to(x_mv.device) - out["crop_start"][:, None]
-        outside = (batch["r_peaks"].to(x_mv.device) < 0) | (peaks < 0) | (peaks >= out["n_valid"][:, None])
-        out["peaks"] = peaks.masked_fill(outside, -1)
+        known = batch["r_peaks"].to(x_mv.device)
+        peaks = known - out["crop_start"][:, None]
+        inside = (known >= 0) & (peaks >= 0) & (peaks < out["n_valid"][:, None])
+        out["peaks"] = peaks.masked_fill(~inside, -1)
         out["record_features"] = batch["record_features"]
         drawn = draws.uniform("beat_order", peaks.shape[1])
         out["view_1"], out["view_2"] = x_mv, shuffle_beats(x_mv, out["peaks"], out["n_valid"], drawn)
@@ -129,7 +130,7 @@ class PhysioContrast(Objective):
                 out["plain"] = x_mv
             for view in (1, 2):
                 starts = draw_mask(draws, view)
-                out[f"view_{view}"] = time_mask(out[f"view_{view}"], starts, s.mask_fraction)
+                out[f"view_{view}"] = time_mask(out[f"view_{view}"], starts, s.mask_fraction, in_place=view == 2)
         return out
 
     def forward(self, views: Tensors, at: Progress) -> StepResult:
