@@ -174,19 +174,16 @@ def test_errors_are_those_of_a_loop_and_only_what_is_near_a_peak_counts_in_the_s
     wanted = objective.encoder.lead_scale(made["plain"]).numpy()
     whole, near = [], []
     for b in range(records):
-        errors: list[float] = []
-        at_peak: list[float] = []
+        errors, at_peak = [], []
+        leads = [lead for lead in range(12) if made["plain"][b, lead].any()]
         for k in range(drawn.shape[2]):
             at = 16 * (k // 2) + (4 if k % 2 else -4)
             if not 0 <= at < min(int(made["n_valid"][b]), samples):
                 continue
-            for lead in range(12):
-                if not made["plain"][b, lead].any():
-                    continue
-                mean = wanted[b, lead, max(at - 4, 0) : at + 5].mean()
-                errors.append(float((drawn[b, lead, k] - mean) ** 2))
-                if any(p >= 0 and abs(at - int(p)) <= 30 for p in made["peaks"][b]):
-                    at_peak.append(errors[-1])
+            error = [(drawn[b, i, k] - wanted[b, i, max(at - 4, 0) : at + 5].mean()) ** 2 for i in leads]
+            errors += error
+            if any(p >= 0 and abs(at - int(p)) <= 30 for p in made["peaks"][b]):
+                at_peak += error
         whole.append(np.mean(errors))
         near += [np.mean(at_peak)] if at_peak else []
     assert 0 < len(near) < records

@@ -53,7 +53,7 @@ def low_rate(x: Tensor, at_smp: Tensor, step_smp: float) -> Tensor:
     half = int(step_smp) // 2
     padded = functional.pad(x, (half + 1, half))
     sums = padded.cumsum(-1)
-    count = functional.pad(torch.ones_like(x[:1, :1]).expand(1, 1, -1), (half + 1, half)).cumsum(-1)
+    count = functional.pad(x.new_ones(1, 1, x.shape[-1]), (half + 1, half)).cumsum(-1)
     inside = at_smp.clamp(0, x.shape[-1] - 1)
     first, last = inside, inside + 2 * half + 1
     return (sums[..., last] - sums[..., first]) / (count[..., last] - count[..., first])

@@ -244,7 +244,8 @@ def cosines(teacher: Tensor, student: Tensor) -> Tensor:
 def coding_rate(moments: Tensor, rows: Tensor | float, eps: float) -> Tensor:
     """1/2 logdet(I + d / (n eps) Z^T Z) from Z^T Z (..., d, d) of `rows` n unit rows: (...)."""
     d = moments.shape[-1]
-    scale = (d / (torch.as_tensor(rows, device=moments.device).clamp_min(1.0) * eps)).to(moments.dtype)
+    n = torch.as_tensor(rows, dtype=torch.float64, device=moments.device).clamp_min(1.0)
+    scale = (d / (n * eps)).to(moments.dtype)
     one = torch.eye(d, dtype=moments.dtype, device=moments.device)
     rate: Tensor = torch.linalg.slogdet(one + scale * moments).logabsdet / 2.0
     return rate
