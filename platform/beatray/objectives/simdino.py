@@ -65,9 +65,7 @@ class SimDinoSettings:
     expansion: float = setting(1.0, "of the coding rate, times gamma; 0.1 in xECG", at_least=0.0, searchable=True)
     eps: float = setting(0.05, "distortion of the coding rate; 0.5 in the paper's v1", above=0.0)
     patch_weight: float = setting(0.0, "above 0: SimDINOv2, with hidden patches; 1 in xECG", at_least=0.0)
-    mask_ratio: float = setting(
-        0.3, "of the patches of a global crop, in one block, with patch_weight", above=0, below=1
-    )
+    mask_ratio: float = setting(0.3, "of the patches of a global crop; with patch_weight", above=0.0, below=1.0)
     projector_hidden: int = setting(512, at_least=1)
     projector_dim: int = setting(256, at_least=1)
 
@@ -106,7 +104,7 @@ class SimDino(Objective):
         self.teacher = Teacher(self._student(), batch_statistics=True)
 
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
-        """Crops view_1, view_2, local_1, .. (B, 12, l), n_valid_NAME of each; hidden_1, hidden_2 (B, T') bool."""
+        """Crops view_1, view_2, local_1, .. (B, 12, l), n_valid_NAME (B,) of each; hidden_1, hidden_2 (B, T') bool."""
         s = self.settings
         window = crop_window(batch, s.crop_seconds, draws)
         x_mv, n_valid = window["plain"], window["n_valid"]
@@ -121,9 +119,8 @@ class SimDino(Objective):
             zero = torch.from_numpy(dropped).to(x_mv.device)
             out[name] = crop(x_mv, start, length).masked_fill(zero[..., None], 0.0)
             out[f"n_valid_{name}"] = (n_valid - start).clamp(0, length)
-        if s.patch_weight > 0:
-            for number, name in enumerate(GLOBALS, 1):
-                tokens = -(-out[name].shape[-1] // self.stage.stride)
+            if s.patch_weight > 0 and name in GLOBALS:
+                tokens = -(-length // self.stage.stride)
                 cells = cells_of(out[f"n_valid_{name}"], self.stage, tokens).cpu().numpy()
                 hidden = hide_block(draws.uniform("hidden", 1, number)[:, 0], cells, tokens, s.mask_ratio)
                 out[f"hidden_{number}"] = torch.from_numpy(hidden).to(x_mv.device)
@@ -145,7 +142,7 @@ class SimDino(Objective):
             wanted = unit_rows(self.teacher.module.projector(pooled)).unflatten(0, (2, records))
         with torch.autocast(z.device.type, enabled=False):
             loss, cosine = global_mean(cosines(wanted, z).sum(), records, -s.coefficient)
-            moments = z[: len(GLOBALS)].transpose(1, 2) @ z[: len(GLOBALS)]  # (2, d, d)
+            moments = z[:2].transpose(1, 2) @ z[:2]  # (2, d, d)
             everywhere = gather_rows(moments[None], [1] * world_size()).sum(0)  # the sum over ranks, with gradient
             rows = sum_over_ranks(torch.tensor(float(records), dtype=torch.float64, device=z.device))
             rate = coding_rate(everywhere, rows, s.eps).mean()
@@ -155,7 +152,7 @@ class SimDino(Objective):
         means = {
             "record/cosine": cosine,
             "record/coding_rate": rate_share(rate.detach(), rows, z.shape[2], s.eps).float(),
-            "record/embedding_std": embedding_std(z[: len(GLOBALS)].flatten(0, 1)),
+            "record/embedding_std": embedding_std(z[:2].flatten(0, 1)),
         }
         total = -s.coefficient * cosine - (gamma * rate.detach()).float()
         if hidden is not None and tokens is not None:
