@@ -1,10 +1,12 @@
-"""Which heartbeats of a record are contrasted, and where they lie in the crop.
+"""Which heartbeats of a record are contrasted, where they lie in the crop, and views with beats in another order.
 
 3KG turns and masks leads but never moves a sample, so a box around an R-peak of the clean record is right in both
 views.
 
 Contract: r_peaks (B, P) int64 samples of the record, -1 where there is none; the result has `max_beats` slots per
 record, in time order, the same whatever the batch.
+
+`shuffle_beats` is the view of PhysioCLR (Maghsoodi et al., arXiv 2509.08116): the same heartbeats in another order.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from beatray.augment.draws import Draws
@@ -29,6 +32,10 @@ class BeatBox:
 
 MIN_INSIDE = 0.75
 """A box with less of its length inside the signal is left out."""
+
+CUT_BEFORE = 0.4
+"""Beats are parted so far before an R-peak, as a part of the way back to the last: between T wave and P wave at most
+rates."""
 
 
 def select_beats(
@@ -92,3 +99,25 @@ def take_beats(values: Tensor, index: Tensor, missing: float | int) -> Tensor:
         safe = safe[..., None].expand(-1, -1, values.shape[2])
         absent = absent[..., None]
     return values.gather(1, safe).masked_fill(absent, missing)
+
+
+def shuffle_beats(x: Tensor, peaks_smp: Tensor, n_valid: Tensor, drawn: NDArray[np.float64]) -> Tensor:
+    """The heartbeats of each record in another order, all leads together: (B, L, T) -> (B, L, T).
+
+    peaks_smp (B, P) samples of x, -1 where there is none; n_valid (B,) samples of x that are signal; drawn (B, P) in
+    [0, 1): beats come in the order of these numbers. Beats are parted before their P wave and not at the R-peak, which
+    would join the halves of different QRS complexes. All up to the second beat stays, and so does what follows the last
+    cut, a beat that the end may cut off: no sample is lost, the beats that move are whole, and with three beats or
+    fewer nothing moves.
+    """
+    order = np.tile(np.arange(x.shape[-1]), (len(x), 1))
+    rows = zip(order, peaks_smp.cpu().numpy(), n_valid.tolist(), drawn, strict=True)
+    for place, peaks, end, numbers in rows:
+        inside = np.unique(peaks[(peaks >= 0) & (peaks < end)])
+        cuts = inside[1:] - (CUT_BEFORE * np.diff(inside)).astype(np.int64)
+        if len(cuts) > 2:
+            beats = np.split(np.arange(cuts[0], cuts[-1]), cuts[1:-1] - cuts[0])
+            turn = np.argsort(numbers[: len(beats)], kind="stable")
+            place[cuts[0] : cuts[-1]] = np.concatenate([beats[i] for i in turn])
+    index = torch.from_numpy(order).to(x.device)
+    return x.gather(2, index[:, None].expand_as(x))
