@@ -95,7 +95,7 @@ def test_a_constant_per_prototype_changes_nothing_and_one_per_row_nothing_in_the
             sinkhorn(scores + per_prototype, 0.05, iterations), sinkhorn(scores, 0.05, iterations), rtol=0, atol=1e-12
         )
     early = (sinkhorn(scores + per_row, 0.05, 3) - sinkhorn(scores, 0.05, 3)).abs().max()
-    late = (sinkhorn(scores + per_row, 0.05, 20_000) - sinkhorn(scores, 0.05, 20_000)).abs().max()
+    late = (sinkhorn(scores + per_row, 0.05, 3000) - sinkhorn(scores, 0.05, 3000)).abs().max()
     assert float(early) > 0.1 and float(late) < 1e-9
 
 
@@ -233,11 +233,12 @@ def test_crops_are_windows_of_the_recording_at_their_own_moments() -> None:
     lengths = {"view_1": 800, "view_2": 800, "local_1": 300, "local_2": 300, "local_3": 300}
     starts = []
     for name, length in lengths.items():
-        windows = whole.unfold(-1, length, 1).movedim(1, 2)  # (B, places, 12, length)
-        same = (windows == crops[name][:, None]).flatten(2).all(-1)
-        assert same.any(1).all(), name
-        starts.append(same.float().argmax(1))
-    assert len({tuple(start.tolist()) for start in starts}) == len(starts)
+        beginnings = whole[:, 1].unfold(-1, 40, 1)  # (B, places, 40) of lead II
+        places = (beginnings == crops[name][:, 1, None, :40]).all(-1).float().argmax(1).tolist()
+        for record, found, place in zip(whole, crops[name], places, strict=True):
+            assert torch.equal(found, record[:, place : place + length]), name
+        starts.append(tuple(places))
+    assert len(set(starts)) == len(starts)
     assert crops["n_valid"].tolist() == [800] * 7 and crops["local_n_valid"].tolist() == [300] * 7
     masked = make_multi_crops(batch, MaskedViewSettings(crop_seconds=1.6), 3, 0.6, Draws.of(batch, 3, 0))
     for name, value in masked.items():

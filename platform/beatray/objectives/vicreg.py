@@ -11,9 +11,8 @@ with weights 25, 25 and 1. C is unbiased (divided by N - 1). As in the authors' 
 the mean over coordinates too and the two variance terms are halved.
 
 Contract: z are not normalised; the statistics are those of the global batch with their whole gradient, whatever ranks
-hold its rows. A batch of fewer than two records has no statistics: both terms are 0 there. Differences from the paper:
-views are masked windows of a recording; the expander ends without a bias, which no term could see; its 8,192
-coordinates are a setting.
+hold its rows; of fewer than two records every variance is 0. Differences from the paper: views are masked windows of a
+recording; the expander ends without a bias, which no term could see; its 8,192 coordinates are a setting.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ class VicregTerms(NamedTuple):
 
 
 def vicreg_terms(z_1: Tensor, z_2: Tensor, eps: float = EPS) -> VicregTerms:
-    """The terms of two views (N, D) of a whole batch; N may be 0. Two scalars of 0 for spread where N is below 2."""
+    """The terms of two views (N, D), of any scale, of a whole batch; N may be 0."""
     invariance = (z_1 - z_2).square().sum() / max(z_1.numel(), 1)
     (v_1, c_1), (v_2, c_2) = _spread(z_1, eps), _spread(z_2, eps)
     return VicregTerms(invariance, (v_1 + v_2) / 2.0, c_1 + c_2)
@@ -141,9 +140,7 @@ def _spread(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """v and c of one view (N, D)."""
     rows, width = z.shape
     centred = z - z.sum(0) / max(rows, 1)
-    if rows < 2:
-        return centred.sum(), centred.sum()  # 0, with a gradient of 0
-    covariance = centred.T @ centred / (rows - 1)
+    covariance = centred.T @ centred / max(rows - 1, 1)
     variances = covariance.diagonal()
     shortfall = torch.relu(1.0 - (variances + eps).sqrt()).mean()
     return shortfall, (covariance - variances.diag()).square().sum() / width
