@@ -42,9 +42,14 @@ from beatray.objectives.ema import Queue
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves
 from beatray.objectives.reduce import embedding_std, gather_counts, gather_rows, global_mean, rank
 from beatray.objectives.statistics import FeatureStatistics
+from beatray.objectives.terms import MAX_TARGET_ENTROPY, uniform_targets
 
 MIN_USAGE = 0.5
-"""Perplexity of the mean target as a part of the number of prototypes: below, prototypes are said to lie idle."""
+"""Perplexity of the mean target as a part of the number of prototypes: below, prototypes are said to lie idle.
+
+The assignment itself keeps it near 1 unless embeddings lie so far from some prototypes that its few rounds do not
+reach them. Embeddings that collapse show elsewhere: their targets become uniform, and the loss stays at log K.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +108,16 @@ class Swav(Objective):
         projected = self.projector(torch.cat(pooled))
         with torch.autocast(projected.device.type, enabled=False):
             z = unit_rows(projected).unflatten(0, (len(VIEWS) + s.local_crops, records))
-            prototypes = self.prototypes
+            prototypes: Tensor = self.prototypes
             if self._frozen(at):  # a gradient of 0 and not none, which data parallel training would wait for
                 prototypes = prototypes.detach() + 0.0 * prototypes
-            q, logs = self._targets(z[: len(VIEWS)].detach(), at)
+            sizes = [counts[0] for counts in gather_counts([records], z.device)]
+            q, logs = self._targets(z[: len(VIEWS)].detach(), sizes, at)
             losses = swapped_prediction(z @ prototypes.T, self.stop_gradient(q), s.temperature)
         loss, mean = global_mean(losses.sum(), records)
         spread = embedding_std(z[: len(VIEWS)].flatten(0, 1))
-        return StepResult(loss, {"loss": mean, "record/loss": mean, "record/embedding_std": spread, **logs})
+        means = {"loss": mean, "record/loss": mean, "record/embedding_std": spread, **logs}
+        return StepResult(loss, means, {"record/rows": mean.new_tensor(float(sum(sizes)))})
 
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:
@@ -132,17 +139,24 @@ class Swav(Objective):
         loss, spread = embedding_curves("record")
         return [
             loss,
-            Curve("record/target_entropy", "record: target entropy", True, 1.0, "uniform"),
+            Curve("record/target_entropy", "record: target entropy", True, MAX_TARGET_ENTROPY, "nearly uniform"),
             Curve("record/prototype_usage", "share of prototypes in use", True, MIN_USAGE, "idle below"),
             spread,
         ]
 
     @classmethod
     def warnings(cls, settings: SwavSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """Collapse of embeddings, and prototypes that nothing is assigned to."""
+        """Collapse of embeddings, targets that say nothing, and prototypes that nothing is assigned to."""
         found = super().warnings(settings, means, at)
+        if at.part <= 0.1 or means.get("record/rows", 2.0) < 2.0:
+            return found
+        for term in uniform_targets(means):
+            found[f"{term}/target_entropy"] = (
+                f"{term} targets are nearly uniform (entropy {means[f'{term}/target_entropy']:.2f} of 1) and say nothing: "
+                f"{cls.remedy}"
+            )
         usage = means.get("record/prototype_usage", 1.0)
-        if at.part > 0.1 and usage < MIN_USAGE:
+        if usage < MIN_USAGE:
             found["record/prototype_usage"] = (
                 f"targets use as little as {usage:.0%} of {settings.prototypes} prototypes: take fewer "
                 "(objective.prototypes), more objective.iterations or a longer queue (objective.queue_rows)"
@@ -155,13 +169,12 @@ class Swav(Objective):
         return pooled
 
     @torch.no_grad()
-    def _targets(self, z: Tensor, at: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def _targets(self, z: Tensor, sizes: list[int], at: Progress) -> tuple[Tensor, dict[str, Tensor]]:
         """Targets (2, n, K) of this rank's assign crops z (2, n, D), and what is logged of those of all.
 
         Every rank works out the targets of all rows: they are equal to the bit, in the order of the queue.
         """
         s, records = self.settings, z.shape[1]
-        sizes = [counts[0] for counts in gather_counts([records], z.device)]
         first, batch = sum(sizes[: rank()]), sum(sizes)
         everyone = gather_rows(z.transpose(0, 1).contiguous(), sizes)
         queued = [queue.newest for queue in self.queues if self._serves(queue, at)]
@@ -183,11 +196,15 @@ class Swav(Objective):
         return torch.stack(own), logs
 
     def _serves(self, queue: Queue, at: Progress) -> bool:
-        full = int(queue.filled) == self.settings.queue_rows
-        return full and at.step >= self.settings.queue_start * at.steps
+        full = int(queue.filled) == len(queue.rows)
+        return full and self._over(self.settings.queue_start, at)
 
     def _frozen(self, at: Progress) -> bool:
-        return at.step < self.settings.freeze * at.steps
+        return not self._over(self.settings.freeze, at)
+
+    def _over(self, part: float, at: Progress) -> bool:
+        """Whether a part of the run is over when this step begins."""
+        return at.step >= part * at.steps
 
 
 def sinkhorn(scores: Tensor, eps: float, iterations: int) -> Tensor:

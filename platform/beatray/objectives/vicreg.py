@@ -85,8 +85,8 @@ class Vicreg(Objective):
             terms = vicreg_terms(both[:, 0], both[:, 1])
             loss = s.invariance * terms.invariance + s.variance * terms.variance + s.covariance * terms.covariance
         means = {f"record/{name}": value.detach().float() for name, value in terms._asdict().items()}
-        spread = embedding_std(unit_rows(z))
-        return StepResult(loss, {"loss": loss.detach().float(), **means, "record/embedding_std": spread})
+        means = {"loss": loss.detach().float(), **means, "record/embedding_std": embedding_std(unit_rows(z))}
+        return StepResult(loss, means, {"record/rows": loss.new_tensor(float(sum(sizes))).float()})
 
     @classmethod
     def described(cls, settings: VicregSettings) -> str:
