@@ -152,8 +152,7 @@ class Swav(Objective):
             return found
         for term in uniform_targets(means):
             found[f"{term}/target_entropy"] = (
-                f"{term} targets are nearly uniform (entropy {means[f'{term}/target_entropy']:.2f} of 1) and say nothing: "
-                f"{cls.remedy}"
+                f"{term} targets are nearly uniform (entropy {means[f'{term}/target_entropy']:.2f} of 1): {cls.remedy}"
             )
         usage = means.get("record/prototype_usage", 1.0)
         if usage < MIN_USAGE:
