@@ -32,6 +32,7 @@ CASES: list[tuple[str, ...]] = [
     ("cpc_tiny", "objective.batch_negatives=3"),  # moments gathered from all ranks, with their gradient
     ("clocs_tiny", "objective.symmetric=false"),  # the order of recordings over all ranks counts
     ("swav_tiny", "objective.queue_rows=8", "objective.queue_start=0", "objective.freeze=0"),  # a queue that is full
+    ("lead_contrast_tiny", "objective.segments=halves"),
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
 ]
 """Every method, and settings that gather something else."""

@@ -35,7 +35,15 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "lstm": [{"width": 16}, {"width": 16, "layers": 1, "direction": "both", "pool_last": True, "norm": "group"}],
     "temporal_net": [
         {"stem": 4, "widths": [4, 8]},
-        {"stem": 4, "widths": [4, 8, 8], "block_stride": 2, "streams": 2, "norm": "group", "pooling": "mean_std"},
+        {
+            "stem": 4,
+            "stem_stride": 2,
+            "widths": [4, 8],
+            "block_stride": 2,
+            "streams": 2,
+            "norm": "group",
+            "pooling": "mean_std",
+        },
     ],
     "wav2vec": [
         {

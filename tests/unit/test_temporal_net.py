@@ -90,14 +90,15 @@ def test_maps_are_means_over_leads_at_each_scale_and_decoders_take_them(streams:
         torch.testing.assert_close(fmap, leads.mean(1), atol=1e-12, rtol=0)
     for decoder in (ConvDecoder(encoder.stages[-1]), UNetDecoder(encoder.stages)):
         assert decoder.double()(maps, 600).shape == (2, 4, 600)
+    assert [fmap.shape for fmap in built(stem_stride=2).forward_stages(x)] == [(2, 4, 150), (2, 12, 150)]
     published = built()
     assert [(stage.channels, stage.stride) for stage in published.stages] == [(4, 4), (12, 4)]
     assert UNetDecoder(published.stages).double()(published.forward_stages(x), 600).shape == (2, 4, 600)
 
 
-@pytest.mark.parametrize("block_stride", [1, 2])
-def test_cell_j_is_centred_on_sample_j_times_stride(block_stride: int) -> None:
-    encoder = built(block_stride=block_stride, widths=(4, 6, 6))
+@pytest.mark.parametrize(("stem_stride", "block_stride"), [(1, 1), (1, 2), (2, 2)])
+def test_cell_j_is_centred_on_sample_j_times_stride(stem_stride: int, block_stride: int) -> None:
+    encoder = built(stem_stride=stem_stride, block_stride=block_stride, widths=(4, 6, 6))
     for parameter in encoder.parameters():
         if parameter.dim() == 3:
             parameter.copy_((parameter + parameter.flip(-1)) / 2)
