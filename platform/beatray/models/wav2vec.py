@@ -122,7 +122,7 @@ class Wav2Vec(Encoder):
             x = halve_rate(x)
         maps: list[Tensor] = []
         for conv in self.convs:
-            x = conv(functional.pad(x, (0, x.shape[-1] % 2)))
+            x = conv(functional.pad(x, (0, 1)))  # of an even length the convolution leaves the zero out again
             if not maps:
                 there = None if n_samples is None else valid_cells(n_samples, self._first_stage, x.shape[-1])
                 x = self.conv_norm(x, there)
