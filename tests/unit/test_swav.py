@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,21 @@ def test_assignments_are_those_of_the_loop(iterations: int) -> None:
     found = sinkhorn(scores, 0.05, iterations)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(found.sum(1), torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_assignments_and_loss_are_those_of_public_code() -> None:
+    public = json.loads((Path(__file__).parents[1] / "data" / "public_values" / "swav.json").read_text())
+    scores = torch.tensor(public["sinkhorn"]["scores"], dtype=torch.float64)
+    for case in public["sinkhorn"]["cases"]:
+        found = sinkhorn(scores, case["eps"], case["iterations"])
+        np.testing.assert_allclose(found.numpy(), np.array(case["codes"]), rtol=0, atol=1e-9)
+    for case in public["cases"]:
+        crops = torch.tensor(case["scores"], dtype=torch.float64)
+        queued = torch.tensor(case["queue_scores"], dtype=torch.float64).view(2, -1, crops.shape[-1])
+        both = torch.cat([queued, crops[:2]], 1)
+        q = torch.stack([sinkhorn(rows, case["eps"], case["iterations"])[queued.shape[1] :] for rows in both])
+        loss = swapped_prediction(crops, q, case["temperature"]).mean()
+        assert float(loss) == pytest.approx(case["loss"], abs=1e-9)
 
 
 def test_prototypes_are_used_alike_in_the_limit_only() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +56,15 @@ def test_the_terms_are_those_of_the_formula(rows: int, width: int) -> None:
     for number, value in enumerate(found):
         only = [float(number == other) for other in range(3)]
         assert float(value) == pytest.approx(vicreg_loss(z_1.numpy(), z_2.numpy(), *only), rel=1e-10)
+
+
+def test_the_terms_are_those_of_public_code() -> None:
+    cases = json.loads((Path(__file__).parents[1] / "data" / "public_values" / "vicreg.json").read_text())["cases"]
+    for case in cases:
+        z_1, z_2 = (torch.tensor(case[name], dtype=torch.float64) for name in ("z1", "z2"))
+        terms = vicreg_terms(z_1, z_2, case["eps"])
+        weighted = [case[name] * float(value) for name, value in terms._asdict().items()]
+        assert sum(weighted) == pytest.approx(case["loss_of_the_authors"], abs=1e-9)
 
 
 def test_the_loss_of_a_step_is_that_of_its_expanded_views() -> None:
