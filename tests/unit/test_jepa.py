@@ -105,6 +105,8 @@ def test_the_kept_part_is_shared_by_an_epoch_and_moves_between_epochs() -> None:
     objective = built()
     counts = [(views(objective, 2, epoch)["part"] == KEPT).sum(1).tolist() for epoch in range(20)]
     assert all(len(set(both)) == 1 for both in counts)
+    # rows of all epochs go through the same memory when views are made on workers
+    assert {tuple(views(objective, 2, epoch)["part"].shape) for epoch in range(20)} == {(2, TOKENS)}
     assert {both[0] for both in counts} <= set(range(6, 11)) and len({both[0] for both in counts}) > 2
 
 

@@ -13,7 +13,7 @@ from jepa_oracle import layer_norm as slow_layer_norm
 
 from beatray.models.registry import build_encoder
 from beatray.objectives.jepa import Jepa, JepaSettings
-from beatray.objectives.latent import LatentPrediction, LatentSettings, layer_norm, token_errors
+from beatray.objectives.latent import LatentPrediction, LatentSettings, layer_norm, target_stds, token_errors
 from beatray.objectives.objective import Progress
 from beatray.objectives.s4_jepa import S4Jepa, S4JepaSettings
 from every_method import batch_of, rows_of, views_of
@@ -68,11 +68,11 @@ def test_a_recording_counts_by_its_masked_tokens(method: str) -> None:
     wanted = torch.zeros(2, 4, 3, dtype=torch.float64)
     counted = torch.tensor([[True] * 4, [True, False, False, False]])
     predicted = torch.tensor([2.0, 7.0], dtype=torch.float64)[:, None, None].expand(2, 4, 3)
-    result = objective._result(predicted, wanted, counted, torch.randn(9, 3))
+    result = objective._result(predicted, wanted, counted, wanted, counted)
     of = {"l1": (2.0, 7.0), "smooth_l1": (1.5, 6.5)}[objective.settings.loss]
     assert float(result.loss) == pytest.approx((4 * of[0] + of[1]) / 5)
-    assert float(result.counts["token/masked"]) == 5
-    nothing = objective._result(predicted, wanted, counted & False, torch.zeros(0, 3))
+    assert float(result.counts["token/masked"]) == 5 and float(result.counts["record/rows"]) == 2
+    nothing = objective._result(predicted, wanted, counted & False, wanted[:0], counted[:0])
     assert float(nothing.loss) == 0.0 and float(nothing.means["token/target_std"]) == 0.0
 
 
@@ -161,22 +161,39 @@ def test_the_student_is_the_same_with_and_without_a_teacher(method: str) -> None
 def test_collapsed_targets_are_said_to_have_collapsed(method: str) -> None:
     objective = built(method)
     made = views(objective)
-    means = objective(made, Progress()).means
-    assert float(means["token/target_std"]) > 0.3
+    means = {name: float(value) for name, value in objective(made, Progress()).means.items()}
+    assert means["token/target_std"] > 0.3 and means["record/target_std"] > 0.1
     assert objective.warnings(objective.settings, means, Progress(50, 100)) == {}
     with torch.no_grad():
         for parameter in objective.teacher.module.parameters():
             parameter.zero_()
-    means = {name: float(value) for name, value in objective(made, Progress()).means.items()}
-    assert means["token/target_std"] == 0.0
-    (sentence,) = objective.warnings(objective.settings, means, Progress(50, 100)).values()
-    assert "collapsed" in sentence and objective.remedy in sentence
+    result = objective(made, Progress())
+    means = {name: float(value) for name, value in {**result.means, **result.counts}.items()}
+    assert means["token/target_std"] == means["record/target_std"] == 0.0
+    found = objective.warnings(objective.settings, means, Progress(50, 100))
+    assert found.keys() == {"token/target_std", "record/target_std"}
+    assert all("collapsed" in sentence and objective.remedy in sentence for sentence in found.values())
     assert objective.warnings(objective.settings, means, Progress(2, 100)) == {}
+    alone = {**means, "record/rows": 1.0}
+    assert objective.warnings(objective.settings, alone, Progress(50, 100)) == {}  # one recording spreads nothing
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_spread_of_targets_is_over_recordings_and_tokens_of_each_coordinate(method: str) -> None:
-    targets = np.random.default_rng(0).normal(size=(20, 3)) * [1.0, 2.0, 0.0]
-    empty = torch.zeros(1, 1, 3, dtype=torch.float64)
-    result = built(method)._result(empty, empty, empty[..., 0] > 0, torch.from_numpy(targets))
-    assert float(result.means["token/target_std"]) == pytest.approx(targets.std(0).mean(), rel=1e-6)
+def test_targets_that_know_their_place_alone_have_collapsed_too() -> None:
+    objective = built("jepa")
+    made = views(objective)
+    with torch.no_grad():
+        objective.teacher.module.embed.weight.zero_()  # type: ignore[union-attr,operator]
+    means = {name: float(value) for name, value in objective(made, Progress()).means.items()}
+    assert means["token/target_std"] > 0.3
+    assert list(objective.warnings(objective.settings, means, Progress(50, 100))) == ["record/target_std"]
+
+
+def test_the_spread_of_targets_is_that_of_each_coordinate_over_tokens_and_over_recordings() -> None:
+    generator = np.random.default_rng(0)
+    h = generator.normal(size=(6, 5, 3)) * [1.0, 2.0, 0.0] + generator.normal(size=(5, 3))
+    there = np.arange(5) < np.array([5, 5, 4, 4, 2, 1])[:, None]
+    there[:5, 4] = [True, False, False, False, False]  # a place that one recording reaches counts in nothing
+    over_tokens, over_records = target_stds(torch.from_numpy(h), torch.from_numpy(there))
+    assert float(over_tokens) == pytest.approx(h[there].std(0).mean(), rel=1e-6)
+    at_places = [h[there[:, place], place].std(0).mean() for place in range(4)]
+    assert float(over_records) == pytest.approx(np.mean(at_places), rel=1e-6)

@@ -66,7 +66,7 @@ def test_all_layers_are_taken_where_there_are_fewer_than_asked_for() -> None:
     predicted, layers = predictions(objective, made)
     masked = made["masked"].numpy()
     expected = smooth_l1(predicted[masked][None], data2vec_targets(layers)[masked][None])
-    assert len(layers) == 3 and float(objective(made, Progress()).loss) == pytest.approx(expected, abs=1e-9)
+    assert len(layers) == 3 and float(objective(made, Progress()).loss.detach()) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("targets", ["jepa", "data2vec"])
@@ -82,7 +82,7 @@ def test_layers_that_do_not_vary_give_targets_of_zero(targets: str) -> None:
     assert torch.isfinite(h).all() and h.abs().max() < 1e-9
     result = objective(made, Progress())
     result.loss.backward()
-    assert torch.isfinite(result.loss) and float(result.means["token/target_std"]) < 1e-9
+    assert torch.isfinite(result.loss) and float(result.means["token/target_std"]) < 1e-6
 
 
 def test_the_masked_part_is_exact_over_a_thousand_draws_and_reaches_every_token() -> None:

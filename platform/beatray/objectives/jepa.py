@@ -99,7 +99,7 @@ class Jepa(LatentPrediction):
             seen = None if whole else part != NO_SIGNAL
             h = self._targets(teacher.encode(teacher.tokens(x_mv, n_valid), valid=seen))
             wanted = h.gather(1, masked_at[..., None].expand(-1, -1, h.shape[2]))
-        return self._result(predicted, wanted, masked_there, h[part != NO_SIGNAL])
+        return self._result(predicted, wanted, masked_there, h, part != NO_SIGNAL)
 
     @classmethod
     def described(cls, settings: JepaSettings) -> str:

@@ -9,8 +9,10 @@ masked tokens of the global batch, and over the coordinates, of
 
 No gradient reaches h. Its momentum m goes from `momentum` to `momentum_end` along a line.
 
-Nothing but the lag of the teacher keeps h from becoming a constant. `token/target_std` tells: the SD of h over the
-tokens and recordings of the global batch, as a mean over coordinates; about 1 behind a fresh norm, 0 after a collapse.
+Nothing but the lag of the teacher keeps h from becoming a constant. Two means over coordinates tell: the SD of h over
+all tokens of the global batch, `token/target_std`, and that over the recordings at one place, `record/target_std`. The
+second is needed where tokens hold positions: h that knows its place and nothing of the signal is spread over tokens all
+the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most about 1.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from beatray.fields import check, setting
 from beatray.models.encoder import Encoder
 from beatray.objectives.ema import Teacher, linear_momentum
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult
-from beatray.objectives.reduce import coordinate_std, global_mean, sum_over_ranks
+from beatray.objectives.reduce import global_mean, sum_over_ranks
 from beatray.objectives.statistics import FeatureStatistics
 
 MIN_TARGET_STD = 0.05
@@ -76,16 +78,24 @@ class LatentPrediction(Objective):
     @classmethod
     def curves(cls, settings: Any) -> Sequence[Curve]:
         """The spread of the targets."""
-        return [Curve("token/target_std", "SD of targets", level=MIN_TARGET_STD, level_name="collapsed below")]
+        return [
+            Curve(f"{over}/target_std", f"target SD over {over}s", level=MIN_TARGET_STD, level_name="collapsed below")
+            for over in ("token", "record")
+        ]
 
     @classmethod
     def warnings(cls, settings: Any, means: Mapping[str, float], at: Progress) -> dict[str, str]:
         """Targets that are nearly the same everywhere, once a tenth of the run is over."""
-        key = "token/target_std"
-        std = means.get(key, 1.0)
-        if at.part <= 0.1 or std >= MIN_TARGET_STD:
-            return {}
-        return {key: f"targets have nearly collapsed (SD {std:.3f} < {MIN_TARGET_STD}): {cls.remedy}"}
+        found: dict[str, str] = {}
+        if at.part <= 0.1 or means.get("record/rows", 2.0) < 2.0:
+            return found
+        for over, what in (("token", "everywhere"), ("record", "in all recordings")):
+            std = means.get(f"{over}/target_std", 1.0)
+            if std < MIN_TARGET_STD:
+                found[f"{over}/target_std"] = (
+                    f"targets have collapsed: nearly the same {what} (SD {std:.3f} < {MIN_TARGET_STD}); {cls.remedy}"
+                )
+        return found
 
     def _targets(self, h: Tensor) -> Tensor:
         """The teacher's output as it is predicted, at least float32."""
@@ -93,14 +103,36 @@ class LatentPrediction(Objective):
             exact = h if h.dtype == torch.float64 else h.float()
             return layer_norm(exact) if self.settings.normalise_targets else exact
 
-    def _result(self, predicted: Tensor, wanted: Tensor, counted: Tensor, targets: Tensor) -> StepResult:
-        """The loss of predicted and wanted (B, M, D) where `counted` (B, M); `targets` (n, D) are all there are."""
+    def _result(self, predicted: Tensor, wanted: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:
+        """The loss of predicted, wanted (B, M, D) where `counted` (B, M); targets are h (B, T', D) where `there`."""
         with torch.autocast(wanted.device.type, enabled=False):
             errors = token_errors(predicted.to(wanted.dtype), wanted, self.settings.loss) * counted
         tokens = counted.sum()
         loss, mean = global_mean(errors.sum(), tokens)
-        means = {"loss": mean, "token/target_std": coordinate_std(targets)}
-        return StepResult(loss, means, {"token/masked": sum_over_ranks(tokens).float()})
+        over_tokens, over_records = target_stds(h, there)
+        means = {"loss": mean, "token/target_std": over_tokens, "record/target_std": over_records}
+        masked, rows = sum_over_ranks(torch.stack([tokens, tokens.new_tensor(len(h))])).float()
+        return StepResult(loss, means, {"token/masked": masked, "record/rows": rows})
+
+
+def target_stds(h: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean SD over the global batch of the coordinates of h (B, T', D) where `there` (B, T'), as two numbers.
+
+    Over all tokens, and over the recordings at one place, as a mean over the places that two recordings reach; 0 where
+    there is nothing to spread. One collective; any rank may have no row.
+    """
+    exact = h.detach().double() * there[..., None]
+    sums, squares, count = exact.sum(0), exact.square().sum(0), there.sum(0).double()
+    summed = sum_over_ranks(torch.cat([sums, squares, count[:, None]], dim=1))
+    sums, squares, count = summed.split([h.shape[2], h.shape[2], 1], dim=1)
+
+    def spread(sums: Tensor, squares: Tensor, count: Tensor) -> Tensor:
+        count = count.clamp_min(1.0)
+        return (squares / count - (sums / count).square()).clamp_min(0.0).sqrt().mean(-1)
+
+    several = (count[:, 0] > 1).double()
+    at_places = (spread(sums, squares, count) * several).sum() / several.sum().clamp_min(1.0)
+    return spread(sums.sum(0), squares.sum(0), count.sum(0)).float(), at_places.float()
 
 
 def token_errors(predicted: Tensor, wanted: Tensor, loss: str) -> Tensor:

@@ -115,7 +115,7 @@ class S4Jepa(LatentPrediction):
         predicted = self.predictor(student.encode(seen, valid=there), there)
         with torch.no_grad():
             h = self._targets(self._taught(x_mv, n_valid, there))
-        return self._result(predicted, h, masked, h[there])
+        return self._result(predicted, h, masked, h, there)
 
     @classmethod
     def described(cls, settings: S4JepaSettings) -> str:
