@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from beatray.config import config_folder
 from beatray.models.encoder import Encoder, LeadEncoder, pool_over_time
 from beatray.models.registry import build_encoder
 from beatray.models.segmentation import ConvDecoder, UNetDecoder
@@ -122,6 +124,24 @@ def test_no_record_trains(streams: int) -> None:
     leads = encoder.forward_leads(torch.zeros(0, 12, 500, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
     leads.sum().backward()
     assert leads.shape == (0, 8, encoder.lead_dim) and all(p.grad is not None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "positions"),
+    [
+        ("temporal_net", 3_482_144, 1250),
+        ("temporal_net_dual", 2 * 3_482_144, 1250),
+        ("temporal_net_tiny", 57_960, 79),
+        ("temporal_net_dual_tiny", 2 * 57_960, 79),
+    ],
+)
+def test_presets(preset: str, parameters: int, positions: int) -> None:
+    content = yaml.safe_load((config_folder() / "encoder" / f"{preset}.yaml").read_text())
+    with torch.device("meta"):
+        encoder = build_encoder(content.pop("name"), **content)
+        assert encoder.eval().forward_features(torch.zeros(1, 12, 5000)).shape[-1] == positions
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
+    assert isinstance(encoder, LeadEncoder)
 
 
 def test_wrong_settings_are_refused() -> None:
