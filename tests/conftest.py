@@ -22,15 +22,32 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get
 
 STARTS_RAY = ("tests/distributed/", "tests/chaos/", "tests/accuracy/test_golden_loss.py",
               "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py")  # fmt: skip
+IN_PROCESSES_OF_THEIR_OWN = ("tests/distributed/test_demo.py", "tests/distributed/test_job_submit.py",
+                             "tests/distributed/test_doctor_multi_node.py", "tests/distributed/test_local_cluster.py",
+                             "tests/distributed/test_mlflow_server.py", "tests/distributed/test_s3.py",
+                             "tests/distributed/test_worked_examples.py")  # fmt: skip
+"""Of those, what mostly waits for commands and clusters that it starts: it may run beside the others."""
+
+COMMANDS = "ray, in commands"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests that start a Ray run one after the other in one process, and first; all others beside them in a second."""
+    """Tests that start a Ray run one after the other, in two rows: the first from the start, beside all tests that need
+    none; the second, of commands, when those are through."""
     from xdist.scheduler import LoadScopeScheduling
 
     class RayApart(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(IN_PROCESSES_OF_THEIR_OWN):
+                return COMMANDS
             return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if "ray" in self.workqueue:
+                self.workqueue.move_to_end("ray", last=False)
+            if COMMANDS in self.workqueue:
+                self.workqueue.move_to_end(COMMANDS)
+            super()._assign_work_unit(node)
 
     return RayApart(config, log)
 

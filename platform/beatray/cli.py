@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
         "beats",
         help="train a classifier of heartbeats, for objective.beat_positives=aami",
         description="train: learn the AAMI classes N, S, V, F, Q from the .atr annotations of WFDB recordings "
-        "(MIT-BIH, INCART), say how well held-out beats are told. "
+        "(MIT-BIH, INCART), say how well held-out beats are classified. "
         "Example: beatray beats train /data/mitdb --out beats-mitdb",
     )
     beats.add_argument("action", choices=("train",))
@@ -214,10 +214,10 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command continues", file=sys.stderr)
         return 1
     except Exception as error:
-        told = _tellable(error)
-        if told is None:
+        reported = _tellable(error)
+        if reported is None:
             raise  # a fault of ours: the traceback is what a report needs
-        print(f"beatray {args.command}: {told}", file=sys.stderr)
+        print(f"beatray {args.command}: {reported}", file=sys.stderr)
         return 1
 
 
@@ -320,8 +320,8 @@ def _id_key_file(args: argparse.Namespace) -> str | None:
         from beatray.config import say_renamed
 
         say_renamed("--salt-file", "--id-key-file")
-    place: str | None = args.salt_file if args.id_key_file is None else args.id_key_file
-    return place
+    path: str | None = args.salt_file if args.id_key_file is None else args.id_key_file
+    return path
 
 
 def _print_config(args: argparse.Namespace) -> int:
@@ -333,7 +333,7 @@ def _print_config(args: argparse.Namespace) -> int:
 
     extra = [f"out={args.out}"] if getattr(args, "out", None) is not None else []
     if args.command == "ingest" and (id_key_file := _id_key_file(args)) is not None:
-        extra.append(f"id_key_file={id_key_file}")  # its place, never its content
+        extra.append(f"id_key_file={id_key_file}")  # its path, never its content
     given = args.overrides
     if args.command == "ingest":
         from beatray.commands.ingest import split_overrides

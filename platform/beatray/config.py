@@ -303,8 +303,8 @@ def build(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
     try:
         return kind(**values)
     except ValueError as error:
-        told = str(error)
-        raise SettingsError(told if told.startswith(where) else f"{where}{told}") from error
+        message = str(error)
+        raise SettingsError(message if message.startswith(where) else f"{where}{message}") from error
 
 
 def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, Any]:
@@ -315,17 +315,17 @@ def _renamed(kind: type[Any], content: dict[str, Any], where: str) -> dict[str, 
             say_renamed(f"{where}{old}", f"{where}{new}")
     for item in dataclasses.fields(kind):
         was, values = item.metadata.get("was"), item.metadata.get("was_values") or {}
-        told = item.name
+        given = item.name
         if was in content and "." not in was:
-            told = was
+            given = was
             older, now = content.pop(was), content.get(item.name)
             content[item.name] = {**now, **older} if isinstance(older, dict) and isinstance(now, dict) else older
         value = content.get(item.name)
         if isinstance(value, str) and value in values:
-            say_renamed(f"{where}{told}={value}", f"{where}{item.name}={values[value]}")
+            say_renamed(f"{where}{given}={value}", f"{where}{item.name}={values[value]}")
             content[item.name] = values[value]
-        elif told != item.name:
-            say_renamed(f"{where}{told}", f"{where}{item.name}")
+        elif given != item.name:
+            say_renamed(f"{where}{given}", f"{where}{item.name}")
     return content
 
 

@@ -32,19 +32,19 @@ def classes_in(package: ModuleType, base: type[T]) -> list[type[T]]:
     ]
 
 
-def load_class(place: str, base: type[T]) -> type[T]:
+def load_class(path: str, base: type[T]) -> type[T]:
     """The class at `package.module:Class`; ValueError where it is not there or is no `base`."""
-    module, _, name = place.partition(":")
+    module, _, name = path.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{place} cannot be imported: {error} (is the folder of {module} on PYTHONPATH, on every node?)"
+            f"{path} cannot be imported: {error} (is the folder of {module} on PYTHONPATH, on every node?)"
         ) from error
     if not (inspect.isclass(kind) and issubclass(kind, base)):
-        raise ValueError(f"{place} is no subclass of {base.__module__}.{base.__qualname__}")
+        raise ValueError(f"{path} is no subclass of {base.__module__}.{base.__qualname__}")
     if not dataclasses.is_dataclass(getattr(kind, "Settings", None)):
-        raise ValueError(f"{place} has no Settings: give it a frozen dataclass of that name")
+        raise ValueError(f"{path} has no Settings: give it a frozen dataclass of that name")
     return kind
 
 

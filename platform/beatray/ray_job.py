@@ -2,7 +2,7 @@
 
 `ray job list` and `JobSubmissionClient.get_job_info` show the metadata of a submitted job, which Ray 2.60 lets a client
 set only when it submits. The run exists later, so the job writes the id itself, into the record that Ray keeps of it in
-its key-value store. That record's place is not a public interface. Contract: outside a job nothing happens; where Ray
+its key-value store. That record's key is not a public interface. Contract: outside a job nothing happens; where Ray
 keeps the record otherwise there is a warning, and the work goes on.
 """
 
@@ -48,10 +48,10 @@ def note_mlflow_run(run_id: str) -> bool:
         from ray.dashboard.modules.job.common import JobInfoStorageClient
         from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-        place = JobInfoStorageClient.JOB_DATA_KEY.format(job_id=job)
-        record = json.loads(_internal_kv_get(place, namespace=KV_NAMESPACE_JOB))
+        key = JobInfoStorageClient.JOB_DATA_KEY.format(job_id=job)
+        record = json.loads(_internal_kv_get(key, namespace=KV_NAMESPACE_JOB))
         record["metadata"] = {**(record.get("metadata") or {}), RUN_KEY: run_id}
-        _internal_kv_put(place, json.dumps(record), overwrite=True, namespace=KV_NAMESPACE_JOB)
+        _internal_kv_put(key, json.dumps(record), overwrite=True, namespace=KV_NAMESPACE_JOB)
     except Exception as error:  # a convenience: whatever Ray has changed must not end the job
         log.warning("the metadata of job %s cannot carry its MLflow run %s: %s", job, run_id, error)
         return False

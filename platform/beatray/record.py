@@ -96,7 +96,7 @@ class Record:
     `record_id` is `<source>/<name>`; `patient_id` is prefixed with the source so that two sources never share one.
     `labels` are the codes as published. `waves` hold P, QRS and T boundaries where the source has them. `frank_mv` is
     float64 (3, n), the Frank leads X, Y, Z where they were recorded. `patient_is_private` says that `patient_id` is a
-    hospital's own, which may be stored only salted. `measured` is what the device that recorded it says of it, under
+    hospital's own, which may be stored only hashed. `measured` is what the device that recorded it says of it, under
     the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is otherwise
     there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there but means
     nothing, and a window that such a gap touches goes without that lead.

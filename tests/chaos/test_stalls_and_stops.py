@@ -90,7 +90,7 @@ def test_a_driver_stopped_and_killed_continues_with_the_same_command(sample_corp
     assert newest is not None
     done = newest.state["global_step"]
     assert 3 <= done == len(read_lines(journal)) < run_spec.steps
-    for kill in range(count(1, 3)):
+    for kill in range(count(0, 3)):
         with command(sample_corpus, tmp_path, "run", *words) as process:
             wait_for_step(journal, done + 4 + 5 * kill, process)
             process.kill()

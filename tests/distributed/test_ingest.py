@@ -176,20 +176,20 @@ def test_a_corpus_is_shown(
 def test_a_hospitals_folder_with_and_without_a_salt(
     local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Device files through the tasks: patients told apart under the salt, dropped and counted without it."""
+    """Device files through the tasks: patients told apart under the id key, dropped and counted without it."""
     ward = tmp_path / "ward"
     ward.mkdir()
     (ward / "a.dcm").write_bytes(device_files.dicom([device_files.dicom_group(ecg_counts(3000, seed=0))]))
     (ward / "b.scp").write_bytes(device_files.scp_record(device_files.scp_bodies(ecg_counts(3000, seed=1))))
     (ward / "c.edf").write_bytes(device_files.edf(ecg_counts(3000, seed=2)))
-    (tmp_path / "salt").write_text("a secret of more than 16 bytes")
-    salted, plain = tmp_path / "salted", tmp_path / "plain"
-    assert main(["ingest", f"files={ward}", "--out", str(salted), "--id-key-file", str(tmp_path / "salt")]) == 0
+    (tmp_path / "id-key").write_text("a secret of more than 16 bytes")
+    hashed, plain = tmp_path / "hashed", tmp_path / "plain"
+    assert main(["ingest", f"files={ward}", "--out", str(hashed), "--id-key-file", str(tmp_path / "id-key")]) == 0
     assert "warning" not in capsys.readouterr().out
-    (patient,) = set(open_corpus(str(salted)).index["patient_id"])  # one person, in three formats
+    (patient,) = set(open_corpus(str(hashed)).index["patient_id"])  # one person, in three formats
     assert patient.startswith("files/") and device_files.PERSON["id"] not in patient
     assert main(["ingest", f"files={ward}", "--out", str(plain)]) == 0
     assert capsys.readouterr().out.count("warning: 3 recordings have a hospital's patient id") == 1
     assert set(open_corpus(str(plain)).index["patient_id"]) == {None}
-    assert main(["ingest", f"files={ward}", "--out", str(salted)]) == 1
+    assert main(["ingest", f"files={ward}", "--out", str(hashed)]) == 1
     assert "id key" in capsys.readouterr().err

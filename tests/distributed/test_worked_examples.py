@@ -62,10 +62,10 @@ def test_a_network_of_the_users_own(own_modules: Path, sample_corpus: str, tmp_p
 
 def test_a_network_that_reads_each_lead_alone_is_asked_for_by_name() -> None:
     class PerLead(type(build_encoder("tiny"))):  # type: ignore[misc]
-        lead_dim = 3
+        leads, lead_groups, lead_dim = (0, 1), ((0, 1),), 3
 
-        def forward_leads(self, leads_mv: torch.Tensor, n_samples: torch.Tensor | None = None) -> torch.Tensor:
-            return leads_mv.mean(-1, keepdim=True).expand(-1, -1, self.lead_dim)
+        def forward_leads(self, x_mv: torch.Tensor, n_samples: torch.Tensor | None = None) -> torch.Tensor:
+            return x_mv[:, :2].mean(-1, keepdim=True).expand(-1, -1, self.lead_dim)
 
     network = PerLead(build_encoder("tiny").settings)
     assert isinstance(needs_leads(network, "Lead contrast"), LeadEncoder)

@@ -1,4 +1,4 @@
-"""Slow reference for BYOL: METHODS2 section 5.1 (loss, momentum schedule) and the EMA rows of section 2's table.
+"""Slow reference for BYOL: Grill et al., NeurIPS 2020, section 3.1 (loss, momentum schedule, moving average).
 
 Plain loops in float64, written from the formulas alone. Rows are records: every embedding is (B, D).
 """

@@ -1,4 +1,4 @@
-"""Slow reference for CLOCS: Kiyasseh, Zhu and Clifton, ICML 2021, section 4.2, and the authors' published form.
+"""Slow reference for CLOCS: Kiyasseh, Zhu and Clifton, ICML 2021, and the form of the authors' code.
 
 For a pair of views (a, b) of the records i, with S_ij = exp(cos(a_i, b_j) / temperature), rowsum_i = sum_j S_ij,
 colsum_j = sum_i S_ij and P = {(i, j): i != j, same patient}:

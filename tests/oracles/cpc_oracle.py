@@ -1,4 +1,4 @@
-"""Slow reference for CPC with one horizon: METHODS2 section 5.3 (loss, the three kinds of negatives, `both`).
+"""Slow reference for CPC with one horizon: van den Oord et al., arXiv 1807.03748, equation 4; three kinds of negatives.
 
 Plain loops in float64, written from the formulas alone. Everywhere
 

@@ -1,4 +1,4 @@
-"""Slow reference for CREMA, the contrastive-regularised masked autoencoder: METHODS2 section 5.6.
+"""Slow reference for CREMA, the contrastive-regularised masked autoencoder: Song et al., arXiv 2407.07110.
 
 L = 1/2 sum_v [sum_{masked} mean_{samples, leads} (x - xhat)^2 / n_masked] + lambda NT-Xent, averaged over records.
 Plain loops in float64, written from the formulas alone. x_patches (B, T, P): T patches of P = leads * samples values.

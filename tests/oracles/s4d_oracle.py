@@ -1,4 +1,4 @@
-"""Slow reference for one channel of the S4D layer: METHODS2 sections 3.1 (equations) and 3.2 (checks).
+"""Slow reference for one channel of the S4D layer: Gu et al., arXiv 2206.11893.
 
 Plain loops in float64, written from the formulas alone. One channel has n = N/2 complex modes (their conjugates are
 implied by 2 Re): log_dt is a number, log_a and b are (n,), D is a number, and C is (n,) complex or (n, 2) real pairs.

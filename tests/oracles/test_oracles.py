@@ -28,7 +28,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-# ---------------------------------------------------------------- BYOL, section 5.1
+# ---------------------------------------------------------------- BYOL
 
 
 def test_byol_is_zero_when_the_prediction_is_the_target(rng: np.random.Generator) -> None:
@@ -81,7 +81,7 @@ def test_ema(rng: np.random.Generator) -> None:
     assert byol_oracle.ema(np.array(3), np.array(9), 0.99) == 9  # an integer counter is copied
 
 
-# ---------------------------------------------------------------- CPC, section 5.3
+# ---------------------------------------------------------------- CPC
 
 
 def _offsets(rng: np.random.Generator, records: int, draws: int, length: int) -> NDArray[np.int64]:
@@ -202,7 +202,7 @@ def test_cpc_refusals(rng: np.random.Generator) -> None:
         cpc_oracle.cpc_loss_batch(z, q, 1, np.array([[1]]), np.array([[[0, 0]]]))
 
 
-# ---------------------------------------------------------------- CREMA, section 5.6
+# ---------------------------------------------------------------- CREMA
 
 
 def _masks(rng: np.random.Generator, records: int, patches: int, hidden: int) -> NDArray[np.bool_]:
@@ -294,7 +294,7 @@ def test_crema_adds_up(rng: np.random.Generator) -> None:
     assert perfect == pytest.approx(0.1 * math.log(5), abs=1e-13)
 
 
-# ---------------------------------------------------------------- S4D, sections 3.1 and 3.2
+# ---------------------------------------------------------------- S4D
 
 LENGTH, N_HALF = 60, 8
 INITS = {"lin": s4d_oracle.s4d_lin(N_HALF), "inv": s4d_oracle.s4d_inv(N_HALF, 2 * N_HALF)}

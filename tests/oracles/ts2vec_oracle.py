@@ -1,5 +1,5 @@
 """Slow reference for TS2Vec (Yue et al., AAAI 2022, equations 1 to 3 and algorithm 1) and its soft form, SoftCLT (Lee,
-Park and Lee, ICLR 2024, equations 1 to 4).
+Park and Lee, ICLR 2024, section 3).
 
 z1, z2 (B, T, D): two views of the same B records at the same T times. Similarities are raw dot products.
 

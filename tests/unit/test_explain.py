@@ -148,8 +148,8 @@ def test_dry_run_knows_what_the_corpus_knows(tmp_path: Path, capsys: pytest.Capt
     told = capsys.readouterr().out
     assert "manifest 0" in told and "known       1 in the corpus or refused before; 1 would be read" in told
     assert "(WFDB 2)" in told
-    (tmp_path / "salt").write_bytes(b"0123456789abcdef")
-    words = ["ingest", f"wfdb={root}", "--out", str(out), "--dry-run", "--id-key-file", str(tmp_path / "salt")]
+    (tmp_path / "id-key").write_bytes(b"0123456789abcdef")
+    words = ["ingest", f"wfdb={root}", "--out", str(out), "--dry-run", "--id-key-file", str(tmp_path / "id-key")]
     assert main(words) == 1
     assert "without an id key" in capsys.readouterr().err
 

@@ -81,6 +81,8 @@ def test_the_bundled_recordings_are_real_and_prepared() -> None:
         ("tiny", {"norm": "group", "pooling": "mean_max"}),
         ("xresnet1d18", {}),
         ("xresnet1d18", {"norm": "group", "out_stride": 32, "pooling": "mean_std"}),
+        ("temporal_net", {"stem": 4, "widths": [4, 8]}),
+        ("temporal_net", {"stem": 4, "stem_stride": 2, "widths": [4, 8], "block_stride": 2, "streams": 2}),
     ],
 )
 def test_programs_are_equal_for_any_number_of_recordings_and_samples(name: str, settings: dict[str, Any]) -> None:
@@ -106,8 +108,16 @@ def test_programs_are_equal_for_any_number_of_recordings_and_samples(name: str, 
         ("s4d", {"width": 16, "layers": 2, "state": 4, "stride": 8, "direction": "bidirectional"}, 5000),
         ("lstm", {"width": 16, "layers": 2}, None),
         ("lstm", {"width": 16, "layers": 1, "direction": "both", "pool_last": True}, None),
+        ("ts2vec", {"width": 8, "out_width": 16, "blocks": 3}, None),
+        ("ts2vec", {"width": 8, "out_width": 16, "blocks": 2, "stride": 8}, None),
         ("vit", {"width": 32, "depth": 2}, None),
         ("vit", {"width": 32, "depth": 2, "registers": 1, "bias": False}, None),
+        ("wav2vec", {"conv_channels": 16, "width": 32, "depth": 2, "heads": 2, "hidden": 64}, None),
+        (
+            "wav2vec",
+            {"conv_channels": 16, "width": 32, "depth": 1, "heads": 2, "position_kernel": 5, "half_rate": True},
+            None,
+        ),
     ],
 )
 def test_networks_with_context_are_exported_without_a_loop_or_fft(

@@ -33,6 +33,35 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"width": 16, "layers": 2, "state": 4, "direction": "bidirectional", "pre_norm": True},
     ],
     "lstm": [{"width": 16}, {"width": 16, "layers": 1, "direction": "both", "pool_last": True, "norm": "group"}],
+    "temporal_net": [
+        {"stem": 4, "widths": [4, 8]},
+        {
+            "stem": 4,
+            "stem_stride": 2,
+            "widths": [4, 8],
+            "block_stride": 2,
+            "streams": 2,
+            "norm": "group",
+            "pooling": "mean_std",
+        },
+    ],
+    "wav2vec": [
+        {
+            "conv_channels": 16,
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "hidden": 64,
+            "position_kernel": 16,
+            "position_groups": 4,
+            "half_rate": half_rate,
+        }
+        for half_rate in (False, True)
+    ],
+    "ts2vec": [
+        {"width": 8, "out_width": 16},
+        {"width": 8, "out_width": 16, "blocks": 4, "stride": 8, "pooling": "mean"},
+    ],
     "vit": [{"width": 32, "depth": 2}, {"width": 32, "depth": 2, "registers": 1, "bias": False, "dropout": 0.1}],
 }
 """Settings with which a network is quick; every network of the registry is tested, with its defaults if not here."""
@@ -202,10 +231,14 @@ def test_tokens_in_context_are_the_map(name: str, settings: dict[str, Any]) -> N
         ("s4d_tiny", 39_168),
         ("lstm", 4_999_168),
         ("lstm_tiny", 46_848),
+        ("ts2vec", 637_952),
+        ("ts2vec_tiny", 52_128),
         ("vit_xs", 3_616_896),
         ("vit_s", 14_311_680),
         ("vit_b", 85_286_400),
         ("vit_tiny", 476_352),
+        ("wav2vec", 90_373_248),
+        ("wav2vec_tiny", 554_016),
     ],
 )
 def test_presets(preset: str, parameters: int) -> None:

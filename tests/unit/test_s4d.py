@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from beatray.models.encoder import LayerEncoder
 from beatray.models.registry import build_encoder
 from beatray.models.s4d import S4D, S4DEncoder
 
@@ -305,6 +306,21 @@ def test_tokens_and_context_make_the_map(direction: str) -> None:
     assert encoder.channels == 8 * max(1, len(expected))
     with pytest.raises(ValueError, match="cannot leave tokens out"):
         encoder.encode(tokens, torch.zeros(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("direction", ["forward", "both", "bidirectional"])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_layers_end_in_the_context_and_are_those_of_a_network_of_fewer(direction: str, pre_norm: bool) -> None:
+    encoder = network(direction=direction, layers=3, pre_norm=pre_norm)
+    assert isinstance(encoder, LayerEncoder)
+    valid = torch.arange(50) < torch.tensor([50, 31])[:, None]
+    tokens = signal(2, 50, encoder.token_stage.channels)
+    layers = encoder.encode_layers(tokens, valid)
+    assert len(layers) == 3
+    assert_close(layers[-1], encoder.encode(tokens, valid=valid).detach())
+    for stack in encoder.stacks:
+        del stack.blocks[1:]  # type: ignore[union-attr,operator]
+    assert_close(layers[0], encoder.encode(tokens, valid=valid).detach())
 
 
 def test_dropout_is_tied_over_time() -> None:

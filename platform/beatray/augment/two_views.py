@@ -159,14 +159,19 @@ def make_masked_views(batch: dict[str, Tensor], settings: MaskedViewSettings, dr
     if settings.warp:
         del out["n_valid"]
     for view in VIEWS:
-        x_view = x_mv.clone()
-        if settings.warp:
-            x_view = resized_crop(x_mv, draws.uniform("resized_crop", 2, view), settings.smallest_part)
-        if settings.mask_fraction > 0.0:
-            x_view = time_mask(x_view, draw_mask(draws, view), settings.mask_fraction, in_place=True)
-        gap = draws.uniform("time_out", 2, view)
-        out[f"view_{view}"] = time_out(x_view, gap, settings.time_out_min, settings.time_out_max, in_place=True)
+        out[f"view_{view}"] = masked_view(x_mv, settings, draws, view)
     return out
+
+
+def masked_view(x_mv: Tensor, settings: MaskedViewSettings, draws: Draws, view: int) -> Tensor:
+    """What `make_masked_views` makes of a window (B, 12, L) for one view, as a new tensor of the same shape."""
+    x_view = x_mv.clone()
+    if settings.warp:
+        x_view = resized_crop(x_mv, draws.uniform("resized_crop", 2, view), settings.smallest_part)
+    if settings.mask_fraction > 0.0:
+        x_view = time_mask(x_view, draw_mask(draws, view), settings.mask_fraction, in_place=True)
+    gap = draws.uniform("time_out", 2, view)
+    return time_out(x_view, gap, settings.time_out_min, settings.time_out_max, in_place=True)
 
 
 def _peaks_in_crop(batch: dict[str, Tensor], crop_start: Tensor, length: int) -> NDArray[np.int64]:

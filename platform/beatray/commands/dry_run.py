@@ -2,7 +2,7 @@
 
 Contract: per source the recordings by format, how many the corpus knows already, what is not listed and why, and the
 size that the new rows would take, from a few recordings that are really read. Raises CorpusError as an ingest would
-for a wrong place or salt.
+for a wrong path or id key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from beatray.corpus.manifest import latest_number, read_manifest
 from beatray.corpus.writer import parquet_bytes
 from beatray.dsp import analyse
 from beatray.ingest.formats.registry import FORMATS
-from beatray.ingest.plan import IngestSettings, known_items, list_items, salt_for
+from beatray.ingest.plan import IngestSettings, id_key_for, known_items, list_items
 from beatray.ingest.slices import read_item
 from beatray.ingest.sources.registry import Item
 from beatray.ingest.tree import open_tree
@@ -33,7 +33,7 @@ def run(settings: IngestSettings) -> int:
     """Say what would be done; always 0, since nothing can be left undone."""
     store = Store(settings.out)
     manifest = read_manifest(store) if latest_number(store) is not None else None
-    salt_for(settings, manifest)
+    id_key_for(settings, manifest)
     known = known_items(store, manifest, retry_refused=settings.retry_refused)
     say(f"corpus {settings.out}: " + ("none yet" if manifest is None else f"manifest {manifest.number}"))
     total = 0.0

@@ -14,7 +14,7 @@ from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.plan import IngestSettings, list_items, salt_for
+from beatray.ingest.plan import IngestSettings, id_key_for, list_items
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
@@ -91,9 +91,9 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     from beatray.ingest.convert import ingest  # imports Ray, which takes a second
 
     store = Store(settings.out)
-    listed = list_items(settings)  # a wrong path or salt must be told before anything is started or removed
+    listed = list_items(settings)  # a wrong path or id key must be reported before anything is started or removed
     number = latest_number(store)
-    salt_for(settings, read_manifest(store) if number is not None and not overwrite else None)
+    id_key_for(settings, read_manifest(store) if number is not None and not overwrite else None)
     if overwrite:
         with only_ingest(store):
             remove_corpus(store)

@@ -75,9 +75,11 @@ def _digest(name: str) -> int:
 
 
 def _some_beats(corpus: Corpus) -> NDArray[np.float32]:
-    places = [(number, group) for number, s in enumerate(corpus.manifest.shards) for group in range(len(s.row_groups))]
-    step = -(-len(places) // CLUSTER_GROUPS) or 1
-    tables = [corpus.row_group(*place, ["beat_features"]) for place in places[::step]]
+    positions = [
+        (number, group) for number, s in enumerate(corpus.manifest.shards) for group in range(len(s.row_groups))
+    ]
+    step = -(-len(positions) // CLUSTER_GROUPS) or 1
+    tables = [corpus.row_group(*position, ["beat_features"]) for position in positions[::step]]
     parts = [beat_features_of(raw) for table in tables for raw in table["beat_features"].to_pylist()]
     return np.concatenate(parts) if parts else np.empty((0, len(BEAT_FEATURES)), np.float32)
 

@@ -92,15 +92,15 @@ def check_versions(by_node: dict[str, dict[str, str]]) -> list[Finding]:
     for name in AGREE:
         versions = {node: has[name] for node, has in by_node.items()}
         if len(set(versions.values())) > 1:
-            told = ", ".join(f"{has} on {node}" for node, has in versions.items())
-            findings.append(fail(f"{name} differs: {told}", f"install the same {name} on every node"))
+            listed = ", ".join(f"{has} on {node}" for node, has in versions.items())
+            findings.append(fail(f"{name} differs: {listed}", f"install the same {name} on every node"))
     return findings or [ok(f"the same versions of {', '.join(AGREE)} on all nodes")]
 
 
 def check_bandwidth(world: int, backend: str, rates: dict[int, float]) -> Finding:
     """Rates in MB/s of the data that each rank must send and receive, by the size of the tensor in MB."""
-    told = ", ".join(f"{size} MB at {rate:,.0f} MB/s" for size, rate in rates.items())
-    what = f"all-reduce over {world} ranks ({backend}), sums checked: {told}"
+    rates_text = ", ".join(f"{size} MB at {rate:,.0f} MB/s" for size, rate in rates.items())
+    what = f"all-reduce over {world} ranks ({backend}), sums checked: {rates_text}"
     if rates[max(rates)] < SLOW_MB_S:
         return warn(what, "the network is slow for training: look for the interface with NCCL_/GLOO_SOCKET_IFNAME")
     return ok(what)
@@ -186,7 +186,7 @@ def _spread_read(corpus: str | None, n_nodes: int) -> list[Finding]:
     try:
         rows = read.take_all()
     except Exception as error:
-        return [fail(f"{what}: {_reason(error)}", "the message names the place; check it on that node")]
+        return [fail(f"{what}: {_reason(error)}", "the message names the path; check it on that node")]
     done, asked = sum(row["read"] for row in rows), sum(group["rows"] for group in groups)
     if done != asked:
         remedy = "beatray corpus verify names the shard" if corpus else "report it with the output of ray status"

@@ -1,4 +1,4 @@
-"""What `beatray doctor --multi-node` runs on every node: one rank of a process group that also tries the places."""
+"""What `beatray doctor --multi-node` runs on every node: one rank of a process group that also tries the paths."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Probe:
 
     def unseen(self, location: str) -> list[int]:
         """The ranks whose file does not show here."""
-        place, deadline = Store(location), time.monotonic() + SEEN_WITHIN_S
+        store, deadline = Store(location), time.monotonic() + SEEN_WITHIN_S
         while True:
-            missing = [rank for rank in range(self._world) if not _holds(place, f"from-{rank}", str(rank))]
+            missing = [rank for rank in range(self._world) if not _holds(store, f"from-{rank}", str(rank))]
             if not missing or time.monotonic() > deadline:
                 return missing
             time.sleep(0.5)
@@ -84,8 +84,8 @@ class Probe:
         dist.destroy_process_group()
 
 
-def _holds(place: Store, name: str, text: str) -> bool:
+def _holds(store: Store, name: str, text: str) -> bool:
     try:
-        return place.read(name) == text.encode()
+        return store.read(name) == text.encode()
     except FileNotFoundError:
         return False

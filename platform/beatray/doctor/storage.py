@@ -1,6 +1,6 @@
-"""The places of a run: `out=` can be written, the corpus can be read, and the disk has room.
+"""The paths of a run: `out=` can be written, the corpus can be read, and the disk has room.
 
-Contract: what is written to try a place is removed again, and a folder that does not exist yet is not made: the nearest
+Contract: what is written to try a path is removed again, and a folder that does not exist yet is not made: the nearest
 one above it that exists is tried in its place. Works for folders and for URIs alike.
 """
 
@@ -32,10 +32,10 @@ def check_writable(word: str, location: str) -> Finding:
     """A small object can be written, read and removed at `location`; `word` is what the user calls it."""
     shown = without_secrets(location)
     try:
-        place = Store(location)
-        if place.is_local:
-            place = Store(str(existing_folder(place.folder)))
-        _within_patience(place.check_writable)
+        store = Store(location)
+        if store.is_local:
+            store = Store(str(existing_folder(store.folder)))
+        _within_patience(store.check_writable)
     except (OSError, ValueError) as error:
         why = without_secrets(str(error))
         return fail(
@@ -90,7 +90,7 @@ def check_corpus(location: str) -> list[Finding]:
         wrong = [shard.name for shard in manifest.shards if store.size(f"shards/{shard.name}") != shard.bytes]
     except (StoreError, CorpusError, OSError, ValueError) as error:
         why = without_secrets(str(error))
-        return [fail(f"the corpus at {shown} cannot be read: {why}", "check the place, its keys and its rights")]
+        return [fail(f"the corpus at {shown} cannot be read: {why}", "check the path, its keys and its rights")]
     if wrong:
         what = f"{len(wrong)} of {len(manifest.shards)} shards are missing or cut ({', '.join(wrong[:3])})"
         return [fail(f"{what} in {shown}", "restore them from a copy; `beatray corpus verify` checks every byte")]
@@ -99,7 +99,7 @@ def check_corpus(location: str) -> list[Finding]:
 
 
 def check_travels(word: str, location: str, joins_cluster: bool) -> list[Finding]:
-    """On a cluster a place must mean the same on every node."""
+    """On a cluster a path must mean the same on every node."""
     if joins_cluster and "://" not in location and not location.startswith("/"):
         remedy = f"say an absolute path that every node sees, or a URI, for {word}="
         return [fail(f"{word}={location} is relative: nodes would not find it, a job would lose it", remedy)]

@@ -124,8 +124,8 @@ def runs_of(files: Mapping[str, Sequence[Path]], variants: Sequence[str] = ()) -
     """
     counts = {name: len(paths) for name, paths in files.items()}
     if len(set(counts.values())) != 1:
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(f"methods need the same number of results files to be paired: {told}")
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"methods need the same number of results files to be paired: {counted}")
     documents = {name: [_read(path) for path in paths] for name, paths in files.items()}
     first = next(iter(documents))
     several = counts[first] > 1

@@ -26,17 +26,17 @@ from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.patients import Salt
+from beatray.ingest.patients import IdKey
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
     Slice,
+    id_key_for,
     known_items,
     list_items,
     plan,
     read_quarantine,
     recipe_of,
-    salt_for,
     stamp_of,
 )
 from beatray.ingest.slices import STAGING, SliceResult, convert_slice
@@ -49,7 +49,7 @@ UNLISTED = "(not listed)"
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """The committed snapshot; how many listed recordings it knew before (by source and name), and how many lost a
-    private patient id for want of a salt."""
+    private patient id for want of an id key."""
 
     manifest: Manifest
     known: int
@@ -84,8 +84,8 @@ def _ingest(
     store: Store, settings: IngestSettings, on_progress: Callable[[Progress], None], listed: Listed | None
 ) -> Ingested:
     before = read_manifest(store) if latest_number(store) is not None else None
-    salt = salt_for(settings, before)
-    recipe = recipe_of(settings, salt)
+    id_key = id_key_for(settings, before)
+    recipe = recipe_of(settings, id_key)
     if before and before.recipe != recipe:
         differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
         raise CorpusError(
@@ -104,7 +104,7 @@ def _ingest(
         if before is None:
             raise CorpusError("the sources hold no recordings; nothing was written")
         return Ingested(before, n_known)
-    results = _run(store, slices, settings.detector, salt, on_progress)
+    results = _run(store, slices, settings.detector, id_key, on_progress)
     unlisted = {source: others for source, (_, others) in listed.items() if others}
     ids_dropped = sum(result.ids_dropped for result in results.values())
     return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known, ids_dropped)
@@ -114,7 +114,7 @@ def _run(
     store: Store,
     slices: list[Slice],
     detector: Detector,
-    salt: Salt | None,
+    id_key: IdKey | None,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, SliceResult]:
     """Convert the slices with Ray, a bounded number at a time, reusing what an interrupted ingest finished."""
@@ -133,7 +133,7 @@ def _run(
     while waiting or running:
         while waiting and len(running) < at_once:
             part = waiting.pop(0)
-            running[task.remote(store, part, detector, salt)] = part
+            running[task.remote(store, part, detector, id_key)] = part
         done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in done:
             results[running.pop(reference).name] = ray.get(reference)

@@ -1,11 +1,11 @@
-"""What becomes of patient ids: hashed with a salt that only the hospital has, or dropped where they are private.
+"""What becomes of patient ids: hashed with an id key that only the hospital has, or dropped where they are private.
 
-A salted id is `<source>/<32 hex digits>`, the first 16 bytes of HMAC-SHA256 of the id: the same patient gives the same
-id, in this corpus and in others of the same salt, and nobody without the salt can try ids out. The salt is read once by
+A hashed id is `<source>/<32 hex digits>`, the first 16 bytes of HMAC-SHA256 of the id: the same patient gives the same
+id, in this corpus and in others of the same key, and nobody without the key can try ids out. The key is read once by
 the command, goes to the tasks in memory and is written nowhere; the recipe holds a fingerprint of it, so that a corpus
-never mixes two salts. Without a salt the ids of public data sets stay as published and private ones become None.
+never mixes two keys. Without a key the ids of public data sets stay as published and private ones become None.
 
-Contract: `read_salt` raises CorpusError; nothing here prints or raises with an id or the salt.
+Contract: `read_id_key` raises CorpusError; nothing here prints or raises with an id or the id key.
 Source: RFC 2104 (HMAC), FIPS 180-4.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from beatray.errors import CorpusError
 from beatray.record import Record
 
-MIN_SALT_BYTES = 16
-MAX_SALT_BYTES = 4096
+MIN_KEY_BYTES = 16
+MAX_KEY_BYTES = 4096
 ID_BYTES = 16
 FINGERPRINT_BYTES = 4
 RECIPE_KEY = "patient_salt"
@@ -27,50 +27,50 @@ RECIPE_KEY = "patient_salt"
 
 
 @dataclass(frozen=True, slots=True)
-class Salt:
+class IdKey:
     """The secret, which no message and no log shows."""
 
     secret: bytes = field(repr=False)
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits that tell two salts apart and give neither away."""
+        """Eight hex digits that tell two id keys apart and give neither away."""
         return _digest(self.secret, b"beatray: fingerprint of a salt", FINGERPRINT_BYTES)
 
 
-def read_salt(path: str) -> Salt:
-    """The salt in a file: its bytes without line ends after them. Raises CorpusError."""
+def read_id_key(path: str) -> IdKey:
+    """The id key in a file: its bytes without line ends after them. Raises CorpusError."""
     try:
         with Path(path).open("rb") as stream:
-            secret = stream.read(MAX_SALT_BYTES + 1).rstrip(b"\r\n")
+            secret = stream.read(MAX_KEY_BYTES + 1).rstrip(b"\r\n")
     except OSError as error:
         raise CorpusError(f"--id-key-file {path}: {error.strerror or 'cannot be read'}") from error
-    if not MIN_SALT_BYTES <= len(secret) <= MAX_SALT_BYTES:
+    if not MIN_KEY_BYTES <= len(secret) <= MAX_KEY_BYTES:
         raise CorpusError(
-            f"--id-key-file {path} holds {'more than ' if len(secret) > MAX_SALT_BYTES else ''}"
-            f"{min(len(secret), MAX_SALT_BYTES)} bytes; an id key has {MIN_SALT_BYTES} to {MAX_SALT_BYTES}. Make one: "
+            f"--id-key-file {path} holds {'more than ' if len(secret) > MAX_KEY_BYTES else ''}"
+            f"{min(len(secret), MAX_KEY_BYTES)} bytes; an id key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES}. Make one: "
             "head -c 32 /dev/urandom | base64 > id-key, and keep it where only you can read it"
         )
-    return Salt(secret)
+    return IdKey(secret)
 
 
-def other_salt(out: str, made_with: str | None, salt: Salt | None) -> str:
-    """Why a corpus made with one salt's fingerprint is not continued with another salt, and what to do."""
+def other_id_key(out: str, made_with: str | None, id_key: IdKey | None) -> str:
+    """Why a corpus made with one id key's fingerprint is not continued with another id key, and what to do."""
     made = f"with the id key of fingerprint {made_with}" if made_with else "without an id key"
-    now = f"this one has fingerprint {salt.fingerprint}" if salt else "now none is given"
+    now = f"this one has fingerprint {id_key.fingerprint}" if id_key else "now none is given"
     return (
         f"the corpus at {out} was made {made}, {now}: one patient would get two ids. Give --id-key-file as when the "
         "corpus was made, choose another --out, or pass --overwrite to make it anew."
     )
 
 
-def protect(record: Record, salt: Salt | None) -> tuple[Record, bool]:
+def protect(record: Record, id_key: IdKey | None) -> tuple[Record, bool]:
     """The record with an id that may be stored, and whether an id had to be dropped."""
     if record.patient_id is None:
         return record, False
-    if salt is not None:
+    if id_key is not None:
         plain = record.patient_id.removeprefix(f"{record.source}/")
-        hashed = _digest(salt.secret, plain.encode(), ID_BYTES)
+        hashed = _digest(id_key.secret, plain.encode(), ID_BYTES)
         return replace(record, patient_id=f"{record.source}/{hashed}"), False
     if record.patient_is_private:
         return replace(record, patient_id=None), True

@@ -23,7 +23,7 @@ from beatray.corpus.reader import Corpus
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
-from beatray.ingest.patients import RECIPE_KEY, Salt, other_salt, read_salt
+from beatray.ingest.patients import RECIPE_KEY, IdKey, other_id_key, read_id_key
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
@@ -62,9 +62,9 @@ class Slice:
     name: str
 
 
-def recipe_of(settings: IngestSettings, salt: Salt | None = None) -> dict[str, Any]:
-    """Everything that decides the numbers in a row, apart from the recording itself, and the salt's fingerprint."""
-    return ({} if salt is None else {RECIPE_KEY: salt.fingerprint}) | {
+def recipe_of(settings: IngestSettings, id_key: IdKey | None = None) -> dict[str, Any]:
+    """Everything that decides the numbers in a row, apart from the recording itself, and the id key's fingerprint."""
+    return ({} if id_key is None else {RECIPE_KEY: id_key.fingerprint}) | {
         "schema_version": schema.VERSION,
         "ingest_version": VERSION,
         "rate_hz": RATE_HZ,
@@ -79,13 +79,13 @@ def recipe_of(settings: IngestSettings, salt: Salt | None = None) -> dict[str, A
     }
 
 
-def salt_for(settings: IngestSettings, manifest: Manifest | None) -> Salt | None:
-    """The salt that the settings name. Raises CorpusError where it cannot be read or is not that of the corpus."""
-    salt = None if settings.id_key_file is None else read_salt(settings.id_key_file)
+def id_key_for(settings: IngestSettings, manifest: Manifest | None) -> IdKey | None:
+    """The id key that the settings name. Raises CorpusError where it cannot be read or is not that of the corpus."""
+    id_key = None if settings.id_key_file is None else read_id_key(settings.id_key_file)
     made_with = manifest.recipe.get(RECIPE_KEY) if manifest is not None else None
-    if manifest is not None and made_with != (salt.fingerprint if salt else None):
-        raise CorpusError(other_salt(settings.out, made_with, salt))
-    return salt
+    if manifest is not None and made_with != (id_key.fingerprint if id_key else None):
+        raise CorpusError(other_id_key(settings.out, made_with, id_key))
+    return id_key
 
 
 def list_items(settings: IngestSettings) -> Listed:

@@ -22,7 +22,7 @@ from beatray.dsp.analyse import Detector
 from beatray.dsp.quality import Flag
 from beatray.ingest.canonical import WindowFlag
 from beatray.ingest.long_record import windows_of
-from beatray.ingest.patients import Salt, protect
+from beatray.ingest.patients import IdKey, protect
 from beatray.ingest.plan import Slice, stamp_of
 from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
@@ -42,10 +42,10 @@ class SliceResult:
     tally: Tally = field(default_factory=dict)
     read: int = 0
     stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
-    ids_dropped: int = 0  # recordings whose private patient id was not stored, for want of a salt
+    ids_dropped: int = 0  # recordings whose private patient id was not stored, for want of an id key
 
 
-def convert_slice(store: Store, part: Slice, detector: Detector, salt: Salt | None = None) -> SliceResult:
+def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey | None = None) -> SliceResult:
     """The task: read every item, measure the windows, write the shards, leave the note."""
     stamp = stamp_of(part)
     tree = open_tree(part.location)
@@ -64,7 +64,7 @@ def convert_slice(store: Store, part: Slice, detector: Detector, salt: Salt | No
 
     for item in part.items:
         try:
-            records, fresh, dropped = read_item(tree, part.source, item, salt)
+            records, fresh, dropped = read_item(tree, part.source, item, id_key)
         except RecordError as error:
             refused.append(
                 {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
@@ -106,12 +106,12 @@ def _where(error: Exception) -> str:
     return f"{Path(last.filename).name}, line {last.lineno}"
 
 
-def read_item(tree: Tree, source: str, item: Item, salt: Salt | None = None) -> tuple[Tally, list[Window], int]:
-    """The tally and all windows of one item, and how many records lost a private patient id for want of a salt.
+def read_item(tree: Tree, source: str, item: Item, id_key: IdKey | None = None) -> tuple[Tally, list[Window], int]:
+    """The tally and all windows of one item, and how many records lost a private patient id for want of an id key.
 
     RecordError if any part of the item cannot be trusted.
     """
-    protected = [protect(record, salt) for record in SOURCES[source].read(tree, item)]
+    protected = [protect(record, id_key) for record in SOURCES[source].read(tree, item)]
     windows = [window for record, _ in protected for window in windows_of(record)]
     tally = tally_recordings(source, [record for record, _ in protected])
     return tally, windows, sum(dropped for _, dropped in protected)

@@ -8,7 +8,7 @@ Contract: input (B, 12, T) millivolts at 500 Hz, as `preprocess.prepare` makes t
 last of them; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0. `n_samples`
 (B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution.
 
-Methods that need more than maps ask for it when they are built: see `TokenEncoder` and `LeadEncoder`.
+Methods that need more than maps ask for it when they are built: see `TokenEncoder`, `LayerEncoder` and `LeadEncoder`.
 """
 
 from __future__ import annotations
@@ -118,12 +118,26 @@ class TokenEncoder(Protocol):
 
 
 @runtime_checkable
-class LeadEncoder(Protocol):
-    """A network that reads each lead as a sequence of its own, with shared weights: (B, L, T) -> (B, L, lead_dim)."""
+class LayerEncoder(Protocol):
+    """A `TokenEncoder` that shows what each of its layers makes of the tokens: a list of (B, T', channels), first to
+    last; the last is what `encode` gives."""
 
+    def encode_layers(self, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class LeadEncoder(Protocol):
+    """A network that reads each lead as a sequence of its own: (B, 12, T) mV -> (B, leads, lead_dim) float32.
+
+    `leads` are the positions of those it reads, in the order of the result; `lead_groups` the positions in `leads` of
+    those that share weights: one group, where all do. Row (b, l) depends on lead l alone, but for batch norms.
+    """
+
+    leads: tuple[int, ...]
+    lead_groups: tuple[tuple[int, ...], ...]
     lead_dim: int
 
-    def forward_leads(self, leads_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
+    def forward_leads(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
 
 
 def check_odd(settings: Any, *names: str) -> None:

@@ -111,6 +111,14 @@ class S4DEncoder(Encoder):
         there = None if valid is None else valid[:, None, :]
         return self._context(tokens.transpose(1, 2), there).transpose(1, 2)
 
+    def encode_layers(self, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """What each layer makes of the tokens, (B, T', channels), first to last; the last is what `encode` gives.
+
+        With pre_norm each goes through the last norm: what lies between such layers has no scale of its own.
+        """
+        there = None if valid is None else valid[:, None, :]
+        return [_joined(*layer).transpose(1, 2) for layer in self._layers(tokens.transpose(1, 2), there)]
+
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps of the first convolution, (B, width, T / 4), and of the context, (B, channels, T')."""
         first, tokens_bct = self._stem(x_mv)
@@ -130,11 +138,19 @@ class S4DEncoder(Encoder):
 
     def _context(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """(B, width, T') -> (B, channels, T'), both halves in the time order of the input."""
-        out: Tensor = self.stacks[0](x, valid)
-        if len(self.stacks) == 2:
-            behind = self.stacks[1](x.flip(-1), None if valid is None else valid.flip(-1))
-            out = torch.cat([out, behind.flip(-1)], dim=1)
-        return out
+        return _joined(*self._layers(x, valid)[-1])
+
+    def _layers(self, x: Tensor, valid: Tensor | None) -> list[tuple[Tensor, ...]]:
+        """Of each layer the output (B, width, T') of each stack; the second reads, and gives, reversed time."""
+        ahead = self.stacks[0](x, valid)
+        if len(self.stacks) == 1:
+            return [(output,) for output in ahead]
+        behind = self.stacks[1](x.flip(-1), None if valid is None else valid.flip(-1))
+        return list(zip(ahead, behind, strict=True))
+
+
+def _joined(ahead: Tensor, *behind: Tensor) -> Tensor:
+    return torch.cat([ahead, *(half.flip(-1) for half in behind)], dim=1) if behind else ahead
 
 
 class _Stack(nn.Module):
@@ -143,11 +159,12 @@ class _Stack(nn.Module):
         self.blocks = nn.ModuleList(S4Block(settings) for _ in range(settings.layers))
         self.final_norm = ChannelNorm(settings.width) if settings.pre_norm else nn.Identity()
 
-    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None) -> list[Tensor]:
+        outputs = []
         for block in self.blocks:
             x = block(x, valid)
-        out: Tensor = self.final_norm(x)
-        return out
+            outputs.append(self.final_norm(x))
+        return outputs
 
 
 class S4Block(nn.Module):

@@ -66,7 +66,10 @@ class ViT(Encoder):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width, _EPS, bias=settings.bias)
         self.register_token = nn.Parameter(torch.empty(1, settings.registers, width)) if settings.registers else None
-        self._init_weights()
+        initialise(self, self.blocks)
+        if self.register_token is not None:
+            nn.init.trunc_normal_(self.register_token, std=_INIT_STD)
+            self.register_token.no_decay = True  # type: ignore[attr-defined]
 
     def tokens(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor:
         """Embedded patches plus positions, (B, 12, T) mV -> (B, T', width); a token sees its own patch only."""
@@ -76,7 +79,11 @@ class ViT(Encoder):
         patches: Tensor = self.embed(self.lead_scale(x_mv)).transpose(1, 2)
         if patches.dtype != torch.float64:
             patches = patches.float()  # so that the residual stream stays in 32 bits inside autocast
-        return patches + positions(patches.shape[1], self.channels, patches)
+        return patches + self.token_positions(patches)
+
+    def token_positions(self, tokens: Tensor) -> Tensor:
+        """What of tokens (B, T', width) tells their place alone: (T', width)."""
+        return positions(tokens.shape[1], self.channels, tokens)
 
     def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(B, T', width) -> (B, T', width), or with keep (B, K) int64 of those tokens alone -> (B, K, width).
@@ -115,21 +122,6 @@ class ViT(Encoder):
         out: Tensor = self.norm(x)[:, registers:]
         return out
 
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d)):
-                nn.init.trunc_normal_(module.weight, std=_INIT_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            for block in self.blocks:
-                # 2 depth branches add up in the residual stream: its variance shall not grow with the depth
-                for projection in (block.attended, block.narrow):
-                    projection.weight /= math.sqrt(2 * len(self.blocks))  # type: ignore[operator,union-attr]
-        if self.register_token is not None:
-            nn.init.trunc_normal_(self.register_token, std=_INIT_STD)
-            self.register_token.no_decay = True  # type: ignore[attr-defined]
-
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)), the MLP four times as wide, with GELU."""
@@ -154,6 +146,20 @@ class Block(nn.Module):
         x = x + self.dropout(self.attended(found.transpose(1, 2).flatten(2)))
         out: Tensor = x + self.dropout(self.narrow(functional.gelu(self.wide(self.norm_2(x)))))
         return out
+
+
+def initialise(network: nn.Module, blocks: nn.ModuleList) -> None:
+    """Truncated normal weights and no bias for all linear layers and convolutions of a network with these `Block`s."""
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            nn.init.trunc_normal_(module.weight, std=_INIT_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        for block in blocks:
+            # 2 depth branches add up in the residual stream: its variance shall not grow with the depth
+            for projection in (block.attended, block.narrow):
+                projection.weight /= math.sqrt(2 * len(blocks))  # type: ignore[operator,union-attr]
 
 
 def positions(count: int, width: int, like: Tensor) -> Tensor:

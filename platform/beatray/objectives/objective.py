@@ -130,6 +130,13 @@ class Objective(nn.Module):
     def after_step(self, at: Progress) -> None:
         """Once per global step, after the optimizer, unless the step was refused: teachers, queues, prototypes."""
 
+    def stop_gradient(self, target: Tensor) -> Tensor:
+        """A target that is made with the very weights that are trained, and that the loss takes as given.
+
+        Finite differences would follow it, the gradient does not: a test keeps what comes through here fixed.
+        """
+        return target.detach()
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """What the optimizer trains. Decay is for matrices; `no_decay` and `max_lr` of a parameter are kept to."""
         return grouped(self.parameters())

@@ -90,12 +90,21 @@ def embedding_std(z: Tensor) -> Tensor:
 
     0 when all rows are equal, or fewer than two: what tells a collapse. One collective; any rank may have no row.
     """
-    rows = z.detach().double()
+    return (_mean_std(z) * math.sqrt(z.shape[1])).float()
+
+
+def coordinate_std(rows: Tensor) -> Tensor:
+    """Mean SD over the global batch of the coordinates of rows (n, D) of any length. As `embedding_std` otherwise."""
+    return _mean_std(rows).float()
+
+
+def _mean_std(rows: Tensor) -> Tensor:
+    rows = rows.detach().double()
     sums = torch.cat([rows.sum(0), rows.square().sum(0), rows.new_full((1,), len(rows))])
     summed = sum_over_ranks(sums)
     count = summed[-1].clamp_min(1.0)
     mean, square = (summed[:-1] / count).chunk(2)
-    return ((square - mean.square()).clamp_min(0.0).sqrt().mean() * math.sqrt(z.shape[1])).float()
+    return (square - mean.square()).clamp_min(0.0).sqrt().mean()
 
 
 def median_over_ranks(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Patient ids: hashed under a salt, dropped without one, and nothing personal in any byte of a corpus."""
+"""Patient ids: hashed under an id key, dropped without one, and nothing personal in any byte of a corpus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.convert import ingest
-from beatray.ingest.patients import RECIPE_KEY, Salt, protect, read_salt
+from beatray.ingest.patients import RECIPE_KEY, IdKey, protect, read_id_key
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
 from beatray.models.encoder_folder import check_recipe
@@ -28,7 +28,7 @@ from beatray.record import Record
 from beatray.storage.store import Store
 from wfdb_files import ecg_counts
 
-SALT = Salt(b"0123456789abcdef-secret")
+ID_KEY = IdKey(b"0123456789abcdef-secret")
 COUNTS = [ecg_counts(3000, seed=seed) for seed in range(7)]
 
 
@@ -38,14 +38,14 @@ def record(patient: str | None, *, private: bool, source: str = "files") -> Reco
 
 
 def test_salted_ids() -> None:
-    found, dropped = protect(record("files/PAT-4711", private=True), SALT)
-    wanted = hmac.new(SALT.secret, b"PAT-4711", hashlib.sha256).digest()[:16].hex()
+    found, dropped = protect(record("files/PAT-4711", private=True), ID_KEY)
+    wanted = hmac.new(ID_KEY.secret, b"PAT-4711", hashlib.sha256).digest()[:16].hex()
     assert (found.patient_id, dropped) == (f"files/{wanted}", False)
-    public, _ = protect(record("ptbxl/15709", private=False, source="ptbxl"), SALT)
+    public, _ = protect(record("ptbxl/15709", private=False, source="ptbxl"), ID_KEY)
     assert public.patient_id is not None and public.patient_id.startswith("ptbxl/") and "15709" not in public.patient_id
-    other, _ = protect(record("files/PAT-4711", private=True), Salt(b"another salt of 16 bytes"))
+    other, _ = protect(record("files/PAT-4711", private=True), IdKey(b"another key of 16 bytes"))
     assert other.patient_id != found.patient_id
-    assert protect(record(None, private=False), SALT)[0].patient_id is None
+    assert protect(record(None, private=False), ID_KEY)[0].patient_id is None
 
 
 def test_without_a_salt_private_ids_go_and_public_ones_stay() -> None:
@@ -56,24 +56,24 @@ def test_without_a_salt_private_ids_go_and_public_ones_stay() -> None:
 
 
 def test_the_salt_shows_itself_nowhere() -> None:
-    assert "secret" not in repr(SALT) + str(SALT) + SALT.fingerprint
-    assert SALT.secret.hex() not in SALT.fingerprint and len(SALT.fingerprint) == 8
-    assert pickle.loads(pickle.dumps(SALT)) == SALT  # it goes to the tasks
-    assert SALT.fingerprint != Salt(b"another salt of 16 bytes").fingerprint
+    assert "secret" not in repr(ID_KEY) + str(ID_KEY) + ID_KEY.fingerprint
+    assert ID_KEY.secret.hex() not in ID_KEY.fingerprint and len(ID_KEY.fingerprint) == 8
+    assert pickle.loads(pickle.dumps(ID_KEY)) == ID_KEY  # it goes to the tasks
+    assert ID_KEY.fingerprint != IdKey(b"another key of 16 bytes").fingerprint
 
 
 @pytest.mark.parametrize(("content", "good"), [(b"x" * 15, False), (b"x" * 16, True), (b"x" * 15 + b"\n\n", False)])
 def test_length_of_a_salt(tmp_path: Path, content: bytes, good: bool) -> None:
-    path = tmp_path / "salt"
+    path = tmp_path / "id-key"
     path.write_bytes(content)
     if good:
         path.write_bytes(content + b"\r\n")
-        assert read_salt(str(path)) == Salt(content)
+        assert read_id_key(str(path)) == IdKey(content)
     else:
         with pytest.raises(CorpusError, match="16 to 4096"):
-            read_salt(str(path))
+            read_id_key(str(path))
     with pytest.raises(CorpusError, match="No such file"):
-        read_salt(str(tmp_path / "nowhere"))
+        read_id_key(str(tmp_path / "nowhere"))
 
 
 @pytest.fixture
@@ -92,35 +92,35 @@ def ward(tmp_path: Path) -> Path:
     return root
 
 
-def converted(ward: Path, out: Path, salt: Salt | None) -> SliceResult:
+def converted(ward: Path, out: Path, id_key: IdKey | None) -> SliceResult:
     """A committed corpus without Ray: the slice is converted here and the manifest written by hand."""
     settings = IngestSettings({"files": str(ward)}, str(out))
-    recipe = recipe_of(settings, salt)
+    recipe = recipe_of(settings, id_key)
     (part,) = plan(settings, recipe, list_items(settings), set())
     store = Store(str(out))
-    result = convert_slice(store, part, "beatray", salt)
+    result = convert_slice(store, part, "beatray", id_key)
     (stored,) = result.shards
     shard = Shard(**{**stored, "row_groups": tuple(stored["row_groups"])})
     write_manifest(store, Manifest(0, recipe, (shard,), {}, {}))
     return result
 
 
-@pytest.mark.parametrize("salt", [SALT, None])
-def test_no_byte_of_a_corpus_is_personal(ward: Path, tmp_path: Path, salt: Salt | None) -> None:
-    result = converted(ward, tmp_path / "corpus", salt)
+@pytest.mark.parametrize("id_key", [ID_KEY, None])
+def test_no_byte_of_a_corpus_is_personal(ward: Path, tmp_path: Path, id_key: IdKey | None) -> None:
+    result = converted(ward, tmp_path / "corpus", id_key)
     assert (result.read, len(result.refused)) == (8, 1)
-    assert result.ids_dropped == (0 if salt else 7)
+    assert result.ids_dropped == (0 if id_key else 7)
     rows = open_corpus(str(tmp_path / "corpus")).rows()
     patients = set(open_corpus(str(tmp_path / "corpus")).index["patient_id"])
     assert len(rows) == 7
-    if salt:
+    if id_key:
         assert len(patients) == 1  # one person, whatever the format
     else:
         assert patients == {None}
     texts = [made.PERSON[key] for key in ("name", "first", "id")]
     texts += ["19641103", "1964-11-03", "03-NOV-1964", "11-03-1964", "20240217", "2024-02-17", "17.02.24"]
     forbidden = [text.encode(code) for text in texts for code in ("utf-8", "utf-16-le")]
-    forbidden += [text.encode().hex().encode() for text in texts] + [SALT.secret, SALT.secret.hex().encode()]
+    forbidden += [text.encode().hex().encode() for text in texts] + [ID_KEY.secret, ID_KEY.secret.hex().encode()]
     written = [path for path in (tmp_path / "corpus").rglob("*") if path.is_file()]
     assert len(written) == 3  # shard, note, manifest
     sink = pa.BufferOutputStream()  # the shard once more without compression, which could hide a word
@@ -136,43 +136,43 @@ def test_no_byte_of_a_corpus_is_personal(ward: Path, tmp_path: Path, salt: Salt 
 def test_another_salt_is_refused(ward: Path, tmp_path: Path) -> None:
     """No Ray is needed: the refusal comes before anything is started."""
     out = tmp_path / "corpus"
-    converted(ward, out, SALT)
-    for name, content in (("same", SALT.secret), ("other", b"another salt of 16 bytes")):
+    converted(ward, out, ID_KEY)
+    for name, content in (("same", ID_KEY.secret), ("other", b"another key of 16 bytes")):
         (tmp_path / name).write_bytes(content)
     for salt_file, said in ((str(tmp_path / "other"), "fingerprint"), (None, "now none is given")):
         with pytest.raises(CorpusError, match=said) as caught:
             ingest(IngestSettings({"files": str(ward)}, str(out), id_key_file=salt_file))
-        assert SALT.fingerprint in str(caught.value) and "another salt" not in str(caught.value)
+        assert ID_KEY.fingerprint in str(caught.value) and "another key" not in str(caught.value)
     words = ["ingest", f"files={ward}", "--out", str(out), "--id-key-file", str(tmp_path / "nowhere"), "--overwrite"]
     assert main(words) == 1 and (out / "manifest-0.json").exists()  # a wrong place costs no corpus
-    assert recipe_of(IngestSettings({}, ""), SALT)[RECIPE_KEY] == SALT.fingerprint
+    assert recipe_of(IngestSettings({}, ""), ID_KEY)[RECIPE_KEY] == ID_KEY.fingerprint
     assert RECIPE_KEY not in recipe_of(IngestSettings({}, ""))
 
 
 def test_models_do_not_mind_the_salt() -> None:
-    made_for = recipe_of(IngestSettings({}, ""), SALT)
+    made_for = recipe_of(IngestSettings({}, ""), ID_KEY)
     check_recipe(made_for, recipe_of(IngestSettings({}, "")), "the encoder")
 
 
 def test_words_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    salt = tmp_path / "salt"
-    salt.write_bytes(SALT.secret)
+    id_key = tmp_path / "id-key"
+    id_key.write_bytes(ID_KEY.secret)
     (tmp_path / "corpus").mkdir()
-    settings, _ = settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(salt))
-    assert settings.id_key_file == str(salt)
-    for inside in ("corpus/salt", "in/salt"):
+    settings, _ = settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(id_key))
+    assert settings.id_key_file == str(id_key)
+    for inside in ("corpus/id-key", "in/id-key"):
         with pytest.raises(SettingsError, match="keep the secret away"):
             settings_from([f"files={tmp_path / 'in'}"], str(tmp_path / "corpus"), str(tmp_path / inside))
-    assert main(["ingest", f"files={tmp_path / 'in'}", "--id-key-file", str(salt), "--print-config"]) == 0
+    assert main(["ingest", f"files={tmp_path / 'in'}", "--id-key-file", str(id_key), "--print-config"]) == 0
     printed = capsys.readouterr().out
-    assert f"id_key_file: {salt}" in printed and "secret" not in printed.replace(str(salt), "")
+    assert f"id_key_file: {id_key}" in printed and "secret" not in printed.replace(str(id_key), "")
 
 
 def test_the_older_name_of_the_id_key_means_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     key = tmp_path / "key"
-    key.write_bytes(SALT.secret)
+    key.write_bytes(ID_KEY.secret)
     words = ["ingest", f"files={tmp_path / 'in'}", "--print-config"]
     assert main([*words, "--id-key-file", str(key)]) == 0
     now = capsys.readouterr().out

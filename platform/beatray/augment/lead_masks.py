@@ -1,0 +1,49 @@
+"""Whole leads set to zero (random lead masking), and leads brought to one scale by recording.
+
+Oh, Chung and Choi (CHIL 2022): every lead of a view is zeroed with the same probability, so that a network learns to do
+with those that are left. Contract: x (B, L, T); row b depends on row b alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from beatray.augment.draws import Draws
+from beatray.record import LEADS
+
+_TRIES = 8
+
+
+def mask_leads(x: Tensor, draws: Draws, view: int, probability: float) -> Tensor:
+    """A copy with each lead zeroed with this probability, never all: (B, 12, T) -> (B, 12, T)."""
+    drawn = draws.uniform("leads", _TRIES * len(LEADS), view).reshape(-1, _TRIES, len(LEADS))
+    kept = torch.from_numpy(kept_leads(drawn, probability)).to(x.device)
+    return x.masked_fill(~kept[..., None], 0.0)
+
+
+def kept_leads(drawn: NDArray[np.float64], probability: float) -> NDArray[np.bool_]:
+    """Which leads are not zeroed: (B, tries, L) in [0, 1) -> (B, L), of the first try that keeps any.
+
+    Where every try would zero all leads, the lead that came nearest to staying in the last one stays.
+    """
+    tries = drawn >= probability
+    nearest = drawn[:, -1] == drawn[:, -1].max(1, keepdims=True)
+    tries[:, -1] |= nearest & ~tries.any((1, 2))[:, None]
+    kept: NDArray[np.bool_] = tries[np.arange(len(tries)), tries.any(2).argmax(1)]
+    return kept
+
+
+def standardise_leads(
+    first: Tensor, second: Tensor, n_valid: Tensor, scale_mv: Tensor, flat_mv: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Two segments (B, L, T) with mean 0 and SD `scale_mv` (L,) over both in every lead; flat leads become zero."""
+    x_mv, length = torch.cat([first, second], 2), first.shape[2]
+    there = (torch.arange(length, device=x_mv.device) < n_valid[:, None]).repeat(1, 2)[:, None]
+    count = there.sum(2, keepdim=True).clamp_min(1)
+    centred = (x_mv - (x_mv * there).sum(2, keepdim=True) / count) * there
+    sd_mv = (centred.square().sum(2, keepdim=True) / count).sqrt()
+    scaled = torch.where(sd_mv > flat_mv, centred / sd_mv.clamp_min(flat_mv), 0.0) * scale_mv.to(x_mv)[:, None]
+    return scaled[..., :length], scaled[..., length:]
