@@ -13,9 +13,9 @@ d/2 ln(1 + 1/eps), and 1/2 ln(1 + d/eps) where all rows are equal; so there are 
 temperatures. SimDINOv2 (`patch_weight` above 0) lets the student see its global crops with a block of patches hidden
 and takes minus patch_weight times the mean cosine of its and the teacher's projections of these patches.
 
-What differs from the paper's code: crops are cuts of a window, never stretched, since that would change intervals; the
-projector is a plain two-layer one; what is hidden is zero in the signal, so that no convolution sees over its edge, and
-a learned vector is added to its tokens; xECG hides patches at random places too and projects none of them.
+What differs from the papers: crops are cuts of a window, never stretched, since that would change intervals; of the
+other transformations of xECG only the loss of leads is here; the projector has two layers and no batch norm; what is
+hidden is zero in the signal, so that no convolution sees over its edge, and a learned vector is added to its tokens.
 
 Contract: only Z^T Z travels between ranks, with its gradient. A short recording is cut within its signal where that is
 long enough; hidden patches lie within the signal. The patch term needs a network that makes tokens.
