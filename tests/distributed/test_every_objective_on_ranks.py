@@ -30,6 +30,8 @@ torch.set_num_threads(1)  # on a busy machine two threads spend their time waiti
 CASES: list[tuple[str, ...]] = [
     *((recipe,) for recipe in RECIPES),
     ("cpc_tiny", "objective.batch_negatives=3"),  # moments gathered from all ranks, with their gradient
+    ("clocs_tiny", "objective.symmetric=false"),  # the order of recordings over all ranks counts
+    ("lead_contrast_tiny", "objective.segments=halves"),
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
 ]
 """Every method, and settings that gather something else."""
@@ -89,6 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrays["r_peaks"][1] = -1
     arrays["n_samples"][4] = 700  # shorter than a crop
     arrays["signal_uv"][4, :, 700:] = 0
+    arrays["patient_key"][[3, 6]] = arrays["patient_key"][0]  # a patient on several ranks
     np.savez(into / "rows.npz", **arrays)
     (into / "statistics.json").write_text(json.dumps(statistics))
     mp.spawn(rank_main, args=(max(SIZES), str(into)), nprocs=max(SIZES))

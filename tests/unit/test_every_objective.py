@@ -40,13 +40,14 @@ ROWS = 6
 
 @pytest.fixture(scope="module")
 def rows() -> tuple[Arrays, dict[str, Any]]:
-    """Real recordings with everything a method may read; one is short, one has no beat and no patient."""
+    """Real recordings with everything a method may read; one is short, one has no beat and no patient, two have one."""
     arrays, statistics = rows_of(48)
     arrays = copy.deepcopy(arrays)
     arrays["n_samples"][2] = 700
     arrays["signal_uv"][2, :, 700:] = 0
     arrays["r_peaks"][3] = -1
     arrays["patient_key"][3] = arrays["record_key"][3]
+    arrays["patient_key"][4] = arrays["patient_key"][0]
     return arrays, statistics
 
 

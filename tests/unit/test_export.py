@@ -81,6 +81,8 @@ def test_the_bundled_recordings_are_real_and_prepared() -> None:
         ("tiny", {"norm": "group", "pooling": "mean_max"}),
         ("xresnet1d18", {}),
         ("xresnet1d18", {"norm": "group", "out_stride": 32, "pooling": "mean_std"}),
+        ("temporal_net", {"stem": 4, "widths": [4, 8]}),
+        ("temporal_net", {"stem": 4, "stem_stride": 2, "widths": [4, 8], "block_stride": 2, "streams": 2}),
     ],
 )
 def test_programs_are_equal_for_any_number_of_recordings_and_samples(name: str, settings: dict[str, Any]) -> None:

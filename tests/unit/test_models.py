@@ -46,6 +46,18 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         }
         for half_rate in (False, True)
     ],
+    "temporal_net": [
+        {"stem": 4, "widths": [4, 8]},
+        {
+            "stem": 4,
+            "stem_stride": 2,
+            "widths": [4, 8],
+            "block_stride": 2,
+            "streams": 2,
+            "norm": "group",
+            "pooling": "mean_std",
+        },
+    ],
     "vit": [{"width": 32, "depth": 2}, {"width": 32, "depth": 2, "registers": 1, "bias": False, "dropout": 0.1}],
 }
 """Settings with which a network is quick; every network of the registry is tested, with its defaults if not here."""

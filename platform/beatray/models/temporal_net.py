@@ -7,8 +7,9 @@ eight independent leads share all weights, so that the number of parameters does
 map of a recording is the mean over leads of their maps. With two `streams` there is a network for I, II, V5 and V6 and
 another for V1 to V4: the mean over the leads of each, then over both.
 
-Ours: leads come in the encoder's scale; the pooling spans 5 samples, so that it is centred; `block_stride` 2 halves the
-rate in the first convolution of every block, for small machines and for coarser maps.
+Ours: leads come in the encoder's scale; the pooling spans 5 samples, so that it is centred. For small machines and
+coarser maps `stem_stride` 2 leaves half of the stem's work out, and `block_stride` 2 halves the rate in the first
+convolution of every block.
 
 Contract: (B, 12, T) mV -> maps finest first, the stem at stride 4 and, with block_stride 2, every block but the last at
 8, 16, ..., then the output; with block_stride 1 stem and output are both at stride 4. Kernels are odd and same-padded:
@@ -41,6 +42,7 @@ class TemporalNetSettings:
     norm: Norm = "global_batch"
     pooling: Pooling = "mean"
     stem: int = setting(32, "channels of the first convolution", at_least=1)
+    stem_stride: int = setting(1, "of the first convolution; 2: half of its work, then pooled by 2", choices=(1, 2))
     widths: tuple[int, ...] = setting((64, 128, 256, 256), "of the blocks of a tower", at_least=1, not_empty=True)
     kernels: tuple[int, int] = setting((3, 7), "of the two towers; odd", at_least=1)
     block_stride: int = setting(1, "of the first convolution of a block; 2: half the rate", choices=(1, 2))
@@ -104,9 +106,10 @@ class LeadNet(nn.Module):
         super().__init__()
         norm, out = settings.norm, 2 * settings.widths[-1]
         self.every_scale = settings.block_stride > 1
-        self.stem = nn.Conv1d(1, settings.stem, _STEM_KERNEL, padding=_STEM_KERNEL // 2, bias=False)
+        self.stem = nn.Conv1d(1, settings.stem, _STEM_KERNEL, settings.stem_stride, _STEM_KERNEL // 2, bias=False)
         self.stem_norm = build_norm(norm, settings.stem)
-        self.pool = nn.MaxPool1d(_STEM_STRIDE + 1, _STEM_STRIDE, padding=_STEM_STRIDE // 2)
+        pooled = _STEM_STRIDE // settings.stem_stride
+        self.pool = nn.MaxPool1d(pooled + 1, pooled, padding=pooled // 2)
         self.towers = nn.ModuleList(
             nn.ModuleList(
                 TemporalBlock(before, width, kernel, settings)
@@ -119,7 +122,7 @@ class LeadNet(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        stem = self.pool(torch.relu(self.stem_norm(self.stem(x))))
+        stem = torch.relu(self.pool(self.stem_norm(self.stem(x))))  # the same as pooling last, on a quarter
         maps, towers = [stem], [stem, stem]
         for blocks in zip(*self.towers, strict=True):  # type: ignore[call-overload]
             towers = [block(tower) for block, tower in zip(blocks, towers, strict=True)]

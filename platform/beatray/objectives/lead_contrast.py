@@ -143,7 +143,8 @@ class LeadContrast(Objective):
         candidates = torch.full_like(drawn, -1.0)
         candidates[:, read] = drawn[:, read].masked_fill(~there[:, read], -1.0)
         largest = candidates == candidates.amax(1, keepdim=True)
-        return there & ((drawn >= self.settings.augment.zero_lead) | largest)
+        stays: Tensor = drawn >= self.settings.augment.zero_lead
+        return there & (stays | largest)
 
     def _group_means(self, leads: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Means over the leads of each group that are there, and whether any is: (N, groups, D), (N, groups) bool."""

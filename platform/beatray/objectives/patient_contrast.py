@@ -107,7 +107,8 @@ def patient_contrast(
 
 def by_record(rows: Tensor, views: int) -> Tensor:
     """Rows of all records' first view, then of their second, ..., beside each other: (V n, K, ...) -> (n, V K, ...)."""
-    return rows.unflatten(0, (views, -1)).transpose(0, 1).flatten(1, 2)
+    beside: Tensor = rows.unflatten(0, (views, -1)).transpose(0, 1).flatten(1, 2)
+    return beside
 
 
 def _rows_of_view(
