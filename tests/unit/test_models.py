@@ -33,18 +33,6 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"width": 16, "layers": 2, "state": 4, "direction": "bidirectional", "pre_norm": True},
     ],
     "lstm": [{"width": 16}, {"width": 16, "layers": 1, "direction": "both", "pool_last": True, "norm": "group"}],
-    "temporal_net": [
-        {"stem": 4, "widths": [4, 8]},
-        {
-            "stem": 4,
-            "stem_stride": 2,
-            "widths": [4, 8],
-            "block_stride": 2,
-            "streams": 2,
-            "norm": "group",
-            "pooling": "mean_std",
-        },
-    ],
     "wav2vec": [
         {
             "conv_channels": 16,
@@ -61,6 +49,18 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "ts2vec": [
         {"width": 8, "out_width": 16},
         {"width": 8, "out_width": 16, "blocks": 4, "stride": 8, "pooling": "mean"},
+    ],
+    "temporal_net": [
+        {"stem": 4, "widths": [4, 8]},
+        {
+            "stem": 4,
+            "stem_stride": 2,
+            "widths": [4, 8],
+            "block_stride": 2,
+            "streams": 2,
+            "norm": "group",
+            "pooling": "mean_std",
+        },
     ],
     "vit": [{"width": 32, "depth": 2}, {"width": 32, "depth": 2, "registers": 1, "bias": False, "dropout": 0.1}],
 }

@@ -31,7 +31,7 @@ def kept_leads(drawn: NDArray[np.float64], probability: float) -> NDArray[np.boo
     """
     tries = drawn >= probability
     nearest = drawn[:, -1] == drawn[:, -1].max(1, keepdims=True)
-    tries[:, -1] |= nearest & ~tries.any((1, 2))[:, None]
+    tries[:, -1] |= nearest & (drawn.max((1, 2), keepdims=True)[:, 0] < probability)
     kept: NDArray[np.bool_] = tries[np.arange(len(tries)), tries.any(2).argmax(1)]
     return kept
 

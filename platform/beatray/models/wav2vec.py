@@ -99,10 +99,11 @@ class Wav2Vec(Encoder):
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0.0)
         x = self.dropout(self.norm(x + self.positions(x)))
+        context: Tensor = x
         mask = None if valid is None else valid[:, None, None]
         for block in self.blocks:
-            x = block(x, mask)
-        return x
+            context = block(context, mask)
+        return context
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps of the convolutions that `stages` names, and of the context."""

@@ -184,7 +184,8 @@ class EcgFm(Objective):
 
     def masked_count(self, tokens: Tensor) -> Tensor:
         """How many of so many tokens are masked: at least one."""
-        return (self.settings.mask_ratio * tokens.double() + 0.5).floor().long().clamp_min(1)
+        share: float = self.settings.mask_ratio
+        return (share * tokens.double() + 0.5).floor().long().clamp_min(1)
 
     @classmethod
     def described(cls, settings: EcgFmSettings) -> str:

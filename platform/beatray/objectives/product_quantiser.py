@@ -13,6 +13,7 @@ Contract: float32 (float64 stays), outside autocast. Any leading shape, zero row
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,12 +46,13 @@ class ProductQuantiser(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., G, V)."""
-        scores: Tensor = self.choose(x)
-        return scores.unflatten(-1, (self.groups, self.codes))
+        scores: Tensor = self.choose(x).unflatten(-1, (self.groups, self.codes))
+        return scores
 
     def look_up(self, chosen: Tensor) -> Tensor:
         """One-hot (..., G, V) -> (..., dim)."""
-        return torch.einsum("...gv,gvd->...gd", chosen, self.codebook).flatten(-2)
+        rows: Tensor = torch.einsum("...gv,gvd->...gd", chosen, self.codebook)
+        return rows.flatten(-2)
 
 
 def straight_through(
@@ -68,7 +70,8 @@ def straight_through(
 
 def code_temperature(at: Progress, start: float, end: float) -> float:
     """From `start` at step 0 towards `end` at the end of the run: start (end / start)^(k / K) for step k of K."""
-    return start * (end / start) ** (at.step / max(at.steps, 1))
+    part = at.step / max(at.steps, 1)
+    return start * math.exp(part * math.log(end / start))
 
 
 def gumbel_noise(seed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
