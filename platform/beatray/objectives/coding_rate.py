@@ -1,8 +1,8 @@
 """The coding rate of unit rows: how many directions they use, as a number that can be pushed up.
 
 R = 1/2 logdet(I + d / (n eps) Z^T Z) for Z (n, d): Yu et al., NeurIPS 2020, with eps for the square of their epsilon;
-Wu et al., arXiv 2502.10385. It is least, 1/2 ln(1 + d/eps), where all rows are equal, and greatest where the rows spread
-evenly over r = min(n, d) directions: r/2 ln(1 + d / (r eps)).
+Wu et al., arXiv 2502.10385. It is least, 1/2 ln(1 + d/eps), where all rows are equal, and greatest where the rows
+spread evenly over r = min(n, d) directions: r/2 ln(1 + d / (r eps)).
 """
 
 from __future__ import annotations
