@@ -244,4 +244,5 @@ def cosines(teacher: Tensor, student: Tensor) -> Tensor:
 
 def to_hide(cells: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
     """How many of `cells` (B,) patches are hidden: at least one and not all, where there are two."""
-    return np.minimum(np.maximum(np.rint(ratio * cells).astype(np.int64), 1), cells - 1)
+    count: NDArray[np.int64] = np.minimum(np.maximum(np.rint(ratio * cells).astype(np.int64), 1), cells - 1)
+    return count
