@@ -3,7 +3,6 @@
 `time_mask` is the mask of 3KG (Gopal et al. 2021): in every lead one block of `fraction` of the samples, with its own
 start, running on from the end to the beginning. `time_out` is that of Mehari and Strodthoff (Comput. Biol. Med. 2022):
 one block over all leads.
-`hide_block` says which tokens of a network are to be hidden, whatever hides them.
 
 Blocks are written as slices on a CPU (about ten times faster there than a comparison at every sample) and as a product
 with a comparison elsewhere; both give the same numbers.
@@ -88,18 +87,6 @@ def draw_mask(
     good = (hidden <= max_hidden).all(axis=-1)
     chosen = np.where(good.any(axis=1), good.argmax(axis=1), tries - 1)
     return drawn[np.arange(len(drawn)), chosen]
-
-
-def hide_block(drawn: NDArray[np.float64], cells: NDArray[np.int64], tokens: int, ratio: float) -> NDArray[np.bool_]:
-    """One block of round(ratio cells) of the first `cells` (B,) tokens, running on from the end to the beginning.
-
-    drawn (B,) in [0, 1) -> (B, tokens) bool. At least one token is hidden and one is not, where there are two.
-    """
-    count = np.minimum(np.maximum(np.rint(ratio * cells).astype(np.int64), 1), cells - 1)
-    start = (drawn * cells).astype(np.int64)
-    place = np.arange(tokens)[None, :]
-    hidden: NDArray[np.bool_] = ((place - start[:, None]) % cells[:, None] < count[:, None]) & (place < cells[:, None])
-    return hidden
 
 
 def _zero_blocks(x: Tensor, starts: NDArray[np.int64], lengths: NDArray[np.int64], in_place: bool) -> Tensor:

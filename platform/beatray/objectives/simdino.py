@@ -10,7 +10,7 @@ dimensions,
 
 Z (n, d) the rows of one crop over the global batch. R is greatest where all directions are used alike,
 d/2 ln(1 + 1/eps), and 1/2 ln(1 + d/eps) where all rows are equal; so there are no centring, no prototypes and no
-temperatures. SimDINOv2 (`patch_weight` above 0) lets the student see its global crops with a block of patches hidden
+temperatures. SimDINOv2 (`patch_weight` above 0) lets the student see its global crops with blocks of patches hidden
 and takes minus patch_weight times the mean cosine of its and the teacher's projections of these patches.
 
 What differs from the papers: crops are cuts of a window, never stretched, since that would change intervals; of the
@@ -23,28 +23,34 @@ long enough; hidden patches lie within the signal. The patch term needs a networ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from beatray.augment.crops import crop, draw_starts
 from beatray.augment.draws import Draws
-from beatray.augment.masks import hide_block
+from beatray.augment.lead_masks import mask_leads
+from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, Stage, cells_of, valid_cells
 from beatray.models.heads import ProjectionHead
+from beatray.objectives.coding_rate import coding_rate, rate_share
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.ema import Teacher, linear_momentum
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_tokens
 from beatray.objectives.reduce import embedding_std, gather_rows, global_mean, sum_over_ranks, world_size
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.record import LEADS
+from beatray.record import RATE_HZ
 
 GLOBALS = ("view_1", "view_2")
+MIN_BLOCK_S = 0.2
+"""Patches are hidden in blocks of at least this length, as far as so many are to be hidden."""
+
 MIN_CODING_RATE = 0.1
 """Of its way from equal rows to balanced ones: below, embeddings are said to have collapsed."""
 
@@ -58,7 +64,7 @@ class SimDinoSettings:
     local_part: float = setting(0.4, "of the window, each local crop", above=0.0, at_most=1.0)
     local_crops: int = setting(4, at_least=0)
     lead_drop: float = setting(
-        0.2, "probability that a lead of a crop is zero; lead II stays", at_least=0.0, below=1.0, searchable=True
+        0.2, "probability that a lead of a crop is zero", at_least=0.0, below=1.0, searchable=True
     )
     momentum: float = setting(0.99, "of the teacher at the first step; 1 at the last", at_least=0.0, at_most=1.0)
     coefficient: float = setting(1.0, "of the cosine", above=0.0, searchable=True)
@@ -114,15 +120,13 @@ class SimDino(Objective):
             length = max(1, round(part * x_mv.shape[-1]))
             drawn = draws.uniform("sub_crop", 1, number)[:, 0]
             start = torch.from_numpy(draw_starts(drawn, n_valid.cpu().numpy(), length)).to(x_mv.device)
-            dropped = draws.uniform("leads", len(LEADS), number) < s.lead_drop
-            dropped[:, LEADS.index("II")] = False
-            zero = torch.from_numpy(dropped).to(x_mv.device)
-            out[name] = crop(x_mv, start, length).masked_fill(zero[..., None], 0.0)
+            out[name] = mask_leads(crop(x_mv, start, length), draws, number, s.lead_drop)
             out[f"n_valid_{name}"] = (n_valid - start).clamp(0, length)
             if s.patch_weight > 0 and name in GLOBALS:
                 tokens = -(-length // self.stage.stride)
                 cells = cells_of(out[f"n_valid_{name}"], self.stage, tokens).cpu().numpy()
-                hidden = hide_block(draws.uniform("hidden", 1, number)[:, 0], cells, tokens, s.mask_ratio)
+                shortest = max(1, round(MIN_BLOCK_S * RATE_HZ / self.stage.stride))
+                hidden = block_mask(draws, f"hidden_{number}", tokens, cells, to_hide(cells, s.mask_ratio), shortest)
                 out[f"hidden_{number}"] = torch.from_numpy(hidden).to(x_mv.device)
         return out
 
@@ -238,19 +242,7 @@ def cosines(teacher: Tensor, student: Tensor) -> Tensor:
     return pairs.masked_fill(same[..., None], 0.0).sum((0, 1)) / (pairs.shape[0] * pairs.shape[1] - len(teacher))
 
 
-def coding_rate(moments: Tensor, rows: Tensor | float, eps: float) -> Tensor:
-    """1/2 logdet(I + d / (n eps) Z^T Z) from Z^T Z (..., d, d) of `rows` n unit rows: (...)."""
-    d = moments.shape[-1]
-    n = torch.as_tensor(rows, dtype=torch.float64, device=moments.device).clamp_min(1.0)
-    scale = (d / (n * eps)).to(moments.dtype)
-    one = torch.eye(d, dtype=moments.dtype, device=moments.device)
-    rate: Tensor = torch.linalg.slogdet(one + scale * moments).logabsdet / 2.0
-    return rate
-
-
-def rate_share(rate: Tensor, rows: Tensor, d: int, eps: float) -> Tensor:
-    """How far a coding rate lies on the way from that of equal rows, 0, to the greatest of so many rows, 1."""
-    least = math.log1p(d / eps) / 2.0
-    directions = rows.clamp(1.0, d)
-    most = directions / 2.0 * torch.log1p(d / (directions * eps))
-    return torch.where(directions > 1.0, (rate - least) / (most - least).clamp_min(1e-12), 1.0)
+def to_hide(cells: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
+    """How many of `cells` (B,) patches are hidden: at least one and not all, where there are two."""
+    count: NDArray[np.int64] = np.minimum(np.maximum(np.rint(ratio * cells).astype(np.int64), 1), cells - 1)
+    return count
