@@ -48,8 +48,8 @@ def few_labels_section(material: SweepMaterial) -> Section | None:
     return Section(
         title="What labels are worth",
         paragraphs=[
-            "Subsets of the labels are nested and the same for all methods. An encoder that was pretrained well needs "
-            "fewer of them; with all labels and fine-tuning, pretraining has the least to give."
+            "Subsets of the labels are nested and the same for all methods. Fine-tuned, the same network from random "
+            "weights is training from scratch, with a learning rate that suits it."
         ],
         html=plain_table(header, list(rows.values())),
         pictures=pictures,
