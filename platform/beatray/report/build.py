@@ -184,6 +184,7 @@ def learning_pictures(
                 to_svg(pictures.training_curves(steps, curves, marks, shares, beside)),
                 alt="Training curves over optimizer steps: " + ", ".join(curves),
                 caption=_curve_caption([curve.key for curve in wanted.values()]),
+                share=min(1.0, max(2, len(curves)) / pictures.PANELS_PER_ROW),
             )
         )
     course = _target_course(metrics)

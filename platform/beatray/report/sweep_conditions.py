@@ -84,7 +84,7 @@ def robustness_sections(material: SweepMaterial) -> list[Section]:
                 continue
             names = [score_name(task, protocol, max(fractions), METRICS[task][0], each) for each in found.values()]
             pictures.append(_picture(material, names, list(found), label, _title(material, task, protocol), protocol))
-            header += [f"{_score(material, task)} at {tick}" for tick in found]
+            header += [f"{_score(material, task)}, {_said(kind, tick)}" for tick in found]
             for line, method in zip(material.table.lines, material.results.methods, strict=True):
                 means = [_mean(method.scores(name)) for name in names]
                 rows.setdefault(line.name, [line.name]).extend(map(_number, means))
@@ -139,7 +139,7 @@ def _picture(
         controls = {}
         for variant, label in (("random", f"the same network, {scratch}"), ("features", CONTROL_NAMES["features"])):
             values = np.array([_mean(method.control_scores(name, variant)) for name in names])
-            if np.isfinite(values).any():
+            if np.isfinite(values).all():
                 controls[label] = values
         values = np.stack([method.scores(name) for name in names], axis=1)
         courses[line.name] = sweep_figures.Course(values, controls)
@@ -149,6 +149,12 @@ def _picture(
         caption=f"{title}. Means over trials, bars one SD. Random weights: the mean over the evaluation's seeds.",
         share=min(1.0, max(2, len(courses)) / sweep_figures.PANELS_ACROSS),
     )
+
+
+def _said(kind: str, tick: str) -> str:
+    if kind == NOISE:
+        return f"level {tick}"
+    return f"{tick} leads" if tick != "1" else "1 lead"
 
 
 def _title(material: SweepMaterial, task: str, protocol: str) -> str:

@@ -76,7 +76,9 @@ def costs_csv(material: SweepMaterial) -> str:
     rows = cost_rows(material)
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{key: "" if _unknown(value) else value for key, value in row.items()} for row in rows])
+    for row in rows:
+        told = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow({key: "" if _unknown(row[key]) else value for key, value in told.items()})
     return out.getvalue()
 
 

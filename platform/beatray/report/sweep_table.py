@@ -28,8 +28,8 @@ GAIN = "gain"
 """What a column holds that is the score less that of the same network with random weights."""
 SAME, OPPOSITE, MIXED = "same", "opposite", "mixed"
 CHOSEN = "chosen on validation, repeat by repeat"
-MOST_FEW = 3
-"""Columns of smaller label fractions that a table has room for."""
+MOST_FEW, MOST_COLUMNS = 3, 8
+"""Columns of smaller label fractions that a table has room for, and columns altogether."""
 CONTROL_NAMES = {"random": "random weights", "features": "measured features"}
 
 
@@ -43,6 +43,7 @@ class Column:
     variant: str = "pretrained"  # or encoder_features, or GAIN
     tests: bool = True  # False: no score of its own on test records, such as that by which methods may be chosen
     few: bool = False  # with fewer labels than there are
+    minor: bool = False  # left out first where a table would be too wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ class SweepTable:
     def shown(self) -> tuple[Column, ...]:
         """The columns of a table that is to be read: many label fractions have tables of their own."""
         many = sum(column.few for column in self.columns) > MOST_FEW
-        return tuple(column for column in self.columns if not (many and column.few))
+        shown = tuple(column for column in self.columns if not (many and column.few))
+        wide = many and len(shown) > MOST_COLUMNS
+        return tuple(column for column in shown if not (wide and column.minor))
 
     @property
     def of_paper(self) -> bool:
@@ -227,11 +230,11 @@ def _columns(results: SweepResults, published: PublishedTable | None) -> tuple[C
                 if metric == "auroc":
                     chosen_by = score_name(task, protocol, fraction, VALIDATION_AUROC)
                     together += [Column(f"{title} with features", score, variant="encoder_features")]
-                    together += [Column(f"{title}, validation", chosen_by, tests=False)]
+                    together += [Column(f"{title}, validation", chosen_by, tests=False, minor=True)]
                 if networks > 1 and metric == METRICS[task][0]:
                     gains += [Column(f"{title}, gain over random weights", score, variant=GAIN, tests=False)]
             else:
-                others.append(Column(f"{title}{how}", score))
+                others.append(Column(f"{title}{how}", score, minor=metric != METRICS[task][0]))
     fewer.sort(key=lambda column: column.title)
     return tuple(
         column

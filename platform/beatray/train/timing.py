@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,7 @@ class Apart:
         found: StepCost = self._ask("cost")
         return found
 
-    def _ask(self, word: str) -> object:
+    def _ask(self, word: str) -> Any:
         try:
             self._connection.send(word)
             answer = self._connection.recv()
