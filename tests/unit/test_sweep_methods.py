@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from beatray.config import config_folder
-from beatray.errors import SettingsError
+from beatray.errors import SettingsError, TrainingError
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_methods import cost_rows, costs_csv, watch
@@ -31,7 +32,7 @@ from beatray.sweep.record import COSTS
 from beatray.sweep.results import Evaluated, Method, SweepResults, by_worth
 from beatray.train import timing
 from beatray.train.run_spec import RunSpec
-from beatray.train.timing import StepCost, Steps
+from beatray.train.timing import Apart, StepCost, Steps
 from every_method import rows_of, run_spec_of, settings_of
 
 FOUND = {path.stem for path in (config_folder() / "recipe").glob("*.yaml")}
@@ -124,7 +125,7 @@ def test_all_methods_have_the_same_time_and_the_warm_up_keeps_its_part(plan: Swe
     assert made.costs["simclr__seed-1"].step_s == 0.5
     assert any("byol__seed-0: 60 epochs in 7 core-minutes" in line for line in told)
     kept = json.loads((plan.folder.folder / COSTS).read_text())
-    assert kept["steps"][kept["reference"]]["of"].startswith("simclr")
+    assert kept["reference"] == {"row": "simclr", "step": kept["trials"]["simclr__seed-0"]["step"]}
     assert kept["trials"]["byol__seed-1"]["epochs"] == 60 and kept["trials"]["byol__seed-1"]["core_minutes"] == 7
 
 
@@ -165,6 +166,16 @@ def test_a_step_is_timed_as_it_is_trained(monkeypatch: pytest.MonkeyPatch, one_t
     cost = steps.cost()
     assert cost.step_s == sorted(taken)[1] > 0 and cost.clock == "cpu" and cost.steps == 3 and cost.batch_size == 6
     assert 0 < cost.encoder_parameters < cost.parameters and 0 < cost.base_mib <= cost.peak_mib
+
+
+def test_what_goes_wrong_in_the_process_that_times_is_told() -> None:
+    here, there = multiprocessing.Pipe()
+    there.send(ValueError("of a step"))
+    with pytest.raises(TrainingError, match="a step cannot be timed: ValueError: of a step"):
+        Apart(here).step()
+    there.close()
+    with pytest.raises(TrainingError, match="was lost: was there too little memory"):
+        Apart(here).cost()
 
 
 def test_core_minutes_are_the_sum_over_a_run(tmp_path: Path) -> None:
@@ -245,7 +256,7 @@ def material() -> SweepMaterial:
             for key, (name, s, mib) in timed.items()
         },
         "trials": {trial: {"step": "b" if "byol" in trial else "a", "core_minutes": 10.0} for trial in trials},
-        "reference": "a",
+        "reference": {"row": "simclr", "step": "a"},
     }  # fmt: skip
     return SweepMaterial(
         "a sweep", make_table(results), results, results.methods[0], journals=journals, costs=costs,

@@ -45,12 +45,14 @@ def few_labels_section(material: SweepMaterial) -> Section | None:
                 rows.setdefault(line.name, [line.name]).extend(map(shown, cells))
     if not pictures:
         return None
+    paragraphs = ["Subsets of the labels are nested and the same for all methods."]
+    if any(protocol == "finetune" for _, protocol, _ in _readings(material)):
+        paragraphs.append(
+            "Fine-tuned, the same network from random weights is training from scratch, at a learning rate of its own."
+        )
     return Section(
         title="What labels are worth",
-        paragraphs=[
-            "Subsets of the labels are nested and the same for all methods. Fine-tuned, the same network from random "
-            "weights is training from scratch, with a learning rate that suits it."
-        ],
+        paragraphs=paragraphs,
         html=plain_table(header, list(rows.values())),
         pictures=pictures,
     )

@@ -102,7 +102,7 @@ def multiples(courses: Mapping[str, Course], ticks: Sequence[str], x_label: str,
         keys["all other methods"] = panels[0].plot([], [], color=FAINT, linewidth=1.2)[0]
         figure.supxlabel(x_label, fontsize=9)
         figure.supylabel(y_label, fontsize=9)
-        figure.legend(list(keys.values()), list(keys), loc="outside upper left", ncols=len(keys), fontsize=8)
+        figure.legend(list(keys.values()), list(keys), loc="outside upper left", ncols=max(2, across), fontsize=8)
     return figure
 
 

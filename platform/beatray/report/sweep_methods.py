@@ -35,7 +35,7 @@ def anchors(material: SweepMaterial) -> dict[str, str]:
 def cost_rows(material: SweepMaterial) -> list[dict[str, Any]]:
     """What each method costs, plain numbers; None where something was not measured."""
     timed, of_trial = material.costs.get("steps", {}), material.costs.get("trials", {})
-    reference = timed.get(material.costs.get("reference") or "", {}).get("cost")
+    reference = timed.get((material.costs.get("reference") or {}).get("step"), {}).get("cost")
     networks = network_names(material.results)
     rows = []
     for line, method in zip(material.table.lines, material.results.methods, strict=True):
@@ -88,7 +88,7 @@ def cost_section(material: SweepMaterial) -> Section | None:
     if all(_unknown(row["step s"]) and _unknown(row["core-min mean"]) for row in rows):
         return None
     timed = material.costs.get("steps", {})
-    reference = timed.get(material.costs.get("reference") or "", {})
+    reference = material.costs.get("reference")
     machines = sorted({each["processor"] for each in timed.values()})
     clocks = {each["cost"]["clock"] for each in timed.values()}
     paragraphs = []
@@ -97,7 +97,7 @@ def cost_section(material: SweepMaterial) -> Section | None:
         paragraphs.append(
             "A step is views, forward, backward and optimizer of one batch, the median of a few before anything was "
             f"trained ({clock}, {'; '.join(machines)}). Memory is what the step adds to a process that holds the "
-            "libraries and the recordings." + (f" Multiples are of a step of {reference['of']}." if reference else "")
+            "libraries and the recordings." + (f" Multiples are of a step of {reference['row']}." if reference else "")
         )
     budgets = {row["budget core-min"] for row in rows if row["budget core-min"] is not None}
     if budgets:

@@ -16,7 +16,7 @@ from beatray.report.sweep_encoder import classes_section, embedding_section, hea
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_methods import anchors, cost_section, method_sections
 from beatray.report.sweep_scores import labels_section, number_sections, scatter_section
-from beatray.report.sweep_table import SweepTable, Verdict, shown, task_title, verdicts
+from beatray.report.sweep_table import GAIN, SweepTable, Verdict, shown, task_title, verdicts
 from beatray.report.sweep_table_forms import as_html
 
 HOW_TESTED = {
@@ -62,9 +62,13 @@ def _table_section(material: SweepMaterial) -> Section:
     ]
     if material.compares_methods:
         paragraphs.append(
-            "The best first, by the score that the sweep ranks by. Random weights stand once for each network; where "
-            "networks differ, look at the gain over the network's own random weights rather than at the score. A name "
-            "leads to how that method learned."
+            "The best first, by the score that the sweep ranks by; a name leads to how that method learned. Random "
+            "weights stand once for each network"
+            + (
+                ": the gain over those of a method's own network is what its pretraining gave."
+                if any(column.variant == GAIN for column in table.columns)
+                else "."
+            )
         )
     if table.of_paper:
         paragraphs.append(

@@ -63,8 +63,8 @@ class Costs:
         self._content["steps"][digest] = {"of": name, "processor": processor(), "cost": asdict(cost)}
         self._write()
 
-    def settle(self, trials: Mapping[str, Mapping[str, Any]], reference: str | None) -> None:
-        """Which step each trial has, and the epochs that follow."""
+    def settle(self, trials: Mapping[str, Mapping[str, Any]], reference: Mapping[str, str] | None) -> None:
+        """Which step each trial has and the epochs that follow, and the row whose step counts as 1."""
         if (self._content["trials"], self._content["reference"]) != (dict(trials), reference):
             self._content |= {"trials": dict(trials), "reference": reference}
             self._write()
@@ -104,7 +104,8 @@ def budgeted(plan: SweepPlan, tell: Tell, timed: Callable[[RunSpec], StepCost] =
     if sweep.time_reference is not None:
         row = (sweep.rows or {})[sweep.time_reference]
         settings = settings_with(plan, sweep.time_reference, row)
-        reference = _measured(sweep.time_reference, settings, costs, tell, timed)[0]
+        digest, _, _ = _measured(sweep.time_reference, settings, costs, tell, timed)
+        reference = {"row": sweep.time_reference, "step": digest}
     costs.settle(told, reference)
     return replace(plan, trials=tuple(trials[trial.name] for trial in plan.trials), costs=of_trial)
 
