@@ -110,8 +110,9 @@ def cost_section(material: SweepMaterial) -> Section | None:
         "validation and checkpoints and without the evaluation; minutes are by the clock of all attempts, evaluation "
         "included."
     )
+    times = f"x {reference['row']}" if reference else "x"
     header = (
-        *("method", "network", "encoder", "trained", "batch", "s / step", "times", "MiB / step", "times"),
+        *("method", "network", "encoder", "trained", "batch", "s / step", times, "MiB / step", times),
         *("epochs", "steps", "core-min", "min"),
     )
     cells = [
