@@ -82,13 +82,14 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="the report of a sweep: tables and pictures in one HTML, CSV, LaTeX",
-        description="Write report.html, table.csv, table.md, table.tex and scores.csv into report/ of the sweep's "
-        "folder and into its MLflow run. The sweep must have evaluated its trials, as sweep=ablation does "
+        description="Write report.html, table.csv, table.md, table.tex, scores.csv and costs.csv into report/ of the "
+        "sweep's folder and into its MLflow run. The sweep must have evaluated its trials, as sweep=ablation does "
         "(sweep.evaluate=true). "
         "Example: beatray report runs/ablation",
     )
     report.add_argument("parent", metavar="PARENT_RUN", help="folder of the sweep (out/run), or id of its MLflow run")
     report.add_argument("--corpus", metavar="PATH", help="where the corpus lies now, if it has moved")
+    report.add_argument("--against", metavar="METHOD", help="test all others against this one, instead of the first")
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -287,7 +288,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         if args.command == "report":
             from beatray.commands import sweep_report
 
-            return sweep_report.run(args.parent, args.corpus)
+            return sweep_report.run(args.parent, args.corpus, args.against)
         if args.command == "evaluate":
             from beatray.commands import evaluate
 

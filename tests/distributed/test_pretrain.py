@@ -67,6 +67,7 @@ def test_the_run_folder_holds_what_it_promises(runs: Path) -> None:
         "gradient_norm",
         "records_per_s",
         "data_wait_s",
+        "core_s",
         "record/target_entropy",
         "record/positive_mass",
         "record/embedding_std",

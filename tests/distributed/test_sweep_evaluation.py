@@ -12,9 +12,13 @@ from mlflow.tracking import MlflowClient
 
 from beatray.cli import main
 from beatray.evaluate.names import of_variant
+from beatray.models.encoder_folder import load_encoder
 from beatray.storage.store import Store
+from beatray.sweep.plan import plan_from
+from beatray.sweep.progress import prepare
 from beatray.sweep.record import read
 from beatray.sweep.results import read_results
+from beatray.train.timing import STEPS, time_step
 
 pytestmark = pytest.mark.ray
 
@@ -70,8 +74,17 @@ def test_the_scores_stand_in_the_mlflow_runs(swept: list[str]) -> None:
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     for name in TRIALS:
         assert {AUROC, F1} <= runs[name].data.metrics.keys()
+        spent = [metric.value for metric in client.get_metric_history(runs[name].info.run_id, "train/core_s")]
+        assert runs[name].data.metrics["core_minutes"] == pytest.approx(sum(spent) / 60) and min(spent) > 0
         below = {item.path for item in client.list_artifacts(runs[name].info.run_id, "evaluation")}
         assert {"evaluation/results.json", "evaluation/table.md"} <= below
+
+
+def test_a_step_is_timed_in_a_process_of_its_own_on_the_recordings_of_the_corpus(swept: list[str]) -> None:
+    run_spec = prepare(plan_from(swept)).run_specs[TRIALS[0]]
+    cost = time_step(run_spec)
+    assert cost.batch_size == 24 and cost.steps == STEPS and cost.step_s > 0
+    assert cost.encoder_parameters == sum(each.numel() for each in load_encoder(run_spec.run.location).parameters())
 
 
 def test_only_what_is_missing_is_evaluated_again(swept: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from beatray.config import as_dict
 from beatray.errors import SettingsError
 from beatray.ray_session import RaySettings, session
 from beatray.storage.store import Store
+from beatray.sweep.budget import budgeted
 from beatray.sweep.plan import plan_from
 from beatray.sweep.progress import Prepared, alone, prepare
 from beatray.sweep.ranking import as_json, as_text
@@ -27,8 +28,8 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
     if resume and read(plan.folder) is None:
         raise SettingsError(f"{plan.folder.where()} holds no sweep to go on with; without --resume one starts there")
     with alone(plan):
-        prepared = prepare(plan)
         say(f"sweep {plan.name}: {plan.sweep.search}, {len(plan.trials)} trials, into {plan.folder.where()}")
+        prepared = prepare(budgeted(plan, say))
         record = _run(prepared)
     say(as_text(record))
     statuses = {trial.status for trial in record.trials}

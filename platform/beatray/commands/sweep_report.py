@@ -27,28 +27,35 @@ from beatray.infer.vectors import embed_rows
 from beatray.models.encoder_folder import load_encoder
 from beatray.report import ecg, sweep_table_forms
 from beatray.report.build import overlays_of
-from beatray.report.sweep_material import Embeddings, SweepMaterial
+from beatray.report.sweep_material import Embeddings, SweepMaterial, compares_methods
+from beatray.report.sweep_methods import costs_csv
 from beatray.report.sweep_page import build_sweep_report
+from beatray.report.sweep_scores import compared
 from beatray.report.sweep_table import make_table, name_of
 from beatray.settings import CorpusSettings
 from beatray.storage.store import Store
+from beatray.sweep.budget import read_costs
 from beatray.sweep.ranking import as_text
 from beatray.sweep.record import REPORT, SweepRecord, read
-from beatray.sweep.results import Evaluated, Method, SweepResults, best_method, read_results
+from beatray.sweep.results import Evaluated, Method, SweepResults, best_method, by_worth, read_results
 from beatray.sweep.tracking import FOLDER_TAG
+from beatray.track.journal import read_lines
 from beatray.track.memory import MEMORY, Memory
 from beatray.track.secrets import without_secrets
 from beatray.track.server import run_tags
 from beatray.track.setup import resume
 from beatray.track.tracker import Tracker
 from beatray.train.prepare import feature_statistics
-from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS, RunFolder
+from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
 
 MOST_EMBEDDED = 2000
 
 
-def run(parent: str, corpus: str | None = None) -> int:
-    """Write the report of the sweep in a folder, or of the sweep whose MLflow run has this id."""
+def run(parent: str, corpus: str | None = None, against: str | None = None) -> int:
+    """Write the report of the sweep in a folder, or of the sweep whose MLflow run has this id.
+
+    `against` is the method that all others are tested against.
+    """
     folder = Store(_folder_of(parent))
     record = read(folder)
     if record is None:
@@ -56,7 +63,7 @@ def run(parent: str, corpus: str | None = None) -> int:
     results = read_results(folder, record)
     with tempfile.TemporaryDirectory(prefix="beatray-report-") as scratch:
         out = folder.folder / REPORT if folder.is_local else Path(scratch)
-        written = write(folder, record, results, out, corpus)
+        written = write(folder, record, results, out, corpus, against)
         if not folder.is_local:
             for path in written:
                 folder.child(REPORT).write(path.name, path.read_bytes())
@@ -66,9 +73,14 @@ def run(parent: str, corpus: str | None = None) -> int:
     return 0
 
 
-def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, corpus: str | None) -> list[Path]:
+def write(
+    folder: Store, record: SweepRecord, results: SweepResults, out: Path, corpus: str | None, against: str | None = None
+) -> list[Path]:
     """report.html and the tables into `out`; prints the table."""
+    if compares_methods(results):
+        results = by_worth(results, record.metric, record.mode)
     table = make_table(results)
+    compared(table, against)  # refuses a name that is none before anything is drawn
     best = best_method(results, record.metric, record.mode)
     trial = best.trials[0]
     settings = yaml.safe_load(folder.child(trial.trial).read(SETTINGS))
@@ -81,14 +93,18 @@ def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, 
         best=best,
         facts={
             "trials": f"{len(finished)} of {len(record.trials)} finished",
-            "encoder": settings["encoder"]["name"],
-            "epochs": settings["train"]["epochs"],
-            "batch": f"{settings['train']['batch_size']} recordings",
+            "encoder": _each(results, "encoder", "name"),
+            "epochs": _each(results, "train", "epochs"),
+            "batch": f"{_each(results, 'train', 'batch_size')} recordings",
             "shown in the pictures": f"{name_of(best)}, trial {trial.trial}",
             "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
         },
         settings=yaml.safe_dump(_shared(folder, record, results), sort_keys=True),
         ranking=as_text(record),
+        against=against,
+        journals={trial.trial: _journal(folder, trial) for method in results.methods for trial in method.trials},
+        costs=read_costs(folder),
+        seconds={each.name: each.seconds for each in record.trials},
         tracking=[f"sweep    {folder.where()}", "trials   each a folder there, with encoder/ and evaluation/"],
         **found,
     )
@@ -98,11 +114,25 @@ def write(folder: Store, record: SweepRecord, results: SweepResults, out: Path, 
         "table.md": sweep_table_forms.as_markdown(table),
         "table.tex": sweep_table_forms.as_latex(table),
         "scores.csv": sweep_table_forms.long_csv(results),
+        "costs.csv": costs_csv(material),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     say(sweep_table_forms.as_text(table))
     return [build_sweep_report(out / "report.html", material), *(out / name for name in texts)]
+
+
+def _each(results: SweepResults, group: str, key: str) -> str:
+    """A setting of all methods: the one value, or all there are."""
+    found = (trial.settings.get(group, {}).get(key) for method in results.methods for trial in method.trials)
+    return ", ".join(map(str, dict.fromkeys(found)))
+
+
+def _journal(folder: Store, trial: Evaluated) -> list[dict[str, Any]]:
+    """The lines of a trial's metrics.jsonl; none if it is gone."""
+    place = RunFolder.open(folder.child(trial.trial))
+    place.pull(METRICS)
+    return read_lines(place.scratch / METRICS)
 
 
 def _folder_of(parent: str) -> str:

@@ -38,6 +38,9 @@ SHOWN_LEAD = "II"
 USUAL = (Curve("loss", "total loss"), Curve("learning_rate", "learning rate"))
 """What is drawn of every run, beside what its method asks for (`Objective.curves`)."""
 
+MOST_POINTS = 1000
+"""Of one curve in a picture."""
+
 QUANTILES = (5, 25, 50, 75, 95)
 """Of the similarities behind soft targets, as the metrics lines name them."""
 
@@ -154,25 +157,37 @@ def _run_section(material: Material) -> Section | None:
     )
 
 
-def _curve_section(material: Material) -> Section | None:
-    steps = [_number(line.get("step")) for line in material.metrics]
+def learning_pictures(
+    metrics: Sequence[Mapping[str, object]],
+    wanted_curves: Sequence[Curve],
+    others: Sequence[Sequence[Mapping[str, object]]] = (),
+) -> list[Picture]:
+    """How a run learned, from the lines of its metrics.jsonl: the curves that its method asks for, and what soft
+    targets there were. `others` are runs of the same method, drawn thin beside it."""
+    metrics, others = _thinned(metrics), [_thinned(each) for each in others]
+    steps = [_number(line.get("step")) for line in metrics]
     curves, wanted = {}, {}
-    for curve in (*USUAL, *material.curves):
-        values = np.array([_number(line.get(curve.key)) for line in material.metrics], np.float64)
+    for curve in (*USUAL, *wanted_curves):
+        values = _column(metrics, curve.key)
         if np.isfinite(values).any():
             curves[curve.title], wanted[curve.title] = values, curve
     figures = []
     if curves and len(steps) > 1:
         marks = {name: (curve.level, curve.level_name) for name, curve in wanted.items() if curve.level is not None}
         shares = [name for name, curve in wanted.items() if curve.share]
+        beside = {
+            name: [(_column(each, "step"), _column(each, curve.key)) for each in others]
+            for name, curve in wanted.items()
+        }
         figures.append(
             Picture(
-                to_svg(pictures.training_curves(steps, curves, marks, shares)),
+                to_svg(pictures.training_curves(steps, curves, marks, shares, beside)),
                 alt="Training curves over optimizer steps: " + ", ".join(curves),
                 caption=_curve_caption([curve.key for curve in wanted.values()]),
+                share=min(1.0, max(2, len(curves)) / pictures.PANELS_PER_ROW),
             )
         )
-    course = _target_course(material.metrics)
+    course = _target_course(metrics)
     if course and len(steps) > 1:
         figures.append(
             Picture(
@@ -183,6 +198,21 @@ def _curve_section(material: Material) -> Section | None:
                 "that call everything alike; against 0, targets that are hard after all.",
             )
         )
+    return figures
+
+
+def _column(metrics: Sequence[Mapping[str, object]], key: str) -> NDArray[np.float64]:
+    return np.array([_number(line.get(key)) for line in metrics], np.float64)
+
+
+def _thinned(metrics: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
+    """Every so many lines of a long run, its last among them: a picture shows no more."""
+    every = -(-len(metrics) // MOST_POINTS) if metrics else 1
+    return metrics[::-1][::every][::-1]
+
+
+def _curve_section(material: Material) -> Section | None:
+    figures = learning_pictures(material.metrics, material.curves)
     if material.similarities:
         figures.append(
             Picture(

@@ -35,7 +35,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and, in this order, paragraphs, facts (name: value), html, pictures, preformatted text, small print."""
+    """A heading and, in this order, paragraphs, facts (name: value), html, pictures, preformatted text, small print.
+
+    `anchor` is what links point at. One `of` a group begins a page of its own on paper, and stands in a line of the
+    group among the links at the top.
+    """
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -45,6 +49,8 @@ class Section:
     preformatted: str = ""
     folded: Mapping[str, str] | None = None  # title: text behind a fold
     small_print: Sequence[str] = ()
+    anchor: str = ""
+    of: str = ""
 
 
 def write_report(path: Path, title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> Path:
@@ -58,7 +64,12 @@ def write_report(path: Path, title: str, lead: Sequence[str], sections: Sequence
 def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> str:
     """The whole page as text."""
     style = files("beatray.report").joinpath("page.css").read_text(encoding="utf-8")
-    links = "".join(f'<a href="#{_anchor(n)}">{escape(s.title)}</a> ' for n, s in enumerate(sections))
+    groups = dict.fromkeys(section.of for section in sections)
+    links = "<br>".join(
+        (f"{escape(group)}: " if group else "")
+        + "".join(f'<a href="#{_anchor(n, s)}">{escape(s.title)}</a> ' for n, s in enumerate(sections) if s.of == group)
+        for group in groups
+    )
     body = "\n".join(_section(number, section) for number, section in enumerate(sections))
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"""<!DOCTYPE html>
@@ -88,6 +99,17 @@ def facts_table(facts: Mapping[str, object]) -> str:
     return f'<table class="facts">{"".join(lines)}</table>'
 
 
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], links: Mapping[str, str] | None = None) -> str:
+    """A table of texts; a first cell named in `links` leads to that anchor."""
+    links = links or {}
+    lines = []
+    for row in rows:
+        first = f'<a href="#{escape(links[row[0]])}">{escape(row[0])}</a>' if row[0] in links else escape(row[0])
+        lines.append(f"<tr><td>{first}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>")
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    return f"<table class='results'><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
 def flatten(facts: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
     """(dotted name, value) of every leaf, in the order given."""
     leaves: list[tuple[str, object]] = []
@@ -100,7 +122,12 @@ def flatten(facts: Mapping[str, object], prefix: str = "") -> list[tuple[str, ob
 
 
 def _section(number: int, section: Section) -> str:
-    parts = [f'<section id="{_anchor(number)}">', f"<h2>{escape(section.title)}</h2>", _paragraphs(section.paragraphs)]
+    page = ' class="page"' if section.of else ""
+    parts = [
+        f'<section id="{_anchor(number, section)}"{page}>',
+        f"<h2>{escape(section.title)}</h2>",
+        _paragraphs(section.paragraphs),
+    ]
     if section.facts:
         parts.append(facts_table(section.facts))
     if section.html:
@@ -127,8 +154,8 @@ def _paragraphs(texts: Sequence[str], style: str = "") -> str:
     return "\n".join(f"<p{css}>{escape(text)}</p>" for text in texts)
 
 
-def _anchor(number: int) -> str:
-    return f"section-{number + 1}"
+def _anchor(number: int, section: Section) -> str:
+    return section.anchor or f"section-{number + 1}"
 
 
 def _text(value: object) -> str:

@@ -28,9 +28,11 @@ def training_curves(
     curves: Mapping[str, ArrayLike],
     marks: Mapping[str, tuple[float, str]] | None = None,
     shares: Collection[str] = (),
+    others: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]] | None = None,
 ) -> Figure:
     """Small multiples, one panel per curve over `step` (n,): the raw values faint, a running median on top.
 
+    `others[name]` are (step, values) of further runs, whose medians are drawn thin in grey.
     `marks[name] = (level, text)` draws a level that means something, such as the entropy of a uniform target; the
     curves named in `shares` are drawn from 0 to 1.
     """
@@ -43,6 +45,9 @@ def training_curves(
         panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
         for axes, (name, values) in zip(panels, curves.items(), strict=False):
             raw = np.asarray(values, np.float64)
+            for at, beside in (others or {}).get(name, ()):
+                smooth = running_median(np.asarray(beside, np.float64))
+                axes.plot(np.asarray(at, np.float64), smooth, color=GREY, linewidth=0.9)
             axes.plot(steps, raw, color=BLUE, alpha=0.3, linewidth=0.8)
             axes.plot(steps, running_median(raw), color=BLUE, linewidth=1.6)
             if name in marks:

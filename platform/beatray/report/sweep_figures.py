@@ -1,4 +1,4 @@
-"""Figures of a sweep: what sharpening does, what labels are worth, and how far trials scatter.
+"""Figures of a sweep: what sharpening does, what labels are worth, what noise costs, and how far trials scatter.
 
 Contract: plain numbers in, a matplotlib `Figure` out (see `canvas`).
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from beatray.report.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, STYLE, ne
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8c6d31", GREY)
 MARKERS = "osD^vP*X"
 PANELS_PER_ROW = 2
+PANELS_ACROSS = 4
+FAINT = "#d3d3d3"
+CONTROL_LOOKS: tuple[dict[str, Any], ...] = ({"color": ORANGE, "linestyle": "--"}, {"color": GREEN, "linestyle": ":"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,60 @@ def curves(
             labels.append(reference_label)
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), fontsize=8)
     return figure
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Scores (trials, ticks) of one method over conditions in order, and the means (ticks,) of controls beside it."""
+
+    values: NDArray[np.float64]
+    controls: Mapping[str, NDArray[np.float64]]
+
+
+def multiples(courses: Mapping[str, Course], ticks: Sequence[str], x_label: str, y_label: str) -> Figure:
+    """A small panel per method over the same evenly spaced conditions: its mean with bars of one SD over trials, its
+    controls dashed, and all other methods faint behind it. All panels share both axes, so twenty can be compared."""
+    places = np.arange(len(ticks))
+    means = {name: _means(course.values) for name, course in courses.items()}
+    across = min(PANELS_ACROSS, max(1, len(courses)))
+    down = max(1, -(-len(courses) // across))
+    with rc_context(STYLE):
+        figure = new_figure(10.0 * max(across, 2) / PANELS_ACROSS, 1.75 * down + 0.6)
+        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in panels[len(courses) :]:
+            axes.set_axis_off()
+        keys: dict[str, Artist] = {}
+        for number, (axes, (name, course)) in enumerate(zip(panels, courses.items(), strict=False)):
+            for other in means:
+                axes.plot(places, means[other], color=FAINT, linewidth=0.8, zorder=1)
+            for look, (label, values) in zip(CONTROL_LOOKS, course.controls.items(), strict=False):
+                (keys[label],) = axes.plot(places, values, linewidth=1.3, zorder=2, **look)
+            keys["the method"] = axes.errorbar(
+                places, means[name], yerr=_spreads(course.values), color=BLUE, marker="o", markersize=3.5,
+                linewidth=1.6, capsize=2, zorder=3,
+            )  # fmt: skip
+            axes.set_title(name, fontsize=9)
+            axes.set_xticks(places, ticks)
+            axes.tick_params(labelsize=8, labelbottom=number + across >= len(courses))
+            quiet_grid(axes)
+        keys["all other methods"] = panels[0].plot([], [], color=FAINT, linewidth=1.2)[0]
+        figure.supxlabel(x_label, fontsize=9)
+        figure.supylabel(y_label, fontsize=9)
+        figure.legend(list(keys.values()), list(keys), loc="outside upper left", ncols=max(2, across), fontsize=8)
+    return figure
+
+
+def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the trials that are known; NaN where there is none."""
+    return np.array(
+        [column[np.isfinite(column)].mean() if np.isfinite(column).any() else np.nan for column in values.T]
+    )
+
+
+def _spreads(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """SD over the trials that are known; 0 for one alone."""
+    known = [column[np.isfinite(column)] for column in values.T]
+    return np.array([column.std(ddof=1) if column.size > 1 else 0.0 for column in known])
 
 
 def boxes(

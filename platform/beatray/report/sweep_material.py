@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +39,19 @@ class SweepMaterial:
     embeddings: Embeddings | None = None
     example: Example | None = None
     tracking: Sequence[str] = ()
+    against: str | None = (
+        None  # the method that all others are tested against; None: the paper's baseline, or the first
+    )
+    journals: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # metrics.jsonl by trial
+    costs: Mapping[str, Any] = field(default_factory=dict)  # costs.json
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by trial, evaluation included
+
+    @property
+    def compares_methods(self) -> bool:
+        """True if the sweep is one over methods rather than over settings of one."""
+        return compares_methods(self.results)
+
+
+def compares_methods(results: SweepResults) -> bool:
+    """As `SweepMaterial.compares_methods`."""
+    return any({"recipe", "objective"} & set(method.changes) for method in results.methods)

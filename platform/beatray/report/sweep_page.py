@@ -11,10 +11,12 @@ from pathlib import Path
 
 from beatray.report.build import segmentation_section
 from beatray.report.html import Section, write_report
+from beatray.report.sweep_conditions import few_labels_section, robustness_sections
 from beatray.report.sweep_encoder import classes_section, embedding_section, heart_section
 from beatray.report.sweep_material import SweepMaterial
+from beatray.report.sweep_methods import anchors, cost_section, method_sections
 from beatray.report.sweep_scores import labels_section, number_sections, scatter_section
-from beatray.report.sweep_table import SweepTable, Verdict, shown, task_title, verdicts
+from beatray.report.sweep_table import GAIN, SweepTable, Verdict, shown, task_title, verdicts
 from beatray.report.sweep_table_forms import as_html
 
 HOW_TESTED = {
@@ -29,17 +31,22 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
         _table_section(material),
         _claims_section(material.table),
         *number_sections(material),
-        labels_section(material),
-        scatter_section(material.table),
+        cost_section(material),
+        few_labels_section(material) if material.compares_methods else labels_section(material),
+        *robustness_sections(material),
+        scatter_section(material),
         classes_section(material.best),
         segmentation_section(material.overlays, material.min_leads),
         embedding_section(material),
         heart_section(material),
         _run_section(material),
+        *method_sections(material),
     ]
+    scratch = any(name.endswith("finetune") for name in _protocols(material)) and material.results.methods
     lead = [
         f"{len(material.results.methods)} ways to pretrain an encoder for 12-lead ECGs without labels, each tried on "
-        "recordings it never saw, beside the same encoder with random weights and beside hand-made features."
+        "recordings it never saw, beside the same encoder with random weights"
+        f"{' (fine-tuned, that is training from scratch)' if scratch else ''} and beside hand-made features."
     ]
     return write_report(path, material.title, lead, [section for section in candidates if section is not None])
 
@@ -53,6 +60,16 @@ def _table_section(material: SweepMaterial) -> Section:
         f"Mean ± SD over {trials_said} of each method, the encoder frozen unless a column says otherwise. "
         + " ".join(f"{task_title(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
     ]
+    if material.compares_methods:
+        paragraphs.append(
+            "The best first, by the score that the sweep ranks by; a name leads to how that method learned. Random "
+            "weights stand once for each network"
+            + (
+                ": the gain over those of a method's own network is what its pretraining gave."
+                if any(column.variant == GAIN for column in table.columns)
+                else "."
+            )
+        )
     if table.of_paper:
         paragraphs.append(
             "Beside the paper's rows stand its own figures (other data, encoder and labels: only directions can be "
@@ -63,8 +80,12 @@ def _table_section(material: SweepMaterial) -> Section:
     return Section(
         title="What each method is worth",
         paragraphs=[*paragraphs, *(missing if material.results.missing else [])],
-        html=as_html(table),
+        html=as_html(table, anchors(material)),
     )
+
+
+def _protocols(material: SweepMaterial) -> set[str]:
+    return {run["protocol"] for method in material.results.methods for t in method.trials for run in t.results["runs"]}
 
 
 def _claims_section(table: SweepTable) -> Section | None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from beatray.errors import SettingsError
 from beatray.evaluate.names import parts_of
 from beatray.evaluate.paired import MetricComparison, RunScore, as_rows, compare_runs
 from beatray.evaluate.results import METRICS
@@ -18,22 +19,27 @@ from beatray.evaluate.statistics import ALPHA
 from beatray.evaluate.table import METRIC_NAMES
 from beatray.report import sweep_figures
 from beatray.report.canvas import to_svg
-from beatray.report.html import Picture, Section
+from beatray.report.html import Picture, Section, plain_table
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_table import CONTROL_NAMES, Line, SweepTable, data_name, in_words
 from beatray.sweep.results import Method
 
+MOST_TESTED = 4
+"""Scores whose tests a table has room for."""
 MOST_LINES = 4
 """Methods in the picture of the label fractions: more could not be told apart."""
 
 
-def compared(table: SweepTable) -> tuple[list[MetricComparison], list[str]]:
-    """Every method against the paper's baseline, or the first line where that was not run: paired tests per score.
+def compared(table: SweepTable, against: str | None = None) -> tuple[list[MetricComparison], list[str]]:
+    """Every method against one: that named, or the paper's baseline, or the first line; paired tests per score.
 
     Trials are paired by what repeats them. Also returns the methods that lack a trial of the baseline: they are not
     compared.
     """
-    first = table.baseline or table.lines[0]
+    named = next((line for line in table.lines if line.name == against), None)
+    if against is not None and named is None:
+        raise SettingsError(f"there is no method {against}; there are {', '.join(line.name for line in table.lines)}")
+    first = named or table.baseline or table.lines[0]
     repeats = [
         repeat
         for place, repeat in enumerate(first.repeats)
@@ -108,6 +114,23 @@ def _without(key: str, method: Method) -> str:
     return ", ".join(f"{other}={value}" for other, value in changes.items()) or "all"
 
 
+def _tests_table(comparisons: Sequence[MetricComparison]) -> str:
+    """The paired tests of the main scores: the shift of each method, and p as corrected by Holm."""
+    main = [each for each in comparisons if " at " not in each.metric][:MOST_TESTED]
+    if not main:
+        return ""
+    against = main[0].statistics.comparisons[0].second
+    header = [f"method less {against}"]
+    rows: dict[str, list[str]] = {}
+    for each in main:
+        header += [each.metric, "p (Holm)"]
+        for pair in each.statistics.comparisons:
+            mark = f" {pair.verdict}" if pair.verdict in ("better", "worse") else ""
+            rows.setdefault(pair.first, [pair.first])
+            rows[pair.first] += [f"{pair.hodges_lehmann:+.3f}{mark}", f"{pair.p_holm:.3g}"]
+    return plain_table(header, list(rows.values()))
+
+
 def labels_section(material: SweepMaterial) -> Section | None:
     """Scores over the fraction of labels: the best methods, the paper's baseline, and the controls."""
     chosen = _leading(material)
@@ -155,9 +178,10 @@ def _leading(material: SweepMaterial) -> dict[str, Method]:
     return {line.name: method for line, method in pairs if line.name in names}
 
 
-def scatter_section(table: SweepTable) -> Section:
+def scatter_section(material: SweepMaterial) -> Section:
     """Every trial as a dot, and the paired tests."""
-    comparisons, left_out = compared(table)
+    table = material.table
+    comparisons, left_out = compared(table, material.against)
     panels = {
         column.title: {line.name: line.scores[column.title] for line in table.lines} for column in table.tests[:4]
     }
@@ -183,6 +207,7 @@ def scatter_section(table: SweepTable) -> Section:
     return Section(
         title="How far the trials scatter",
         paragraphs=told,
+        html=_tests_table(comparisons),
         pictures=[
             Picture(
                 to_svg(sweep_figures.boxes(panels, brackets, levels)),

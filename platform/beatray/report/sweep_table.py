@@ -9,6 +9,7 @@ How it is written down is for `sweep_table_forms`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,14 +18,18 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.names import score_name
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.results import VALIDATION_AUROC, percent
+from beatray.evaluate.results import METRICS, VALIDATION_AUROC, percent
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.objectives.published import AUROC, F1, PUBLISHED_SCORES, SEGMENT_F1, PublishedRow, PublishedTable
-from beatray.sweep.results import Method, SweepResults
+from beatray.sweep.results import Evaluated, Method, SweepResults
 
+GAIN = "gain"
+"""What a column holds that is the score less that of the same network with random weights."""
 SAME, OPPOSITE, MIXED = "same", "opposite", "mixed"
 CHOSEN = "chosen on validation, repeat by repeat"
+MOST_FEW, MOST_COLUMNS = 3, 8
+"""Columns of smaller label fractions that a table has room for, and columns altogether."""
 CONTROL_NAMES = {"random": "random weights", "features": "measured features"}
 
 
@@ -35,8 +40,10 @@ class Column:
     title: str
     score: str
     paper: str | None = None
-    variant: str = "pretrained"  # or encoder_features
-    tests: bool = True  # False: a score on validation records, by which methods may be chosen
+    variant: str = "pretrained"  # or encoder_features, or GAIN
+    tests: bool = True  # False: no score of its own on test records, such as that by which methods may be chosen
+    few: bool = False  # with fewer labels than there are
+    minor: bool = False  # left out first where a table would be too wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,14 @@ class SweepTable:
     def tests(self) -> tuple[Column, ...]:
         """The columns of test scores."""
         return tuple(column for column in self.columns if column.tests)
+
+    @property
+    def shown(self) -> tuple[Column, ...]:
+        """The columns of a table that is to be read: many label fractions have tables of their own."""
+        many = sum(column.few for column in self.columns) > MOST_FEW
+        shown = tuple(column for column in self.columns if not (many and column.few))
+        wide = many and len(shown) > MOST_COLUMNS
+        return tuple(column for column in shown if not (wide and column.minor))
 
     @property
     def of_paper(self) -> bool:
@@ -126,7 +141,7 @@ def _chosen(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
 
     A mean over repeats would not do: where they are splits, one split's test records are among another's validation.
     """
-    column = next((column for column in columns if not column.tests), None)
+    column = next((column for column in columns if not column.tests and column.variant != GAIN), None)
     repeats = [repeat for repeat in lines[0].repeats if all(repeat in line.repeats for line in lines)]
     if column is None or len(lines) < 2 or not repeats:
         return []
@@ -146,7 +161,11 @@ def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
     groups: dict[tuple[str, ...], Method] = {}
     for method in results.methods:
         groups.setdefault(tuple(sorted({trial.control for trial in method.trials})), method)
-    architectures = [_encoder_of(method) for method in groups.values()]
+    named = network_names(results)
+    several = len({name for name in named.values() if name}) > 1
+    architectures = [
+        _encoder_of(method) or (named[network_of(method.trials[0])] if several else "") for method in groups.values()
+    ]
     wanted = [("features", CONTROL_NAMES["features"], next(iter(groups.values())))]
     for architecture, method in reversed(list(zip(architectures, groups.values(), strict=True))):
         said = architecture if architectures.count(architecture) == 1 else method.name
@@ -194,7 +213,8 @@ def _columns(results: SweepResults, published: PublishedTable | None) -> tuple[C
     kinds = dict.fromkeys((run["protocol"], run["task"], run["fraction"]) for run in runs)
     largest = {task: max(fraction for _, other, fraction in kinds if other == task) for _, task, _ in kinds}
     main: dict[str, Column] = {}
-    together, others, fewer = [], [], []
+    together, others, fewer, gains = [], [], [], []
+    networks = len({network_of(trial) for method in results.methods for trial in method.trials})
     for protocol, task, fraction in kinds:
         name = data_name(results, task)
         how = "" if protocol == MAIN_PROTOCOL[task] else f", {PROTOCOL_NAMES[task, protocol]}"
@@ -203,27 +223,52 @@ def _columns(results: SweepResults, published: PublishedTable | None) -> tuple[C
             score = score_name(task, protocol, fraction, metric)
             if fraction != largest[task]:
                 if of_paper != F1:
-                    fewer.append(Column(f"{title}{how} at {percent(fraction)}", score))
+                    fewer.append(Column(f"{title}{how} at {percent(fraction)}", score, few=True))
             elif protocol == MAIN_PROTOCOL[task]:
                 known = published is not None and of_paper in published.baseline.scores
                 main[of_paper] = Column(title, score, of_paper if known else None)
                 if metric == "auroc":
                     chosen_by = score_name(task, protocol, fraction, VALIDATION_AUROC)
                     together += [Column(f"{title} with features", score, variant="encoder_features")]
-                    together += [Column(f"{title}, validation", chosen_by, tests=False)]
+                    together += [Column(f"{title}, validation", chosen_by, tests=False, minor=True)]
+                if networks > 1 and metric == METRICS[task][0]:
+                    gains += [Column(f"{title}, gain over random weights", score, variant=GAIN, tests=False)]
             else:
-                others.append(Column(f"{title}{how}", score))
+                others.append(Column(f"{title}{how}", score, minor=metric != METRICS[task][0]))
     fewer.sort(key=lambda column: column.title)
     return tuple(
         column
-        for column in (*(main[each] for each in PUBLISHED_SCORES if each in main), *together, *others, *fewer)
-        if all(np.isfinite(method.scores(column.score, column.variant)).any() for method in results.methods)
+        for column in (*(main[each] for each in PUBLISHED_SCORES if each in main), *gains, *together, *others, *fewer)
+        if all(np.isfinite(_values(method, column)).any() for method in results.methods)
     )
 
 
 def _line(method: Method, columns: Sequence[Column], name: str, published: PublishedTable | None) -> Line:
-    scores = {column.title: method.scores(column.score, column.variant) for column in columns}
+    scores = {column.title: _values(method, column) for column in columns}
     return Line(name, scores, method.repeats, published.row_of(method.changes) if published else None)
+
+
+def _values(method: Method, column: Column) -> NDArray[np.float64]:
+    if column.variant == GAIN:
+        return method.scores(column.score) - method.control_scores(column.score, "random")
+    return method.scores(column.score, column.variant)
+
+
+def network_of(trial: Evaluated) -> str:
+    """The encoder behind a trial, by all its settings; trials of one network share their random weights."""
+    return json.dumps(trial.settings.get("encoder", {}), sort_keys=True)
+
+
+def network_names(results: SweepResults) -> dict[str, str]:
+    """What each network is called: its name, and of networks with one name the settings in which they differ."""
+    found = {network_of(trial): dict(trial.settings.get("encoder", {})) for m in results.methods for trial in m.trials}
+    names = {}
+    for key, settings in found.items():
+        alike = [other for other in found.values() if other.get("name") == settings.get("name")]
+        apart = [name for name in settings if any(other.get(name) != settings[name] for other in alike)]
+        said = [f"{name} {settings[name]}" for name in apart]
+        names[key] = " ".join([str(settings.get("name", "")), *([f"({', '.join(said)})"] if said else [])])
+    return names
 
 
 def name_of(method: Method) -> str:

@@ -1,12 +1,14 @@
 """The table of a sweep as CSV, markdown, plain text, HTML and LaTeX, and every score of every trial as CSV.
 
-Contract: all forms of the table hold the same lines.
+Contract: all forms of the table hold the same lines. CSV holds every column; what is meant to be read leaves the
+smaller label fractions out where they are many (`SweepTable.shown`).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -53,12 +55,15 @@ def as_text(table: SweepTable) -> str:
     return "\n".join(line.rstrip() for line in padded) + "\n"
 
 
-def as_html(table: SweepTable) -> str:
-    """A <table>; the best of the methods in each column is set in <strong>."""
+def as_html(table: SweepTable, links: Mapping[str, str] | None = None) -> str:
+    """A <table>; the best of the methods in each column is set in <strong>.
+
+    A method named in `links` leads to that anchor.
+    """
     header, lines = _texts(table)
-    places = [n for n, title in enumerate(header) if title in {column.title for column in table.columns}]
+    places = [n for n, title in enumerate(header) if title in {column.title for column in table.shown}]
     best = {}
-    for column, place in zip(table.columns, places, strict=True):
+    for column, place in zip(table.shown, places, strict=True):
         means = [mean_sd(line.scores[column.title])[0] for line in table.lines]
         best[place] = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
     parts = ["<table class='results'><thead><tr>", *(f"<th>{escape(name)}</th>" for name in header)]
@@ -68,6 +73,9 @@ def as_html(table: SweepTable) -> str:
             f"<strong>{escape(cell)}</strong>" if best.get(place) == number else escape(cell)
             for place, cell in enumerate(cells)
         ]
+        named = header.index("method")
+        if cells[named] in (links or {}):
+            marked[named] = f'<a href="#{escape((links or {})[cells[named]])}">{marked[named]}</a>'
         parts.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in marked) + "</tr>")
     return "".join([*parts, "</tbody></table>"])
 
@@ -103,13 +111,13 @@ def long_csv(results: SweepResults) -> str:
 def _texts(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     """(header, lines) of all forms meant to be read."""
     header = [*(["row"] if table.of_paper else []), "method"]
-    for column in table.columns:
+    for column in table.shown:
         header.append(column.title)
         header += ["paper", "direction"] if column.paper and table.of_paper else []
     lines = []
     for line in (*table.lines, *table.controls):
         cells = [*([str(line.paper.number) if line.paper else ""] if table.of_paper else []), line.name]
-        for column in table.columns:
+        for column in table.shown:
             cells.append(shown(line.scores[column.title]))
             if column.paper and table.of_paper:
                 cells.append(f"{line.paper.scores[column.paper]:.3f}" if line.paper else "")

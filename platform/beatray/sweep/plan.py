@@ -3,13 +3,14 @@
 A trial is what `beatray pretrain` would do with the same overrides and its own changes, as run=TRIAL in the folder of
 the sweep. Overrides on the command line win over `sweep.fixed`, and a swept key cannot be one. `sweep.space.KEY=VALUE`
 and `sweep.fixed.KEY=VALUE` change the space of a file, or make one without a file; null takes a key out.
+`sweep.recipes` makes a row of every recipe there is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beatray.config import PATH_OVERRIDES, build, compose, config_folder, today
@@ -18,15 +19,18 @@ from beatray.evaluate.settings import EvaluateSettings
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.ranking import refuse_unknown_metric
-from beatray.sweep.record import CONTROLS, NAME, REPORT, metric_today
-from beatray.sweep.settings import SweepSettings
+from beatray.sweep.record import CONTROLS, COSTS, NAME, REPORT, metric_today
+from beatray.sweep.settings import RECIPES, SweepSettings
 from beatray.sweep.space import points, varied
 from beatray.track.memory import MEMORY
 from beatray.train.composed import changes_today, pretrain_content, pretrain_settings
 from beatray.train.run_spec import keys_marked
+from beatray.train.timing import StepCost
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
-RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, REPORT}
+SMALL = "_tiny"
+"""How the names of small recipes end."""
+RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, COSTS, REPORT}
 """What else is in the sweep's folder: no trial may be called so."""
 
 
@@ -50,6 +54,7 @@ class SweepPlan:
     trials: tuple[Trial, ...]
     shared: tuple[str, ...] = ()  # overrides that all trials share beside those of the command line
     evaluation: EvaluateSettings | None = None  # of every trial's encoder
+    costs: Mapping[str, StepCost] = field(default_factory=dict)  # of a trial's step, where steps were timed
 
     @property
     def folder(self) -> Store:
@@ -72,6 +77,8 @@ def config_of(overrides: Iterable[str]) -> dict[str, Any]:
     """The composed content of `configs/sweep.yaml` under the overrides; `sweep` holds the sweep's own."""
     plain_overrides, dotted = _split(overrides)
     content = pretrain_content("sweep", plain_overrides, kinds={"sweep": SweepSettings, "evaluate": EvaluateSettings})
+    if (kind := content["sweep"].get("recipes")) in RECIPES:
+        content["sweep"]["rows"] = {**recipe_rows(kind), **(content["sweep"].get("rows") or {})}
     for part, key, value in dotted:
         entries = content["sweep"].setdefault(part, {})
         if value is None:
@@ -79,6 +86,13 @@ def config_of(overrides: Iterable[str]) -> dict[str, Any]:
         else:
             entries[key] = value
     return content
+
+
+def recipe_rows(kind: str) -> dict[str, dict[str, str]]:
+    """A row for each recipe there is, found by looking: the small ones (`tiny`) or those as published (`full`)."""
+    found = sorted(path.stem for path in (config_folder() / "recipe").glob("*.yaml"))
+    chosen = [name for name in found if name.endswith(SMALL) == (kind == "tiny")]
+    return {name.removesuffix(SMALL): {"recipe": name} for name in chosen}
 
 
 def plan_from(overrides: Iterable[str]) -> SweepPlan:
@@ -93,6 +107,10 @@ def plan_from(overrides: Iterable[str]) -> SweepPlan:
     base_overrides = [override for override in plain_overrides if not _is_of(override, "evaluate")]
     _refuse_swept_overrides(base_overrides, sweep)
     said = {_key_today(override) for override in plain_overrides}
+    if sweep.budget == "core_minutes" and "train.epochs" in said:
+        raise SettingsError(
+            "sweep.budget=core_minutes sets train.epochs: leave the word out, or say sweep.budget=epochs"
+        )
     fixed = {
         key: value
         for key, value in sweep.fixed.items()

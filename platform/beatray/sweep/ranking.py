@@ -34,10 +34,12 @@ VALIDATION_LOSS = "validation_loss"
 REPORTED = ("loss", VALIDATION_LOSS)
 """What the ranks report while they train."""
 COLUMNS = (
-    *REPORTED, "learning_rate", "gradient_norm", "records_per_s", "data_wait_s", "step_s", "workers", "dropped_rows",
-    "checkpoint_failures",
+    *REPORTED, "learning_rate", "gradient_norm", "records_per_s", "data_wait_s", "step_s", "core_s", "workers",
+    "dropped_rows", "checkpoint_failures",
 )  # fmt: skip
 """What the loop itself logs of a step; a method adds its own."""
+CORE_S, CORE_MINUTES = "core_s", "core_minutes"
+"""What the cores worked for a line of the journal, and for the whole run: CPU time of all ranks, on GPUs wall time."""
 NOT_FIGURES = ("step", "epoch", "time_ms")
 ORDER = ("finished", "stopped", "running", "paused", "interrupted", "waiting", "failed")
 LONGEST_ERROR = 100
@@ -114,7 +116,10 @@ def figures_of(run_spec: RunSpec) -> dict[str, float]:
         text = run_spec.run.read(METRICS).decode()
     except FileNotFoundError:
         return {}
-    figures = last_figures([_today(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()])
+    lines = [_today(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
+    figures = last_figures(lines)
+    if any(CORE_S in line for line in lines):  # not in the journal of an older version
+        figures[CORE_MINUTES] = sum(line.get(CORE_S) or 0.0 for line in lines) / 60.0
     best = checkpoints.best(run_spec.run) if run_spec.settings.checkpoint.export == "best" else None
     return figures if best is None else {**figures, VALIDATION_LOSS: best[1]}
 

@@ -22,6 +22,8 @@ from beatray.track.journal import figure_today
 NAME = "sweep.json"
 CONTROLS, REPORT = "controls", "report"
 """Folders beside it: the evaluations that trials share, and what `beatray report` writes."""
+COSTS = "costs.json"
+"""Beside it: what a step of each method took before anything was trained, and the epochs that follow from a budget."""
 VERSION = 1
 
 Status = Literal["waiting", "running", "finished", "stopped", "interrupted", "paused", "failed"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,9 @@ from beatray.objectives.registry import objective_class
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import SCORES, control_name, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
-from beatray.sweep.space import short_keys
+from beatray.sweep.space import REPEATS, short_keys, without_repeats
 from beatray.train.composed import changes_today
 from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS
-
-REPEATS = ("seed", "corpus.fold_rotation")
-"""Settings that repeat a method rather than make another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,8 @@ class Evaluated:
     results: Mapping[str, Any]
     controls: Mapping[str, Any]
     objective: str = ""  # its name
+    settings: Mapping[str, Any] = field(default_factory=dict)  # settings.yaml
+    figures: Mapping[str, float] = field(default_factory=dict)  # of the trial, from sweep.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def read_results(folder: Store, record: SweepRecord) -> SweepResults:
     missing: list[str] = []
     controls: dict[str, Mapping[str, Any]] = {}
     for trial in record.trials:
-        changes = {key: value for key, value in changes_today(trial.present).items() if key not in REPEATS}
+        changes = without_repeats(trial.present)
         name, repeat = _split_name(trial, short)
         _, _, found = groups.setdefault(json.dumps(changes, sort_keys=True), (name, changes, []))
         evaluated = _read_trial(folder, trial, repeat, controls)
@@ -153,7 +152,8 @@ def _read_trial(
         controls[name] = results_today(json.loads(there.read("results.json"))) if found else {}
     results = results_today(json.loads(place.read("results.json")))
     settings = yaml.safe_load(folder.child(trial.name).read(SETTINGS))
-    return Evaluated(trial.name, repeat, name, results, controls[name], str(settings["objective"]["name"]))
+    objective = str(settings["objective"]["name"])
+    return Evaluated(trial.name, repeat, name, results, controls[name], objective, settings, trial.figures)
 
 
 def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:
@@ -166,6 +166,14 @@ def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]
 
 def best_method(results: SweepResults, metric: str, mode: str) -> Method:
     """The method with the best mean of the sweep's own metric where that is a score, else of its first score."""
+    return by_worth(results, metric, mode).methods[0]
+
+
+def by_worth(results: SweepResults, metric: str, mode: str) -> SweepResults:
+    """The methods by their mean of the sweep's own metric where that is a score, else of the first score; best first.
+
+    Those that have no such score come last.
+    """
     names = results.score_names()
     name, sign = (metric, -1.0 if mode == "min" else 1.0) if metric in names else (names[0], 1.0)
 
@@ -174,4 +182,4 @@ def best_method(results: SweepResults, metric: str, mode: str) -> Method:
         known = values[np.isfinite(values)]
         return sign * float(known.mean()) if known.size else -np.inf
 
-    return max(results.methods, key=worth)
+    return replace(results, methods=tuple(sorted(results.methods, key=worth, reverse=True)))

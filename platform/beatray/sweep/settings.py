@@ -13,6 +13,8 @@ from beatray.errors import SettingsError
 from beatray.fields import check, setting
 
 SEARCHES = ("grid", "random", "asha", "pbt")
+BUDGETS = ("epochs", "core_minutes")
+RECIPES = ("tiny", "full")
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")
 """Each with [low, high]; integers include both ends."""
 
@@ -66,7 +68,22 @@ class SweepSettings:
     rows: dict[str, Any] | None = setting(
         None, "name: {dotted key: value, ...}; grid: every row with every point of the space"
     )
+    recipes: str | None = setting(
+        None,
+        "a row for every recipe there is, beside rows: tiny (NAME_tiny, minutes on two cores), full (as published)",
+        choices=RECIPES,
+    )
     only: tuple[str, ...] | None = setting(None, "these rows alone", not_empty=True)
+    budget: str = setting(
+        "epochs",
+        "what all trials have alike: train.epochs, or core_minutes of training, from which the epochs of each follow",
+        choices=BUDGETS,
+    )
+    core_minutes: float = setting(10.0, "of each trial's training, with budget=core_minutes", above=0.0)
+    time_steps: bool = setting(
+        False, "one step of each method is timed before anything trains, as budget=core_minutes does in any case"
+    )
+    time_reference: str | None = setting(None, "the row whose step counts as 1 in the report, run or not")
 
     def __post_init__(self) -> None:
         check(self)
@@ -74,6 +91,8 @@ class SweepSettings:
         self._check_rows()
         if self.search == "pbt":
             self._check_population()
+        if self.budget == "core_minutes":
+            self._check_budget()
 
     def _check_space(self) -> None:
         for key, values in self.space.items():
@@ -104,6 +123,17 @@ class SweepSettings:
         if self.num_samples < QUARTER:
             raise SettingsError(f"search=pbt needs sweep.num_samples of at least {QUARTER}, not {self.num_samples}")
 
+    def _check_budget(self) -> None:
+        """The epochs follow from the budget: they cannot be searched over, nor be cut short by a search in epochs."""
+        if self.search in ("asha", "pbt"):
+            raise SettingsError(
+                f"sweep.budget=core_minutes gives each trial its own epochs, which search={self.search} counts"
+            )
+        rows = {f"sweep.rows.{name}": row for name, row in (self.rows or {}).items()}
+        for where, keys in {"sweep.space": self.space, **rows}.items():
+            if "train.epochs" in keys:
+                raise SettingsError(f"{where}: sweep.budget=core_minutes sets train.epochs; take it out, or the budget")
+
     def _check_rows(self) -> None:
         for name, row in (self.rows or {}).items():
             if not isinstance(row, dict):
@@ -111,9 +141,14 @@ class SweepSettings:
             twice = sorted({*self.space} & {*row})
             if twice:
                 raise SettingsError(f"sweep.space: {', '.join(twice)} also in sweep.rows.{name}; take it out of one")
-        unknown = [name for name in self.only or () if name not in (self.rows or {})]
-        if unknown:
-            raise SettingsError(f"sweep.only: there is no row {unknown[0]}; rows are {', '.join(self.rows or {})}")
+        asked = {
+            "sweep.only": self.only or (),
+            "sweep.time_reference": (self.time_reference,) if self.time_reference else (),
+        }
+        for where, names in asked.items():
+            unknown = [name for name in names if name not in (self.rows or {})]
+            if unknown:
+                raise SettingsError(f"{where}: there is no row {unknown[0]}; rows are {', '.join(self.rows or {})}")
         if self.rows and self.search != "grid":
             raise SettingsError(f"sweep.rows are for search=grid; search={self.search} draws from sweep.space alone")
 

@@ -21,7 +21,10 @@ from typing import Any
 
 from beatray.errors import SettingsError
 from beatray.sweep.settings import SweepSettings
+from beatray.train.composed import changes_today
 
+REPEATS = ("seed", "corpus.fold_rotation")
+"""Settings that repeat a method rather than make another one."""
 LONGEST_NAME = 120
 TRIES_PER_DRAW = 50
 """How often a draw that came before is drawn again: a small space may hold few different points."""
@@ -39,6 +42,11 @@ def points(settings: SweepSettings) -> tuple[Point, ...]:
     """All trials, in order; SettingsError if the space holds fewer than the draws asked for."""
     drawn = _grid(settings) if settings.search == "grid" else _draws(settings)
     return _named(list(drawn), short_keys(list(settings.space)))
+
+
+def without_repeats(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes that make a method, under the names of today: trials that share them repeat it."""
+    return {key: value for key, value in changes_today(changes).items() if key not in REPEATS}
 
 
 def varied(settings: SweepSettings) -> tuple[str, ...]:

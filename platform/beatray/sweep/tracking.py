@@ -20,7 +20,7 @@ from beatray.storage.store import Store
 from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.plan import SweepPlan
 from beatray.sweep.progress import Prepared
-from beatray.sweep.ranking import metric_of, ranked, tables
+from beatray.sweep.ranking import CORE_MINUTES, figures_of, metric_of, ranked, tables
 from beatray.sweep.record import ENDED, Status, TrialRecord
 from beatray.track.memory import MEMORY, Memory
 from beatray.track.setup import LOCAL_KEYS, tracking_for
@@ -103,7 +103,21 @@ class SweepTracking:
         if name in self._children:
             run_spec, evaluation = self._prepared.run_specs[name], self._plan.evaluation
             scores = kept_scores(run_spec, evaluation) if evaluation is not None and status == "finished" else None
-            self._children[name].end(MLFLOW_STATUS.get(status, "FAILED"), scores or {})
+            self._children[name].end(MLFLOW_STATUS.get(status, "FAILED"), {**self._cost(name), **(scores or {})})
+
+    def _cost(self, name: str) -> dict[str, float]:
+        """What the training of a trial took, and what a step of it was measured to take."""
+        found = figures_of(self._prepared.run_specs[name])
+        figures = {key: found[key] for key in (CORE_MINUTES,) if key in found}
+        cost = self._plan.costs.get(name)
+        if cost is not None:
+            figures |= {
+                "encoder_parameters": float(cost.encoder_parameters),
+                "parameters": float(cost.parameters),
+                "timed_step_s": cost.step_s,
+                "timed_step_mib": cost.step_mib,
+            }
+        return figures
 
     def settle_ended(self) -> None:
         """Bring to an end what an earlier start, killed or without the server, left open of trials that had ended."""
@@ -195,7 +209,7 @@ class _Child:
         self._thread.start()
 
     def end(self, status: str, scores: Mapping[str, float]) -> None:
-        """`scores` of the evaluation join the metrics of the training, its files the artifacts."""
+        """`scores`, of the evaluation and of the cost, join the metrics of the training."""
         if not self._ended.is_set():
             self._status, self._scores = status, scores
             self._ended.set()

@@ -64,6 +64,7 @@ class _Training:
     names: dict[int, str]  # record ids by key, on the first rank, where ids are logged
     seen: list[NDArray[np.int64]]  # record keys since the epoch, or this start, began
     seen_from: int  # the step of the epoch at which that was
+    clock_s: float  # of this rank's work, up to which lines of the journal account for it
     strikes: int = 0
     untold: dict[str, Any] | None = None  # the newest report that Ray has not got yet
 
@@ -111,6 +112,7 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             names=names_of_keys(run_spec.stream) if settings.log_ids and ranks.is_first else {},
             seen=[],
             seen_from=done % per_epoch,
+            clock_s=_worked(ranks),
         )
         feed = stack.enter_context(contextlib.closing(_feed(run_spec, ranks, divmod(done, per_epoch), last - done)))
         for number in range(done, last):
@@ -170,7 +172,9 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
             line["checkpoint_failures"] = first.checkpoint_failures
         worth_it = validation_loss is not None or "dropped_rows" in line
         if number % settings.log_every_steps == 0 or number == last - 1 or worth_it:
-            first.log_metrics(line)
+            now = _worked(t.ranks)
+            first.log_metrics({**line, "core_s": (now - t.clock_s) * t.ranks.world})
+            t.clock_s = now
         if first.is_due(number + 1, validation_loss) or number == last - 1:
             first.save(number + 1, t.per_epoch, t.audit, t.learner.objective, t.learner.optimizer, validation_loss)
     if validation_loss is not None or number == last - 1 or (epoch_ends and t.validation is None):
@@ -342,6 +346,15 @@ def _log_ids(t: _Training, number: int, batch: Batch) -> None:
     if t.first is not None:
         ids = [t.names.get(key, f"key {key}") for key in keys]
         t.first.log_ids({"step": number, "epoch": batch.epoch, "step_in_epoch": batch.step, "record_ids": ids})
+
+
+def _worked(ranks: Ranks) -> float:
+    """Seconds that this rank has worked: the CPU time of its process, or on a GPU the time of the clock.
+
+    The ranks share every batch alike, so `core_s` of a line is the first rank's since the line before, times their
+    number: steps, views, validation and checkpoints, but not the wait for data or for other jobs on the machine.
+    """
+    return time.process_time() if ranks.device.type == "cpu" else time.perf_counter()
 
 
 def _finite_or_none(value: float) -> float | None:
