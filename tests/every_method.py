@@ -37,11 +37,16 @@ CROP_S = 1.6
 @lru_cache
 def settings_of(recipe: str, *words: str) -> PretrainSettings:
     """The settings of a recipe with short crops, one worker and 32-bit arithmetic."""
-    plain = pretrain_settings(["corpus=/corpus", f"recipe={recipe}"])
-    crops = [key for key in flat(plain.objective, "objective") if key.endswith("crop_seconds")]
-    short = [f"{key}={CROP_S}" for key in crops]
+    short = [f"{key}={CROP_S}" for key in crops_of(recipe)]
     usual = ("train.workers=1", "train.precision=fp32", "train.epochs=10", "train.warmup_epochs=1")
     return pretrain_settings(["corpus=/corpus", f"recipe={recipe}", *usual, *short, *words])
+
+
+@lru_cache
+def crops_of(recipe: str) -> list[str]:
+    """The settings of a recipe that say how long windows are."""
+    settings = pretrain_settings(["corpus=/corpus", f"recipe={recipe}"])
+    return [key for key in flat(settings.objective, "objective") if key.endswith("crop_seconds")]
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from beatray.train.order import MicroBatch
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import ViewsOnWorker
 from beatray.train.step import Learner
+from counts import count
 from every_method import METHODS, RECIPES, batch_of, model_of, rows_of, run_spec_of, settings_of, views_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -261,13 +263,15 @@ def effective_rank(z: Tensor) -> float:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arrays, dict[str, Any]]) -> None:
-    arrays, statistics = rows
-    count = len(arrays["record_key"])
-    learner = Learner(run_spec_of(settings_of(recipe, "train.warmup_epochs=0"), statistics, count), Ranks())
+    size, steps = count((24, 20), (48, 30))
+    arrays = few(rows[0], size)
+    settings = settings_of(recipe)
+    settings = replace(settings, train=replace(settings.train, warmup_epochs=0.0))
+    learner = Learner(run_spec_of(settings, rows[1], size), Ranks())
     losses = []
-    for number in range(30):
+    for number in range(steps):
         mine = {name: values for name, values in arrays.items() if name in learner.objective.reads}
-        logs, norm = learner.step(number % 10, mine, number, (MicroBatch(count, count),))
+        logs, norm = learner.step(number % 10, mine, number, (MicroBatch(size, size),))
         assert logs is not None and norm > 0
         losses.append(logs["loss"])
     assert np.mean(losses[-5:]) < np.mean(losses[:3]), losses
@@ -276,7 +280,7 @@ def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arr
     views = learner.objective.views(batch, Draws.of(batch, 0, 99))
     with torch.no_grad():
         embedded = encoder(views["view_1"])
-    assert effective_rank(embedded) > min(count, encoder.embed_dim) / 8
+    assert effective_rank(embedded) > min(size, encoder.embed_dim) / 8
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
