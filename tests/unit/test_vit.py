@@ -156,3 +156,9 @@ def test_wrong_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             build_encoder("vit", **settings)
+
+
+def test_positions_alone_are_what_silence_gives() -> None:
+    encoder = network()
+    silent = encoder.tokens(torch.zeros(1, 12, 100, dtype=torch.float64))
+    torch.testing.assert_close(encoder.token_positions(silent), silent[0])

@@ -106,6 +106,8 @@ class TokenEncoder(Protocol):
     one after the other along the channels, "forward" (token t has seen 0..t) and "backward" (t..T'-1); empty where a
     token sees both sides. `drops_tokens` says whether `keep` may be given. `valid` (B, T'), or (B, K) with `keep`, bool
     says which tokens are there: the others are as if they were not (`valid_cells`), as in `forward_stages`.
+    Where tokens hold positions, `token_positions(tokens)` gives them alone, (T', D): a method that puts something of
+    its own in the place of a token leaves them there.
     """
 
     token_stage: Stage
