@@ -4,7 +4,7 @@ Run: PYTHONPATH=platform python tests/benchmarks/bench_methods.py [RECIPE ...] [
 
 Each recipe at its own batch, network and precision, on bundled recordings (or those of a corpus), on one core: views,
 forward, backward and optimizer. A method and the reference (simclr_tiny) are two fresh processes that take turns, a
-step each, so that whatever else the machine does meets both; medians of CPU time, and their ratio. Memory is the most
+step each, so that whatever else the machine does meets both: medians of CPU time, and of the ratio of the two. Memory is the most
 that the process ever held, and what of it came after the libraries and the recordings were there. --full takes the
 recipes as published: those whose step does not fit in memory, or takes longer than --longest seconds, are said to.
 """
@@ -37,14 +37,13 @@ def run_spec_of(recipe: str, corpus: str) -> RunSpec:
 
 
 def side_by_side(run_spec: RunSpec, reference: RunSpec, steps: int, longest: float) -> tuple[StepCost, StepCost, float]:
-    """The costs of both, and the ratio of their medians."""
+    """The costs of both, and the median of the ratios of steps that followed each other."""
     with apart(run_spec) as one, apart(reference) as other:
         other.step(counts=False)
         if one.step(counts=False) > longest:
             raise TrainingError(f"a step takes longer than {longest:g} s")
         pairs = [(one.step(), other.step()) for _ in range(steps)]
-        ratio = statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
-        return one.cost(), other.cost(), ratio
+        return one.cost(), other.cost(), statistics.median(a / b for a, b in pairs)
 
 
 def main() -> None:
