@@ -4,9 +4,10 @@ Run: PYTHONPATH=platform python tests/benchmarks/bench_methods.py [RECIPE ...] [
 
 Each recipe at its own batch, network and precision, on bundled recordings (or those of a corpus), on one core: views,
 forward, backward and optimizer. A method and the reference (simclr_tiny) are two fresh processes that take turns, a
-step each, so that whatever else the machine does meets both: medians of CPU time, and of the ratio of the two. Memory is the most
-that the process ever held, and what of it came after the libraries and the recordings were there. --full takes the
-recipes as published: those whose step does not fit in memory, or takes longer than --longest seconds, are said to.
+step each, so that whatever else the machine does meets both: medians of CPU time, and of the ratio of the two. Memory
+is the most that the process ever held, and what of it came after the libraries and the recordings were there. --full
+takes the recipes as published: those whose step does not fit in memory, or takes longer than --longest seconds, are
+said to.
 """
 
 from __future__ import annotations
