@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from beatray.evaluate.names import parts_of
 from beatray.objectives.objective import Objective, Progress
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.report.build import learning_pictures
@@ -170,7 +171,9 @@ def _method_section(
     for column in material.table.shown:
         if column.variant == "pretrained" and column.tests:
             control = shown(method.control_scores(column.score, "random"))
-            facts[column.title] = f"{shown(line.scores[column.title])} (random weights of its network {control})"
+            scratch = parts_of(column.score)[1] == "finetune"
+            beside = f"from scratch {control}" if scratch else f"random weights of its network {control}"
+            facts[column.title] = f"{shown(line.scores[column.title])} ({beside})"
     found = [said for trial, lines in zip(method.trials, journals, strict=True) for said in watch(trial, lines)]
     trials = f"{len(method.trials)} trial{'s' if len(method.trials) > 1 else ''}"
     paragraphs = [f"Collapse watch: {said}" for said in found] or [f"Collapse watch: nothing in {trials}."]
@@ -226,10 +229,12 @@ def _plain(value: Any, form: str) -> str:
 
 
 def _count(value: int | None) -> str:
-    """Parameters as people write them: 0.04 M."""
+    """Parameters as people write them: 39 k, 0.48 M, 86.1 M."""
     if value is None:
         return "-"
-    return f"{value / 1e6:.3g} M" if value >= 1e4 else f"{value:,}"
+    if value < 1e5:
+        return f"{value / 1e3:.0f} k"
+    return f"{value / 1e6:.2f} M" if value < 1e7 else f"{value / 1e6:.1f} M"
 
 
 def _with_sd(mean: float, sd: float) -> str:
