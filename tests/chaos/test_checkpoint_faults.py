@@ -141,6 +141,8 @@ def test_a_full_disk(sample_corpus: str, tmp_path: Path) -> None:
     assert "the disk is full" in stopped.stderr, stopped.stderr[-2000:]
     newest = checkpoints.latest(Store(str(saved)))
     assert newest is not None and 1 <= newest.state["global_step"] < 8
+    if not count(0, 1):
+        return  # half a minute more: the rest runs with BEATRAY_CHAOS=1
     went_on = on_small_disk("checkpoint.required=false")
     assert went_on.returncode == 0, went_on.stderr[-3000:]
     lines = read_lines(saved / "metrics.jsonl")

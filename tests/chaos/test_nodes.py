@@ -25,6 +25,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out
 
 
+@pytest.mark.skipif(count(0, 1) == 0, reason="a minute: runs with BEATRAY_CHAOS=1")
 def test_a_node_dies_while_recordings_are_read(sample_corpus: str, tmp_path: Path) -> None:
     """The corpus has the same bytes as that of an undisturbed ingest."""
     with cluster() as nodes:

@@ -33,11 +33,11 @@ def test_a_stall_becomes_stacks_and_an_exit(sample_corpus: str, tmp_path: Path) 
             os.kill(pid, signal.SIGSTOP)
         return bool(pids)
 
-    words = ("train.workers=2", "train.epochs=40", "train.stall_minutes=0.25")
+    words = ("train.workers=2", "train.epochs=40", "train.stall_minutes=0.1")
     try:
         with (
             strikes_at(tmp_path / "run" / "metrics.jsonl", [5], freeze),
-            pytest.raises(TrainingError, match=r"no step ended for 0\.25 minutes; .*stalls .*-rank-"),
+            pytest.raises(TrainingError, match=r"no step ended for 0\.1 minutes; .*stalls .*-rank-"),
         ):
             start(sample_corpus, tmp_path, "run", *words)
     finally:
@@ -77,7 +77,7 @@ def wait_for_step(journal: Path, step: int, process: subprocess.Popen[str]) -> N
 
 def test_a_driver_stopped_and_killed_continues_with_the_same_command(sample_corpus: str, tmp_path: Path) -> None:
     """SIGTERM: a checkpoint of the last step and exit code 75. SIGKILL, again and again: the same command goes on."""
-    words = (f"train.epochs={count(12, 30)}",)
+    words = (f"train.epochs={count(6, 30)}",)
     journal = tmp_path / "run" / "metrics.jsonl"
     with command(sample_corpus, tmp_path, "run", *words) as process:
         wait_for_step(journal, 2, process)
@@ -94,10 +94,13 @@ def test_a_driver_stopped_and_killed_continues_with_the_same_command(sample_corp
         with command(sample_corpus, tmp_path, "run", *words) as process:
             wait_for_step(journal, done + 4 + 5 * kill, process)
             process.kill()
-    with command(sample_corpus, tmp_path, "run", *words) as process:
-        out, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error[-3000:]
-        assert "continued from step" in out
+    if count(0, 1):
+        with command(sample_corpus, tmp_path, "run", *words) as process:
+            out, error = process.communicate(timeout=600)
+            assert process.returncode == 0, error[-3000:]
+            assert "continued from step" in out
+    else:  # what the command does, without the start of another Ray
+        assert start(sample_corpus, tmp_path, "run", *words, "train.workers=1").continued_from == done
     assert train_here(sample_corpus, tmp_path, "undisturbed", *words)
     assert ids(tmp_path, "run") == ids(tmp_path, "undisturbed")
     assert losses(tmp_path, "run") == losses(tmp_path, "undisturbed")

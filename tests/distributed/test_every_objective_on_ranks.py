@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from beatray.objectives.objective import Progress
 from beatray.train.blocks import Arrays
 from beatray.train.optimizer import build_optimizer
+from counts import count
 from every_method import RECIPES, batch_of, model_of, rows_of, settings_of, views_of
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
@@ -37,7 +38,7 @@ CASES: list[tuple[str, ...]] = [
 ]
 """Every method, and settings that gather something else."""
 
-SIZES = {2: [6, 1], 3: [3, 0, 4]}
+SIZES = count({3: [3, 0, 4]}, {2: [6, 1], 3: [3, 0, 4]})
 STEPS = 3
 ATOL = 1e-9
 

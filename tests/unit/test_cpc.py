@@ -205,7 +205,7 @@ def test_the_context_has_not_seen_what_is_predicted() -> None:
 
 
 def test_networks_that_cannot_serve_are_refused_when_built() -> None:
-    with pytest.raises(ValueError, match=r"needs a network that makes tokens.*networks that can: lstm, s4d, vit"):
+    with pytest.raises(ValueError, match=r"needs a network that makes tokens.*networks that can: .*s4d"):
         Cpc(build_encoder("tiny"), CpcSettings())
     with pytest.raises(ValueError, match=r"encoder\.direction=forward or both"):
         Cpc(build_encoder("s4d", width=8, layers=1, direction="bidirectional"), CpcSettings())
