@@ -33,11 +33,11 @@ def test_a_stall_becomes_stacks_and_an_exit(sample_corpus: str, tmp_path: Path) 
             os.kill(pid, signal.SIGSTOP)
         return bool(pids)
 
-    words = ("train.workers=2", "train.epochs=40", "train.stall_minutes=0.1")
+    words = ("train.workers=2", "train.epochs=40", "train.stall_minutes=0.25")
     try:
         with (
             strikes_at(tmp_path / "run" / "metrics.jsonl", [5], freeze),
-            pytest.raises(TrainingError, match=r"no step ended for 0\.1 minutes; .*stalls .*-rank-"),
+            pytest.raises(TrainingError, match=r"no step ended for 0\.25 minutes; .*stalls .*-rank-"),
         ):
             start(sample_corpus, tmp_path, "run", *words)
     finally:
