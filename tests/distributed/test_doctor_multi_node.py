@@ -128,7 +128,7 @@ def doctor(cluster: Cluster, *words: str) -> tuple[int, list[dict[str, str]], st
 
 def test_two_nodes_that_work(cluster: Cluster, sample_corpus: str, tmp_path: Path) -> None:
     places = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
-    code, found, printed = doctor(cluster, *places, "--seconds", "2")
+    code, found, printed = doctor(cluster, *places, "--seconds", "0.5")
     told = [item["what"] for item in found]
     assert code == 0, printed
     assert {item["level"] for item in found} == {"ok"}, found
