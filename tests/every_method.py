@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from beatray.augment.draws import Draws, record_key
 from beatray.commands.demo import SAMPLE
-from beatray.config import config_folder, flat
+from beatray.config import config_folder
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
 from beatray.objectives.objective import Objective
 from beatray.objectives.registry import objective_classes
 from beatray.objectives.statistics import FeatureStatistics
+from beatray.schema import flat
 from beatray.settings import PretrainSettings
 from beatray.train.blocks import MAX_BEATS, Arrays, patient_keys
 from beatray.train.composed import pretrain_settings

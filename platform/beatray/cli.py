@@ -318,7 +318,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 def _id_key_file(args: argparse.Namespace) -> str | None:
     """Where the secret of the patient ids lies."""
     if args.salt_file is not None:
-        from beatray.config import say_renamed
+        from beatray.schema import say_renamed
 
         say_renamed("--salt-file", "--id-key-file")
     path: str | None = args.salt_file if args.id_key_file is None else args.id_key_file
@@ -330,7 +330,8 @@ def _print_config(args: argparse.Namespace) -> int:
 
     import yaml
 
-    from beatray.config import as_dict, build, compose
+    from beatray.config import compose
+    from beatray.schema import as_dict, build
 
     extra = [f"out={args.out}"] if getattr(args, "out", None) is not None else []
     if args.command == "ingest" and (id_key_file := _id_key_file(args)) is not None:

@@ -96,7 +96,8 @@ TRAIN_ON_A_SMALL_DISK = """
 import sys
 import ray
 from beatray.ray_session import RaySettings, session
-from beatray.config import build, compose
+from beatray.config import compose
+from beatray.schema import build
 from beatray.train.composed import pretrain_settings
 from beatray.settings import PretrainSettings
 from beatray.train.loop import train

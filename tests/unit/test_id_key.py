@@ -15,7 +15,6 @@ import pytest
 import device_files as made
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
-from beatray.config import say_renamed
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError
@@ -25,6 +24,7 @@ from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
 from beatray.models.encoder_folder import check_recipe
 from beatray.record import Record
+from beatray.schema import say_renamed
 from beatray.storage.store import Store
 from wfdb_files import ecg_counts
 

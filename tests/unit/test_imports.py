@@ -40,11 +40,12 @@ NO_TORCH = (
     "track",
     "settings.py",
     "config.py",
+    "schema.py",
     "cli.py",
     "ray_session.py",
 )
 
-GROUND = {"record", "errors", "fields", "plugins"}
+GROUND = {"record", "errors", "fields", "plugins", "schema"}
 """What every room may import."""
 
 LOWER: dict[str, set[str]] = {
@@ -52,6 +53,7 @@ LOWER: dict[str, set[str]] = {
     "errors": set(),
     "fields": set(),
     "plugins": set(),
+    "schema": {"fields"},
     "settings": set(),
     "config": {"settings"},
     "ray_session": set(),
@@ -64,8 +66,8 @@ LOWER: dict[str, set[str]] = {
     "preprocess": set(),
     "augment": {"preprocess"},
     "beat_classifier": {"storage", "ingest", "augment", "preprocess"},
-    "models": {"storage", "config"},
-    "objectives": {"config", "storage", "augment", "preprocess", "models", "beat_classifier"},
+    "models": {"storage"},
+    "objectives": {"storage", "augment", "preprocess", "models", "beat_classifier"},
     "train": {
         *("storage", "dsp", "corpus", "settings", "config", "track", "ray_job"),
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from beatray.commands.evaluate import settings_from
-from beatray.config import as_dict
 from beatray.evaluate.older import results_today, scores_today, settings_today
 from beatray.evaluate.results import plain
 from beatray.evaluate.run import plan
 from beatray.evaluate.settings import PROTOCOLS_OF, EvaluateSettings, FitSettings, protocols_today
+from beatray.schema import as_dict
 
 WORDS = ["encoder=random", "corpus=/c"]
 RENAMED = [
@@ -34,7 +34,7 @@ RENAMED = [
 
 @pytest.mark.parametrize(("old", "new"), RENAMED)
 def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
-    from beatray.config import say_renamed
+    from beatray.schema import say_renamed
 
     say_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):

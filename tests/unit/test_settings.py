@@ -12,11 +12,12 @@ import torch
 
 from beatray import config
 from beatray.commands.demo import settings_from as demo
-from beatray.config import build, compose, flat
+from beatray.config import compose
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.registry import objective_settings
+from beatray.schema import build, flat
 from beatray.settings import PretrainSettings
 from beatray.sweep.plan import config_of
 from beatray.train.composed import changes_today, pretrain_settings
@@ -155,7 +156,7 @@ def test_older_names_mean_what_they_meant_and_say_so_once(
     older: list[str], newer: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     config.say_renamed.cache_clear()
-    with caplog.at_level(logging.WARNING, "beatray.config"):
+    with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert pretrain(*newer) == pretrain(*newer)
         assert not caplog.messages
         found = pretrain(*older)
@@ -181,7 +182,7 @@ def test_an_older_name_and_the_one_of_today_do_not_part() -> None:
 @pytest.mark.parametrize(("older", "newer"), [("form", "loss"), ("pos_mass", "positive_mass")])
 def test_files_of_sweeps_that_were_renamed_are_found(older: str, newer: str, caplog: pytest.LogCaptureFixture) -> None:
     config.say_renamed.cache_clear()
-    with caplog.at_level(logging.WARNING, "beatray.config"):
+    with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert config_of([f"sweep={older}"]) == config_of([f"sweep={newer}"])
     assert caplog.messages == [f"sweep={older} is called sweep={newer} now; the old name will go with the next version"]
 
@@ -313,7 +314,7 @@ def test_a_method_and_a_network_of_the_users_own(own_module: str, caplog: pytest
     settings = pretrain(*names, "objective.strength=2.5")
     assert settings.objective == {"name": f"{own_module}:Mine", "strength": 2.5}
     assert settings.encoder == {"name": f"{own_module}:Net", "width": 8}
-    with caplog.at_level(logging.WARNING, "beatray.config"):
+    with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert pretrain(*names, "objective.power=2.5") == settings
     assert "objective.power is called objective.strength now" in caplog.text
     table: dict[str, Any] = {"names": [], "mean": [], "sd": [], "min": [], "max": []}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from beatray.config import say_renamed
 from beatray.errors import SettingsError
 from beatray.evaluate.names import of_variant, parts_of, score_name, scores_of
 from beatray.evaluate.older import score_today
 from beatray.evaluate.settings import EvaluateSettings, RobustnessSettings
+from beatray.schema import say_renamed
 from beatray.storage.store import Store
 from beatray.sweep import results
 from beatray.sweep.plan import plan_from

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from beatray.config import build
 from beatray.errors import SettingsError
 from beatray.objectives.beat_ssl_table import TABLE_1
+from beatray.schema import build
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep import results

@@ -18,13 +18,14 @@ from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
 from beatray.commands.evaluate import evaluated, track_results
 from beatray.commands.report import write_report
-from beatray.config import NO_RECIPE, build, config_folder
+from beatray.config import NO_RECIPE, config_folder
 from beatray.corpus.reader import open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.ingest.plan import IngestSettings
+from beatray.schema import build
 from beatray.settings import (
     CheckpointSettings,
     ClusterSettings,
@@ -124,7 +125,7 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
 
 
 def _identity(settings: DemoSettings) -> dict[str, Any]:
-    from beatray.config import as_dict
+    from beatray.schema import as_dict
 
     content = as_dict(settings)
     for place in ("out", "cluster", "tracking"):

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from beatray.commands.console import say
-from beatray.config import as_dict
 from beatray.doctor.checks import cluster_address, examine
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.doctor.ray_state import check_cluster_address
+from beatray.schema import as_dict
 from beatray.settings import PretrainSettings
 from beatray.track.secrets import without_secrets
 from beatray.train.composed import pretrain_settings

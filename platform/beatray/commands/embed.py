@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from beatray.commands.console import progress, say
-from beatray.config import as_dict, build, compose
+from beatray.config import compose
 from beatray.infer.files import LEVELS, LISTING, STAGING, Listing
 from beatray.infer.plan import EmbedCommand, prepare_plan
 from beatray.infer.run import embed
 from beatray.ray_session import RaySettings, session
+from beatray.schema import as_dict, build
 from beatray.storage.store import Store
 
 SHORT = {"encoder": "encoder_path"}

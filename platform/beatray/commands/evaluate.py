@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from beatray.commands.console import progress, say
-from beatray.config import as_dict, build, compose, flat
+from beatray.config import compose
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
@@ -15,6 +15,7 @@ from beatray.evaluate.held_out import HeldOut, evaluate_encoder
 from beatray.evaluate.names import of_variant
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
+from beatray.schema import as_dict, build, flat
 from beatray.settings import CorpusSettings, TrackingSettings
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker

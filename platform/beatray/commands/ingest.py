@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.config import as_dict, build, compose, say_renamed
+from beatray.config import compose
 from beatray.corpus.manifest import Manifest, latest_number, read_manifest
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
@@ -18,6 +18,7 @@ from beatray.ingest.plan import IngestSettings, id_key_for, list_items
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
+from beatray.schema import as_dict, build, say_renamed
 from beatray.settings import ClusterSettings
 from beatray.storage.store import Store
 

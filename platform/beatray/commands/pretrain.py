@@ -10,10 +10,10 @@ from types import FrameType
 from typing import Any
 
 from beatray.commands.console import progress, say
-from beatray.config import as_dict
 from beatray.objectives.objective import Progress
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.ray_session import RaySettings, session
+from beatray.schema import as_dict
 from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
 from beatray.train.composed import pretrain_settings

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from beatray.commands.console import say
-from beatray.config import as_dict
 from beatray.errors import SettingsError
 from beatray.ray_session import RaySettings, session
+from beatray.schema import as_dict
 from beatray.storage.store import Store
 from beatray.sweep.budget import budgeted
 from beatray.sweep.plan import plan_from

@@ -16,7 +16,6 @@ import yaml
 
 from beatray.commands.console import say
 from beatray.commands.report import example_of
-from beatray.config import build, flat
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
@@ -32,6 +31,7 @@ from beatray.report.sweep_methods import costs_csv
 from beatray.report.sweep_page import build_sweep_report
 from beatray.report.sweep_scores import compared
 from beatray.report.sweep_table import make_table, name_of
+from beatray.schema import build, flat
 from beatray.settings import CorpusSettings
 from beatray.storage.store import Store
 from beatray.sweep.budget import read_costs

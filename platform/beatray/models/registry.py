@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from beatray import models
-from beatray.config import build
 from beatray.models.encoder import Encoder
 from beatray.plugins import class_called, classes_in
+from beatray.schema import build
 
 
 def encoder_classes() -> dict[str, type[Encoder]]:

@@ -226,27 +226,32 @@ def needs_tokens(encoder: Encoder, title: str, *, causal: bool = False, drops: b
     """
     name = encoder.name
     if not isinstance(encoder, TokenEncoder):
-        raise ValueError(f"{title} needs a network that makes tokens of the signal, which {name} does not; {_offers()}")
+        offers = _offers("encode", drops=drops)
+        raise ValueError(f"{title} needs a network that makes tokens of the signal, which {name} does not; {offers}")
     if causal and not encoder.directions:
         raise ValueError(
             f"{title} needs a context that has not seen what is to be predicted, and {name} sees both sides as it is "
             "set; networks with a causal context have encoder.direction=forward or both"
         )
     if drops and not encoder.drops_tokens:
-        raise ValueError(f"{title} leaves tokens out, which {name} cannot; {_offers(drops=True)}")
+        raise ValueError(f"{title} leaves tokens out, which {name} cannot; {_offers('encode', drops=True)}")
     return encoder
 
 
 def needs_leads(encoder: Encoder, title: str) -> LeadEncoder:
     """The encoder, if it reads each lead alone; ValueError, when the method is built, if not."""
     if not isinstance(encoder, LeadEncoder):
-        raise ValueError(f"{title} needs a network that reads each lead alone (forward_leads), not {encoder.name}")
+        raise ValueError(
+            f"{title} needs a network that reads each lead alone (forward_leads), which {encoder.name} does not; "
+            f"{_offers('forward_leads')}"
+        )
     return encoder
 
 
-def _offers(*, drops: bool = False) -> str:
+def _offers(method: str, *, drops: bool = False) -> str:
+    """The networks that have a method, and with `drops` may leave tokens out."""
     from beatray.models.registry import encoder_classes
 
-    kinds = {name: kind for name, kind in encoder_classes().items() if hasattr(kind, "encode")}
+    kinds = {name: kind for name, kind in encoder_classes().items() if hasattr(kind, method)}
     names = [name for name, kind in kinds.items() if not drops or getattr(kind, "drops_tokens", False)]
     return f"networks that can: {', '.join(sorted(names)) or 'none'}"

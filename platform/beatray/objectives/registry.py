@@ -12,11 +12,11 @@ from dataclasses import asdict
 from typing import Any
 
 from beatray import objectives
-from beatray.config import build
 from beatray.models.encoder import Encoder
 from beatray.objectives.objective import Objective
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.plugins import class_called, classes_in
+from beatray.schema import build
 
 
 def objective_classes() -> dict[str, type[Objective]]:

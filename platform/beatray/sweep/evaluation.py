@@ -21,7 +21,6 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from beatray.config import as_dict
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
@@ -32,6 +31,7 @@ from beatray.evaluate.older import scores_today
 from beatray.evaluate.results import PREFIX, plain
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.models.encoder_folder import ENCODER_FOLDER
+from beatray.schema import as_dict
 from beatray.settings import CorpusSettings
 from beatray.storage.hashed_folder import FILES, read_folder, write_folder
 from beatray.storage.store import Store

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from beatray.config import PATH_OVERRIDES, build, compose, config_folder, today
+from beatray.config import PATH_OVERRIDES, compose, config_folder
 from beatray.errors import SettingsError
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.schema import build, today
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.ranking import refuse_unknown_metric

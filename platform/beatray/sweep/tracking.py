@@ -13,9 +13,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from beatray.config import as_dict, flat
 from beatray.evaluate.results import PREFIX
 from beatray.ray_job import job_tags, note_mlflow_run
+from beatray.schema import as_dict, flat
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import kept_scores
 from beatray.sweep.plan import SweepPlan

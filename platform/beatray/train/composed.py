@@ -11,9 +11,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from beatray.config import GROUPS, Named, build, compose, today
+from beatray.config import GROUPS, Named, compose
 from beatray.models import registry as networks
 from beatray.objectives import registry as methods
+from beatray.schema import build, today
 from beatray.settings import PretrainSettings
 
 

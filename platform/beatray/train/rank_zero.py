@@ -14,10 +14,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from beatray.config import as_dict
 from beatray.errors import CheckpointError, SupersededError
 from beatray.models import encoder_folder
 from beatray.objectives.objective import Objective
+from beatray.schema import as_dict
 from beatray.track.journal import Journal
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit

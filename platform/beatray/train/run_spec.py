@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from beatray.augment.draws import Draws
-from beatray.config import as_dict, flat, renamed
+from beatray.config import renamed
 from beatray.errors import TrainingError
 from beatray.fields import absent_values, keys_with
 from beatray.models.registry import build_encoder, encoder_class
 from beatray.objectives.objective import Objective
 from beatray.objectives.registry import build_objective, objective_class
 from beatray.objectives.statistics import FeatureStatistics
+from beatray.schema import as_dict, flat
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.track.secrets import scrubbed

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from beatray.config import as_dict, flat
 from beatray.errors import SupersededError
 from beatray.models.encoder_folder import ENCODER_FOLDER
 from beatray.ray_job import job_tags, note_mlflow_run
+from beatray.schema import as_dict, flat
 from beatray.track.memory import MEMORY
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker
