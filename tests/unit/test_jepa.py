@@ -185,7 +185,7 @@ def test_the_predictor_is_half_as_wide_and_otherwise_like_the_network_unless_sai
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="which tiny does not; networks that can: vit$"):  # and none that keeps all
+    with pytest.raises(ValueError, match=r"which tiny does not; networks that can: vit$"):  # and none that keeps all
         Jepa(build_encoder("tiny"), JepaSettings())
     with pytest.raises(ValueError, match="leaves tokens out, which s4d cannot"):
         Jepa(build_encoder("s4d", width=8, layers=1, direction="bidirectional"), JepaSettings())

@@ -142,6 +142,11 @@ class LeadEncoder(Protocol):
     def forward_leads(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """What sums and norms are worked out in, also inside autocast: float32, or float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def check_odd(settings: Any, *names: str) -> None:
     """Raise ValueError for a kernel that is even: only odd, same-padded ones are centred on a sample."""
     for name in names:
@@ -167,7 +172,7 @@ def valid_cells(n_samples: Tensor, stage: Stage, cells: int) -> Tensor:
 
 def pool_over_time(fmap: Tensor, pooling: str, stage: Stage, n_samples: Tensor | None) -> Tensor:
     """`mean_max`, `mean_std` or `mean` over the valid cells: (B, C, T') -> (B, D) float32; double stays double."""
-    f_bct = fmap if fmap.dtype == torch.float64 else fmap.float()
+    f_bct = at_least_float32(fmap)
     if n_samples is None:
         mean = f_bct.mean(-1)
         if pooling == "mean":

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from beatray.fields import check, setting
 from beatray.models.batch_norm import ChannelNorm, Norm, build_norm
-from beatray.models.encoder import Encoder, Pooling, Stage, cells_of
+from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, cells_of
 from beatray.models.tiny import halve_rate
 
 STATE_SPACE_LR = 1e-3
@@ -238,7 +238,7 @@ class S4D(nn.Module):
         taken instead of `length`, and no tensor of (H, N/2, length) is held, forward or backward.
         """
         with torch.autocast(self.D.device.type, enabled=False):
-            log_a, frequency, log_dt, weights = (_full(p) for p in (self.log_a, self.b, self.log_dt, self.C))
+            log_a, frequency, log_dt, weights = (at_least_float32(p) for p in (self.log_a, self.b, self.log_dt, self.C))
             dt, decay = log_dt.exp()[:, None], -log_a.exp()
             re, im = dt * decay, dt * frequency
             # exp(z) - 1 without cancellation: the plain float32 difference is off by 6e-5 where |z| = 5e-4
@@ -268,9 +268,9 @@ class S4D(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """(B, H, L) -> (B, H, L). Linear, not circular: the FFT is at least 2 L long."""
         with torch.autocast(u.device.type, enabled=False):
-            u, length = _full(u), u.shape[-1]
+            u, length = at_least_float32(u), u.shape[-1]
             kernels = self.kernels(length)
-            gain = _full(self.D)[:, None]
+            gain = at_least_float32(self.D)[:, None]
             if u.shape[0] == 0:
                 # rfft refuses an empty batch; the kernels stay in the graph, for ranks reduce every gradient
                 return u * (gain + kernels.sum(0))
@@ -301,7 +301,7 @@ class S4D(nn.Module):
         with torch.no_grad():
             kernels = self.kernels(length)
             now = kernels[0].clone()
-            now[:, 0] += _full(self.D)
+            now[:, 0] += at_least_float32(self.D)
             ahead = kernels[1, :, 1:] if len(kernels) == 2 else None
         return _KernelConv(now, ahead)
 
@@ -348,8 +348,3 @@ def _powers(re: Tensor, im: Tensor, lags: Tensor) -> tuple[Tensor, Tensor]:
 
 def _keep_valid(x: Tensor, valid: Tensor | None) -> Tensor:
     return x if valid is None else x.masked_fill(~valid, 0.0)
-
-
-def _full(x: Tensor) -> Tensor:
-    """float32, or float64 as it is."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -18,12 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Pooling, Stage, check_odd, valid_cells
+from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, check_odd, valid_cells
 from beatray.models.tiny import halve_rate
 
 _FINE_STRIDE = 4
@@ -97,7 +96,7 @@ class TS2VecEncoder(Encoder):
     def _enter(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.enter(x.transpose(1, 2))
         # float32 inside autocast too, and with it the sum over blocks that no norm keeps in bounds
-        return tokens if tokens.dtype == torch.float64 else tokens.float()
+        return at_least_float32(tokens)
 
     def _valid(self, tokens: Tensor, n_samples: Tensor | None) -> Tensor | None:
         if n_samples is None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Pooling, Stage, cells_of, valid_cells
+from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, cells_of, valid_cells
 from beatray.models.tiny import halve_rate
 
 _INIT_STD = 0.02
@@ -89,7 +89,7 @@ class Wav2Vec(Encoder):
 
     def tokens(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor:
         """Features of the last convolution, (B, 12, T) mV -> (B, T', conv_channels)."""
-        return _full(self._convolve(x_mv, n_samples)[-1]).transpose(1, 2)
+        return at_least_float32(self._convolve(x_mv, n_samples)[-1]).transpose(1, 2)
 
     def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(B, T', conv_channels) -> (B, T', width). ValueError with `keep`: positions are found among neighbours."""
@@ -108,7 +108,7 @@ class Wav2Vec(Encoder):
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps of the convolutions that `stages` names, and of the context."""
         maps = self._convolve(x_mv, n_samples)
-        tokens = _full(maps[-1]).transpose(1, 2)
+        tokens = at_least_float32(maps[-1]).transpose(1, 2)
         context = self.encode(tokens, valid=None if n_samples is None else self._valid(tokens, n_samples))
         return [*maps[len(maps) - 1 - self._kept : -1], context.transpose(1, 2)]
 
@@ -155,7 +155,7 @@ class TimeNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        x = _full(x)
+        x = at_least_float32(x)
         gain, bias = self.weight[:, None], self.bias[:, None]
         if valid is None:
             centred = x - x.mean(-1, keepdim=True)
@@ -186,7 +186,7 @@ class PositionalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             weight = self.direction * (self.gain / self._lengths())
-            padded = functional.pad(_full(x).transpose(1, 2), self.around)
+            padded = functional.pad(at_least_float32(x).transpose(1, 2), self.around)
             return functional.gelu(functional.conv1d(padded, weight, self.bias, groups=self.groups)).transpose(1, 2)
 
     def _lengths(self) -> Tensor:
@@ -220,8 +220,3 @@ class PostNormBlock(nn.Module):
         x = self.norm_1(x + self.dropout(self.attended(found.transpose(1, 2).flatten(2))))
         out: Tensor = self.norm_2(x + self.dropout(self.narrow(functional.gelu(self.wide(x)))))
         return out
-
-
-def _full(x: Tensor) -> Tensor:
-    """float32, so that sums over time and the residual stream stay in it inside autocast; or float64 as it is."""
-    return x if x.dtype == torch.float64 else x.float()

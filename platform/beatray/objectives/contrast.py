@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from beatray.models.encoder import at_least_float32
+
 Form = Literal["soft_cross_entropy", "softclt", "sigmoid"]
 FORMS: tuple[str, ...] = get_args(Form)
 
@@ -57,7 +59,7 @@ def soft_contrastive_loss(
 
 def unit_rows(z: Tensor) -> Tensor:
     """Rows of length 1 in float32 (float64 stays): (M, D) -> (M, D). A zero row stays zero."""
-    return functional.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+    return functional.normalize(at_least_float32(z), dim=-1)
 
 
 def contrast_rows(

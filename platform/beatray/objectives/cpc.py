@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from beatray.augment.draws import Draws
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Stage, cells_of, valid_cells
+from beatray.models.encoder import Encoder, Stage, at_least_float32, cells_of, valid_cells
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_tokens
 from beatray.objectives.reduce import embedding_std, gather_counts, gather_rows, global_mean, rank, sum_over_ranks
@@ -106,7 +106,7 @@ class Cpc(Objective):
         there = valid_cells(views["n_valid"], self.stage, z.shape[1])
         context = network.encode(z, valid=there).chunk(len(self.directions), dim=-1)
         with torch.autocast(z.device.type, enabled=False):
-            exact = z if z.dtype == torch.float64 else z.float()
+            exact = at_least_float32(z)
             lent = self._lent(exact, views)
             parts = [
                 self._direction(direction, c.to(exact.dtype), exact, cells, views, lent)

@@ -26,7 +26,7 @@ from torch.nn import functional
 from beatray.augment.draws import Draws
 from beatray.augment.two_views import VIEWS, crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, cells_of, valid_cells
+from beatray.models.encoder import Encoder, at_least_float32, cells_of, valid_cells
 from beatray.models.heads import ProjectionHead
 from beatray.models.vit import Block, ViTSettings, positions
 from beatray.objectives.contrast import unit_rows
@@ -144,7 +144,7 @@ class Crema(Objective):
 
     def _targets(self, x_mv: Tensor, n_valid: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled patches (B, T', 12 P), and which of their values count."""
-        exact = x_mv if x_mv.dtype == torch.float64 else x_mv.float()
+        exact = at_least_float32(x_mv)
         wanted = patches_of(self.encoder.lead_scale(exact), self.stage.stride)
         if self.settings.normalise_patches:
             wanted = functional.layer_norm(wanted, wanted.shape[-1:], eps=1e-6)

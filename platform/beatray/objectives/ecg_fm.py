@@ -41,7 +41,7 @@ from beatray.augment.lead_masks import mask_leads, standardise_leads
 from beatray.augment.segments import adjacent_segments
 from beatray.augment.token_spans import masked_tokens, other_places
 from beatray.augment.two_views import VIEWS
-from beatray.models.encoder import Encoder, cells_of, pool_over_time, valid_cells
+from beatray.models.encoder import Encoder, at_least_float32, cells_of, pool_over_time, valid_cells
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.ecg_fm_settings import EcgFmSettings
 from beatray.objectives.masked_contrast import masked_contrast
@@ -128,8 +128,10 @@ class EcgFm(Objective):
         if s.patient_weight > 0 and s.patient_tokens == "unmasked":
             pooled_from = network.encode(tokens, valid=there)
         with torch.autocast(tokens.device.type, enabled=False):
-            features = _full(tokens) - places
-            loss, means, counts = self._token_parts(features, _full(_at(context, masked)), masked, counted, views, at)
+            features = at_least_float32(tokens) - places
+            loss, means, counts = self._token_parts(
+                features, at_least_float32(_at(context, masked)), masked, counted, views, at
+            )
             square = (features.square().mean(-1) * there).sum()
             part, means["token/mean_square"] = global_mean(square, there.sum(), s.penalty_weight)
             loss, mean = loss + part, means["loss"] + s.penalty_weight * means["token/mean_square"]
@@ -238,7 +240,3 @@ def scaled_gradient(x: Tensor, part: float, stop: Stop = Tensor.detach) -> Tenso
 def _at(x: Tensor, places: Tensor) -> Tensor:
     """(B, T, D) at places (B, M) -> (B, M, D)."""
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

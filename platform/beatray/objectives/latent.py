@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder
+from beatray.models.encoder import Encoder, at_least_float32
 from beatray.objectives.ema import Teacher, linear_momentum
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult
 from beatray.objectives.reduce import global_mean, sum_over_ranks
@@ -100,7 +100,7 @@ class LatentPrediction(Objective):
     def _targets(self, h: Tensor) -> Tensor:
         """The teacher's output as it is predicted, at least float32."""
         with torch.autocast(h.device.type, enabled=False):
-            exact = h if h.dtype == torch.float64 else h.float()
+            exact = at_least_float32(h)
             return layer_norm(exact) if self.settings.normalise_targets else exact
 
     def _result(self, predicted: Tensor, wanted: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:

@@ -40,7 +40,7 @@ from beatray.augment.crops import crop
 from beatray.augment.draws import Draws
 from beatray.augment.two_views import VIEWS, crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Stage, cells_of, valid_cells
+from beatray.models.encoder import Encoder, Stage, at_least_float32, cells_of, valid_cells
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.ema import Teacher
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_tokens
@@ -142,7 +142,7 @@ class TS2Vec(Objective):
         moments = counted.shape[1]
         z = torch.stack([self._outputs(views, 1)[:, -moments:], self._outputs(views, 2)[:, :moments]], dim=1)
         with torch.autocast(z.device.type, enabled=False):
-            z = z if z.dtype == torch.float64 else z.float()
+            z = at_least_float32(z)
             sizes = [counts[0] for counts in gather_counts([len(z)], z.device)]
             first = sum(sizes[: rank()])
             mine = slice(first, first + len(z))

@@ -28,7 +28,7 @@ from beatray.augment.draws import Draws
 from beatray.augment.two_views import MaskedViewSettings, make_masked_views
 from beatray.fields import check, setting
 from beatray.models.batch_norm import GlobalBatchNorm1d
-from beatray.models.encoder import Encoder
+from beatray.models.encoder import Encoder, at_least_float32
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves
 from beatray.objectives.pairs import encode_views
@@ -79,7 +79,7 @@ class Vicreg(Objective):
         s, records = self.settings, len(views["view_1"])
         projected = self.projector(encode_views(self.encoder, views)[1])
         with torch.autocast(projected.device.type, enabled=False):
-            z = projected if projected.dtype == torch.float64 else projected.float()
+            z = at_least_float32(projected)
             sizes = [counts[0] for counts in gather_counts([records], z.device)]
             both = gather_rows(z.unflatten(0, (2, records)).transpose(0, 1), sizes)
             terms = vicreg_terms(both[:, 0], both[:, 1])
