@@ -26,7 +26,7 @@ from beatray.train.blocks import MAX_BEATS, Arrays, patient_keys
 from beatray.train.composed import pretrain_settings
 from beatray.train.order import OrderSettings
 from beatray.train.run_spec import RunSpec, build_model
-from beatray.train.stream import RowGroup, StreamSettings
+from beatray.train.stream_settings import RowGroup, StreamSettings
 from evaluation_rows import read_rows
 from feature_tables import table_of
 

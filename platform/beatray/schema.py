@@ -112,7 +112,7 @@ def under_names_of_today(kind: type[Any], content: dict[str, Any], where: str) -
             older, now = content.pop(was), content.get(item.name)
             content[item.name] = {**now, **older} if isinstance(older, dict) and isinstance(now, dict) else older
         value = content.get(item.name)
-        if isinstance(value, str) and value in values:
+        if isinstance(value, (str, bool)) and value in values:
             say_renamed(f"{where}{given}={value}", f"{where}{item.name}={values[value]}")
             content[item.name] = values[value]
         elif given != item.name:
@@ -178,7 +178,7 @@ def today(changes: Mapping[str, Any], schemas: Iterable[tuple[str, type[Any]]]) 
         content = {_new_key(key, renamed, known): value for key, value in content.items()}
         for key, item in items:
             values = item.metadata.get("was_values") or {}
-            if isinstance(content.get(key), str):
+            if isinstance(content.get(key), (str, bool)):
                 content[key] = values.get(content[key], content[key])
         gone = [key for key in getattr(kind, "OLDER", ()) if f"{group}.{key}" in content]
         if len(gone) == 1 and f"{group}.{gone[0]}" not in known:

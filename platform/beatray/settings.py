@@ -85,7 +85,16 @@ class TrainSettings:
     precision: Literal["fp32", "bf16", "fp64"] = setting(
         "fp32", "bf16: autocast, weights and losses stay fp32; fp64: the same curve on any number of workers"
     )
-    compile: bool = setting(False, "compile the network with torch.compile")
+    compile: Literal["none", "encoder", "step", "graphs"] = setting(
+        "none",
+        "torch.compile: the network; step: forward and backward whole; graphs: as CUDA graphs, too",
+        was_values={True: "encoder", False: "none"},
+    )
+    overlap: Literal["auto", "always", "never"] = setting(
+        "auto",
+        "views and copies are made a step ahead, and a step is read when the next one runs; auto: on a GPU",
+        resumable=True,
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", resumable=True)
     threads_per_worker: int = setting(1, at_least=1, resumable=True)
     cpus_per_worker: float = setting(0.5, above=0.0, resumable=True)

@@ -32,13 +32,31 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def host_group() -> Any:
+    """The group in which ranks exchange what lies on the host; None is that of all else.
+
+    Through NCCL it would pass over the device, and wait for all that the device has still to do. Every rank must call
+    it together the first time.
+    """
+    if dist.get_backend() != "nccl":
+        return None
+    main = dist.group.WORLD
+    if main not in _host_groups:
+        _host_groups.clear()
+        _host_groups[main] = dist.new_group(backend="gloo")
+    return _host_groups[main]
+
+
+_host_groups: dict[Any, Any] = {}
+
+
 def gather_counts(counts: list[int], device: torch.device) -> list[list[int]]:
-    """Counts of every rank: [n] on each -> [ranks][n] on all. Waits for the device."""
+    """Counts of every rank: [n] on each -> [ranks][n] on all. `device` is where the rows are; nobody waits for it."""
     if world_size() == 1:
         return [counts]
-    mine = torch.tensor(counts, dtype=torch.int64, device=device)
+    mine = torch.tensor(counts, dtype=torch.int64)
     everyone = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(everyone, mine)
+    dist.all_gather(everyone, mine, group=host_group())
     gathered: list[list[int]] = torch.stack(everyone).tolist()
     return gathered
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from beatray.augment.draws import record_key
 from beatray.corpus.reader import read_row_group
 from beatray.errors import CorpusError
-from beatray.train.stream import StreamSettings
+from beatray.train.stream_settings import StreamSettings
 
 TWO_64 = 1 << 64
 

@@ -5,6 +5,9 @@ and learning rate are functions of its number and the settings, so a resumed run
 the global batch; a last short batch of an epoch weighs by its rows, so that every recording counts the same. Before a
 step all ranks agree that each of them has its data; before the optimiser, that the loss is finite. What one rank
 cannot do, none does: a run that must end does so on all ranks together, with a checkpoint of the last whole step.
+
+On a GPU a step is read when the next one has been handed over (step.py); before anything that must know the present
+one - the end of an epoch, a checkpoint, an end - it is read at once, by all ranks alike.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from beatray.errors import CheckpointError, CorpusError, PeerError, SupersededEr
 from beatray.train import checkpoint as checkpoints
 from beatray.train.epoch_audit import EpochAudit, difference, key_sum, names_by_place, names_of_keys
 from beatray.train.order import MicroBatch, epoch_order, steps_per_epoch
+from beatray.train.prefetcher import Prefetcher
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
 from beatray.train.run_folder import REFUSED
 from beatray.train.run_spec import RunSpec, ViewsOnWorker, check_same_run
-from beatray.train.step import Learner
+from beatray.train.step import Learner, Outcome, Ready
 from beatray.train.stream import Batch, batches
 from beatray.train.validation import Validation
 from beatray.train.watchdog import Watchdog
@@ -60,11 +64,14 @@ class _Training:
     validation: Validation | None
     first: RankZero | None  # on the first rank only
     per_epoch: int
+    last: int  # the step before which this start ends
     audit: EpochAudit | None  # of the present epoch; None if its beginning was not counted
     names: dict[int, str]  # record ids by key, on the first rank, where ids are logged
     seen: list[NDArray[np.int64]]  # record keys since the epoch, or this start, began
     seen_from: int  # the step of the epoch at which that was
     clock_s: float  # of this rank's work, up to which lines of the journal account for it
+    under_way: _UnderWay | None = None  # the step that the device works at, not read yet
+    read_s: float = 0.0  # when the newest step was read
     strikes: int = 0
     untold: dict[str, Any] | None = None  # the newest report that Ray has not got yet
 
@@ -76,6 +83,7 @@ class _Verdict:
     failed: bool
     stop: bool
     look: bool
+    save: bool
     faults: int
     parts: tuple[MicroBatch, ...]  # with the rows that are really there
 
@@ -83,6 +91,19 @@ class _Verdict:
     def rows(self) -> int:
         """Rows of the step over all ranks."""
         return sum(part.global_rows for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A step that was handed to the device."""
+
+    number: int
+    batch: Batch
+    waited: float
+    verdict: _Verdict
+    began: float
+    learning_rate: float
+    outcome: Outcome
 
 
 def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
@@ -108,23 +129,27 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             validation=Validation(run_spec, ranks) if done < last and run_spec.validation.groups else None,
             first=first,
             per_epoch=per_epoch,
+            last=last,
             audit=None if counted is None else EpochAudit(*counted),
             names=names_of_keys(run_spec.stream) if settings.log_ids and ranks.is_first else {},
             seen=[],
             seen_from=done % per_epoch,
             clock_s=_worked(ranks),
         )
-        feed = stack.enter_context(contextlib.closing(_feed(run_spec, ranks, divmod(done, per_epoch), last - done)))
+        source = _feed(run_spec, ranks, divmod(done, per_epoch), last - done)
+        feed = stack.enter_context(contextlib.closing(_ready(source, learner)))
         for number in range(done, last):
-            batch, waited, fault = _next(feed)
-            verdict = _agree(t, batch, fault)
-            if verdict.failed or batch is None:
+            fed, waited, fault = _next(feed)
+            verdict = _agree(t, number, fed[0] if fed else None, fault)
+            if verdict.failed or fed is None:
+                _settle(t)
                 _end_together(t, number, fault)
             elif verdict.stop:
+                _settle(t)
                 _checkpoint(t, number)
                 return False
             else:
-                _one_step(t, number, last, batch, waited, verdict)
+                _one_step(t, number, fed, waited, verdict)
                 watchdog.step()
         if t.untold is not None:
             hooks.report(t.untold)
@@ -137,30 +162,52 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
     return last == run_spec.steps
 
 
-def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float, verdict: _Verdict) -> None:
-    """One global step, and what follows from it: journals, the end of an epoch, validation, a checkpoint."""
-    settings, first, rows = t.run_spec.settings.train, t.first, verdict.rows
-    started = time.perf_counter()
-    logs, norm = t.learner.step(number, batch.arrays, batch.epoch, verdict.parts)
-    seconds = time.perf_counter() - started
+def _one_step(t: _Training, number: int, fed: tuple[Batch, Ready], waited: float, verdict: _Verdict) -> None:
+    """Hand one global step to the device, and read the one before, or both where something must know of this one."""
+    batch, ready = fed
+    began = time.perf_counter()
+    outcome = t.learner.launch(number, batch.epoch, ready, verdict.parts)
+    before = t.under_way
+    t.under_way = _UnderWay(number, batch, waited, verdict, began, t.learner.learning_rate, outcome)
+    t.seen.append(batch.arrays["record_key"])
+    if before is not None:
+        _account(t, before)
+    epoch_ends = (number + 1) % t.per_epoch == 0
+    if not t.learner.overlaps or epoch_ends or number == t.last - 1 or verdict.look or verdict.save:
+        _settle(t)
+
+
+def _settle(t: _Training) -> None:
+    """Read the step that is under way, if one is."""
+    if t.under_way is not None:
+        step, t.under_way = t.under_way, None
+        _account(t, step)
+
+
+def _account(t: _Training, step: _UnderWay) -> None:
+    """Read a step, and what follows from it: journals, the end of an epoch, validation, a checkpoint."""
+    settings, first = t.run_spec.settings.train, t.first
+    number, batch, verdict, rows = step.number, step.batch, step.verdict, step.verdict.rows
+    logs, norm = step.outcome.read()
+    now = time.perf_counter()
+    seconds, t.read_s = now - max(step.began, t.read_s), now
     if logs is not None:
         t.strikes = 0
     elif rows:  # none are left where every row of the step was in shards that cannot be read
         _refuse(t, batch, number)
-    t.seen.append(batch.arrays["record_key"])
     _log_faults(t, number, batch, verdict)
     if settings.log_ids:
         _log_ids(t, number, batch)
-    epoch_ends = (number + 1) % t.per_epoch == 0
+    epoch_ends, ends = (number + 1) % t.per_epoch == 0, number == t.last - 1
     validation_loss = _end_epoch(t, number, batch.epoch) if epoch_ends else None
     line = {
         "step": number,
         "epoch": batch.epoch,
         "loss": None,  # of a refused step
-        "learning_rate": t.learner.learning_rate,
+        "learning_rate": step.learning_rate,
         "gradient_norm": _finite_or_none(norm),
-        "records_per_s": rows / (seconds + waited),
-        "data_wait_s": waited,
+        "records_per_s": rows / (seconds + step.waited),
+        "data_wait_s": step.waited,
         "step_s": seconds,
         "workers": t.ranks.world,
         **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
@@ -171,13 +218,14 @@ def _one_step(t: _Training, number: int, last: int, batch: Batch, waited: float,
         if first.checkpoint_failures:
             line["checkpoint_failures"] = first.checkpoint_failures
         worth_it = validation_loss is not None or "dropped_rows" in line
-        if number % settings.log_every_steps == 0 or number == last - 1 or worth_it:
-            now = _worked(t.ranks)
-            first.log_metrics({**line, "core_s": (now - t.clock_s) * t.ranks.world})
-            t.clock_s = now
-        if first.is_due(number + 1, validation_loss) or number == last - 1:
+        if number % settings.log_every_steps == 0 or ends or worth_it:
+            worked = _worked(t.ranks)
+            first.log_metrics({**line, "core_s": (worked - t.clock_s) * t.ranks.world})
+            t.clock_s = worked
+        # with the next step under way the weights are no longer those of this one
+        if t.under_way is None and (first.is_due(number + 1, validation_loss) or ends):
             first.save(number + 1, t.per_epoch, t.audit, t.learner.objective, t.learner.optimizer, validation_loss)
-    if validation_loss is not None or number == last - 1 or (epoch_ends and t.validation is None):
+    if validation_loss is not None or ends or (epoch_ends and t.validation is None):
         told = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
         t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
     if verdict.look:
@@ -210,7 +258,24 @@ def _feed(run_spec: RunSpec, ranks: Ranks, start: tuple[int, int], n_steps: int)
     yield from batches(run_spec.stream, ranks.rank, ranks.world, start, n_steps, make_views)
 
 
-def _next(feed: Iterator[Batch]) -> tuple[Batch | None, float, Exception | None]:
+def _ready(source: Generator[Batch], learner: Learner) -> Generator[tuple[Batch, Ready]]:
+    """Each batch with its views; they are made a step ahead, in a thread, where steps overlap."""
+
+    def made() -> Generator[tuple[Batch, Ready]]:
+        with contextlib.closing(source):
+            for batch in source:
+                yield batch, learner.ready(batch.arrays, batch.epoch, _rows_here(batch))
+
+    if not learner.overlaps:
+        yield from made()
+        return
+    with contextlib.closing(Prefetcher(made(), 1, "views")) as ahead:
+        yield from ahead
+
+
+def _next(
+    feed: Iterator[tuple[Batch, Ready]],
+) -> tuple[tuple[Batch, Ready] | None, float, Exception | None]:
     """The next batch, the seconds waited for it, and why there is none."""
     began = time.perf_counter()
     try:
@@ -221,7 +286,7 @@ def _next(feed: Iterator[Batch]) -> tuple[Batch | None, float, Exception | None]
         return None, 0.0, error  # told to the other ranks first, then raised
 
 
-def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdict:
+def _agree(t: _Training, number: int, batch: Batch | None, fault: Exception | None) -> _Verdict:
     """One exchange before each step: has every rank its data, does anybody want to stop, how many rows are there?"""
     first, n_parts = t.first, t.run_spec.settings.train.gradient_accumulation_steps
     keys = np.empty(0, np.int64) if batch is None else batch.arrays["record_key"]
@@ -229,12 +294,13 @@ def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdi
         int(fault is not None or (first is not None and first.fault() is not None)),
         int(first is not None and first.wants_stop),
         int(first is not None and first.wants_look()),
+        int(t.learner.overlaps and first is not None and first.is_due(number + 1, None)),
         0 if batch is None else len(batch.faults),
         len(keys),
         key_sum(keys),
         *([0] * n_parts if batch is None else batch.dropped),
     ]
-    failed, stop, look, faults, rows, summed, *dropped = t.ranks.sums(mine)
+    failed, stop, look, save, faults, rows, summed, *dropped = t.ranks.sums(mine)
     parts: tuple[MicroBatch, ...] = ()
     if batch is not None:
         parts = tuple(
@@ -243,7 +309,7 @@ def _agree(t: _Training, batch: Batch | None, fault: Exception | None) -> _Verdi
         )
     if t.audit is not None and not failed and not stop:
         t.audit.add(rows, summed, sum(dropped))
-    return _Verdict(failed > 0, stop > 0, look > 0, faults, parts)
+    return _Verdict(failed > 0, stop > 0, look > 0, save > 0, faults, parts)
 
 
 def _end_together(t: _Training, number: int, fault: Exception | None) -> NoReturn:

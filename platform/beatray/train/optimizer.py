@@ -47,8 +47,11 @@ def set_schedule(optimizer: torch.optim.Optimizer, rate: float, decay: float) ->
         group["weight_decay"] = decay if group["decays"] else 0.0
 
 
-def build_optimizer(objective: Objective, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimizer over the groups of the objective."""
+def build_optimizer(objective: Objective, settings: TrainSettings, *, masked: bool = False) -> torch.optim.Optimizer:
+    """The optimizer over the groups of the objective.
+
+    With `masked` a step is none where the tensor `found_inf` of the optimizer is 1, decided on the device.
+    """
     groups: list[dict[str, Any]] = [
         {
             "params": list(group.parameters),
@@ -59,14 +62,18 @@ def build_optimizer(objective: Objective, settings: TrainSettings) -> torch.opti
         }
         for group in objective.parameter_groups()
     ]
-    on_gpu = bool(groups[0]["params"][0].is_cuda)
+    fused = masked or bool(groups[0]["params"][0].is_cuda)
     rate, betas = settings.learning_rate, settings.betas
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=settings.eps, fused=on_gpu)
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=settings.eps, fused=fused)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, betas=betas, eps=settings.eps, fused=on_gpu)
+        return torch.optim.Adam(groups, lr=rate, betas=betas, eps=settings.eps, fused=fused)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum)
+        sgd = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, fused=fused)
+        for group in groups if masked and settings.momentum else ():
+            for weight in group["params"]:  # else a first step that is masked would leave moments of no value
+                sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return sgd
     return Lars(groups, lr=rate, momentum=settings.momentum)
 
 
@@ -74,6 +81,7 @@ class Lars(torch.optim.Optimizer):
     """SGD with momentum whose rate is scaled for each matrix by |w| / (|g| + decay |w|), equation 6 of the paper.
 
     Vectors (groups that do not decay) take a plain step, as is usual since SimCLR (Chen et al., ICML 2020, appendix B).
+    Where the tensor `found_inf` is set and 1, nothing moves, as in torch's fused optimizers.
     """
 
     def __init__(
@@ -101,5 +109,10 @@ class Lars(torch.optim.Optimizer):
         moment = self.state[weight].get("momentum_buffer")
         if moment is None:
             moment = self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        moment.mul_(group["momentum"]).add_(update)
-        weight.add_(moment, alpha=-group["lr"])
+        refused = getattr(self, "found_inf", None)
+        if refused is None:
+            moment.mul_(group["momentum"]).add_(update)
+            weight.add_(moment, alpha=-group["lr"])
+            return
+        moment.copy_(torch.where(refused > 0, moment, moment * group["momentum"] + update))
+        weight.copy_(torch.where(refused > 0, weight, weight - group["lr"] * moment))

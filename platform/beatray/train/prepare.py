@@ -25,7 +25,7 @@ from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
 from beatray.train.order import OrderSettings
 from beatray.train.run_spec import RunSpec, build_model
-from beatray.train.stream import RowGroup, StreamSettings
+from beatray.train.stream_settings import RowGroup, StreamSettings
 
 
 def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,4 +1,7 @@
-"""The few words ranks exchange, besides gradients: sums, agreement, broadcast, gather. All work alone, too."""
+"""The few words ranks exchange, besides gradients: sums, agreement, broadcast, gather. All work alone, too.
+
+They lie on the host and travel between hosts: no accelerator is waited for.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from beatray.objectives.reduce import host_group
 
 T = TypeVar("T")
 
@@ -36,8 +41,8 @@ class Ranks:
         """The sums over ranks, in 64 bits, which wrap."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
-        dist.all_reduce(tensor)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(tensor, group=host_group())
         summed: list[int] = tensor.tolist()
         return summed
 
@@ -46,7 +51,7 @@ class Ranks:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, group=host_group())
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -54,5 +59,5 @@ class Ranks:
         if self.world == 1:
             return [value]
         boxes: list[Any] = [None] * self.world
-        dist.all_gather_object(boxes, value)
+        dist.all_gather_object(boxes, value, group=host_group())
         return boxes

@@ -23,27 +23,18 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
 from beatray.errors import CorpusError
 from beatray.storage.store import Store
 from beatray.train.blocks import Arrays, Packed, corpus_columns, decode, pack, unpack
 from beatray.train.order import Unit
+from beatray.train.stream_settings import RowGroup
 
 REST_S = 0.02
 
 MakeViews = Callable[[Arrays, int], Arrays]
 """(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """One row group of the corpus and the rows of it that may be used."""
-
-    shard: Shard
-    group: int
-    rows: tuple[int, ...]
 
 
 Work = tuple[Unit, RowGroup]

@@ -30,7 +30,7 @@ from beatray.track.secrets import scrubbed
 from beatray.train.blocks import Arrays
 from beatray.train.composed import NAMED
 from beatray.train.order import steps_per_epoch
-from beatray.train.stream import StreamSettings
+from beatray.train.stream_settings import StreamSettings
 
 
 def shown_settings(settings: PretrainSettings) -> dict[str, Any]:
@@ -103,8 +103,11 @@ def _objective_of_process(objective: str, encoder: str, statistics: str) -> Obje
 
 
 def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
-    """The arrays on a device."""
-    return {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in arrays.items()}
+    """The arrays on a device; to a GPU they go by way of pinned memory, and nobody waits."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def check_same_run(run_spec: RunSpec, state: dict[str, Any]) -> None:

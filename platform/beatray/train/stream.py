@@ -12,48 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from beatray.errors import CorpusError
-from beatray.storage.store import Store
 from beatray.train.blocks import Arrays, Packed
-from beatray.train.order import MicroBatch, OrderSettings, Step, StepSequence, Unit, lanes_for
+from beatray.train.order import MicroBatch, Step, StepSequence, Unit, lanes_for
 from beatray.train.prefetcher import Prefetcher
-from beatray.train.read import MakeViews, ReadSettings, RowGroup, no_rows, read_units, row_bytes
+from beatray.train.read import MakeViews, ReadSettings, no_rows, read_units, row_bytes
 from beatray.train.row_buffer import HeldRows
-
-__all__ = ["Batch", "MakeViews", "RowGroup", "StreamSettings", "batches"]
+from beatray.train.stream_settings import StreamSettings
 
 BATCHES_AHEAD = 2
-ON_BAD_SHARD = ("stop", "skip")
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSettings:
-    """Where the rows come from and how they are read."""
-
-    store: Store
-    groups: tuple[RowGroup, ...]
-    order: OrderSettings
-    arrays: tuple[str, ...]
-    clusters: dict[str, Any] | None = None
-    readers: int = 2
-    cpus_per_reader: float = 0.25
-    chunk_steps: int = 1024
-    open_ahead: int = 8  # units left in a chunk when the next one is opened
-    cache_mb: int = 1024  # a corpus that fits is read once and kept decoded by every rank
-    on_bad_shard: str = "stop"  # or skip: go on without its rows, counted
-
-    def __post_init__(self) -> None:
-        if self.on_bad_shard not in ON_BAD_SHARD:
-            raise ValueError(f"on_bad_shard={self.on_bad_shard} is not one of {', '.join(ON_BAD_SHARD)}")
-
-    @property
-    def sizes(self) -> list[int]:
-        """Usable rows of each row group."""
-        return [len(group.rows) for group in self.groups]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Validation:
         was_training = objective.training
         objective.eval()
         random = torch.random.get_rng_state()
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
         precision = self._run_spec.settings.train.precision
         for arrays, rows in zip(self._batches, self._weights, strict=True):
             if not rows:
@@ -77,10 +77,10 @@ class Validation:
             views = to_views(arrays, VIEWS_EPOCH)
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 result = objective(views, at)
-            total += float(result.means["loss"]) * rows
+            total += result.means["loss"].double() * rows
         torch.random.set_rng_state(random)
         objective.train(was_training)
-        return total / max(sum(self._weights), 1)
+        return float(total) / max(sum(self._weights), 1)
 
 
 def _rows(picked: list[tuple[Arrays, int]]) -> Arrays:
