@@ -14,6 +14,7 @@ import torch
 
 import beatray
 from beatray.track.journal import read_lines
+from beatray.train import step
 from beatray.train.composed import pretrain_settings
 from beatray.train.launch import RunResult, pretrain
 from beatray.train.loop import train
@@ -129,3 +130,24 @@ def kill_a_rank() -> bool:
         return False
     os.kill(pids[-1], signal.SIGKILL)
     return True
+
+
+class Poison:
+    """Builds the real objective and lets some of its batches hold a NaN, as a broken recording would."""
+
+    def __init__(self, at_calls: tuple[int, ...]) -> None:
+        self.at_calls, self.calls, self.real = at_calls, 0, step.build_model
+
+    def __call__(self, *arguments: object) -> torch.nn.Module:
+        built = self.real(*arguments)  # type: ignore[arg-type]
+        make_views = built.views
+
+        def views(*batch: object) -> dict[str, torch.Tensor]:
+            made = make_views(*batch)
+            if self.calls in self.at_calls:
+                made["view_1"][0, 0, 0] = float("nan")
+            self.calls += 1
+            return made
+
+        built.views = views
+        return built

@@ -26,7 +26,7 @@ from beatray.train.order import steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_resources
 from beatray.train.stream import Batch
-from pretraining import ids, losses, run_spec_of, same_weights, start, train_here, weights
+from pretraining import Poison, ids, losses, run_spec_of, same_weights, start, train_here, weights
 
 pytestmark = pytest.mark.ray
 
@@ -139,27 +139,6 @@ def test_steps_that_stay_not_finite_stop_the_run(sample_corpus: str, tmp_path: P
     assert refused == [2, 4, 5, 6]
     newest = checkpoints.latest(run_spec.run)
     assert newest is not None and newest.state["global_step"] == 6
-
-
-class Poison:
-    """Builds the real objective and lets some of its batches hold a NaN, as a broken recording would."""
-
-    def __init__(self, at_calls: tuple[int, ...]) -> None:
-        self.at_calls, self.calls, self.real = at_calls, 0, step.build_model
-
-    def __call__(self, *arguments: object) -> torch.nn.Module:
-        built = self.real(*arguments)  # type: ignore[arg-type]
-        make_views = built.views
-
-        def views(*batch: object) -> dict[str, torch.Tensor]:
-            made = make_views(*batch)
-            if self.calls in self.at_calls:
-                made["view_1"][0, 0, 0] = float("nan")
-            self.calls += 1
-            return made
-
-        built.views = views
-        return built
 
 
 def test_validation_is_the_same_on_one_and_two_workers_and_keeps_the_best(runs: Path) -> None:
