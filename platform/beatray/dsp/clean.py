@@ -18,6 +18,9 @@ from scipy import fft
 ABSURD_MV = 1e6
 """Beyond this a sample is invalid whatever the unit was; its square would overflow float32 sums."""
 
+WORKING_RATE_HZ = 125.0
+"""The rate to which R-peaks and quality thin a recording out."""
+
 PAD_TIME_CONSTANTS = 7.0
 NOTCH_HALF_WIDTH_HZ = 1.0
 
@@ -60,7 +63,7 @@ def decimate(x_blt: NDArray[np.generic], step: int, leads: tuple[int, ...], pad:
     n_low = x_blt.shape[-1] // step
     out = np.empty((len(x_blt), len(leads), pad + n_low + pad), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        for first, last, into in _runs(leads):
+        for first, last, into in runs_of(leads):
             source = x_blt[:, first:last, : n_low * step].astype(np.float32, copy=False)
             target = out[:, into : into + last - first, pad : pad + n_low]
             target[...] = source[..., 0::step]
@@ -71,7 +74,7 @@ def decimate(x_blt: NDArray[np.generic], step: int, leads: tuple[int, ...], pad:
     return out
 
 
-def _runs(leads: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def runs_of(leads: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """Neighbouring leads as (first, last + 1, place): slices copy several times faster than lists of positions."""
     runs: list[tuple[int, int, int]] = []
     for place, lead in enumerate(leads):
