@@ -61,8 +61,8 @@ def find_r_peaks(
     """R-peak positions of every record, in samples at `rate_hz`.
 
     `x_mv_blt` (B, L, T) millivolts. `n_samples` (B,) or scalar: valid length, the rest is padding. `lead_mask` (B,) or
-    scalar: bit k set = lead k may be used. `low_mv_blt`: all leads of `x_mv_blt` by `clean.decimate` at the working rate,
-    where the caller has them already; not changed. Answers depend on the record alone, not on its neighbours in the batch.
+    scalar: bit k set = lead k may be used. Answers depend on the record alone, not on its neighbours in the
+    batch. `low_mv_blt`: all leads by `clean.decimate` at the working rate, where the caller has them; not changed.
     Raises ValueError for an array that is not three-dimensional or a rate that is not positive; never on content.
     """
     x_blt = np.asarray(x_mv_blt)
@@ -116,10 +116,10 @@ def _detect(
         return [np.empty(0, np.int32) for _ in range(n_records)], np.ones(n_records, np.bool_)
     lengths_low = np.minimum(lengths // step, n_low)
     lag = max(1, round(SLOPE_LAG_S * rate_low_hz))
+    padded = np.empty((n_records, len(leads), n_low + 6 * lag), np.float32)
     if low_blt is None:
-        padded = decimate(x_blt, step, leads, pad=3 * lag)
+        padded[..., 3 * lag : 3 * lag + n_low] = decimate(x_blt, step, leads)
     else:
-        padded = np.empty((n_records, len(leads), n_low + 6 * lag), np.float32)
         for first, last, into in runs_of(leads):
             padded[:, into : into + last - first, 3 * lag : 3 * lag + n_low] = low_blt[:, first:last]
     low = padded[..., 3 * lag : 3 * lag + n_low]

@@ -78,8 +78,8 @@ def assess(
     """Quality bits (B,) int32 and the mask of leads fit to be read (B,) int16.
 
     `n_samples` and `lead_mask` (B,) or scalar. NO_BEATS and FEW_BEATS are set if `r_peaks` is given, LIMB_SWAP_SUSPECT
-    if `waves` (as `delineate.find_waves` gives them) is. `low_mv_blt`: the leads by `clean.decimate` at the working
-    rate, where the caller has them already; invalid samples are bridged in it. A lead is fit unless it is flat or mostly invalid.
+    if `waves` (as `delineate.find_waves` gives them) is. A lead is fit unless it is flat or mostly invalid.
+    `low_mv_blt`: the leads by `clean.decimate` at the working rate, where the caller has them; it is repaired in place.
     Raises ValueError unless there are twelve leads.
     """
     x_blt = np.asarray(signal_mv_blt)
