@@ -3,8 +3,8 @@
     BEATRAY_DATA=... python tests/benchmarks/bench_r_peaks.py [repeats]
 
 The repeats of the methods are interleaved and medians compared, so a busy machine slows all of them alike. sleepecg and
-NeuroKit2 read one lead; beatray reads eight of the twelve together, and lead II alone for comparison. "of sleepecg, one"
-and "of twelve" compare with sleepecg on lead II and on all twelve leads one after the other, each in the same round.
+NeuroKit2 read one lead; beatray reads eight of the twelve together, and lead II alone for comparison. The last columns
+compare with sleepecg on lead II, and on all twelve leads one after the other, in the same round.
 """
 
 from __future__ import annotations
@@ -77,9 +77,8 @@ def main(repeats: int = 7) -> None:
         f1 = [match_all(ludb.r_peaks, peaks, tolerance).f1 for tolerance in (50, 75, 150)]
         jitter_ms = 2 * np.median(np.abs(match_all(ludb.r_peaks, peaks, 150).errors))
         one, twelve = (float(np.median(np.divide(seconds[other], seconds[name]))) for other in (ONE, TWELVE))
-        print(
-            f"{name:30s} {f1[0]:6.2f} {f1[1]:6.2f} {f1[2]:6.2f} {jitter_ms:5.1f} ms {rate[name]:10,.0f} {one:16.2f} x {twelve:8.1f} x"
-        )
+        accuracy = f"{f1[0]:6.2f} {f1[1]:6.2f} {f1[2]:6.2f} {jitter_ms:5.1f} ms"
+        print(f"{name:30s} {accuracy} {rate[name]:10,.0f} {one:16.2f} x {twelve:8.1f} x")
     print(f"{TWELVE:30s} {'':35s} {rate[TWELVE]:7,.0f}")
 
 
