@@ -99,7 +99,8 @@ class Record:
     hospital's own, which may be stored only hashed. `measured` is what the device that recorded it says of it, under
     the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is otherwise
     there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there but means
-    nothing, and a window that such a gap touches goes without that lead.
+    nothing, and a window that such a gap touches goes without that lead. `signal_uv` is for files whose counts are
+    whole microvolts: int16 (12, n), exactly `signal_mv` * 1000 rounded, so that it need not be computed again.
     """
 
     record_id: str
@@ -118,6 +119,7 @@ class Record:
     patient_is_private: bool = False
     measured: dict[str, float] = field(default_factory=dict)
     gaps: NDArray[np.bool_] | None = None
+    signal_uv: NDArray[np.int16] | None = None
 
 
 MEASURED = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")

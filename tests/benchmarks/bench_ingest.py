@@ -96,7 +96,8 @@ def main() -> None:
                 rivals.append(1000 * seconds / len(some))
         print(f"{len(items)} recordings, median of {asked.repeats} rounds; CPU ms per recording, of one core")
         for name, values in zip(STAGES, zip(*rounds, strict=True), strict=True):
-            print(f"  {name:28s} {statistics.median(values):7.3f}")
+            share = statistics.median(spent / sum(stages) for spent, stages in zip(values, rounds, strict=True))
+            print(f"  {name:28s} {statistics.median(values):7.3f} {share:6.1%}")
         total = statistics.median(map(sum, rounds))
         print(f"  {'together':28s} {total:7.3f}   {1000 / total:,.0f} recordings per second")
         print(f"  {'wfdb + neurokit2, one lead':28s} {statistics.median(rivals):7.3f}")

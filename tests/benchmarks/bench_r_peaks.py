@@ -3,7 +3,8 @@
     BEATRAY_DATA=... python tests/benchmarks/bench_r_peaks.py [repeats]
 
 The repeats of the methods are interleaved and medians compared, so a busy machine slows all of them alike. sleepecg and
-NeuroKit2 read lead II only; beatray reads eight leads.
+NeuroKit2 read one lead; beatray reads eight of the twelve together, and lead II alone for comparison. The last columns
+compare with sleepecg on lead II, and on all twelve leads one after the other, in the same round.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from reference_beats import match_all, read_ludb, unpack_for_benchmark
 from beatray.dsp.peaks import find_r_peaks
 
 Peaks = list[NDArray[np.integer]]
+ONE, TWELVE = "sleepecg C, lead II", "sleepecg C, twelve leads"
 
 
 def main(repeats: int = 7) -> None:
@@ -41,13 +43,19 @@ def main(repeats: int = 7) -> None:
             for x in signals
         ]
 
+    every_lead = [np.ascontiguousarray(record, np.float64) for record in signal_mv[::5]]
     methods: dict[str, tuple[Callable[[], Peaks], int]] = {
         "beatray, 8 leads": (lambda: list(find_r_peaks(signal_mv, 500)), n_records),
         "beatray, 8 leads, one by one": (
             lambda: [find_r_peaks(signal_mv[k : k + 1], 500)[0] for k in range(n_records)],
             n_records,
         ),
-        "sleepecg C, lead II": (
+        "beatray, lead II": (lambda: list(find_r_peaks(signal_mv[:, 1:2], 500)), n_records),
+        TWELVE: (
+            lambda: [sleepecg.detect_heartbeats(lead, 500, backend="c") for record in every_lead for lead in record],
+            len(every_lead),
+        ),
+        ONE: (
             lambda: [sleepecg.detect_heartbeats(x, 500, backend="c") for x in lead_ii],
             n_records,
         ),
@@ -58,20 +66,20 @@ def main(repeats: int = 7) -> None:
         call()
     for _ in range(repeats):
         for name, (call, count) in methods.items():
-            started = time.perf_counter()
+            started = time.process_time()
             call()
-            seconds[name].append((time.perf_counter() - started) / count)
+            seconds[name].append((time.process_time() - started) / count)
     rate = {name: 1 / float(np.median(values)) for name, values in seconds.items()}
-    found = {name: call() for name, (call, _) in methods.items() if not name.startswith("neurokit2")}
+    found = {name: call() for name, (call, n) in methods.items() if n == n_records}
     found["neurokit2, lead II"] = neurokit(lead_ii)
-    print(f"{'':30s} F1@50   @75    @150   jitter   records/s   of sleepecg")
+    print(f"{'':30s} F1@50   @75    @150   jitter   records/s   of sleepecg, one  of twelve")
     for name, peaks in found.items():
         f1 = [match_all(ludb.r_peaks, peaks, tolerance).f1 for tolerance in (50, 75, 150)]
         jitter_ms = 2 * np.median(np.abs(match_all(ludb.r_peaks, peaks, 150).errors))
-        ratio = rate[name] / rate["sleepecg C, lead II"]
-        print(
-            f"{name:30s} {f1[0]:6.2f} {f1[1]:6.2f} {f1[2]:6.2f} {jitter_ms:5.1f} ms {rate[name]:10,.0f} {ratio:9.2f} x"
-        )
+        one, twelve = (float(np.median(np.divide(seconds[other], seconds[name]))) for other in (ONE, TWELVE))
+        accuracy = f"{f1[0]:6.2f} {f1[1]:6.2f} {f1[2]:6.2f} {jitter_ms:5.1f} ms"
+        print(f"{name:30s} {accuracy} {rate[name]:10,.0f} {one:16.2f} x {twelve:8.1f} x")
+    print(f"{TWELVE:30s} {'':35s} {rate[TWELVE]:7,.0f}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import pytest
 from synthetic_ecg import synthetic_ecg
 
 from beatray.dsp.analyse import VERSION, Analysis, analyse
-from beatray.dsp.delineate import BEAT_WAVES
+from beatray.dsp.clean import decimate
+from beatray.dsp.delineate import BEAT_WAVES, find_waves
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
-from beatray.dsp.quality import Flag
+from beatray.dsp.peaks import find_r_peaks
+from beatray.dsp.quality import Flag, assess
 
 R = np.arange(450, 4700, 430).astype(np.int32)
 
@@ -110,3 +112,18 @@ def test_empty_batch_and_bad_arguments() -> None:
         analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch, 12, time"):
         analyse(np.zeros((1, 8, 5000), np.int16), 5000, 255)
+
+
+def test_a_shared_thinning_out_changes_nothing() -> None:
+    signal, lengths, masks = _rows()
+    x_mv = signal * np.float32(1e-3)
+    low_mv = decimate(x_mv, 4, tuple(range(12)))
+    kept = low_mv.copy()
+    alone = find_r_peaks(x_mv, 500, n_samples=lengths, lead_mask=masks)
+    shared = find_r_peaks(x_mv, 500, n_samples=lengths, lead_mask=masks, low_mv_blt=low_mv)
+    assert low_mv.tobytes() == kept.tobytes()
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(alone, shared, strict=True))
+    waves = find_waves(x_mv, 500, alone, n_samples=lengths, lead_mask=masks)
+    by_itself = assess(x_mv, lengths, masks, r_peaks=alone, waves=waves)
+    given = assess(x_mv, lengths, masks, r_peaks=alone, waves=waves, low_mv_blt=low_mv)
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(by_itself, given, strict=True))

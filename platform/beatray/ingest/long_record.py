@@ -45,6 +45,7 @@ def windows_of(record: Record) -> list[Window]:
             record,
             record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
             signal_mv=signal_mv[:, start:stop].copy(),
+            signal_uv=None,
             rate_hz=float(RATE_HZ),
             notes=notes,
             waves=(),

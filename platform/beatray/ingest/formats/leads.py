@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,13 @@ from numpy.typing import NDArray
 from beatray.record import LEAD_INDEX, LEADS, Reason, RecordError
 
 MAX_GAP_S = 0.020
+FEW_SAMPLES = 64
+"""Samples after which a recording nearly always shows that it is not constant."""
 LIMB_WEIGHTS = {2: (-1.0, 1.0), 3: (-0.5, -0.5), 4: (1.0, -0.5), 5: (-0.5, 1.0)}
 """Weights of I and II that give III, aVR, aVL and aVF."""
+
+MAX_CACHED_NAME = 64
+"""A longer name is looked at each time: no file may fill the cache with more than a few kilobytes."""
 
 CHEST_MASK = 0b1111_1100_0000
 
@@ -36,6 +42,11 @@ _PREFIX = re.compile(r"(?:mdc_ecg_lead_|mdc_ecg_elec_potl_|(?:e[ck]g[ _:]+)?(?:l
 
 def lead_of_name(name: str) -> int | None:
     """The canonical position of a lead by its name, whatever its case; None for any other name."""
+    return _lead_of_name(name) if len(name) <= MAX_CACHED_NAME else _lead_of_name.__wrapped__(name)
+
+
+@lru_cache(maxsize=256)
+def _lead_of_name(name: str) -> int | None:
     text = name.strip().lower()
     match = _PREFIX.match(text)
     return LEAD_INDEX.get(text[match.end() :] if match else text)
@@ -88,10 +99,14 @@ def assemble(
         twelve = np.zeros((12, signal_mv.shape[1]))
         twelve[list(present)] = signal_mv
     mask = compute_limb_leads(twelve, mask, notes)
-    usable = twelve[[lead for lead in range(12) if mask >> lead & 1]]
-    if bool((usable == usable[:, :1]).all()):
+    usable = [lead for lead in range(12) if mask >> lead & 1]
+    if _constant(twelve[usable, :FEW_SAMPLES]) and _constant(twelve[usable]):
         raise RecordError(Reason.FLAT, "every lead is constant")
     return twelve, mask
+
+
+def _constant(signal_mv: NDArray[np.float64]) -> bool:
+    return bool((signal_mv == signal_mv[:, :1]).all())
 
 
 def close_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]) -> list[int]:

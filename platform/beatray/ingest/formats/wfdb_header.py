@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from beatray.record import Reason, RecordError
 
@@ -24,6 +25,8 @@ MAX_SIGNALS = 64
 MAX_SAMPLES = 1 << 31
 MAX_BYTE_OFFSET = 1 << 20
 RATE_LIMITS_HZ = (50.0, 10_000.0)
+MAX_CACHED_LINE = 256
+"""A longer signal line is parsed each time: no file may fill the cache with more than a few kilobytes."""
 KNOWN_FORMATS = (8, 16, 24, 32, 61, 80, 160, 212, 310, 311, 508, 516, 524)
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?", re.ASCII)
@@ -135,19 +138,34 @@ def _parse_signal_line(line: str, rate_hz: float) -> SignalLine:
     fields = line.split(maxsplit=8)
     if len(fields) < 2:
         raise RecordError(Reason.HEADER, f"signal line {_short(line)} has no storage format")
-    file_name = fields[0]
-    if not _PLAIN_NAME.fullmatch(file_name) or ".." in file_name:
-        raise RecordError(Reason.UNSAFE_PATH, f"signal file {_short(file_name)} is not a plain name in the folder")
-    fmt, skew, byte_offset = _parse_storage(fields[1], rate_hz)
-    adc_zero = _integer(fields[4], "ADC zero") if len(fields) > 4 else 0
-    gain, baseline, units = _parse_gain(fields[2], adc_zero) if len(fields) > 2 else (None, adc_zero, "mV")
-    for position, what in ((3, "ADC resolution"), (7, "block size")):
-        if len(fields) > position:
-            _integer(fields[position], what)
+    parse = _parse_fields if len(line) <= MAX_CACHED_LINE else _parse_fields.__wrapped__
+    fmt, skew, byte_offset, gain, baseline, units = parse(fields[0], rate_hz, *fields[1:5], *fields[7:8])
     initial_value = _integer(fields[5], "initial value") if len(fields) > 5 else None
     checksum = _integer(fields[6], "checksum") if len(fields) > 6 else None
     name = fields[8].strip() if len(fields) > 8 else ""
-    return SignalLine(file_name, fmt, skew, byte_offset, gain, baseline, units, initial_value, checksum, name)
+    return SignalLine(fields[0], fmt, skew, byte_offset, gain, baseline, units, initial_value, checksum, name)
+
+
+@lru_cache(maxsize=64)
+def _parse_fields(
+    file_name: str,
+    rate_hz: float,
+    storage: str,
+    gain_field: str | None = None,
+    resolution: str | None = None,
+    adc_zero_field: str | None = None,
+    block_size: str | None = None,
+) -> tuple[int, int, int, float | None, int, str]:
+    """Format, skew, byte offset, gain, baseline and units: what the lines of one header nearly always share."""
+    if not _PLAIN_NAME.fullmatch(file_name) or ".." in file_name:
+        raise RecordError(Reason.UNSAFE_PATH, f"signal file {_short(file_name)} is not a plain name in the folder")
+    fmt, skew, byte_offset = _parse_storage(storage, rate_hz)
+    adc_zero = 0 if adc_zero_field is None else _integer(adc_zero_field, "ADC zero")
+    gain, baseline, units = (None, adc_zero, "mV") if gain_field is None else _parse_gain(gain_field, adc_zero)
+    for field, what in ((resolution, "ADC resolution"), (block_size, "block size")):
+        if field is not None:
+            _integer(field, what)
+    return fmt, skew, byte_offset, gain, baseline, units
 
 
 def _parse_storage(field: str, rate_hz: float) -> tuple[int, int, int]:
@@ -200,7 +218,9 @@ def _check_groups(signals: tuple[SignalLine, ...]) -> None:
 
 
 def _integer(field: str, what: str) -> int:
-    if not _INTEGER.fullmatch(field):
+    digits = field.removeprefix("-")
+    plain = digits.isdigit() and digits.isascii() and len(digits) <= 18  # nearly every field; spares the pattern
+    if not plain and not _INTEGER.fullmatch(field):
         raise RecordError(Reason.HEADER, f"{what} {_short(field)} is not a whole number")
     return int(field)
 

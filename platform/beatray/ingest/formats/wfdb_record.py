@@ -7,7 +7,8 @@ absent from `lead_mask`. A gap of more than 20 ms costs the lead; with `by_windo
 window, it stays, and so do stretches at the limits of a 16-bit converter: they are interpolated and marked in `gaps`,
 so that only the windows they touch lose the lead. Raises `RecordError` as the header and signal readers and
 `formats.leads` do, and BAD_GAIN, BAD_UNITS. Notes: see `NOTES`. `frank_mv` is (3, n), the Frank leads X, Y and Z, where
-signals of the names vx, vy and vz are there, calibrated and without long gaps.
+signals of the names vx, vy and vz are there, calibrated and without long gaps. `signal_uv` is that of `Record`: there
+if all twelve leads were stored as 1000 counts per millivolt without an offset and without gaps, as in most archives.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ MV_PER_UNIT = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "\u00b5V": 1e-3, "\
 ODD_UNITS = ("mv", "uv")
 LONG_S = 15.0
 """From this length on a recording gives more than one window."""
+UV_GAIN = 1000.0
+"""Counts per millivolt where a count is a microvolt."""
 FULL_SCALE = (1 << 15) - 1
 FRANK_NAMES = ("vx", "vy", "vz")
 
@@ -61,6 +64,7 @@ class TwelveLeads:
     notes: tuple[str, ...]
     gaps: NDArray[np.bool_] | None = None
     frank_mv: NDArray[np.float64] | None = None
+    signal_uv: NDArray[np.int16] | None = None
 
 
 def read_header(tree: Tree, path: str) -> Header:
@@ -106,16 +110,21 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
     invalid = None if signals.invalid is None else signals.invalid[:, picked].T
     passed("gaps", "none" if invalid is None else f"{int(invalid.any(axis=0).sum())} samples in at least one lead")
     gaps: NDArray[np.bool_] | None = None
+    intact = invalid is None
     if by_window and header.n_samples >= LONG_S * header.rate_hz:
         at_limit = np.abs(adc.T.astype(np.int64)) >= FULL_SCALE if adc.dtype.itemsize == 2 else None
         both = [mask for mask in (invalid, at_limit) if mask is not None and mask.any()]
         if both:
+            intact = False
             marked = mark_gaps(physical, np.logical_or.reduce(both), int(MAX_GAP_S * header.rate_hz), notes)
             gaps = None if marked is None else _twelve_gaps(marked, present)
         invalid = None
     signal_mv, mask = assemble(physical, present, header.rate_hz, invalid, notes)
     frank_mv = _frank(header, signals)
-    return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(dict.fromkeys(notes)), gaps, frank_mv)
+    in_uv = adc.dtype == np.int16 and not baseline.any() and all(scale == (UV_GAIN, 1.0) for scale in scales.values())
+    signal_uv = np.ascontiguousarray(adc.T) if in_uv and intact and len(present) == 12 else None
+    notes = list(dict.fromkeys(notes))
+    return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(notes), gaps, frank_mv, signal_uv)
 
 
 def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:

@@ -5,8 +5,8 @@ rest goes to `wfdb_fallback`. A file must have exactly the length that the heade
 the header's initial values and its sums the header's checksums, so that a cut, padded or altered file is refused.
 
 Contract: `read_signals(tree, folder, header)` gives `adc` of shape (n_samples, n_signals), a signed integer type, in
-the header's order; samples marked invalid keep the format's marker and are True in `invalid` (None where there are
-none).
+the header's order, and in memory one signal after the other, so that `adc.T` is contiguous (but after a skew); samples
+marked invalid keep the format's marker and are True in `invalid` (None where there are none).
 Raises `RecordError`: MISSING_FILE, UNSAFE_PATH, ABSURD_SIZE, TRUNCATED, TRAILING_BYTES, CHECKSUM, FORMAT, HEADER.
 Checksums have 16 bits, so in 24- and 32-bit formats they do not cover the upper bytes.
 Source: WFDB Applications Guide, signal(5) and header(5).
@@ -66,7 +66,7 @@ def read_signals(tree: Tree, folder: str, header: Header) -> Signals:
         adc = _read_file(tree, folder + file_name, lines, header)
         parts.append(adc)
         masks.append(_find_invalid(adc, lines[0].fmt))
-    adc = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    adc = np.ascontiguousarray((parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)).T).T
     notes = _check_against_header(adc, header.signals)
     invalid: NDArray[np.bool_] | None = None
     if any(mask is not None for mask in masks):
@@ -80,7 +80,8 @@ def read_signals(tree: Tree, folder: str, header: Header) -> Signals:
 def to_physical(adc: Counts, gain: NDArray[np.float64], baseline: NDArray[np.float64]) -> NDArray[np.float64]:
     """Counts (n_samples, k) to physical units (k, n_samples), float64: (count - baseline) / gain."""
     physical = adc.T.astype(np.float64, order="C")
-    physical -= baseline[:, None]
+    if baseline.any():
+        physical -= baseline[:, None]
     physical /= gain[:, None]
     return physical
 
@@ -159,7 +160,7 @@ def _check_against_header(adc: Counts, lines: tuple[SignalLine, ...]) -> tuple[s
     """Compare checksums and initial values; returns notes on what the header leaves out."""
     notes: list[str] = []
     # Sums wrap modulo 2^16 by definition, so the narrow accumulator loses nothing.
-    sums = np.add.reduce(np.ascontiguousarray(adc.T), axis=1, dtype=np.int16)
+    sums = np.add.reduce(adc.T, axis=1, dtype=np.int16)
     stored = [line.checksum for line in lines]
     if all(checksum is None or checksum == 0 for checksum in stored) and bool(sums.any()):
         notes.append("checksum_absent")  # a zero in every line is the standard's placeholder
