@@ -165,10 +165,11 @@ def test_layers_are_those_of_torch(name: str, shape: tuple[int, int, int], dtype
 
 @PRECISION
 def test_functions_are_those_of_torch(dtype: torch.dtype, close: float) -> None:
-    x = torch.randn(3, 5, 17, dtype=dtype)
+    x, beyond = torch.randn(3, 5, 17, dtype=dtype), (torch.arange(17) > torch.tensor([[16], [9], [2]]))[:, None]
     for ours, theirs in (
         (lambda v: layout.cat([v, 2 * v], 1), lambda v: torch.cat([v, 2 * v], 1)),
         (lambda v: layout.cat([v, v[..., :1]], -1), lambda v: torch.cat([v, v[..., :1]], -1)),
+        (lambda v: layout.fill(v, beyond, 0.5), lambda v: v.masked_fill(beyond, 0.5)),
         (lambda v: layout.pad(v, 2, 1), lambda v: functional.pad(v, (2, 1))),
         (
             lambda v: layout.interpolate(v, 33),

@@ -11,7 +11,7 @@ A map that has these strides already is not copied. Parameters, buffers, their n
 of torch: a checkpoint fits either way. Values are equal but for the order in which sums are taken.
 
 What makes its result (N, C, T) contiguous, whatever it is given: `masked_fill`, `cat`, `pad` and linear `interpolate`
-of three dimensions (`torch.where` and the functions here keep the layout), nn.Conv1d, nn.GroupNorm. Group norm has no
+of three dimensions (the functions here keep the layout instead), nn.Conv1d, nn.GroupNorm. Group norm has no
 channels-last kernel on CUDA: behind a network's `norm: group` the next convolution copies once. cuDNN has no
 channels-last kernel for float64 either, which is for checks: there every layer copies.
 """
@@ -119,6 +119,13 @@ def pad(x: Tensor, before: int, after: int) -> Tensor:
     if not wants_channels_last(x):
         return functional.pad(x, (before, after))
     return as_map(functional.pad(as_image(x), (before, after)))
+
+
+def fill(x: Tensor, where: Tensor, value: float) -> Tensor:
+    """`masked_fill` of a map (N, C, T)."""
+    if not wants_channels_last(x):
+        return x.masked_fill(where, value)
+    return torch.where(where, value, as_map(as_image(x)))
 
 
 def interpolate(x: Tensor, size: int) -> Tensor:

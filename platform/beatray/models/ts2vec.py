@@ -18,13 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, check_odd, valid_cells
-from beatray.models.layout import Conv1d
+from beatray.models.layout import Conv1d, fill
 from beatray.models.tiny import halve_rate
 
 _FINE_STRIDE = 4
@@ -133,5 +132,4 @@ class DilatedBlock(nn.Module):
 
 
 def _cut(x: Tensor, beyond: Tensor | None) -> Tensor:
-    # not masked_fill, which writes (B, C, T') contiguous whatever the strides of x are
-    return x if beyond is None else torch.where(beyond, 0.0, x)
+    return x if beyond is None else fill(x, beyond, 0.0)
