@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
         "Sources: ptbxl, ludb, cinc, wfdb (a plain folder), files (a mixture of DICOM, SCP-ECG, HL7 aECG, EDF, WFDB "
         "and the XML of Philips, Schiller and MUSE). Interrupted, it continues; new recordings are added. "
         "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus. "
+        "A source in several places is said as often (ptbxl=/data/a ptbxl=/data/b): a recording that both list is read "
+        "once, from the first that has its file. "
         "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
     )
     keys = "limit= items_per_shard= detector=beatray|neurokit retry_refused=true cluster.cpus="

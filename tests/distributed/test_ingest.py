@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections import Counter
@@ -193,3 +194,33 @@ def test_a_hospitals_folder_with_and_without_a_salt(
     assert set(open_corpus(str(plain)).index["patient_id"]) == {None}
     assert main(["ingest", f"files={ward}", "--out", str(hashed)]) == 1
     assert "id key" in capsys.readouterr().err
+
+
+def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
+    """Cut in two folders with one recording in both; the rows are those of the whole, and a third folder is added."""
+    lines = (ptbxl_dir / "ptbxl_database.csv").read_text().splitlines()
+    parts = {"a": lines[1:13], "b": lines[12:25], "c": lines[25:31]}
+    for name, rows in parts.items():
+        for row in csv.DictReader([lines[0], *rows]):
+            for suffix in (".hea", ".dat"):
+                target = tmp_path / name / (row["filename_hr"] + suffix)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ptbxl_dir / (row["filename_hr"] + suffix), target)
+        (tmp_path / name / "ptbxl_database.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    a, b, c = (str(tmp_path / name) for name in parts)
+    plan = IngestSettings({"ptbxl": (a, b)}, str(tmp_path / "out"), items_per_shard=5)
+    both = ingest(plan).manifest
+    assert both.statistics["places"] == {"ptbxl": {"a": 12, "b": 12}}
+    refused = read_quarantine(Store(plan.out), both)
+    (said,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
+    assert "1 recordings of b have the names" in said
+    assert ingest(plan).manifest.number == 0  # nothing is left to do
+    grown = ingest(replace(plan, sources={"ptbxl": (a, b, c)})).manifest
+    assert grown.number == 1 and grown.statistics["places"] == {"ptbxl": {"a": 12, "b": 12, "c": 6}}
+    rows = open_corpus(plan.out).rows()
+    assert len(set(rows.record_id)) == len(rows) == 30
+    whole = ingest(IngestSettings({"ptbxl": str(ptbxl_dir)}, str(tmp_path / "whole"))).manifest
+    assert whole.statistics["places"] == {"ptbxl": {ptbxl_dir.name: 422}}
+    reference = open_corpus(str(tmp_path / "whole")).index.set_index("record_id")["content_hash"]
+    index = open_corpus(plan.out).index
+    assert [reference[name] for name in index["record_id"]] == index["content_hash"].tolist()

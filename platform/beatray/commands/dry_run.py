@@ -1,8 +1,8 @@
 """`beatray ingest SOURCE=PATH ... --dry-run`: what an ingest would read, without writing anything or starting Ray.
 
-Contract: per source the recordings by format, how many the corpus knows already, what is not listed and why, and the
-size that the new rows would take, from a few recordings that are really read. Raises CorpusError as an ingest would
-for a wrong path or id key.
+Contract: per place of a source the recordings by format, how many the corpus knows already, what is not listed and
+why, and the size that the new rows would take, from a few recordings that are really read. Raises CorpusError as an
+ingest would for a wrong path or id key.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def run(settings: IngestSettings) -> int:
     known = known_items(store, manifest, retry_refused=settings.retry_refused)
     say(f"corpus {settings.out}: " + ("none yet" if manifest is None else f"manifest {manifest.number}"))
     total = 0.0
-    for source, (items, unlisted) in list_items(settings).items():
+    for (source, location), (items, unlisted) in list_items(settings).items():
         fresh = [item for item in items if (source, item.name) not in known]
-        say(f"{source}={settings.sources[source]}")
+        say(f"{source}={location}")
         say(f"  recordings  {len(items):,} ({_formats(items)})")
         say(f"  known       {len(items) - len(fresh):,} in the corpus or refused before; {len(fresh):,} would be read")
         for other in unlisted:
             say(f"  not listed  {other.detail}")
         if fresh:
-            n_bytes, told = _estimate(settings.sources[source], source, fresh)
+            n_bytes, told = _estimate(location, source, fresh)
             total += n_bytes
             say(f"  size        about {n_bytes / 1e6:,.1f} MB ({told})")
     say(f"nothing was written; an ingest would add about {total / 1e6:,.1f} MB")

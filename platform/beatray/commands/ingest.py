@@ -1,4 +1,4 @@
-"""`beatray ingest SOURCE=PATH ... --out CORPUS`: recordings into a corpus."""
+"""`beatray ingest SOURCE=PATH ... --out CORPUS`: recordings into a corpus; a source said twice has two places."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.lock import only_ingest
+from beatray.ingest.places import ELSEWHERE, Places, places_of
 from beatray.ingest.plan import IngestSettings, id_key_for, list_items
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
@@ -23,24 +24,20 @@ from beatray.settings import ClusterSettings
 from beatray.storage.store import Store
 
 
-def split_overrides(overrides: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The SOURCE=PATH overrides with absolute places, and the other overrides."""
-    sources, others = {}, []
+def split_overrides(overrides: list[str]) -> tuple[dict[str, Places], list[str]]:
+    """The SOURCE=PATH overrides with absolute places (several where a source is said several times), and the others."""
+    found: dict[str, list[str]] = {}
+    others = []
     for override in overrides:
         key, sign, value = override.partition("=")
         if sign and key in SOURCES:
-            if key in sources:
-                raise SettingsError(
-                    f"{key}= is said twice. Put both folders under one parent and say that, or make two corpora: "
-                    "recordings are known by source and name."
-                )
-            sources[key] = value if "://" in value else str(_place(f"{key}=", value))
+            found.setdefault(key, []).append(value if "://" in value else str(_place(f"{key}=", value)))
         elif key == "salt_file":
             say_renamed("salt_file", "id_key_file")
             others.append(f"id_key_file={value}")
         else:
             others.append(override)
-    return sources, others
+    return {key: places[0] if len(places) == 1 else tuple(places) for key, places in found.items()}, others
 
 
 def _place(key: str, value: str) -> Path:
@@ -67,7 +64,7 @@ def settings_from(
         raise SettingsError("items_per_shard and limit must be at least 1")
     if Store(settings.out).is_local:
         place = _place("--out", settings.out.removeprefix("file://"))
-        for source, location in sources.items():
+        for source, location in places_of(sources):
             if Path(location).is_relative_to(place):
                 raise SettingsError(
                     f"{source}={location} lies inside --out {place}; choose another folder for the corpus"
@@ -81,7 +78,7 @@ def _with_id_key(settings: IngestSettings) -> IngestSettings:
     if settings.id_key_file is None:
         return settings
     key = _place("--id-key-file", settings.id_key_file)
-    for name, place in {"--out": settings.out, **settings.sources}.items():
+    for name, place in [("--out", settings.out), *places_of(settings.sources)]:
         if "://" not in place and key.resolve().is_relative_to(Path(place).resolve()):
             raise SettingsError(f"--id-key-file {key} lies inside {name} {place}: keep the secret away from the data")
     return replace(settings, id_key_file=str(key))
@@ -109,6 +106,10 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
             f"  {done.known:,} recordings are known by source and name and were not read again (for another place with "
             "the same names, ingest a common parent folder; for mended files that were refused, add retry_refused=true)"
         )
+    for (source, _), (_, unlisted) in listed.items():
+        for other in unlisted:
+            if ELSEWHERE in other.detail:
+                say(f"  {source}: {other.detail}")
     if done.ids_dropped:
         say(
             f"  warning: {done.ids_dropped:,} recordings have a hospital's patient id, which is not stored without a "

@@ -27,6 +27,7 @@ from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.patients import IdKey
+from beatray.ingest.places import place_names
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -105,7 +106,7 @@ def _ingest(
             raise CorpusError("the sources hold no recordings; nothing was written")
         return Ingested(before, n_known)
     results = _run(store, slices, settings.detector, id_key, on_progress)
-    unlisted = {source: others for source, (_, others) in listed.items() if others}
+    unlisted = [(source, other) for (source, _), (_, others) in listed.items() for other in others]
     ids_dropped = sum(result.ids_dropped for result in results.values())
     return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known, ids_dropped)
 
@@ -160,7 +161,7 @@ def _commit(
     recipe: dict[str, Any],
     slices: list[Slice],
     results: dict[str, SliceResult],
-    unlisted: dict[str, Sequence[Unlisted]],
+    unlisted: Sequence[tuple[str, Unlisted]],
 ) -> Manifest:
     number = before.number + 1 if before else 0
     fresh = [
@@ -180,8 +181,7 @@ def _commit(
     refused += [row for part in slices for row in results[part.name].refused]
     refused += [
         {"source": source, "item": UNLISTED, "reason": other.reason.value, "detail": other.detail}
-        for source, others in sorted(unlisted.items())
-        for other in others
+        for source, other in unlisted
     ]
     quarantine: dict[str, Any] = {}
     if refused:
@@ -193,6 +193,7 @@ def _commit(
     tallies = [tally_of(before)] if before else []
     tally = merge_all([*tallies, *(results[part.name].tally for part in slices)])
     statistics = statistics_of(Corpus(store, draft), tally)
+    statistics["places"] = _rows_by_place(before, slices, results)
     statistics["quarantined"] = len(refused)
     statistics["quarantine_reasons"] = dict(sorted(Counter(row["reason"] for row in refused).items()))
     manifest = Manifest(number, recipe, shards, quarantine, statistics)
@@ -202,6 +203,19 @@ def _commit(
         raise CorpusError("another ingest committed meanwhile; run the same command again") from error
     _clear_staging(store, slices)
     return manifest
+
+
+def _rows_by_place(
+    before: Manifest | None, slices: list[Slice], results: dict[str, SliceResult]
+) -> dict[str, dict[str, int]]:
+    """By source and the short name of a place: how many rows came from there, over all ingests."""
+    names = place_names(list(dict.fromkeys(part.location for part in slices)))
+    earlier = before.statistics.get("places", {}) if before else {}
+    found = {source: Counter(places) for source, places in earlier.items()}
+    for part in slices:
+        rows = sum(shard["rows"] for shard in results[part.name].shards)
+        found.setdefault(part.source, Counter())[names[part.location]] += rows
+    return {source: {place: n for place, n in sorted(places.items()) if n} for source, places in sorted(found.items())}
 
 
 def _clear_committed(store: Store, manifest: Manifest) -> None:

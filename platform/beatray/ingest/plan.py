@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +25,13 @@ from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
 from beatray.ingest.patients import RECIPE_KEY, IdKey, other_id_key, read_id_key
+from beatray.ingest.places import Places, each_name_once, places_of
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
-from beatray.ingest.tree import is_remote, open_tree
+from beatray.ingest.tree import Tree, is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
 from beatray.storage.store import Store
+
+T = TypeVar("T")
 
 VERSION = "2"
 """Changes when the same input would give other rows."""
@@ -37,7 +41,7 @@ VERSION = "2"
 class IngestSettings:
     """What to read, where to write and how."""
 
-    sources: dict[str, str]  # source name -> folder, archive or URI
+    sources: dict[str, Places]  # source name -> folder, archive or URI, or several of them
     out: str
     detector: Detector = "beatray"  # or "neurokit"
     items_per_shard: int = (
@@ -48,8 +52,8 @@ class IngestSettings:
     id_key_file: str | None = None  # secret with which patient ids are hashed
 
 
-Listed = dict[str, tuple[Sequence[Item], Sequence[Unlisted]]]
-"""By source: its items, and what of its tree is not listed."""
+Listed = dict[tuple[str, str], tuple[Sequence[Item], Sequence[Unlisted]]]
+"""By source and location: its items, and what of its tree is not listed. A name is there once in a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +93,45 @@ def id_key_for(settings: IngestSettings, manifest: Manifest | None) -> IdKey | N
 
 
 def list_items(settings: IngestSettings) -> Listed:
-    """By source: its items, and what of its tree is not listed (links, paths that lead outside, other formats).
+    """By source and location: its items, and what of its tree is not listed (links, paths that lead outside, other
+    formats, names that another location of the source gives).
 
     Raises CorpusError that names the source and the place when it cannot be read or holds no recordings.
     """
-    listed: Listed = {}
-    for source, location in sorted(settings.sources.items()):
+    found: dict[str, dict[str, tuple[Tree, list[Item], list[Unlisted]]]] = {}
+    for source, location in places_of(settings.sources):
         if source not in SOURCES:
             raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
-        try:
-            tree = open_tree(location)
-            items = SOURCES[source].find(tree)
-            others = SOURCES[source].others
-            unlisted = list(others(tree)) if others is not None else []
-        except RecordError as error:
-            raise CorpusError(f"{source}: {error.detail}") from error
-        except (ValueError, OSError) as error:
-            raise CorpusError(f"{source}: {error}") from error
-        if not items:
-            raise CorpusError(f"{source}={location}: no recordings found")
-        if tree.refused:
-            detail = f"{tree.refused} entries are links or lead outside the folder or archive and were not read"
-            unlisted.append(Unlisted(Reason.UNSAFE_PATH, tree.refused, detail))
-        listed[source] = (_spaced(items, settings.limit), unlisted)
+        found.setdefault(source, {})[location] = _list_place(source, location)
+    listed: Listed = {}
+    for source, places in found.items():
+        once = each_name_once([(tree, items) for tree, items, _ in places.values()])
+        everything = [(location, item) for location, (items, _) in zip(places, once, strict=True) for item in items]
+        chosen: dict[str, list[Item]] = {location: [] for location in places}
+        for location, item in _spaced(everything, settings.limit):
+            chosen[location].append(item)
+        for (location, (_, _, unlisted)), (_, elsewhere) in zip(places.items(), once, strict=True):
+            listed[source, location] = (chosen[location], [*unlisted, *elsewhere])
     return listed
+
+
+def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
+    """What one place of a source lists. Raises CorpusError."""
+    try:
+        tree = open_tree(location)
+        items = SOURCES[source].find(tree)
+        others = SOURCES[source].others
+        unlisted = list(others(tree)) if others is not None else []
+    except RecordError as error:
+        raise CorpusError(f"{source}: {error.detail}") from error
+    except (ValueError, OSError) as error:
+        raise CorpusError(f"{source}: {error}") from error
+    if not items:
+        raise CorpusError(f"{source}={location}: no recordings found")
+    if tree.refused:
+        detail = f"{tree.refused} entries are links or lead outside the folder or archive and were not read"
+        unlisted.append(Unlisted(Reason.UNSAFE_PATH, tree.refused, detail))
+    return tree, items, unlisted
 
 
 def plan(
@@ -121,12 +140,15 @@ def plan(
     listed: Listed,
     known: set[tuple[str, str]],
 ) -> Iterator[Slice]:
-    """The slices of all items that the corpus does not know yet, in source and item order."""
+    """The slices of all items that the corpus does not know yet, in source, place and item order; a slice reads one
+    place."""
     identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
-    for source, (items, _) in listed.items():
-        location = settings.sources[source]
+    planned: Counter[str] = Counter()
+    for (source, location), (items, _) in listed.items():
         fresh = [item for item in items if (source, item.name) not in known]
-        for number, part in enumerate(_parts(fresh, settings.items_per_shard)):
+        for part in _parts(fresh, settings.items_per_shard):
+            number = planned[source]
+            planned[source] += 1
             digest = identity.copy()
             for item in part:
                 digest.update(f"{item.name}\0{item.path}\0{sorted(item.meta.items())}\0".encode())
@@ -147,7 +169,7 @@ def _parts(items: Sequence[Item], rows_per_part: int) -> Iterator[tuple[Item, ..
         yield tuple(part)
 
 
-def _spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+def _spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:
     if limit is None or limit >= len(items):
         return items
     return [items[position] for position in np.linspace(0, len(items) - 1, limit).round().astype(int)]

@@ -1,0 +1,79 @@
+"""Several places of one data set: one list of recordings out of them, each under its name once.
+
+A data set is often kept in parts: an older download and a newer one, folders by year, archives by rate. Recordings are
+known by source and name, so of a name that several places list only one is read: that of the first place whose tree
+has the recording's file, since a part often comes with the table of the whole; of the first place where none has it.
+The others are counted, with their names, as not listed. The same signal under two names stays two recordings, which the
+splits keep in one part (`corpus.splits`).
+
+Contract: nothing here reads a recording. `place_names` gives no path of the machine away: a manifest may be published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from beatray.ingest.sources.item import Item, Unlisted
+from beatray.ingest.tree import Tree
+from beatray.record import Reason
+
+Places = str | tuple[str, ...]
+"""Where one source lies: a folder, archive or URI, or several."""
+
+ELSEWHERE = "have the names of recordings of another place of the source and were read there"
+
+NAMED = 10
+"""Names that a sentence about recordings not read spells out."""
+
+
+def places_of(sources: Mapping[str, Places]) -> list[tuple[str, str]]:
+    """Every (source, location), sources by name, locations in the order given, each once."""
+    found = []
+    for source, places in sorted(sources.items()):
+        each = (places,) if isinstance(places, str) else places
+        found += [(source, place) for place in dict.fromkeys(each)]
+    return found
+
+
+def each_name_once(
+    listed: Sequence[tuple[Tree, Sequence[Item]]],
+) -> list[tuple[list[Item], list[Unlisted]]]:
+    """For each place the items that are read there, and a word on those that another place gives."""
+    giver: dict[str, tuple[int, bool]] = {}  # by name: the place, and whether the file is there
+    for number, (tree, items) in enumerate(listed):
+        for item in items:
+            held = giver.get(item.name)
+            if held is None:
+                giver[item.name] = (number, len(listed) == 1 or item.path in tree)
+            elif not held[1] and held[0] != number and item.path in tree:
+                giver[item.name] = (number, True)
+    found = []
+    for number, (tree, items) in enumerate(listed):
+        kept = [item for item in items if giver[item.name][0] == number]
+        others = [item.name for item in items if giver[item.name][0] != number]
+        said = []
+        if others:
+            more = ", ..." if len(others) > NAMED else ""
+            detail = (
+                f"{len(others)} recordings of {short_name(tree.location)} {ELSEWHERE}: "
+                f"{', '.join(others[:NAMED])}{more}"
+            )
+            said.append(Unlisted(Reason.METADATA, len(others), detail))
+        found.append((kept, said))
+    return found
+
+
+def short_name(location: str, parts: int = 1) -> str:
+    """The last `parts` parts of a path or URI, without its query."""
+    path = location.partition("?")[0].rpartition("://")[2]
+    return "/".join([piece for piece in path.split("/") if piece][-parts:])
+
+
+def place_names(locations: Sequence[str]) -> dict[str, str]:
+    """A short name for each location: the end of its path, as long as it takes to tell them apart."""
+    longest = max((location.count("/") for location in locations), default=0) + 1
+    for parts in range(1, longest + 1):
+        names = {location: short_name(location, parts) for location in locations}
+        if len(set(names.values())) == len(names):
+            return names
+    return {location: f"{short_name(location)} ({number})" for number, location in enumerate(locations, start=1)}

@@ -1,0 +1,116 @@
+"""One data set out of several places, on the bundled PTB-XL recordings cut in two folders."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from beatray.cli import main
+from beatray.commands.ingest import settings_from
+from beatray.export.folder import SAMPLE
+from beatray.ingest.places import each_name_once, place_names, places_of, short_name
+from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
+from beatray.ingest.sources import ptbxl
+from beatray.ingest.sources.item import Item
+from beatray.ingest.tree import open_tree
+
+
+def cut(folder: Path, *, whole_tables: bool = False, overlap: int = 0, n: int = 20) -> tuple[Path, Path]:
+    """The first `n` recordings of the sample in two folders, `overlap` of them in both."""
+    folder.mkdir()
+    halves = folder / "a", folder / "b"
+    with zipfile.ZipFile(SAMPLE / "ptbxl-sample.zip") as archive:
+        table = next(name for name in archive.namelist() if name.endswith("ptbxl_database.csv"))
+        rows = list(csv.DictReader(archive.read(table).decode().splitlines()))[:n]
+        parts = rows[: n // 2 + overlap], rows[n // 2 :]
+        for half, part in zip(halves, parts, strict=True):
+            for row in part:
+                stem = table.removesuffix("ptbxl_database.csv") + row["filename_hr"]
+                for suffix in (".hea", ".dat"):
+                    target = half / (row["filename_hr"] + suffix)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(archive.read(stem + suffix))
+            with (half / "ptbxl_database.csv").open("w", newline="") as handle:
+                writer = csv.DictWriter(handle, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows if whole_tables else part)
+    return halves
+
+
+def names(listed: dict[tuple[str, str], tuple[list[Item], object]], place: Path) -> list[str]:
+    return [item.name for item in listed["ptbxl", str(place)][0]]
+
+
+def test_two_folders_give_the_recordings_of_the_whole(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in")
+    settings = IngestSettings({"ptbxl": (str(a), str(b))}, str(tmp_path / "c"), items_per_shard=4)
+    listed = list_items(settings)
+    assert list(listed) == [("ptbxl", str(a)), ("ptbxl", str(b))]
+    whole = [item.name for item in ptbxl.find(open_tree(str(SAMPLE / "ptbxl-sample.zip")))]
+    assert set(names(listed, a)) | set(names(listed, b)) <= set(whole)
+    assert len(names(listed, a)) == len(names(listed, b)) == 10
+    slices = list(plan(settings, recipe_of(settings), listed, set()))
+    assert len({part.name for part in slices}) == len(slices) == 6
+    assert [part.location for part in slices] == [str(a)] * 3 + [str(b)] * 3
+    assert [part.name.split("-")[1] for part in slices] == [f"{number:05d}" for number in range(6)]
+    one = IngestSettings({"ptbxl": str(a)}, str(tmp_path / "c"), items_per_shard=4)
+    alone = [part.name for part in plan(one, recipe_of(one), list_items(one), set())]
+    assert alone == [part.name for part in slices[:3]]  # what one folder gave is the same with another beside it
+
+
+def test_a_recording_in_both_is_read_once_and_that_is_said(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in", overlap=3)
+    listed = list_items(IngestSettings({"ptbxl": (str(b), str(a))}, ""))
+    assert len(names(listed, a)) == len(names(listed, b)) == 10 and not set(names(listed, a)) & set(names(listed, b))
+    (said,) = listed["ptbxl", str(a)][1]
+    assert said.count == 3 and all(name in said.detail for name in names(listed, b)[:3])
+    assert not listed["ptbxl", str(b)][1]
+
+
+def test_each_recording_comes_from_where_its_file_is_though_both_tables_name_it(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in", whole_tables=True)
+    listed = list_items(IngestSettings({"ptbxl": (str(a), str(b))}, ""))
+    for place in (a, b):
+        tree = open_tree(str(place))
+        assert len(listed["ptbxl", str(place)][0]) == 10
+        assert all(item.path in tree for item in listed["ptbxl", str(place)][0])
+
+
+def test_what_no_place_has_is_listed_once_so_that_it_is_refused_once(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in", whole_tables=True)
+    for path in a.rglob("*.hea"):
+        path.unlink()
+    listed = list_items(IngestSettings({"ptbxl": (str(a), str(b))}, ""))
+    assert len(names(listed, a)) == 10 and len(names(listed, b)) == 10
+
+
+def test_a_limit_counts_the_recordings_of_all_places(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in")
+    listed = list_items(IngestSettings({"ptbxl": (str(a), str(b))}, "", limit=6))
+    assert [len(items) for items, _ in listed.values()] == [3, 3]
+
+
+def test_a_source_said_twice_has_two_places_and_the_same_place_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = cut(tmp_path / "in")
+    settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}", f"ptbxl={a}"], str(tmp_path / "c"))
+    assert places_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
+    assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(tmp_path / "c"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert f"ptbxl={a}" in told and f"ptbxl={b}" in told and told.count("10 would be read") == 2
+    assert main(["ingest", f"ptbxl={a}", f"ptbxl={tmp_path / 'none'}", "--out", str(tmp_path / "c"), "--dry-run"]) != 0
+    assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(b.parent), "--dry-run"]) != 0  # b lies inside
+
+
+def test_short_names_tell_places_apart_and_keep_the_rest_of_the_path() -> None:
+    assert place_names(["/x/one/ptbxl", "/y/two/ptbxl"]) == {
+        "/x/one/ptbxl": "one/ptbxl",
+        "/y/two/ptbxl": "two/ptbxl",
+    }
+    assert place_names(["/home/somebody/a.zip"]) == {"/home/somebody/a.zip": "a.zip"}
+    assert short_name("s3://bucket/data/ptbxl?access_key=secret") == "ptbxl"
+    assert each_name_once([]) == []
