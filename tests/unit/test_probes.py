@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional
 
+from beatray.evaluate.fit import fit
 from beatray.evaluate.metrics import best_thresholds, macro_auroc
+from beatray.evaluate.mlp import train_mlps
 from beatray.evaluate.probes import (
+    _largest,
     choose_and_fit,
     chosen_probe,
     held_out,
@@ -18,8 +25,10 @@ from beatray.evaluate.probes import (
     logistic,
     mlp_fit,
     neighbours,
+    standardised,
 )
 from beatray.evaluate.settings import ClassifySettings, EvaluateSettings, FitSettings
+from beatray.models.heads import MlpClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +63,9 @@ def test_the_logistic_probe_is_one_regression_per_class() -> None:
     ours = logistic(features[TRAIN], truth[TRAIN], (0.1, 1.0))(features[TEST])
     for c, scores in zip((0.1, 1.0), ours, strict=True):
         for k in range(3):
-            model = LogisticRegression(C=c).fit(scaler.transform(features[TRAIN]), truth[TRAIN, k])
+            model = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-10).fit(
+                scaler.transform(features[TRAIN]), truth[TRAIN, k]
+            )
             assert scores[:, k] == pytest.approx(model.predict_proba(scaler.transform(features[TEST]))[:, 1], abs=1e-5)
 
 
@@ -130,3 +141,42 @@ def test_folds_of_the_training_part_keep_patients_together() -> None:
     for fit_on, scored in inner_folds(PATIENTS, TRAIN, 4, 1):
         assert not {PATIENTS[i] for i in fit_on} & {PATIENTS[i] for i in scored}
         assert np.array_equal(np.sort(np.concatenate([fit_on, scored])), TRAIN)
+
+
+def test_mlps_trained_together_are_those_trained_alone() -> None:
+    features, truth = made()
+    prepared, _ = standardised(features[TRAIN])
+    inputs, targets = torch.from_numpy(prepared.astype(np.float32)), torch.from_numpy(truth[TRAIN].astype(np.float32))
+    settings, decays = FitSettings(steps=40, batch_size=32, head_lr=3e-3), (1.0, 1e-3)
+    for model, decay in zip(train_mlps(inputs, targets, settings, decays, seed=3), decays, strict=True):
+        torch.manual_seed(3)
+        alone = MlpClassifier(12, 3).train()
+
+        def step_loss(positions: np.ndarray, alone: MlpClassifier = alone) -> torch.Tensor:
+            rows = torch.from_numpy(positions)
+            return functional.binary_cross_entropy_with_logits(alone(inputs[rows]), targets[rows])
+
+        fit([(alone, 3e-3)], step_loss, len(inputs), replace(settings, weight_decay=decay), seed=3)
+        with torch.no_grad():
+            assert model(inputs).numpy() == pytest.approx(alone.eval()(inputs).numpy(), abs=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_mlp() -> None:
+    inputs = torch.full((8, 4), torch.inf)
+    with pytest.raises(FloatingPointError, match="step 1 is not finite"):
+        train_mlps(inputs, torch.zeros(8, 2), FitSettings(steps=2, batch_size=4), (0.1,), seed=0)
+
+
+def test_the_nearest_are_those_of_a_full_sort_with_ties_in_order() -> None:
+    similarity = np.random.default_rng(0).integers(0, 6, (50, 40)).astype(np.float64)
+    for most in (1, 7, 39, 40):
+        whole = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
+        assert np.array_equal(_largest(similarity, most), whole)
+
+
+def test_unknown_features_become_the_training_median_also_where_training_knew_all() -> None:
+    x = np.array([[1.0, np.nan, np.nan], [2.0, 4.0, np.nan], [9.0, 6.0, np.nan]], np.float32)
+    fitted, apply = standardised(x)
+    assert fitted[0, 1] == pytest.approx(0.0) and not fitted[:, 2].any()
+    new = apply(np.array([[np.nan, np.nan, 3.0]], np.float32))
+    assert new[0] == pytest.approx([(2.0 - 4.0) / np.std([1, 2, 9]), 0.0, 3.0])

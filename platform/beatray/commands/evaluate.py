@@ -24,6 +24,10 @@ SHORT = {"encoder": "encoder_path"}
 """In this command `encoder` names weights, not an architecture."""
 
 
+OUTPUTS = "outputs"
+"""Where what the encoders give lies while the evaluation runs, below `out`."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluateCommand:
     """Everything `beatray evaluate` needs."""
@@ -59,7 +63,7 @@ def run(settings: EvaluateCommand) -> Evaluation:
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
         raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
-    evaluation, _ = evaluated(corpus, settings.corpus, spec(settings), plan)
+    evaluation, _ = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
     say(write_tables(evaluation, folder))
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
@@ -98,11 +102,15 @@ def spec(settings: EvaluateCommand) -> EncoderSpec:
 
 
 def evaluated(
-    corpus: Corpus, policy: CorpusSettings, encoder: EncoderSpec, plan: EvaluateSettings
+    corpus: Corpus,
+    policy: CorpusSettings,
+    encoder: EncoderSpec,
+    plan: EvaluateSettings,
+    outputs: Path | None = None,
 ) -> tuple[Evaluation, HeldOut]:
     """`held_out.evaluate_encoder` with a progress bar, and a word on a task that has nothing to work on."""
     with progress("evaluate", "fits") as update:
-        evaluation, held = evaluate_encoder(corpus, policy, encoder, plan, update)
+        evaluation, held = evaluate_encoder(corpus, policy, encoder, plan, update, outputs)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:
         say(f"  no diagnoses: {_why_no_diagnoses(policy, plan)}")
     return evaluation, held

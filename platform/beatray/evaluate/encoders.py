@@ -10,7 +10,7 @@ Contract: signals are prepared millivolts float32 (n, 12, 5000) at 500 Hz; a fea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -92,11 +92,16 @@ def pooled_features(
     n_samples: NDArray[np.int64],
     pooling: str = "mean_std",
     device: str = "cpu",
+    r_peaks: Sequence[NDArray[np.int32]] | None = None,
 ) -> NDArray[np.float32]:
-    """One vector per record (n, D) over its valid samples, as `pooling.pooled` makes it."""
+    """One vector per record (n, D) over its valid samples, as `pooling.pooled` makes it; so with `r_peaks`."""
     encoder.to(device)
-    parts = (slice(first, first + FORWARD_BATCH) for first in range(0, len(x_mv), FORWARD_BATCH))
-    return np.concatenate([pooled(encoder, np.array(x_mv[p], np.float32), n_samples[p], pooling) for p in parts])
+    vectors = []
+    for first in range(0, len(x_mv), FORWARD_BATCH):
+        part = slice(first, first + FORWARD_BATCH)
+        peaks = None if r_peaks is None else r_peaks[part]
+        vectors.append(pooled(encoder, np.array(x_mv[part], np.float32), n_samples[part], pooling, peaks))
+    return np.concatenate(vectors)
 
 
 def _chunks(x_mv: NDArray[np.float32]) -> Iterator[Tensor]:

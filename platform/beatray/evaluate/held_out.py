@@ -6,6 +6,7 @@ Contract: nothing that the encoder was pretrained on is tested, by the hash of i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,8 +54,9 @@ def evaluate_encoder(
     encoder: EncoderSpec,
     plan: EvaluateSettings,
     progress: Progress | None = None,
+    folder: Path | None = None,
 ) -> tuple[Evaluation, HeldOut]:
-    """Run the tasks on the corpus's own splits.
+    """Run the tasks on the corpus's own splits; `folder` as in `run.evaluate`.
 
     Raises CheckpointError when the encoder was made for another recipe than the corpus's, or was pretrained on a
     recording that it would be tested on.
@@ -66,7 +68,8 @@ def evaluate_encoder(
             tested = tested | (corpus.index["source"] == "ludb").to_numpy()
         refuse_seen(encoder.weights, corpus.index[tested])
     held = labelled_rows(corpus, policy, plan)
-    return evaluate(held.rows, held.train, held.test, [encoder], plan, progress, held.validation), held
+    parts = (held.train, held.test, [encoder], plan, progress, held.validation)
+    return evaluate(held.rows, *parts, folder, corpus.manifest.hash if folder else ""), held
 
 
 def refuse_seen(weights: str, test: pd.DataFrame) -> None:

@@ -29,7 +29,7 @@ Matrix = NDArray[np.float64]
 
 NEWTON_STEPS = 100
 CG_STEPS = 200
-TOLERANCE = 1e-9
+TOLERANCE = 1e-12
 """Of the squared Newton decrement (twice the distance of the loss from its minimum) by record."""
 LEAST_VARIANCE = 1e-12
 """Share of the largest variance below which an axis is left out: no penalty lets it matter."""

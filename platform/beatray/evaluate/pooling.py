@@ -33,9 +33,13 @@ BOX = BeatBox()
 
 @torch.no_grad()
 def pooled(
-    encoder: Encoder, x_mv: NDArray[np.float32], n_samples: NDArray[np.int64], how: str = "mean_std"
+    encoder: Encoder,
+    x_mv: NDArray[np.float32],
+    n_samples: NDArray[np.int64],
+    how: str = "mean_std",
+    r_peaks: Sequence[NDArray[np.int32]] | None = None,
 ) -> NDArray[np.float32]:
-    """One vector per recording, computed where the encoder lies."""
+    """One vector per recording, computed where the encoder lies; `r_peaks` are those of x_mv, where they are known."""
     device = next(encoder.parameters()).device
     valid = torch.from_numpy(n_samples).to(device)
     maps = encoder.forward_stages(torch.from_numpy(x_mv).to(device), valid)
@@ -48,7 +52,7 @@ def pooled(
         for fmap, stage in zip(maps, encoder.stages, strict=True)
     ]
     if how == "stages_beat":
-        peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=n_samples)
+        peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=n_samples) if r_peaks is None else r_peaks
         parts.append(median_heartbeats(maps[-1].float(), encoder.stages[-1], peaks, n_samples))
     return np.concatenate(parts, axis=1)
 

@@ -19,30 +19,23 @@ Truth is read at training and validation records only.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-from torch import Tensor
-from torch.nn import functional
 
-from beatray.evaluate.fit import fit as train_network
+from beatray.evaluate.logistic import fit_regressions
 from beatray.evaluate.metrics import best_thresholds, macro_auroc
+from beatray.evaluate.mlp import train_mlps
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, patient_folds
-from beatray.models.heads import MlpClassifier
 
-MAX_ITERATIONS = 2000
 SIMILARITY_ROWS = 256
 
 Scores = NDArray[np.float64]
@@ -150,23 +143,14 @@ def logistic(x: Features, y: NDArray[np.bool_], inverse_penalties: Sequence[floa
     """One logistic regression per class and penalty."""
     prepared, apply = standardised(x)
     learned = np.flatnonzero(y.any(axis=0) & ~y.all(axis=0))
-    models: list[list[LogisticRegression]] = []
-    for inverse_penalty in inverse_penalties:
-        models.append([])
-        for k in learned:
-            model = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties; validation judges them
-                models[-1].append(model.fit(prepared, y[:, k]))
+    found = fit_regressions(prepared, y[:, learned], inverse_penalties) if learned.size else None
 
     def scores(new: Features) -> list[Scores]:
-        applied = apply(new)
-        found = []
-        for of_penalty in models:
-            found.append(np.tile(y.mean(axis=0), (len(new), 1)))
-            for k, model in zip(learned, of_penalty, strict=True):
-                found[-1][:, k] = model.predict_proba(applied)[:, 1]
-        return found
+        scored = [np.tile(y.mean(axis=0), (len(new), 1)) for _ in inverse_penalties]
+        if found is not None:
+            for target, chance in zip(scored, found.probabilities(apply(new)), strict=True):
+                target[:, learned] = chance
+        return scored
 
     return scores
 
@@ -182,7 +166,7 @@ def neighbours(x: Features, y: NDArray[np.bool_], counts: Sequence[int]) -> Scor
         for first in range(0, len(new), SIMILARITY_ROWS):
             part = slice(first, first + SIMILARITY_ROWS)
             similarity = _unit(apply(new[part])) @ known.T
-            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
+            nearest = _largest(similarity, most)
             votes = np.cumsum(y[nearest], axis=1)
             for position, k in enumerate(counts):
                 within = min(k, most)
@@ -199,7 +183,7 @@ def mlp_fit(settings: FitSettings, seed: int) -> Fit:
         prepared, apply = standardised(x)
         inputs = torch.from_numpy(prepared.astype(np.float32))
         targets = torch.from_numpy(y.astype(np.float32))
-        models = [_trained_mlp(inputs, targets, replace(settings, weight_decay=w), seed) for w in weight_decays]
+        models = train_mlps(inputs, targets, settings, weight_decays, seed)
         one_value = ~(y.any(axis=0) & ~y.all(axis=0))
 
         @torch.no_grad()
@@ -214,22 +198,37 @@ def mlp_fit(settings: FitSettings, seed: int) -> Fit:
 
 
 def standardised(x: Features) -> tuple[NDArray[np.float64], Callable[[Features], NDArray[np.float64]]]:
-    """Features with the median in place of NaN, mean 0 and SD 1; and the function that does the same to others."""
-    prepare = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    fitted = prepare.fit_transform(x.astype(np.float64))
-    return fitted, lambda new: np.asarray(prepare.transform(new.astype(np.float64)), np.float64)
+    """Features with the median in place of NaN (0 where all are), mean 0 and SD 1; and the function that does the same
+    to others."""
+
+    @cache
+    def median_of(column: int) -> float:
+        known = x[~np.isnan(x[:, column]), column]
+        return float(np.median(known.astype(np.float64))) if known.size else 0.0
+
+    def filled(features: Features) -> NDArray[np.float64]:
+        whole = features.astype(np.float64)
+        unknown = np.isnan(whole)
+        for column in np.flatnonzero(unknown.any(axis=0)).tolist():  # few columns: a median sorts
+            whole[unknown[:, column], column] = median_of(column)
+        return whole
+
+    scaler = StandardScaler()
+    fitted = np.asarray(scaler.fit_transform(filled(x)), np.float64)
+    return fitted, lambda new: np.asarray(scaler.transform(filled(new)), np.float64)
 
 
-def _trained_mlp(inputs: Tensor, targets: Tensor, settings: FitSettings, seed: int) -> MlpClassifier:
-    torch.manual_seed(seed)
-    model = MlpClassifier(inputs.shape[1], targets.shape[1]).train()
-
-    def step_loss(positions: NDArray[np.int64]) -> Tensor:
-        rows = torch.from_numpy(positions)
-        return functional.binary_cross_entropy_with_logits(model(inputs[rows]), targets[rows])
-
-    train_network([(model, settings.head_lr)], step_loss, len(inputs), settings, seed)
-    return model.eval()
+def _largest(similarity: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    """Columns of the `most` largest values of each row, the largest first, equals in the order of the columns."""
+    n_rows, n_columns = similarity.shape
+    if most >= n_columns:
+        return np.argsort(-similarity, axis=1, kind="stable")
+    least = np.partition(similarity, n_columns - most, axis=1)[:, n_columns - most]
+    found = np.empty((n_rows, most), np.int64)
+    for row, values in enumerate(similarity):
+        close = np.flatnonzero(values >= least[row])
+        found[row] = close[np.argsort(-values[close], kind="stable")[:most]]
+    return found
 
 
 def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:

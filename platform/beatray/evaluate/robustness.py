@@ -100,11 +100,10 @@ def under(
     settings: RobustnessSettings,
 ) -> NDArray[np.float32]:
     """The recordings under `condition`, prepared. Leads that a recording does not have stay empty."""
+    left = leads_left(condition)
+    if left is not None:
+        return without_leads(prepared(signal_uv, n_samples.astype(np.int32)), left)
     first, second, *_ = condition.split()
-    if second.startswith("lead"):
-        x_mv = prepared(signal_uv, n_samples.astype(np.int32))
-        x_mv[:, [k for k, lead in enumerate(LEADS) if lead not in LEADS_KEPT[int(first)]]] = 0.0
-        return x_mv
     noisy_uv = signal_uv.astype(np.float32)
     for row, record_id in enumerate(record_ids):
         key = hashlib.blake2b(f"{condition}/{record_id}".encode(), digest_size=8).digest()
@@ -119,6 +118,18 @@ def under(
         present = (int(lead_mask[row]) >> np.arange(len(LEADS)) & 1).astype(bool)
         noisy_uv[row, present, :length] += (1000.0 * added[present]).astype(np.float32)
     return prepared(noisy_uv, n_samples.astype(np.int32))
+
+
+def leads_left(condition: str) -> int | None:
+    """How many leads a condition leaves; None if it is about something else."""
+    count, _, what = condition.partition(" ")
+    return int(count) if what.startswith("lead") else None
+
+
+def without_leads(x_mv: NDArray[np.float32], left: int) -> NDArray[np.float32]:
+    """Prepared signals (changed in place) with all but the `left` leads at zero."""
+    x_mv[:, [k for k, lead in enumerate(LEADS) if lead not in LEADS_KEPT[left]]] = 0.0
+    return x_mv
 
 
 def in_chunks(

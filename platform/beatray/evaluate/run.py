@@ -5,8 +5,9 @@ pretraining or the architecture? trained: from scratch); measured features inste
 (classification). All variants see the same records, the same label subsets and the same seeds.
 
 A unit of work is one (task, protocol, variant, encoder, seed); one random encoder serves all of one architecture.
-Workers are processes of one thread that map the prepared signals from one temporary file. The result does not depend on
-how many there are.
+Workers are processes of one thread that map the prepared signals from one temporary file. First they compute what the
+frozen encoders give (`outputs`), once for all that reads it, then they run the units. The result does not depend on how
+many there are.
 
 Contract: `rows` is a `corpus.reader.Rows`; `train` and `test` are positions in it, chosen by the caller by patient; a
 patient on both sides raises ValueError. A task without labelled records in both parts is left out with a note. With
@@ -16,6 +17,7 @@ patient on both sides raises ValueError. A task without labelled records in both
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +28,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.outputs import Outputs, Piece
 from beatray.evaluate.results import Evaluation, Run, TaskPart
 from beatray.evaluate.settings import PROBES, PROTOCOLS, EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
 from beatray.evaluate.tasks import TaskData, patient_of, task_data
-from beatray.evaluate.worker import Worker, WorkUnit, start_process
+from beatray.evaluate.worker import Worker, WorkUnit, read_by, start_process
 
 if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
@@ -48,8 +51,14 @@ def evaluate(
     settings: EvaluateSettings | None = None,
     progress: Progress | None = None,
     validation: Sequence[int] | Index = (),
+    folder: Path | None = None,
+    corpus: str = "",
 ) -> Evaluation:
     """Run all units and collect their runs; `progress(done, all, name)` is called after each unit.
+
+    `folder` keeps what the encoders give while this runs, so that an evaluation that was killed goes on from there, and
+    `corpus` is the identity of the recordings (a manifest's hash), without which names alone would have to do. With no
+    folder a temporary one serves.
 
     `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
     adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
@@ -69,9 +78,9 @@ def evaluate(
     tasks: dict[str, TaskData] = {}
     parts: dict[str, TaskPart] = {}
     notes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="beatray-evaluate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="beatray-evaluate-") as scratch:
         for name in settings.tasks:
-            found = task_data(rows, train, test, held_out, name, settings, Path(folder))
+            found = task_data(rows, train, test, held_out, name, settings, Path(scratch))
             if found is None:
                 notes.append(f"{name}: left out, no labelled records in both the training and the test part")
             else:
@@ -82,10 +91,13 @@ def evaluate(
             raise ValueError("nothing to evaluate: " + "; ".join(notes))
         units = plan(tuple(tasks), encoders, settings)
         runs: dict[int, list[Run]] = {}
-        for done, (position, found_runs) in enumerate(_work(tasks, units, settings), start=1):
+        outputs = Outputs(folder if folder and corpus else Path(scratch) / "outputs", corpus, tasks, settings)
+        for done, (position, found_runs) in enumerate(_work(outputs, units, settings), start=1):
             runs[position] = found_runs
             if progress is not None:
                 progress(done, len(units), f"{units[position].name()} seed {units[position].seed}")
+        if not settings.keep_outputs:
+            shutil.rmtree(outputs.folder, ignore_errors=True)
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
 
@@ -117,28 +129,40 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
     return units
 
 
-def _work(
-    tasks: dict[str, TaskData], units: Sequence[WorkUnit], settings: EvaluateSettings
-) -> Iterator[tuple[int, list[Run]]]:
+def _work(outputs: Outputs, units: Sequence[WorkUnit], settings: EvaluateSettings) -> Iterator[tuple[int, list[Run]]]:
+    """The runs of each unit by its position, as they are done."""
+    pieces = outputs.missing(each for unit in units for each in read_by(unit, settings))
     if settings.workers <= 1:
-        worker = Worker(tasks, settings)
+        for piece in pieces:
+            outputs.compute(piece)
+        worker = Worker(outputs.tasks, settings, outputs)
         for position, unit in enumerate(units):
             yield position, worker.run(unit)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.workers, context, _start, (tasks, settings)) as pool:
+    with ProcessPoolExecutor(settings.workers, context, _start, (outputs,)) as pool:
+        for _ in pool.map(_compute, pieces):
+            pass
         waiting = {pool.submit(_run, unit): position for position, unit in enumerate(units)}
         for finished in as_completed(waiting):
             yield waiting[finished], finished.result()
 
 
-def _start(tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
+def _start(outputs: Outputs) -> None:
     global _process_worker
     start_process()
-    _process_worker = Worker(tasks, settings)
+    _process_worker = Worker(outputs.tasks, outputs.settings, outputs)
+
+
+def _worker() -> Worker:
+    if _process_worker is None:
+        raise RuntimeError("the worker process was not started by _start")
+    return _process_worker
+
+
+def _compute(piece: Piece) -> None:
+    _worker().outputs.compute(piece)
 
 
 def _run(unit: WorkUnit) -> list[Run]:
-    if _process_worker is None:
-        raise RuntimeError("the worker process was not started by _start")
-    return _process_worker.run(unit)
+    return _worker().run(unit)

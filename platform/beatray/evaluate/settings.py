@@ -185,6 +185,9 @@ class EvaluateSettings:
     bootstraps: int = setting(1000, "resamples of the test patients behind each interval", at_least=1)
     bf16: bool = setting(False, "autocast; faster only where the processor multiplies bfloat16 itself")
     device: str = "cpu"
+    keep_outputs: bool = setting(
+        False, "leave what the encoders gave in out/outputs, for a later evaluation of the same ones on the same corpus"
+    )
     workers: int = setting(2, "processes of one thread each; 1 or 0 works in this process", at_least=0)
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ class TaskData:
     n_samples: NDArray[np.int64]
     truth: NDArray[Any]
     features: NDArray[np.float32]
+    record_ids: tuple[str, ...]
     patients: tuple[str, ...]
     train: Index
     test: Index
@@ -90,18 +91,19 @@ def task_data(
     if not n_test or not (n_train or in_folds):
         return None
     index, truth = index[usable], truth[usable]
+    ids = tuple(rows.record_id[i] for i in index)
     data = TaskData(
         task=task,
         signals=write_signals(rows, index, folder / f"{task}.npy"),
         n_samples=rows.n_samples[index].astype(np.int64),
         truth=truth,
         features=rows.record_features[index],
+        record_ids=ids,
         patients=tuple(patient_of(rows, i) for i in index),
         train=np.arange(n_train),
         test=np.arange(n_train, n_train + n_test),
         validation=np.arange(n_train + n_test, len(index)),
     )
-    ids = tuple(rows.record_id[i] for i in index)
     if condition_names(settings.robustness):
         data = replace(data, tested=_tested(rows, index[data.test], folder / f"{task}-tested.npy"))
     tests = slice(n_train, n_train + n_test)

@@ -11,7 +11,7 @@ predictions are made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.evaluate import classify, segment
-from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features
+from beatray.evaluate.encoders import EncoderSpec, build
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
+from beatray.evaluate.outputs import Outputs, Source, source_of
 from beatray.evaluate.probes import chosen_probe, held_out, inner_folds
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC, VARIANTS, Decisions, Run, score
 from beatray.evaluate.robustness import CLEAN, condition_names, in_chunks
@@ -52,13 +53,14 @@ class WorkUnit:
 
 
 class Worker:
-    """Runs units of work over the tasks' data; remembers the frozen outputs of the last few encoders."""
+    """Runs units of work over the tasks' data and encoders' outputs; remembers those of the last few encoders."""
 
-    def __init__(self, tasks: dict[str, TaskData], settings: EvaluateSettings) -> None:
+    def __init__(self, tasks: Mapping[str, TaskData], settings: EvaluateSettings, outputs: Outputs) -> None:
         self.tasks = tasks
         self.settings = settings
+        self.outputs = outputs
         self.signals = {name: np.load(data.signals, mmap_mode="r") for name, data in tasks.items()}
-        self.kept: dict[tuple[str, str, int], Any] = {}
+        self.kept: dict[tuple[str, str, int], NDArray[np.float32]] = {}
 
     def run(self, unit: WorkUnit) -> list[Run]:
         """All runs of one unit, one per label fraction; the caller's random generator stays as it was."""
@@ -82,17 +84,10 @@ class Worker:
             runs += self._classify_runs(unit, fraction, train)
         return runs
 
-    def _conditions(self, unit: WorkUnit, fraction: float) -> tuple[str, ...]:
-        """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
-        fractions = self.settings.segment_fractions if unit.task == "segment" else self.settings.classify_fractions
-        if unit.variant not in ("pretrained", "random") or fraction != max(fractions):
-            return (CLEAN,)
-        return (CLEAN, *condition_names(self.settings.robustness))
-
     def _segment_runs(self, unit: WorkUnit, fraction: float, folds: list[tuple[Index, Index]]) -> list[Run]:
         """One run per condition, each over all folds."""
         data, began = self.tasks[unit.task], time.monotonic()
-        conditions = self._conditions(unit, fraction)
+        conditions = conditions_of(unit, fraction, self.settings)
         found: dict[str, list[NDArray[np.int8]]] = {condition: [] for condition in conditions}
         for train, test in folds:
             predict = self._segment(unit, data, train)
@@ -137,7 +132,7 @@ class Worker:
         data, began = self.tasks[unit.task], time.monotonic()
         decide, validation_auroc = self._classify(unit, data, train)
         runs = []
-        for condition in self._conditions(unit, fraction):
+        for condition in conditions_of(unit, fraction, self.settings):
             outcome = decide(condition)
             chosen_by = {VALIDATION_AUROC: validation_auroc} if condition == CLEAN else {}
             runs.append(
@@ -169,7 +164,8 @@ class Worker:
         settings, x_mv, device = self.settings, self.signals[unit.task], self.settings.device
         encoder, spec = self._encoder(unit)
         if unit.protocol != "finetune":
-            maps = self._remembered(unit, lambda: feature_maps(encoder, x_mv, device))
+            source = source_of(spec, unit.seed)
+            maps = torch.from_numpy(self._clean(unit.task, source))
             depth = 0 if unit.protocol == "linear_probe" else segment.DECODER_DEPTH
             decoder = segment.train_decoder(
                 maps[train], data.truth[train], encoder.stages[-1], settings.decoder, unit.seed, device, depth
@@ -178,11 +174,9 @@ class Worker:
             def from_maps(index: Index, condition: str) -> NDArray[np.int8]:
                 if condition == CLEAN:
                     return segment.predict_from_maps(decoder, maps[index], x_mv.shape[2], device)
-                return np.concatenate(
-                    [
-                        segment.predict_from_maps(decoder, feature_maps(encoder, x, device), x_mv.shape[2], device)
-                        for x, _ in in_chunks(condition, data, index, settings.robustness)
-                    ]
+                tested = torch.from_numpy(self.outputs.read(unit.task, condition, source))
+                return segment.predict_from_maps(
+                    decoder, tested[np.searchsorted(data.test, index)], x_mv.shape[2], device
                 )
 
             return from_maps
@@ -227,12 +221,8 @@ class Worker:
                 return Decisions(np.concatenate(scores), thresholds)
 
             return fine_tuned, validation_auroc
-        encoder = None if unit.variant == "features" else self._encoder(unit)[0]
-        features = data.features
-        if encoder is not None:
-            features = self._remembered(
-                unit, lambda: pooled_features(encoder, x_mv, data.n_samples, settings.pooling, device)
-            )
+        source = None if unit.spec is None else source_of(unit.spec, unit.seed)
+        features = data.features if source is None else self._clean(unit.task, source)
         if unit.variant == "encoder_features":
             features = np.concatenate([features, data.features], axis=1)
         truth = data.truth
@@ -244,11 +234,9 @@ class Worker:
         found = chosen_probe(unit.protocol, features, truth, train, folds, settings, unit.seed)
 
         def probed(condition: str) -> Decisions:
-            if condition == CLEAN or encoder is None:
+            if condition == CLEAN or source is None:
                 return Decisions(found.scores(features[data.test]), found.thresholds)
-            parts = in_chunks(condition, data, data.test, settings.robustness)
-            read = np.concatenate([pooled_features(encoder, x, n, settings.pooling, device) for x, n in parts])
-            return Decisions(found.scores(read), found.thresholds)
+            return Decisions(found.scores(self.outputs.read(unit.task, condition, source)), found.thresholds)
 
         return probed, found.validation_auroc
 
@@ -257,15 +245,32 @@ class Worker:
             raise ValueError(f"{unit.name()} needs an encoder")
         return build(unit.spec, unit.seed), unit.spec
 
-    def _remembered(self, unit: WorkUnit, compute: Any) -> Any:
-        """The frozen outputs of a unit's encoder; weights from a folder are the same for every seed."""
-        spec = unit.spec
-        key = (unit.task, spec.key() if spec else "", unit.seed if spec and spec.weights is None else -1)
+    def _clean(self, task: str, source: Source) -> NDArray[np.float32]:
+        """What an encoder gives of all recordings of a task."""
+        spec, seed = source
+        key = (task, spec.key(), seed)
         if key not in self.kept:
             while len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))
-            self.kept[key] = compute()
+            self.kept[key] = self.outputs.read(task, CLEAN, source)
         return self.kept[key]
+
+
+def conditions_of(unit: WorkUnit, fraction: float, settings: EvaluateSettings) -> tuple[str, ...]:
+    """`clean`, and the others where they are asked for: of encoders, at the largest label fraction."""
+    fractions = settings.segment_fractions if unit.task == "segment" else settings.classify_fractions
+    if unit.variant not in ("pretrained", "random") or fraction != max(fractions):
+        return (CLEAN,)
+    return (CLEAN, *condition_names(settings.robustness))
+
+
+def read_by(unit: WorkUnit, settings: EvaluateSettings) -> list[tuple[str, str, Source]]:
+    """The frozen outputs (task, condition, encoder) that a unit reads."""
+    if unit.protocol == "finetune" or unit.spec is None:
+        return []
+    fractions = settings.segment_fractions if unit.task == "segment" else settings.classify_fractions
+    source = source_of(unit.spec, unit.seed)
+    return [(unit.task, condition, source) for condition in conditions_of(unit, max(fractions), settings)]
 
 
 def encoder_lr(spec: EncoderSpec, settings: FitSettings) -> float:

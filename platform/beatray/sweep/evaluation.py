@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 SCORES = "scores.json"
 SCORES_VERSION = 2
 """Counts up when an evaluation begins to tell more than it did: what was evaluated before is evaluated again."""
+NOT_MADE_OF = ("workers", "device", "baselines", "keep_outputs")
+"""Settings of an evaluation that change none of its figures."""
 CPUS = 0.9
 """Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
 ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
@@ -172,7 +174,7 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
 def _made_of(run_spec: RunSpec, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
     """What the scores depend on, as plain JSON."""
     kind = {"scores": SCORES_VERSION, "encoder": encoder}
-    about = {key: value for key, value in asdict(settings).items() if key not in ("workers", "device", "baselines")}
+    about = {key: value for key, value in asdict(settings).items() if key not in NOT_MADE_OF}
     split = {
         key: value for key, value in as_dict(run_spec.settings.corpus).items() if key not in ("path", "on_bad_shard")
     }
