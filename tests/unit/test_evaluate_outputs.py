@@ -11,7 +11,7 @@ import pytest
 from beatray.corpus.reader import Rows
 from beatray.evaluate import outputs as module
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features, prepared, spec_of
-from beatray.evaluate.outputs import MAPS_TYPE, Outputs, source_of
+from beatray.evaluate.outputs import Outputs, source_of
 from beatray.evaluate.robustness import under
 from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, RobustnessSettings, quick
@@ -93,7 +93,7 @@ def test_a_reader_finds_what_it_would_have_computed(
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-4, nan_ok=True)
         else:
             expected = feature_maps(made, x_mv).numpy()
-            assert found == pytest.approx(expected, rel=2 * float(np.finfo(MAPS_TYPE).eps), abs=1e-3)
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_r_peaks_are_found_once_for_all_encoders_and_probes(

@@ -31,6 +31,8 @@ NEWTON_STEPS = 100
 CG_STEPS = 200
 TOLERANCE = 1e-12
 """Of the squared Newton decrement (twice the distance of the loss from its minimum) by record."""
+LEAST_LEFT = 1e-8
+"""Of the squared residual of a step: products in single precision give no more."""
 LEAST_VARIANCE = 1e-12
 """Share of the largest variance below which an axis is left out: no penalty lets it matter."""
 COLUMNS = 256
@@ -85,13 +87,14 @@ def _kept(variances: Matrix) -> NDArray[np.bool_]:
 def _solve(z: Matrix, y: Matrix, penalty: Matrix) -> tuple[Matrix, Matrix]:
     """Weights (r, k) and intercepts (k,) of k regressions: 0/1 targets y (n, k), penalties (k,)."""
     n, _ = z.shape
+    single = z.astype(np.float32)
     prevalence = y.mean(axis=0)
     weights, intercepts = np.zeros((z.shape[1], y.shape[1])), np.log(prevalence / (1 - prevalence))
     variances = np.einsum("nr,nr->r", z, z)
     active = np.arange(y.shape[1])
-    eta = np.tile(intercepts, (n, 1))
     for _ in range(NEWTON_STEPS):
         w, c, of = weights[:, active], penalty[active], y[:, active]
+        eta = z @ w + intercepts[active]
         chance = expit(eta)
         error, curvature = chance - of, chance * (1 - chance)
         slope, slope_b = z.T @ error + w * c, error.sum(axis=0)
@@ -106,49 +109,67 @@ def _solve(z: Matrix, y: Matrix, penalty: Matrix) -> tuple[Matrix, Matrix]:
             w, c, of, eta, curvature = w[:, going], c[going], of[:, going], eta[:, going], curvature[:, going]
             slope, slope_b, decrement = slope[:, going], slope_b[going], decrement[going]
             inverse, inverse_b = inverse[:, going], inverse_b[going]
-        step, step_b, along = _newton_step(z, curvature, c, slope, slope_b, inverse, inverse_b, decrement / n)
+        problem = _Quadratic(single, curvature.astype(np.float32), c, inverse, inverse_b)
+        step, step_b, along = _newton_step(problem, slope, slope_b, np.clip(decrement / n, LEAST_LEFT, 0.1))
         length = _backtracked(eta, of, w, c, step, along, _dots(slope, step) + slope_b * step_b)
         weights[:, active] += length * step
         intercepts[active] += length * step_b
-        eta = eta + length * along
     return weights, intercepts
 
 
+@dataclass(frozen=True, slots=True)
+class _Quadratic:
+    """The Hessians at a point and the diagonals that precondition them. Products are in single precision: they decide
+    how good a step is, not where the minimum lies."""
+
+    z: NDArray[np.float32]
+    curvature: NDArray[np.float32]
+    penalty: Matrix
+    inverse: Matrix
+    inverse_b: Matrix
+
+    def of(self, columns: NDArray[np.bool_]) -> _Quadratic:
+        return _Quadratic(
+            self.z,
+            self.curvature[:, columns],
+            self.penalty[columns],
+            self.inverse[:, columns],
+            self.inverse_b[columns],
+        )
+
+
 def _newton_step(
-    z: Matrix,
-    curvature: Matrix,
-    penalty: Matrix,
-    slope: Matrix,
-    slope_b: Matrix,
-    inverse: Matrix,
-    inverse_b: Matrix,
-    decrement: Matrix,
+    problem: _Quadratic, slope: Matrix, slope_b: Matrix, share_left: Matrix
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Steps (r, k) and (k,) that solve H step = -slope roughly, and what they do to the logits (n, k)."""
+    """Steps (r, k) and (k,) that solve H step = -slope until `share_left` of the squared residual is left, and what
+    they do to the logits (n, k)."""
     step, step_b = np.zeros_like(slope), np.zeros_like(slope_b)
-    along = np.zeros_like(curvature)
+    along = np.zeros_like(problem.curvature)
+    live = np.arange(len(slope_b))  # a column that is solved leaves the products
     rest, rest_b = -slope, -slope_b
-    ready, ready_b = inverse * rest, inverse_b * rest_b
-    way, way_b = ready.copy(), ready_b.copy()
-    size = _dots(rest, ready) + rest_b * ready_b
-    enough = size * np.minimum(0.1, decrement)  # the closer to the minimum, the more exact: then it is Newton's step
+    way, way_b = problem.inverse * rest, problem.inverse_b * rest_b
+    size = _dots(rest, way) + rest_b * way_b
+    enough = size * share_left
     for _ in range(CG_STEPS):
-        moved = z @ way + way_b
-        weighted = curvature * moved
-        bent, bent_b = z.T @ weighted + penalty * way, weighted.sum(axis=0)
+        moved = problem.z @ way.astype(np.float32) + way_b.astype(np.float32)
+        weighted = problem.curvature * moved
+        bent, bent_b = problem.z.T @ weighted + problem.penalty * way, weighted.sum(axis=0, dtype=np.float64)
         bend = _dots(way, bent) + way_b * bent_b
-        open_ = (size > enough) & (bend > 0)
-        if not open_.any():
-            break
-        share = np.where(open_, size / np.where(bend > 0, bend, 1.0), 0.0)
-        step, step_b, along = step + share * way, step_b + share * way_b, along + share * moved
+        share = np.where(bend > 0, size / np.where(bend > 0, bend, 1.0), 0.0)
+        step[:, live] += share * way
+        step_b[live] += share * way_b
+        along[:, live] += (share * moved).astype(np.float32)
         rest, rest_b = rest - share * bent, rest_b - share * bent_b
-        ready, ready_b = inverse * rest, inverse_b * rest_b
-        size_now = _dots(rest, ready) + rest_b * ready_b
-        turn = np.where(open_, size_now / np.where(size > 0, size, 1.0), 0.0)
-        size = np.where(open_, size_now, 0.0)
-        way, way_b = ready + turn * way, ready_b + turn * way_b
-    return step, step_b, along
+        ready, ready_b = problem.inverse * rest, problem.inverse_b * rest_b
+        size, before = _dots(rest, ready) + rest_b * ready_b, size
+        going = (size > enough[live]) & (bend > 0)
+        if not going.any():
+            break
+        way, way_b = ready + size / before * way, ready_b + size / before * way_b
+        if not going.all():
+            live, problem = live[going], problem.of(going)
+            rest, rest_b, way, way_b, size = rest[:, going], rest_b[going], way[:, going], way_b[going], size[going]
+    return step, step_b, along.astype(np.float64)
 
 
 def _backtracked(

@@ -3,7 +3,7 @@
 Of the classification that is one pooled vector per recording (float32), of the segmentation the last feature map. One
 job takes some recordings under one condition through all encoders that are read there, so a signal is made noisy, its
 filter run and its R-peaks found once for all of them; jobs share the processes of the evaluation, and whoever reads an
-encoder first waits for nobody. Maps are kept in half precision, the vectors, which are small, in single.
+encoder first waits for nobody. All is kept in single precision: in half, decoders trained on the maps come out otherwise.
 
 A file is named by the hash of what it depends on: the weights (or the architecture and seed of random ones), the
 corpus, the recordings, the condition, the reading. It is written under another name and then renamed, so that a
@@ -41,11 +41,6 @@ VERSION = 1
 
 PIECE = 256
 """Recordings of one job: a multiple of the batches they are computed in."""
-
-MAPS_TYPE = np.float16
-
-HALF_MOST = 6e4
-"""Larger values do not fit half precision; a map that holds one is kept in single."""
 
 Source = tuple[EncoderSpec, int]
 """An encoder and the seed of its random weights; -1 with weights of its own."""
@@ -113,8 +108,6 @@ class Outputs:
         self.folder.mkdir(parents=True, exist_ok=True)
         for source, parts in zip(piece.sources, found, strict=True):
             values = np.concatenate(parts)
-            if piece.task == "segment" and float(np.abs(values).max(initial=0.0)) < HALF_MOST:
-                values = values.astype(MAPS_TYPE)
             _write(self._path(piece.task, piece.condition, source, piece.first), values)
 
     def read(self, task: str, condition: str, source: Source) -> NDArray[np.float32]:
@@ -148,7 +141,7 @@ class Outputs:
         spec, seed = source
         chosen = self.settings
         about: list[Any] = [VERSION, self.corpus, self.recordings[task], task, condition, first, PIECE]
-        about += [_identity(spec), seed, chosen.pooling if task == "classify" else MAPS_TYPE.__name__]
+        about += [_identity(spec), seed, chosen.pooling if task == "classify" else "maps"]
         if condition != CLEAN:
             about.append([asdict(chosen.robustness)["noise_folder"], self.tasks[task].test.tolist()])
         return self.folder / f"{_digest(about)}.npy"
