@@ -3,7 +3,7 @@
 Of the classification that is one pooled vector per recording (float32), of the segmentation the last feature map. One
 job takes some recordings under one condition through all encoders that are read there, so a signal is made noisy, its
 filter run and its R-peaks found once for all of them; jobs share the processes of the evaluation, and whoever reads an
-encoder first waits for nobody. All is kept in single precision: in half, decoders trained on the maps come out otherwise.
+encoder first waits for nobody. All is kept in single precision: in half, decoders trained on maps come out otherwise.
 
 A file is named by the hash of what it depends on: the weights (or the architecture and seed of random ones), the
 corpus, the recordings, the condition, the reading. It is written under another name and then renamed, so that a
