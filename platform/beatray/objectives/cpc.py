@@ -112,7 +112,7 @@ class Cpc(Objective):
                 self._direction(direction, c.to(exact.dtype), exact, cells, views, lent)
                 for direction, c in zip(self.directions, context, strict=True)
             ]
-        counted = int((cells > self.steps_ahead).sum())
+        counted = (cells > self.steps_ahead).sum()
         total = torch.stack([loss for loss, _ in parts]).mean()
         loss, mean = global_mean(total, counted)
         hits = torch.stack([hit for _, hit in parts]).mean()
@@ -121,8 +121,9 @@ class Cpc(Objective):
         if len(parts) > 1:
             for direction, (part, _) in zip(self.directions, parts, strict=True):
                 means[f"{direction}/loss"] = global_mean(part, counted)[1]
-        means["token/embedding_std"] = embedding_std(unit_rows(exact[there]))
-        return StepResult(loss, means, {"records": sum_over_ranks(torch.tensor(float(counted), device=z.device))})
+        tokens, known = (exact.flatten(0, 1), there.flatten()) if self.static_shapes else (exact[there], None)
+        means["token/embedding_std"] = embedding_std(unit_rows(tokens), known)
+        return StepResult(loss, means, {"records": sum_over_ranks(counted.float())})
 
     @classmethod
     def curves(cls, settings: CpcSettings) -> Sequence[Curve]:

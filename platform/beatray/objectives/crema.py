@@ -96,7 +96,7 @@ class Crema(Objective):
         times = len(s.maskings)
         # patches kept of each row: a part of those that hold signal, so fewer in a short recording
         shares = self.kept(cells_of(views["n_valid"], self.stage, tokens.shape[1])).repeat(times)
-        most = int(self.kept(torch.tensor(tokens.shape[1])))
+        most = max(min(round((1.0 - s.mask_ratio) * tokens.shape[1]), tokens.shape[1] - 1), 1)  # `kept` of a whole one
         there = torch.arange(most, device=x_mv.device) < shares[:, None]
         encoded = network.encode(tokens.repeat(times, 1, 1), orders[:, :most], there)
         drawn = self.decoder(encoded, orders, there)
