@@ -41,7 +41,7 @@ from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import Pairs, encode_views, lay_out
 from beatray.objectives.reduce import gather_counts, gather_rows, rank
-from beatray.objectives.soft_targets import Features, RowTargets, TargetsOf, hard_of, own_pairs, same_class
+from beatray.objectives.soft_targets import Features, hard_of, same_class_of, same_ids
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,
@@ -262,23 +262,11 @@ class BeatSsl(Objective):
         record, number, kind, *flags = gather_rows(torch.stack(labels, dim=1).repeat(2, 1), both).unbind(1)
         there = flags[0] > 0 if flags else None  # of all columns
         self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
-        beat = record * s.max_beats_per_record + number
-
-        def same_record(index: Tensor) -> Tensor:
-            return own_pairs(record[index], record, index)
-
-        def own(index: Tensor) -> Tensor:
-            return own_pairs(beat[index], beat, index)
-
-        def of_class(index: Tensor) -> RowTargets:
-            mine = own(index)
-            return RowTargets(same_class(mine, kind[index], kind, index, there), mine)
-
-        def of_record(index: Tensor) -> RowTargets:
-            return RowTargets(same_record(index).float(), own(index))
-
-        if s.beat == "hard":
-            targets_of: TargetsOf = of_record if s.beat_positives == "same_record" else of_class
+        same_record, own = same_ids(record), same_ids(record * s.max_beats_per_record + number)
+        if s.beat == "hard" and s.beat_positives == "same_record":
+            targets_of = hard_of(own, same_record)
+        elif s.beat == "hard":
+            targets_of = same_class_of(own, kind, there)
         elif s.beat_positives == "inherit_record" and record_features is not None:
             every = record_features[record]
             targets_of = soft_of(s, s.beat, self.record_features, every, same_record, self_index, there)

@@ -34,7 +34,7 @@ class Pairs:
 
     def own(self, index: Tensor) -> Tensor:
         """The other view of the same record, for rows that are the columns index (R,): (R, 2N) bool."""
-        return soft_targets.own_pairs(self.record[index], self.record, index)
+        return soft_targets.same_ids(self.record)(index)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Both views' rows (2n, ...) of all ranks: (2N, ...), differentiable."""

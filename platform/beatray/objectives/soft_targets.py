@@ -140,12 +140,27 @@ def hard(own: Tensor) -> Tensor:
     return own.float()
 
 
-def hard_of(own_of: MaskOf) -> TargetsOf:
-    """Hard targets by rows."""
+def same_ids(ids: Tensor) -> MaskOf:
+    """`own_pairs` by rows: columns of the same id (M,) as a row's, but not the row itself."""
+    return lambda index: own_pairs(ids[index], ids, index)
 
-    def of_rows(self_index: Tensor) -> RowTargets:
-        own = own_of(self_index)
-        return RowTargets(hard(own), own)
+
+def hard_of(own_of: MaskOf, alike_of: MaskOf | None = None) -> TargetsOf:
+    """Hard targets by rows: 1 for own pairs, or for what is alike where that is more."""
+
+    def of_rows(index: Tensor) -> RowTargets:
+        own = own_of(index)
+        return RowTargets(hard(own if alike_of is None else alike_of(index)), own)
+
+    return of_rows
+
+
+def same_class_of(own_of: MaskOf, kind: Tensor, there: Tensor | None = None) -> TargetsOf:
+    """`same_class` by rows, from the classes of all columns (M,)."""
+
+    def of_rows(index: Tensor) -> RowTargets:
+        own = own_of(index)
+        return RowTargets(same_class(own, kind[index], kind, index, there), own)
 
     return of_rows
 
