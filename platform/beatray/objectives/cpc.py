@@ -125,7 +125,7 @@ class Cpc(Objective):
         if len(parts) > 1:
             for direction, (part, _) in zip(self.directions, parts, strict=True):
                 means[f"{direction}/loss"] = global_mean(part, counted)[1]
-        tokens, known = (exact.flatten(0, 1), there.flatten()) if self.static_shapes else (exact[there], None)
+        tokens, known = self.chosen(exact, there)
         means["token/embedding_std"] = embedding_std(unit_rows(tokens), known)
         return StepResult(loss, means, {"records": sum_over_ranks(counted.float())})
 

@@ -133,6 +133,15 @@ class Objective(nn.Module):
         """The loss of this rank's share of the global batch, and what is to be known of the step."""
         raise NotImplementedError(f"{type(self).__name__} gives no forward")
 
+    def chosen(self, rows: Tensor, there: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of some rows (..., D) that are there (...) bool: (n, D), and None.
+
+        With static shapes all of them, and which of these are there (n,).
+        """
+        if self.static_shapes:
+            return rows.flatten(0, there.ndim - 1), there.flatten()
+        return rows[there], None
+
     def after_step(self, at: Progress) -> None:
         """Once per global step, after the optimizer, unless the step was refused: teachers, queues, prototypes."""
 
