@@ -48,7 +48,7 @@ CASES: list[tuple[str, ...]] = [
     ("beat_ssl_tiny", "objective.rhythm=soft_2", "objective.beat_positives=clusters", STATIC),
     ("beat_ssl_tiny", "objective.rhythm=soft_z", "objective.beat=soft_z", "objective.loss=sigmoid", STATIC),
 ]
-"""Every method, and settings that gather something else. Chunks and static shapes are for several ranks, not for one."""
+"""Every method, and settings that gather something else. Chunks and static shapes are for ranks, not for one."""
 
 SIZES = count({3: [3, 0, 4]}, {2: [6, 1], 3: [3, 0, 4]})
 STEPS = 3
