@@ -20,7 +20,8 @@ from beatray.objectives.objective import StepResult
 from beatray.objectives.patient_contrast import patient_contrast
 from beatray.objectives.physio_contrast import RatioLoss
 from beatray.objectives.row_chunks import by_chunks, memory_bytes
-from beatray.objectives.soft_targets import Features, TargetsOf, hard_of, same_class_of, same_ids
+from beatray.objectives.row_targets import TargetsOf, hard_of, same_class_of, same_ids
+from beatray.objectives.soft_targets import Features
 from beatray.objectives.terms import LossSettings, combine_terms, contrast_term
 from beatray.objectives.ts2vec_loss import record_losses
 from feature_tables import table_of

@@ -14,7 +14,7 @@ from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import contrast_rows, soft_contrastive_loss, unit_rows
 from beatray.objectives.objective import Progress, collapse_warnings
 from beatray.objectives.reduce import embedding_std
-from beatray.objectives.soft_targets import RowTargets
+from beatray.objectives.row_targets import RowTargets
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,
     LossSettings,

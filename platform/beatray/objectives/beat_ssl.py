@@ -41,7 +41,8 @@ from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import Pairs, encode_views, lay_out
 from beatray.objectives.reduce import gather_counts, gather_rows, rank
-from beatray.objectives.soft_targets import Features, hard_of, same_class_of, same_ids
+from beatray.objectives.row_targets import hard_of, same_class_of, same_ids
+from beatray.objectives.soft_targets import Features
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,

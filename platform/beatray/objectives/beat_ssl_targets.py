@@ -7,12 +7,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
+from beatray.objectives.row_targets import RowTargets, TargetsOf
 from beatray.objectives.soft_targets import (
     Features,
     MaskOf,
-    RowTargets,
     Similarity,
-    TargetsOf,
     fix_positive_mass,
     kernel_width,
     soft_1,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
-from beatray.objectives import soft_targets
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import StepResult
 from beatray.objectives.reduce import gather_counts, gather_rows, rank
+from beatray.objectives.row_targets import hard_of, same_ids
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 
 
@@ -34,7 +34,7 @@ class Pairs:
 
     def own(self, index: Tensor) -> Tensor:
         """The other view of the same record, for rows that are the columns index (R,): (R, 2N) bool."""
-        return soft_targets.same_ids(self.record)(index)
+        return same_ids(self.record)(index)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Both views' rows (2n, ...) of all ranks: (2N, ...), differentiable."""
@@ -74,5 +74,5 @@ def nt_xent_term(name: str, weight: float, projected: Tensor, temperature: float
     sizes = [counts[0] for counts in gather_counts([len(projected) // 2], projected.device)]
     pairs = lay_out(sizes, projected.device)
     z = unit_rows(projected)
-    targets_of = soft_targets.hard_of(pairs.own)
+    targets_of = hard_of(pairs.own)
     return contrast_term(name, weight, z, pairs.gather(z), pairs.self_index, targets_of, LossSettings(temperature))

@@ -93,7 +93,9 @@ def patient_contrast(
         for_self, for_partners = share / records.clamp_min(1.0), share / pairs.clamp_min(1.0)
         mean = (everywhere[0] * for_self + everywhere[1] * for_partners).sum()
         own = (of_self * for_self.to(z.dtype) + of_partners * for_partners.to(z.dtype)).sum()
-        others = (keys[:, None] == keys).sum() - len(keys)
+        ordered = keys.sort().values  # so that nothing is (N, N)
+        upto, below = (torch.searchsorted(ordered, ordered, right=right) for right in (True, False))
+        others = (upto - below).sum() - len(keys)
         return PatientLoss(
             ddp_mean(own, 1.0), mean.float(), _spread(columns.detach(), everyone), (others / max(len(keys), 1)).float()
         )

@@ -45,7 +45,8 @@ from beatray.objectives.feature_regression import FARTHEST_SD
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import encode_views, lay_out
 from beatray.objectives.reduce import gather_counts, gather_rows, global_mean
-from beatray.objectives.soft_targets import RowTargets, Similarity
+from beatray.objectives.row_targets import RowTargets
+from beatray.objectives.soft_targets import Similarity
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,

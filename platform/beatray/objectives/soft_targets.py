@@ -1,7 +1,7 @@
 """What should be near what: hard and soft target matrices for records and for beats, and how they are watched.
 
 All matrices are rows of this rank against columns of the global batch, (R, M), float, at least 0. They are made of some
-rows at a time (row_chunks.py): a contrast takes a function from rows to their targets (`TargetsOf`). `own` marks the
+rows at a time (row_chunks.py): a contrast takes a function from rows to their targets (row_targets.py). `own` marks the
 other view of the same record (or beat), the positive pair, whose target is 1; the row itself is no pair of its own.
 Columns that are not there (`there` (M,) bool, None: all are) have no part in medians, histograms, masses and classes.
 
@@ -94,20 +94,8 @@ class Similarity:
         return self.sharpen(self.raw).to(dtype).masked_fill(own, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class RowTargets:
-    """What some rows are drawn to: targets (R, M), their own pairs (R, M) bool, the similarity behind soft targets."""
-
-    targets: Tensor
-    own: Tensor
-    similarity: Similarity | None = None
-
-
 MaskOf = Callable[[Tensor], Tensor]
 """From the columns (R,) that some rows are to pairs of them with all columns, (R, M) bool."""
-
-TargetsOf = Callable[[Tensor], RowTargets]
-"""From the columns (R,) that some rows are to their targets; no collective, and twice the same."""
 
 
 def others_histogram(raw: Tensor, own: Tensor, self_index: Tensor, there: Tensor | None = None) -> Tensor:
@@ -138,31 +126,6 @@ def own_pairs(row_id: Tensor, column_id: Tensor, self_index: Tensor) -> Tensor:
 def hard(own: Tensor) -> Tensor:
     """1 for own pairs, else 0: (R, M) bool -> float32."""
     return own.float()
-
-
-def same_ids(ids: Tensor) -> MaskOf:
-    """`own_pairs` by rows: columns of the same id (M,) as a row's, but not the row itself."""
-    return lambda index: own_pairs(ids[index], ids, index)
-
-
-def hard_of(own_of: MaskOf, alike_of: MaskOf | None = None) -> TargetsOf:
-    """Hard targets by rows: 1 for own pairs, or for what is alike where that is more."""
-
-    def of_rows(index: Tensor) -> RowTargets:
-        own = own_of(index)
-        return RowTargets(hard(own if alike_of is None else alike_of(index)), own)
-
-    return of_rows
-
-
-def same_class_of(own_of: MaskOf, kind: Tensor, there: Tensor | None = None) -> TargetsOf:
-    """`same_class` by rows, from the classes of all columns (M,)."""
-
-    def of_rows(index: Tensor) -> RowTargets:
-        own = own_of(index)
-        return RowTargets(same_class(own, kind[index], kind, index, there), own)
-
-    return of_rows
 
 
 def soft_1(row_features: Tensor, column_features: Tensor, exponent: float) -> Similarity:

@@ -25,7 +25,8 @@ from beatray.objectives.contrast import Form, RowLoss, contrast_rows, n_others, 
 from beatray.objectives.objective import Curve, StepResult, embedding_curves
 from beatray.objectives.reduce import ddp_mean, sum_over_ranks
 from beatray.objectives.row_chunks import by_chunks
-from beatray.objectives.soft_targets import BINS, QUANTILES, TargetsOf, others_histogram, quantiles
+from beatray.objectives.row_targets import TargetsOf
+from beatray.objectives.soft_targets import BINS, QUANTILES, others_histogram, quantiles
 
 N_SUMS = 5
 """Numbers per term that are summed over ranks: those of `_sums`."""
