@@ -9,6 +9,13 @@ equation 4), so gradients are those of the whole batch.
 Contract: input (N, C) or (N, C, T), N may be zero on some ranks or on all. Without a process group, or with one rank,
 this is `torch.nn.BatchNorm1d`. Parameter and buffer names are those of `torch.nn.BatchNorm1d`. In training every rank
 must call every layer in the same order; in evaluation nothing is communicated.
+
+Where the device wants maps channels last (`layout.py`) all of it is worked out on the view (N, C, 1, T) in that layout.
+What the operations do with it on CUDA (aten/src/ATen/native/cuda/Normalization.cu and .cuh of torch 2.13): statistics,
+normalisation and both halves of the backward pass have kernels of their own for it, chosen by
+`is_contiguous(channels_last)`, which a tensor of three dimensions never is; all give results of the layout of x. Of a
+gradient in the other layout they would take a slow general kernel, so it is brought into that of x first: no copy
+where it has it, as it has behind a ReLU. float32 goes to cuDNN on one rank, which knows the layout too.
 """
 
 from __future__ import annotations
@@ -19,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
+
+from beatray.models.layout import as_image, as_map, wants_channels_last
 
 Norm = Literal["global_batch", "group"]
 
@@ -45,6 +54,12 @@ class GlobalBatchNorm1d(nn.Module):
         """Normalise (N, C) or (N, C, T); same shape and type. Raises ValueError for another number of channels."""
         if x.dim() not in (2, 3) or x.shape[1] != self.num_features:
             raise ValueError(f"expected (N, {self.num_features}) or (N, {self.num_features}, T), got {tuple(x.shape)}")
+        return as_map(self._normalise(as_image(x))) if wants_channels_last(x) else self._normalise(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+    def _normalise(self, x: Tensor) -> Tensor:
         if not self.training:
             return self._normalise_locally(x, self.running_mean, self.running_var)
         self.num_batches_tracked += 1
@@ -57,9 +72,6 @@ class GlobalBatchNorm1d(nn.Module):
         self._track(mean, var, count)
         out: Tensor = _NormaliseGlobally.apply(x, self.weight, self.bias, mean, var, count, self.eps)
         return out
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
 
     def _normalise_locally(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         if x.numel() == 0:
@@ -145,7 +157,7 @@ class _NormaliseGlobally(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var, count = ctx.saved_tensors
-        dy = grads[0].contiguous()
+        dy = grads[0].contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
         inverse_sd = torch.rsqrt(var + ctx.eps)
         if x.numel() > 0:
             _, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
@@ -156,13 +168,41 @@ class _NormaliseGlobally(torch.autograd.Function):
         sums = torch.cat([bias_grad, weight_grad])
         if _world_size() > 1:
             dist.all_reduce(sums)
-        sum_dy, sum_dy_xhat = (sums / count.clamp_min(1.0).to(sums.dtype)).chunk(2)
-        gain = weight * inverse_sd
-        zero, one = torch.zeros_like(gain), torch.ones_like(gain)
-        # dx = gain * (dy - mean(dy) - xhat * mean(dy * xhat)), as two fused per-channel affine maps
-        dx = _affine(dy, zero, one, gain, zero, 0.0)
-        dx += _affine(x, mean, one, -gain * inverse_sd * sum_dy_xhat, -gain * sum_dy, 0.0)
+        mean_dy, mean_dy_xhat = (sums / count.clamp_min(1.0).to(sums.dtype)).chunk(2)
+        # the compiler fuses the two affine maps by itself, and does not know the kernel that does both
+        one_kernel = x.is_cuda and not torch.compiler.is_compiling()
+        input_gradient = _input_gradient_of_cuda if one_kernel else _input_gradient
+        dx = input_gradient(dy, x, weight, mean, inverse_sd, mean_dy, mean_dy_xhat)
         return dx, weight_grad, bias_grad, None, None, None, None
+
+
+def _input_gradient(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_sd: Tensor, mean_dy: Tensor, mean_dy_xhat: Tensor
+) -> Tensor:
+    """gain * (dy - mean(dy) - xhat * mean(dy * xhat)), as two fused per-channel affine maps."""
+    gain = weight * inverse_sd
+    zero, one = torch.zeros_like(gain), torch.ones_like(gain)
+    dx = _affine(dy, zero, one, gain, zero, 0.0)
+    dx += _affine(x, mean, one, -gain * inverse_sd * mean_dy_xhat, -gain * mean_dy, 0.0)
+    return dx
+
+
+def _input_gradient_of_cuda(
+    dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_sd: Tensor, mean_dy: Tensor, mean_dy_xhat: Tensor
+) -> Tensor:
+    """The same by the kernel of `torch.nn.SyncBatchNorm`, which only CUDA has: x and dy are read once, not 7 passes.
+
+    It takes sums of dy and of dy (x - mean) and the counts of all ranks; here they are means already, of one value. Its
+    parameters are float32, or float64 where x is.
+    """
+    if x.numel() == 0:
+        return torch.empty_like(x)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    scale, sums = (mean, inverse_sd, weight), (mean_dy, mean_dy_xhat / inverse_sd)
+    per_channel = [each.to(dtype) for each in (*scale, *sums)]
+    count = torch.ones(1, dtype=torch.int32, device=x.device)
+    dx: Tensor = torch.ops.aten.batch_norm_backward_elemt(dy, x, *per_channel, count)
+    return dx
 
 
 def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from beatray.fields import check, setting
 from beatray.models.batch_norm import Norm, build_norm
 from beatray.models.encoder import Encoder, Pooling, Stage, cells_of, check_odd, pooled_width
+from beatray.models.layout import Conv1d
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class LSTMEncoder(Encoder):
         self.token_stage, self.directions = stage, directions
         layers: list[nn.Module] = []
         for number in range(settings.fc_layers):
-            conv = nn.Conv1d(width if number else 12, width, 1, bias=False)
+            conv = Conv1d(width if number else 12, width, 1, bias=False)
             layers += [conv, build_norm(settings.norm, width, per_step=True), nn.ReLU()]
         self.pointwise = nn.Sequential(*layers)
         self.recurrences = nn.ModuleList(_Recurrence(width, settings.layers) for _ in directions)

@@ -30,6 +30,7 @@ from torch.nn import functional
 from beatray.fields import check, setting
 from beatray.models.batch_norm import ChannelNorm, Norm, build_norm
 from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, cells_of
+from beatray.models.layout import Conv1d
 from beatray.models.tiny import halve_rate
 
 STATE_SPACE_LR = 1e-3
@@ -83,12 +84,12 @@ class S4DEncoder(Encoder):
         super().__init__(settings, [Stage(width, 4), Stage(stacks * width, stride)])
         self.token_stage, self.directions = Stage(width, stride), directions
         self.first = nn.Sequential(
-            nn.Conv1d(12, width, 7, 2, 3, bias=False), build_norm(norm, width, per_step=True), nn.ReLU()
+            Conv1d(12, width, 7, 2, 3, bias=False), build_norm(norm, width, per_step=True), nn.ReLU()
         )
         further: list[nn.Module] = []
         # stride 8: one more strided convolution; stride 4: three of kernel 1, as in the published stem
         for kernel, step in [(3, 2)] if stride == 8 else [(1, 1)] * 3:
-            conv = nn.Conv1d(width, width, kernel, step, kernel // 2, bias=False)
+            conv = Conv1d(width, width, kernel, step, kernel // 2, bias=False)
             further += [conv, build_norm(norm, width, per_step=True), nn.ReLU()]
         self.further = nn.Sequential(*further)
         self.stacks = nn.ModuleList(_Stack(settings) for _ in range(stacks))
@@ -184,7 +185,7 @@ class S4Block(nn.Module):
             dt_max=settings.dt_max,
             stride=settings.stride,
         )
-        self.mix = nn.Conv1d(width, 2 * width, 1)
+        self.mix = Conv1d(width, 2 * width, 1)
         self.dropout = nn.Dropout1d(settings.dropout)  # of whole channels: the filter would fill in single steps
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from beatray.models.batch_norm import build_norm
 from beatray.models.encoder import Stage
+from beatray.models.layout import Conv1d, cat, interpolate
 
 CLASSES = ("background", "P", "QRS", "T")
 
@@ -42,7 +42,7 @@ class ConvDecoder(nn.Module):
         for layer in range(depth):
             layers += _conv_relu(stage.channels if layer == 0 else hidden, hidden, kernel, norm)
         self.convs = nn.Sequential(*layers)
-        self.classify = nn.Conv1d(hidden if depth else stage.channels, classes, 1)
+        self.classify = Conv1d(hidden if depth else stage.channels, classes, 1)
 
     def forward(self, maps: Sequence[Tensor], n_samples: int) -> Tensor:
         """Uses maps[-1] (B, C, T'); logits (B, classes, n_samples)."""
@@ -70,7 +70,7 @@ class UNetDecoder(nn.Module):
             layers = [*_conv_relu(below + stage.channels, hidden, kernel, norm), nn.Dropout(dropout)]
             self.joins.append(nn.Sequential(*layers))
             below = hidden
-        self.classify = nn.Conv1d(below, classes, kernel, padding=kernel // 2)
+        self.classify = Conv1d(below, classes, kernel, padding=kernel // 2)
 
     def forward(self, maps: Sequence[Tensor], n_samples: int) -> Tensor:
         """maps finest first (B, C_i, T_i'), as the stages say; logits (B, classes, n_samples)."""
@@ -79,7 +79,7 @@ class UNetDecoder(nn.Module):
             coarse, fine = self.stages[level + 1], self.stages[level]
             offset = (coarse.offset - fine.offset) / fine.stride
             x = upsample(x, coarse.stride / fine.stride, maps[level].shape[-1], offset)
-            x = join(torch.cat([x, maps[level]], dim=1))
+            x = join(cat([x, maps[level]], dim=1))
         return upsample(self.classify(x), self.stages[0].stride, n_samples, self.stages[0].offset)
 
 
@@ -92,10 +92,10 @@ def upsample(x: Tensor, factor: float, length: int, offset: float = 0.0) -> Tens
         return _read_between(x, factor, length, offset)
     if factor > 1:
         size = (x.shape[-1] - 1) * int(factor) + 1
-        x = functional.interpolate(x, size=size, mode="linear", align_corners=True)
+        x = interpolate(x, size)
     missing = length - x.shape[-1]
     if missing > 0:
-        x = torch.cat([x, x[..., -1:].expand(-1, -1, missing)], dim=-1)
+        x = cat([x, x[..., -1:].expand(-1, -1, missing)], dim=-1)
     return x[..., :length]
 
 
@@ -107,5 +107,5 @@ def _read_between(x: Tensor, factor: float, length: int, offset: float) -> Tenso
 
 
 def _conv_relu(channels_in: int, channels_out: int, kernel: int, norm: str) -> list[nn.Module]:
-    conv = nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+    conv = Conv1d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
     return [conv, build_norm(norm, channels_out), nn.ReLU()]

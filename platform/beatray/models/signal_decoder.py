@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.models.encoder import Stage
+from beatray.models.layout import Conv1d
 from beatray.record import LEADS
 
 DRAWN_SMP = 8
@@ -29,8 +30,8 @@ class SignalDecoder(nn.Module):
         self.stage = stage
         self.parts = max(1, round(stage.stride / DRAWN_SMP))
         self.step_smp = stage.stride / self.parts
-        self.hidden = nn.Conv1d(stage.channels, width, 5, padding=2)
-        self.out = nn.Conv1d(width, len(LEADS) * self.parts, 1)
+        self.hidden = Conv1d(stage.channels, width, 5, padding=2)
+        self.out = Conv1d(width, len(LEADS) * self.parts, 1)
 
     def forward(self, fmap: Tensor) -> Tensor:
         """The drawn leads."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from beatray.fields import check, setting
 from beatray.models.batch_norm import Norm, build_norm
 from beatray.models.encoder import Encoder, Pooling, Stage, pool_over_time
+from beatray.models.layout import Conv1d, MaxPool1d, cat
 from beatray.record import INDEPENDENT_LEADS
 
 _STEM_KERNEL, _STEM_STRIDE = 7, 4
@@ -106,10 +107,10 @@ class LeadNet(nn.Module):
         super().__init__()
         norm, out = settings.norm, 2 * settings.widths[-1]
         self.every_scale = settings.block_stride > 1
-        self.stem = nn.Conv1d(1, settings.stem, _STEM_KERNEL, settings.stem_stride, _STEM_KERNEL // 2, bias=False)
+        self.stem = Conv1d(1, settings.stem, _STEM_KERNEL, settings.stem_stride, _STEM_KERNEL // 2, bias=False)
         self.stem_norm = build_norm(norm, settings.stem)
         pooled = _STEM_STRIDE // settings.stem_stride
-        self.pool = nn.MaxPool1d(pooled + 1, pooled, padding=pooled // 2)
+        self.pool = MaxPool1d(pooled + 1, pooled, padding=pooled // 2)
         self.towers = nn.ModuleList(
             nn.ModuleList(
                 TemporalBlock(before, width, kernel, settings)
@@ -117,7 +118,7 @@ class LeadNet(nn.Module):
             )
             for kernel in settings.kernels
         )
-        self.join = nn.Conv1d(out, out, 3, padding=1, bias=False)
+        self.join = Conv1d(out, out, 3, padding=1, bias=False)
         self.join_norm = build_norm(norm, out)
         self.dropout = nn.Dropout(settings.dropout)
 
@@ -126,7 +127,7 @@ class LeadNet(nn.Module):
         maps, towers = [stem], [stem, stem]
         for blocks in zip(*self.towers, strict=True):  # type: ignore[call-overload]
             towers = [block(tower) for block, tower in zip(blocks, towers, strict=True)]
-            maps.append(torch.cat(towers, 1))
+            maps.append(cat(towers, 1))
         out = torch.relu(self.dropout(self.join_norm(self.join(maps[-1]))))
         return [*(maps[:-1] if self.every_scale else maps[:1]), out]
 
@@ -137,14 +138,14 @@ class TemporalBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, settings: TemporalNetSettings) -> None:
         super().__init__()
         norm, stride = settings.norm, settings.block_stride
-        self.conv_1 = nn.Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+        self.conv_1 = Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
         self.norm_1 = build_norm(norm, channels_out)
-        self.conv_2 = nn.Conv1d(channels_out, channels_out, kernel, 1, kernel // 2, bias=False)
+        self.conv_2 = Conv1d(channels_out, channels_out, kernel, 1, kernel // 2, bias=False)
         self.norm_2 = build_norm(norm, channels_out)
         self.dropout = nn.Dropout(settings.dropout)
         self.project: nn.Module = nn.Identity()
         if stride > 1 or channels_in != channels_out:
-            shortcut = nn.Conv1d(channels_in, channels_out, 1, stride, bias=False)
+            shortcut = Conv1d(channels_in, channels_out, 1, stride, bias=False)
             self.project = nn.Sequential(shortcut, build_norm(norm, channels_out))
 
     def forward(self, x: Tensor) -> Tensor:

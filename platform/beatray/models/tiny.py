@@ -20,6 +20,7 @@ from torch.nn import functional
 from beatray.fields import check, setting
 from beatray.models.batch_norm import Norm, build_norm
 from beatray.models.encoder import Encoder, Pooling, Stage, check_odd
+from beatray.models.layout import Conv1d
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Tiny(Encoder):
         stem, middle, out = settings.channels
         super().__init__(settings, [Stage(stem, 4), Stage(middle, 8), Stage(out, 16)])
         norm, kernel, wide = settings.norm, settings.kernel, settings.stem_kernel
-        self.stem = nn.Conv1d(12, stem, wide, stride=2, padding=wide // 2, bias=False)
+        self.stem = Conv1d(12, stem, wide, stride=2, padding=wide // 2, bias=False)
         self.stem_norm = build_norm(norm, stem)
         self.block_1 = ResidualBlock(stem, middle, kernel, 2, norm)
         self.block_2 = ResidualBlock(middle, out, kernel, 2, norm)
@@ -65,12 +66,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, norm: str) -> None:
         super().__init__()
-        self.conv_1 = nn.Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+        self.conv_1 = Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
         self.norm_1 = build_norm(norm, channels_out)
-        self.conv_2 = nn.Conv1d(channels_out, channels_out, kernel, 1, kernel // 2, bias=False)
+        self.conv_2 = Conv1d(channels_out, channels_out, kernel, 1, kernel // 2, bias=False)
         self.norm_2 = build_norm(norm, channels_out)
         same = stride == 1 and channels_in == channels_out
-        self.project = nn.Identity() if same else nn.Conv1d(channels_in, channels_out, 1, stride)
+        self.project = nn.Identity() if same else Conv1d(channels_in, channels_out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.norm_2(self.conv_2(torch.relu(self.norm_1(self.conv_1(x)))))

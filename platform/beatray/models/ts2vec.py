@@ -18,11 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, check_odd, valid_cells
+from beatray.models.layout import Conv1d
 from beatray.models.tiny import halve_rate
 
 _FINE_STRIDE = 4
@@ -119,9 +121,9 @@ class DilatedBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int, kernel: int, dilation: int, *, last: bool = False) -> None:
         super().__init__()
         reach = dilation * (kernel // 2)
-        self.conv_1 = nn.Conv1d(width_in, width_out, kernel, padding=reach, dilation=dilation)
-        self.conv_2 = nn.Conv1d(width_out, width_out, kernel, padding=reach, dilation=dilation)
-        self.project = nn.Conv1d(width_in, width_out, 1) if last else nn.Identity()
+        self.conv_1 = Conv1d(width_in, width_out, kernel, padding=reach, dilation=dilation)
+        self.conv_2 = Conv1d(width_out, width_out, kernel, padding=reach, dilation=dilation)
+        self.project = Conv1d(width_in, width_out, 1) if last else nn.Identity()
 
     def forward(self, x: Tensor, beyond: Tensor | None) -> Tensor:
         """(B, C, T') -> (B, C', T'), zero where `beyond` (B, 1, T') is true, as x is there."""
@@ -131,4 +133,5 @@ class DilatedBlock(nn.Module):
 
 
 def _cut(x: Tensor, beyond: Tensor | None) -> Tensor:
-    return x if beyond is None else x.masked_fill(beyond, 0.0)
+    # not masked_fill, which writes (B, C, T') contiguous whatever the strides of x are
+    return x if beyond is None else torch.where(beyond, 0.0, x)

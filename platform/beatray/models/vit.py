@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, Pooling, Stage, cells_of, check_odd
+from beatray.models.layout import Conv1d
 
 _INIT_STD = 0.02
 _EPS = 1e-6  # of layer norms
@@ -62,7 +63,7 @@ class ViT(Encoder):
         super().__init__(settings, [Stage(width, patch)])
         self.token_stage = self.stages[0]
         # padded by half a patch on both sides, floor gives ceil(T / patch) cells, cell j around sample j * patch
-        self.embed = nn.Conv1d(12, width, patch, patch, patch // 2, bias=False)
+        self.embed = Conv1d(12, width, patch, patch, patch // 2, bias=False)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width, _EPS, bias=settings.bias)
         self.register_token = nn.Parameter(torch.empty(1, settings.registers, width)) if settings.registers else None

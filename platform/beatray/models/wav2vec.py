@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, Pooling, Stage, at_least_float32, cells_of, valid_cells
+from beatray.models.layout import Conv1d, pad
 from beatray.models.tiny import halve_rate
 
 _INIT_STD = 0.02
@@ -76,7 +77,7 @@ class Wav2Vec(Encoder):
         self.token_stage, self._first_stage, self._kept = after[-1], after[0], len(kept)
         self.half_rate = s.half_rate
         inputs = [12] + [s.conv_channels] * (s.convs - 1)
-        self.convs = nn.ModuleList(nn.Conv1d(width, s.conv_channels, 2, 2, bias=False) for width in inputs)
+        self.convs = nn.ModuleList(Conv1d(width, s.conv_channels, 2, 2, bias=False) for width in inputs)
         self.conv_norm = TimeNorm(s.conv_channels)
         self.token_norm = nn.LayerNorm(s.conv_channels)
         self.enter = nn.Linear(s.conv_channels, s.width)
@@ -123,7 +124,7 @@ class Wav2Vec(Encoder):
             x = halve_rate(x)
         maps: list[Tensor] = []
         for conv in self.convs:
-            x = conv(functional.pad(x, (0, 1)))  # of an even length the convolution leaves the zero out again
+            x = conv(pad(x, 0, 1))  # of an even length the convolution leaves the zero out again
             if not maps:
                 there = None if n_samples is None else valid_cells(n_samples, self._first_stage, x.shape[-1])
                 x = self.conv_norm(x, there)

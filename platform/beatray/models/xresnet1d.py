@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from beatray.fields import check, setting
 from beatray.models.batch_norm import Norm, build_norm
 from beatray.models.encoder import Encoder, Pooling, Stage, check_odd
+from beatray.models.layout import AvgPool1d, Conv1d, MaxPool1d
 
 LAYOUTS: dict[int, tuple[tuple[int, int, int, int], int]] = {
     18: ((2, 2, 2, 2), 1),
@@ -68,7 +69,7 @@ class XResNet(Encoder):
             *_conv_norm(32, 64, kernel, 1, norm),
             nn.ReLU(),
         )
-        self.max_pool = nn.MaxPool1d(3, pool_stride, padding=1)
+        self.max_pool = MaxPool1d(3, pool_stride, padding=1)
         blocks_of_stage: list[nn.Module] = []
         channels = 64
         for number, (width, count) in enumerate(zip(widths, blocks, strict=True)):
@@ -112,7 +113,7 @@ class XResBlock(nn.Module):
         self.inner = nn.Sequential(*layers)
         shortcut: list[nn.Module] = []
         if stride != 1:
-            shortcut.append(nn.AvgPool1d(stride, ceil_mode=True))
+            shortcut.append(AvgPool1d(stride, ceil_mode=True))
         if channels_in != channels_out:
             shortcut += _conv_norm(channels_in, channels_out, 1, 1, norm)
         self.shortcut = nn.Sequential(*shortcut)
@@ -122,5 +123,5 @@ class XResBlock(nn.Module):
 
 
 def _conv_norm(channels_in: int, channels_out: int, kernel: int, stride: int, norm: str) -> list[nn.Module]:
-    conv = nn.Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+    conv = Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
     return [conv, build_norm(norm, channels_out)]
