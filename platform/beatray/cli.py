@@ -163,10 +163,10 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         help="what this machine does with a run, beside a plain PyTorch loop, in two minutes",
-        description="Measure step, feed, wait for data and share of peak, turn by turn with a plain PyTorch loop over a "
-        "DataLoader, on one rank; print a table. Overrides: those of pretrain; without corpus= bundled "
-        "recordings are written again and again. Example: beatray bench recipe=beat_ssl train.precision=bf16 "
-        "train.compile=step --json bench.json",
+        description="Measure step, feed, wait for data and share of peak, turn by turn with a plain PyTorch loop over "
+        "a DataLoader, on one rank; print a table. Overrides: those of pretrain; without corpus= bundled recordings "
+        "are written again and again. Example: beatray bench recipe=beat_ssl train.precision=bf16 train.compile=step "
+        "--json bench.json",
     )
     _overrides_of(bench)
     bench.add_argument("--seconds", type=float, default=120.0, help="about how long, in all (default: 120)")

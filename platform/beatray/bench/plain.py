@@ -9,6 +9,8 @@ after every step. Batches are not cut into micro-batches.
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,12 +70,15 @@ class PlainLoop:
         self._weights = [weight for weight in self.objective.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, settings.train.learning_rate)
         data, batch = Recordings(folder, arrays), settings.train.batch_size
+        collate = Collate(ViewsOnWorker.of(run_spec))
+        views = collate([data[row % len(data)] for row in range(batch)])
+        self.workers = min(workers, _room_for(sum(value.nbytes for value in views.values())))
         self._loader: DataLoader[Arrays] = DataLoader(
             data,
             batch,
             sampler=RandomSampler(data, num_samples=ENDLESS // batch * batch),
-            num_workers=workers,
-            collate_fn=Collate(ViewsOnWorker.of(run_spec)),
+            num_workers=self.workers,
+            collate_fn=collate,
             pin_memory=device.type == "cuda",
         )
 
@@ -110,3 +115,15 @@ class PlainLoop:
         self._optimizer.step()
         self.objective.after_step(Progress())
         return loss.item()
+
+
+def _room_for(batch_bytes: int) -> int:
+    """Workers whose finished batches have room in shared memory: two of each, and the one that is being trained on.
+
+    A container may have 64 MB of it, and a worker that needs more is killed by the system.
+    """
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return os.cpu_count() or 1  # shared memory lies elsewhere on this system
+    return max(int(free // batch_bytes) - 1, 0) // 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from beatray.bench.feed import Fed, direct, same, stream
+from beatray.bench.feed import Fed, direct, same, stream, to_time
 from beatray.bench.peak import matmul_roof, step_flop
 from beatray.bench.plain import PlainLoop
 from beatray.bench.timing import Timing, time_feed, time_steps
@@ -95,18 +95,19 @@ def measure(run_spec: RunSpec, folder: Path, ends: float, *, ray: bool, say: Cal
         LOOP: (3.0, lambda s: time_steps(learner, feed(run_spec, MANY, train.readers_per_worker), s, last)),
         PLAIN: (3.0, lambda s: plain.time(s)),
     }
-    uncached = replace(run_spec, stream=replace(run_spec.stream, cache_mb=0))
+    short = to_time(run_spec)
     counts, left_out = reader_counts(cores())
     for count in counts:
         if ray:
-            parts[feed_name("Ray Data", count)] = (1.5, _feed_part(stream, uncached, count))
-        parts[feed_name("direct", count)] = (1.0, _feed_part(direct, uncached, count))
+            parts[feed_name("Ray Data", count)] = (1.5, _feed_part(stream, short, count))
+        parts[feed_name("direct", count)] = (1.0, _feed_part(direct, short, count))
     timings = _in_turns(parts, ends, device, say)
     head = {
         **about(run_spec, device),
         "flop_per_record": flop / fed.rows,
         "roof_flop_per_s": roof,
         "feed_of_the_loop": f"{'Ray Data' if ray else 'direct'}, {train.readers_per_worker} readers",
+        "workers_of_the_plain_loop": plain.workers,
         "seconds": round(time.perf_counter() - began, 1),
     }
     if not ray:

@@ -33,7 +33,8 @@ def head_lines(head: Mapping[str, Any]) -> Iterator[str]:
     yield f"corpus of {head['corpus_rows']:,} recordings, {disk} each on disk, {memory} decoded"
     roof, flop = head["roof_flop_per_s"] / 1e12, head["flop_per_record"] / 1e9
     yield f"{flop:.3g} GFLOP a record forward and backward; peak: {roof:.3g} TFLOP/s in a matrix product measured here"
-    yield f"the loop is fed by {head['feed_of_the_loop']}; the plain loop by as many DataLoader workers"
+    workers = head["workers_of_the_plain_loop"]
+    yield f"the loop is fed by {head['feed_of_the_loop']}; the plain loop by {workers} workers of a DataLoader"
 
 
 def _values(row: Mapping[str, Any]) -> Iterator[str]:

@@ -77,8 +77,10 @@ class Timing:
         self.rounds.append(other.records_per_s)
 
 
-def time_steps(learner: Learner, feed: Generator[Fed], seconds: float, last: int, warm_up: int = WARM_UP) -> Timing:
-    """Steps of the learner for so many seconds, opening the feed and warming up included; at least `LEAST` of them.
+def time_steps(
+    learner: Learner, feed: Generator[Fed], seconds: float, last: int, warm_up: int = WARM_UP, least: int = LEAST
+) -> Timing:
+    """Steps of the learner for so many seconds, opening the feed and warming up included; at least so many of them.
 
     `last` is the last step of the run that it has a schedule for.
     """
@@ -101,7 +103,7 @@ def time_steps(learner: Learner, feed: Generator[Fed], seconds: float, last: int
                 timing.step_s.append(now - before)
                 timing.waited_s += waited
             before = now
-            if now >= ends and len(timing.step_s) >= LEAST:
+            if now >= ends and len(timing.step_s) >= least:
                 break
         if under_way is not None:
             timing.refused += under_way.read()[0] is None
@@ -110,19 +112,24 @@ def time_steps(learner: Learner, feed: Generator[Fed], seconds: float, last: int
 
 
 def time_feed(feed: Generator[Fed], seconds: float) -> Timing:
-    """Batches as fast as they come, from the first on, which opens the feed; the same limits."""
+    """Whole epochs after the first, as fast as they come, for so many seconds; one at least.
+
+    Before its first batch a feed reads a shuffle window, which later batches then get for nothing: from one epoch's end
+    to the next as much is read as is handed over. `step_s` holds the seconds of an epoch.
+    """
     timing, ends = Timing(), time.perf_counter() + seconds
+    epoch, rows, began = 0, 0, 0.0
     with contextlib.closing(feed):
-        next(feed)
-        before = time.perf_counter()
         for fed in feed:
-            now = time.perf_counter()
-            timing.rows += fed.rows
-            timing.step_s.append(now - before)
-            timing.waited_s += now - before
-            before = now
-            if now >= ends and len(timing.step_s) >= LEAST:
-                break
+            if fed.epoch != epoch:
+                now = time.perf_counter()
+                if epoch > 0:
+                    timing.rows += rows
+                    timing.step_s.append(now - began)
+                    if now >= ends:
+                        break
+                epoch, rows, began = fed.epoch, 0, now
+            rows += fed.rows
     return timing
 
 
