@@ -1,4 +1,4 @@
-"""`beatray bench` in its parts, each at a small size: the corpus, the feed, the steps, the plain loop, the operations."""
+"""`beatray bench` in its parts, each at a small size: corpus, feed, steps, plain loop, operations, report."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from beatray.bench.run import LOOP, PLAIN, STEP, first_batch, measure, reader_co
 from beatray.bench.settings import recipe_settings
 from beatray.bench.table import lines
 from beatray.bench.timing import LEAST, WARM_UP, Timing, time_feed, time_steps
+from beatray.cli import main
 from beatray.commands.bench import settings_from
 from beatray.corpus.reader import open_corpus, verify
 from beatray.errors import CorpusError, SettingsError
@@ -214,6 +215,17 @@ def test_what_is_measured_unless_something_is_chosen() -> None:
     assert chosen.recipe is None and (chosen.train.cache_mb, chosen.train.readers_per_worker) == (64, 3)
     with pytest.raises(SettingsError, match="batch_size"):
         settings_from(["train.batchsize=3"])
+
+
+def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        (["train.batchsize=32"], "did you mean 'train.batch_size'?"),
+        (["--json", str(tmp_path / "no" / "bench.json")], "there is no such folder"),
+        (["--seconds", "0"], "--seconds must be above 0"),
+    ):
+        assert main(["bench", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("beatray bench: ") and told in error
 
 
 def test_the_script_for_a_gpu_needs_little_more_than_torch(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from beatray.ingest.slices import convert_slice
 from beatray.storage.store import Store
 
 ROWS_PER_SHARD, JITTER_UV, RAIL_UV = 1024, 25, 32_000
-BUNDLED = 128
+BUNDLED = 64
 """Recordings of each source that are read: more would say nothing new of what a step or the feed costs."""
 
 

@@ -25,7 +25,7 @@ BATCHES_AHEAD = 2
 UNITS_AHEAD = 2
 """Row groups under way for each reader."""
 
-GROUPS = 8
+GROUPS = 4
 """Row groups over which a feed is timed, again and again."""
 
 
