@@ -160,6 +160,18 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--seconds", type=float, default=20.0, help="how long the collectives go on (default: 20)")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    bench = commands.add_parser(
+        "bench",
+        help="what this machine does with a run, beside a plain PyTorch loop, in two minutes",
+        description="Measure step, feed, wait for data and share of peak, turn by turn with a plain PyTorch loop over "
+        "a DataLoader, on one rank; print a table. Overrides: those of pretrain; without corpus= bundled recordings "
+        "are written again and again. Example: beatray bench recipe=beat_ssl train.precision=bf16 train.compile=step "
+        "--json bench.json",
+    )
+    _overrides_of(bench)
+    bench.add_argument("--seconds", type=float, default=120.0, help="about how long, in all (default: 120)")
+    bench.add_argument("--json", metavar="FILE", help="write all of it there")
+
     track = commands.add_parser(
         "track",
         help="send to MLflow what an outage kept back",
@@ -289,6 +301,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from beatray.commands import sweep_report
 
             return sweep_report.run(args.parent, args.corpus, args.against)
+        if args.command == "bench":
+            from beatray.commands import bench
+
+            return bench.run(args.overrides, seconds=args.seconds, json_file=args.json)
         if args.command == "evaluate":
             from beatray.commands import evaluate
 
@@ -355,6 +371,10 @@ def _print_config(args: argparse.Namespace) -> int:
         from beatray.train.composed import pretrain_settings
 
         content = as_dict(pretrain_settings([*given, *extra]))  # what is printed is what would run
+    elif args.command == "bench":
+        from beatray.commands import bench
+
+        content = as_dict(bench.settings_from(given))
     elif args.command == "demo":
         from beatray.commands.demo import settings_from
 

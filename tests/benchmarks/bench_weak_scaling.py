@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 import torch
-from large_corpus import write_large_corpus
 
+from beatray.bench.corpus import write_large_corpus
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.track.journal import read_lines

@@ -24,7 +24,7 @@ from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.ingest.plan import IngestSettings
+from beatray.ingest.plan import SAMPLE, IngestSettings
 from beatray.schema import build
 from beatray.settings import (
     CheckpointSettings,
@@ -38,7 +38,6 @@ from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker, how_to_open
 from beatray.train.composed import pretrain_content
 
-SAMPLE = Path(__file__).parent.parent / "sample"
 MARK = "demo.json"
 ITEMS_PER_SHARD = 64
 

@@ -29,6 +29,9 @@ from beatray.ingest.tree import is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
 from beatray.storage.store import Store
 
+SAMPLE = Path(__file__).parent.parent / "sample"
+"""Where the bundled recordings lie: NAME-sample.zip by source."""
+
 VERSION = "2"
 """Changes when the same input would give other rows."""
 

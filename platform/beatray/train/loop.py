@@ -13,7 +13,6 @@ one - the end of an epoch, a checkpoint, an end - it is read at once, by all ran
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -251,10 +250,7 @@ def _resume(run_spec: RunSpec, ranks: Ranks, learner: Learner) -> dict[str, Any]
 def _feed(run_spec: RunSpec, ranks: Ranks, start: tuple[int, int], n_steps: int) -> Generator[Batch]:
     if n_steps <= 0:
         return
-    make_views = None
-    if run_spec.settings.train.augment_on == "workers":
-        objective, encoder = json.dumps(run_spec.settings.objective), json.dumps(run_spec.settings.encoder)
-        make_views = ViewsOnWorker(objective, encoder, json.dumps(run_spec.statistics), run_spec.settings.seed)
+    make_views = ViewsOnWorker.of(run_spec) if run_spec.settings.train.augment_on == "workers" else None
     yield from batches(run_spec.stream, ranks.rank, ranks.world, start, n_steps, make_views)
 
 
