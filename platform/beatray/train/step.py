@@ -99,6 +99,8 @@ class Learner:
         self.objective.to(ranks.device)
         if settings.train.precision == "fp64":
             self.objective.double()
+        # where a shape follows from what recordings hold, the device is waited for, and a graph taken anew
+        self.objective.static_shapes = ranks.device.type == "cuda" or settings.train.compile in ("step", "graphs")
         self.optimizer = build_optimizer(self.objective, settings.train, masked=self.overlaps)
         self._side = torch.cuda.Stream(ranks.device) if self.overlaps and ranks.device.type == "cuda" else None
         self._trained = [weight for weight in self.objective.parameters() if weight.requires_grad]
