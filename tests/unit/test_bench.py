@@ -174,9 +174,10 @@ def test_the_plain_loop_learns_from_the_same_views_with_the_same_loss(corpus: st
 
 def test_timings_of_rounds_are_put_together() -> None:
     timing = Timing()
-    timing.add(Timing(rows=20, step_s=[1.0, 1.0], waited_s=0.5, memory_mib=3.0))
-    timing.add(Timing(rows=10, step_s=[2.0], waited_s=0.5, memory_mib=2.0, refused=1))
+    timing.add(Timing(rows=20, step_s=[1.0, 1.0], waited_s=0.5, cpu_s=4.0, memory_mib=3.0))
+    timing.add(Timing(rows=10, step_s=[2.0], waited_s=0.5, cpu_s=2.0, memory_mib=2.0, refused=1))
     assert (timing.records_per_s, timing.step_ms, timing.data_wait) == (7.5, 1000.0, 0.25)
+    assert timing.records_per_cpu_s == 5.0
     assert (timing.rounds, timing.memory_mib, timing.refused) == ([10.0, 5.0], 3.0, 1)
 
 
@@ -188,7 +189,12 @@ def test_a_report_has_every_row_and_says_what_is_left_out(corpus: str, tmp_path:
     assert list(report["rows"]) == [PLAIN, LOOP, STEP, *feeds] and feeds
     for name in (PLAIN, LOOP, STEP):
         row = report["rows"][name]
-        assert row["share_of_peak"] > 0 and 0 <= row["data_wait"] < 1 and len(row["rounds_records_per_s"]) == 2
+        assert (
+            row["share_of_peak"] > 0
+            and 0 <= row["data_wait"] < 1
+            and row["records_per_cpu_s"] > 0
+            and len(row["rounds_records_per_s"]) == 2
+        )
     assert report["rows"][LOOP]["times_plain"] > 0 and "times_plain" not in report["rows"][PLAIN]
     assert report["head"]["corpus_rows"] == ROWS and 1e4 < report["head"]["bytes_per_row_on_disk"] < 1.2e5
     text = "\n".join(lines(report))

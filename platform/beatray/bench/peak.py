@@ -21,7 +21,7 @@ from beatray.train.step import Learner, Ready
 
 SIZE = {"cuda": 8192, "cpu": 1024}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
-REPEATS, LONGEST_S = 20, 3.0
+REPEATS, LONGEST_S = 200, 2.0
 
 
 def step_flop(run_spec: RunSpec, device: torch.device, fed: Fed) -> int:

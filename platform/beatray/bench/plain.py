@@ -9,6 +9,7 @@ after every step. Batches are not cut into micro-batches.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from beatray.bench.processes import cpu_seconds
 from beatray.bench.timing import LEAST, WARM_UP, Timing, peak_memory
 from beatray.models.layout import channels_first
 from beatray.objectives.objective import Progress
@@ -86,17 +88,22 @@ class PlainLoop:
         """Steps for so many seconds, starting the workers and warming up included; at least a few."""
         timing, ends, source = Timing(), time.perf_counter() + seconds, iter(self._loader)
         with channels_first(), peak_memory(self._device) as memory:
-            before = time.perf_counter()
-            for number, views in enumerate(source):
-                waited = time.perf_counter() - before
+            used = before = 0.0
+            for number in itertools.count():
+                if number == warm_up:
+                    used, before = cpu_seconds(), time.perf_counter()
+                asked = time.perf_counter()
+                views = next(source)
+                waited = time.perf_counter() - asked
                 timing.refused += not np.isfinite(self._step(views))
                 now = time.perf_counter()
                 if number >= warm_up:
                     timing.rows += self._run_spec.settings.train.batch_size
                     timing.step_s.append(now - before)
                     timing.waited_s += waited
-                before = now
+                    before = now
                 if now >= ends and len(timing.step_s) >= LEAST:
+                    timing.cpu_s = cpu_seconds() - used
                     break
         del source  # ends the workers
         timing.memory_mib = memory[0]

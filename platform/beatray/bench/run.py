@@ -115,7 +115,8 @@ def measure(run_spec: RunSpec, folder: Path, ends: float, *, ray: bool, say: Cal
     order = [PLAIN, LOOP, STEP, *(name for name in parts if name.startswith("feed"))]
     rows = {name: row_of(timings[name], flop / fed.rows, roof, name) for name in order}
     for name in (LOOP, STEP):
-        rows[name]["times_plain"] = rows[name]["records_per_s"] / rows[PLAIN]["records_per_s"]
+        for ratio, key in (("times_plain", "records_per_s"), ("times_plain_per_cpu_s", "records_per_cpu_s")):
+            rows[name][ratio] = rows[name][key] / rows[PLAIN][key] if rows[PLAIN][key] else None
     return Report(head, rows, left_out)
 
 
@@ -169,6 +170,7 @@ def row_of(timing: Timing, flop_per_record: float, roof: float, name: str = "") 
     """One row of the table: of a feed only what a feed has."""
     row: dict[str, Any] = {
         "records_per_s": timing.records_per_s,
+        "records_per_cpu_s": timing.records_per_cpu_s,
         "rounds_records_per_s": timing.rounds or [timing.records_per_s],
         "steps": len(timing.step_s),
     }

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-COLUMNS = ("records/s", "ms/step", "spread", "of peak", "data wait", "MiB", "x plain")
-WIDTH = 30
+COLUMNS = ("records/s", "/CPU s", "ms/step", "spread", "of peak", "data wait", "MiB", "x plain", "/CPU s")
+"""Records a second, and for each second that some core worked; the last two are those two against the plain loop's."""
+
+WIDTH, COLUMN = 27, 10
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A head, the table and what was left out, of what `run.Report.as_dict` gives."""
     yield from head_lines(report["head"])
     yield ""
-    yield f"{'':<{WIDTH}}" + "".join(f"{name:>11}" for name in COLUMNS)
+    yield f"{'':<{WIDTH}}" + "".join(f"{name:>{COLUMN}}" for name in COLUMNS)
     for name, row in report["rows"].items():
-        yield f"{name:<{WIDTH}}" + "".join(f"{value:>11}" for value in _values(row))
+        yield f"{name:<{WIDTH}}" + "".join(f"{value:>{COLUMN}}" for value in _values(row))
     yield ""
     for text in report["left_out"]:
         yield f"left out: {text}"
@@ -40,12 +42,14 @@ def head_lines(head: Mapping[str, Any]) -> Iterator[str]:
 def _values(row: Mapping[str, Any]) -> Iterator[str]:
     forms = (
         ("records_per_s", lambda x: f"{x:,.0f}" if x >= 100 else f"{x:.1f}"),
+        ("records_per_cpu_s", lambda x: f"{x:,.0f}" if x >= 100 else f"{x:.1f}"),
         ("step_ms", lambda x: f"{x:,.1f}"),
         ("spread", lambda x: f"{100 * x:.0f} %"),
         ("share_of_peak", lambda x: f"{100 * x:.1f} %"),
         ("data_wait", lambda x: f"{100 * x:.1f} %"),
         ("memory_mib", lambda x: f"{x:,.0f}"),
         ("times_plain", lambda x: f"{x:.2f}"),
+        ("times_plain_per_cpu_s", lambda x: f"{x:.2f}"),
     )
     for name, form in forms:
         yield form(row[name]) if row.get(name) is not None else "-"

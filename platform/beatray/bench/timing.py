@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from beatray.bench.feed import Fed
+from beatray.bench.processes import cpu_seconds
 from beatray.train.prefetcher import Prefetcher
 from beatray.train.step import Learner, Outcome, Ready
 from beatray.train.timing import peak_mib
@@ -35,6 +36,7 @@ class Timing:
     rows: int = 0
     step_s: list[float] = field(default_factory=list)
     waited_s: float = 0.0
+    cpu_s: float = 0.0  # of all processes, readers and workers included
     memory_mib: float = 0.0
     refused: int = 0  # steps whose loss or gradient was not finite
     rounds: list[float] = field(default_factory=list)  # records/s of each
@@ -48,6 +50,11 @@ class Timing:
     def records_per_s(self) -> float:
         """Over all of them."""
         return self.rows / self.seconds
+
+    @property
+    def records_per_cpu_s(self) -> float:
+        """Per second that some core worked for it: what other jobs do on the machine hardly moves it."""
+        return self.rows / self.cpu_s if self.cpu_s else 0.0
 
     @property
     def step_ms(self) -> float:
@@ -72,6 +79,7 @@ class Timing:
         self.rows += other.rows
         self.step_s += other.step_s
         self.waited_s += other.waited_s
+        self.cpu_s += other.cpu_s
         self.memory_mib = max(self.memory_mib, other.memory_mib)
         self.refused += other.refused
         self.rounds.append(other.records_per_s)
@@ -85,10 +93,12 @@ def time_steps(
     `last` is the last step of the run that it has a schedule for.
     """
     timing, under_way = Timing(), None
+    used = before = 0.0
     ends = time.perf_counter() + seconds
     with contextlib.closing(_ahead(feed, learner)) as ahead, peak_memory(learner) as memory:
-        before = time.perf_counter()
         for number in itertools.count():
+            if number == warm_up:
+                used, before = cpu_seconds(), time.perf_counter()
             asked = time.perf_counter()
             fed, ready = next(ahead)
             waited = time.perf_counter() - asked
@@ -102,8 +112,9 @@ def time_steps(
                 timing.rows += fed.rows
                 timing.step_s.append(now - before)
                 timing.waited_s += waited
-            before = now
+                before = now
             if now >= ends and len(timing.step_s) >= least:
+                timing.cpu_s = cpu_seconds() - used
                 break
         if under_way is not None:
             timing.refused += under_way.read()[0] is None
@@ -118,7 +129,7 @@ def time_feed(feed: Generator[Fed], seconds: float) -> Timing:
     to the next as much is read as is handed over. `step_s` holds the seconds of an epoch.
     """
     timing, ends = Timing(), time.perf_counter() + seconds
-    epoch, rows, began = 0, 0, 0.0
+    epoch, rows, began, used = 0, 0, 0.0, 0.0
     with contextlib.closing(feed):
         for fed in feed:
             if fed.epoch != epoch:
@@ -128,8 +139,11 @@ def time_feed(feed: Generator[Fed], seconds: float) -> Timing:
                     timing.step_s.append(now - began)
                     if now >= ends:
                         break
+                else:
+                    used, now = cpu_seconds(), time.perf_counter()
                 epoch, rows, began = fed.epoch, 0, now
             rows += fed.rows
+        timing.cpu_s = cpu_seconds() - used
     return timing
 
 
