@@ -321,8 +321,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=450.0, help="no row begins after so many")
     parser.add_argument("--ranks", type=int, default=min(torch.cuda.device_count(), 2), help="2: two ranks against one")
     parser.add_argument("--only", metavar="REGEX", help="rows whose names match")
-    parser.add_argument("--smoke", action="store_true", help="small sizes, nothing is compiled")
+    parser.add_argument("--smoke", action="store_true", help="small sizes, no code is generated; always on a CPU")
     asked = parser.parse_args()
+    asked.smoke |= asked.device == "cpu"  # at full size a step would take minutes
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder, contextlib.ExitStack() as stack:
         if asked.smoke:

@@ -29,6 +29,7 @@ from beatray.cli import main
 from beatray.commands.bench import settings_from
 from beatray.corpus.reader import open_corpus, verify
 from beatray.errors import CorpusError, SettingsError
+from beatray.models.layout import channels_first, channels_last_on, wants_channels_last
 from beatray.train.composed import pretrain_settings
 from beatray.train.epoch_audit import names_by_place
 from beatray.train.order import StepSequence, steps_per_epoch
@@ -170,6 +171,16 @@ def test_the_plain_loop_learns_from_the_same_views_with_the_same_loss(corpus: st
     timing = loop.time(0.0)
     assert len(timing.step_s) >= LEAST and timing.rows == len(timing.step_s) * BATCH and timing.refused == 0
     assert any(not torch.equal(value, before[name]) for name, value in loop.objective.state_dict().items())
+
+
+def test_the_plain_loop_keeps_maps_as_torch_lays_them_out() -> None:
+    x = torch.zeros(2, 3, 8)
+    with channels_last_on("cpu"):
+        assert wants_channels_last(x)
+        with channels_first():
+            assert not wants_channels_last(x)
+        assert wants_channels_last(x)
+    assert not wants_channels_last(x)
 
 
 def test_timings_of_rounds_are_put_together() -> None:
