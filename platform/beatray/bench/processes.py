@@ -31,6 +31,11 @@ def family() -> dict[int, str]:
     return {pid: titles[pid] for pid in sorted(mine) if pid in titles}
 
 
+def cpu_of(pid: int) -> float:
+    """CPU seconds of one process; OSError once it has ended."""
+    return sum(map(int, _stat(pid)[11:13])) / TICK
+
+
 def cpu_seconds() -> float:
     """CPU time of the family, children that have ended included."""
     if not Path("/proc/self/stat").exists():
