@@ -74,6 +74,12 @@ class Timing:
         """The part of the time in which the loop waited for a batch."""
         return self.waited_s / self.seconds
 
+    def count(self, rows: int, seconds: float, waited_s: float) -> None:
+        """One step more."""
+        self.rows += rows
+        self.step_s.append(seconds)
+        self.waited_s += waited_s
+
     def add(self, other: Timing) -> None:
         """Take in another round."""
         self.rows += other.rows
@@ -109,9 +115,7 @@ def time_steps(
                 timing.refused += outcome.read()[0] is None
             now = time.perf_counter()
             if number >= warm_up:
-                timing.rows += fed.rows
-                timing.step_s.append(now - before)
-                timing.waited_s += waited
+                timing.count(fed.rows, now - before, waited)
                 before = now
             if now >= ends and len(timing.step_s) >= least:
                 timing.cpu_s = cpu_seconds() - used
