@@ -22,10 +22,10 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from large_corpus import write_large_corpus
-from processes import cpu_seconds
 from ray.data.collate_fn import ArrowBatchCollateFn
 
+from beatray.bench.corpus import write_large_corpus
+from beatray.bench.processes import cpu_seconds
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.train.blocks import Arrays, corpus_columns, decode

@@ -213,8 +213,7 @@ def table(costs: tuple[float, float, float], seed: int) -> None:
 
 def measure(encoder: str, rows: int, seed: int) -> None:
     """Measure all costs on this machine, and print them and the table."""
-    from large_corpus import write_large_corpus
-
+    from beatray.bench.corpus import write_large_corpus
     from beatray.ray_session import RaySettings, session
 
     with tempfile.TemporaryDirectory() as name:

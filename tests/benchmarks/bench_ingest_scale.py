@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from processes import cpu_seconds, data_archive, proportional_mib
+from processes import data_archive, proportional_mib
 
+from beatray.bench.processes import cpu_seconds
 from beatray.ingest.folder_tree import FolderTree
 from beatray.ingest.sources import ptbxl
 from beatray.record import LEADS

@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
-from large_corpus import write_large_corpus
-from processes import family, private_mib
+from processes import private_mib
 from ray._private.internal_api import memory_summary
 
+from beatray.bench.corpus import write_large_corpus
+from beatray.bench.processes import family
 from beatray.ray_session import RaySettings, session
 from beatray.train.composed import pretrain_settings
 from beatray.train.order import steps_per_epoch

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from large_corpus import write_large_corpus
 
+from beatray.bench.corpus import write_large_corpus
 from beatray.corpus.reader import Corpus, open_corpus, read_row_group
 from beatray.corpus.schema import SCHEMA
 from beatray.corpus.writer import FOLDER

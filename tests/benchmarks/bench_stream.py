@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from large_corpus import write_large_corpus
 from torch.utils.data import DataLoader, Dataset
 
 from beatray.augment.draws import Draws
+from beatray.bench.corpus import write_large_corpus
 from beatray.corpus.reader import read_row_group
 from beatray.objectives.objective import Progress
 from beatray.ray_session import RaySettings, session

@@ -6,7 +6,8 @@ Each repeat trains one epoch with one worker and one with two, each rank with on
 (`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal tells
 them; the ratio is that of the rate of two workers to twice the rate of one. Beside it the physical limit: the same step
 on one batch in memory, in one process and in two at once that know nothing of each other. Two cores that share caches
-and memory are no twice one core, and two ranks share them with their readers and Ray as well.
+and memory are no twice one core, and two ranks share them with their readers and Ray as well: the CPU time of every
+kind of process is counted, in milliseconds a recording.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import time
 from pathlib import Path
 
 import torch
-from large_corpus import write_large_corpus
+from processes import CpuByKind
 
+from beatray.bench.corpus import write_large_corpus
 from beatray.corpus.reader import read_row_group
 from beatray.ray_session import RaySettings, session
 from beatray.track.journal import read_lines
@@ -36,16 +38,33 @@ from beatray.train.step import Learner
 WARM_UP = 3
 
 
-def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float]:
-    """Records per second of a run after its first step, and the share of that time waited for data."""
+KINDS = {
+    "RayTrainWorker": "ranks",
+    "_read": "readers",
+    "_get_datasource": "readers",
+    "raylet/raylet": "raylet",
+    "gcs_server": "Ray's other servers",
+    "dashboard": "Ray's other servers",
+    "monitor": "Ray's other servers",
+    "TrainController": "controller of Ray Train",
+    "ray::": "other Ray workers",
+    "python": "driver",
+}
+
+
+def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float, dict[str, float]]:
+    """Records per second of a run after its first step, the share of that time waited for data, and the milliseconds
+    of CPU time that each kind of process spent on a recording of the whole run, its start included."""
     words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
     run_spec = prepare_run(pretrain_settings(words))
-    result = pretrain(run_spec)
+    with CpuByKind(KINDS) as cpu:
+        result = pretrain(run_spec)
     assert result.finished, f"run {name} ended after {result.steps} steps"
     lines = read_lines(out / name / "metrics.jsonl")[1:]
     seconds = sum(line["step_s"] + line["data_wait_s"] for line in lines)
     rows = run_spec.rows - run_spec.settings.train.batch_size
-    return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds
+    spent = {kind: 1000 * used / run_spec.rows for kind, used in cpu.seconds().items()}
+    return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds, spent
 
 
 def steps_per_second(words: list[str], seconds: float) -> float:
@@ -85,7 +104,7 @@ def main() -> None:
     common += [f"encoder={asked.encoder}", "tracking.uri=null", "train.checkpoint_every_steps=100000"]
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
         corpus = asked.corpus or write_large_corpus(Path(folder) / "corpus", asked.records)
-        found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+        found: dict[int, list[tuple[float, float, dict[str, float]]]] = {1: [], 2: []}
         for repeat in range(asked.repeats):
             for workers in found:
                 words = [*common, f"train.batch_size={asked.rows * workers}"]
@@ -96,8 +115,9 @@ def main() -> None:
         cores = len(os.sched_getaffinity(0))
         print(f"{asked.encoder}, {asked.rows} rows of each worker a step, {cores} cores, median of {asked.repeats}")
         for workers, runs in found.items():
-            rate, waited = (statistics.median(values) for values in zip(*runs, strict=True))
+            rate, waited = (statistics.median(run[place] for run in runs) for place in (0, 1))
             print(f"  {workers} worker(s) {rate:7.0f} records/s   data wait {waited:.1%}")
+            print("    CPU ms a recording: " + ", ".join(f"{kind} {ms:.2f}" for kind, ms in runs[-1][2].items()))
         ratios = [two[0] / (2 * one[0]) for one, two in zip(found[1], found[2], strict=True)]
         print(f"  two processes that step side by side reach {limit:.3f} of one alone, each")
         print(

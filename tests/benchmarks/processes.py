@@ -1,46 +1,59 @@
-"""What this process and all processes below it use, from /proc (Linux)."""
+"""Memory and CPU time of this process and of all below it, from /proc (Linux), and data sets from archives."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
-TICK = os.sysconf("SC_CLK_TCK")
+from beatray.bench.processes import cpu_of, family
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields 3 and on of /proc/PID/stat; the second is a name that may hold blanks."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+class CpuByKind:
+    """CPU seconds of this process and all below it while the block lasts, by what kind of process they are.
 
+    Each process is looked at twice a second, so that those that end in between are counted but for their last moments.
+    """
 
-def family() -> dict[int, str]:
-    """Process ids of this process and all below it, with their titles."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                pid = int(folder.name)
-                parents[pid] = int(_stat(pid)[1])
-                titles[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue  # it has ended
-    mine = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
-        mine |= more
-    return {pid: titles[pid] for pid in sorted(mine) if pid in titles}
+    def __init__(self, kinds: dict[str, str]) -> None:
+        self._kinds = kinds  # part of a title -> what such processes are called
+        self._first: dict[int, float] = {}
+        self._last: dict[int, tuple[str, float]] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
 
+    def __enter__(self) -> CpuByKind:
+        self._thread.start()
+        return self
 
-def cpu_seconds() -> float:
-    """CPU time of the family, children that have ended included."""
-    ticks = 0
-    for pid in family():
-        try:
-            ticks += sum(map(int, _stat(pid)[11:15]))
-        except OSError:
-            continue
-    return ticks / TICK
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def seconds(self) -> dict[str, float]:
+        """By kind, the most first."""
+        found: dict[str, float] = {}
+        for pid, (title, used) in self._last.items():
+            kind = next((name for part, name in self._kinds.items() if part in title), "other")
+            found[kind] = found.get(kind, 0.0) + used - self._first[pid]
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def _look(self) -> None:
+        over, began = False, True
+        while not over:
+            over = self._over.wait(0.5)
+            for pid, title in family().items():
+                try:
+                    used = cpu_of(pid)
+                except OSError:
+                    continue
+                self._first.setdefault(pid, used if began else 0.0)
+                # Ray gives an idle worker another title: what it was before is what used the time
+                idle = "IDLE" in title and pid in self._last
+                self._last[pid] = (self._last[pid][0] if idle else title, used)
+            began = False
 
 
 def private_mib(pid: int) -> float:

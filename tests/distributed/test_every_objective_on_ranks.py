@@ -20,6 +20,7 @@ from torch import multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from beatray.objectives import row_chunks
 from beatray.objectives.objective import Progress
 from beatray.train.blocks import Arrays
 from beatray.train.optimizer import build_optimizer
@@ -28,6 +29,21 @@ from every_method import RECIPES, batch_of, model_of, rows_of, settings_of, view
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
+CHUNKS, STATIC = "in chunks", "static shapes"
+
+FORMS: list[tuple[str, ...]] = [
+    ("simclr_tiny", CHUNKS),
+    ("physio_contrast_tiny", "objective.ratio=true", CHUNKS),
+    ("clocs_tiny", CHUNKS),
+    ("cpc_tiny", "objective.batch_negatives=3", CHUNKS, STATIC),
+    ("ts2vec_tiny", CHUNKS, STATIC),
+    ("beat_ssl_tiny", "objective.rhythm=soft_z", "objective.beat=soft_z", "objective.loss=softclt", CHUNKS),
+    ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_1", "objective.positive_mass=0", CHUNKS, STATIC),
+    ("beat_ssl_tiny", "objective.rhythm=soft_2", "objective.beat_positives=clusters", STATIC),
+    ("beat_ssl_tiny", "objective.rhythm=soft_z", "objective.beat=soft_z", "objective.loss=sigmoid", STATIC),
+]
+"""Chunks of rows, and shapes that follow from the rows alone."""
+
 CASES: list[tuple[str, ...]] = [
     *((recipe,) for recipe in RECIPES),
     ("cpc_tiny", "objective.batch_negatives=3"),  # moments gathered from all ranks, with their gradient
@@ -35,20 +51,24 @@ CASES: list[tuple[str, ...]] = [
     ("swav_tiny", "objective.queue_rows=8", "objective.queue_start=0", "objective.freeze=0"),  # a queue that is full
     ("lead_contrast_tiny", "objective.segments=halves"),
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
+    *count(FORMS[::4], FORMS),
 ]
-"""Every method, and settings that gather something else."""
+"""Every method, and settings that gather something else. Chunks and static shapes are for ranks, not for one."""
 
 SIZES = count({3: [3, 0, 4]}, {2: [6, 1], 3: [3, 0, 4]})
 STEPS = 3
 ATOL = 1e-9
+WHOLE = row_chunks.CELLS
 
 
 def run_case(
     case: tuple[str, ...], arrays: Arrays, statistics: dict[str, Any], sizes: list[int], rank: int
 ) -> dict[str, Any]:
     """Some steps on this rank's rows: losses, means, the gradient of the first step and the state at the end."""
-    settings = settings_of(*case)
+    settings = settings_of(*(word for word in case if word not in (CHUNKS, STATIC)))
     objective = model_of(settings, statistics, exact=True)
+    objective.static_shapes = STATIC in case and len(sizes) > 1
+    row_chunks.CELLS = 30 if CHUNKS in case and len(sizes) > 1 else WHOLE
     module: nn.Module = DistributedDataParallel(objective, broadcast_buffers=False) if len(sizes) > 1 else objective
     optimizer = build_optimizer(objective, settings.train)
     first = sum(sizes[:rank])

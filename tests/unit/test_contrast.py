@@ -14,6 +14,7 @@ from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.contrast import contrast_rows, soft_contrastive_loss, unit_rows
 from beatray.objectives.objective import Progress, collapse_warnings
 from beatray.objectives.reduce import embedding_std
+from beatray.objectives.row_targets import RowTargets
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,
     LossSettings,
@@ -154,8 +155,9 @@ def test_logs_measure_targets_and_spread() -> None:
     z = unit_rows(torch.randn(2 * n, dim))
     own = hard_targets(2 * n).bool()
     index = torch.arange(2 * n)
-    sharp = contrast_term("record", 1.0, z, z, index, own.float(), own, LossSettings(0.1))
-    flat = contrast_term("beat", 0.5, z, z, index, torch.ones(2 * n, 2 * n), own, LossSettings(0.1))
+    hard, uniform = (RowTargets(targets, own) for targets in (own.float(), torch.ones(2 * n, 2 * n)))
+    sharp = contrast_term("record", 1.0, z, z, index, lambda _: hard, LossSettings(0.1))
+    flat = contrast_term("beat", 0.5, z, z, index, lambda _: uniform, LossSettings(0.1))
     result = combine_terms([sharp, flat])
     loss, logs = result.loss, result.means | result.counts
     torch.testing.assert_close(loss, logs["record/loss"] + 0.5 * logs["beat/loss"])

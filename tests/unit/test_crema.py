@@ -200,6 +200,13 @@ def test_a_short_recording_is_masked_within_its_signal_and_what_follows_matters_
     torch.testing.assert_close(whole.means["record/loss"], other.means["record/loss"])
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.3, 0.5, 0.75, 0.9, 0.99])
+def test_the_host_knows_how_many_patches_of_a_whole_recording_are_kept(ratio: float) -> None:
+    objective = built(mask_ratio=ratio)
+    cells = torch.arange(1, 400)
+    assert [objective.most_kept(int(number)) for number in cells] == objective.kept(cells).tolist()
+
+
 @pytest.mark.parametrize("ratio", [0.01, 0.99])
 def test_something_is_always_kept_and_something_masked(ratio: float) -> None:
     objective = built(mask_ratio=ratio)

@@ -110,7 +110,7 @@ def test_nothing_there_is_told_with_what_is(tmp_path: Path) -> None:
 
 def test_listing_passes_on_what_is_not_listed(folder: Path) -> None:
     (folder / "link.dcm").symlink_to(folder / "ward" / "IM000001")
-    items, unlisted = list_items(IngestSettings({"files": str(folder)}, "unused"))["files"]
+    items, unlisted = list_items(IngestSettings({"files": str(folder)}, "unused"))["files", str(folder)]
     assert len(items) == 8
     assert {other.reason for other in unlisted} == {Reason.FORMAT, Reason.UNSAFE_PATH}
     assert sum(other.count for other in unlisted) == 5

@@ -42,6 +42,7 @@ NO_TORCH = (
     "config.py",
     "schema.py",
     "cli.py",
+    "cli_parser.py",
     "ray_session.py",
 )
 
@@ -72,6 +73,7 @@ LOWER: dict[str, set[str]] = {
         *("storage", "dsp", "corpus", "settings", "config", "track", "ray_job"),
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),
     },
+    "bench": {"storage", "corpus", "ingest", "settings", "config", "models", "objectives", "train"},
     "evaluate": {"dsp", "corpus", "settings", "augment", "preprocess", "models"},
     "sweep": {
         *("storage", "corpus", "models", "objectives", "settings", "config", "track", "ray_job"),

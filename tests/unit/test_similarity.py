@@ -9,6 +9,7 @@ import torch
 from beatray.commands.pretrain import new_warnings
 from beatray.objectives import soft_targets as targets
 from beatray.objectives.contrast import unit_rows
+from beatray.objectives.row_targets import RowTargets, hard_of, same_ids
 from beatray.objectives.soft_targets import QUANTILES, Similarity, others_histogram, quantiles
 from beatray.objectives.terms import LossSettings, combine_terms, contrast_term
 
@@ -58,7 +59,8 @@ def test_logs_hold_both_raw_and_sharpened(kind: str) -> None:
     similarity = targets.soft_1(values, values, 50.0) if kind == "soft_1" else targets.soft_2(values, values, 0.5, 20.0)
     wanted = similarity.targets(OWN, torch.float32)
     z = unit_rows(torch.randn(2 * N, 8))
-    term = contrast_term("record", 1.0, z, z, INDEX, wanted, OWN, LossSettings(0.1), similarity)
+    soft = RowTargets(wanted, OWN, similarity)
+    term = contrast_term("record", 1.0, z, z, INDEX, lambda _: soft, LossSettings(0.1))
     logs = combine_terms([term]).means
     for level in QUANTILES:
         for name, matrix in (("raw", similarity.raw), ("sharp", wanted)):
@@ -67,7 +69,7 @@ def test_logs_hold_both_raw_and_sharpened(kind: str) -> None:
             near = similarity.sharpen(similarity.raw.new_tensor([1 - 1 / 256, 1.0]))
             slack = 0.004 if name == "raw" else 0.01 + float(near[1] - near[0])
             assert float(logs[f"record/{name}_similarity_q{level:02d}"]) == pytest.approx(expected, abs=slack)
-    hard = contrast_term("beat", 1.0, z, z, INDEX, targets.hard(OWN), OWN, LossSettings(0.1))
+    hard = contrast_term("beat", 1.0, z, z, INDEX, hard_of(same_ids(RECORD)), LossSettings(0.1))
     both = combine_terms([hard, term]).means
     assert not [name for name in both if name.startswith("beat/") and "similarity" in name]
     assert both["record/raw_similarity_q50"] == logs["record/raw_similarity_q50"]

@@ -32,6 +32,12 @@ def made(similarity: Similarity, own: torch.Tensor | None = None) -> torch.Tenso
     return similarity.targets(nobody if own is None else own, torch.float32)
 
 
+def soft_z(z: torch.Tensor, own: torch.Tensor, power: float) -> Similarity:
+    """Of all rows and columns, with the width that these have."""
+    width = targets.kernel_width(z, lambda index: own[index], torch.arange(len(z)))
+    return targets.soft_z(z, z, width, power)
+
+
 def test_own_pairs_are_the_other_view() -> None:
     expected = torch.zeros(2 * N, 2 * N)
     for i in range(N):
@@ -56,7 +62,7 @@ def test_soft_targets_are_symmetric_with_own_pairs_1(kind: str) -> None:
     if kind == "soft_1":
         soft = made(targets.soft_1(values, values, 50.0), OWN)
     elif kind == "soft_z":
-        soft = made(targets.soft_z(values, values, OWN, INDEX, 1.0), OWN)
+        soft = made(soft_z(values, OWN, 1.0), OWN)
     else:
         soft = made(targets.soft_2(values - 1.0, values - 1.0, 0.5, 20.0), OWN)
     torch.testing.assert_close(soft, soft.T)
@@ -104,7 +110,7 @@ def test_soft_z_is_the_gaussian_kernel_of_z_scores(records: int, power: float) -
     own = targets.own_pairs(record, record, index)
     known = targets.Features(table).double()
     z = known.standardise(known.impute(torch.tensor(values)))[record]
-    found = made(targets.soft_z(z, z, own, index, power), own)
+    found = made(soft_z(z, own, power), own)
     expected = np.tile(z_loop(values, table, power), (2, 2))
     expected[own.numpy()] = 1.0
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -117,18 +123,15 @@ def test_soft_z_is_the_gaussian_kernel_of_z_scores(records: int, power: float) -
 
 def test_soft_z_of_equal_things_and_of_none() -> None:
     same = torch.zeros(2 * N, 3)
-    assert torch.equal(made(targets.soft_z(same, same, OWN, INDEX, 1.0), OWN), torch.ones(2 * N, 2 * N))
+    assert torch.equal(made(soft_z(same, OWN, 1.0), OWN), torch.ones(2 * N, 2 * N))
     odd = same.clone()
     odd[[0, N]] = 1.0  # one record is different, most pairs are equal: the width is 0
-    soft = made(targets.soft_z(odd, odd, OWN, INDEX, 1.0), OWN)
+    soft = made(soft_z(odd, OWN, 1.0), OWN)
     assert soft[0, [1, N + 1]].tolist() == [0.0, 0.0] and soft[1, [2, N]].tolist() == [1.0, 0.0]
     one, own = torch.ones(2, 3), torch.tensor([[False, True], [True, False]])
-    assert torch.equal(made(targets.soft_z(one, one, own, torch.arange(2), 1.0), own), torch.ones(2, 2))
+    assert torch.equal(made(soft_z(one, own, 1.0), own), torch.ones(2, 2))
     none = torch.zeros(0, 3)
-    assert made(targets.soft_z(none, none, torch.zeros(0, 0, dtype=torch.bool), torch.arange(0), 1.0)).shape == (
-        0,
-        0,
-    )
+    assert made(soft_z(none, torch.zeros(0, 0, dtype=torch.bool), 1.0)).shape == (0, 0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100, 4097])
@@ -139,8 +142,16 @@ def test_the_median_is_an_element_and_the_lower_one(n: int) -> None:
         torch.rand(n, generator=generator).pow(20) * 1e30,
         torch.randint(0, 3, (n,), generator=generator).float(),
     ):
-        assert torch.equal(median_over_ranks(values), values.median())
-    assert median_over_ranks(torch.zeros(0)).isnan()
+        assert torch.equal(median_of([values]), values.median())
+        assert torch.equal(median_of([*values.split(3)]), values.median())
+    assert median_of([torch.zeros(0)]).isnan()
+
+
+def median_of(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The median of some parts, beside numbers that do not count."""
+    beside = [(torch.full((5,), value), torch.zeros(5, dtype=torch.bool)) for value in (0.0, 1e9)]
+    counted = [(part, torch.ones_like(part, dtype=torch.bool)) for part in parts]
+    return median_over_ranks(lambda: counted + beside, torch.device("cpu"))
 
 
 def test_opposite_features_are_not_alike() -> None:

@@ -24,8 +24,7 @@ from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
-from beatray.ingest.places import Places
-from beatray.ingest.plan import IngestSettings
+from beatray.ingest.plan import SAMPLE, IngestSettings
 from beatray.schema import build
 from beatray.settings import (
     CheckpointSettings,
@@ -39,7 +38,6 @@ from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker, how_to_open
 from beatray.train.composed import pretrain_content
 
-SAMPLE = Path(__file__).parent.parent / "sample"
 MARK = "demo.json"
 ITEMS_PER_SHARD = 64
 
@@ -135,7 +133,7 @@ def _identity(settings: DemoSettings) -> dict[str, Any]:
 
 
 def _ingest(settings: DemoSettings, corpus: Path) -> None:
-    sources: dict[str, Places] = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
+    sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
     plan = IngestSettings(sources, str(corpus), items_per_shard=ITEMS_PER_SHARD, limit=settings.records)
     ingest.run(plan, settings.cluster)
 

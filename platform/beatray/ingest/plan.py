@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,9 @@ from beatray.storage.store import Store
 
 T = TypeVar("T")
 
+SAMPLE = Path(__file__).parent.parent / "sample"
+"""Where the bundled recordings lie: NAME-sample.zip by source."""
+
 VERSION = "2"
 """Changes when the same input would give other rows."""
 
@@ -41,7 +44,7 @@ VERSION = "2"
 class IngestSettings:
     """What to read, where to write and how."""
 
-    sources: dict[str, Places]  # source name -> folder, archive or URI, or several of them
+    sources: Mapping[str, Places]  # source name -> folder, archive or URI, or several of them
     out: str
     detector: Detector = "beatray"  # or "neurokit"
     items_per_shard: int = (

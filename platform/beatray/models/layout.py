@@ -41,6 +41,17 @@ def channels_last_on(device_type: str) -> Iterator[None]:
             _DEVICES.discard(device_type)
 
 
+@contextmanager
+def channels_first() -> Iterator[None]:
+    """Keep every map (N, C, T) contiguous, on CUDA too, for as long as the context lasts: to measure against it."""
+    before = set(_DEVICES)
+    _DEVICES.clear()
+    try:
+        yield
+    finally:
+        _DEVICES.update(before)
+
+
 def wants_channels_last(x: Tensor) -> bool:
     """Whether x is a map (N, C, T) on a device that wants it channels last."""
     return x.dim() == 3 and x.device.type in _DEVICES

@@ -11,13 +11,16 @@ Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same. What 
 classes of the corpus) or aami (the classes of a trained classifier); inherit_record gives soft beats the similarity of
 their records instead of that of their own features. See soft_targets.py, contrast.py. Ours, not the paper's:
 `feature_weight` adds the reading of measured features from the embedding, see feature_regression.py.
+
+With `static_shapes` all `max_beats_per_record` slots of a record take part in every step, so that no shape follows from
+what the records hold: slots without a beat are columns that no row sees, and rows that count in nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +33,16 @@ from beatray.beat_classifier.labels import BeatLabels
 from beatray.errors import CheckpointError, SettingsError
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, ProjectionHead
-from beatray.objectives import soft_targets
 from beatray.objectives.beat_ssl_settings import SOFT, BeatSslSettings
 from beatray.objectives.beat_ssl_table import TABLE_1
+from beatray.objectives.beat_ssl_targets import soft_of
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import Pairs, encode_views, lay_out
 from beatray.objectives.reduce import gather_counts, gather_rows, rank
-from beatray.objectives.soft_targets import Similarity
+from beatray.objectives.row_targets import hard_of, same_class_of, same_ids
+from beatray.objectives.soft_targets import Features
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import (
     MAX_TARGET_ENTROPY,
@@ -54,6 +58,14 @@ from beatray.storage.store import Store
 
 SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance", "soft_z": "z_power"}
 """The setting that sharpens each kind of soft target."""
+
+
+class Slots(NamedTuple):
+    """Beats (K,): record of this rank and number within it; there (K,) bool where some are not, None: all are."""
+
+    owner: Tensor
+    slot: Tensor
+    there: Tensor | None
 
 
 class BeatSsl(Objective):
@@ -81,11 +93,11 @@ class BeatSsl(Objective):
                 encoder.channels, settings.roi_bins, settings.projector_hidden, settings.projector_dim
             )
         if settings.needs_record_features:
-            self.record_features = soft_targets.Features(_table(statistics, "record"))
+            self.record_features = Features(_table(statistics, "record"))
         if settings.feature_weight > 0:
             self.feature_head = nn.Linear(encoder.embed_dim, len(_table(statistics, "record").names))
         if settings.needs_beat_features:
-            self.beat_features = soft_targets.Features(_table(statistics, "beat"))
+            self.beat_features = Features(_table(statistics, "beat"))
         self.beat_labels: BeatLabels | None = None  # no module of this one: it is not trained, saved or wrapped
         if settings.beat_positives == "aami":
             self.beat_labels = classifier.load(str(settings.beat_classifier), settings.beat_classifier_digest)
@@ -125,9 +137,8 @@ class BeatSsl(Objective):
     def forward(self, views: Tensors, at: Progress) -> StepResult:
         """The weighted sum of the terms that the settings ask for."""
         fmap, pooled = encode_views(self.encoder, views)
-        there = views["beat_index"] >= 0 if self.settings.beat != "none" else None
-        beats = 0 if there is None else int(there.sum())
-        counts = gather_counts([len(views["view_1"]), beats], fmap.device)
+        slots = self._slots(views["beat_index"]) if self.settings.beat != "none" else None
+        counts = gather_counts([len(views["view_1"]), 0 if slots is None else len(slots.owner)], fmap.device)
         pairs = lay_out([records for records, _ in counts], fmap.device)
         features = None
         if self.settings.compares_records:
@@ -135,10 +146,10 @@ class BeatSsl(Objective):
         terms = []
         if self.settings.rhythm != "none":
             terms.append(self._rhythm_term(pooled, pairs, features))
-        if there is not None:
-            terms.append(self._beat_term(fmap, views, there, [n for _, n in counts], pairs, features))
+        if slots is not None:
+            terms.append(self._beat_term(fmap, views, slots, [n for _, n in counts], pairs, features))
         result = combine_terms(terms)
-        if there is not None:
+        if slots is not None:
             result.counts["beats"] = result.counts["beat/rows"] / 2
         if self.settings.feature_weight > 0:
             loss, means = self._feature_term(views)
@@ -208,85 +219,64 @@ class BeatSsl(Objective):
             )
         return found
 
+    def _slots(self, beat_index: Tensor) -> Slots:
+        """The beats (B, K) of this rank; with static shapes those that are not there, too."""
+        there = beat_index >= 0
+        if not self.static_shapes:
+            owner, slot = there.nonzero(as_tuple=True)
+            return Slots(owner, slot, None)
+        place = torch.arange(there.numel(), device=there.device)
+        return Slots(place // there.shape[1], place % there.shape[1], there.flatten())
+
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings
         z = unit_rows(self.rhythm_projector(pooled))
-        wanted, similarity = soft_targets.hard(pairs.own), None
+        targets_of = hard_of(pairs.own)
         if features is not None and s.rhythm != "hard":
             every = features[pairs.record]
-            similarity = self._similarity(s.rhythm, self.record_features, every, pairs.own, pairs.self_index)
-            wanted = self._soft(similarity, pairs.own, pairs.self_index, features.dtype)
-        return contrast_term(
-            "record",
-            s.rhythm_weight,
-            z,
-            pairs.gather(z),
-            pairs.self_index,
-            wanted,
-            pairs.own,
-            self.loss_settings,
-            similarity,
-        )
+            targets_of = soft_of(s, s.rhythm, self.record_features, every, pairs.own, pairs.self_index)
+        columns = pairs.gather(z)
+        return contrast_term("record", s.rhythm_weight, z, columns, pairs.self_index, targets_of, self.loss_settings)
 
     def _feature_term(self, views: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         predicted = self.feature_head(self.encoder(views["plain"], views["n_valid"]))
-        return feature_loss(predicted, views["record_features"], self.record_features, self.settings.feature_weight)
+        weight, known = self.settings.feature_weight, self.record_features
+        return feature_loss(predicted, views["record_features"], known, weight, self.static_shapes)
 
     def _beat_term(
         self,
         fmap: Tensor,
         views: Tensors,
-        there: Tensor,
+        slots: Slots,
         sizes: list[int],
         pairs: Pairs,
         record_features: Tensor | None,
     ) -> Term:
         s = self.settings
-        owner, slot = there.nonzero(as_tuple=True)
+        owner, slot, there = slots
         boxes = views["boxes"][owner, slot].repeat(2, 1)
-        z = unit_rows(self.beat_head(fmap, boxes, torch.cat([owner, owner + len(there)]), self.encoder.stages[-1]))
+        owners = torch.cat([owner, owner + len(views["boxes"])])
+        z = unit_rows(self.beat_head(fmap, boxes, owners, self.encoder.stages[-1]))
         both = [2 * size for size in sizes]
         kind = views["beat_class"][owner, slot] if "beat_class" in views else torch.zeros_like(owner)
-        labels = torch.stack([owner + pairs.first, slot, kind], dim=1).repeat(2, 1)
-        record, number, kind = gather_rows(labels, both).unbind(1)
+        labels = [owner + pairs.first, slot, kind, *([] if there is None else [there.to(kind.dtype)])]
+        record, number, kind, *flags = gather_rows(torch.stack(labels, dim=1).repeat(2, 1), both).unbind(1)
+        there = flags[0] > 0 if flags else None  # of all columns
         self_index = torch.arange(both[rank()], device=z.device) + sum(both[: rank()])
-        same_record = soft_targets.own_pairs(record[self_index], record, self_index)
-        beat = record * s.max_beats_per_record + number
-        own = soft_targets.own_pairs(beat[self_index], beat, self_index)
-        similarity = None
+        same_record, own = same_ids(record), same_ids(record * s.max_beats_per_record + number)
         if s.beat == "hard" and s.beat_positives == "same_record":
-            wanted = same_record.float()
+            targets_of = hard_of(own, same_record)
         elif s.beat == "hard":
-            wanted = soft_targets.same_class(own, kind[self_index], kind, self_index)
+            targets_of = same_class_of(own, kind, there)
+        elif s.beat_positives == "inherit_record" and record_features is not None:
+            every = record_features[record]
+            targets_of = soft_of(s, s.beat, self.record_features, every, same_record, self_index, there)
         else:
-            if s.beat_positives == "inherit_record" and record_features is not None:
-                own, known, every = same_record, self.record_features, record_features[record]
-            else:
-                known = self.beat_features
-                every = gather_rows(known.impute(views["beat_features"][owner, slot]).repeat(2, 1), both)
-            similarity = self._similarity(s.beat, known, every, own, self_index)
-            wanted = self._soft(similarity, own, self_index, every.dtype)
+            known = self.beat_features
+            every = gather_rows(known.impute(views["beat_features"][owner, slot]).repeat(2, 1), both)
+            targets_of = soft_of(s, s.beat, known, every, own, self_index, there)
         columns = gather_rows(z, both)
-        return contrast_term("beat", s.beat_weight, z, columns, self_index, wanted, own, self.loss_settings, similarity)
-
-    def _similarity(
-        self, kind: str, known: soft_targets.Features, every: Tensor, own: Tensor, self_index: Tensor
-    ) -> Similarity:
-        """Similarity (R, M) of own rows and all columns from the imputed features of all columns (M, F)."""
-        s = self.settings
-        if kind == "soft_1":
-            return soft_targets.soft_1(every[self_index], every, s.exponent)
-        if kind == "soft_2":
-            scaled = known.scale(every)
-            return soft_targets.soft_2(scaled[self_index], scaled, s.alpha, s.tau_instance)
-        z = known.standardise(every)
-        return soft_targets.soft_z(z[self_index], z, own, self_index, s.z_power)
-
-    def _soft(self, similarity: Similarity, own: Tensor, self_index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Soft targets (R, M) with the mass on positive pairs that the settings ask for."""
-        return soft_targets.fix_positive_mass(
-            similarity.targets(own, dtype), own, self_index, self.settings.positive_mass
-        )
+        return contrast_term("beat", s.beat_weight, z, columns, self_index, targets_of, self.loss_settings, there)
 
 
 def _table(statistics: FeatureStatistics | None, level: str) -> FeatureTable:

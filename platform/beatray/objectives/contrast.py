@@ -12,7 +12,10 @@ i with targets T_ij (the diagonal never counts) is, by `form`:
 
 The loss of a batch is the mean over rows whose targets have any mass; rows without are left out and counted.
 
-Contract: computed in float32 (float64 stays), outside autocast. Only own rows x global columns are ever materialised.
+Where some places hold nothing (`there` (M,) bool, the same on every rank), they are neither rows nor columns.
+
+Contract: computed in float32 (float64 stays), outside autocast. Only rows x global columns are ever materialised, and
+of many rows not all at a time: row_chunks.py.
 """
 
 from __future__ import annotations
@@ -34,11 +37,11 @@ _NEVER = -1e30  # a logit whose exponential is exactly 0, yet finite, so that 0 
 
 @dataclass(frozen=True, slots=True)
 class RowLoss:
-    """Loss of this rank's rows: the sum over kept rows (with gradient), how many were kept, how many there were."""
+    """Loss of some rows: the sum over kept rows (with gradient), how many were kept, how many there were."""
 
     total: Tensor
     kept: Tensor
-    rows: int
+    rows: Tensor
 
 
 def soft_contrastive_loss(
@@ -70,10 +73,12 @@ def contrast_rows(
     temperature: float,
     form: Form = "soft_cross_entropy",
     bias: float = 0.0,
+    there: Tensor | None = None,
 ) -> RowLoss:
     """Loss of some rows of the global batch: unit z_rows (R, D) against all unit z_columns (M, D).
 
-    self_index (R,) is the column that each row is; targets (R, M) at least 0. R and M may be 0.
+    self_index (R,) is the column that each row is; targets (R, M) at least 0; there (M,) bool says which columns, and
+    so which rows, are there, None: all. R and M may be 0.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
@@ -81,24 +86,40 @@ def contrast_rows(
         raise ValueError(f"temperature must be positive, not {temperature}")
     with torch.autocast(z_rows.device.type, enabled=False):
         logits = z_rows @ z_columns.T / temperature
-        is_self = own_columns(self_index, len(z_columns))
-        weights = targets.to(logits.dtype).masked_fill(is_self, 0.0)
+        hidden = unseen(self_index, len(z_columns), there)
+        weights = targets.to(logits.dtype).masked_fill(hidden, 0.0)
         mass = weights.sum(1)
         keep = mass > 0
         if form == "sigmoid":
             pairs = functional.binary_cross_entropy_with_logits(logits + bias, weights, reduction="none")
-            per_row = pairs.masked_fill(is_self, 0.0).sum(1) / max(len(z_columns) - 1, 1)
+            per_row = pairs.masked_fill(hidden, 0.0).sum(1) / n_others(len(z_columns), there)
         else:
-            logits = logits.masked_fill(is_self, _NEVER)
+            logits = logits.masked_fill(hidden, _NEVER)
             if form == "soft_cross_entropy":
                 weights = weights / torch.where(keep, mass, 1.0)[:, None]
             per_row = weights.sum(1) * _logsumexp(logits) - (weights * logits).sum(1)
-        return RowLoss(torch.where(keep, per_row, 0.0).sum(), keep.sum(), len(z_rows))
+        return RowLoss(torch.where(keep, per_row, 0.0).sum(), keep.sum(), rows_there(self_index, there))
 
 
 def own_columns(self_index: Tensor, columns: int) -> Tensor:
     """True where a column is the row itself: (R,) -> (R, M) bool."""
     return torch.arange(columns, device=self_index.device) == self_index[:, None]
+
+
+def unseen(self_index: Tensor, columns: int, there: Tensor | None = None) -> Tensor:
+    """True where a row has no column: itself, and all pairs of which one is not there: (R,), (M,) -> (R, M) bool."""
+    is_self = own_columns(self_index, columns)
+    return is_self if there is None else is_self | ~(there[self_index][:, None] & there)
+
+
+def n_others(columns: int, there: Tensor | None, at_least: int = 1) -> Tensor | int:
+    """How many columns a row has beside itself; a tensor where the host does not know."""
+    return max(columns - 1, at_least) if there is None else (there.sum() - 1).clamp_min(at_least)
+
+
+def rows_there(self_index: Tensor, there: Tensor | None) -> Tensor:
+    """How many of some rows (R,) are there: () int64."""
+    return self_index.new_full((), len(self_index)) if there is None else there[self_index].sum()
 
 
 def _logsumexp(logits: Tensor) -> Tensor:

@@ -17,13 +17,16 @@ draws anew for every t, as the reference does; all takes every other moment. Non
 and its future, which segmentation wants.
 
 Contract: scores are one product (B, T', T') per direction, never (B, T', negatives, D). Moments after the end of a
-short recording are neither predicted nor negatives; a recording of k tokens or fewer counts in nothing.
+short recording are neither predicted nor negatives; a recording of k tokens or fewer counts in nothing. Scores against
+other recordings are made for a chunk of recordings at a time (row_chunks.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +40,7 @@ from beatray.models.encoder import Encoder, Stage, at_least_float32, cells_of, v
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_tokens
 from beatray.objectives.reduce import embedding_std, gather_counts, gather_rows, global_mean, rank, sum_over_ranks
+from beatray.objectives.row_chunks import by_chunks
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.record import RATE_HZ, WINDOW_SAMPLES
 
@@ -112,7 +116,7 @@ class Cpc(Objective):
                 self._direction(direction, c.to(exact.dtype), exact, cells, views, lent)
                 for direction, c in zip(self.directions, context, strict=True)
             ]
-        counted = int((cells > self.steps_ahead).sum())
+        counted = (cells > self.steps_ahead).sum()
         total = torch.stack([loss for loss, _ in parts]).mean()
         loss, mean = global_mean(total, counted)
         hits = torch.stack([hit for _, hit in parts]).mean()
@@ -121,8 +125,9 @@ class Cpc(Objective):
         if len(parts) > 1:
             for direction, (part, _) in zip(self.directions, parts, strict=True):
                 means[f"{direction}/loss"] = global_mean(part, counted)[1]
-        means["token/embedding_std"] = embedding_std(unit_rows(exact[there]))
-        return StepResult(loss, means, {"records": sum_over_ranks(torch.tensor(float(counted), device=z.device))})
+        tokens, known = self.chosen(exact, there)
+        means["token/embedding_std"] = embedding_std(unit_rows(tokens), known)
+        return StepResult(loss, means, {"records": sum_over_ranks(counted.float())})
 
     @classmethod
     def curves(cls, settings: CpcSettings) -> Sequence[Curve]:
@@ -134,25 +139,22 @@ class Cpc(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Sums over records of the mean loss and of the mean share of right answers in one direction of time."""
         q = self.predictors[self.directions.index(direction)](context)
-        t = torch.arange(z.shape[1], device=z.device)
         ahead = self.steps_ahead if direction == "forward" else -self.steps_ahead
-        wanted = t + ahead
-        valid = (wanted >= 0) & (wanted < cells[:, None]) & (t < cells[:, None])  # (B, T')
-        scores = q @ z.transpose(1, 2)  # (B, T', T')
-        around = wanted.expand(len(z), -1).remainder(cells[:, None])
-        positive = scores.gather(2, around[..., None])[..., 0]
-        if self.settings.negatives == "all":
-            hidden = (t >= cells[:, None])[:, None, :] | (t == around[..., None])
-            others = scores.masked_fill(hidden, float("-inf"))
-        else:
-            step = views[f"distances_{direction}"] * (1 if direction == "forward" else -1)
-            others = scores.gather(2, (around[..., None] + step).remainder(cells[:, None, None]))
+        mine = torch.arange(len(z), device=z.device)
+        distances = []
+        if self.settings.negatives != "all":
+            distances.append(views[f"distances_{direction}"] * (1 if direction == "forward" else -1))
         if lent is not None:
-            others = torch.cat([others, self._of_others(q, lent)], dim=2)
-        best = others.amax(2)
-        loss = torch.logaddexp(positive, others.logsumexp(2)) - positive
-        share = 1.0 / valid.sum(1).clamp_min(1).to(loss.dtype)
-        return ((loss * valid).sum(1) * share).sum(), (((positive > best) & valid).sum(1) * share).sum()
+            mine = mine + sum(self._sizes(z)[: rank()])
+
+        def of_chunk(q: Tensor, z: Tensor, cells: Tensor, mine: Tensor, *distances: Tensor) -> list[Tensor]:
+            others = None if lent is None else _of_others(q, lent, mine)
+            return _sums(q, z, cells, ahead, distances[0] if distances else None, others)
+
+        columns = 0 if lent is None else z.shape[1] * lent.shape[:2].numel()  # what grows with the ranks
+        chunks = by_chunks(of_chunk, q, z, cells, mine, *distances, columns=columns)
+        loss, hits = (reduce(add, parts) for parts in zip(*chunks, strict=True))
+        return loss, hits
 
     def _lent(self, z: Tensor, views: Tensors) -> Tensor | None:
         """The moments that every recording of the global batch lends to the others: (N, P, D), with gradient."""
@@ -160,13 +162,6 @@ class Cpc(Objective):
             return None
         mine = z.gather(1, views["lent"][..., None].expand(-1, -1, z.shape[2]))
         return gather_rows(mine, self._sizes(z))
-
-    def _of_others(self, q: Tensor, lent: Tensor) -> Tensor:
-        """Scores (B, T', N P) against the moments of other recordings; those of its own are left out."""
-        scores = torch.einsum("btd,npd->btnp", q, lent)
-        first = sum(self._sizes(q)[: rank()])
-        own = torch.arange(len(lent), device=q.device) == (torch.arange(len(q), device=q.device) + first)[:, None]
-        return scores.masked_fill(own[:, None, :, None], float("-inf")).flatten(2)
 
     def _sizes(self, rows: Tensor) -> list[int]:
         return [counts[0] for counts in gather_counts([len(rows)], rows.device)]
@@ -177,3 +172,35 @@ class Cpc(Objective):
     def _crop_samples(self) -> int:
         seconds = self.settings.crop_seconds
         return WINDOW_SAMPLES if seconds is None else min(round(seconds * RATE_HZ), WINDOW_SAMPLES)
+
+
+def _sums(q: Tensor, z: Tensor, cells: Tensor, ahead: int, step: Tensor | None, others: Tensor | None) -> list[Tensor]:
+    """Sums over recordings (B, T', D) of the mean loss and of the mean share of right answers, `ahead` tokens on.
+
+    step (B, 1 or T', N): distances of negatives, None for all other moments; others (B, T', n): scores of moments of
+    other recordings, None for none.
+    """
+    t = torch.arange(z.shape[1], device=z.device)
+    wanted = t + ahead
+    valid = (wanted >= 0) & (wanted < cells[:, None]) & (t < cells[:, None])  # (B, T')
+    scores = q @ z.transpose(1, 2)  # (B, T', T')
+    around = wanted.expand(len(z), -1).remainder(cells[:, None])
+    positive = scores.gather(2, around[..., None])[..., 0]
+    if step is None:
+        hidden = (t >= cells[:, None])[:, None, :] | (t == around[..., None])
+        negative = scores.masked_fill(hidden, float("-inf"))
+    else:
+        negative = scores.gather(2, (around[..., None] + step).remainder(cells[:, None, None]))
+    if others is not None:
+        negative = torch.cat([negative, others], dim=2)
+    best = negative.amax(2)
+    loss = torch.logaddexp(positive, negative.logsumexp(2)) - positive
+    share = 1.0 / valid.sum(1).clamp_min(1).to(loss.dtype)
+    return [((loss * valid).sum(1) * share).sum(), (((positive > best) & valid).sum(1) * share).sum()]
+
+
+def _of_others(q: Tensor, lent: Tensor, mine: Tensor) -> Tensor:
+    """Scores (B, T', N P) of q against moments (N, P, D) of all recordings, -inf for its own: those at mine (B,)."""
+    scores = torch.einsum("btd,npd->btnp", q, lent)
+    own = torch.arange(len(lent), device=q.device) == mine[:, None]
+    return scores.masked_fill(own[:, None, :, None], float("-inf")).flatten(2)

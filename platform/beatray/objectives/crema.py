@@ -96,7 +96,7 @@ class Crema(Objective):
         times = len(s.maskings)
         # patches kept of each row: a part of those that hold signal, so fewer in a short recording
         shares = self.kept(cells_of(views["n_valid"], self.stage, tokens.shape[1])).repeat(times)
-        most = int(self.kept(torch.tensor(tokens.shape[1])))
+        most = self.most_kept(tokens.shape[1])
         there = torch.arange(most, device=x_mv.device) < shares[:, None]
         encoded = network.encode(tokens.repeat(times, 1, 1), orders[:, :most], there)
         drawn = self.decoder(encoded, orders, there)
@@ -120,6 +120,11 @@ class Crema(Objective):
         """How many of so many patches are kept: at least one, and at least one is masked where there are two."""
         share = torch.round((1.0 - self.settings.mask_ratio) * cells.double()).long()
         return torch.minimum(share, cells - 1).clamp_min(1)
+
+    def most_kept(self, cells: int) -> int:
+        """`kept` of a number that the host knows."""
+        share: int = round((1.0 - self.settings.mask_ratio) * cells)
+        return max(min(share, cells - 1), 1)
 
     @classmethod
     def described(cls, settings: CremaSettings) -> str:

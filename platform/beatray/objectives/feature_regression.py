@@ -23,19 +23,23 @@ FARTHEST_SD = 5.0
 
 
 def feature_loss(
-    predicted: Tensor, features: Tensor, known: Features, weight: float
+    predicted: Tensor, features: Tensor, known: Features, weight: float, static_shapes: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """predicted (n, F) in SDs, features (n, F) raw with NaN where missing -> loss to backpropagate on this rank, means.
 
     Means are over the global batch: `feature/loss`, and `feature/explained`, the part of the variance that is read
-    right (1: all).
+    right (1: all). `static_shapes`: those that are missing take part as zeros.
     """
     there = torch.isfinite(features)
     wanted = known.standardise(known.impute(features)).clamp(-FARTHEST_SD, FARTHEST_SD)
     predicted = predicted.to(wanted.dtype)  # out of autocast
-    error = (predicted - wanted)[there]
-    total = nn.functional.smooth_l1_loss(predicted[there], wanted[there], reduction="sum")
-    sums = torch.stack([there.sum(), total.detach(), error.detach().square().sum(), wanted[there].square().sum()])
+    if static_shapes:
+        predicted, wanted = (values.masked_fill(~there, 0.0) for values in (predicted, wanted))
+    else:
+        predicted, wanted = predicted[there], wanted[there]
+    error = (predicted - wanted).detach()
+    total = nn.functional.smooth_l1_loss(predicted, wanted, reduction="sum")
+    sums = torch.stack([there.sum(), total.detach(), error.square().sum(), wanted.square().sum()])
     count, summed, squared, spread = sum_over_ranks(sums.double())
     explained = 1.0 - squared / spread.clamp_min(1e-12)
     means = {"feature/loss": (summed / count.clamp_min(1.0)).float(), "feature/explained": explained.float()}

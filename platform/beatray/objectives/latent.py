@@ -111,7 +111,7 @@ class LatentPrediction(Objective):
         loss, mean = global_mean(errors.sum(), tokens)
         over_tokens, over_records = target_stds(h, there)
         means = {"loss": mean, "token/target_std": over_tokens, "record/target_std": over_records}
-        masked, rows = sum_over_ranks(torch.stack([tokens, tokens.new_tensor(len(h))])).float()
+        masked, rows = sum_over_ranks(torch.stack([tokens, tokens.new_full((), len(h))])).float()
         return StepResult(loss, means, {"token/masked": masked, "record/rows": rows})
 
 

@@ -13,6 +13,8 @@ tests/distributed/test_every_objective_on_ranks.py):
 - `forward` runs under data parallel training on any number of ranks with any number of records on each, zero included.
   Its loss is backpropagated on this rank; `means` and `counts` are over the global batch (see reduce.py), so k ranks
   give loss and gradient of one rank on the global batch. In evaluation mode it changes no tensor.
+- With `static_shapes` no part of `forward` on one rank waits for the device: no number is fetched from it, no shape
+  follows from values, nothing is made on the host and copied (tests/unit/test_static_shapes.py has the exceptions).
 - `after_step` is called once per global step, after the optimizer, and not for a refused step. What it changes is the
   same on all ranks and lies in parameters or buffers, so that a checkpoint holds it.
 - `exported` is what others get of the run.
@@ -114,6 +116,10 @@ class Objective(nn.Module):
     reads: tuple[str, ...] = ("signal_uv", "n_samples", "record_key")
     """Arrays of the corpus that `views` needs; a method that needs more says so when it is built."""
 
+    static_shapes: bool = False
+    """Whether `forward` keeps shapes that do not depend on what tensors hold. The loop sets it where the host must not
+    wait for the device, or where steps are recorded; results are those without, but for rounding."""
+
     def __init__(self, encoder: Encoder, settings: Any, statistics: FeatureStatistics | None = None) -> None:
         super().__init__()
         self.encoder = encoder
@@ -126,6 +132,15 @@ class Objective(nn.Module):
     def forward(self, views: Tensors, at: Progress) -> StepResult:
         """The loss of this rank's share of the global batch, and what is to be known of the step."""
         raise NotImplementedError(f"{type(self).__name__} gives no forward")
+
+    def chosen(self, rows: Tensor, there: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of some rows (..., D) that are there (...) bool: (n, D), and None.
+
+        With static shapes all of them, and which of these are there (n,).
+        """
+        if self.static_shapes:
+            return rows.flatten(0, there.ndim - 1), there.flatten()
+        return rows[there], None
 
     def after_step(self, at: Progress) -> None:
         """Once per global step, after the optimizer, unless the step was refused: teachers, queues, prototypes."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from beatray.models.encoder import Encoder
-from beatray.objectives import soft_targets
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import StepResult
 from beatray.objectives.reduce import gather_counts, gather_rows, rank
+from beatray.objectives.row_targets import hard_of, same_ids
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 
 
@@ -24,14 +24,17 @@ class Pairs:
     """Two views of n records here and N everywhere.
 
     sizes: records of each rank; first: number of this rank's first record; record (2N,): the record of each column;
-    self_index (2n,): the column of each own row; own (2n, 2N) bool: the other view of the same record.
+    self_index (2n,): the column of each own row.
     """
 
     sizes: list[int]
     first: int
     record: Tensor
     self_index: Tensor
-    own: Tensor
+
+    def own(self, index: Tensor) -> Tensor:
+        """The other view of the same record, for rows that are the columns index (R,): (R, 2N) bool."""
+        return same_ids(self.record)(index)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Both views' rows (2n, ...) of all ranks: (2N, ...), differentiable."""
@@ -43,10 +46,10 @@ def lay_out(sizes: list[int], device: torch.device) -> Pairs:
     first = sum(sizes[: rank()])
     starts = [sum(sizes[:r]) for r in range(len(sizes))]
     record = torch.cat(
-        [torch.arange(start, start + size).repeat(2) for start, size in zip(starts, sizes, strict=True)]
-    ).to(device)
-    self_index = torch.arange(2 * sizes[rank()], device=device) + 2 * first
-    return Pairs(sizes, first, record, self_index, soft_targets.own_pairs(record[self_index], record, self_index))
+        [torch.arange(start, start + size, device=device).repeat(2) for start, size in zip(starts, sizes, strict=True)]
+    )
+    self_index = torch.arange(2 * first, 2 * (first + sizes[rank()]), device=device)
+    return Pairs(sizes, first, record, self_index)
 
 
 def encode_views(encoder: Encoder, views: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -71,6 +74,5 @@ def nt_xent_term(name: str, weight: float, projected: Tensor, temperature: float
     sizes = [counts[0] for counts in gather_counts([len(projected) // 2], projected.device)]
     pairs = lay_out(sizes, projected.device)
     z = unit_rows(projected)
-    wanted = soft_targets.hard(pairs.own)
-    settings = LossSettings(temperature)
-    return contrast_term(name, weight, z, pairs.gather(z), pairs.self_index, wanted, pairs.own, settings)
+    targets_of = hard_of(pairs.own)
+    return contrast_term(name, weight, z, pairs.gather(z), pairs.self_index, targets_of, LossSettings(temperature))

@@ -16,8 +16,8 @@ below the line, and a pair of views that no record has is left out of the mean.
 
 Contract: a number of records of its own on each rank, zero included; all means are over the global batch, records
 ordered by rank. The column of a view is the row of its turned pair, so each rank needs its own rows against the columns
-of all, one product (n, V N) for each view, computed again in the backward pass rather than kept. Float32 (float64
-stays), outside autocast. Four collectives forward, one backward.
+of all, one product (n, V N) for each view, a chunk of rows at a time (row_chunks.py) and computed again in the backward
+pass rather than kept. Float32 (float64 stays), outside autocast. Four collectives forward, one backward.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from beatray.objectives.reduce import ddp_mean, gather_counts, gather_rows, rank, sum_over_ranks
+from beatray.objectives.row_chunks import by_chunks
 
 _NEVER = -1e30  # a logit whose exponential is exactly 0, yet finite, so that 0 * logit is 0
 
@@ -71,24 +73,16 @@ def patient_contrast(
         facts = gather_rows(torch.cat([patient_key[:, None], there.to(patient_key.dtype)], 1), sizes)
         keys, everyone = facts[:, 0], facts[:, 1:].bool()  # (N,) and (N, V)
         mine = torch.arange(len(z), device=z.device) + sum(sizes[: rank()])
-        every = torch.arange(len(keys), device=z.device)
-        other = every > mine[:, None] if not symmetric else every != mine[:, None]
-        partner = (keys[mine, None] == keys) & other  # (n, N)
-        sums = [
-            checkpoint(
-                _rows_of_view,
-                z[:, view],
-                z,
-                columns,
-                partner,
-                there & there[:, view, None],
-                everyone & everyone[:, view, None],
-                temperature,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            for view in range(z.shape[1])
-        ]
+        sums = []
+        for view in range(z.shape[1]):
+
+            def of_chunk(z: Tensor, mine: Tensor, there: Tensor, view: int = view) -> Tensor:
+                partner = _partners(keys, mine, symmetric)
+                own, others = there & there[:, view, None], everyone & everyone[:, view, None]
+                return _rows_of_view(z[:, view], z, columns, partner, own, others, temperature)
+
+            chunks = by_chunks(of_chunk, z, mine, there, columns=columns.shape[:2].numel(), recompute=True)
+            sums.append(reduce(add, chunks))
         of_self, of_partners, partners = torch.stack(sums, 1)  # each (V, V): row view, column view
         everywhere = sum_over_ranks(torch.stack([of_self, of_partners, partners]).double())
         # divisors, the same on all ranks: records with both views, pairs of a patient, pairs of views that count
@@ -99,7 +93,9 @@ def patient_contrast(
         for_self, for_partners = share / records.clamp_min(1.0), share / pairs.clamp_min(1.0)
         mean = (everywhere[0] * for_self + everywhere[1] * for_partners).sum()
         own = (of_self * for_self.to(z.dtype) + of_partners * for_partners.to(z.dtype)).sum()
-        others = (keys[:, None] == keys).sum() - len(keys)
+        ordered = keys.sort().values  # so that nothing is (N, N)
+        upto, below = (torch.searchsorted(ordered, ordered, right=right) for right in (True, False))
+        others = (upto - below).sum() - len(keys)
         return PatientLoss(
             ddp_mean(own, 1.0), mean.float(), _spread(columns.detach(), everyone), (others / max(len(keys), 1)).float()
         )
@@ -109,6 +105,13 @@ def by_record(rows: Tensor, views: int) -> Tensor:
     """Rows of all records' first view, then of their second, ..., beside each other: (V n, K, ...) -> (n, V K, ...)."""
     beside: Tensor = rows.unflatten(0, (views, -1)).transpose(0, 1).flatten(1, 2)
     return beside
+
+
+def _partners(keys: Tensor, mine: Tensor, symmetric: bool) -> Tensor:
+    """Other records of the same patient, of all keys (N,), for those at the places mine (n,): (n, N) bool."""
+    every = torch.arange(len(keys), device=keys.device)
+    other = every != mine[:, None] if symmetric else every > mine[:, None]
+    return (keys[mine, None] == keys) & other
 
 
 def _rows_of_view(

@@ -26,7 +26,7 @@ nothing; a recording without beats has no peak error, and both its views are in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,11 +40,12 @@ from beatray.models.encoder import Encoder
 from beatray.models.heads import ProjectionHead
 from beatray.models.signal_decoder import SignalDecoder, low_rate
 from beatray.objectives import soft_targets
-from beatray.objectives.contrast import RowLoss, own_columns, unit_rows
+from beatray.objectives.contrast import RowLoss, rows_there, unit_rows, unseen
 from beatray.objectives.feature_regression import FARTHEST_SD
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import encode_views, lay_out
 from beatray.objectives.reduce import gather_counts, gather_rows, global_mean
+from beatray.objectives.row_targets import RowTargets
 from beatray.objectives.soft_targets import Similarity
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.terms import (
@@ -143,13 +144,13 @@ class PhysioContrast(Objective):
         columns = pairs.gather(z)
         features = self.known.standardise(self.known.impute(views["record_features"])).clamp(-FARTHEST_SD, FARTHEST_SD)
         every = gather_rows(features, pairs.sizes)[pairs.record]
-        similarity = alike(every[pairs.self_index], every, s.threshold)
-        wanted = similarity.targets(pairs.own, z.dtype)
-        index, own = pairs.self_index, pairs.own
-        term = contrast_term("record", 1.0, z, columns, index, wanted, own, LossSettings(s.temperature), similarity)
-        if s.ratio:
-            term = replace(term, loss=ratio_rows(z, columns, index, wanted > 0, s.temperature))
-        contrast = combine_terms([term])
+
+        def targets_of(index: Tensor) -> RowTargets:
+            own, similarity = pairs.own(index), alike(every[index], every, s.threshold)
+            return RowTargets(similarity.targets(own, z.dtype), own, similarity)
+
+        settings = RatioLoss(s.temperature) if s.ratio else LossSettings(s.temperature)
+        contrast = combine_terms([contrast_term("record", 1.0, z, columns, pairs.self_index, targets_of, settings)])
         if not s.draws_signal:
             return contrast
         with torch.autocast(fmap.device.type, enabled=False):
@@ -210,15 +211,31 @@ def alike(row_z: Tensor, column_z: Tensor, threshold: float) -> Similarity:
     return Similarity(cosines, lambda raw: (raw >= threshold).double())
 
 
-def ratio_rows(z_rows: Tensor, z_columns: Tensor, self_index: Tensor, positive: Tensor, temperature: float) -> RowLoss:
+class RatioLoss(LossSettings):
+    """`ratio_rows` in the place of the loss of contrast.py."""
+
+    def of_rows(
+        self, z_rows: Tensor, z_columns: Tensor, self_index: Tensor, targets: Tensor, there: Tensor | None
+    ) -> RowLoss:
+        return ratio_rows(z_rows, z_columns, self_index, targets > 0, self.temperature, there)
+
+
+def ratio_rows(
+    z_rows: Tensor,
+    z_columns: Tensor,
+    self_index: Tensor,
+    positive: Tensor,
+    temperature: float,
+    there: Tensor | None = None,
+) -> RowLoss:
     """-logsumexp(positives / tau) + logsumexp(negatives / tau) of rows (R, D) against columns (M, D), positive (R, M).
 
     The row itself is none of both; rows without negatives or positives are left out.
     """
     with torch.autocast(z_rows.device.type, enabled=False):
         logits = z_rows @ z_columns.T / temperature
-        is_self = own_columns(self_index, len(z_columns))
-        pulls, pushes = positive & ~is_self, ~positive & ~is_self
+        seen = ~unseen(self_index, len(z_columns), there)
+        pulls, pushes = positive & seen, ~positive & seen
         keep = pulls.any(1) & pushes.any(1)
         pulled, pushed = (logits.masked_fill(~mask, -1e30).logsumexp(1) for mask in (pulls, pushes))
-        return RowLoss(torch.where(keep, pushed - pulled, 0.0).sum(), keep.sum(), len(z_rows))
+        return RowLoss(torch.where(keep, pushed - pulled, 0.0).sum(), keep.sum(), rows_there(self_index, there))

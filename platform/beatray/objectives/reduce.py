@@ -7,12 +7,14 @@ embedding also appears in the losses of others, so the backward pass of `gather_
 (an all-reduce), neither drops it nor averages it. Then k ranks give the gradient of one rank on the global batch.
 
 Contract: sizes (number of rows of each rank) are exchanged once by `gather_counts`; blocks may have no rows; every rank
-must make the same calls in the same order. Without a process group everything is the identity.
+must make the same calls in the same order. Without a process group everything is the identity. Only `gather_counts` of
+several ranks waits for the device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -89,7 +91,7 @@ def ddp_mean(total: Tensor, count: Tensor | float, weight: float = 1.0) -> Tenso
 
     `total` is the sum over this rank's items, with its gradient; `count` the items of all ranks (at least 1 is taken).
     """
-    everywhere = torch.as_tensor(count, device=total.device)
+    everywhere = _on_device(count, total)
     return total * (weight * world_size() / everywhere.clamp_min(1.0)).to(total.dtype)
 
 
@@ -98,41 +100,68 @@ def global_mean(total: Tensor, count: Tensor | float, weight: float = 1.0) -> tu
 
     The mean is without gradient and without the weight. One collective; any rank may have no item.
     """
-    here = torch.as_tensor(count, dtype=torch.float64, device=total.device)
+    here = _on_device(count, total).double()
     summed, everywhere = sum_over_ranks(torch.stack([total.detach().double(), here])).unbind()
     return ddp_mean(total, everywhere, weight), (summed / everywhere.clamp_min(1.0)).float()
 
 
-def embedding_std(z: Tensor) -> Tensor:
+def embedding_std(z: Tensor, there: Tensor | None = None) -> Tensor:
     """Mean SD over the global batch of the coordinates of unit rows (n, D), times sqrt(D): 1 all over the sphere.
 
-    0 when all rows are equal, or fewer than two: what tells a collapse. One collective; any rank may have no row.
+    0 when all rows are equal, or fewer than two: what tells a collapse. there (n,) bool: which rows count, None: all.
+    One collective; any rank may have no row.
     """
     rows = z.detach().double()
-    sums = torch.cat([rows.sum(0), rows.square().sum(0), rows.new_full((1,), len(rows))])
+    count = rows.new_full((1,), len(rows))
+    if there is not None:
+        rows, count = rows.masked_fill(~there[:, None], 0.0), there.sum()[None].double()
+    sums = torch.cat([rows.sum(0), rows.square().sum(0), count])
     summed = sum_over_ranks(sums)
     count = summed[-1].clamp_min(1.0)
     mean, square = (summed[:-1] / count).chunk(2)
     return ((square - mean.square()).clamp_min(0.0).sqrt().mean() * math.sqrt(z.shape[1])).float()
 
 
-def median_over_ranks(values: Tensor) -> Tensor:
-    """Lower median of the values (n,), at least 0, of all ranks, rounded to float32: () float32; NaN where none is.
+def median_over_ranks(parts: Callable[[], Iterable[tuple[Tensor, Tensor]]], device: torch.device) -> Tensor:
+    """Lower median over all ranks of values at least 0, rounded to float32: () float32; NaN where there is none.
 
-    The kernel width of a target must not depend on how many ranks there are; an average of the ranks' own medians
-    would. Positive float32 numbers sort as their bits do, so the median is found digit by digit, as in a radix sort:
-    count the upper 16 bits over all ranks, find the bin that holds the median, count the lower 16 bits within it. Two
-    collectives of 512 KiB; every rank must call it, also with no numbers of its own.
+    `parts` gives this rank's values, in as many parts as it likes and the same each time it is called: any shape, and
+    of that shape bool which of them count. The kernel width of a target must not depend on how many ranks there are; an
+    average of the ranks' own medians would. Positive float32 numbers sort as their bits do, so the median is found
+    digit by digit, as in a radix sort: count the upper 16 bits over all ranks, find the bin that holds the median,
+    count the lower 16 bits within it. Two collectives of 512 KiB; every rank must call it, also with no values.
     """
-    bits = values.detach().to(torch.float32).flatten().view(torch.int32)
-    upper = sum_over_ranks(torch.bincount(bits >> 16, minlength=_DIGIT))
+
+    def counts(of_bits: Callable[[Tensor], Tensor], among: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        total = torch.zeros(_DIGIT, dtype=torch.int64, device=device)
+        for values, counted in parts():
+            bits = values.detach().to(torch.float32).view(torch.int32)
+            total += bin_counts(of_bits(bits), counted if among is None else counted & among(bits), _DIGIT)
+        return sum_over_ranks(total)
+
+    upper = counts(lambda bits: bits >> 16)
     before = upper.cumsum(0)
-    wanted = (before[-1] + 1) // 2  # the place of the lower median, counted from 1
+    wanted = (before[-1:] + 1) // 2  # the place of the lower median, counted from 1
     high = torch.searchsorted(before, wanted).clamp_max(_DIGIT - 1)
-    lower = sum_over_ranks(torch.bincount(bits[bits >> 16 == high] & (_DIGIT - 1), minlength=_DIGIT))
-    low = torch.searchsorted(lower.cumsum(0), wanted - before[high] + upper[high]).clamp_max(_DIGIT - 1)
+    lower = counts(lambda bits: bits & (_DIGIT - 1), lambda bits: bits >> 16 == high)
+    within = wanted - before.gather(0, high) + upper.gather(0, high)
+    low = torch.searchsorted(lower.cumsum(0), within).clamp_max(_DIGIT - 1)
     found = (high << 16 | low).to(torch.int32).view(torch.float32)
-    return torch.where(before[-1] > 0, found, torch.nan)
+    return torch.where(before[-1:] > 0, found, torch.nan)[0]
+
+
+def bin_counts(place: Tensor, counted: Tensor, bins: int) -> Tensor:
+    """How many of the int32 places 0 .. bins - 1 that count, bool of the same shape, are in each bin: (bins,) int64.
+
+    `torch.bincount` asks the device how many bins there are.
+    """
+    counts = torch.zeros(bins, dtype=torch.int32, device=place.device)
+    return counts.index_add_(0, place.flatten(), counted.flatten().int()).long()
+
+
+def _on_device(count: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a tensor; one of the host's is not copied but filled in, which does not wait for the device."""
+    return count if isinstance(count, Tensor) else torch.full((), count, device=like.device)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -148,7 +148,7 @@ class SimDino(Objective):
             loss, cosine = global_mean(cosines(wanted, z).sum(), records, -s.coefficient)
             moments = z[:2].transpose(1, 2) @ z[:2]  # (2, d, d)
             everywhere = gather_rows(moments[None], [1] * world_size()).sum(0)  # the sum over ranks, with gradient
-            rows = sum_over_ranks(torch.tensor(float(records), dtype=torch.float64, device=z.device))
+            rows = sum_over_ranks(z.new_full((), float(records), dtype=torch.float64))
             rate = coding_rate(everywhere, rows, s.eps).mean()
             gamma = s.expansion * (z.shape[2] + rows) / (z.shape[2] * rows.clamp_min(1.0))
             # every rank has the same rate, and its gradient comes back summed over ranks: no factor of their number

@@ -1,7 +1,9 @@
 """What should be near what: hard and soft target matrices for records and for beats, and how they are watched.
 
-All matrices are rows of this rank against columns of the global batch, (R, M), float, at least 0. `own` marks the other
-view of the same record (or beat), the positive pair, whose target is 1; the row itself is no pair of its own.
+All matrices are rows of this rank against columns of the global batch, (R, M), float, at least 0. They are made of some
+rows at a time (row_chunks.py): a contrast takes a function from rows to their targets (row_targets.py). `own` marks the
+other view of the same record (or beat), the positive pair, whose target is 1; the row itself is no pair of its own.
+Columns that are not there (`there` (M,) bool, None: all are) have no part in medians, histograms, masses and classes.
 
 - hard: 1 for own pairs, else 0. With the `soft_cross_entropy` loss this is NT-Xent.
 - soft_1: the cosine of raw feature vectors, at least 0, to the power p (Beat-SSL, Rizqyawan et al., ISBI 2026, sharpens
@@ -36,8 +38,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from beatray.objectives.contrast import own_columns
-from beatray.objectives.reduce import median_over_ranks
+from beatray.objectives.contrast import own_columns, unseen
+from beatray.objectives.reduce import bin_counts, median_over_ranks
+from beatray.objectives.row_chunks import rows_of_a_chunk
 from beatray.objectives.statistics import FeatureTable
 
 QUANTILES = (5, 25, 50, 75, 95)
@@ -91,12 +94,15 @@ class Similarity:
         return self.sharpen(self.raw).to(dtype).masked_fill(own, 1.0)
 
 
-def others_histogram(raw: Tensor, own: Tensor, self_index: Tensor) -> Tensor:
+MaskOf = Callable[[Tensor], Tensor]
+"""From the columns (R,) that some rows are to pairs of them with all columns, (R, M) bool."""
+
+
+def others_histogram(raw: Tensor, own: Tensor, self_index: Tensor, there: Tensor | None = None) -> Tensor:
     """Counts of raw similarities (R, M) of pairs that are neither the row itself nor its own pair: (BINS,) float64."""
-    others = ~(own | own_columns(self_index, own.shape[1]))
     apart = (1.0 - raw).to(torch.float32).clamp(0.0, 1.0)
     place = ((apart.view(torch.int32) >> _MANTISSA) - _LOWEST).clamp_min(0)
-    return torch.bincount(place[others], minlength=BINS).double()
+    return bin_counts(place, ~(own | unseen(self_index, own.shape[1], there)), BINS).double()
 
 
 def quantiles(histogram: Tensor) -> Tensor:
@@ -105,8 +111,8 @@ def quantiles(histogram: Tensor) -> Tensor:
     The q-quantile is the middle of the bin that holds the pair of rank ceil(q n).
     """
     below = histogram.flip(0).cumsum(0)  # bins from similarity 0 up to 1
-    level = torch.tensor(QUANTILES, dtype=torch.float64, device=histogram.device) / 100.0
-    place = BINS - 1 - torch.searchsorted(below, (level * below[-1]).ceil().clamp_min(1.0)).clamp_max(BINS - 1)
+    rank = torch.stack([below[-1] * (level / 100.0) for level in QUANTILES]).ceil().clamp_min(1.0)
+    place = BINS - 1 - torch.searchsorted(below, rank).clamp_max(BINS - 1)
     middle = (((place + _LOWEST) << _MANTISSA) + (1 << (_MANTISSA - 1))).to(torch.int32).view(torch.float32).double()
     middle = torch.where(place == 0, 0.0, middle.clamp_max(1.0))
     return torch.where(below[-1] > 0, 1.0 - middle, torch.nan)
@@ -136,16 +142,29 @@ def soft_2(row_scaled: Tensor, column_scaled: Tensor, alpha: float, tau: float) 
     return Similarity(1.0 - distance, lambda raw: 2.0 * alpha * torch.sigmoid(-tau * (1.0 - raw)))
 
 
-def soft_z(row_z: Tensor, column_z: Tensor, own: Tensor, self_index: Tensor, power: float) -> Similarity:
-    """exp(-d^2 / (2 m)) of z-scored features (R, F), (M, F), sharpened by `power`; m over pairs that are not `own`.
+def soft_z(row_z: Tensor, column_z: Tensor, width: Tensor, power: float) -> Similarity:
+    """exp(-d^2 / (2 m)) of z-scored features (R, F), (M, F), sharpened by `power`; m from `kernel_width`."""
+    return Similarity(torch.exp(_squared(row_z, column_z) / (-2.0 * width)), lambda raw: raw.pow(power))
 
-    Every rank must call it together: m is that of the global batch. Where most pairs are equal (m is 0), equal things
-    have similarity 1 and all others 0.
+
+def kernel_width(z: Tensor, own_of: MaskOf, self_index: Tensor, there: Tensor | None = None) -> Tensor:
+    """The median of d^2 over the pairs of the global batch that are not own pairs: () float64, z (M, F) of all columns.
+
+    Every rank must call it together, with the columns self_index (R,) that its rows are. Where most pairs are equal it
+    is so small that equal things have similarity 1 and all others 0.
     """
-    squared = _distances(row_z, column_z).double().square()
-    others = ~(own | own_columns(self_index, own.shape[1]))
-    middle = median_over_ranks(squared[others]).double().nan_to_num(1.0).clamp_min(torch.finfo(torch.float32).tiny)
-    return Similarity(torch.exp(squared / (-2.0 * middle)), lambda raw: raw.pow(power))
+
+    def part(index: Tensor) -> tuple[Tensor, Tensor]:
+        return _squared(z[index], z), ~(own_of(index) | unseen(index, len(z), there))
+
+    chunks = self_index.split(rows_of_a_chunk(len(z)))
+    whole = [part(self_index)] if len(chunks) == 1 else None
+    middle = median_over_ranks(lambda: map(part, chunks) if whole is None else whole, z.device)
+    return middle.double().nan_to_num(1.0).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _squared(rows: Tensor, columns: Tensor) -> Tensor:
+    return _distances(rows, columns).double().square()
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Tensor:
@@ -153,7 +172,9 @@ def _distances(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index: Tensor) -> Tensor:
+def same_class(
+    own: Tensor, row_class: Tensor, column_class: Tensor, self_index: Tensor, there: Tensor | None = None
+) -> Tensor:
     """1 for beats of one class, (R,) and (M,) int64, and for own pairs, else 0.
 
     Class -1 is unknown and matches nothing but its own pair. When one class covers the whole batch there would be no
@@ -163,11 +184,17 @@ def same_class(own: Tensor, row_class: Tensor, column_class: Tensor, self_index:
     alike &= ~own_columns(self_index, len(column_class))
     if len(column_class) == 0:
         return own.float()
-    one_class = column_class.amin() == column_class.amax()
+    lowest = highest = column_class
+    if there is not None:
+        ends = torch.iinfo(column_class.dtype)
+        lowest, highest = column_class.masked_fill(~there, ends.max), column_class.masked_fill(~there, ends.min)
+    one_class = lowest.amin() == highest.amax()
     return (own | (alike & ~one_class)).float()
 
 
-def fix_positive_mass(targets: Tensor, own: Tensor, self_index: Tensor, positive_mass: float | None) -> Tensor:
+def fix_positive_mass(
+    targets: Tensor, own: Tensor, self_index: Tensor, positive_mass: float | None, there: Tensor | None = None
+) -> Tensor:
     """Rescale other columns so that own pairs hold exactly `positive_mass` of each row; None leaves the targets be.
 
     Weights of own pairs stay, except that a mass of 0 takes them away and leaves the others as they are: then a view is
@@ -178,7 +205,7 @@ def fix_positive_mass(targets: Tensor, own: Tensor, self_index: Tensor, positive
         return targets
     if not 0.0 <= positive_mass < 1.0:
         raise ValueError(f"positive_mass must be null, or at least 0 and below 1, not {positive_mass}")
-    targets = targets.masked_fill(own_columns(self_index, targets.shape[1]), 0.0)
+    targets = targets.masked_fill(unseen(self_index, targets.shape[1], there), 0.0)
     own_mass = (targets * own).sum(1, keepdim=True)
     others = (targets * ~own).sum(1, keepdim=True)
     fixable = (own_mass > 0) & (others > 0)

@@ -120,7 +120,7 @@ class Swav(Objective):
         loss, mean = global_mean(losses.sum(), records)
         spread = embedding_std(z[: len(VIEWS)].flatten(0, 1))
         means = {"loss": mean, "record/loss": mean, "record/embedding_std": spread, **logs}
-        return StepResult(loss, means, {"record/rows": mean.new_tensor(float(sum(sizes)))})
+        return StepResult(loss, means, {"record/rows": mean.new_full((), float(sum(sizes)))})
 
     @torch.no_grad()
     def after_step(self, at: Progress) -> None:

@@ -164,7 +164,8 @@ class TS2Vec(Objective):
             means["instance/row_weight"] = global_mean(found.instance_weight.sum(), counts)[1]
         if tau is not None:
             means["temporal/row_weight"] = global_mean(found.temporal_weight.sum(), counts)[1]
-        means["moment/embedding_std"] = embedding_std(unit_rows(z[:, 0][counted]))
+        rows, there = self.chosen(z[:, 0], counted)
+        means["moment/embedding_std"] = embedding_std(unit_rows(rows), there)
         return StepResult(loss, means, {"records": sum_over_ranks(counts.float())})
 
     def after_step(self, at: Progress) -> None:

@@ -16,8 +16,8 @@ are not brought to a sum of 1, so this is no cross-entropy, and scaling the weig
 
 Contract: a record may have fewer moments than T, the first ones (`cells`): it is a series of that length, with as many
 levels as that has, and others are not compared with what it lacks; with none it counts in nothing. The loss of a batch
-is the mean over records. Scores are (T, 2B, 2N) for a level's instance term, N the records of all ranks, and
-(B, 2T, 2T) for its temporal one.
+is the mean over records. Scores are (T, 2B, 2N) for a level's instance term, N the records of all ranks, a chunk of
+moments at a time (row_chunks.py), and (B, 2T, 2T) for its temporal one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from beatray.objectives.contrast import own_columns
+from beatray.objectives.row_chunks import by_chunks
 
 LEAST_WEIGHT = 1e-6
 """Of a soft temporal positive; what is below counts as 0, as in SoftCLT's code."""
@@ -116,9 +117,15 @@ def _instance_term(z_vntd: Tensor, there_nt: Tensor, mine: slice, weights: Tenso
     columns = z_vntd.permute(2, 0, 1, 3)  # (T, 2, N, D)
     here = torch.arange(len(there_nt), device=there_nt.device)[mine]
     itself = torch.cat([here, here + len(there_nt)])
-    found = _contrast(
-        columns[:, :, mine].flatten(1, 2), columns.flatten(1, 2), there_nt.T.repeat(1, 2), itself, weights
+    there_tm = there_nt.T.repeat(1, 2)
+    chunks = by_chunks(
+        lambda rows, every, there: _contrast(rows, every, there, itself, weights),
+        columns[:, :, mine].flatten(1, 2),
+        columns.flatten(1, 2),
+        there_tm,
+        columns=len(itself) * there_tm.shape[1],
     )
+    found = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     loss, weight = (value.unflatten(1, (2, len(here))).mean(1).T for value in found)
     return _over_moments(loss, there_nt[mine]), _over_moments(weight, there_nt[mine])
 

@@ -86,7 +86,7 @@ class Vicreg(Objective):
             loss = s.invariance * terms.invariance + s.variance * terms.variance + s.covariance * terms.covariance
         means = {f"record/{name}": value.detach().float() for name, value in terms._asdict().items()}
         means = {"loss": loss.detach().float(), **means, "record/embedding_std": embedding_std(unit_rows(z))}
-        return StepResult(loss, means, {"record/rows": loss.new_tensor(float(sum(sizes))).float()})
+        return StepResult(loss, means, {"record/rows": loss.new_full((), float(sum(sizes))).float()})
 
     @classmethod
     def described(cls, settings: VicregSettings) -> str:

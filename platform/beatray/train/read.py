@@ -9,10 +9,8 @@ closing the generator ends the execution.
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,67 +21,15 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from beatray.corpus.reader import read_row_group
-from beatray.corpus.schema import SCHEMA
-from beatray.errors import CorpusError
-from beatray.storage.store import Store
-from beatray.train.blocks import Arrays, Packed, corpus_columns, decode, pack, unpack
+from beatray.train.blocks import Packed, pack, unpack
 from beatray.train.order import Unit
 from beatray.train.stream_settings import RowGroup
+from beatray.train.units import ReadSettings, read_unit, row_bytes
 
 REST_S = 0.02
 
-MakeViews = Callable[[Arrays, int], Arrays]
-"""(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
-
-
 Work = tuple[Unit, RowGroup]
 """A row group, and as which unit of the plan it is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSettings:
-    """What is read of each row group, and with how many readers."""
-
-    store: Store
-    arrays: tuple[str, ...]
-    clusters: dict[str, Any] | None = None
-    make_views: MakeViews | None = None
-    readers: int = 2
-    cpus_per_reader: float = 0.25
-    task_mb: int = 64  # of rows that one task reads, and that one block holds
-    tasks_ahead: int = 1  # finished tasks whose rows wait in the object store
-
-
-def no_rows(settings: ReadSettings) -> Arrays:
-    """The arrays of a row group without rows."""
-    return _with_views(settings, decode(SCHEMA.empty_table(), settings.arrays, settings.clusters), 0)
-
-
-def row_bytes(settings: ReadSettings) -> int:
-    """Bytes of one row as it travels and is kept."""
-    return sum(array.itemsize * math.prod(array.shape[1:]) for array in no_rows(settings).values())
-
-
-def _with_views(settings: ReadSettings, arrays: Arrays, epoch: int) -> Arrays:
-    if settings.make_views is None:
-        return arrays
-    return {**settings.make_views(arrays, epoch), "record_key": arrays["record_key"]}
-
-
-def read_unit(settings: ReadSettings, unit: Unit, group: RowGroup) -> Packed:
-    """The usable rows of one row group, decoded; what is wrong with its shard becomes the fault of an empty one."""
-    try:
-        table = read_row_group(settings.store, group.shard, group.group, corpus_columns(settings.arrays))
-        if len(group.rows) != len(table):
-            table = table.take(pa.array(group.rows))
-        arrays = decode(table, settings.arrays, settings.clusters)
-    except CorpusError as error:
-        return Packed(unit.number, no_rows(settings), str(error))
-    except ValueError as error:
-        fault = f"row group {group.group} of shard {group.shard.name} cannot be decoded ({error})"
-        return Packed(unit.number, no_rows(settings), fault)
-    return Packed(unit.number, _with_views(settings, arrays, unit.epoch))
 
 
 def _read_task(settings: ReadSettings, work: Sequence[Work]) -> Iterator[pa.Table]:

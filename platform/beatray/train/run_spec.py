@@ -89,6 +89,13 @@ class ViewsOnWorker:
     statistics: str
     seed: int
 
+    @classmethod
+    def of(cls, run_spec: RunSpec) -> ViewsOnWorker:
+        """The views that a run makes."""
+        settings = run_spec.settings
+        objective, encoder = json.dumps(settings.objective), json.dumps(settings.encoder)
+        return cls(objective, encoder, json.dumps(run_spec.statistics), settings.seed)
+
     def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         torch.set_num_threads(1)
         objective = _objective_of_process(self.objective, self.encoder, self.statistics)

@@ -17,11 +17,11 @@ import numpy as np
 
 from beatray.errors import CorpusError
 from beatray.train.blocks import Arrays, Packed
-from beatray.train.order import MicroBatch, Step, StepSequence, Unit, lanes_for
+from beatray.train.order import MicroBatch, Step, StepSequence, Unit
 from beatray.train.prefetcher import Prefetcher
-from beatray.train.read import MakeViews, ReadSettings, no_rows, read_units, row_bytes
-from beatray.train.row_buffer import HeldRows
+from beatray.train.read import read_units
 from beatray.train.stream_settings import StreamSettings
+from beatray.train.units import MakeViews, ReadSettings, held_rows, no_rows
 
 BATCHES_AHEAD = 2
 
@@ -80,11 +80,7 @@ def _put_together(
     reading = ReadSettings(
         settings.store, settings.arrays, settings.clusters, make_views, settings.readers, settings.cpus_per_reader
     )
-    sizes, order = settings.sizes, settings.order
-    fits = sum(sizes) * row_bytes(reading) <= settings.cache_mb * 2**20
-    window = lanes_for(len(sizes), order) * (order.window // 2 + 2) * max(sizes)  # rows held at once, about
-    keep = fits and make_views is None  # views differ from epoch to epoch
-    held = HeldRows(sum(sizes) if keep else min(sum(sizes), window), keep=keep)
+    sizes, held = settings.sizes, held_rows(settings, reading)
     empty, told = no_rows(reading), set[str]()
 
     def open_chunk(count: int) -> _Chunk:
