@@ -79,7 +79,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if len(kinds) != len(value):
             raise SettingsError(f"{key}={list(value)!r} must have {len(kinds)} values, not {len(value)}")
         return tuple(_convert(kind, item, key) for kind, item in zip(kinds, value, strict=True))
-    if origin is dict and isinstance(value, dict):
+    if origin in (dict, Mapping) and isinstance(value, dict):
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)

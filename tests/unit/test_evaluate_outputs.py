@@ -124,7 +124,7 @@ def test_a_killed_evaluation_goes_on_and_a_finished_one_leaves_nothing(
 
     def dies(self: Outputs, piece: object) -> None:
         if len(computed) == 3:
-            (folder / "half-0.part").write_bytes(b"what a kill leaves")
+            (folder / f"{'0a' * 16}-{'b1' * 16}.part").write_bytes(b"what a kill leaves")
             raise KeyboardInterrupt
         computed.append(piece)
         compute(self, piece)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
-from beatray.export.folder import SAMPLE
+from beatray.errors import CorpusError
 from beatray.ingest.places import each_name_once, place_names, places_of, short_name
-from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
+from beatray.ingest.plan import SAMPLE, IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.sources import ptbxl
 from beatray.ingest.sources.item import Item
 from beatray.ingest.tree import open_tree
@@ -93,17 +94,38 @@ def test_a_limit_counts_the_recordings_of_all_places(tmp_path: Path) -> None:
     assert [len(items) for items, _ in listed.values()] == [3, 3]
 
 
-def test_a_source_said_twice_has_two_places_and_the_same_place_counts_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_source_said_twice_has_two_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = cut(tmp_path / "in")
-    settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}", f"ptbxl={a}"], str(tmp_path / "c"))
+    settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}"], str(tmp_path / "c"))
     assert places_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(tmp_path / "c"), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert f"ptbxl={a}" in told and f"ptbxl={b}" in told and told.count("10 would be read") == 2
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={tmp_path / 'none'}", "--out", str(tmp_path / "c"), "--dry-run"]) != 0
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(b.parent), "--dry-run"]) != 0  # b lies inside
+
+
+def test_a_part_without_a_table_says_where_one_lies(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in")
+    (b / "ptbxl_database.csv").rename(tmp_path / "in" / "ptbxl_database.csv")
+    archive = tmp_path / "in" / "b.tar.xz"
+    with tarfile.open(archive, "w:xz") as whole:
+        whole.add(b, "ptbxl")
+    with pytest.raises(CorpusError, match=r"b\.tar\.xz: one lies beside it: unpack the archive"):
+        list_items(IngestSettings({"ptbxl": (str(a), str(archive))}, ""))
+    with pytest.raises(CorpusError, match=r"no ptbxl_database\.csv anywhere in .*b: is this the right data set"):
+        list_items(IngestSettings({"ptbxl": (str(a), str(b))}, ""))
+
+
+def test_the_same_path_in_two_plain_folders_is_no_name_for_one_recording(tmp_path: Path) -> None:
+    a, b = cut(tmp_path / "in")
+    for place in (a, b):
+        next(iter(sorted(place.rglob("*.hea")))).rename(place / "r1.hea")
+    with pytest.raises(CorpusError, match=r"a and .*b both have r1; .*put both under one parent folder"):
+        list_items(IngestSettings({"wfdb": (str(a), str(b))}, ""))
+    (b / "r1.hea").rename(b / "r2.hea")
+    listed = list_items(IngestSettings({"wfdb": (str(a), str(b))}, ""))
+    assert [len(items) for items, _ in listed.values()] == [10, 10]
 
 
 def test_short_names_tell_places_apart_and_keep_the_rest_of_the_path() -> None:

@@ -59,14 +59,14 @@ def test_neighbours_vote_like_those_of_sklearn() -> None:
 
 def test_the_logistic_probe_is_one_regression_per_class() -> None:
     features, truth = made()
-    scaler = StandardScaler().fit(features[TRAIN].astype(np.float64))
+    double = features.astype(np.float64)
+    scaler = StandardScaler().fit(double[TRAIN])
     ours = logistic(features[TRAIN], truth[TRAIN], (0.1, 1.0))(features[TEST])
     for c, scores in zip((0.1, 1.0), ours, strict=True):
         for k in range(3):
-            model = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-10).fit(
-                scaler.transform(features[TRAIN]), truth[TRAIN, k]
-            )
-            assert scores[:, k] == pytest.approx(model.predict_proba(scaler.transform(features[TEST]))[:, 1], abs=1e-5)
+            model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000)  # its default stops short of the optimum
+            model.fit(scaler.transform(double[TRAIN]), truth[TRAIN, k])
+            assert scores[:, k] == pytest.approx(model.predict_proba(scaler.transform(double[TEST]))[:, 1], abs=1e-5)
 
 
 def test_the_mlp_learns_what_no_line_separates() -> None:
@@ -112,7 +112,8 @@ def test_the_choice_reads_validation_records_and_no_others(protocol: str) -> Non
     again = chosen_probe(protocol, features, hidden, TRAIN, folds, settings, 0)
     assert again.candidate == first.candidate and np.array_equal(again.thresholds, first.thresholds)
     on_validation = first.scores(features[VALIDATION])
-    assert best_thresholds(truth[VALIDATION], on_validation) == pytest.approx(first.thresholds, abs=1e-6)
+    rounding = 1e-8 if protocol == "linear_probe" else 0.0  # one penalty alone is solved by other products than several
+    assert best_thresholds(truth[VALIDATION], on_validation) == pytest.approx(first.thresholds, abs=rounding, rel=0.0)
     assert macro_auroc(truth[VALIDATION], on_validation).value == pytest.approx(first.validation_auroc)
     hidden[VALIDATION] = ~truth[VALIDATION]
     other = chosen_probe(protocol, features, hidden, TRAIN, folds, settings, 0)

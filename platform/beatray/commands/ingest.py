@@ -31,7 +31,10 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Places], list[str]]
     for override in overrides:
         key, sign, value = override.partition("=")
         if sign and key in SOURCES:
-            found.setdefault(key, []).append(value if "://" in value else str(_place(f"{key}=", value)))
+            place = value if "://" in value else str(_place(f"{key}=", value))
+            if place in found.setdefault(key, []):
+                raise SettingsError(f"{key}={place} is said twice: name the other place, or say it once")
+            found[key].append(place)
         elif key == "salt_file":
             say_renamed("salt_file", "id_key_file")
             others.append(f"id_key_file={value}")
@@ -109,7 +112,7 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     for (source, _), (_, unlisted) in listed.items():
         for other in unlisted:
             if ELSEWHERE in other.detail:
-                say(f"  {source}: {other.detail}")
+                say(f"  {source}: {other.detail} (to read those here instead, say this place first, with --overwrite)")
     if done.ids_dropped:
         say(
             f"  warning: {done.ids_dropped:,} recordings have a hospital's patient id, which is not stored without a "

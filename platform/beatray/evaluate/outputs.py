@@ -15,8 +15,10 @@ condition. Numbers do not depend on how many processes compute them, nor on whic
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -41,6 +43,8 @@ VERSION = 1
 
 PIECE = 256
 """Recordings of one job: a multiple of the batches they are computed in."""
+
+KEPT_NAME = re.compile(r"[0-9a-f]{32}(\.npy|-[0-9a-f]{32}\.part)")
 
 Source = tuple[EncoderSpec, int]
 """An encoder and the seed of its random weights; -1 with weights of its own."""
@@ -116,6 +120,15 @@ class Outputs:
         return np.concatenate([np.load(self._path(task, condition, source, first)) for first, _ in spans]).astype(
             np.float32, copy=False
         )
+
+    def remove(self) -> None:
+        """Delete what is kept here, and the folder if nothing else lies in it: a user named the one above."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if KEPT_NAME.fullmatch(path.name):
+                    path.unlink()
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def _spans(self, task: str, condition: str) -> list[tuple[int, int]]:
         data = self.tasks[task]

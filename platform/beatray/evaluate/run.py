@@ -17,7 +17,6 @@ patient on both sides raises ValueError. A task without labelled records in both
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +53,8 @@ def evaluate(
     folder: Path | None = None,
     corpus: str = "",
 ) -> Evaluation:
-    """Run all units and collect their runs; `progress(done, all, name)` is called after each unit.
+    """Run all units and collect their runs; `progress(done, all, name)` is called after each unit, and with 0 done
+    while encoders read.
 
     `folder` keeps what the encoders give while this runs, so that an evaluation that was killed goes on from there, and
     `corpus` is the identity of the recordings (a manifest's hash), without which names alone would have to do. With no
@@ -92,12 +92,17 @@ def evaluate(
         units = plan(tuple(tasks), encoders, settings)
         runs: dict[int, list[Run]] = {}
         outputs = Outputs(folder if folder and corpus else Path(scratch) / "outputs", corpus, tasks, settings)
-        for done, (position, found_runs) in enumerate(_work(outputs, units, settings), start=1):
+
+        def reading(piece: Piece) -> None:
+            if progress is not None:
+                progress(0, len(units), piece.name())
+
+        for done, (position, found_runs) in enumerate(_work(outputs, units, settings, reading), start=1):
             runs[position] = found_runs
             if progress is not None:
                 progress(done, len(units), f"{units[position].name()} seed {units[position].seed}")
         if not settings.keep_outputs:
-            shutil.rmtree(outputs.folder, ignore_errors=True)
+            outputs.remove()
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
 
@@ -129,20 +134,23 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
     return units
 
 
-def _work(outputs: Outputs, units: Sequence[WorkUnit], settings: EvaluateSettings) -> Iterator[tuple[int, list[Run]]]:
-    """The runs of each unit by its position, as they are done."""
+def _work(
+    outputs: Outputs, units: Sequence[WorkUnit], settings: EvaluateSettings, on_piece: Callable[[Piece], None]
+) -> Iterator[tuple[int, list[Run]]]:
+    """The runs of each unit by its position, as they are done; before, `on_piece` for each job of the encoders."""
     pieces = outputs.missing(each for unit in units for each in read_by(unit, settings))
     if settings.workers <= 1:
         for piece in pieces:
             outputs.compute(piece)
+            on_piece(piece)
         worker = Worker(outputs.tasks, settings, outputs)
         for position, unit in enumerate(units):
             yield position, worker.run(unit)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(settings.workers, context, _start, (outputs,)) as pool:
-        for _ in pool.map(_compute, pieces):
-            pass
+        for piece, _ in zip(pieces, pool.map(_compute, pieces), strict=True):
+            on_piece(piece)
         waiting = {pool.submit(_run, unit): position for position, unit in enumerate(units)}
         for finished in as_completed(waiting):
             yield waiting[finished], finished.result()

@@ -3,8 +3,9 @@
 A data set is often kept in parts: an older download and a newer one, folders by year, archives by rate. Recordings are
 known by source and name, so of a name that several places list only one is read: that of the first place whose tree
 has the recording's file, since a part often comes with the table of the whole; of the first place where none has it.
-The others are counted, with their names, as not listed. The same signal under two names stays two recordings, which the
-splits keep in one part (`corpus.splits`).
+The others are counted, with their names, as not listed. That holds for data sets that number their recordings; where a
+path is the only name, the same path in two places is refused. The same signal under two names stays two recordings,
+which the splits keep in one part (`corpus.splits`).
 
 Contract: nothing here reads a recording. `place_names` gives no path of the machine away: a manifest may be published.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from beatray.errors import CorpusError
 from beatray.ingest.sources.item import Item, Unlisted
 from beatray.ingest.tree import Tree
 from beatray.record import Reason
@@ -20,7 +22,7 @@ from beatray.record import Reason
 Places = str | tuple[str, ...]
 """Where one source lies: a folder, archive or URI, or several."""
 
-ELSEWHERE = "have the names of recordings of another place of the source and were read there"
+ELSEWHERE = "are recordings that another place of the source has too, and were read there"
 
 NAMED = 10
 """Names that a sentence about recordings not read spells out."""
@@ -48,19 +50,33 @@ def each_name_once(
             elif not held[1] and held[0] != number and item.path in tree:
                 giver[item.name] = (number, True)
     found = []
+    places = place_names([tree.location for tree, _ in listed])
     for number, (tree, items) in enumerate(listed):
         kept = [item for item in items if giver[item.name][0] == number]
         others = [item.name for item in items if giver[item.name][0] != number]
         said = []
         if others:
-            more = ", ..." if len(others) > NAMED else ""
-            detail = (
-                f"{len(others)} recordings of {short_name(tree.location)} {ELSEWHERE}: "
-                f"{', '.join(others[:NAMED])}{more}"
-            )
+            detail = f"{len(others):,} of {places[tree.location]} {ELSEWHERE}: {_some(others)}"
             said.append(Unlisted(Reason.METADATA, len(others), detail))
         found.append((kept, said))
     return found
+
+
+def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]]]) -> None:
+    """For recordings that have no name but their path. Raises CorpusError where two places have the same path."""
+    owner: dict[str, str] = {}
+    for tree, items in listed:
+        shared = [item.name for item in items if item.name in owner]
+        if shared:
+            raise CorpusError(
+                f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path in two places "
+                "need not be one recording: put both under one parent folder and say that, or make two corpora"
+            )
+        owner.update((item.name, tree.location) for item in items)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def short_name(location: str, parts: int = 1) -> str:

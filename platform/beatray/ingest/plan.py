@@ -25,7 +25,7 @@ from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
 from beatray.ingest.patients import RECIPE_KEY, IdKey, other_id_key, read_id_key
-from beatray.ingest.places import Places, each_name_once, places_of
+from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import Tree, is_remote, open_tree
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
@@ -99,7 +99,8 @@ def list_items(settings: IngestSettings) -> Listed:
     """By source and location: its items, and what of its tree is not listed (links, paths that lead outside, other
     formats, names that another location of the source gives).
 
-    Raises CorpusError that names the source and the place when it cannot be read or holds no recordings.
+    Raises CorpusError that names the source and the place when it cannot be read or holds no recordings, or when two
+    places share a path that is all the name their recordings have.
     """
     found: dict[str, dict[str, tuple[Tree, list[Item], list[Unlisted]]]] = {}
     for source, location in places_of(settings.sources):
@@ -108,7 +109,10 @@ def list_items(settings: IngestSettings) -> Listed:
         found.setdefault(source, {})[location] = _list_place(source, location)
     listed: Listed = {}
     for source, places in found.items():
-        once = each_name_once([(tree, items) for tree, items, _ in places.values()])
+        trees = [(tree, items) for tree, items, _ in places.values()]
+        if SOURCES[source].names_are_paths:
+            refuse_shared_paths(source, trees)
+        once = each_name_once(trees)
         everything = [(location, item) for location, (items, _) in zip(places, once, strict=True) for item in items]
         chosen: dict[str, list[Item]] = {location: [] for location in places}
         for location, item in _spaced(everything, settings.limit):

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from beatray.sweep.progress import Prepared
 
 SCORES = "scores.json"
-SCORES_VERSION = 2
-"""Counts up when an evaluation begins to tell more than it did: what was evaluated before is evaluated again."""
+SCORES_VERSION = 3
+"""Counts up when an evaluation tells more or other than it did: what was evaluated before is evaluated again."""
 NOT_MADE_OF = ("workers", "device", "baselines", "keep_outputs")
 """Settings of an evaluation that change none of its figures."""
 CPUS = 0.9

@@ -12,6 +12,7 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, RecordError
@@ -74,10 +75,11 @@ def find_table(tree: Tree, file_name: str) -> str:
     """
     found = [name for name in tree.names() if name == file_name or name.endswith("/" + file_name)]
     if not found:
-        raise RecordError(
-            Reason.MISSING_FILE,
-            f"no {file_name} anywhere in {tree.location}: is this the right data set, and is it complete?",
-        )
+        place = Path(tree.location.removeprefix("file://"))
+        remedy = "is this the right data set, and is it complete?"
+        if place.is_file() and (place.parent / file_name).is_file():
+            remedy = "one lies beside it: unpack the archive, and put the table where its paths begin"
+        raise RecordError(Reason.MISSING_FILE, f"no {file_name} anywhere in {tree.location}: {remedy}")
     found.sort(key=lambda name: (name.count("/"), name))
     if len(found) > 1 and found[0].count("/") == found[1].count("/"):
         raise RecordError(Reason.METADATA, f"two tables in {tree.location}: {found[0]} and {found[1]}")

@@ -2,8 +2,9 @@
 
 Contract: `SOURCES[word].find(tree)` lists the recordings of a tree, sorted and the same every time;
 `SOURCES[word].read(tree, item)` yields the Records of one item or raises `RecordError`. `others(tree)`, where a source
-has it, says what else lies in the tree and why it is not listed. All are module functions, so a Source crosses process
-borders.
+has it, says what else lies in the tree and why it is not listed. Where `names_are_paths` an item's name says where it
+lies below the root; otherwise it is the data set's own number of the recording. All are module functions, so a Source
+crosses process borders.
 """
 
 from __future__ import annotations
@@ -28,9 +29,17 @@ class Source:
     read: Callable[[Tree, Item], Iterator[Record]]
     licence: str
     others: Callable[[Tree], list[Unlisted]] | None = None
+    names_are_paths: bool = False
 
 
 SOURCES: dict[str, Source] = {
-    module.NAME: Source(module.NAME, module.find, module.read, module.LICENCE, getattr(module, "others", None))
+    module.NAME: Source(
+        module.NAME,
+        module.find,
+        module.read,
+        module.LICENCE,
+        getattr(module, "others", None),
+        module in (arrays, wfdb_folder, files),
+    )
     for module in (ptbxl, ludb, cinc, mimic, code15, ptb, incart, zzu, cpsc, arrays, wfdb_folder, files)
 }
