@@ -107,6 +107,9 @@ def test_workers_do_not_change_the_result(rows: Rows, encoder: EncoderSpec, foun
     assert [run.metrics for run in again.runs] == [
         {name: pytest.approx(value, abs=1e-6, nan_ok=True) for name, value in run.metrics.items()} for run in found.runs
     ]
+    for one, two in zip(found.runs, again.runs, strict=True):
+        if one.protocol == "linear_probe" and one.task == "classify":
+            assert np.array_equal(one.outcome.scores, two.outcome.scores)  # type: ignore[union-attr]
 
 
 def test_a_patient_on_both_sides_is_refused(rows: Rows, encoder: EncoderSpec) -> None:
