@@ -213,7 +213,7 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
     assert both.statistics["places"] == {"ptbxl": {"a": 12, "b": 12}}
     refused = read_quarantine(Store(plan.out), both)
     (said,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
-    assert said.startswith("1 of b are recordings that another place of the source has too")
+    assert said.startswith("b: 1 recordings are in another place of the source too")
     assert ingest(plan).manifest.number == 0  # nothing is left to do
     grown = ingest(replace(plan, sources={"ptbxl": (a, b, c)})).manifest
     assert grown.number == 1 and grown.statistics["places"] == {"ptbxl": {"a": 12, "b": 12, "c": 6}}

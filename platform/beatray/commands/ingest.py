@@ -112,7 +112,7 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     for (source, _), (_, unlisted) in listed.items():
         for other in unlisted:
             if ELSEWHERE in other.detail:
-                say(f"  {source}: {other.detail} (to read those here instead, say this place first, with --overwrite)")
+                say(f"  {source}: {other.detail}")
     if done.ids_dropped:
         say(
             f"  warning: {done.ids_dropped:,} recordings have a hospital's patient id, which is not stored without a "

@@ -22,7 +22,9 @@ from beatray.record import Reason
 Places = str | tuple[str, ...]
 """Where one source lies: a folder, archive or URI, or several."""
 
-ELSEWHERE = "are recordings that another place of the source has too, and were read there"
+ELSEWHERE = (
+    "recordings are in another place of the source too and are read there (say this one first to read them here)"
+)
 
 NAMED = 10
 """Names that a sentence about recordings not read spells out."""
@@ -56,7 +58,7 @@ def each_name_once(
         others = [item.name for item in items if giver[item.name][0] != number]
         said = []
         if others:
-            detail = f"{len(others):,} of {places[tree.location]} {ELSEWHERE}: {_some(others)}"
+            detail = f"{places[tree.location]}: {len(others):,} {ELSEWHERE}: {_some(others)}"
             said.append(Unlisted(Reason.METADATA, len(others), detail))
         found.append((kept, said))
     return found

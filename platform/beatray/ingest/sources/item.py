@@ -78,7 +78,7 @@ def find_table(tree: Tree, file_name: str) -> str:
         place = Path(tree.location.removeprefix("file://"))
         remedy = "is this the right data set, and is it complete?"
         if place.is_file() and (place.parent / file_name).is_file():
-            remedy = "one lies beside it: unpack the archive, and put the table where its paths begin"
+            remedy = "one lies beside it: unpack the archive, and put the table into the folder where its paths begin"
         raise RecordError(Reason.MISSING_FILE, f"no {file_name} anywhere in {tree.location}: {remedy}")
     found.sort(key=lambda name: (name.count("/"), name))
     if len(found) > 1 and found[0].count("/") == found[1].count("/"):
