@@ -167,7 +167,10 @@ def _amplitudes(
     column = np.arange(width - base_width)
     inside = column <= (flat["qrs_offset"] - flat["qrs_onset"])[:, None]
     n_inside = np.maximum(inside.sum(axis=1), 1).astype(np.float32)
+    # Masks as numbers and as bits, and a table of them by place: several times as fast as `where` in each lead.
     outside = np.where(inside, np.float32(0), np.float32(np.inf))
+    before = np.where(column < column[:, None], np.float32(np.inf), np.float32(0))
+    kept_bits = -inside.astype(np.int32)
     t_at = np.clip(flat["t_peak"].astype(np.int64), 0, n_time - 1) + row_start
     st_at = flat["qrs_offset"].astype(np.int64) + round(ST_AFTER_S * rate_hz)
     has_st = has_qrs & (st_at < end)
@@ -188,10 +191,10 @@ def _amplitudes(
             top = (qrs - outside).argmax(axis=1)
             values = {
                 "r": (qrs[row, top], has_qrs),
-                "s": ((qrs + np.where(column >= top[:, None], outside, np.float32(np.inf))).min(axis=1), has_qrs),
+                "s": ((qrs + (before.take(top, axis=0) + outside)).min(axis=1), has_qrs),
                 "t": (samples.take(t_at + shift) - base, has_t),
                 "st": (samples.take(st_at + shift) - base, has_st),
-                "qrs": (np.where(inside, qrs, 0).sum(axis=1) / n_inside, has_qrs),
+                "qrs": ((qrs.view(np.int32) & kept_bits).view(np.float32).sum(axis=1) / n_inside, has_qrs),
             }
             for kind, (value, known) in values.items():
                 columns[f"{kind}_{name}_mv"] = np.where(known & usable & (np.abs(value) < ABSURD_MV), value, np.nan)

@@ -145,6 +145,7 @@ def _padded(signal_uv: NDArray[np.int16]) -> NDArray[np.int16]:
     return padded
 
 
+@lru_cache(maxsize=64)
 def rate_ratio(rate_hz: float) -> Fraction:
     """500 Hz over the record's rate as an exact fraction. Raises RecordError(BAD_RATE)."""
     if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
