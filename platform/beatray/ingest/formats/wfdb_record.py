@@ -88,14 +88,14 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
         raise RecordError(Reason.BAD_GAIN, "a signal line ends before its gain: the signal is not calibrated")
     check_enough(columns)
     lines = {lead: header.signals[column - 1] for lead, column in enumerate(columns) if column}
-    passed("header", f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
-    passed("leads", " ".join(LEADS[lead] for lead in lines))
+    passed("header", lambda: f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
+    passed("leads", lambda: " ".join(LEADS[lead] for lead in lines))
     notes = list(header.notes)
     scales = {lead: _scale(line, notes) for lead, line in lines.items()}
-    passed("gain", ", ".join(dict.fromkeys(f"{line.gain:g}/{line.units}" for line in lines.values())))
+    passed("gain", lambda: ", ".join(dict.fromkeys(f"{line.gain:g}/{line.units}" for line in lines.values())))
     signals = read_signals(tree, split_path(path)[0], header)
     notes += signals.notes
-    passed("storage", ", ".join(dict.fromkeys(f"format {line.fmt}" for line in header.signals)) + ", right length")
+    passed("storage", lambda: _formats(header) + ", right length")
     passed("checksums", "none in the header" if "checksum_absent" in signals.notes else "right")
 
     present = list(lines)
@@ -134,6 +134,10 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
     signal_uv = np.ascontiguousarray(adc.T) if in_uv and intact and len(present) == 12 else None
     notes = list(dict.fromkeys(notes))
     return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(notes), gaps, frank_mv, signal_uv)
+
+
+def _formats(header: Header) -> str:
+    return ", ".join(dict.fromkeys(f"format {line.fmt}" for line in header.signals))
 
 
 def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:
