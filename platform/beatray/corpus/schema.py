@@ -68,7 +68,7 @@ SCHEMA = pa.schema(
 class Stack:
     """The signals of windows as one array (n, 12, 5000), in memory that the next windows are stacked into again.
 
-    For a row group 15 MB: to ask the system for them anew each time costs as much as the copy.
+    For a row group 15 MB, which analysis and table share, and which the system need not give and clear each time.
     """
 
     def __init__(self) -> None:

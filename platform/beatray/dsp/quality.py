@@ -141,7 +141,7 @@ def _signal_flags(
     n_low = low.shape[-1]
     flat = (span < FLAT_MV) | (np.count_nonzero(slope == 0, axis=-1) > STILL_SHARE * n_low)
     mark(Flag.FLAT_LEAD, flat)
-    clipped = (span > CLIPPED_RANGE_MV) & ~flat & present  # the leads large enough for it, which are a few
+    clipped = (span > CLIPPED_RANGE_MV) & ~flat & present  # only these leads are looked at
     clipped[clipped] = _longest_stay(low[clipped], rate_low_hz) >= CLIPPED_S * rate_low_hz
     mark(Flag.CLIPPED, clipped)
     mark(Flag.NOISY, _fast_noise(slope, rate_low_hz) > NOISY_MV)
