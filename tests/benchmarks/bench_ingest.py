@@ -16,11 +16,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import neurokit2 as nk
-import numpy as np
 import wfdb
 from processes import data_archive
 
@@ -45,6 +45,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 def one_round(tree: FolderTree, items: list[ptbxl.Item]) -> list[float]:
     """CPU seconds of each stage, in groups of rows as a task has them."""
     spent = [0.0] * len(STAGES)
+    stack = schema.Stack()
     for start in range(0, len(items), schema.ROWS_PER_GROUP):
         part = items[start : start + schema.ROWS_PER_GROUP]
         records, spent_now = timed(lambda part=part: [r for item in part for r in ptbxl.read(tree, item)])
@@ -53,12 +54,12 @@ def one_round(tree: FolderTree, items: list[ptbxl.Item]) -> list[float]:
         spent[1] += spent_now
 
         def measure(windows=windows):  # type: ignore[no-untyped-def]
-            signals = np.stack([w.signal_uv for w in windows])
-            return analyse(signals, [w.n_samples for w in windows], [w.lead_mask for w in windows])
+            signals = stack.of(windows)
+            return signals, analyse(signals, [w.n_samples for w in windows], [w.lead_mask for w in windows])
 
-        measured, spent_now = timed(measure)
+        (signals, measured), spent_now = timed(measure)
         spent[2] += spent_now
-        table, spent_now = timed(lambda windows=windows, measured=measured: schema.to_table(windows, measured))
+        table, spent_now = timed(partial(schema.to_table, windows, measured, signals))
         spent[3] += spent_now
         _, spent_now = timed(lambda table=table: hashlib.sha256(parquet_bytes(table)).digest())
         spent[4] += spent_now

@@ -54,16 +54,17 @@ KINDS = {
 
 def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float, dict[str, float]]:
     """Records per second of a run after its first step, the share of that time waited for data, and the milliseconds
-    of CPU time that each kind of process spent on a recording of the whole run, its start included."""
+    of CPU time that each kind of process spent on a recording between the same two steps."""
     words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
     run_spec = prepare_run(pretrain_settings(words))
-    with CpuByKind(KINDS) as cpu:
+    journal = out / name / "metrics.jsonl"
+    with CpuByKind(KINDS, begun=lambda: journal.exists() and bool(read_lines(journal))) as cpu:
         result = pretrain(run_spec)
     assert result.finished, f"run {name} ended after {result.steps} steps"
-    lines = read_lines(out / name / "metrics.jsonl")[1:]
+    lines = read_lines(journal)[1:]
     seconds = sum(line["step_s"] + line["data_wait_s"] for line in lines)
     rows = run_spec.rows - run_spec.settings.train.batch_size
-    spent = {kind: 1000 * used / run_spec.rows for kind, used in cpu.seconds().items()}
+    spent = {kind: 1000 * used / rows for kind, used in cpu.seconds().items()}
     return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds, spent
 
 

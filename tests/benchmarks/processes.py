@@ -6,6 +6,7 @@ import os
 import sys
 import tarfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from beatray.bench.processes import cpu_of, family
@@ -15,10 +16,11 @@ class CpuByKind:
     """CPU seconds of this process and all below it while the block lasts, by what kind of process they are.
 
     Each process is looked at twice a second, so that those that end in between are counted but for their last moments.
+    Nothing counts before `begun` says so: a start, which costs the same for any length of run.
     """
 
-    def __init__(self, kinds: dict[str, str]) -> None:
-        self._kinds = kinds  # part of a title -> what such processes are called
+    def __init__(self, kinds: dict[str, str], begun: Callable[[], bool] = lambda: True) -> None:
+        self._kinds, self._begun = kinds, begun  # part of a title -> what such processes are called
         self._first: dict[int, float] = {}
         self._last: dict[int, tuple[str, float]] = {}
         self._over = threading.Event()
@@ -41,19 +43,21 @@ class CpuByKind:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def _look(self) -> None:
-        over, began = False, True
+        over, counts = False, False
         while not over:
             over = self._over.wait(0.5)
+            began, counts = not counts, counts or self._begun()
             for pid, title in family().items():
                 try:
                     used = cpu_of(pid)
                 except OSError:
                     continue
-                self._first.setdefault(pid, used if began else 0.0)
+                if began:
+                    self._first[pid] = used
+                self._first.setdefault(pid, 0.0)
                 # Ray gives an idle worker another title: what it was before is what used the time
                 idle = "IDLE" in title and pid in self._last
                 self._last[pid] = (self._last[pid][0] if idle else title, used)
-            began = False
 
 
 def private_mib(pid: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from beatray.ingest.canonical import quantise, to_windows
 from beatray.ingest.folder_tree import FolderTree
 from beatray.ingest.formats.wfdb_record import TwelveLeads, read_twelve_leads
+from beatray.ingest.patients import IdKey, protect
 from beatray.ingest.sources import wfdb_folder
 from beatray.ingest.sources.item import Item
-from beatray.record import RecordError
+from beatray.record import MADE_LATER, Record, RecordError
 from wfdb_files import ecg_counts, write_record
 
 
@@ -70,3 +72,45 @@ def test_other_files_go_by_way_of_millivolts(tmp_path: Path) -> None:
     long[700:720, 3] = 32767  # at the limit of the converter: interpolated where windows are judged one by one
     write_record(tmp_path, "r", long, gain=1000)
     assert read_twelve_leads(FolderTree(str(tmp_path)), "r.hea", by_window=True).signal_uv is None
+
+
+def whole_microvolts(folder: Path) -> Record:
+    write_record(folder, "r", ecg_counts(5000), gain=1000)
+    (record,) = wfdb_folder.read(FolderTree(str(folder)), Item("r", "r.hea", {}))
+    return record
+
+
+def test_ingest_makes_no_millivolts_of_them(tmp_path: Path) -> None:
+    record, _ = protect(replace_patient(whole_microvolts(tmp_path)), IdKey(b"0123456789abcdef-secret"))
+    assert record.patient_id is not None and record.n_samples == 5000
+    to_windows(record)
+    assert record.given_mv is MADE_LATER
+
+
+def replace_patient(record: Record) -> Record:
+    return replace(record, signal_mv=record.given_mv, patient_id=f"{record.source}/7")
+
+
+def test_millivolts_are_made_for_who_asks(tmp_path: Path) -> None:
+    record = whole_microvolts(tmp_path)
+    again = pickle.loads(pickle.dumps(record))
+    assert record.signal_uv is not None
+    np.testing.assert_array_equal(record.signal_mv, record.signal_uv / 1000.0)
+    assert record.signal_mv.dtype == np.float64 and record.signal_mv.flags.c_contiguous
+    assert record.signal_mv is record.signal_mv and record.given_mv is record.signal_mv
+    np.testing.assert_array_equal(again.signal_mv, record.signal_mv)
+
+
+def test_without_microvolts_there_is_nothing_to_make_them_of() -> None:
+    record = Record("x", "x", MADE_LATER, 500.0)
+    with pytest.raises(AttributeError, match="signal_mv"):
+        record.signal_mv  # noqa: B018
+    assert not hasattr(record, "something_else")
+
+
+def test_a_recording_in_whole_microvolts_that_is_constant_is_refused(tmp_path: Path) -> None:
+    adc = np.full((5000, 12), 40, np.int64)
+    with pytest.raises(RecordError, match="constant"):
+        read(tmp_path, adc, gain=1000)
+    adc[4999, 11] += 1
+    assert read(tmp_path, adc, gain=1000).signal_uv is not None

@@ -65,9 +65,32 @@ SCHEMA = pa.schema(
 )
 
 
-def to_table(windows: Sequence[Window], analysis: Analysis) -> pa.Table:
-    """Windows and their measurements as one table of `SCHEMA`; beat_class stays null until a classifier fills it."""
-    signals = np.stack([w.signal_uv for w in windows]) if windows else np.empty((0, 12, WINDOW_SAMPLES), np.int16)
+class Stack:
+    """The signals of windows as one array (n, 12, 5000), in memory that the next windows are stacked into again.
+
+    For a row group 15 MB, which analysis and table share, and which the system need not give and clear each time.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty((0, len(LEADS), WINDOW_SAMPLES), np.int16)
+
+    def of(self, windows: Sequence[Window]) -> NDArray[np.int16]:
+        """Valid until it is asked again."""
+        if len(windows) > len(self._memory):
+            self._memory = np.empty((len(windows), len(LEADS), WINDOW_SAMPLES), np.int16)
+        signals = self._memory[: len(windows)]
+        for window, place in zip(windows, signals, strict=True):
+            place[...] = window.signal_uv
+        return signals
+
+
+def to_table(windows: Sequence[Window], analysis: Analysis, signals: NDArray[np.int16] | None = None) -> pa.Table:
+    """Windows and their measurements as one table of `SCHEMA`; beat_class stays null until a classifier fills it.
+
+    `signals`: those of the windows in one array, where the caller has it; the table then holds that memory.
+    """
+    if signals is None:
+        signals = Stack().of(windows)
     columns = {
         "record_id": [w.record_id for w in windows],
         "patient_id": [w.patient_id for w in windows],

@@ -58,10 +58,13 @@ def highpass(
     return np.ascontiguousarray(filtered)
 
 
-def decimate(x_blt: NDArray[np.generic], step: int, leads: tuple[int, ...]) -> NDArray[np.float32]:
+def decimate(
+    x_blt: NDArray[np.generic], step: int, leads: tuple[int, ...], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Means of `step` samples of the given leads, float32 (B, len(leads), T // step); added up in their order."""
     n_low = x_blt.shape[-1] // step
-    out = np.empty((len(x_blt), len(leads), n_low), np.float32)
+    if out is None:
+        out = np.empty((len(x_blt), len(leads), n_low), np.float32)
     runs = runs_of(leads)
     with np.errstate(over="ignore", invalid="ignore"):
         for record, thin in zip(x_blt, out, strict=True):  # one stays in the cache from the first sample to the last
@@ -113,18 +116,23 @@ def hold_after(x_blt: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
 
 def moving_sum(x: NDArray[np.float32], half: int, axis: int = -1) -> NDArray[np.float32]:
     """Centred sums over 2 * half + 1 samples along `axis`, zeros outside, by doubling (a few passes, float32)."""
-    x = np.moveaxis(x, axis, 0)
-    n = len(x)
+    axis %= x.ndim
+    n = x.shape[axis]
     width = 2 * half + 1
-    block = np.zeros((n + 2 * half, *x.shape[1:]), np.float32)
-    block[half : half + n] = x
+
+    def run(first: int, last: int) -> tuple[slice, ...]:  # memory stays in its order, so that the long axis is inside
+        return (slice(None),) * axis + (slice(first, last),)
+
+    block = np.zeros((*x.shape[:axis], n + 2 * half, *x.shape[axis + 1 :]), np.float32)
+    block[run(half, half + n)] = x
     total = np.zeros(x.shape, np.float32)
     done, size = 0, 1
     while True:
         if width & size:
-            total += block[done : done + n]
+            total += block[run(done, done + n)]
             done += size
         if 2 * size > width:
-            return np.moveaxis(total, 0, axis)
-        block = block[:-size] + block[size:]
+            return total
+        long = block.shape[axis]
+        block = block[run(0, long - size)] + block[run(size, long)]
         size *= 2

@@ -47,6 +47,8 @@ NOISE_BLOCK_S, NOISE_QUANTILE, NOISE_GAIN, NOISE_CAP = 0.1, 0.4, 3.0, 0.35
 """Quiet is at least this gain times the mean speed of the record's quieter blocks, at most this share of the top."""
 CHUNK = 32
 """Records per pass: fewer pay more for starting each operation than they gain in the cache."""
+BLOCK = 4
+"""Records whose leads are thinned, repaired, squared and smoothed before the next ones come into the cache."""
 
 
 def find_waves(
@@ -83,6 +85,12 @@ def find_waves(
     return waves
 
 
+def joined(waves: list[NDArray[np.void]]) -> NDArray[np.void]:
+    """The beats of all records in one row; as plain integers, which NumPy copies faster than structures."""
+    pieces = [np.ascontiguousarray(beats, BEAT_WAVES).view(np.int32) for beats in waves]
+    return np.concatenate(pieces).view(BEAT_WAVES)
+
+
 def _delineate(
     x_blt: NDArray[np.generic],
     rate_hz: float,
@@ -107,21 +115,20 @@ def _delineate(
     found["r_peak"] = r
     first = np.append(True, owner[1:] != owner[:-1])
     last = np.append(first[1:], True)
-    fast = _prepare(x_blt, step, leads, lengths, masks)
+    squared, slow = _prepare(x_blt, step, leads, lengths, masks)
     rate_fast_hz = rate_hz / step
-    beats = Beats(owner, first, last, np.minimum(r // step, fast.shape[-1] - 1))
-    onset, offset, known = _qrs_bounds(fast, rate_fast_hz, beats)
+    beats = Beats(owner, first, last, np.minimum(r // step, squared.shape[-1] - 1))
+    onset, offset, known = _qrs_bounds(squared, rate_fast_hz, beats)
     limit = np.maximum(lengths[owner] - 1, 0)
     centre = (step - 1) // 2
     found["qrs_onset"] = np.where(known, np.minimum(onset * step + centre, r), -1)
     found["qrs_offset"] = np.where(known, np.maximum(np.minimum(offset * step + centre, limit), r), -1)
-    slow = _smooth(fast)
     bounds = onset // 2, offset // 2, np.minimum(lengths // (2 * step), slow.shape[1]) - 1
     beats = Beats(owner, first, last, np.minimum(r // (2 * step), slow.shape[1] - 1))
     t_rows, t_present = find_t(slow, rate_fast_hz / 2, beats, *bounds)
     p_rows, p_present = find_p(slow, rate_fast_hz / 2, beats, *bounds[:2], t_rows[2], t_present)
     if lead is not None:
-        alone = _smooth(_prepare(x_blt, step, (lead,), lengths, masks))
+        _, alone = _prepare(x_blt, step, (lead,), lengths, masks)
         t_rows, t_present = find_t(alone, rate_fast_hz / 2, beats, *bounds)
         p_rows, _ = find_p(alone, rate_fast_hz / 2, beats, *bounds[:2], t_rows[2], t_present)
     centre = (2 * step - 1) // 2
@@ -140,33 +147,40 @@ def _prepare(
     leads: tuple[int, ...],
     lengths: NDArray[np.int64],
     masks: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """The given leads at the QRS rate, starting at zero, repaired, unusable ones zero, padding held."""
-    fast = decimate(x_blt, step, leads)
-    bad = repair(fast, lengths // step)
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The squared speed of the lead vector at the QRS rate (B, n), and the smoothed leads at half of it (B, n // 2, L).
+
+    The leads start at zero, are repaired, zero where they are not usable, and held after their end.
+    """
+    n_leads, n_fast = len(leads), x_blt.shape[-1] // step
     bits = np.array([1 << lead for lead in leads], np.int64)
-    fast -= fast[..., :1]
-    fast *= (~bad & ((masks[:, None] & bits) != 0))[..., None].astype(np.float32)
-    hold_after(fast, lengths // step)
-    return fast
-
-
-def _smooth(fast: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Half the rate, a moving mean of five, and time before lead, so that one beat's window is one run of memory."""
-    slow = moving_sum(decimate(fast, 2, tuple(range(fast.shape[1]))), 2) / np.float32(5)
-    return np.ascontiguousarray(slow.transpose(0, 2, 1))
+    squared = np.zeros((len(x_blt), n_fast), np.float32)
+    slow = np.empty((len(x_blt), n_fast // 2, n_leads), np.float32)
+    buffer = np.empty((BLOCK, n_leads, n_fast), np.float32)
+    for start in range(0, len(x_blt), BLOCK):
+        part = slice(start, start + BLOCK)
+        ends = lengths[part] // step
+        fast = decimate(x_blt[part], step, leads, buffer[: len(ends)])
+        bad = repair(fast, ends)
+        fast -= fast[..., :1].copy()  # without the copy NumPy would copy the whole, as the two overlap
+        usable = ~bad & ((masks[part, None] & bits) != 0)
+        if not usable.all():
+            fast *= usable[..., None].astype(np.float32)
+        hold_after(fast, ends)
+        slope = fast[..., 2:] - fast[..., :-2]
+        slope *= slope
+        for k in range(n_leads):
+            squared[part, 1:-1] += slope[:, k]
+        mean = moving_sum(decimate(fast, 2, tuple(range(n_leads))), 2)
+        np.divide(mean.transpose(0, 2, 1), np.float32(5), out=slow[part])  # one beat's window is one run of memory
+    return squared, slow
 
 
 def _qrs_bounds(
-    fast: NDArray[np.float32], rate_hz: float, beats: Beats
+    squared: NDArray[np.float32], rate_hz: float, beats: Beats
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Onset and offset at the rate of `fast` (B, L, n), and whether there was any movement to bound."""
-    n_time = fast.shape[-1]
-    squared = np.zeros((len(fast), n_time), np.float32)
-    for k in range(fast.shape[1]):
-        slope = fast[:, k, 2:] - fast[:, k, :-2]
-        slope *= slope
-        squared[:, 1:-1] += slope
+    """Onset and offset at the rate of `squared` (B, n), and whether there was any movement to bound."""
+    n_time = squared.shape[-1]
     speed = moving_sum(np.sqrt(squared), 1) / np.float32(3)
     before, after = (round(s * rate_hz) for s in QRS_REACH_S)
     at = beats.r[:, None] + np.arange(-before, after + 1)

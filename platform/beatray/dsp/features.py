@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from beatray.dsp.clean import ABSURD_MV
-from beatray.dsp.delineate import BEAT_WAVES
+from beatray.dsp.delineate import joined
 from beatray.record import LEAD_INDEX, LEADS
 
 AMPLITUDE_LEADS = ("i", "ii", "v1", "v2", "v5")
@@ -110,7 +110,7 @@ def _measure(
         empty = np.full((len(waves), len(RECORD_FEATURES)), np.nan, np.float32)
         return [np.full((n, len(BEAT_FEATURES)), np.nan, np.float32) for n in counts], empty
     owner = np.repeat(np.arange(len(waves)), counts)
-    flat = np.concatenate(waves).astype(BEAT_WAVES)
+    flat = joined(waves)
     columns = _intervals(flat, owner, rate_hz)
     columns |= _amplitudes(x_blt.astype(np.float32, copy=False), rate_hz, flat, owner, masks, lengths)
     beat_table = np.stack([columns[name] for name in BEAT_FEATURES], axis=1).astype(np.float32)
@@ -151,42 +151,50 @@ def _amplitudes(
 ) -> dict[str, NDArray[np.floating]]:
     """R, S, T, ST and mean QRS deflection per beat in `AMPLITUDE_LEADS`, millivolts."""
     n_leads, n_time = x_blt.shape[1:]
-    samples = np.ascontiguousarray(x_blt).reshape(-1)
+    x_blt = np.ascontiguousarray(x_blt)
+    samples = x_blt.reshape(-1)
     base_width = max(1, round(BASE_S * rate_hz))
     width = base_width + max(2, round(QRS_LIMIT_S * rate_hz))
     end = np.minimum(lengths[owner], n_time)
     has_qrs = (flat["qrs_onset"] >= 0) & (flat["qrs_offset"] < end)
     has_t = (flat["qrs_onset"] >= 0) & (flat["t_peak"] >= 0) & (flat["t_peak"] < end)
     row_start = owner * (n_leads * n_time)
-    at = np.clip(
-        flat["qrs_onset"][:, None].astype(np.int64) + np.arange(-base_width, width - base_width), 0, n_time - 1
-    )
+    at_first = flat["qrs_onset"].astype(np.int64) - base_width
+    at = np.clip(at_first[:, None] + np.arange(width), 0, n_time - 1)
     at += row_start[:, None]
+    start = np.clip(at_first, 0, max(n_time - width, 0))
+    at_edge = np.flatnonzero(start != at_first)  # there the first or the last sample is held
     column = np.arange(width - base_width)
     inside = column <= (flat["qrs_offset"] - flat["qrs_onset"])[:, None]
     n_inside = np.maximum(inside.sum(axis=1), 1).astype(np.float32)
+    # Masks as numbers and as bits, and a table of them by place, spare each lead two passes of `where`.
     outside = np.where(inside, np.float32(0), np.float32(np.inf))
+    before = np.where(column < column[:, None], np.float32(np.inf), np.float32(0))
+    kept_bits = -inside.astype(np.int32)
     t_at = np.clip(flat["t_peak"].astype(np.int64), 0, n_time - 1) + row_start
     st_at = flat["qrs_offset"].astype(np.int64) + round(ST_AFTER_S * rate_hz)
     has_st = has_qrs & (st_at < end)
     st_at = np.clip(st_at, 0, n_time - 1) + row_start
     row = np.arange(len(flat))
     columns: dict[str, NDArray[np.floating]] = {}
+    if n_time >= width:
+        x_blt_runs = np.lib.stride_tricks.sliding_window_view(x_blt, width, axis=2)  # a window is one run of memory
     for name in AMPLITUDE_LEADS:
         lead = LEAD_INDEX[name]
         shift = lead * n_time
         usable = (masks[owner] >> lead) & 1 != 0
-        window = samples.take(at + shift)
+        window = x_blt_runs[owner, lead, start] if n_time >= width else samples.take(at + shift)
+        window[at_edge] = samples.take(at[at_edge] + shift)
         with np.errstate(invalid="ignore", over="ignore"):
             base = window[:, :base_width].sum(axis=1) / np.float32(base_width)
             qrs = window[:, base_width:] - base[:, None]
             top = (qrs - outside).argmax(axis=1)
             values = {
                 "r": (qrs[row, top], has_qrs),
-                "s": ((qrs + np.where(column >= top[:, None], outside, np.float32(np.inf))).min(axis=1), has_qrs),
+                "s": ((qrs + (before.take(top, axis=0) + outside)).min(axis=1), has_qrs),
                 "t": (samples.take(t_at + shift) - base, has_t),
                 "st": (samples.take(st_at + shift) - base, has_st),
-                "qrs": (np.where(inside, qrs, 0).sum(axis=1) / n_inside, has_qrs),
+                "qrs": ((qrs.view(np.int32) & kept_bits).view(np.float32).sum(axis=1) / n_inside, has_qrs),
             }
             for kind, (value, known) in values.items():
                 columns[f"{kind}_{name}_mv"] = np.where(known & usable & (np.abs(value) < ABSURD_MV), value, np.nan)

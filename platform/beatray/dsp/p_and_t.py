@@ -19,6 +19,8 @@ T_ONSET_REACH_S, T_OFFSET_REACH_S = 0.12, 0.13
 P_WINDOW_S, P_END_S, P_BLEND = 0.32, 0.024, 0.6
 P_ONSET_REACH_S, P_OFFSET_REACH_S = 0.10, 0.065
 MIN_WAVE_MV = 0.01
+BEATS_AT_ONCE = 64
+"""Windows of so many beats, and what is taken off them, fit the cache together."""
 P_RULE = {"bias": -3.6, "agreement": 2.3, "coherence": 5.8, "irregularity": -7.4, "prematurity": 1.3}
 """P present if bias + sum of weight * feature > 0. `agreement`: correlation of the beat's P window with the mean of the
 other beats; `coherence`: share of the windows' energy that repeats, (n |mean|^2 / mean |.|^2 - 1) / (n - 1);
@@ -51,7 +53,10 @@ def _from_chord(window: NDArray[np.float32], low: NDArray[np.int64], high: NDArr
     left = window[row, low]
     slope = (window[row, high] - left) / np.maximum(high - low, 1)[:, None].astype(np.float32)
     position = (np.arange(window.shape[1]) - low[:, None]).astype(np.float32)
-    away: NDArray[np.float32] = window - left[:, None] - slope[:, None] * position[..., None]
+    away: NDArray[np.float32] = window - left[:, None]
+    for start in range(0, len(away), BEATS_AT_ONCE):
+        part = slice(start, start + BEATS_AT_ONCE)
+        away[part] -= slope[part, None] * position[part, :, None]
     return away
 
 
@@ -165,16 +170,22 @@ def _trapezium(
     """Foot of a wave on one side of its peak.
 
     From the steepest point m between peak and reference, the foot is the t that makes the trapezium with corners at
-    curve[m], curve[t] and the reference largest: (curve[m] - curve[t]) * (2 * reference - t - m).
+    curve[m], curve[t] and the reference largest: (curve[m] - curve[t]) * (2 * reference - t - m). The reference must
+    not lie on the other side of the peak; only the samples between the two, a fifth of a curve, are looked at.
     """
-    column = np.arange(curve.shape[1])
-    slope = np.zeros_like(curve)
-    slope[:, 1:-1] = (curve[:, 2:] - curve[:, :-2]) * np.float32(side)
-    before_reference = (reference[:, None] - column) * side >= 0
-    inside = ((column - peak[:, None]) * side >= 0) & before_reference
-    steepest = np.where(inside, slope, np.inf).argmin(axis=1)
-    level = curve[np.arange(len(curve)), steepest][:, None]
-    area = (level - curve) * (((2 * reference - steepest)[:, None] - column) * side)
-    inside = ((column - steepest[:, None]) * side >= 0) & before_reference
-    foot: NDArray[np.int64] = np.where(inside, area, -np.inf).argmax(axis=1)
+    n_beats, width = curve.shape
+    row = np.arange(n_beats)
+    first = np.minimum(peak, reference)
+    reach = int(np.abs(reference - peak).max(initial=0))
+    column = first[:, None] + np.arange(-1, reach + 2)
+    near = curve.ravel().take(np.clip(column, 0, width - 1) + (row * width)[:, None])
+    column, here = column[:, 1:-1], near[:, 1:-1]
+    slope = (near[:, 2:] - near[:, :-2]) * np.float32(side)
+    slope[(column == 0) | (column == width - 1)] = 0
+    between = np.arange(reach + 1) <= np.abs(reference - peak)[:, None]
+    at = np.where(between, slope, np.inf).argmin(axis=1)
+    level, steepest = here[row, at][:, None], (first + at)[:, None]
+    area = (level - here) * ((2 * reference[:, None] - steepest - column) * side)
+    beyond = between & ((column - steepest) * side >= 0)
+    foot: NDArray[np.int64] = first + np.where(beyond, area, -np.inf).argmax(axis=1)
     return foot

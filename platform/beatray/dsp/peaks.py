@@ -124,7 +124,7 @@ def _detect(
             padded[:, into : into + last - first, 3 * lag : 3 * lag + n_low] = low_blt[:, first:last]
     low = padded[..., 3 * lag : 3 * lag + n_low]
     bad = repair(low, lengths_low)
-    low -= low[..., :1]  # large offsets would cost float32 precision in the differences
+    low -= low[..., :1].copy()  # large offsets would cost float32 precision in the differences
     hold_after(low, lengths_low)
     padded[..., : 3 * lag] = low[..., :1]
     padded[..., 3 * lag + n_low :] = low[..., -1:]

@@ -82,7 +82,7 @@ NOTE_FLAGS = {
 def to_windows(record: Record) -> list[Window]:
     """Cut one record into corpus rows; see the module's contract."""
     ratio = rate_ratio(record.rate_hz)
-    n_total = math.ceil(record.signal_mv.shape[1] * ratio)
+    n_total = math.ceil(record.n_samples * ratio)
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
     _check_voltages(record)
@@ -145,6 +145,7 @@ def _padded(signal_uv: NDArray[np.int16]) -> NDArray[np.int16]:
     return padded
 
 
+@lru_cache(maxsize=64)
 def rate_ratio(rate_hz: float) -> Fraction:
     """500 Hz over the record's rate as an exact fraction. Raises RecordError(BAD_RATE)."""
     if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
@@ -204,10 +205,10 @@ def _check_voltages(record: Record) -> None:
     leads = [lead for lead in range(12) if record.lead_mask >> lead & 1]
     if not leads:
         raise RecordError(Reason.LEADS_MISSING, "the lead mask is empty")
-    signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
-    if record.signal_uv is not None:  # where the least microvolts are, there are the least millivolts
-        low, high = (record.signal_mv[np.arange(12), at][leads] for at in _extremes(record.signal_uv))
+    if record.signal_uv is not None:  # the least microvolts are the least millivolts
+        low, high = (uv[leads] / 1000.0 for uv in (record.signal_uv.min(axis=1), record.signal_uv.max(axis=1)))
     else:
+        signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
         low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
     spread = high - low
     if not bool(np.isfinite(spread).all()):
@@ -215,16 +216,12 @@ def _check_voltages(record: Record) -> None:
     if bool((spread < FLAT_MV).all()):
         raise RecordError(Reason.FLAT, f"no lead spans {FLAT_MV * 1000:g} uV; the largest {spread.max() * 1000:.3g} uV")
     for row in np.flatnonzero(spread > MAX_AMPLITUDE_MV).tolist():
-        level = float(np.percentile(np.abs(signal_mv[row] - np.median(signal_mv[row])), AMPLITUDE_PERCENTILE))
+        lead_mv = record.signal_mv[leads[row]]
+        level = float(np.percentile(np.abs(lead_mv - np.median(lead_mv)), AMPLITUDE_PERCENTILE))
         if level > MAX_AMPLITUDE_MV:
             raise RecordError(
                 Reason.AMPLITUDE, f"lead {leads[row] + 1} reaches {level:.3g} mV from its median, limit 20 mV"
             )
-
-
-def _extremes(signal_uv: NDArray[np.int16]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where each lead is lowest, and where it is highest."""
-    return signal_uv.argmin(axis=1), signal_uv.argmax(axis=1)
 
 
 def _record_flags(record: Record) -> WindowFlag:

@@ -29,7 +29,7 @@ def windows_of(record: Record) -> list[Window]:
     if gaps is None:
         return to_windows(record)
     ratio = rate_ratio(record.rate_hz)
-    n_total = math.ceil(record.signal_mv.shape[1] * ratio)
+    n_total = math.ceil(record.n_samples * ratio)
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
     signal_mv = resample(record.signal_mv, ratio)

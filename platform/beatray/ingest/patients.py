@@ -71,9 +71,9 @@ def protect(record: Record, id_key: IdKey | None) -> tuple[Record, bool]:
     if id_key is not None:
         plain = record.patient_id.removeprefix(f"{record.source}/")
         hashed = _digest(id_key.secret, plain.encode(), ID_BYTES)
-        return replace(record, patient_id=f"{record.source}/{hashed}"), False
+        return replace(record, signal_mv=record.given_mv, patient_id=f"{record.source}/{hashed}"), False
     if record.patient_is_private:
-        return replace(record, patient_id=None), True
+        return replace(record, signal_mv=record.given_mv, patient_id=None), True
     return record, False
 
 

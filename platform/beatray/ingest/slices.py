@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beatray.corpus import schema
 from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
@@ -54,12 +55,14 @@ def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey |
     refused: list[dict[str, str]] = []
     tallies: list[Tally] = []
     ids_dropped = 0
+    stack = schema.Stack()
 
     def write_group() -> None:
         group = windows[: schema.ROWS_PER_GROUP]
         del windows[: schema.ROWS_PER_GROUP]
-        measured = _measure(group, detector)
-        writer.add_group(schema.to_table(group, measured))
+        signals = stack.of(group)
+        measured = _measure(group, signals, detector)
+        writer.add_group(schema.to_table(group, measured, signals))
         tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
 
     for item in part.items:
@@ -91,9 +94,9 @@ def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey |
     return result
 
 
-def _measure(windows: list[Window], detector: Detector) -> analyse.Analysis:
+def _measure(windows: list[Window], signals: NDArray[np.int16], detector: Detector) -> analyse.Analysis:
     return analyse.analyse(
-        np.stack([w.signal_uv for w in windows]),
+        signals,
         np.array([w.n_samples for w in windows], np.int32),
         np.array([w.lead_mask for w in windows], np.int16),
         detector=detector,

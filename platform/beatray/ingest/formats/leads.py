@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.record import LEAD_INDEX, LEADS, Reason, RecordError
+from beatray.record import ALL_LEADS_MASK, LEAD_INDEX, LEADS, Reason, RecordError
 
 MAX_GAP_S = 0.020
 FEW_SAMPLES = 64
@@ -99,14 +99,18 @@ def assemble(
         twelve = np.zeros((12, signal_mv.shape[1]))
         twelve[list(present)] = signal_mv
     mask = compute_limb_leads(twelve, mask, notes)
-    usable = [lead for lead in range(12) if mask >> lead & 1]
-    if _constant(twelve[usable, :FEW_SAMPLES]) and _constant(twelve[usable]):
-        raise RecordError(Reason.FLAT, "every lead is constant")
+    check_not_constant(twelve if mask == ALL_LEADS_MASK else twelve[[lead for lead in range(12) if mask >> lead & 1]])
     return twelve, mask
 
 
-def _constant(signal_mv: NDArray[np.float64]) -> bool:
-    return bool((signal_mv == signal_mv[:, :1]).all())
+def check_not_constant(signal: NDArray[np.generic]) -> None:
+    """Raise RecordError(FLAT) if every lead of (k, n) is the same from its first sample to its last."""
+    if _constant(signal[:, :FEW_SAMPLES]) and _constant(signal):
+        raise RecordError(Reason.FLAT, "every lead is constant")
+
+
+def _constant(signal: NDArray[np.generic]) -> bool:
+    return bool((signal == signal[:, :1]).all())
 
 
 def close_gaps(signal_mv: NDArray[np.float64], invalid: NDArray[np.bool_], max_gap: int, notes: list[str]) -> list[int]:

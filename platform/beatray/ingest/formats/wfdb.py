@@ -39,7 +39,7 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     yield Record(
         record_id=stem_of(path),
         source="",
-        signal_mv=leads.signal_mv,
+        signal_mv=leads.given_mv,
         signal_uv=leads.signal_uv,
         rate_hz=leads.rate_hz,
         lead_mask=leads.lead_mask,

@@ -24,6 +24,7 @@ from beatray.ingest.formats.leads import (
     MAX_GAP_S,
     assemble,
     check_enough,
+    check_not_constant,
     columns_of_leads,
     is_enough,
     mark_gaps,
@@ -31,7 +32,7 @@ from beatray.ingest.formats.leads import (
 from beatray.ingest.formats.wfdb_header import MAX_HEADER_BYTES, Header, SignalLine, parse_header
 from beatray.ingest.formats.wfdb_signal import Signals, read_signals, to_physical
 from beatray.ingest.tree import Tree
-from beatray.record import LEADS, Reason, RecordError
+from beatray.record import ALL_LEADS_MASK, LEADS, MADE_LATER, InMillivolts, Reason, RecordError
 
 NOTES = {
     "record_name_with_suffix": "the header calls the record NAME.mat",
@@ -54,7 +55,7 @@ FRANK_NAMES = ("vx", "vy", "vz")
 
 
 @dataclass(frozen=True, slots=True)
-class TwelveLeads:
+class TwelveLeads(InMillivolts):
     """Twelve leads in mV (12, n), which of them are real, the rate, the header they came from, notes, long gaps."""
 
     signal_mv: NDArray[np.float64]
@@ -87,14 +88,14 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
         raise RecordError(Reason.BAD_GAIN, "a signal line ends before its gain: the signal is not calibrated")
     check_enough(columns)
     lines = {lead: header.signals[column - 1] for lead, column in enumerate(columns) if column}
-    passed("header", f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
-    passed("leads", " ".join(LEADS[lead] for lead in lines))
+    passed("header", lambda: f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
+    passed("leads", lambda: " ".join(LEADS[lead] for lead in lines))
     notes = list(header.notes)
     scales = {lead: _scale(line, notes) for lead, line in lines.items()}
-    passed("gain", ", ".join(dict.fromkeys(f"{line.gain:g}/{line.units}" for line in lines.values())))
+    passed("gain", lambda: ", ".join(dict.fromkeys(f"{line.gain:g}/{line.units}" for line in lines.values())))
     signals = read_signals(tree, split_path(path)[0], header)
     notes += signals.notes
-    passed("storage", ", ".join(dict.fromkeys(f"format {line.fmt}" for line in header.signals)) + ", right length")
+    passed("storage", lambda: _formats(header) + ", right length")
     passed("checksums", "none in the header" if "checksum_absent" in signals.notes else "right")
 
     present = list(lines)
@@ -103,6 +104,15 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
     adc = signals.adc if whole else signals.adc[:, picked]
     gain = np.array([scales[lead][0] for lead in present])
     baseline = np.array([lines[lead].baseline for lead in present], np.float64)
+    in_uv = adc.dtype == np.int16 and not baseline.any() and all(scale == (UV_GAIN, 1.0) for scale in scales.values())
+    by_window = by_window and header.n_samples >= LONG_S * header.rate_hz
+    if in_uv and signals.invalid is None and not by_window and len(present) == 12:
+        passed("gaps", "none")
+        counts = np.ascontiguousarray(adc.T)
+        check_not_constant(counts)
+        frank_mv = _frank(header, signals)
+        noted = tuple(dict.fromkeys(notes))
+        return TwelveLeads(MADE_LATER, ALL_LEADS_MASK, header.rate_hz, header, noted, None, frank_mv, counts)
     physical = to_physical(adc, gain, baseline)
     for row, lead in enumerate(present):
         if scales[lead][1] != 1.0:
@@ -111,7 +121,7 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
     passed("gaps", "none" if invalid is None else f"{int(invalid.any(axis=0).sum())} samples in at least one lead")
     gaps: NDArray[np.bool_] | None = None
     intact = invalid is None
-    if by_window and header.n_samples >= LONG_S * header.rate_hz:
+    if by_window:
         at_limit = np.abs(adc.T.astype(np.int64)) >= FULL_SCALE if adc.dtype.itemsize == 2 else None
         both = [mask for mask in (invalid, at_limit) if mask is not None and mask.any()]
         if both:
@@ -121,10 +131,13 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
         invalid = None
     signal_mv, mask = assemble(physical, present, header.rate_hz, invalid, notes)
     frank_mv = _frank(header, signals)
-    in_uv = adc.dtype == np.int16 and not baseline.any() and all(scale == (UV_GAIN, 1.0) for scale in scales.values())
     signal_uv = np.ascontiguousarray(adc.T) if in_uv and intact and len(present) == 12 else None
     notes = list(dict.fromkeys(notes))
     return TwelveLeads(signal_mv, mask, header.rate_hz, header, tuple(notes), gaps, frank_mv, signal_uv)
+
+
+def _formats(header: Header) -> str:
+    return ", ".join(dict.fromkeys(f"format {line.fmt}" for line in header.signals))
 
 
 def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:

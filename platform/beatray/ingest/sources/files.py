@@ -53,7 +53,13 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     check_not_refused(item)
     for record in FORMATS[item.meta["format"]].read(tree, item.path):
         patient = None if record.patient_id is None else f"{NAME}/{record.patient_id}"
-        yield replace(record, record_id=f"{NAME}/{item.name}", source=NAME, patient_id=patient)
+        yield replace(
+            record,
+            signal_mv=record.given_mv,
+            record_id=f"{NAME}/{item.name}",
+            source=NAME,
+            patient_id=patient,
+        )
 
 
 @lru_cache(maxsize=1)

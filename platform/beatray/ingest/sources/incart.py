@@ -72,7 +72,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     yield Record(
         record_id=f"{NAME}/{item.name}",
         source=NAME,
-        signal_mv=leads.signal_mv,
+        signal_mv=leads.given_mv,
         signal_uv=leads.signal_uv,
         rate_hz=leads.rate_hz,
         lead_mask=leads.lead_mask,
