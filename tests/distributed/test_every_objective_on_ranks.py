@@ -38,6 +38,8 @@ CASES: list[tuple[str, ...]] = [
     ("swav_tiny", "objective.queue_rows=8", "objective.queue_start=0", "objective.freeze=0"),  # a queue that is full
     ("lead_contrast_tiny", "objective.segments=halves"),
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
+    ("dense_beats_tiny", "objective.prediction.signal=views", "objective.prediction.batch_negatives=3", CHUNKS, STATIC),
+    ("dense_beats_conv_tiny", "objective.prediction.batch_negatives=3", "objective.prediction.negatives=iid"),
     ("simclr_tiny", CHUNKS),
     ("physio_contrast_tiny", "objective.ratio=true", CHUNKS),
     ("clocs_tiny", CHUNKS),

@@ -14,8 +14,8 @@ draws anew for every t, as the reference does; all takes every other moment. Non
 
 Contract: scores are one product (B, T', T') per direction, never (B, T', negatives, D). Moments after the end of a
 short recording are neither predicted nor negatives; a recording of k tokens or fewer counts in nothing. Scores against
-other recordings are made for a chunk of recordings at a time (row_chunks.py). With `copies` tokens hold so many views of
-each record, all of view 1 first: each is a recording of its own, except that views of one record lend each other
+other recordings are made for a chunk of recordings at a time (row_chunks.py). With `copies` tokens hold so many views
+of each record, all of view 1 first: each is a recording of its own, except that views of one record lend each other
 nothing; they share what is drawn.
 """
 
