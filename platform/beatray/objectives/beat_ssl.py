@@ -135,7 +135,8 @@ class BeatSsl(Objective):
 
     def forward(self, views: Tensors, at: Progress) -> StepResult:
         """The weighted sum of the terms that the settings ask for."""
-        s, parts = self.settings, []
+        s: BeatSslSettings = self.settings
+        parts: list[StepResult] = []
         if s.contrasts or s.predicts_in == "views":
             fmap, pooled, tokens = self._encode(views, ("view_1", "view_2"), predicts=s.predicts_in == "views")
             if s.contrasts:
@@ -194,10 +195,11 @@ class BeatSsl(Objective):
         """One pass over some signals, one after the other: the last map, the pooled records and the tokens."""
         x_mv = torch.cat([views[name] for name in names]) if len(names) > 1 else views[names[0]]
         n_valid = views["n_valid"].repeat(len(names))
+        tokens: Tokens | None = None
         if predicts:
             fmap, tokens = self.prediction.encode(self.encoder, x_mv, n_valid)
         else:
-            fmap, tokens = self.encoder.forward_features(x_mv, n_valid), None
+            fmap = self.encoder.forward_features(x_mv, n_valid)
         return fmap, self.encoder.pool(fmap, n_valid), tokens
 
     def _contrast(self, fmap: Tensor, pooled: Tensor, views: Tensors) -> StepResult:

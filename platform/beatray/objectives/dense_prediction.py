@@ -99,8 +99,8 @@ class DensePrediction(nn.Module):
             if isinstance(encoder, TokenEncoder):
                 either = "; take context=encoder" if directions else " as it is set"
                 raise ValueError(
-                    f"a causal head of objective.prediction needs a network whose cells are local, and cells of "
-                    f"{encoder.name} have seen what is to be predicted{either}; networks that can are such as tiny, xresnet1d50"
+                    f"a causal head of objective.prediction needs a network whose cells are local (such as tiny or "
+                    f"xresnet1d50), and cells of {encoder.name} have seen what is to be predicted{either}"
                 )
             stage, width, directions = encoder.stages[-1], encoder.channels, DIRECTIONS
             self.head = CausalHead(stage, settings.head_layers)
