@@ -24,4 +24,5 @@ bench: .venv/installed
 	for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 chaos: .venv/installed
-	BEATRAY_CHAOS=1 $(BIN)/python -m pytest -n 0 --timeout=3600 tests/chaos tests/hostile tests/distributed tests/unit/test_every_objective.py tests/unit/test_export.py
+	BEATRAY_CHAOS=1 $(BIN)/python -m pytest -n 0 --timeout=3600 tests/chaos tests/hostile tests/distributed tests/unit/test_every_objective.py tests/unit/test_export.py \
+		tests/unit/test_ray_session.py tests/unit/test_step.py tests/unit/test_chunked_contrast.py

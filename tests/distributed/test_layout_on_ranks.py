@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from beatray.export.folder import real_recordings
 from beatray.models.batch_norm import GlobalBatchNorm1d
 from beatray.models.layout import AvgPool1d, Conv1d, MaxPool1d, channels_last_on
+from counts import count
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
@@ -92,7 +93,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
     os._exit(0)  # left to itself the interpreter's tear-down aborts now and then, over threads that DDP leaves behind
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", count([3], [2, 3]))
 def test_ranks_in_that_layout_are_one_process_in_torchs_own(world: int, tmp_path: Path) -> None:
     mp.spawn(rank_main, args=(world, str(tmp_path)), nprocs=world)
     for number, sizes in enumerate(SIZES[world]):

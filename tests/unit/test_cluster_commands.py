@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from beatray.cli import parser
+from beatray.cli_parser import parser
 from beatray.commands import embed, evaluate, ingest, pretrain
 from beatray.commands.job import NOT_PLACES, PLACES
 from beatray.errors import SettingsError

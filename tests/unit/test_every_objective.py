@@ -263,7 +263,7 @@ def effective_rank(z: Tensor) -> float:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arrays, dict[str, Any]]) -> None:
-    size, steps = count((24, 20), (48, 30))
+    size, steps = count((16, 14), (48, 30))
     arrays = few(rows[0], size)
     settings = settings_of(recipe)
     settings = replace(settings, train=replace(settings.train, warmup_epochs=0.0))

@@ -42,6 +42,7 @@ NO_TORCH = (
     "config.py",
     "schema.py",
     "cli.py",
+    "cli_parser.py",
     "ray_session.py",
 )
 

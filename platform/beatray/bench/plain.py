@@ -98,9 +98,7 @@ class PlainLoop:
                 timing.refused += not np.isfinite(self._step(views))
                 now = time.perf_counter()
                 if number >= warm_up:
-                    timing.rows += self._run_spec.settings.train.batch_size
-                    timing.step_s.append(now - before)
-                    timing.waited_s += waited
+                    timing.count(self._run_spec.settings.train.batch_size, now - before, waited)
                     before = now
                 if now >= ends and len(timing.step_s) >= LEAST:
                     timing.cpu_s = cpu_seconds() - used

@@ -20,8 +20,8 @@ import torch
 
 from beatray.bench.feed import Fed
 from beatray.bench.processes import cpu_seconds
-from beatray.train.prefetcher import Prefetcher
-from beatray.train.step import Learner, Outcome, Ready
+from beatray.train.blocks import Arrays
+from beatray.train.step import Learner, Outcome, ahead
 from beatray.train.timing import peak_mib
 
 WARM_UP = 2
@@ -74,6 +74,12 @@ class Timing:
         """The part of the time in which the loop waited for a batch."""
         return self.waited_s / self.seconds
 
+    def count(self, rows: int, seconds: float, waited_s: float) -> None:
+        """One step more."""
+        self.rows += rows
+        self.step_s.append(seconds)
+        self.waited_s += waited_s
+
     def add(self, other: Timing) -> None:
         """Take in another round."""
         self.rows += other.rows
@@ -95,12 +101,12 @@ def time_steps(
     timing, under_way = Timing(), None
     used = before = 0.0
     ends = time.perf_counter() + seconds
-    with contextlib.closing(_ahead(feed, learner)) as ahead, peak_memory(learner) as memory:
+    with contextlib.closing(ahead(learner, feed, _cut)) as steps, peak_memory(learner) as memory:
         for number in itertools.count():
             if number == warm_up:
                 used, before = cpu_seconds(), time.perf_counter()
             asked = time.perf_counter()
-            fed, ready = next(ahead)
+            fed, ready = next(steps)
             waited = time.perf_counter() - asked
             outcome: Outcome | None = learner.launch(min(number, last), fed.epoch, ready, fed.parts)
             if learner.overlaps:
@@ -109,9 +115,7 @@ def time_steps(
                 timing.refused += outcome.read()[0] is None
             now = time.perf_counter()
             if number >= warm_up:
-                timing.rows += fed.rows
-                timing.step_s.append(now - before)
-                timing.waited_s += waited
+                timing.count(fed.rows, now - before, waited)
                 before = now
             if now >= ends and len(timing.step_s) >= least:
                 timing.cpu_s = cpu_seconds() - used
@@ -163,14 +167,5 @@ def peak_memory(learner: Learner | torch.device) -> Iterator[list[float]]:
         found[0] = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_mib()
 
 
-def _ahead(feed: Generator[Fed], learner: Learner) -> Generator[tuple[Fed, Ready]]:
-    def made() -> Generator[tuple[Fed, Ready]]:
-        with contextlib.closing(feed):
-            for fed in feed:
-                yield fed, learner.ready(fed.arrays, fed.epoch, [part.rows for part in fed.parts])
-
-    if not learner.overlaps:
-        yield from made()
-        return
-    with contextlib.closing(Prefetcher(made(), 1, "views")) as ahead:
-        yield from ahead
+def _cut(fed: Fed) -> tuple[Arrays, int, list[int]]:
+    return fed.arrays, fed.epoch, [part.rows for part in fed.parts]

@@ -34,6 +34,8 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
     Where nothing is chosen it is Beat-SSL, full-size on a GPU and its small recipe on a CPU; the corpus is read from
     disk as if it did not fit in memory, by one reader for each core, unless overrides say otherwise.
     """
+    if any(override.partition("=")[0] == "train.workers" for override in overrides):
+        raise SettingsError("a bench is of one rank: leave out train.workers")
     usual = ["train.cache_mb=0", f"train.readers_per_worker={min(cores(), 16)}"]
     if not any(override.partition("=")[0].partition(".")[0] in CHOICES for override in overrides):
         gpu = torch.cuda.is_available() and "train.device=cpu" not in overrides

@@ -30,7 +30,8 @@ from beatray.settings import PretrainSettings
 from beatray.storage.hashed_folder import FILES
 from beatray.train import checkpoint as checkpoints
 from beatray.train import watchdog
-from beatray.train.loop import FOR_GOOD, Hooks, train
+from beatray.train.account import Hooks
+from beatray.train.loop import FOR_GOOD, train
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
 from beatray.train.run_folder import ALIVE, OWNER, SETTINGS, STOP, STOPPED, is_superseded, read_text

@@ -17,9 +17,10 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,12 +34,14 @@ from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays
 from beatray.train.optimizer import build_optimizer, learning_rate, set_schedule, weight_decay
 from beatray.train.order import MicroBatch, steps_per_epoch
+from beatray.train.prefetcher import Prefetcher
 from beatray.train.ranks import Ranks
 from beatray.train.rollback import Rollback
 from beatray.train.run_spec import RunSpec, build_model, to_tensors
 
 Views = dict[str, Tensor]
 Logs = dict[str, float]
+B = TypeVar("B")
 
 COMPILED_ENTRIES = ("forward_stages", "tokens", "encode", "forward_leads")
 """By which an objective enters its network; Module.compile would leave them alone."""
@@ -240,6 +243,26 @@ class Learner:
             for buffer in module.buffers(recurse=False)
         ]
         return [*buffers, *(self.objective.parameters() if after else ())]
+
+
+def ahead(
+    learner: Learner, source: Generator[B], cut: Callable[[B], tuple[Arrays, int, Sequence[int]]]
+) -> Generator[tuple[B, Ready]]:
+    """Each batch of `source` with its views, which are made a step ahead in a thread where steps overlap.
+
+    `cut` says what `Learner.ready` is to be given of a batch: arrays, epoch, rows of each micro-batch.
+    """
+
+    def made() -> Generator[tuple[B, Ready]]:
+        with contextlib.closing(source):
+            for batch in source:
+                yield batch, learner.ready(*cut(batch))
+
+    if not learner.overlaps:
+        yield from made()
+        return
+    with contextlib.closing(Prefetcher(made(), 1, "views")) as fetched:
+        yield from fetched
 
 
 def _compile(objective: Objective, what: str) -> None:

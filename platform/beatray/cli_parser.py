@@ -1,0 +1,184 @@
+"""The words of the command line: every command with its options and help. It imports nothing that takes time."""
+
+from __future__ import annotations
+
+import argparse
+
+KEYS = "settings as dotted overrides, for example train.workers=8; see configs/"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their help."""
+    top = argparse.ArgumentParser(
+        prog="beatray",
+        description="Self-supervised pretraining on clinical 12-lead ECGs, from recordings to a proven encoder.",
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="the whole main job on the bundled real recordings",
+        description="Ingest the bundled recordings, pretrain, evaluate on both tasks, track, report: in minutes.",
+    )
+    demo.add_argument("--out", help="folder for everything it makes (default: beatray-demo)")
+    demo.add_argument("--overwrite", action="store_true", help="start anew: delete what an earlier demo made there")
+    _overrides_of(demo)
+
+    ingest = commands.add_parser(
+        "ingest",
+        help="recordings into a corpus",
+        description="Read recordings (a folder, zip or tar per source) into a verified Parquet corpus. "
+        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder), files (a mixture of DICOM, SCP-ECG, HL7 aECG, EDF, WFDB "
+        "and the XML of Philips, Schiller and MUSE). Interrupted, it continues; new recordings are added. "
+        "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus. "
+        "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
+    )
+    keys = "limit= items_per_shard= detector=beatray|neurokit retry_refused=true cluster.cpus="
+    ingest.add_argument("overrides", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
+    ingest.add_argument("--out", help="the corpus folder (default: corpus)")
+    ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
+    ingest.add_argument("--id-key-file", metavar="PATH", help="secret with which all patient ids are hashed")
+    ingest.add_argument("--salt-file", help=argparse.SUPPRESS)  # what it was called before 0.2
+    ingest.add_argument("--dry-run", action="store_true", help="say what would be read, write nothing")
+    ingest.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
+
+    corpus = commands.add_parser(
+        "corpus",
+        help="look into a corpus: show, refused, verify, splits",
+        description="show: counts, hours, refusals by reason. refused: every refused recording and why. verify: every "
+        "byte against the manifest. splits: what may be trained on.",
+    )
+    corpus.add_argument("action", choices=("show", "refused", "verify", "splits"))
+    corpus.add_argument("path", metavar="CORPUS", help="folder or URI of the corpus")
+    corpus.add_argument("--json", action="store_true", help="print JSON")
+    corpus.add_argument("--html", metavar="FILE", help="with show: write a page with an example ECG for each flag")
+
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="train an encoder on a corpus",
+        description="Pretrain on a corpus with Ray Train; the same command continues an interrupted run. "
+        "Overrides: corpus= out= run= seed= recipe= objective= encoder= train.workers= train.epochs= ...",
+    )
+    _overrides_of(pretrain)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="many pretraining runs over a space; show their ranking",
+        description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
+        "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
+        "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
+        "again. Overrides: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
+        "pretrain. beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
+    )
+    _overrides_of(sweep)
+    sweep.add_argument("--resume", action="store_true", help="there must be a sweep in out/run to go on with")
+    sweep.add_argument("--json", action="store_true", help="show: print JSON")
+
+    report = commands.add_parser(
+        "report",
+        help="the report of a sweep: tables and pictures in one HTML, CSV, LaTeX",
+        description="Write report.html, table.csv, table.md, table.tex, scores.csv and costs.csv into report/ of the "
+        "sweep's folder and into its MLflow run. The sweep must have evaluated its trials, as sweep=ablation does "
+        "(sweep.evaluate=true). "
+        "Example: beatray report runs/ablation",
+    )
+    report.add_argument("parent", metavar="PARENT_RUN", help="folder of the sweep (out/run), or id of its MLflow run")
+    report.add_argument("--corpus", metavar="PATH", help="where the corpus lies now, if it has moved")
+    report.add_argument("--against", metavar="METHOD", help="test all others against this one, instead of the first")
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="prove an encoder on both tasks, beside its controls",
+        description="PTB-XL superclasses and LUDB segmentation, beside random weights, training from scratch and "
+        "hand-made features. Overrides: encoder=PATH|random corpus= out= task=classify|segment|all evaluate.KEY= ...",
+    )
+    _overrides_of(evaluate)
+
+    compare = commands.add_parser(
+        "compare",
+        help="is one encoder better than another? paired tests on results of evaluate",
+        description="Friedman, then Wilcoxon's signed-rank test between every two methods, with Bonferroni and Holm, "
+        "effect sizes, and a refusal where the runs are too few to show anything. RESULTS is a results.json, its "
+        "folder, or NAME=RESULTS; a name given several times pools pretraining seeds or splits. "
+        "Example: beatray compare hard=eval/h0 hard=eval/h1 soft=eval/s0 soft=eval/s1",
+    )
+    compare.add_argument("results", nargs="+", metavar="RESULTS", help="at least two, or one and --with")
+    compare.add_argument(
+        "--with", dest="variants", metavar="VARIANTS", help="compare these too: random,features,encoder+features"
+    )
+    compare.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: 0.05)")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+
+    embed = commands.add_parser(
+        "embed",
+        help="a vector for every recording or heartbeat of a corpus",
+        description="Run an encoder over a corpus with Ray Data and write its vectors as Parquet; the same command "
+        "goes on after a kill and adds what is new in the corpus. Overrides: encoder=PATH corpus= out= "
+        "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
+    )
+    _overrides_of(embed)
+    export = commands.add_parser(
+        "export",
+        help="an encoder to hand to others: safetensors, torch.export, ONNX and a model card",
+        description="Write a folder with the weights, a model card (data, licences, recipe, settings, scores, limits) "
+        "and programs for torch.export and ONNX, proven equal to the encoder on real recordings. "
+        "Example: beatray export runs/first --out first-encoder --results runs/first/evaluation",
+    )
+    export.add_argument("encoder", metavar="ENCODER", help="a run folder, or its encoder/ folder")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    export.add_argument("--results", metavar="FILE", help="results.json of beatray evaluate, for the card")
+    export.add_argument("--no-onnx", action="store_true", help="without ONNX and the libraries it needs")
+
+    beats = commands.add_parser(
+        "beats",
+        help="train a classifier of heartbeats, for objective.beat_positives=aami",
+        description="train: learn the AAMI classes N, S, V, F, Q from the .atr annotations of WFDB recordings "
+        "(MIT-BIH, INCART), say how well held-out beats are classified. "
+        "Example: beatray beats train /data/mitdb --out beats-mitdb",
+    )
+    beats.add_argument("action", choices=("train",))
+    beats.add_argument("path", metavar="PATH", help="folder, zip or tar of WFDB recordings with .atr files")
+    beats.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    beats.add_argument("--leads", default="II", help="one or two of the twelve, comma between (default: II)")
+    beats.add_argument("--epochs", type=int, help="passes over the beats (default: 12)")
+    beats.add_argument("--seed", type=int, default=0)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="would a run work here? each line ok, warn or fail, with the remedy",
+        description="Check versions, devices, CPUs and memory against the plan, ports, Ray's token, storage and the "
+        "tracking server, for the overrides of `beatray pretrain`. Example: beatray doctor corpus=/data/corpus "
+        "out=/shared/runs train.workers=8 --multi-node",
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="key=value", help=KEYS)
+    doctor.add_argument("--multi-node", action="store_true", help="try collectives, storage and Ray Data on all nodes")
+    doctor.add_argument("--seconds", type=float, default=20.0, help="how long the collectives go on (default: 20)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    bench = commands.add_parser(
+        "bench",
+        help="what this machine does with a run, beside a plain PyTorch loop, in two minutes",
+        description="Measure step, feed, wait for data and share of peak, turn by turn with a plain PyTorch loop over "
+        "a DataLoader, on one rank; print a table. Overrides: those of pretrain; without corpus= bundled recordings "
+        "are written again and again. Example: beatray bench recipe=beat_ssl train.precision=bf16 train.compile=step "
+        "--json bench.json",
+    )
+    _overrides_of(bench)
+    bench.add_argument("--seconds", type=float, default=120.0, help="about how long, in all (default: 120)")
+    bench.add_argument("--json", metavar="FILE", help="write all of it there")
+
+    track = commands.add_parser(
+        "track",
+        help="send to MLflow what an outage kept back",
+        description="sync: send what MLflow does not have of a run yet, from its folder, without training; nothing is "
+        "stored twice. Example: beatray track sync runs/first",
+    )
+    track.add_argument("action", choices=("sync",))
+    track.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="folders with metrics.jsonl and tracking.json")
+    return top
+
+
+def _overrides_of(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="*", metavar="key=value", help=KEYS)
+    command.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
