@@ -41,6 +41,7 @@ FORMS: list[tuple[str, ...]] = [
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_1", "objective.positive_mass=0", CHUNKS, STATIC),
     ("beat_ssl_tiny", "objective.rhythm=soft_2", "objective.beat_positives=clusters", STATIC),
     ("beat_ssl_tiny", "objective.rhythm=soft_z", "objective.beat=soft_z", "objective.loss=sigmoid", STATIC),
+    ("dense_beats_conv_tiny", "objective.prediction.batch_negatives=3", "objective.prediction.negatives=iid"),
 ]
 """Chunks of rows, and shapes that follow from the rows alone."""
 
@@ -51,6 +52,7 @@ CASES: list[tuple[str, ...]] = [
     ("swav_tiny", "objective.queue_rows=8", "objective.queue_start=0", "objective.freeze=0"),  # a queue that is full
     ("lead_contrast_tiny", "objective.segments=halves"),
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
+    ("dense_beats_tiny", "objective.prediction.signal=views", "objective.prediction.batch_negatives=3", CHUNKS, STATIC),
     *count(FORMS[::4], FORMS),
 ]
 """Every method, and settings that gather something else. Chunks and static shapes are for ranks, not for one."""

@@ -40,6 +40,8 @@ CASES: list[tuple[str, ...]] = [
     ("beat_ssl_tiny", "objective.beat_positives=clusters"),
     ("cpc_tiny", "objective.batch_negatives=3"),
     ("cpc_tiny", "objective.negatives=all"),
+    ("dense_beats_tiny", "objective.prediction.signal=views", "objective.rhythm=soft_1"),
+    ("dense_beats_conv_tiny", "objective.prediction.signal=views", "objective.prediction.batch_negatives=3"),
     ("physio_contrast_tiny", "objective.ratio=true"),
     ("crema_tiny", "objective.contrast_weight=0"),
 ]

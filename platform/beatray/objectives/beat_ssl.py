@@ -10,7 +10,9 @@ Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same. What 
 `beat_positives`: same_record (all beats of a record in both views are positive, needs R-peaks only), clusters (beat
 classes of the corpus) or aami (the classes of a trained classifier); inherit_record gives soft beats the similarity of
 their records instead of that of their own features. See soft_targets.py, contrast.py. Ours, not the paper's:
-`feature_weight` adds the reading of measured features from the embedding, see feature_regression.py.
+`feature_weight` adds the reading of measured features from the embedding, see feature_regression.py;
+`prediction_weight` the prediction of tokens as CPC has it, see dense_prediction.py. Each network pass, of the views and
+of the plain crop, serves all terms that read it, and is left out where there is none.
 
 With `static_shapes` all `max_beats_per_record` slots of a record take part in every step, so that no shape follows from
 what the records hold: slots without a beat are columns that no row sees, and rows that count in nothing.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -33,31 +36,22 @@ from beatray.beat_classifier.labels import BeatLabels
 from beatray.errors import CheckpointError, SettingsError
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, ProjectionHead
-from beatray.objectives.beat_ssl_settings import SOFT, BeatSslSettings
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.objectives.beat_ssl_targets import soft_of
+from beatray.objectives.beat_ssl_words import curves, described, uniform_warnings, variant
 from beatray.objectives.contrast import unit_rows
+from beatray.objectives.dense_prediction import DensePrediction, Tokens
 from beatray.objectives.feature_regression import feature_loss
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors
-from beatray.objectives.pairs import Pairs, encode_views, lay_out
+from beatray.objectives.pairs import Pairs, lay_out
 from beatray.objectives.reduce import gather_counts, gather_rows, rank
 from beatray.objectives.row_targets import hard_of, same_class_of, same_ids
 from beatray.objectives.soft_targets import Features
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
-from beatray.objectives.terms import (
-    MAX_TARGET_ENTROPY,
-    LossSettings,
-    Term,
-    combine_terms,
-    contrast_curves,
-    contrast_term,
-    uniform_targets,
-)
+from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
 from beatray.storage.store import Store
-
-SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance", "soft_z": "z_power"}
-"""The setting that sharpens each kind of soft target."""
 
 
 class Slots(NamedTuple):
@@ -98,6 +92,9 @@ class BeatSsl(Objective):
             self.feature_head = nn.Linear(encoder.embed_dim, len(_table(statistics, "record").names))
         if settings.needs_beat_features:
             self.beat_features = Features(_table(statistics, "beat"))
+        if settings.prediction_weight > 0:
+            crop_seconds = settings.augment.crop_seconds
+            self.prediction = DensePrediction(encoder, settings.prediction, crop_seconds, self.title)
         self.beat_labels: BeatLabels | None = None  # no module of this one: it is not trained, saved or wrapped
         if settings.beat_positives == "aami":
             self.beat_labels = classifier.load(str(settings.beat_classifier), settings.beat_classifier_digest)
@@ -110,9 +107,9 @@ class BeatSsl(Objective):
         )
 
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
-        """Two views (B, 12, L), boxes of chosen beats (B, K, 2) and what is compared."""
+        """Two views (B, 12, L), boxes of chosen beats (B, K, 2), what is compared, and negatives of predictions."""
         s = self.settings
-        out = make_two_views(batch, s.augment, draws, with_plain=s.feature_weight > 0)
+        out = make_two_views(batch, s.augment, draws, with_plain=s.needs_plain)
         if s.beat != "none":
             out["boxes"], index = select_beats(
                 batch["r_peaks"],
@@ -132,30 +129,27 @@ class BeatSsl(Objective):
                 out["beat_class"] = self.beat_labels(batch, index)
         if s.needs_record_features:
             out["record_features"] = batch["record_features"]
+        if s.prediction_weight > 0:
+            out |= self.prediction.of.drawn(out["n_valid"], out["view_1"].shape[-1], draws)
         return out
 
     def forward(self, views: Tensors, at: Progress) -> StepResult:
         """The weighted sum of the terms that the settings ask for."""
-        fmap, pooled = encode_views(self.encoder, views)
-        slots = self._slots(views["beat_index"]) if self.settings.beat != "none" else None
-        counts = gather_counts([len(views["view_1"]), 0 if slots is None else len(slots.owner)], fmap.device)
-        pairs = lay_out([records for records, _ in counts], fmap.device)
-        features = None
-        if self.settings.compares_records:
-            features = gather_rows(self.record_features.impute(views["record_features"]), pairs.sizes)
-        terms = []
-        if self.settings.rhythm != "none":
-            terms.append(self._rhythm_term(pooled, pairs, features))
-        if slots is not None:
-            terms.append(self._beat_term(fmap, views, slots, [n for _, n in counts], pairs, features))
-        result = combine_terms(terms)
-        if slots is not None:
-            result.counts["beats"] = result.counts["beat/rows"] / 2
-        if self.settings.feature_weight > 0:
-            loss, means = self._feature_term(views)
-            total = result.means["loss"] + self.settings.feature_weight * means["feature/loss"]
-            return StepResult(result.loss + loss, {**result.means, **means, "loss": total}, result.counts)
-        return result
+        s: BeatSslSettings = self.settings
+        parts: list[StepResult] = []
+        if s.contrasts or s.predicts_in == "views":
+            fmap, pooled, tokens = self._encode(views, ("view_1", "view_2"), predicts=s.predicts_in == "views")
+            if s.contrasts:
+                parts.append(self._contrast(fmap, pooled, views))
+            if tokens is not None:
+                parts.append(self._prediction_term(tokens, views, copies=2))
+        if s.needs_plain:
+            _, pooled, tokens = self._encode(views, ("plain",), predicts=s.predicts_in == "plain")
+            if s.feature_weight > 0:
+                parts.append(self._feature_term(pooled, views))
+            if tokens is not None:
+                parts.append(self._prediction_term(tokens, views))
+        return reduce(_both, parts)
 
     @classmethod
     def resolved(cls, settings: BeatSslSettings) -> BeatSslSettings:
@@ -173,26 +167,12 @@ class BeatSsl(Objective):
     @classmethod
     def described(cls, settings: BeatSslSettings) -> str:
         """The targets in a few words."""
-        rhythm, beat = settings.rhythm, settings.beat
-        sharpened = f"^{settings.exponent:g}" if rhythm == "soft_1" else ""
-        soft = rhythm in SOFT or beat in SOFT
-        mass = f", positive mass {settings.positive_mass}" if soft and settings.positive_mass is not None else ""
-        kind = f" ({settings.beat_positives})" if beat == "hard" else ""
-        features = f", measured features (weight {settings.feature_weight:g})" if settings.feature_weight else ""
-        return f"Beat-SSL, rhythm {rhythm}{sharpened}, beats {beat}{kind}{mass}{features}"
+        return described(settings)
 
     @classmethod
     def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """What recordings and heartbeats are contrasted with: `soft_1^50 / hard`."""
-        left = dict(changes)
-        if not {"objective.rhythm", "objective.beat"} <= left.keys():
-            return None
-        exponent = left.pop("objective.exponent", 1)
-        sharpened = f"^{exponent:g}" if exponent != 1 else ""
-        targets = (str(left.pop("objective.rhythm")), str(left.pop("objective.beat")))
-        return " / ".join(
-            "-" if target == "none" else f"{target}{sharpened}" if target == "soft_1" else target for target in targets
-        ), left
+        return variant(changes)
 
     @classmethod
     def beat_box(cls, settings: BeatSslSettings) -> BeatBox | None:
@@ -201,23 +181,44 @@ class BeatSsl(Objective):
 
     @classmethod
     def curves(cls, settings: BeatSslSettings) -> Sequence[Curve]:
-        """Both terms, and how well features are read."""
-        terms = [term for term, kind in (("record", settings.rhythm), ("beat", settings.beat)) if kind != "none"]
-        features = [Curve("feature/explained", "features: variance explained", True)] if settings.feature_weight else []
-        return [curve for term in terms for curve in contrast_curves(term)] + features
+        """The terms that are contrasted, how well features are read, and how often the next moment is told."""
+        return curves(settings)
 
     @classmethod
     def warnings(cls, settings: BeatSslSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
         """Collapse, and targets that say nothing, with the setting to change."""
-        found = super().warnings(settings, means, at)
-        for term in uniform_targets(means):
-            key = f"{term}/target_entropy"
-            kind = settings.rhythm if term == "record" else settings.beat
-            found[key] = (
-                f"{term} targets are nearly uniform (normalised entropy {means[key]:.2f} > {MAX_TARGET_ENTROPY}): "
-                f"{_remedy(kind, settings)}"
-            )
-        return found
+        return {**super().warnings(settings, means, at), **uniform_warnings(settings, means)}
+
+    def _encode(
+        self, views: Tensors, names: tuple[str, ...], *, predicts: bool
+    ) -> tuple[Tensor, Tensor, Tokens | None]:
+        """One pass over some signals, one after the other: the last map, the pooled records and the tokens."""
+        x_mv = torch.cat([views[name] for name in names]) if len(names) > 1 else views[names[0]]
+        n_valid = views["n_valid"].repeat(len(names))
+        tokens: Tokens | None = None
+        if predicts:
+            fmap, tokens = self.prediction.encode(self.encoder, x_mv, n_valid)
+        else:
+            fmap = self.encoder.forward_features(x_mv, n_valid)
+        return fmap, self.encoder.pool(fmap, n_valid), tokens
+
+    def _contrast(self, fmap: Tensor, pooled: Tensor, views: Tensors) -> StepResult:
+        """The terms of recordings and beats."""
+        slots = self._slots(views["beat_index"]) if self.settings.beat != "none" else None
+        counts = gather_counts([len(views["view_1"]), 0 if slots is None else len(slots.owner)], fmap.device)
+        pairs = lay_out([records for records, _ in counts], fmap.device)
+        features = None
+        if self.settings.compares_records:
+            features = gather_rows(self.record_features.impute(views["record_features"]), pairs.sizes)
+        terms = []
+        if self.settings.rhythm != "none":
+            terms.append(self._rhythm_term(pooled, pairs, features))
+        if slots is not None:
+            terms.append(self._beat_term(fmap, views, slots, [n for _, n in counts], pairs, features))
+        result = combine_terms(terms)
+        if slots is not None:
+            result.counts["beats"] = result.counts["beat/rows"] / 2
+        return result
 
     def _slots(self, beat_index: Tensor) -> Slots:
         """The beats (B, K) of this rank; with static shapes those that are not there, too."""
@@ -238,10 +239,17 @@ class BeatSsl(Objective):
         columns = pairs.gather(z)
         return contrast_term("record", s.rhythm_weight, z, columns, pairs.self_index, targets_of, self.loss_settings)
 
-    def _feature_term(self, views: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        predicted = self.feature_head(self.encoder(views["plain"], views["n_valid"]))
+    def _feature_term(self, pooled: Tensor, views: Tensors) -> StepResult:
         weight, known = self.settings.feature_weight, self.record_features
-        return feature_loss(predicted, views["record_features"], known, weight, self.static_shapes)
+        predicted = self.feature_head(pooled)
+        loss, means = feature_loss(predicted, views["record_features"], known, weight, self.static_shapes)
+        return StepResult(loss, {"loss": weight * means["feature/loss"], **means})
+
+    def _prediction_term(self, tokens: Tokens, views: Tensors, copies: int = 1) -> StepResult:
+        weight, predicts = self.settings.prediction_weight, self.prediction
+        found = predicts.of.loss(predicts.predictors, *tokens, views, self.chosen, copies=copies, weight=weight)
+        means = {"loss": weight * found.mean, "token/loss": found.mean, **found.means}
+        return StepResult(found.loss, means, {"token/rows": found.rows})
 
     def _beat_term(
         self,
@@ -279,18 +287,15 @@ class BeatSsl(Objective):
         return contrast_term("beat", s.beat_weight, z, columns, self_index, targets_of, self.loss_settings, there)
 
 
+def _both(one: StepResult, other: StepResult) -> StepResult:
+    """The sum of two parts of a step."""
+    total = one.means["loss"] + other.means["loss"]
+    return StepResult(
+        one.loss + other.loss, {**one.means, **other.means, "loss": total}, {**one.counts, **other.counts}
+    )
+
+
 def _table(statistics: FeatureStatistics | None, level: str) -> FeatureTable:
     if statistics is None:
         raise ValueError(f"soft targets from {level} features need the feature statistics of the corpus")
     return statistics.record if level == "record" else statistics.beat
-
-
-def _remedy(kind: str, settings: BeatSslSettings) -> str:
-    """Which setting to change where the targets of a term are nearly uniform."""
-    if kind not in SHARPER:
-        return "nearly all beats count as alike; choose objective.beat_positives=same_record, or a larger batch"
-    sharper = SHARPER[kind]
-    advice = f"raise objective.{sharper} (now {getattr(settings, sharper)})"
-    if not settings.positive_mass:
-        advice += f", or set objective.positive_mass=0.5 (now {settings.positive_mass})"
-    return advice

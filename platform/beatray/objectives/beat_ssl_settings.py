@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from beatray.augment.two_views import ViewSettings
 from beatray.fields import check, setting
 from beatray.objectives.contrast import Form
+from beatray.objectives.dense_prediction import DensePredictionSettings
 
 Target = Literal["none", "hard", "soft_1", "soft_2", "soft_z"]
 SOFT = ("soft_1", "soft_2", "soft_z")
@@ -61,6 +62,13 @@ class BeatSslSettings:
         at_least=0.0,
         absent=0.0,
     )
+    prediction_weight: float = setting(
+        0.0,
+        "above 0: each moment must also be told from what came before it, and before that from what came after",
+        at_least=0.0,
+        absent=0.0,
+    )
+    prediction: DensePredictionSettings = setting(DensePredictionSettings, "how moments are predicted")
     max_beats_per_record: int = setting(4, at_least=1)
     box_before_s: float = setting(0.35, "a beat's box begins so long before its R-peak", at_least=0.0)
     box_after_s: float = setting(0.55, "and ends so long after", above=0.0)
@@ -77,7 +85,7 @@ class BeatSslSettings:
             )
         if self.beat_positives == "inherit_record" and self.beat == "hard":
             raise ValueError("beat_positives=inherit_record needs a soft beat: soft_1, soft_2 or soft_z")
-        if self.rhythm == "none" and self.beat == "none":
+        if not (self.contrasts or self.feature_weight or self.prediction_weight):
             raise ValueError("rhythm and beat are both none: there is nothing to learn from")
         if self.positive_mass == 0.0 and self.loss == "sigmoid":
             raise ValueError(
@@ -103,6 +111,21 @@ class BeatSslSettings:
     def needs_record_features(self) -> bool:
         """Whether some target is made of the features of records."""
         return self.compares_records or self.feature_weight > 0
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether recordings or beats are contrasted."""
+        return self.rhythm != "none" or self.beat != "none"
+
+    @property
+    def predicts_in(self) -> str:
+        """Where tokens are predicted: plain, views or nowhere."""
+        return self.prediction.signal if self.prediction_weight > 0 else "nowhere"
+
+    @property
+    def needs_plain(self) -> bool:
+        """Whether the crop itself is encoded, not only its views."""
+        return self.feature_weight > 0 or self.predicts_in == "plain"
 
     @property
     def compares_records(self) -> bool:
