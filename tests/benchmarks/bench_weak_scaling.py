@@ -47,7 +47,7 @@ KINDS = {
     "dashboard": "Ray's other servers",
     "monitor": "Ray's other servers",
     "TrainController": "controller of Ray Train",
-    "ray::": "other Ray workers",
+    "ray::": "readers and other Ray workers",
     "python": "driver",
 }
 
