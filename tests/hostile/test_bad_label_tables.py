@@ -11,7 +11,7 @@ from beatray.cli import main
 from beatray.errors import LabelError
 from label_tables import many, read, values, written
 
-GOOD = "record,lvef,note\n00001,35.5,\"a, b\"\n00002,60,\"two\nlines\"\n"
+GOOD = 'record,lvef,note\n00001,35.5,"a, b"\n00002,60,"two\nlines"\n'
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,10 @@ BAD = {
     "infinite": ("record,k\n00001,3.5\n00002,1e999\n", "larger than any number"),
     "two separators": ("record,c\n00001,a|b\n00002,a;c\n", r"holds both \| and ;.*labels\.separator"),
     "all unknown": ("record,ill\n00001,NA\n00002,\n", r"no column that is a label \(ill: no row has a value\)"),
-    "all unmatched": ("record,ill\n77777,1\n88888,0\n", r"2 of 2 rows match nothing \(e\.g\. 77777, 88888\).*ptbxl/00001"),
+    "all unmatched": (
+        "record,ill\n77777,1\n88888,0\n",
+        r"2 of 2 rows match nothing \(e\.g\. 77777, 88888\).*ptbxl/00001",
+    ),
     "some unmatched": (
         "record,ill\n00001,1\n00002,0\n88888,0\n",
         r"1 of 3 rows match nothing .*88888.*labels\.unmatched=ignore",

@@ -80,7 +80,7 @@ PLANTED: dict[str, tuple[Any, tuple[str, str]]] = {
     "an id": (lambda f: f.assign(x=np.random.default_rng(3).permutation(N) * 17 + 10**6), ("id", "x")),
     "gives away": (lambda f: f.assign(x=(f["ill"] * 10 + f["lvef"] / 100).round(3)), ("leak", "x")),
     "gives away backwards": (lambda f: f.assign(x=(5 - 10 * f["ill"] + f["lvef"] / 100).round(3)), ("leak", "x")),
-    "two spellings": (lambda f: f.assign(x=np.where(f["ill"] == 1, f["rhythm"], f["rhythm"].str.lower())), ("spelling", "x")),
+    "two spellings": (lambda f: f.assign(x=np.random.default_rng(9).choice(["Low", "low"], N)), ("spelling", "x")),
     "few": (lambda f: f.assign(x=(np.arange(N) % 100 == 0).astype(int)), ("few", "x")),
     "known nowhere in a split": (lambda f: f.assign(x=np.where(np.arange(N) % 10 == 9, "", f["rhythm"])), ("few", "x")),
 }  # fmt: skip
@@ -132,7 +132,15 @@ def test_the_command_prints_and_writes_what_was_understood(
     index = many(N, "ptbxl")
     monkeypatch.setattr(command, "open_corpus", lambda path: SimpleNamespace(index=index, recipe={}))
     table = written(tmp_path, clean().assign(same="x").to_csv(index=False))
-    words = ["labels", "check", str(table), "corpus=/c", "labels.targets.low=lvef < 40", "--json", str(tmp_path / "out.json")]
+    words = [
+        "labels",
+        "check",
+        str(table),
+        "corpus=/c",
+        "labels.targets.low=lvef < 40",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
     assert main([*words, "labels.key=record"]) == 0
     told = capsys.readouterr().out
     for text in ("400 rows match", "read as labels of recordings by column 'record'", "binary: lvef < 40", "PACE",

@@ -90,9 +90,7 @@ def test_no_message_shows_an_id_where_ids_are_hashed(tmp_path: Path) -> None:
     for rows in ("1234,1\n77,0\n9999,1\n", "1234,1\n1234,0\n", "9998,1\n9999,1\n"):
         with pytest.raises(LabelError) as refused:
             words = (f"labels.id_key_file={secret}", "labels.key_kind=patient")
-            read(
-                written(tmp_path, f"mrn,ill\n{rows}"), *words, index=index, recipe={RECIPE_KEY: id_key.fingerprint}
-            )
+            read(written(tmp_path, f"mrn,ill\n{rows}"), *words, index=index, recipe={RECIPE_KEY: id_key.fingerprint})
         told = str(refused.value)
         assert "in rows " in told and not any(word in told for word in ("1234", "999", id_key.hashed("1234")))
 
@@ -131,7 +129,12 @@ def test_types_are_read_off_the_cells(tmp_path: Path, cells: tuple[str, ...], ki
 
 def test_types_separators_and_unknown_words_can_be_said(tmp_path: Path) -> None:
     table = written(tmp_path, "record,grade,drugs,valve\n00001,1,a+b,none\n00002,2,a,mild\n00017,-9,c,none\n")
-    words = ("labels.types.grade=classes", "labels.separator=+", "labels.unknown=[NA,-9]", "labels.columns=[grade,drugs,valve]")
+    words = (
+        "labels.types.grade=classes",
+        "labels.separator=+",
+        "labels.unknown=[NA,-9]",
+        "labels.columns=[grade,drugs,valve]",
+    )
     found = read(table, *words)
     assert values(found, "grade")[:3] == [{"1"}, {"2"}, None]
     assert values(found, "drugs")[:3] == [{"a", "b"}, {"a"}, {"c"}]
@@ -146,7 +149,7 @@ def test_ids_dates_and_text_are_no_labels(tmp_path: Path) -> None:
     assert [column.name for column in found.targets] == ["ill"] and found.owner == "patient_id"
     why = {each.name: each.why for each in found.left_out}
     assert list(why) == ["day", "report", "empty", "patient_id"]
-    assert why["day"].startswith("dates, as 02.03") and "free text, 30" in why["report"] and "no row" in why["empty"]
+    assert why["day"] == "dates" and "free text, 30" in why["report"] and "no row" in why["empty"]
     with pytest.raises(LabelError, match=r"column 'report' is no label: free text, 30 .*labels\.types\.report=classes"):
         read(tmp_path / "labels.csv", "labels.columns=[report]", index=index)
 
@@ -176,7 +179,11 @@ def test_the_rows_of_a_parquet_table_are_those_of_the_csv(tmp_path: Path) -> Non
     frame.to_parquet(tmp_path / "labels.parquet")
     found = read(tmp_path / "labels.parquet", "labels.source=ptbxl")
     assert values(found, "lvef")[:3] == [35.5, None, 60.0] and values(found, "ill")[:3] == [True, None, False]
-    assert values(found, "site")[:3] == [{"a"}, {"b"}, None] and values(found, "codes")[:3] == [{"MI", "AF"}, set(), None]
+    assert values(found, "site")[:3] == [{"a"}, {"b"}, None] and values(found, "codes")[:3] == [
+        {"MI", "AF"},
+        set(),
+        None,
+    ]
     plain = frame.assign(codes=["MI|AF", "|", None]).to_csv(index=False).encode()
     packed = read(written(tmp_path, gzip.compress(plain), "labels.csv.gz"), "labels.source=ptbxl")
     for name in ("lvef", "ill", "site", "codes"):
@@ -209,13 +216,19 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
         ("labels.targets.low=__import__('os').system('id') < 1", r"no column \"__import__\('os'\)"),
         ("labels.targets.low=lvf < 40", r"no column 'lvf'; did you mean 'lvef'"),
         ("labels.targets.lvef=lvef < 40", "has the name of a column"),
-        ("labels.targets.low=site < 40", r"column 'site' is said to hold numbers, and holds 2 other values \('a', 'b'\)"),
+        (
+            "labels.targets.low=site < 40",
+            r"column 'site' is said to hold numbers, and holds 2 other values \('a', 'b'\)",
+        ),
         ("labels.columns=[lvf]", r"labels\.columns: .* no column 'lvf'; did you mean 'lvef'"),
         ("labels.columns=[record]", "which is the key"),
         ("labels.types.lvf=numbers", "no column 'lvf'"),
         ("labels.types.lvef=number", r"labels\.types\.lvef must be one of binary, classes, multilabel, numbers"),
         ("labels.types.lvef=binary", "column 'lvef' is no binary one"),
-        ("labels.key=patient", r"labels\.key: .* no column 'patient' \(it has record, lvef, site\)|no column 'patient'"),
+        (
+            "labels.key=patient",
+            r"labels\.key: .* no column 'patient' \(it has record, lvef, site\)|no column 'patient'",
+        ),
         ("labels.kye=record", r"there is no setting 'labels\.kye'; did you mean 'key'"),
         ("labels.separator=||", "must be one character"),
         ("labels.unmatched=maybe", r"labels\.unmatched must be one of refuse, ignore"),
@@ -229,7 +242,13 @@ def test_words_that_fit_nothing_are_refused(tmp_path: Path, word: str, told: str
 
 def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
     said, others = labels_said(
-        ["corpus=/c", "labels=/t.csv", "labels.types.LV EF.2=numbers", "labels.columns=[LV EF.2, age]", "labels.key=a=b"]
+        [
+            "corpus=/c",
+            "labels=/t.csv",
+            "labels.types.LV EF.2=numbers",
+            "labels.columns=[LV EF.2, age]",
+            "labels.key=a=b",
+        ]
     )
     assert others == ["corpus=/c"]
     settings = label_settings(said)
@@ -241,5 +260,12 @@ def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
 
 def test_one_spelling_of_whole_numbers() -> None:
     assert {whole_number(word) for word in ("1234", "1234.0", "01234", "1234.00")} == {"1234"}
-    assert [whole_number(w) for w in ("0", "0.0", "12.5", "a1", "1e3", "١")] == ["0", "0", "12.5", "a1", "1e3", "١"]
+    assert [whole_number(w) for w in ("0", "0.0", "12.5", "a1", "1e3", "\u0661")] == [
+        "0",
+        "0",
+        "12.5",
+        "a1",
+        "1e3",
+        "\u0661",
+    ]
     assert parse("x", "a b < 1 and c >= -2.5e1 or d != 0").columns == ("a b", "c", "d")

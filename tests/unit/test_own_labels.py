@@ -39,7 +39,9 @@ POLICY = CorpusSettings(validation_folds=(8,), test_folds=(9,))
 
 @pytest.fixture(scope="module")
 def corpus() -> RowsOfCorpus:
-    return RowsOfCorpus(read_rows(ptbxl=(str(SAMPLE / "ptbxl-sample.zip"), 90), ludb=(str(SAMPLE / "ludb-sample.zip"), 4)))
+    return RowsOfCorpus(
+        read_rows(ptbxl=(str(SAMPLE / "ptbxl-sample.zip"), 90), ludb=(str(SAMPLE / "ludb-sample.zip"), 4))
+    )
 
 
 def plan(labels: str = "table", **changes: Any) -> EvaluateSettings:
@@ -67,7 +69,10 @@ def superclasses(corpus: RowsOfCorpus, folder: Path, form: str) -> Path:
 def test_superclasses_as_a_table_score_as_those_of_the_corpus_to_the_last_digit(
     corpus: RowsOfCorpus, tmp_path: Path, form: str
 ) -> None:
-    changes: dict[str, Any] = {"classify_fractions": (0.5, 1.0), "protocols": ("linear_probe", "knn", "classify/finetune")}
+    changes: dict[str, Any] = {
+        "classify_fractions": (0.5, 1.0),
+        "protocols": ("linear_probe", "knn", "classify/finetune"),
+    }
     ours = evaluated(corpus, plan(own=LabelSettings(table=str(superclasses(corpus, tmp_path, form))), **changes))
     theirs = evaluated(corpus, plan("superdiagnostic", **changes))
     mine, published = ours.parts["classify"], theirs.parts["classify"]
@@ -105,7 +110,9 @@ def test_a_class_is_trained_and_scored_where_it_is_known(corpus: RowsOfCorpus, t
     write_tables(found, tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["tasks"]["classify"]["classes"] == ["CD", "HYP", "MI", "NORM"]
-    assert [[-1 if v is None else v for v in row] for row in stored["tasks"]["classify"]["truth"]] == part.truth.tolist()
+    assert [
+        [-1 if v is None else v for v in row] for row in stored["tasks"]["classify"]["truth"]
+    ] == part.truth.tolist()
     for name in ("classes.md", "table.md"):
         assert {"classes.md": "| NORM |", "table.md": "holes.csv"}[name] in (tmp_path / "out" / name).read_text()
 
@@ -151,7 +158,7 @@ def test_probes_learn_a_class_from_the_records_where_it_is_known() -> None:
 
 
 def test_fine_tuning_does_not_learn_from_what_is_unknown() -> None:
-    """The output of a class that is known nowhere stays where it began; where all is known the loss is the usual one."""
+    """The output of a class that is known nowhere stays where it began; all known is the usual loss."""
     draw = np.random.default_rng(3)
     x, n_samples = draw.normal(size=(6, 12, 600)).astype(np.float32), np.full(6, 600)
     fit = FitSettings(steps=3, batch_size=3, crop_samples=500, weight_decay=0.0)

@@ -61,7 +61,7 @@ def print_summary(found: dict[str, Any]) -> None:
     others = [f"{found[key]:,} {what}" for key, what in _OTHER_ROWS if found[key]]
     say(f"  {found['rows_matched']:,} rows match{''.join(f', {each}' for each in others)}")
     unknown = found["recordings"] - found["recordings_in_table"]
-    say(f"  {found['recordings_in_table']:,} of the corpus' {found['recordings']:,} recordings are in it, {unknown:,} are unknown")
+    say(f"  it has {found['recordings_in_table']:,} of the corpus' {found['recordings']:,} recordings, not {unknown:,}")
     table = Table(*("column", "type", "class, or quartiles", "known", *SPLITS))
     for column in found["columns"]:
         for cells in _lines(column):

@@ -50,7 +50,7 @@ def findings(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> li
     """All that is odd, by kind."""
     rows = one_row_each(index) & (labels.table_row >= 0)
     columns = [column.take(np.flatnonzero(rows)) for column in labels.targets]
-    found = [
+    return [
         *_patients(labels, index, roles, rows),
         *_constant(columns),
         *_again(columns, labels),
@@ -59,7 +59,6 @@ def findings(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> li
         *_spellings(columns),
         *_few(columns, roles[rows]),
     ]
-    return found
 
 
 def one_row_each(index: pd.DataFrame) -> Rows:
@@ -80,8 +79,8 @@ def _patients(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8], rows
             yield Finding(
                 "patients",
                 labels.owner,
-                f"{several:,} patients of column {labels.owner!r} have recordings in two splits, because the corpus does "
-                "not know them: ingest again with their ids (columns: {patient: ...} of a recordings.yaml, or "
+                f"{several:,} patients of column {labels.owner!r} have recordings in two splits, because the corpus "
+                "does not know them: ingest again with their ids (columns: {patient: ...} of a recordings.yaml, or "
                 "--id-key-file), or scores will be too good",
             )
     elif nameless:
@@ -119,7 +118,7 @@ def _again(columns: list[Column], labels: Labels) -> Iterator[Finding]:
             pool = np.sort(column.values[column.known, 0]).tobytes()
             first = shuffled.setdefault(pool, column)
             if first is not column:
-                text = f"{column.name} holds the values of {first.name} in another order: was it sorted apart from its key?"
+                text = f"{column.name} holds the values of {first.name} in another order: was it sorted by itself?"
                 yield Finding("permuted", column.name, text)
 
 
@@ -135,7 +134,9 @@ def _ids(columns: list[Column], labels: Labels, rows: Rows) -> Iterator[Finding]
         values = column.values[known, 0]
         if len(values) > FEW and np.mean(values == numbers[known]) >= SAME:
             yield Finding("id", column.name, f"{column.name} equals the key: it is an id, not a label")
-        elif len(values) > FEW and _n_values(column) > FEW and abs(_rank_correlation(values, numbers[known])) >= IN_ORDER:
+        elif (
+            len(values) > FEW and _n_values(column) > FEW and abs(_rank_correlation(values, numbers[known])) >= IN_ORDER
+        ):
             yield Finding("id", column.name, f"{column.name} runs in the order of the key: is it a running number?")
         elif column.known.sum() >= DISTINCT and _n_values(column) == column.known.sum() and _whole(column):
             yield Finding("id", column.name, f"every value of {column.name} is another whole number: is it an id?")
@@ -158,7 +159,9 @@ def _giving_away(columns: list[Column], labels: Labels) -> Iterator[Finding]:
                 if area in (0.0, 1.0):
                     said = name if name == column.name else f"{column.name}={name}"
                     yield Finding(
-                        "leak", number.name, f"{number.name} alone tells {said} without a mistake (AUROC {area:g}): leave one out"
+                        "leak",
+                        number.name,
+                        f"{number.name} alone tells {said} without a mistake (AUROC {area:g}): leave one out",
                     )
 
 
@@ -174,6 +177,8 @@ def _spellings(columns: list[Column]) -> Iterator[Finding]:
 
 def _few(columns: list[Column], roles: NDArray[np.int8]) -> Iterator[Finding]:
     for column in columns:
+        if _n_values(column) < 2:
+            continue  # it is said to be constant
         for role in Role:
             here = column.known & (roles == role)
             split = role.name.lower()

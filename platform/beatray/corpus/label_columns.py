@@ -122,21 +122,27 @@ def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings
         return "numbers"
     dates = [word for word in seen if _DATE.fullmatch(word) and not _is_number(word)]
     if len(dates) == len(seen):
-        return NoLabel(name, f"dates, as {seen[0]}")
+        return NoLabel(name, "dates")
     if 2 * len(numbers) > len(seen):
         wrong = [word for word in seen if not _is_number(word)]
         raise LabelError(
             f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or say "
             f"labels.types.{name}=classes if the numbers are codes"
         )
-    several = [word for word in seen if any(s in word for s in (IN_LISTS, *separators))]
-    if several:
-        parts = {part for word in seen for part in _parts(word, _separator(name, seen, settings))}
-        if len(parts) <= MAX_CLASSES or settings.separator:
-            return "multilabel"
-    if len(seen) > MAX_CLASSES or (n_known >= MANY_ROWS and 2 * len(seen) > n_known):
-        return NoLabel(name, f"free text, {len(seen):,} different words (labels.types.{name}=classes if they are classes)")
+    for mark in (IN_LISTS, *separators):
+        if any(mark in word for word in seen):
+            parts = {part for word in seen for part in _parts(word, mark)}
+            if settings.separator or mark == IN_LISTS or not _is_text(len(parts), n_known):
+                return "multilabel"
+    if _is_text(len(seen), n_known):
+        return NoLabel(
+            name, f"free text, {len(seen):,} different words (labels.types.{name}=classes if they are classes)"
+        )
     return "classes"
+
+
+def _is_text(n_words: int, n_known: int) -> bool:
+    return n_words > MAX_CLASSES or (n_known >= MANY_ROWS and 2 * n_words > n_known)
 
 
 def _separator(name: str, seen: Sequence[str], settings: LabelSettings) -> str:
@@ -146,7 +152,9 @@ def _separator(name: str, seen: Sequence[str], settings: LabelSettings) -> str:
         return settings.separator
     found = [mark for mark in SEPARATORS if any(mark in word for word in seen)]
     if len(found) > 1:
-        raise LabelError(f"column {name!r} holds both | and ;: say which one stands between labels, labels.separator='|'")
+        raise LabelError(
+            f"column {name!r} holds both | and ;: say which one stands between labels, labels.separator='|'"
+        )
     return found[0] if found else SEPARATORS[0]
 
 
@@ -169,9 +177,7 @@ def _number_of(word: str) -> float:
     return float(word.replace(",", "."))
 
 
-def _numbers(
-    name: str, words: Words, is_known: NDArray[np.bool_], seen: Sequence[str]
-) -> Sequence[tuple[str, bool]]:
+def _numbers(name: str, words: Words, is_known: NDArray[np.bool_], seen: Sequence[str]) -> Sequence[tuple[str, bool]]:
     """The words with the mark whether they are known, once they are numbers in one way of writing."""
     wrong = [word for word in seen if not _is_number(word)]
     if wrong:

@@ -69,16 +69,15 @@ def read_table(location: str, encoding: str = "auto") -> Table:
         content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise LabelError(f"{place} is damaged: it cannot be unpacked ({error})") from error
-    if not content.strip():
-        raise LabelError(f"{place} is empty: it needs a line of column names and a row for each key")
     found = _parquet(content, place) if content[:4] == b"PAR1" else _text_table(content, place, encoding)
     names = [name.strip() for name in found.column_names]
     _check_names(names, place)
-    if not found.num_rows:
-        raise LabelError(f"{place} has column names and no rows")
     columns = {name: _words(found.column(position)) for position, name in enumerate(names)}
+    columns, rows = _without_blank_rows(columns, found.num_rows)
+    if not rows:
+        raise LabelError(f"{place} has column names and no rows")
     _refuse_second_header(columns, place)
-    return Table(place, sha256, found.num_rows, columns)
+    return Table(place, sha256, rows, columns)
 
 
 def read_bytes(location: str) -> bytes:
@@ -113,6 +112,18 @@ def _check_names(names: list[str], place: str) -> None:
         raise LabelError(f"{place} has the column {twice[0]!r} {names.count(twice[0])} times: rename or delete one")
 
 
+def _without_blank_rows(columns: dict[str, Words], rows: int) -> tuple[dict[str, Words], int]:
+    """The columns without rows in which no cell holds anything, as spreadsheets leave them below a table."""
+    blank = np.ones(rows, np.bool_)
+    for words in columns.values():
+        if "" not in words.distinct:
+            return columns, rows
+        blank &= words.codes == words.distinct.index("")
+    if not blank.any():
+        return columns, rows
+    return {name: Words(words.distinct, words.codes[~blank]) for name, words in columns.items()}, int((~blank).sum())
+
+
 def _refuse_second_header(columns: dict[str, Words], place: str) -> None:
     """Tables that were put together one below the other repeat the line of names."""
     repeated: NDArray[np.bool_] | None = None
@@ -128,6 +139,8 @@ def _refuse_second_header(columns: dict[str, Words], place: str) -> None:
 
 def _text_table(data: bytes, place: str, encoding: str) -> pa.Table:
     text = _decoded(data, place, encoding)
+    if not text.strip():
+        raise LabelError(f"{place} is empty: it needs a line of column names and a row for each key")
     said = text.split("\n", 1)[0].strip().lower()
     if said.startswith("sep=") and len(said) == 5:  # what Excel writes for itself
         text, delimiter = text.split("\n", 1)[1] if "\n" in text else "", said[4]
@@ -141,7 +154,9 @@ def _text_table(data: bytes, place: str, encoding: str) -> pa.Table:
             read_options=pacsv.ReadOptions(column_names=places, skip_rows_after_names=1, block_size=BLOCK_BYTES),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(places, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
+                column_types=dict.fromkeys(places, pa.string()),
+                strings_can_be_null=False,
+                quoted_strings_can_be_null=False,
             ),
         ).rename_columns(names)
     except (pa.ArrowException, csv.Error) as error:
@@ -164,8 +179,8 @@ def _decoded(data: bytes, place: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LabelError(
-            f"{place} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8, or say what it is, "
-            "as labels.encoding=cp1252"
+            f"{place} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8, or say what it "
+            "is, as labels.encoding=cp1252"
         ) from error
     if "\0" in text:
         raise LabelError(f"{place} is no text: a table is csv, tsv or Parquet")

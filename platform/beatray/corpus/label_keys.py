@@ -59,7 +59,9 @@ def patients_of(index: pd.DataFrame) -> Units:
 def key_column(names: Sequence[str]) -> str:
     """The column that is called like a key; else the first one."""
     by_name = {_plain_name(name): name for name in reversed(names)}
-    return next((by_name[name] for name in (*RECORDING_NAMES, "key", "id", *PATIENT_NAMES) if name in by_name), names[0])
+    return next(
+        (by_name[name] for name in (*RECORDING_NAMES, "key", "id", *PATIENT_NAMES) if name in by_name), names[0]
+    )
 
 
 def owner_column(names: Sequence[str]) -> str | None:
@@ -75,7 +77,13 @@ def is_id_name(name: str) -> bool:
 def kinds_by_name(name: str) -> tuple[str, ...]:
     """What a column of keys may hold, the likelier first; empty where its name does not tell."""
     plain = _plain_name(name)
-    return ("recording", "patient") if plain in RECORDING_NAMES else ("patient", "recording") if plain in PATIENT_NAMES else ()
+    return (
+        ("recording", "patient")
+        if plain in RECORDING_NAMES
+        else ("patient", "recording")
+        if plain in PATIENT_NAMES
+        else ()
+    )
 
 
 def _plain_name(name: str) -> str:

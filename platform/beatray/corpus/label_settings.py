@@ -93,7 +93,9 @@ def _value(name: str, text: str) -> Any:
         try:
             found = yaml.safe_load(text) if text.startswith("[") else [text]
         except yaml.YAMLError as error:
-            raise SettingsError(f"labels.{name}={text} is no list: write [one,two], names with commas in quotes") from error
+            raise SettingsError(
+                f"labels.{name}={text} is no list: write [one,two], names with commas in quotes"
+            ) from error
         return ["" if each is None else str(each) for each in found]
     if name in _BY_NAME:
         raise SettingsError(f"say labels.{name}.NAME=..., not labels.{name}={text}")

@@ -34,7 +34,9 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 GRAMMAR = "COLUMN < NUMBER, with <, <=, >, >=, == or !=, and such comparisons joined by and, or"
 
-_COMPARISON = re.compile(r"\s*(?P<column>.+?)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+_COMPARISON = re.compile(
+    r"\s*(?P<column>.+?)\s*(?P<sign><=|>=|==|!=|<|>)\s*(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)

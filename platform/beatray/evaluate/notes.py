@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import Truth
 from beatray.evaluate.results import METRICS, Evaluation, TaskPart

@@ -44,8 +44,8 @@ def table_space(labels: Labels) -> TableSpace:
     numbers = [column.name for column in labels.targets if column.kind == "numbers"]
     if not columns:
         raise LabelError(
-            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), and evaluate classifies: say a condition, as "
-            f"'labels.targets.low={numbers[0]} < 40'"
+            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), and evaluate classifies: say a condition, "
+            f"as 'labels.targets.low={numbers[0]} < 40'"
         )
     several = len(columns) > 1
     classes = [_called(column, name, several) for column in columns for name in column.classes]
@@ -57,7 +57,9 @@ def table_space(labels: Labels) -> TableSpace:
     ]
     notes += [f"{name}: said as {labels.conditions[name].text}." for name in labels.conditions]
     if numbers:
-        notes.append(f"Numbers are not classified: {', '.join(numbers)} (labels.targets.NAME='{numbers[0]} < 40' does).")
+        notes.append(
+            f"Numbers are not classified: {', '.join(numbers)} (labels.targets.NAME='{numbers[0]} < 40' does)."
+        )
     notes += [f"{each.name} is no label: {each.why}." for each in labels.left_out]
     return TableSpace(title, tuple(classes), truth, tuple(notes))
 

@@ -94,8 +94,9 @@ class Run:
 class TaskPart:
     """What a task was run on: records of the two parts, in order, and the truth of the test part.
 
-    `truth` is (n_test, c) bool, or int8 with `IGNORE` where a class is not known, for the classification, None for the segmentation, whose counts contain it; `classes`
-    names its columns, `too_few` the classes that the training part has too few of to be learned.
+    `truth` is (n_test, c) bool, or int8 with `IGNORE` where a class is not known, for the classification, None for the
+    segmentation, whose counts contain it; `classes` names its columns, `too_few` the classes that the training part has
+    too few of to be learned.
     """
 
     task: str

@@ -68,7 +68,7 @@ class ClassifySettings:
 
     labels: str = setting(
         "superdiagnostic",
-        "or subdiagnostic, diagnostic, form, rhythm, all (PTB-XL), snomed (Challenge sets), table (of your own: labels=)",
+        "or subdiagnostic, diagnostic, form, rhythm, all (PTB-XL), snomed (Challenge sets), table (labels=PATH)",
         choices=(*SPACES, TABLE),
     )
     snomed_classes: str = setting(

@@ -45,8 +45,9 @@ class TestedSignals:
 class TaskData:
     """One task's records, training ones first: `train` and `test` are positions within these arrays.
 
-    `truth` is (n, c) bool or, with `IGNORE` where a class is not known, int8; for waves int8 (n, 5000) or (n, 12, 5000); `features` (n, G) are the measured ones. `signals` names
-    an .npy file of float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
+    `truth` is (n, c) bool or, with `IGNORE` where a class is not known, int8; of waves int8 (n, 5000) or (n, 12, 5000).
+    `features` (n, G) are the measured ones. `signals` names an .npy file of float32 millivolts (n, 12, 5000), so that
+    worker processes map it instead of copying it.
     """
 
     task: str

@@ -143,7 +143,13 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
             _mean(cells.get((task, protocol, fraction, metric, variant), []))
             for variant in ("pretrained", "random", "features", "encoder_features")
         ]
-        what = (_title(results, task), PROTOCOL_NAMES[task, protocol], percent(fraction), METRIC_NAMES[metric], *variants)
+        what = (
+            _title(results, task),
+            PROTOCOL_NAMES[task, protocol],
+            percent(fraction),
+            METRIC_NAMES[metric],
+            *variants,
+        )
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
         f"{len(part['test_ids'])} test recordings of {_title(results, t)}" for t, part in results["tasks"].items()
