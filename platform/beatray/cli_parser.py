@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "labels",
         help="what is understood of a table of your own labels, and what is odd about it",
         description="check: read a table (csv, tsv, parquet) against a corpus: keys that match, what each column is, "
-        "how often each class is there by split, and what looks wrong. labels.KEY=VALUE says what is not found out; keys: "
+        "how often each class is there by split, and what looks wrong. labels.KEY=VALUE says what is not found out: "
         "key, key_kind, source, columns, types.COLUMN, separator, unknown, targets.NAME, patient, unmatched, "
         "id_key_file, encoding. "
         "Example: beatray labels check labels.csv corpus=/data/corpus 'labels.targets.low=lvef < 40'",

@@ -19,7 +19,7 @@ from beatray.corpus.label_summary import summary
 from beatray.corpus.splits import SplitPolicy, assign_roles
 from label_tables import index_of, many, read, values, written
 
-N = 400
+N = 800
 POLICY = SplitPolicy(fold_sources=("mine",))
 
 
@@ -143,7 +143,7 @@ def test_the_command_prints_and_writes_what_was_understood(
     ]
     assert main([*words, "labels.key=record"]) == 0
     told = capsys.readouterr().out
-    for text in ("400 rows match", "read as labels of recordings by column 'record'", "binary: lvef < 40", "PACE",
+    for text in ("800 rows match", "read as labels of recordings by column 'record'", "binary: lvef < 40", "PACE",
                  "look: same has the same value in all recordings"):  # fmt: skip
         assert text in told, told
     about = json.loads((tmp_path / "out.json").read_text())

@@ -60,8 +60,8 @@ class Column:
         """The label of other rows: `rows` are positions, -1 where there is none, which is unknown."""
         there = rows >= 0
         known = there & self.known[rows]
-        nothing = np.nan if self.kind == "numbers" else False
-        values = np.where(known[:, None], self.values[rows], nothing).astype(self.values.dtype)
+        values = self.values[rows].copy()
+        values[~known] = np.nan if self.kind == "numbers" else False
         return Column(self.name, self.kind, self.classes, values, known)
 
 

@@ -147,6 +147,7 @@ def _text_table(data: bytes, place: str, encoding: str) -> pa.Table:
     else:
         delimiter = _delimiter(text, place)
     try:
+        _refuse_open_quote(text, delimiter, place)
         names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
         places = [str(number) for number in range(len(names))]
         return pacsv.read_csv(
@@ -164,6 +165,20 @@ def _text_table(data: bytes, place: str, encoding: str) -> pa.Table:
             f"{place} is no table with {delimiter!r} between its columns: {str(error).splitlines()[0]}. Put quotes "
             "around cells that hold it"
         ) from error
+
+
+def _refuse_open_quote(text: str, delimiter: str, place: str) -> None:
+    """A quote that is never closed swallows all rows below it."""
+    if text.count('"') % 2 == 0:
+        return
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    last = 0
+    try:
+        for _ in lines:
+            last = lines.line_num
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            raise LabelError(f"{place}: the quote that begins after line {last} is never closed") from error
 
 
 def _decoded(data: bytes, place: str, encoding: str) -> str:

@@ -55,8 +55,8 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:
         wanted = wanted[roles[wanted] != Role.VALIDATION]
     rows, chosen = corpus.rows(wanted), roles[wanted]
-    parts = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
-    return HeldOut(rows, *parts, own=None if own is None else own.take(wanted))
+    train, validation, test = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
+    return HeldOut(rows, train, validation, test, None if own is None else own.take(wanted))
 
 
 def evaluate_encoder(

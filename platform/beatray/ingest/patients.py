@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from beatray.corpus.id_key import RECIPE_KEY as RECIPE_KEY
 from beatray.corpus.id_key import IdKey
-from beatray.corpus.id_key import read_id_key as read_id_key
 from beatray.record import Record
 
 
