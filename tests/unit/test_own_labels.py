@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from beatray.cli import main
 from beatray.commands.evaluate import settings_from
+from beatray.commands.job import main as job
 from beatray.corpus.label_settings import LabelSettings
 from beatray.errors import LabelError, SettingsError
 from beatray.evaluate.classify import Classifier, train_classifier
@@ -24,10 +28,13 @@ from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.intervals import class_scores
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import IGNORE, best_thresholds, macro_auroc, macro_average_precision, macro_f1
+from beatray.evaluate.older import settings_today
 from beatray.evaluate.probes import known_only, logistic, neighbours
-from beatray.evaluate.results import Decisions
+from beatray.evaluate.results import Decisions, plain
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, quick
+from beatray.schema import as_dict
 from beatray.settings import CorpusSettings
+from beatray.sweep.evaluation import _made_of
 from corpus_of_rows import RowsOfCorpus
 from evaluation_rows import read_rows
 from label_tables import written
@@ -203,7 +210,36 @@ def test_classes_of_several_columns_carry_the_name_of_theirs(corpus: RowsOfCorpu
     assert {name.partition("/")[0] for name in (*part.train_ids, *part.test_ids)} == {"ptbxl", "ludb"}
 
 
-def test_the_words_of_the_command(tmp_path: Path) -> None:
+def test_another_table_makes_another_evaluation_of_a_sweep(tmp_path: Path) -> None:
+    """Scores that a sweep kept are of the table's content, not of its name; without one nothing is new."""
+    run_spec: Any = SimpleNamespace(manifest_hash="m", settings=SimpleNamespace(corpus=CorpusSettings()))
+    table = written(tmp_path, "record,ill\na,1\n")
+    before = _made_of(run_spec, plan(own=LabelSettings(table=str(table))), "e")
+    assert before == _made_of(run_spec, plan(own=LabelSettings(table=str(table))), "e")
+    written(tmp_path, "record,ill\na,0\n")
+    assert before != _made_of(run_spec, plan(own=LabelSettings(table=str(table))), "e")
+    assert "labels_sha256" not in _made_of(run_spec, plan("superdiagnostic"), "e")
+    older = {**settings_today(as_dict(plan("superdiagnostic")))}
+    del older["labels"]
+    assert settings_today(older)["labels"] == plain(as_dict(LabelSettings()))
+
+
+def test_a_job_takes_no_table_that_would_be_lost_with_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["encoder=random", "corpus=/c", "out=/o"]
+    for word in ("labels=mine.csv", "labels.table=mine.csv", "labels.id_key_file=key"):
+        assert job("evaluate", [*words, word]) == 2
+        assert f"{word} is relative" in capsys.readouterr().err
+
+
+def test_what_would_run_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40"]
+    assert main(["evaluate", "--print-config", *words]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["evaluate"]
+    assert shown["classify"]["labels"] == "table" and shown["labels"]["table"] == "/t.csv"
+    assert shown["labels"]["targets"] == {"low": "lvef < 40"}
+
+
+def test_the_words_of_the_command() -> None:
     words = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40", "labels.key=a b"]
     settings = settings_from(words).evaluate
     assert settings.classify.labels == "table" and settings.labels.table == "/t.csv"

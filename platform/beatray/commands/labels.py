@@ -60,8 +60,8 @@ def print_summary(found: dict[str, Any]) -> None:
     say(f"{found['table']}: {found['rows']:,} rows, read as labels of {found['key_kind']}s by column {found['key']!r}")
     others = [f"{found[key]:,} {what}" for key, what in _OTHER_ROWS if found[key]]
     say(f"  {found['rows_matched']:,} rows match{''.join(f', {each}' for each in others)}")
-    unknown = found["recordings"] - found["recordings_in_table"]
-    say(f"  it has {found['recordings_in_table']:,} of the corpus' {found['recordings']:,} recordings, not {unknown:,}")
+    there, recordings = found["recordings_in_table"], found["recordings"]
+    say(f"  {there:,} of the corpus' {recordings:,} recordings are in it; the others are unknown")
     table = Table(*("column", "type", "class, or quartiles", "known", *SPLITS))
     for column in found["columns"]:
         for cells in _lines(column):

@@ -19,6 +19,7 @@ import zlib
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -85,9 +86,13 @@ def read_bytes(location: str) -> bytes:
     if "://" in location and not location.startswith("file://"):
         place, mark, options = location.partition("?")
         folder, _, name = place.rpartition("/")
-        store = Store(f"{folder}{mark}{options}")
+        store, name = Store(f"{folder}{mark}{options}"), unquote(name)
     else:
-        path = Path(location.removeprefix("file://")).expanduser().absolute()
+        path = (
+            Path(unquote(location.removeprefix("file://")) if location.startswith("file://") else location)
+            .expanduser()
+            .absolute()
+        )
         if path.is_dir():
             raise LabelError(f"{path} is a folder: say the file in it that holds the table")
         store, name, place = Store(str(path.parent)), path.name, str(path)
