@@ -108,6 +108,8 @@ def test_patients_of_two_splits_are_found_in_the_table_where_the_corpus_knows_no
     (text,) = [each["text"] for each in about["findings"]]
     assert f"{several} patients of column 'mrn'" in text and "id-key-file" in text and several > 50
     assert found(checked(tmp_path, clean(), index=index)) == {("patients", "")}
+    unsaid = checked(tmp_path, frame.assign(mrn=[f"p{k}" if k % 2 else "unknown" for k in range(N)]), index=index)
+    assert found(unsaid) == set()
     together = many(N)
     together["patient_id"] = [f"mine/{k // 4}" for k in range(N)]
     assert found(checked(tmp_path, frame, index=together)) <= {("few", c) for c in ("ill", "rhythm", "codes", "lvef")}

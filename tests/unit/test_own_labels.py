@@ -201,6 +201,16 @@ def test_numbers_and_conditions(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     assert "old: said as age >= 65." in notes and "Numbers are not classified: age" in notes and "SHA-256" in notes
 
 
+def test_a_patient_of_the_table_in_two_splits_is_refused(corpus: RowsOfCorpus, tmp_path: Path) -> None:
+    """What the corpus takes for two patients may be one by the table."""
+    lines = [f"{name},{k % 2},p{k // 9}" for k, name in enumerate(corpus.index["record_id"])]
+    table = written(tmp_path, "record,ill,mrn\n" + "\n".join(lines))
+    with pytest.raises(LabelError, match=r"labels\.csv: \d+ patients of column 'mrn' have recordings in two splits"):
+        evaluated(corpus, plan(own=LabelSettings(table=str(table))))
+    alone = written(tmp_path, "record,ill,mrn\n" + "\n".join(f"{line}-{k}" for k, line in enumerate(lines)))
+    assert evaluated(corpus, plan(own=LabelSettings(table=str(alone)), baselines=False)).parts
+
+
 def test_classes_of_several_columns_carry_the_name_of_theirs(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     names = corpus.index["record_id"].tolist()
     lines = [f"{name},{'ab'[k % 2]},{k % 3 == 0:d},{'ac'[k % 5 == 0]}" for k, name in enumerate(names)]

@@ -66,24 +66,31 @@ def one_row_each(index: pd.DataFrame) -> Rows:
     return np.asarray(~index["record_id"].str.partition("#")[0].duplicated(), np.bool_)
 
 
+def patients_in_two_splits(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> int:
+    """How many patients, by the table's own column, have labelled recordings in two splits."""
+    rows = one_row_each(index) & (labels.table_row >= 0)
+    parts = pd.DataFrame({"owner": labels.owner_of_row[labels.table_row[rows]], "role": roles[rows]})
+    parts = parts[parts["owner"] >= 0]
+    return int((parts.groupby("owner")["role"].nunique() > 1).sum())
+
+
+def in_two_splits(count: int, labels: Labels) -> str:
+    """The sentence on these patients, with the remedy."""
+    return (
+        f"{count:,} patients of column {labels.owner!r} have recordings in two splits, because the corpus does not "
+        "know them: ingest again with their ids (columns: {patient: ...} of a recordings.yaml, or --id-key-file)"
+    )
+
+
 def _patients(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8], rows: Rows) -> Iterator[Finding]:
     """Splits are by patient where the corpus knows them; the table may know better."""
-    owners = index["patient_id"].where(index["patient_id"].notna())
-    nameless = int(owners[rows].isna().sum())
     if labels.owner is not None:
-        words = labels.table.columns[labels.owner].of_rows()[labels.table_row[rows]]
-        parts = pd.DataFrame({"owner": words, "role": roles[rows]})
-        parts = parts[parts["owner"] != ""]
-        several = int((parts.groupby("owner")["role"].nunique() > 1).sum())
+        several = patients_in_two_splits(labels, index, roles)
         if several:
-            yield Finding(
-                "patients",
-                labels.owner,
-                f"{several:,} patients of column {labels.owner!r} have recordings in two splits, because the corpus "
-                "does not know them: ingest again with their ids (columns: {patient: ...} of a recordings.yaml, or "
-                "--id-key-file), or scores will be too good",
-            )
-    elif nameless:
+            yield Finding("patients", labels.owner, in_two_splits(several, labels))
+        return
+    nameless = int(index["patient_id"][rows].isna().sum())
+    if nameless:
         yield Finding(
             "patients",
             "",

@@ -35,6 +35,7 @@ NO = ("0", "false", "no", "n")
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
 _WHOLE = re.compile(r"^(\d+)\.0+$")
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})"
@@ -76,7 +77,7 @@ class NoLabel:
 def read_column(name: str, words: Words, settings: LabelSettings, kind: str | None = None) -> Column | NoLabel:
     """The label that a column is; `kind` overrides the guess."""
     said = kind or settings.types.get(name)
-    unknown = {"", *(word.strip().lower() for word in settings.unknown)}
+    unknown = unknown_words(settings)
     is_known = np.array([word.lower() not in unknown for word in words.distinct], np.bool_)
     counts = np.bincount(words.codes, minlength=len(words.distinct))
     seen = [word for word, known, count in zip(words.distinct, is_known, counts, strict=True) if known and count]
@@ -107,9 +108,16 @@ def read_column(name: str, words: Words, settings: LabelSettings, kind: str | No
     return Column(name, guess, classes, hot[words.codes], known)
 
 
+def unknown_words(settings: LabelSettings) -> set[str]:
+    """What a cell holds, in lower case, where nothing is known."""
+    return {"", *(word.strip().lower() for word in settings.unknown)}
+
+
 def whole_number(word: str) -> str:
     """1234 for 1234, 1234.0 and 01234: the one spelling of a whole number; any other word as it is."""
-    digits = re.fullmatch(r"0*(\d+)(\.0+)?", word) if word.isascii() else None
+    if not word[:1].isdigit() or not word.isascii():
+        return word
+    digits = _WHOLE_NUMBER.fullmatch(word)
     return digits[1] if digits else word
 
 

@@ -102,7 +102,9 @@ def match(keys: Sequence[str], units: Units, id_key: IdKey | None = None) -> NDA
     by_last: dict[str, list[int]] = {}
     found = np.empty(len(keys), np.int64)
     for position, key in enumerate(keys):
-        number = next((forms[each] for each in _written(key) if each in forms), NOTHING)
+        number = forms.get(key)
+        if number is None:
+            number = forms.get(whole_number(key), NOTHING)
         if number == NOTHING and key:
             if not by_last:
                 by_last = _by_last_part(units)
@@ -141,8 +143,9 @@ def _forms(units: Units) -> dict[str, int]:
 
     for number, name in enumerate(units.names):
         short = name.partition("/")[2] or name
-        for form in {short, whole_number(short)}:
-            add(form, number)
+        add(short, number)
+        if (plain := whole_number(short)) != short:
+            add(plain, number)
     forms.update({name: number for number, name in enumerate(units.names)})
     return forms
 
@@ -152,8 +155,9 @@ def _by_last_part(units: Units) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for number, name in enumerate(units.names):
         last = name.rpartition("/")[2]
-        for form in {last, whole_number(last)}:
-            found.setdefault(form, []).append(number)
+        found.setdefault(last, []).append(number)
+        if (plain := whole_number(last)) != last:
+            found.setdefault(plain, []).append(number)
     return found
 
 
@@ -162,17 +166,17 @@ def _by_path(key: str, units: Units, by_last: dict[str, list[int]], sources: set
     parts = [part for part in key.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     if not parts:
         return NOTHING
-    best, found = 0, NOTHING
     for last in dict.fromkeys((parts[-1], SUFFIX.sub("", parts[-1]))):
-        for number in {n for form in _written(last) for n in by_last.get(form, ())}:
+        best, found = 0, NOTHING
+        for number in dict.fromkeys(n for form in _written(last) for n in by_last.get(form, ())):
             agree = _agreement([*parts[:-1], last], units.names[number].split("/"), sources)
             if agree > best:
                 best, found = agree, number
-            elif agree == best and agree and number != found:
+            elif agree == best and agree:
                 found = SEVERAL
         if found != NOTHING:
-            break
-    return found
+            return found
+    return NOTHING
 
 
 def _agreement(parts: Sequence[str], name: Sequence[str], sources: set[str]) -> int:
@@ -182,7 +186,7 @@ def _agreement(parts: Sequence[str], name: Sequence[str], sources: set[str]) -> 
         return 0
     same = 0
     for one, other in zip(reversed(parts), reversed(name), strict=False):
-        if whole_number(one) != whole_number(other):
+        if one != other and whole_number(one) != whole_number(other):
             break
         same += 1
     return same if same >= min(len(parts), len(own)) else 0

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from beatray.corpus.label_columns import Column, NoLabel, read_column
-from beatray.corpus.label_file import Table, read_table
+from beatray.corpus.label_columns import Column, NoLabel, read_column, unknown_words, whole_number
+from beatray.corpus.label_file import Table, Words, read_table
 from beatray.corpus.label_keys import NOTHING, is_id_name, key_column, owner_column
 from beatray.corpus.label_match import matched, refuse_bad_keys
 from beatray.corpus.label_settings import LabelSettings
@@ -47,6 +47,8 @@ class Labels:
     """The key of each row of the table: never to be shown where ids are hashed."""
     owner: str | None
     """The column that says whose recording a row is."""
+    owner_of_row: NDArray[np.int64]
+    """That patient's number in each row of the table, -1 where it is not said."""
 
     @property
     def rows_known(self) -> int:
@@ -78,6 +80,7 @@ def read_labels(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, 
         repeated,
         tuple(keys),
         owner if owner != key else None,
+        _owners(table.columns[owner], settings) if owner else np.full(table.rows, -1, np.int64),
     )
 
 
@@ -114,6 +117,16 @@ def _columns(
         why = "; ".join(f"{each.name}: {each.why}" for each in left_out)
         raise LabelError(f"{table.place} has no column that is a label ({why})")
     return labels, left_out, conditions
+
+
+def _owners(words: Words, settings: LabelSettings) -> NDArray[np.int64]:
+    unknown = unknown_words(settings)
+    numbers: dict[str, int] = {}
+    of_word = [
+        -1 if word.lower() in unknown else numbers.setdefault(whole_number(word), len(numbers))
+        for word in words.distinct
+    ]
+    return np.array(of_word, np.int64)[words.codes]
 
 
 def _named(word: str, name: str, table: Table) -> str:

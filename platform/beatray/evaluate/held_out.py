@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from beatray.corpus.label_check import in_two_splits, patients_in_two_splits
 from beatray.corpus.label_table import read_labels
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import CheckpointError
+from beatray.errors import CheckpointError, LabelError
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.metrics import IGNORE
@@ -42,11 +43,17 @@ class HeldOut:
 
 
 def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings) -> HeldOut:
-    """What the tasks of the plan are learned and tested on."""
+    """What the tasks of the plan are learned and tested on.
+
+    Raises LabelError for a table of labels that does not fit, or by which a patient is in two splits.
+    """
     roles = assign_roles(corpus.index, policy_of(policy))
     own: TableSpace | None = None
     if plan.classify.labels == TABLE and "classify" in plan.tasks:
-        own = table_space(read_labels(plan.labels, corpus.index, corpus.recipe))
+        labels = read_labels(plan.labels, corpus.index, corpus.recipe)
+        if shared := patients_in_two_splits(labels, corpus.index, roles):
+            raise LabelError(f"{labels.table.place}: {in_two_splits(shared, labels)}. Scores would be too good")
+        own = table_space(labels)
         with_waves = (corpus.index["source"] == "ludb").to_numpy() & ("segment" in plan.tasks)
         wanted = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
     else:
