@@ -19,6 +19,7 @@ from beatray.cli import main
 from beatray.commands.evaluate import settings_from
 from beatray.commands.job import main as job
 from beatray.corpus.label_settings import LabelSettings
+from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import LabelError, SettingsError
 from beatray.evaluate.classify import Classifier, train_classifier
 from beatray.evaluate.detail_tables import class_rows
@@ -29,7 +30,7 @@ from beatray.evaluate.intervals import class_scores
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import IGNORE, best_thresholds, macro_auroc, macro_average_precision, macro_f1
 from beatray.evaluate.older import settings_today
-from beatray.evaluate.probes import known_only, logistic, neighbours
+from beatray.evaluate.probes import choose_and_fit, known_only, logistic, neighbours
 from beatray.evaluate.results import Decisions, plain
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, quick
 from beatray.schema import as_dict
@@ -164,6 +165,21 @@ def test_probes_learn_a_class_from_the_records_where_it_is_known() -> None:
     assert np.array_equal(votes[:, 1:2], neighbours(x[known], y[known, 1:] == 1, [3])(x)[0])
 
 
+def test_a_choice_with_unknown_labels_is_that_without_their_records() -> None:
+    """Candidate, thresholds, validation AUROC and scores, for one class of which a third is not known."""
+    draw = np.random.default_rng(4)
+    x = draw.normal(size=(90, 4)).astype(np.float32)
+    truth = (x[:, :1] + draw.normal(size=(90, 1)) > 0).astype(np.int8)
+    truth[draw.random(90) < 0.33] = IGNORE
+    train, validation = np.arange(60), np.arange(60, 90)
+    known = [part[truth[part, 0] != IGNORE] for part in (train, validation)]
+    penalties = [1e-4, 1e-2, 1.0]
+    masked = choose_and_fit(logistic, penalties, x, truth, train, [(train, validation)])
+    plain = choose_and_fit(logistic, penalties, x, truth == 1, known[0], [(known[0], known[1])])
+    assert masked.candidate == plain.candidate and masked.validation_auroc == plain.validation_auroc
+    assert np.array_equal(masked.thresholds, plain.thresholds) and np.array_equal(masked.scores(x), plain.scores(x))
+
+
 def test_fine_tuning_does_not_learn_from_what_is_unknown() -> None:
     """The output of a class that is known nowhere stays where it began; all known is the usual loss."""
     draw = np.random.default_rng(3)
@@ -197,6 +213,9 @@ def test_numbers_and_conditions(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     age = dict(zip(rows.record_id, rows.age.tolist(), strict=True))
     assert part.classes == ("old",) and part.truth is not None
     assert [bool(v) for v in part.truth[:, 0]] == [age[i] >= 65 for i in part.test_ids]
+    roles = assign_roles(corpus.index, policy_of(POLICY))
+    tested = corpus.index["record_id"][roles == Role.TEST]
+    assert set(part.test_ids) == {name for name in tested if not np.isnan(age[name])} and not part.truth.all()
     notes = " ".join(found.notes)
     assert "old: said as age >= 65." in notes and "Numbers are not classified: age" in notes and "SHA-256" in notes
 
