@@ -10,7 +10,10 @@ PLACES = {
     "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "files", "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
     "pretrain": ("corpus", "corpus.path", "out"),
     "sweep": ("corpus", "corpus.path", "out"),
-    "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
+    "evaluate": (
+        *("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
+        *("labels", "labels.table", "labels.id_key_file", "evaluate.labels.table", "evaluate.labels.id_key_file"),
+    ),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
 }
 NOT_PLACES = ("random", "null")

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from beatray.corpus.id_key import IdKey
 from beatray.corpus.manifest import Manifest, Shard, latest_number, read_manifest, write_manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.summary import statistics_of, tally_of
@@ -26,7 +27,6 @@ from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.patients import IdKey
 from beatray.ingest.places import place_names
 from beatray.ingest.plan import (
     IngestSettings,
