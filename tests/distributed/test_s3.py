@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -339,8 +338,7 @@ def test_recordings_are_read_from_s3(s3: S3Server, bucket: str, tmp_path: Path) 
         (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
         (unpacked / name).write_bytes(tree.read(name))
     far = [f"ludb={data.location.replace('/data?', '/data/ludb.zip?')}", f"ptbxl={data.child('ptbxl').location}"]
-    shutil.copy(SAMPLE / "ludb-sample.zip", tmp_path / "ludb.zip")  # a manifest says the names of the places
-    near = [f"ludb={tmp_path / 'ludb.zip'}", f"ptbxl={unpacked}"]
+    near = [f"ludb={SAMPLE / 'ludb-sample.zip'}", f"ptbxl={unpacked}"]
     for name, places in (("far", far), ("near", near)):
         assert main(["ingest", *places, "items_per_shard=16", "limit=12", "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "far" / "manifest-0.json").read_bytes() == (tmp_path / "near" / "manifest-0.json").read_bytes()
