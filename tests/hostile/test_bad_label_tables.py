@@ -45,6 +45,14 @@ BAD = {
     "nameless": ("record,,ill\n00001,1,0\n", "column 2 has no name"),
     "header again": ("record,ill\n00001,1\nrecord,ill\n00002,0\n", "row 2 is the line of column names again"),
     "ragged": ("record,ill\n00001,1,7\n00002,0\n", "is no table with ','.*quotes"),
+    "stray quotes": (
+        'record,ill,c\n00001,1,"foo\n00002,0,x\n00017,1,"baz\n',
+        "a quote that begins after line 1 ends within",
+    ),
+    "unknown beside a class": (
+        "record,c\n00001,MI|unknown\n00002,MI\n",
+        r"'MI\|unknown' holds a word for unknown beside",
+    ),
     "open quote": ('record,ill\n00001,"1\n00002,0\n', "quote that begins after line 1 is never closed"),
     "mixed decimals": ("record;k\n00001;3,5\n00002;4.5\n", r"with a comma \(3,5\) and with a point \(4\.5\)"),
     "thousands": ("record;k\n00001;1,500\n00002;4,200\n", r"1,500 may be a thousand or a fraction"),

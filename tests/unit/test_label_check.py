@@ -98,6 +98,13 @@ def test_a_condition_is_not_taken_for_a_leak_or_a_copy(tmp_path: Path) -> None:
     assert about["columns"][-2]["condition"] == "lvef < 40"
 
 
+def test_numbers_without_repetition_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    bnp, trop = draw.normal(90, 30, N), draw.normal(4, 1, N)
+    assert found(checked(tmp_path, clean().assign(bnp=bnp, trop=trop))) == set()
+    assert found(checked(tmp_path, clean().assign(bnp=bnp, trop=np.roll(bnp, 7)))) == {("permuted", "trop")}
+
+
 def test_patients_of_two_splits_are_found_in_the_table_where_the_corpus_knows_none(tmp_path: Path) -> None:
     index = many(N)
     index["patient_id"] = None

@@ -95,6 +95,109 @@ def test_no_message_shows_an_id_where_ids_are_hashed(tmp_path: Path) -> None:
         assert "in rows " in told and not any(word in told for word in ("1234", "999", id_key.hashed("1234")))
 
 
+@pytest.mark.parametrize("column", ["mrn", "id", "Fallnr", "file"])
+def test_no_message_shows_what_may_be_an_id(tmp_path: Path, column: str) -> None:
+    """Hashed, or dropped at ingest; where the column's name says that it holds files, they are shown."""
+    id_key = IdKey(SECRET)
+    secret = written(tmp_path, SECRET, "id-key")
+    table = written(tmp_path, f"{column},ill\n5551234,1\n5551235,0\n")
+    hashed = index_of(["files/a", "files/b"], [f"files/{id_key.hashed('1')}", f"files/{id_key.hashed('2')}"])
+    for index, words, recipe in (
+        (hashed, [f"labels.id_key_file={secret}"], {RECIPE_KEY: id_key.fingerprint}),
+        (index_of(["files/a", "files/b"], [None, None]), [], {}),
+    ):
+        with pytest.raises(LabelError) as refused:
+            read(table, *words, index=index, recipe=recipe)
+        assert ("5551234" in str(refused.value)) == (column == "file")
+
+
+def test_a_column_of_patients_is_never_read_as_one_of_recordings(tmp_path: Path) -> None:
+    id_key = IdKey(SECRET)
+    records = [f"files/{k}" for k in range(1, 6)]
+    table = written(tmp_path, "mrn,ill\n1,1\n2,0\n3,1\n")
+    with pytest.raises(LabelError, match="no recording of the corpus has a patient id"):
+        read(table, index=index_of(records, [None] * 5))
+    hashed = index_of(records, [f"files/{id_key.hashed(str(9 - k))}" for k in range(5)])
+    with pytest.raises(LabelError, match=r"hashed .*: say labels\.id_key_file=PATH"):
+        read(table, index=hashed, recipe={RECIPE_KEY: id_key.fingerprint})
+    said = read(table, "labels.key_kind=recording", index=index_of(records, [None] * 5))
+    assert values(said, "ill") == [True, False, True, None, None]
+    with pytest.raises(LabelError, match="match nothing"):
+        read(written(tmp_path, "record,ill\np1,1\np2,0\n"), index=index_of(records, [f"files/p{k}" for k in range(5)]))
+
+
+def test_a_source_before_a_patient_is_kept_where_ids_are_hashed(tmp_path: Path) -> None:
+    id_key = IdKey(SECRET)
+    secret = written(tmp_path, SECRET, "id-key")
+    index = index_of(["files/a", "mine/b"], [f"files/{id_key.hashed('1234')}", f"mine/{id_key.hashed('1234')}"])
+    words, recipe = f"labels.id_key_file={secret}", {RECIPE_KEY: id_key.fingerprint}
+    found = read(written(tmp_path, "mrn,ill\nmine/1234,1\n"), words, index=index, recipe=recipe)
+    assert values(found, "ill") == [None, True]
+    with pytest.raises(LabelError, match="could mean two"):
+        read(written(tmp_path, "mrn,ill\n1234,1\n"), words, index=index, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("key", "records"),
+    [("12.7", ["files/12"]), ("1.2.840.1.17", ["files/1.2.840.1"]), ("smith.2024", ["files/smith"])],
+)
+def test_what_stands_behind_a_dot_is_a_part_of_the_name(tmp_path: Path, key: str, records: list[str]) -> None:
+    with pytest.raises(LabelError, match="match nothing"):
+        read(written(tmp_path, f"record,ill\n{key},1\n"), index=index_of(records, [None]))
+    for suffix in (".xml", ".DCM", ".hea", ".edf.gz"):
+        found = read(written(tmp_path, f"record,ill\nx/{records[0][6:]}{suffix},1\n"), index=index_of(records, [None]))
+        assert values(found, "ill") == [True]
+
+
+def test_files_of_folders_that_the_corpus_does_not_know_apart_are_refused(tmp_path: Path) -> None:
+    index = index_of(["files/0001", "files/0002"], [None, None])
+    assert values(read(written(tmp_path, "file,ill\na/0001.xml,1\na/0002.xml,0\n"), index=index), "ill") == [
+        True,
+        False,
+    ]
+    with pytest.raises(LabelError, match=r"a/0001\.xml and b/0002\.xml lie in folders .*\(a and b\)"):
+        read(written(tmp_path, "file,ill\na/0001.xml,1\nb/0002.xml,0\n"), index=index)
+
+
+def test_unknown_numbers_are_known_by_their_value(tmp_path: Path) -> None:
+    table = written(tmp_path, "record,ef\n00001,35.5\n00002,-9.0\n00017,60.0\n")
+    found = read(table, "labels.unknown=[NA,-9]", "labels.targets.low=ef < 40")
+    assert values(found, "ef")[:3] == [35.5, None, 60.0] and values(found, "low")[:3] == [True, None, False]
+
+
+def test_entries_of_lists_are_words(tmp_path: Path) -> None:
+    table = written(tmp_path, "record,no,010\n00001,1,0\n00002,0,null\n00017,1,1\n")
+    found = read(table, "labels.columns=[no,010]", "labels.unknown=[NA,null]")
+    assert values(found, "no")[:3] == [True, False, True] and values(found, "010")[:3] == [False, None, True]
+
+
+def test_codes_keep_their_spelling_unless_all_are_whole_numbers(tmp_path: Path) -> None:
+    def classes(cells: str) -> tuple[str, ...]:
+        rows = zip(("00001", "00002", "00017"), cells.split(), strict=True)
+        text = "record,c\n" + "".join(f"{record},{cell}\n" for record, cell in rows)
+        return read(written(tmp_path, text), "labels.types.c=classes").targets[0].classes
+
+    assert classes("401.0 401 401.00") == ("401", "401.0", "401.00")
+    assert classes("1.0 2 1") == ("1", "2") and classes("01 1 2") == ("01", "1", "2")
+
+
+def test_the_id_key_may_lie_in_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    id_key = IdKey(SECRET)
+    written(tmp_path, SECRET, "id-key")
+    index = index_of(["files/a"], [f"files/{id_key.hashed('7')}"])
+    recipe = {RECIPE_KEY: id_key.fingerprint}
+    found = read(written(tmp_path, "mrn,ill\n7,1\n"), "labels.id_key_file=~/id-key", index=index, recipe=recipe)
+    assert values(found, "ill") == [True]
+
+
+def test_owners_are_those_of_the_table_where_the_corpus_has_none(tmp_path: Path) -> None:
+    index = index_of(["files/a", "files/b", "files/c", "mine/d"], [None, None, None, "mine/p"])
+    found = read(written(tmp_path, "record,mrn,ill\na,5,1\nb,5,0\nd,6,1\n"), index=index)
+    owners = found.owners(np.arange(4), index["patient_id"].tolist())
+    assert owners[0] == owners[1] is not None and owners[2:] == [None, "mine/p"]
+
+
 def test_keys_of_no_telling_name_that_fit_both_are_refused(tmp_path: Path) -> None:
     index = index_of([f"mine/{k}" for k in range(9)], [f"mine/{8 - k}" for k in range(9)])
     table = written(tmp_path, "no,ill\n" + "".join(f"{k},{k % 2}\n" for k in range(9)))
@@ -139,7 +242,9 @@ def test_types_separators_and_unknown_words_can_be_said(tmp_path: Path) -> None:
     assert values(found, "grade")[:3] == [{"1"}, {"2"}, None]
     assert values(found, "drugs")[:3] == [{"a", "b"}, {"a"}, {"c"}]
     assert values(found, "valve")[:3] == [{"none"}, {"mild"}, {"none"}]
-    assert values(read(table), "valve")[:3] == [None, {"mild"}, None] and read(table).targets[0].kind == "numbers"
+    with pytest.raises(LabelError, match=r"'valve' has classes and the word none.*labels\.unknown"):
+        read(table)
+    assert read(table, "labels.columns=[grade]").targets[0].kind == "numbers"
 
 
 def test_ids_dates_and_text_are_no_labels(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class IdKey:
 def read_id_key(path: str, said: str = "--id-key-file ") -> IdKey:
     """The id key in a file: its bytes without line ends after them. Raises CorpusError, with the word `said`."""
     try:
-        with Path(path).open("rb") as stream:
+        with Path(path).expanduser().open("rb") as stream:
             secret = stream.read(MAX_KEY_BYTES + 1).rstrip(b"\r\n")
     except OSError as error:
         raise CorpusError(f"{said}{path}: {error.strerror or 'cannot be read'}") from error

@@ -112,8 +112,12 @@ def _again(columns: list[Column], labels: Labels) -> Iterator[Finding]:
     for column in columns:
         if _n_values(column) < 2:
             continue
-        codes = pd.factorize(_codes(column)[column.known])[0]
-        pattern = column.known.tobytes() + codes.astype(np.int64).tobytes()
+        codes = _codes(column)[column.known]
+        if column.kind == "numbers":  # without repetition all columns of numbers have one pattern of repetition
+            codes = np.round((codes - codes.mean()) / codes.std(), 9) + 0.0
+        else:
+            codes = pd.factorize(codes)[0].astype(np.float64)
+        pattern = column.known.tobytes() + codes.tobytes()
         first = same.setdefault(pattern, column)
         if first is not column:
             if not _made_of(first, column, labels):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.corpus.label_file import IN_LISTS, Words
-from beatray.corpus.label_settings import LabelSettings
+from beatray.corpus.label_settings import UNKNOWN, LabelSettings
 from beatray.errors import LabelError
 
 MAX_CLASSES = 50
@@ -36,7 +36,7 @@ _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
-_WHOLE = re.compile(r"^(\d+)\.0+$")
+_WHOLE = re.compile(r"(0|[1-9]\d*)(\.0)?")
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})"
     r"|\d{1,2}[-. ]+[A-Za-z]{3,4}([-. ]+(\d{2}|\d{4}))?|[A-Za-z]{3,4}[-. ]+\d{2,4})"
@@ -78,7 +78,14 @@ def read_column(name: str, words: Words, settings: LabelSettings, kind: str | No
     """The label that a column is; `kind` overrides the guess."""
     said = kind or settings.types.get(name)
     unknown = unknown_words(settings)
-    is_known = np.array([word.lower() not in unknown for word in words.distinct], np.bool_)
+    numbers = {_number_of(word) for word in unknown if _is_number(word)}
+    is_known = np.array(
+        [
+            word.lower() not in unknown and not (numbers and _is_number(word) and _number_of(word) in numbers)
+            for word in words.distinct
+        ],
+        np.bool_,
+    )
     counts = np.bincount(words.codes, minlength=len(words.distinct))
     seen = [word for word, known, count in zip(words.distinct, is_known, counts, strict=True) if known and count]
     if not seen:
@@ -98,6 +105,9 @@ def read_column(name: str, words: Words, settings: LabelSettings, kind: str | No
         return Column(name, guess, (name,), truth[words.codes][:, None], known)
     separator = _separator(name, seen, settings) if guess == "multilabel" else ""
     parts = [_parts(word, separator) if k else () for word, k in zip(words.distinct, is_known, strict=True)]
+    _refuse_doubtful_words(name, words, parts, unknown, settings)
+    if all(_WHOLE.fullmatch(part) for each in parts for part in each):  # numbers as a spreadsheet writes them
+        parts = [tuple(dict.fromkeys(whole_number(part) for part in each)) for each in parts]
     classes = tuple(sorted({part for each in parts for part in each}))
     if len(classes) > MOST_CLASSES:
         raise LabelError(f"column {name!r} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is it text?")
@@ -169,7 +179,24 @@ def _separator(name: str, seen: Sequence[str], settings: LabelSettings) -> str:
 def _parts(word: str, separator: str) -> tuple[str, ...]:
     """The labels of a cell; a separator alone gives none."""
     pieces = word.split(separator) if separator else [word]
-    return tuple(dict.fromkeys(_WHOLE.sub(r"\1", piece.strip()) for piece in pieces if piece.strip()))
+    return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
+
+
+def _refuse_doubtful_words(
+    name: str, words: Words, parts: Sequence[Sequence[str]], unknown: set[str], settings: LabelSettings
+) -> None:
+    """Among classes, none may be one of them; and what is unknown cannot stand beside what is known."""
+    mixed = [word for word, each in zip(words.distinct, parts, strict=True) if {p.lower() for p in each} & unknown]
+    if mixed:
+        raise LabelError(
+            f"column {name!r}: {mixed[0]!r} holds a word for unknown beside a class: make such cells empty, or say "
+            "labels.unknown=[...] without that word"
+        )
+    if settings.unknown == UNKNOWN and any(word.lower() == "none" for word in words.distinct):
+        raise LabelError(
+            f"column {name!r} has classes and the word none, which may be one of them or mean unknown: say "
+            "labels.unknown=[NA] or labels.unknown=[NA,none]"
+        )
 
 
 def _truth(word: str) -> bool | None:

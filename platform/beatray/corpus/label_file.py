@@ -173,8 +173,8 @@ def _text_table(data: bytes, place: str, encoding: str) -> pa.Table:
 
 
 def _refuse_open_quote(text: str, delimiter: str, place: str) -> None:
-    """A quote that is never closed swallows all rows below it."""
-    if text.count('"') % 2 == 0:
+    """A quote that is not closed where its cell ends swallows rows below it."""
+    if '"' not in text:
         return
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     last = 0
@@ -184,6 +184,10 @@ def _refuse_open_quote(text: str, delimiter: str, place: str) -> None:
     except csv.Error as error:
         if "unexpected end of data" in str(error):
             raise LabelError(f"{place}: the quote that begins after line {last} is never closed") from error
+        raise LabelError(
+            f"{place}: a quote that begins after line {last} ends within a cell ({error}): write two quotes for one "
+            "that belongs to the text"
+        ) from error
 
 
 def _decoded(data: bytes, place: str, encoding: str) -> str:
@@ -232,6 +236,13 @@ def _parquet(data: bytes, place: str) -> pa.Table:
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The words of a Parquet column; null is an empty word. What has none (structs, bytes) is told by its type."""
+    try:
+        return _cast(column)
+    except pa.ArrowException:
+        return pa.chunked_array([pa.array([f"<{column.type}>"] * len(column), pa.string())])
+
+
+def _cast(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
@@ -240,8 +251,8 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         joined = pc.binary_join(entries, IN_LISTS)
         nothing = pc.fill_null(pc.equal(pc.list_value_length(entries), 0), False)
         return pc.fill_null(pc.if_else(nothing, IN_LISTS, joined), "")
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return pa.chunked_array([pa.array([f"<{kind}>"] * len(column), pa.string())])
+    if pa.types.is_nested(kind) or kind in (pa.binary(), pa.large_binary()) or pa.types.is_fixed_size_binary(kind):
+        raise pa.ArrowNotImplementedError(f"no words in {kind}")
     return pc.fill_null(column.cast(pa.string()), "")
 
 

@@ -7,7 +7,8 @@ spreadsheet writes them (1234, 1234.0, 01234), unless the corpus has two such na
 guessed. Windows of a long recording (`name#0`, `name#1`) share the key `name`.
 
 Contract: `match` gives for every distinct key the number of its recording or patient in the corpus, `NOTHING` or
-`SEVERAL`; nothing here prints an id.
+`SEVERAL`, and raises LabelError for files of folders that the corpus does not know apart; no message shows the id of a
+patient.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from numpy.typing import NDArray
 
 from beatray.corpus.id_key import IdKey
 from beatray.corpus.label_columns import whole_number
+from beatray.errors import LabelError
 
 NOTHING, SEVERAL = -1, -2
 
-SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
+SUFFIX = re.compile(
+    r"(\.(xml|dcm|dicom|hea|dat|mat|edf|bdf|scp|ecg|aecg|h5|hdf5|npy|npz|csv|txt|json|zip|bin))?(\.gz)?$", re.IGNORECASE
+)
+"""Of files of recordings. Any other end behind a dot is a part of the name: 12.7, smith.2024, 1.2.840.1.17."""
 
 RECORDING_NAMES = (
     *("record_id", "recording_id", "record", "recording", "ecg_id", "exam_id", "ecg"),
@@ -74,16 +79,10 @@ def is_id_name(name: str) -> bool:
     return _plain_name(name) in (*RECORDING_NAMES, *PATIENT_NAMES, "id", "key")
 
 
-def kinds_by_name(name: str) -> tuple[str, ...]:
-    """What a column of keys may hold, the likelier first; empty where its name does not tell."""
+def kind_by_name(name: str) -> str:
+    """What a column of keys holds, recording or patient; empty where its name does not tell."""
     plain = _plain_name(name)
-    return (
-        ("recording", "patient")
-        if plain in RECORDING_NAMES
-        else ("patient", "recording")
-        if plain in PATIENT_NAMES
-        else ()
-    )
+    return "recording" if plain in RECORDING_NAMES else "patient" if plain in PATIENT_NAMES else ""
 
 
 def _plain_name(name: str) -> str:
@@ -97,9 +96,10 @@ def match(keys: Sequence[str], units: Units, id_key: IdKey | None = None) -> NDA
     if units.kind == "patient":
         candidates = (_written(key) for key in keys)
         if id_key is not None:
-            candidates = (tuple(id_key.hashed(_plain(each, sources)) for each in some) for some in candidates)
+            candidates = (tuple(_hashed(each, sources, id_key) for each in some) for some in candidates)
         return _looked_up(candidates, forms)
     by_last: dict[str, list[int]] = {}
+    folders: dict[str, tuple[str, str]] = {}  # by source: what stood in front of the first file of it, and that file
     found = np.empty(len(keys), np.int64)
     for position, key in enumerate(keys):
         number = forms.get(key)
@@ -108,7 +108,15 @@ def match(keys: Sequence[str], units: Units, id_key: IdKey | None = None) -> NDA
         if number == NOTHING and key:
             if not by_last:
                 by_last = _by_last_part(units)
-            number = _by_path(key, units, by_last, sources)
+            number, front = _by_path(key, units, by_last, sources)
+            if number >= 0:
+                source = units.names[number].partition("/")[0]
+                other, first = folders.setdefault(source, (front, key))
+                if front != other:
+                    raise LabelError(
+                        f"the files {first} and {key} lie in folders that the corpus does not know apart "
+                        f"({other or '.'} and {front or '.'}): make a table for each, or ingest their parent folder"
+                    )
         found[position] = number
     return found
 
@@ -124,9 +132,10 @@ def _written(key: str) -> tuple[str, ...]:
     return (key,) if number == key else (key, number)
 
 
-def _plain(key: str, sources: set[str]) -> str:
+def _hashed(key: str, sources: set[str], id_key: IdKey) -> str:
+    """A patient's key as the corpus has it; a source that stands in front stays there."""
     source, _, rest = key.partition("/")
-    return rest if rest and source in sources else key
+    return f"{source}/{id_key.hashed(rest)}" if rest and source in sources else id_key.hashed(key)
 
 
 def _looked_up(candidates: Iterable[Sequence[str]], forms: dict[str, int]) -> NDArray[np.int64]:
@@ -161,11 +170,12 @@ def _by_last_part(units: Units) -> dict[str, list[int]]:
     return found
 
 
-def _by_path(key: str, units: Units, by_last: dict[str, list[int]], sources: set[str]) -> int:
-    """The recording whose name agrees with the most parts at the end of a path; a source in front must be its own."""
+def _by_path(key: str, units: Units, by_last: dict[str, list[int]], sources: set[str]) -> tuple[int, str]:
+    """The recording whose name agrees with the most parts at the end of a path, and the folder in front of these; a
+    source in front must be its own."""
     parts = [part for part in key.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     if not parts:
-        return NOTHING
+        return NOTHING, ""
     for last in dict.fromkeys((parts[-1], SUFFIX.sub("", parts[-1]))):
         best, found = 0, NOTHING
         for number in dict.fromkeys(n for form in _written(last) for n in by_last.get(form, ())):
@@ -175,8 +185,8 @@ def _by_path(key: str, units: Units, by_last: dict[str, list[int]], sources: set
             elif agree == best and agree:
                 found = SEVERAL
         if found != NOTHING:
-            return found
-    return NOTHING
+            return found, "/".join(parts[: len(parts) - best])
+    return NOTHING, ""
 
 
 def _agreement(parts: Sequence[str], name: Sequence[str], sources: set[str]) -> int:

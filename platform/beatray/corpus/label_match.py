@@ -1,8 +1,9 @@
 """What the keys of a whole table mean in a corpus, and which tables are refused for it.
 
-Whether a key names recordings or patients is told by the name of its column, else by what fits. A table whose keys
-match nothing, could mean two, or come twice with different values is refused with counts and examples, so that no label
-lands on the wrong recording in silence. Where patient ids are hashed, messages name rows instead of ids.
+Whether a key names recordings or patients is said, or told by the name of its column, else by what fits. A table whose
+keys match nothing, could mean two, or come twice with different values is refused with counts and examples, so that no
+label lands on the wrong recording in silence. Where patient ids are hashed or were dropped, messages name rows instead
+of keys that may be ids.
 
 Contract: `matched` gives the units of the corpus (`label_keys.Units`), the unit of each row of the table, and its key;
 `refuse_bad_keys` gives how many rows repeat another one. LabelError and SettingsError name the remedy.
@@ -25,7 +26,7 @@ from beatray.corpus.label_keys import (
     SEVERAL,
     Units,
     examples,
-    kinds_by_name,
+    kind_by_name,
     match,
     patients_of,
     recordings_of,
@@ -52,20 +53,19 @@ def matched(
     else:
         others = np.zeros(len(index), np.bool_)
     words = table.columns[key]
-    by_name = kinds_by_name(key)
-    kinds = (settings.key_kind,) if settings.key_kind != "auto" else by_name or ("recording", "patient")
+    by_name = kind_by_name(key)
+    named = settings.key_kind if settings.key_kind != "auto" else by_name
+    kinds = (named,) if named else ("recording", "patient")
     fits: list[tuple[Units, NDArray[np.int64], int]] = []
     for kind in kinds:
         units = _without(recordings_of(index) if kind == "recording" else patients_of(index), others)
-        if kind == "patient" and settings.key_kind == "patient":
+        if kind == "patient" and named:
             _check_patients(units, settings, recipe)
         found = match(words.distinct, units, _id_key(settings, recipe) if kind == "patient" else None)[words.codes]
         fits.append((units, found, int((found != NOTHING).sum())))
-        if fits[-1][2] and by_name:
-            break  # its name says what it is, and it is
     fits.sort(key=lambda fit: -fit[2])
     (units, found, hits), *others_fit = fits
-    if others_fit and not by_name and 10 * others_fit[0][2] >= hits > 0:
+    if others_fit and 10 * others_fit[0][2] >= hits > 0:
         said = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
         raise LabelError(
             f"{table.place}: the {table.rows:,} rows of column {key!r} could mean {said} rows: say "
@@ -98,6 +98,12 @@ def _check_patients(units: Units, settings: LabelSettings, recipe: dict[str, Any
         )
 
 
+def is_private(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, Any]) -> bool:
+    """Whether patient ids are hashed in the corpus, or were left out of it."""
+    hashed = bool(recipe.get(RECIPE_KEY)) or settings.id_key_file is not None
+    return hashed or bool(index["patient_id"].isna().all())
+
+
 def _id_key(settings: LabelSettings, recipe: dict[str, Any]) -> IdKey | None:
     if settings.id_key_file is None:
         return None
@@ -117,13 +123,16 @@ def refuse_bad_keys(
     key: str,
     columns: Sequence[Column],
     settings: LabelSettings,
-    recipe: dict[str, Any],
+    private: bool,
     units: Units,
     found: NDArray[np.int64],
     keys: Sequence[str],
 ) -> int:
-    """How many rows repeat another one; raises LabelError for keys that no choice can be made for."""
-    hide = bool(recipe.get(RECIPE_KEY)) and "patient" in (units.kind, *kinds_by_name(key)[:1])
+    """How many rows repeat another one; raises LabelError for keys that no choice can be made for.
+
+    `private`: the corpus does not show whose its recordings are, so no message may show what could be a patient's id.
+    """
+    hide = private and not (units.kind == "recording" and kind_by_name(key) == "recording")
 
     def some(rows: NDArray[np.int64]) -> str:
         if hide:

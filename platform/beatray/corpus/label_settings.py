@@ -2,7 +2,8 @@
 
 `labels=TABLE` names the table, and `labels.KEY=VALUE` says what the reader would otherwise find out by itself. A column
 may be called anything (blanks, dots, brackets), so these words do not go through the grammar of the other settings:
-what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, lists are YAML.
+what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, and lists are those of
+YAML with every entry a word.
 
 Contract: values are checked where the dataclass is made; whether a column exists is said where the table is read.
 """
@@ -91,12 +92,14 @@ def _value(name: str, text: str) -> Any:
     kinds = {item.name: str(item.type) for item in fields(LabelSettings)}
     if kinds.get(name, "").startswith("tuple"):
         try:
-            found = yaml.safe_load(text) if text.startswith("[") else [text]
+            found = yaml.load(text, yaml.BaseLoader) if text.startswith("[") else [text]
         except yaml.YAMLError as error:
             raise SettingsError(
                 f"labels.{name}={text} is no list: write [one,two], names with commas in quotes"
             ) from error
-        return ["" if each is None else str(each) for each in found]
+        if not all(isinstance(each, str) for each in found):
+            raise SettingsError(f"labels.{name}={text} is no list of words: write [one,two]")
+        return found
     if name in _BY_NAME:
         raise SettingsError(f"say labels.{name}.NAME=..., not labels.{name}={text}")
     return None if text == "null" else text

@@ -13,6 +13,7 @@ LabelError, or SettingsError for a word that names no column.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from beatray.corpus.label_columns import Column, NoLabel, read_column, unknown_words, whole_number
 from beatray.corpus.label_file import Table, Words, read_table
 from beatray.corpus.label_keys import NOTHING, is_id_name, key_column, owner_column
-from beatray.corpus.label_match import matched, refuse_bad_keys
+from beatray.corpus.label_match import is_private, matched, refuse_bad_keys
 from beatray.corpus.label_settings import LabelSettings
 from beatray.corpus.label_targets import Condition, parse, target
 from beatray.errors import LabelError, SettingsError
@@ -50,6 +51,15 @@ class Labels:
     owner_of_row: NDArray[np.int64]
     """That patient's number in each row of the table, -1 where it is not said."""
 
+    def owners(self, rows: NDArray[np.int64], known: Sequence[str | None]) -> list[str | None]:
+        """Whose the corpus rows at these positions are: the patients that the corpus knows, else those of the table."""
+        place = self.table_row[rows]
+        own = np.where(place >= 0, self.owner_of_row[place], -1)
+        return [
+            patient or (f"table/{number}" if number >= 0 else None)
+            for patient, number in zip(known, own.tolist(), strict=True)
+        ]
+
     @property
     def rows_known(self) -> int:
         """Rows of the corpus that the table has."""
@@ -63,7 +73,7 @@ def read_labels(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, 
     owner = _named("patient", settings.patient, table) if settings.patient else owner_column(list(table.columns))
     columns, left_out, conditions = _columns(table, key, settings)
     units, found, keys = matched(table, key, settings, index, recipe)
-    repeated = refuse_bad_keys(table, key, columns, settings, recipe, units, found, keys)
+    repeated = refuse_bad_keys(table, key, columns, settings, is_private(settings, index, recipe), units, found, keys)
     row_of_unit = np.full(len(units.names), NOTHING, np.int64)
     usable = np.flatnonzero(found >= 0)
     row_of_unit[found[usable][::-1]] = usable[::-1]  # the first of equal rows

@@ -5,14 +5,14 @@ Contract: nothing that the encoder was pretrained on is tested, by the hash of i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from beatray.corpus.label_check import in_two_splits, patients_in_two_splits
-from beatray.corpus.label_table import read_labels
+from beatray.corpus.label_table import Labels, read_labels
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError, LabelError
@@ -49,6 +49,7 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
     """
     roles = assign_roles(corpus.index, policy_of(policy))
     own: TableSpace | None = None
+    labels: Labels | None = None
     if plan.classify.labels == TABLE and "classify" in plan.tasks:
         labels = read_labels(plan.labels, corpus.index, corpus.recipe)
         if shared := patients_in_two_splits(labels, corpus.index, roles):
@@ -62,6 +63,8 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:
         wanted = wanted[roles[wanted] != Role.VALIDATION]
     rows, chosen = corpus.rows(wanted), roles[wanted]
+    if labels is not None:
+        rows = replace(rows, patient_id=labels.owners(wanted, rows.patient_id))
     train, validation, test = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
     return HeldOut(rows, train, validation, test, None if own is None else own.take(wanted))
 
