@@ -143,10 +143,10 @@ def _evaluate(
     import torch
 
     torch.set_num_threads(1)
-    evaluation, _ = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings)
+    evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings)
     scores = table_scores(evaluation)
     with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:
-        write_tables(evaluation, Path(folder))
+        write_tables(evaluation, Path(folder), held.rows)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
     write_folder(Store(place[0]), place[1], files)
