@@ -8,17 +8,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from beatray.evaluate.groups import (
-    CODE_HEADER,
-    COMPARED,
-    EVERYBODY,
-    SCORED,
-    CodeRow,
-    GroupRow,
-    code_cells,
-    group_cells,
-    group_header,
-)
+from beatray.evaluate.detail_tables import interval_text
+from beatray.evaluate.groups import COMPARED, EVERYBODY, SCORED, CodeRow, GroupRow
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, to_svg
 from beatray.report.html import Picture, Section, plain_table
@@ -37,7 +28,8 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
                 title="For whom it is worse",
                 paragraphs=[
                     "The frozen encoder with all labels on groups of the test recordings. Groups are small and differ "
-                    "in their diagnoses: the intervals (over patients and seeds) say how little a difference may mean."
+                    "in their diagnoses: the intervals (over patients and seeds) say how little a difference may mean. "
+                    f"Classes and waves by themselves: {main[0].encoder}."
                 ],
                 html="".join(_group_table(main, task) for task in dict.fromkeys(row.task for row in main)),
                 pictures=[
@@ -58,7 +50,7 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
                     "Each code of a class by itself: its recordings against those without the class, and the share of "
                     "them that is found at the class's threshold."
                 ],
-                html=plain_table(CODE_HEADER[1:], [code_cells(row)[1:] for row in of_encoder]),
+                html=_code_table(of_encoder),
             )
         )
     return sections
@@ -97,7 +89,37 @@ def group_dots(rows: Sequence[GroupRow], titles: Mapping[str, str]) -> Figure:
 
 
 def _group_table(rows: Sequence[GroupRow], task: str) -> str:
-    of_task = [row for row in rows if row.task == task]
-    columns = 4 + (len(of_task[0].parts) if len(of_task[0].parts) <= MOST_PARTS else 0)
-    header = [*group_header(of_task)[1:4], f"{SCORED[task].split()[0]}, macro [95 %]", *group_header(of_task)[5:]]
-    return plain_table(header[:columns], [group_cells(row)[1 : columns + 1] for row in of_task])
+    """A line for each group: the macro score of each variant, and the classes or waves of the first."""
+    by_group: dict[str, dict[str, GroupRow]] = {}
+    for row in rows:
+        if row.task == task:
+            by_group.setdefault(row.group, {})[row.encoder] = row
+    everybody = next(iter(by_group.values()))
+    names = list(everybody)
+    parts = list(everybody[names[0]].parts) if len(everybody[names[0]].parts) <= MOST_PARTS else []
+    header = ["group", "recordings", *(f"{name}, {SCORED[task].split()[0]} [95 %]" for name in names), *parts]
+    lines = []
+    for group, found in by_group.items():
+        macros = [interval_text(found[name].macro) for name in names]
+        first = found[names[0]]
+        lines.append([group, str(first.recordings), *macros, *(_score(first.parts[part]) for part in parts)])
+    return plain_table(header, lines)
+
+
+def _code_table(rows: Sequence[CodeRow]) -> str:
+    """A line for each code: the AUROC of each variant, and the share that the first one finds."""
+    by_code: dict[tuple[str, str], dict[str, CodeRow]] = {}
+    for row in rows:
+        by_code.setdefault((row.name, row.code), {})[row.encoder] = row
+    names = list(next(iter(by_code.values())))
+    header = ["class", "code", "recordings", *(f"{name}, AUROC [95 %]" for name in names), f"found ({names[0]})"]
+    lines = []
+    for (name, code), found in by_code.items():
+        areas = [interval_text(found[each].auroc) for each in names]
+        first = found[names[0]]
+        lines.append([name, code, str(first.recordings), *areas, f"{first.found:.0%}"])
+    return plain_table(header, lines)
+
+
+def _score(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"

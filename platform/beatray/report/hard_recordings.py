@@ -4,8 +4,8 @@ Where a hard recording and its neighbours look alike and bear other labels, the 
 where they look different, the encoder is. Hardest is the largest mean binary cross-entropy over the classes. Alike is
 the cosine of features standardised on the training part, those that the probe reads.
 
-Contract: `Hard` holds positions in the same rows as the features; a strip is eight leads of the first five seconds, at
-25 mm/s and 10 mm/mV on the millimetre grid of the paper standard.
+Contract: `Hard` holds positions in the same rows as the features; a strip is eight leads of the first 2.5 seconds, at
+25 mm/s and half the usual gain (5 mm/mV), so that tall complexes leave their neighbours alone.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from beatray.evaluate.metrics import IGNORE, Truth
 from beatray.record import LEADS, RATE_HZ
 from beatray.report.canvas import BLUE, INK, STYLE, new_figure, to_png
-from beatray.report.ecg import MM_PER_INCH, MM_PER_MV, MM_PER_S, paper
+from beatray.report.ecg import MM_PER_INCH, MM_PER_S, paper
 from beatray.report.html import Picture, Section
 
 SHOWN_LEADS = ("I", "II", "aVF", "V1", "V2", "V3", "V5", "V6")
 SHOWN_S = 2.5
-ROW_MM, LABEL_MM, TITLE_MM = 16.0, 9.0, 12.0
-MOST_MV = 0.8 * ROW_MM / MM_PER_MV
-"""Of a trace above and below its middle; what goes further is cut, so that rows stay apart."""
+ROW_MM, LABEL_MM, TITLE_MM, MM_PER_MV = 13.0, 9.0, 15.0, 5.0
+MOST_MV = 0.75 * ROW_MM / MM_PER_MV
+"""Of a trace above and below its middle; what goes further is cut."""
 HOW_MANY, NEIGHBOURS = 10, 2
 SURELY = 1e-6
 
@@ -89,7 +89,7 @@ def hard_section(found: Sequence[Hard], of: str) -> Section | None:
             f"The {len(found)} test recordings with the largest cross-entropy of the linear probe on {of}, the worst "
             "first, each beside the training recordings nearest to it (cosine of the features that the probe reads). "
             "Left: what it is called, and the classes that the probe finds, with their probabilities. Eight leads of "
-            f"the first {SHOWN_S:g} s, 25 mm/s, 10 mm/mV."
+            f"the first {SHOWN_S:g} s, {MM_PER_S:g} mm/s, {MM_PER_MV:g} mm/mV."
         ],
         pictures=pictures,
     )
