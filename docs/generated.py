@@ -123,7 +123,7 @@ def _comment(path: Path) -> str:
     """The first sentence of the comment that a recipe begins with."""
     lines = path.read_text(encoding="utf-8").splitlines()
     said = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
-    return re.split(r"(?<=[.:]) (?=[A-Z(])", " ".join(said), maxsplit=1)[0]
+    return re.split(r"(?<=[.]) (?=[A-Z(])", " ".join(said), maxsplit=1)[0]
 
 
 def _fields(kind: type[Any], prefix: str) -> list[str]:
