@@ -58,6 +58,7 @@ PATH_KEYS = {
     "out",
     "run",
     "encoder_path",
+    "encoder_weights",
     "tracking.uri",
     "id_key_file",
     "evaluate.robustness.noise_folder",

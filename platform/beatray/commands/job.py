@@ -8,7 +8,8 @@ from itertools import pairwise
 
 PLACES = {
     "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "files", "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
-    "pretrain": ("corpus", "corpus.path", "out"),
+    "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
+    "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out"),
     "sweep": ("corpus", "corpus.path", "out"),
     "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),

@@ -7,6 +7,7 @@ what is read was checked against its hashes; CheckpointError names what is missi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -50,6 +51,14 @@ def describe_encoder(path: str) -> dict[str, Any]:
 def trained_on(path: str) -> NDArray[np.uint64]:
     """Content hashes (first 8 bytes, little endian, sorted) of the recordings an exported encoder was trained on."""
     return np.frombuffer(read_folder(_encoder_store(path))["trained_on.bin"], "<u8")
+
+
+def encoder_sha256(path: str) -> str:
+    """SHA-256 of the architecture and the weights of an exported encoder; where it lies does not count."""
+    files = encoder_files(path)
+    described = json.loads(files["encoder.json"])
+    architecture = json.dumps({key: described[key] for key in ("name", "settings")}, sort_keys=True)
+    return hashlib.sha256(architecture.encode() + files["model.safetensors"]).hexdigest()
 
 
 def load_encoder(path: str) -> nn.Module:
