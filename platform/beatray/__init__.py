@@ -31,8 +31,8 @@ def load_encoder(path: str) -> nn.Module:
 def load_model(path: str, device: str = "cpu") -> EcgModel:
     """The model that `beatray finetune` left at `path` (a run folder or its model/ folder).
 
-    `.predict(x_mv, rate_hz=500)` takes millivolts, (12, T), (B, 12, T) or a list, and gives probabilities and decisions,
-    numbers, or waves. Raises errors.CheckpointError when the folder is damaged.
+    `.predict(x_mv, rate_hz=500)` takes millivolts, (12, T), (B, 12, T) or a list, and gives probabilities and
+    decisions, numbers, or waves. Raises errors.CheckpointError when the folder is damaged.
     """
     from beatray.infer.model import EcgModel
 

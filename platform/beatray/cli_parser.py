@@ -69,8 +69,9 @@ def parser() -> argparse.ArgumentParser:
         help="teach an encoder by labels: classify, regress or segment; leaves a model",
         description="Train a head on an encoder, or both, on the labels of a corpus, with Ray Train; the same command "
         "continues an interrupted run. The best by validation becomes a model folder with thresholds, calibration, "
-        "scores and a card. Overrides: encoder=PATH|random corpus= task=classify|regress|segment labels=superdiagnostic|"
-        "age|waves|... trained=head|last|all fraction= layer_decay= class_weights= augment.KEY= out= run= seed= "
+        "scores and a card. Overrides: encoder=PATH|random corpus= task=classify|regress|segment "
+        "labels=superdiagnostic|age|waves|... trained=head|last|all fraction= layer_decay= class_weights= augment.KEY= "
+        "out= run= seed= "
         "train.KEY= ... Example: beatray finetune encoder=runs/first corpus=/data/corpus labels=superdiagnostic run=dx",
     )
     _overrides_of(finetune)

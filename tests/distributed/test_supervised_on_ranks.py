@@ -1,4 +1,4 @@
-"""Learning from labels on two ranks is the same on one: loss, gradient and state, by the count of known labels over both.
+"""Learning from labels on two ranks is that on one: loss, gradient and state, by the known labels of both.
 
 Real processes over gloo, under DistributedDataParallel, in float64, with uneven ranks.
 """

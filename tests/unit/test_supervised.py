@@ -62,7 +62,7 @@ def test_multilabel_loss_is_the_mean_over_known_targets() -> None:
     chance = 1 / (1 + np.exp(-z))
     errors = -np.where(y == 1, yes * np.log(chance), no * np.log(1 - chance))
     assert 0 < (y < 0).sum() < y.size
-    assert float(result.loss) == pytest.approx(errors[y >= 0].mean(), rel=1e-12)
+    assert float(result.loss.detach()) == pytest.approx(errors[y >= 0].mean(), rel=1e-6)  # weights are float32
     assert float(result.counts["known_targets"]) == (y >= 0).sum()
 
 
@@ -73,7 +73,7 @@ def test_loss_of_classes_is_the_weighted_cross_entropy_of_known_ones() -> None:
     known = y >= 0
     assert 0 < known.sum() < ROWS
     errors = -np.log(softmax(z, 1)[known, y[known]]) * np.array([0.5, 2.0, 1.25])[y[known]]
-    assert float(result.loss) == pytest.approx(errors.mean(), rel=1e-12)
+    assert float(result.loss.detach()) == pytest.approx(errors.mean(), rel=1e-6)
 
 
 def test_loss_of_numbers_is_the_square_error_of_standardised_ones() -> None:
@@ -82,7 +82,7 @@ def test_loss_of_numbers_is_the_square_error_of_standardised_ones() -> None:
     z, y = logits_of(objective, views), views["target"].numpy()
     errors = (z - (y - np.array([60.0, 1.0])) / np.array([15.0, 2.0])) ** 2
     assert np.isnan(y).any()
-    assert float(result.loss) == pytest.approx(np.nanmean(errors), rel=1e-6)  # targets are float32
+    assert float(result.loss.detach()) == pytest.approx(np.nanmean(errors), rel=1e-6)  # targets are float32
     output = objective.eval()(views, Progress()).outputs["output"]
     with torch.no_grad():
         again = objective.head(objective.encoder(views["view_1"], views["n_valid"])).numpy()
@@ -113,7 +113,7 @@ def test_segmentation_loss_counts_scored_samples_alone(words: tuple[str, ...]) -
     both, total = (p * one_hot).sum((0, 1, 3))[1:], (p + one_hot).sum((0, 1, 3))[1:]
     dice = 1 - ((2 * both + 1) / (total + 1)).mean()
     weight = 0.5 if "objective.dice_weight=0.5" in words else 1.0
-    assert float(result.loss) == pytest.approx(entropy + weight * dice, rel=1e-9)
+    assert float(result.loss.detach()) == pytest.approx(entropy + weight * dice, rel=1e-9)
     counts = objective.eval()(views, Progress()).outputs
     assert int(counts["truth"].sum()) == ((target > 0) & scored).sum()
 
@@ -248,10 +248,7 @@ def test_the_order_of_the_rows_does_not_matter(kind: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(encoder_classes()))
 def test_every_parameter_of_a_network_is_in_one_layer(name: str) -> None:
-    try:
-        encoder = build_encoder(name)
-    except ValueError:
-        pytest.skip("needs settings")
+    encoder = build_encoder(name)
     layers = layers_of(encoder)
     listed = [id(p) for _, parameters in layers for p in parameters]
     assert sorted(listed) == sorted(id(p) for p in encoder.parameters())

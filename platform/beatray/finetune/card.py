@@ -29,8 +29,8 @@ LIMITS = f"""## Limits
 - Not a medical device: nothing here was tested for clinical use.
 - It was taught by the recordings named above; how it fares on other devices, populations and labels is not known before
   you measure it. Thresholds and calibration belong to the frequencies of the validation recordings.
-- `trained_on.bin` holds the first 8 bytes of the content hash of every recording that trained it or its encoder. It also
-  lets the owner of a recording find out that it was among them.
+- `trained_on.bin` holds the first 8 bytes of the content hash of every recording that trained it or its encoder. It
+  also lets the owner of a recording find out that it was among them.
 - It reads {", ".join(LEADS)} in this order; leads that were not recorded are zeros."""
 
 
@@ -44,7 +44,8 @@ def model_card(description: Mapping[str, Any]) -> str:
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {d['title']}: {d['task']} 12-lead ECGs",
-        f"Outputs: {', '.join(d['names'])}. Network: {d['encoder']['name']}, from {start}; trained: {objective['trained']}; "
+        f"Outputs: {', '.join(d['names'])}. Network: {d['encoder']['name']}, from {start}; "
+        f"trained: {objective['trained']}; "
         f"seed {d['seed']}, step {d['made_of']['steps']} of {d['made_of']['run_steps']}.",
         "## What taught it\n\n"
         f"{records['train']:,} recordings trained ({percent(objective['fraction'])} of the labelled patients), "

@@ -37,7 +37,7 @@ MAIN = ("auroc", "f1", "accuracy", "dice", "mae", "r2")
 
 
 def is_made(run_spec: RunSpec) -> bool:
-    """Whether there is nothing to finish: the folder is that of the run's weights, or the run learned without labels."""
+    """Whether nothing is left to finish: the folder is that of the run's weights, or the run learned without labels."""
     if not objective_class(run_spec.settings.objective["name"]).supervised:
         return True
     try:

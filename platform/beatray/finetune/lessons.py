@@ -1,8 +1,8 @@
-"""What the recordings of a corpus are taught: targets by row of the corpus index, from the labels that the corpus holds.
+"""What the recordings of a corpus are taught: targets by row of its index, from the labels that the corpus holds.
 
-A `Lesson` of labels is what an objective reads, whatever it came from: the codes of a label space (label_spaces.py), age
-or sex, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown, which is
-not no: of a label space, a recording without any class of the space says nothing.
+A `Taught` is what an objective reads, whatever it came from: the codes of a label space (label_spaces.py),
+age or sex, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown,
+which is not no: of a label space, a recording without any class of the space says nothing.
 
 Contract: `rows` (n,) are sorted positions in the index; `values` (n, ...) as `objectives/supervised.py` and
 `segmentation.py` read them. A space that is fitted to labels is fitted to the rows `train`. SettingsError for labels

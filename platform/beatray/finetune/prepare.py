@@ -1,8 +1,8 @@
 """From settings to a `RunSpec` for any objective: one that learns from labels is first told what it is to learn.
 
 Who trains, validates and tests is the word of the corpus settings (corpus/splits.py): no test recording is trained or
-validated on, and none of its targets travels. Where the splits name no labelled recording to validate on, a share of the
-training patients does; a `fraction` is one of patients, and smaller ones lie in larger ones.
+validated on, and none of its targets travels. Where the splits name no labelled recording to validate on, a share of
+the training patients does; a `fraction` is one of patients, and smaller ones lie in larger ones.
 
 What the labels turned out to be (names, balanced weights, mean and SD of the training part, a hash of all targets that
 are used) is written into the objective's settings: a run that is continued must find the same.
@@ -71,7 +71,7 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
     ids = found.corpus.index["record_id"].iloc[used]
     keys = np.array([record_key(name) for name in ids], np.int64)
     table = TargetTable.of(keys, found.values(used), found.taught.nothing)
-    told = {"names": found.taught.names, "targets_sha256": table.sha256()}
+    told: dict[str, Any] = {"names": found.taught.names, "targets_sha256": table.sha256()}
     own = settings_of(found.settings)
     if own.encoder_lr is None:
         told["encoder_lr"] = RANDOM_RATE if settings.encoder_weights is None else PRETRAINED_RATE

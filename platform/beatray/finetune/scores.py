@@ -4,8 +4,8 @@ The scores of a yes-or-no target are those of evaluate/metrics.py over the recor
 are means over the targets for which they are defined. Intervals are percentiles over resampled patients
 (evaluate/intervals.py), so the spread of a repeated training is not in them.
 
-Contract: probabilities (n, C), truth (n, C) int8 or (n,) with -1, numbers (n, C) with NaN; `patients` names the owner of
-each row. A score is {"value", "low", "high"}, null where it is not defined.
+Contract: probabilities (n, C), truth (n, C) int8 or (n,) with -1, numbers (n, C) with NaN; `patients` names the owner
+of each row. A score is {"value", "low", "high"}, null where it is not defined.
 """
 
 from __future__ import annotations

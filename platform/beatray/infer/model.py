@@ -18,20 +18,19 @@ from torch import Tensor
 
 from beatray.evaluate.waves import runs_of
 from beatray.infer.transform import recordings_of, windows_of
-from beatray.ingest.canonical import Window
 from beatray.models.calibration import Calibration
 from beatray.models.labelled_heads import LabelledModel
 from beatray.models.model_folder import read_model
 from beatray.models.segmentation import CLASSES
 from beatray.preprocess import prepare
-from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES
+from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Window
 
 WINDOWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class FoundWave:
-    """One wave: its kind (P, QRS, T), onset and offset in seconds from the start, its lead where leads have their own."""
+    """One wave: its kind (P, QRS, T), both ends in seconds from the start, its lead where leads have their own."""
 
     kind: str
     onset_s: float

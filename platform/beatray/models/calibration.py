@@ -1,8 +1,8 @@
 """From logits to probabilities that can be taken at their word, chosen on validation recordings.
 
-Yes-or-no targets: Platt's p = s(a z + b) for each target by itself (Platt, 1999, with his targets (N+ + 1) / (N+ + 2) and
-1 / (N- + 2), which keep few recordings from claiming certainty). One of several classes: p = softmax(z / T) with one
-temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
+Yes-or-no targets: Platt's p = s(a z + b) for each target by itself (Platt, 1999, with his targets (N+ + 1) / (N+ + 2)
+and 1 / (N- + 2), which keep few recordings from claiming certainty). One of several classes: p = softmax(z / T) with
+one temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
 
 Where the fit does not lower the negative log-likelihood of the validation labels themselves, or would turn the order of
 the scores round, or one of the two values is missing there, logits are taken as they are: slope 1, offset 0.
@@ -59,16 +59,17 @@ class Calibration:
         """Mean negative log-likelihood of the known labels; NaN without any."""
         scaled = logits_nc * np.asarray(self.slope) + np.asarray(self.offset)
         if self.kind == "classes":
-            known = np.flatnonzero(truth >= 0)
-            lost = -log_softmax(scaled[known], axis=1)[np.arange(len(known)), truth[known].astype(np.int64)]
+            rows = np.flatnonzero(truth >= 0)
+            lost = -log_softmax(scaled[rows], axis=1)[np.arange(len(rows)), truth[rows].astype(np.int64)]
         else:
-            known = truth >= 0
-            lost = -np.where(truth > 0, log_expit(scaled), log_expit(-scaled))[known]
+            lost = -np.where(truth > 0, log_expit(scaled), log_expit(-scaled))[truth >= 0]
         return float(lost.mean()) if lost.size else float("nan")
 
     def error(self, logits_nc: NDArray[np.float64], truth: NDArray[Any]) -> float:
-        """Expected calibration error over ten bins of probability (Guo et al., equation 3), of all known labels; of one of
-        several classes that of the likeliest. NaN without any."""
+        """Expected calibration error over ten bins of probability (Guo et al., equation 3), of all known labels.
+
+        Of one of several classes it is that of the likeliest. NaN without any label.
+        """
         chance = self.probabilities(logits_nc)
         if self.kind == "classes":
             known = truth >= 0

@@ -1,7 +1,8 @@
 """The heads of models that were taught by labels, from a description that a model folder can hold.
 
-`{"name": "linear", "outputs": 5}`, `mlp` (hidden, dropout): logits of a recording from its pooled vector. `conv` (depth,
-hidden, kernel), `unet`: logits of every sample from the feature maps. `outputs` are logits, four for each mask of waves.
+`{"name": "linear", "outputs": 5}`, `mlp` (hidden, dropout): logits of a recording from its pooled vector. `conv`
+(depth, hidden, kernel), `unet`: logits of every sample from the feature maps. `outputs` are logits, four for each mask
+of waves.
 
 Contract: `LabelledModel` takes (B, 12, T) mV at 500 Hz and n_samples (B,) and gives (B, outputs), or (B, outputs, T).
 """
@@ -29,8 +30,8 @@ def build_head(encoder: Encoder, about: Mapping[str, Any]) -> nn.Module:
     if name == "mlp":
         return MlpClassifier(encoder.embed_dim, outputs, int(about["hidden"]), float(about["dropout"]))
     if name == "conv":
-        sizes = (int(about[key]) for key in ("depth", "hidden", "kernel"))
-        return ConvDecoder(encoder.stages[-1], *sizes, classes=outputs)
+        depth, hidden, kernel = (int(about[key]) for key in ("depth", "hidden", "kernel"))
+        return ConvDecoder(encoder.stages[-1], depth, hidden, kernel, outputs)
     if name == "unet":
         return UNetDecoder(encoder.stages, classes=outputs)
     raise ValueError(f"there is no head {name!r}; known are linear, mlp, conv and unet")

@@ -66,8 +66,8 @@ class StepResult:
     """What `forward` gives. `means` has the key "loss"; its other keys are `term/what`, as journals and MLflow show.
 
     `loss` is for this rank's backward pass; `means` and `counts` are over the global batch, without gradient. Over the
-    micro-batches of a step means are averaged by rows and counts are summed. `outputs`, in evaluation mode, have one row
-    per record of this rank: what `validated` is given of the whole validation part.
+    micro-batches of a step means are averaged by rows and counts are summed. `outputs`, in evaluation mode, have one
+    row per record of this rank: what `validated` is given of the whole validation part.
     """
 
     loss: Tensor

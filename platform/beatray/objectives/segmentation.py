@@ -127,7 +127,8 @@ class Segmentation(Objective):
         truth = functional.one_hot(wanted, N_CLASSES).movedim(-1, 2) * scored[:, :, None]
         sums = torch.stack([(chance * truth).sum((0, 1, 3)), (chance + truth).sum((0, 1, 3))])[None, :, 1:]
         both, total = gather_rows(sums, [1] * world_size()).sum(0)
-        return 1.0 - ((2.0 * both + 1.0) / (total + 1.0)).mean()
+        dice: Tensor = ((2.0 * both + 1.0) / (total + 1.0)).mean()
+        return 1.0 - dice
 
     def validated(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """F1 of samples pooled over recordings, and the mean Dice of recordings."""

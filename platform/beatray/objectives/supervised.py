@@ -7,8 +7,8 @@ of the global batch of
     classes      w_y * [-log softmax(z)_y]
     numbers      (z - (y - mean_c) / sd_c)^2
 
-An unknown target counts in nothing. Balanced weights are n / (2 n_y) for each value of a target, or n / (K n_y) for each
-of K classes, with the counts of the training part: the average weight over that part is 1.
+An unknown target counts in nothing. Balanced weights are n / (2 n_y) for each value of a target, or n / (K n_y) for
+each of K classes, with the counts of the training part: the average weight over that part is 1.
 
 Contract: `target` is (B, C) int8 with -1 for unknown (multilabel), (B,) int16 with -1 (classes) or (B, C) float32 with
 NaN (numbers, in their own units). While training, a window is cropped and lightly changed (augment/light.py); in
@@ -93,7 +93,7 @@ class Supervised(Objective):
             raise ValueError("objective.names is empty: what is learned is filled in by `beatray finetune labels=...`")
         self.reads = (*Objective.reads, "target")
         self.frozen = freeze(encoder, s.trained, s.last_layers)
-        self.head_description = {"name": "mlp" if s.hidden else "linear", "outputs": count}
+        self.head_description: dict[str, Any] = {"name": "mlp" if s.hidden else "linear", "outputs": count}
         if s.hidden:
             self.head_description |= {"hidden": s.hidden, "dropout": s.dropout}
         self.head = build_head(encoder, self.head_description)
