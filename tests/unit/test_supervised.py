@@ -186,15 +186,17 @@ def step(learner: Learner, arrays: dict[str, Any], number: int) -> dict[str, flo
     return learner.step(number, mine, number, (MicroBatch(ROWS, ROWS),))[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("trained", ["head", "last", "all"])
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [("multilabel", "head"), ("numbers", "last"), ("classes", "all"), ("waves", "head"), ("waves", "last")],
+)
 def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(kind: str, trained: str) -> None:
     arrays, statistics = labelled_rows(kind, ROWS)
     settings = settings_for(kind, f"objective.trained={trained}", "train.learning_rate=0.01", "train.warmup_epochs=0")
     learner = Learner(run_spec_for(settings, statistics, ROWS), Ranks())
     before = state_of(learner)
     first = step(learner, arrays, 0)
-    losses = [step(learner, arrays, number) for number in range(1, 9)]
+    losses = [step(learner, arrays, number) for number in range(1, 6)]
     assert first is not None and losses[-1] is not None and losses[-1]["loss"] < first["loss"]
     after = state_of(learner)
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -183,6 +183,7 @@ class RankZero:
             "settings": encoder.described_settings(),
             "recipe": run_spec.recipe,
             "objective": run_spec.settings.objective,
+            "supervised": objective.supervised,
             "manifest_hash": run_spec.manifest_hash,
             "sources": run_spec.sources,
             "corpus_settings": as_dict(run_spec.settings)["corpus"],
