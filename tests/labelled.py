@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.corpus.reader import Rows
 from beatray.evaluate.label_spaces import superclass_targets
 from beatray.evaluate.labels import wave_masks
 from beatray.settings import PretrainSettings
@@ -50,10 +52,7 @@ def labelled_rows(kind: str, count: int = 8) -> tuple[Arrays, dict[str, Any]]:
 
 def targets_of(kind: str, count: int) -> NDArray[Any]:
     """Targets of `rows_of(count)`; superclasses and waves are real, the others drawn."""
-    half, generator = count // 2, np.random.default_rng(3)
-    rows = read_rows(
-        ptbxl=(str(SAMPLE / "ptbxl-sample.zip"), count - half), ludb=(str(SAMPLE / "ludb-sample.zip"), half)
-    )
+    rows, generator = _recordings(count), np.random.default_rng(3)
     if kind == "waves":
         return wave_masks(rows.waves)
     if kind == "classes":
@@ -73,3 +72,11 @@ def run_spec_for(settings: PretrainSettings, statistics: dict[str, Any], rows: i
     settings = replace(settings, train=replace(settings.train, batch_size=rows))
     stream = StreamSettings(nothing, (RowGroup(nothing, 0, tuple(range(rows))),), OrderSettings(0, rows), ())
     return RunSpec(settings, stream, replace(stream, groups=()), statistics, {}, "", b"", 0)
+
+
+@lru_cache
+def _recordings(count: int) -> Rows:
+    half = count // 2
+    return read_rows(
+        ptbxl=(str(SAMPLE / "ptbxl-sample.zip"), count - half), ludb=(str(SAMPLE / "ludb-sample.zip"), half)
+    )

@@ -34,7 +34,7 @@ from beatray.models.encoder import Encoder, at_least_float32
 from beatray.models.labelled_heads import build_head
 from beatray.models.segmentation import CLASSES
 from beatray.objectives.objective import Curve, Objective, ParameterGroup, Progress, StepResult, Tensors
-from beatray.objectives.reduce import gather_rows, global_mean, world_size
+from beatray.objectives.reduce import counted_mean, gather_rows, world_size
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.supervised import selected
 from beatray.objectives.trained_part import LabelledSettings, freeze, layer_groups
@@ -109,7 +109,7 @@ class Segmentation(Objective):
             scored = (target != IGNORE).to(logits.dtype)
             wanted = target.clamp_min(0)
             errors = functional.cross_entropy(logits.movedim(2, 1), wanted, reduction="none") * scored
-            loss, entropy = global_mean(errors.sum(), scored.sum())
+            loss, entropy, count = counted_mean(errors.sum(), scored.sum())
             dice = self._dice(logits, wanted, scored)
         means = {"entropy": entropy, "dice_loss": dice.detach().float()}
         total = entropy + self.settings.dice_weight * means["dice_loss"]
@@ -117,7 +117,7 @@ class Segmentation(Objective):
         return StepResult(
             loss + self.settings.dice_weight * dice,
             {"loss": total, **{f"waves/{name}": value for name, value in means.items()}},
-            {"scored_samples": scored.sum()},
+            {"scored_samples": count},
             found,
         )
 

@@ -35,7 +35,7 @@ from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, at_least_float32
 from beatray.models.labelled_heads import build_head
 from beatray.objectives.objective import Curve, Objective, ParameterGroup, Progress, StepResult, Tensors
-from beatray.objectives.reduce import global_mean
+from beatray.objectives.reduce import counted_mean
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.trained_part import LabelledSettings, freeze, layer_groups
 
@@ -125,12 +125,12 @@ class Supervised(Objective):
         with torch.autocast(logits.device.type, enabled=False):
             logits = at_least_float32(logits)
             errors, known = self._errors(logits, target)
-            loss, mean = global_mean((errors * known).sum(), known.sum())
+            loss, mean, count = counted_mean((errors * known).sum(), known.sum())
         outputs = {}
         if not self.training:
             scale, shift = (self.sd, self.mean) if self.settings.kind == "numbers" else (1.0, 0.0)
             outputs = {"output": logits.detach() * scale + shift, "target": target}
-        return StepResult(loss, {"loss": mean}, {"known_targets": known.sum()}, outputs)
+        return StepResult(loss, {"loss": mean}, {"known_targets": count}, outputs)
 
     def _errors(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted error of each target, whatever it is where it is not known, and 1 where it is."""
