@@ -330,10 +330,9 @@ def test_networks_and_recipes_that_do_not_fit_are_refused(
 def test_the_command_makes_a_model_and_leaves_it_alone(
     sample_corpus: str, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
     words = [word for word in SMALL if not word.startswith("tracking")]
     words += [f"encoder={pretrained}", f"corpus={sample_corpus}", f"out={tmp_path}", "run=dx", "labels=superdiagnostic"]
-    words += ["trained=last", "train.workers=2", "train.epochs=2", f"tracking.uri={uri}", *SPLIT]
+    words += ["trained=last", "train.workers=2", "train.epochs=2", *SPLIT]
     result = command.run(command.settings_from(words))
     assert result.finished
     told = capsys.readouterr().out
@@ -343,7 +342,7 @@ def test_the_command_makes_a_model_and_leaves_it_alone(
     assert (tmp_path / "dx" / "model" / "model.json").read_bytes() == before
     import mlflow
 
-    client = mlflow.MlflowClient(uri)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     description = json.loads(before)
     assert run.data.metrics["model/test_auroc"] == pytest.approx(description["scores"]["test"]["auroc"]["value"])
