@@ -135,7 +135,7 @@ def made(runs: Path, sample_corpus: str, pretrained: Path) -> tuple[RunSpec, dic
 def test_the_model_folder_is_the_model_in_memory(made: tuple[RunSpec, dict[str, Any]], sample_corpus: str) -> None:
     spec, description = made
     model, head = trained_model(spec)
-    assert head == description["head"] == {"name": "linear", "outputs": 5}
+    assert head == description["head"] == {"name": "linear", "outputs": 5, "standardise": True}
     corpus = open_corpus(sample_corpus)
     rows = assignment(spec.settings).parts.test
     logits = logits_of(model, corpus, rows, torch.device("cpu"))

@@ -264,7 +264,7 @@ def test_rates_fall_layer_by_layer_from_the_head_down() -> None:
     objective, _ = built("multilabel", "objective.encoder_lr=0.1", "objective.layer_decay=0.5")
     scale = {id(p): group.lr_scale for group in objective.parameter_groups() for p in group.parameters}
     named = {name: scale[id(p)] for name, p in objective.named_parameters()}
-    assert named["head.out.weight"] == 1.0
+    assert named["head.head.out.weight"] == named["head.norm.weight"] == 1.0
     assert named["encoder.block_3.conv_1.weight"] == pytest.approx(0.1)
     assert named["encoder.block_2.conv_1.weight"] == pytest.approx(0.05)
     assert named["encoder.block_1.norm_1.weight"] == pytest.approx(0.025)

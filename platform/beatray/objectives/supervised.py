@@ -56,6 +56,7 @@ class SupervisedSettings(LabelledSettings):
     one_class: bool = setting(False, "recordings that show just one class of the space, told apart by a softmax")
     min_positives: int = setting(20, "training recordings that a SNOMED class needs", at_least=1)
     class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare values count more")
+    standardise: bool = setting(True, "what the head reads is brought to one scale by a batch norm")
     hidden: int = setting(0, "width of a hidden layer of the head; 0: a linear head", at_least=0)
     dropout: float = setting(0.5, "of the hidden layer", at_least=0.0, below=1.0)
     select: Select = setting(
@@ -93,9 +94,13 @@ class Supervised(Objective):
             raise ValueError("objective.names is empty: what is learned is filled in by `beatray finetune labels=...`")
         self.reads = (*Objective.reads, "target")
         self.frozen = freeze(encoder, s.trained, s.last_layers)
-        self.head_description: dict[str, Any] = {"name": "mlp" if s.hidden else "linear", "outputs": count}
-        if s.hidden:
-            self.head_description |= {"hidden": s.hidden, "dropout": s.dropout}
+        sizes = {"hidden": s.hidden, "dropout": s.dropout} if s.hidden else {}
+        self.head_description: dict[str, Any] = {
+            "name": "mlp" if s.hidden else "linear",
+            "outputs": count,
+            "standardise": s.standardise,
+            **sizes,
+        }
         self.head = build_head(encoder, self.head_description)
         values = 2 * count if s.kind == "multilabel" else count
         self.register_buffer("weights", torch.tensor(s.weights or [1.0] * values), persistent=False)
