@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from beatray.evaluate.results import percent
-from beatray.record import LEADS
+from beatray.record import LEADS, WAVE_KINDS
 
 NAMES = {
     "auroc": "AUROC",
@@ -22,6 +22,14 @@ NAMES = {
     "mae": "mean absolute error",
     "r2": "R squared",
     "dice": "Dice of recordings",
+}
+
+WAVE_NAMES = {
+    "f1": "F1 of samples",
+    "sensitivity": "sensitivity, within 150 ms",
+    "ppv": "positive predictive value",
+    "onset_sd_ms": "SD of the onset's error, ms",
+    "offset_sd_ms": "SD of the offset's error, ms",
 }
 
 LIMITS = f"""## Limits
@@ -94,6 +102,11 @@ def _table(scores: Mapping[str, Any]) -> str:
                     f"| | {output} | {' | '.join(_cell(part.get(output, {}).get(name)) for part in each)} |"
                     for output in outputs
                 ]
+    for name in WAVE_NAMES if "waves" in scores["test"] else ():
+        for kind in WAVE_KINDS:
+            found = [scores[part]["waves"].get(f"{name}_{kind.lower()}") for part in ("validation", "test")]
+            cells = " | ".join("-" if value is None else f"{value:.3f}" for value in found)
+            lines.append(f"| {WAVE_NAMES[name]} | {kind} | {cells} |")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from beatray.evaluate.intervals import LEVEL, class_scores, own_intervals, patient_weights, row_patients
 from beatray.evaluate.metrics import segment_counts
-from beatray.evaluate.results import Decisions
+from beatray.evaluate.results import Decisions, score
 from beatray.evaluate.waves import wave_counts, wave_scores
 
 RESAMPLES = 1000
@@ -100,8 +100,9 @@ def wave_scores_of(predicted: NDArray[np.int8], truth: NDArray[np.int8], patient
         name: _score(each.value, each.low, each.high)
         for name, each in own_intervals([counts], None, owners, RESAMPLES).items()
     }
-    waves = wave_scores(wave_counts(flat_truth, flat))
-    return {**told, "waves": {name: _finite(value) for name, value in waves.items()}}
+    by_wave = {name: value for name, value in score(counts, None).items() if name not in told}
+    by_wave |= wave_scores(wave_counts(flat_truth, flat))
+    return {**told, "waves": {name: _finite(value) for name, value in by_wave.items()}}
 
 
 def _told(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:

@@ -58,7 +58,11 @@ def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[st
     if weights is None:
         return content
     described = described_encoder(str(weights))
-    network = {"name": described["name"], **described["settings"]}
+    try:
+        settings = NAMED["encoder"].complete(described["name"], described["settings"], "encoder.")
+    except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
+        raise SettingsError(f"the encoder {weights} cannot be built here: {error}") from error
+    network = {"name": described["name"], **settings}
     said = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]
     for word in said if network != content["encoder"] else ():
         raise SettingsError(
