@@ -204,7 +204,7 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     assert "left out" in (tmp_path / "tuned" / "model" / "README.md").read_text()
 
 
-def test_random_labels_give_chance(
+def test_random_labels_are_learned_by_heart_and_give_chance(
     sample_corpus: str, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught = lessons._codes
@@ -215,14 +215,12 @@ def test_random_labels_give_chance(
         return lessons.Taught(found.kind, found.names, found.rows, found.values[order], found.title)
 
     monkeypatch.setattr(lessons, "_codes", shuffled)
-    words = ("corpus.validation_folds=[4,5,6,7]", f"encoder={pretrained}", "checkpoint.export=last")
-    assert train(spec_of(sample_corpus, tmp_path, "chance", *words), Ranks())
-    areas = [
-        line["validation_auroc"]
-        for line in read_lines(tmp_path / "chance" / "metrics.jsonl")
-        if "validation_auroc" in line
-    ]
-    assert 0.35 < np.mean(areas[1:]) < 0.65, areas
+    words = ("corpus.validation_folds=[4,5,6,7]", "train.epochs=12", "train.patience=null", "train.learning_rate=0.01")
+    assert train(spec_of(sample_corpus, tmp_path, "chance", f"encoder={pretrained}", *words), Ranks())
+    lines = read_lines(tmp_path / "chance" / "metrics.jsonl")
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    areas = [line["validation_auroc"] for line in lines if "validation_auroc" in line]
+    assert 0.3 < np.mean(areas) < 0.7, areas
 
 
 def test_waves_numbers_and_one_class_go_the_same_way(sample_corpus: str, tmp_path: Path) -> None:
@@ -332,7 +330,7 @@ def test_the_command_makes_a_model_and_leaves_it_alone(
 ) -> None:
     words = [word for word in SMALL if not word.startswith("tracking")]
     words += [f"encoder={pretrained}", f"corpus={sample_corpus}", f"out={tmp_path}", "run=dx", "labels=superdiagnostic"]
-    words += ["trained=last", "train.workers=2", "train.epochs=2", *SPLIT]
+    words += ["trained=last", "train.workers=1", "train.epochs=2", *SPLIT]
     result = command.run(command.settings_from(words))
     assert result.finished
     told = capsys.readouterr().out

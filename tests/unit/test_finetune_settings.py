@@ -56,7 +56,7 @@ def test_settings_of_the_objective_may_be_said_by_their_own_names() -> None:
     assert made.train.epochs == 7 and made.train.patience == 10 and made.checkpoint.export == "best"
     waves = finetune_settings(["encoder=random", "corpus=/c", "task=segment", "decoder=unet"])
     assert waves.objective["name"] == "segmentation" and waves.objective["decoder"] == "unet"
-    with pytest.raises(SettingsError, match="checkpoint.export=best needs a validation"):
+    with pytest.raises(SettingsError, match=r"checkpoint\.export=best needs a validation"):
         finetune_settings([*words, "train.validate_every_epochs=0"])
 
 
