@@ -88,6 +88,9 @@ def test_an_interrupted_run_goes_on_to_the_bit(runs: Path, sample_corpus: str, p
     assert train(spec_of(sample_corpus, runs, "cut", *words), Ranks())
     assert losses(runs, "cut") == losses(runs, "all")
     assert same_weights(runs, "cut", "all")
+    on_workers = ("train.augment_on=workers", "train.stop_after_steps=4")
+    assert not train(spec_of(sample_corpus, runs, "workers", *words, *on_workers), Ranks())
+    assert losses(runs, "workers") == losses(runs, "all")[:4]  # targets travel with the views
 
 
 def test_no_test_recording_is_trained_or_validated_on(sample_corpus: str, tmp_path: Path, pretrained: Path) -> None:

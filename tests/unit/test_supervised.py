@@ -24,6 +24,7 @@ from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
 from every_method import batch_of, model_of, views_of
 from labelled import KINDS, labelled_rows, run_spec_for, settings_for
+from watched_tensors import no_waits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -258,6 +259,28 @@ def test_every_parameter_of_a_network_is_in_one_layer(name: str) -> None:
     freeze(encoder, "last", 1)
     trained = [p for p in encoder.parameters() if p.requires_grad]
     assert {id(p) for p in trained} == {id(p) for p in layers[-1][1]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_waits_for_the_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, statistics = labelled_rows(kind, ROWS)
+    objective = model_of(settings_for(kind), statistics)
+    views = {name: value.to("meta") for name, value in views_of(objective, batch_of(objective, arrays)).items()}
+    objective.to("meta").static_shapes = True
+    with no_waits(monkeypatch):
+        objective(views, Progress(1, 10)).loss.backward()
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "waves"])
+def test_a_step_that_is_read_late_is_the_same_step(kind: str) -> None:
+    arrays, statistics = labelled_rows(kind, ROWS)
+    found = []
+    for overlap in ("never", "always"):
+        words = ("objective.trained=last", f"train.overlap={overlap}")
+        learner = Learner(run_spec_for(settings_for(kind, *words), statistics, ROWS), Ranks())
+        found.append([step(learner, arrays, number) for number in range(3)])
+    for one, other in zip(*found, strict=True):
+        assert one is not None and other is not None and one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_rates_fall_layer_by_layer_from_the_head_down() -> None:

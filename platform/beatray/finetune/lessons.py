@@ -1,8 +1,9 @@
 """What the recordings of a corpus are taught: targets by row of its index, from the labels that the corpus holds.
 
-A `Taught` is what an objective reads, whatever it came from: the codes of a label space (label_spaces.py),
-age or sex, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown,
-which is not no: of a label space, a recording without any class of the space says nothing.
+A `Label` lies over all rows of the index and says of which it knows anything; it may come from the codes of a label
+space (label_spaces.py), from age or sex, or from anywhere else. A `Taught` is what an objective reads: labels side by
+side, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown, which is
+not no: of a label space, a recording without any class of the space says nothing.
 
 Contract: `rows` (n,) are sorted positions in the index; `values` (n, ...) as `objectives/supervised.py` and
 `segmentation.py` read them. A space that is fitted to labels is fitted to the rows `train`. SettingsError for labels
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,35 @@ Index = NDArray[np.int64]
 OF_PEOPLE = ("age", "sex")
 WAVES = "waves"
 FEMALE = "female"
+
+
+class Label(Protocol):
+    """One label over the n rows of a corpus: `values` (n, c) bool, or (n, 1) numbers, where it is `known` (n,).
+
+    `kind` is binary (one class, called as the label), classes (one True a row), multilabel or numbers.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def values(self) -> NDArray[np.bool_] | NDArray[np.float64]: ...
+    @property
+    def known(self) -> NDArray[np.bool_]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLabel:
+    """A `Label` that the corpus holds itself."""
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    values: NDArray[np.bool_] | NDArray[np.float64]
+    known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +90,47 @@ def taught_by(corpus: Corpus, settings: SupervisedSettings | SegmentationSetting
     if labels in SPACES:
         return _codes(corpus, settings, train)
     if labels == "age":
-        years = np.array([np.nan if age is None else age for age in _column(corpus, "age")], np.float32)
-        rows = np.flatnonzero(np.isfinite(years))
-        return Taught("numbers", ("age",), rows, years[rows, None], "age in years")
+        years = np.array([np.nan if age is None else age for age in _column(corpus, "age")], np.float64)[:, None]
+        return side_by_side([OwnLabel("age", "numbers", (), years, np.isfinite(years[:, 0]))], "age in years")
     if labels == "sex":
-        female = np.array([{"F": 1, "M": 0}.get(sex, -1) for sex in _column(corpus, "sex")], np.int8)
-        rows = np.flatnonzero(female >= 0)
-        return Taught("multilabel", (FEMALE,), rows, female[rows, None], "sex")
+        sexes = np.array(_column(corpus, "sex"), object)
+        female, male = (np.asarray(sexes == sex, np.bool_) for sex in ("F", "M"))
+        return side_by_side([OwnLabel(FEMALE, "binary", (FEMALE,), female[:, None], female | male)], "sex")
     if labels == WAVES:
         raise SettingsError("labels=waves are learned with task=segment")
     if not labels:
         raise SettingsError(f"which labels? say labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))})")
     raise SettingsError(f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))}")
+
+
+def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] = ()) -> Taught:
+    """Labels that one head can learn, over the rows of which one of them is known.
+
+    They are all numbers, or one that chooses among classes, or any number of yes-or-no ones. SettingsError for others.
+    """
+    kinds = sorted({label.kind for label in labels})
+    known = np.stack([label.known for label in labels], axis=1)
+    rows = np.flatnonzero(known.any(1))
+    if kinds == ["numbers"]:
+        numbers = np.concatenate([label.values for label in labels], axis=1)[rows]
+        values = np.where(known[rows], numbers, np.nan).astype(np.float32)
+        return Taught("numbers", tuple(label.name for label in labels), rows, values, title, left_out)
+    if kinds == ["classes"] and len(labels) == 1:
+        chosen = labels[0].values[rows].argmax(1).astype(np.int16)
+        return Taught("classes", labels[0].classes, rows, chosen, title, left_out)
+    if not set(kinds) <= {"binary", "multilabel"}:
+        told = ", ".join(f"{label.name} ({label.kind})" for label in labels)
+        raise SettingsError(
+            f"one model cannot learn {told}: choose labels of one kind (numbers, yes or no), or one of several classes"
+        )
+    marks = [np.where(label.known[:, None], label.values, -1)[rows] for label in labels]
+    several = sum(label.kind == "multilabel" for label in labels) > 1
+    names = tuple(
+        f"{label.name}: {each}" if several and label.kind == "multilabel" else each
+        for label in labels
+        for each in label.classes
+    )
+    return Taught("multilabel", names, rows, np.concatenate(marks, axis=1).astype(np.int8), title, left_out)
 
 
 def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught:
@@ -84,11 +143,10 @@ def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught
         )
     truth = space.targets(codes)
     if settings.one_class:
-        rows = np.flatnonzero(truth.sum(1) == 1)
-        chosen = truth[rows].argmax(1).astype(np.int16)
-        return Taught("classes", space.classes, rows, chosen, f"{space.title}, one of them", space.left_out)
-    rows = np.flatnonzero(truth.any(1))
-    return Taught("multilabel", space.classes, rows, truth[rows].astype(np.int8), space.title, space.left_out)
+        label = OwnLabel(space.name, "classes", space.classes, truth, truth.sum(1) == 1)
+        return side_by_side([label], f"{space.title}, one of them", space.left_out)
+    label = OwnLabel(space.name, "multilabel", space.classes, truth, truth.any(1))
+    return side_by_side([label], space.title, space.left_out)
 
 
 def _waves(corpus: Corpus, settings: SegmentationSettings) -> Taught:

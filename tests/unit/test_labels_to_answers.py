@@ -1,4 +1,4 @@
-"""Probabilities that can be taken at their word, and when a run has stopped getting better."""
+"""Labels as targets, probabilities that can be taken at their word, and when a run has stopped getting better."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
+from beatray.errors import SettingsError
+from beatray.finetune.lessons import OwnLabel, side_by_side
 from beatray.models.calibration import Calibration, fitted
 from beatray.train.early_stopping import EarlyStopping
 from beatray.train.targets import TargetTable
@@ -87,6 +89,30 @@ def test_a_run_ends_after_so_many_validations_without_a_better_one() -> None:
     values = [3.0, 2.0, 2.5, 1.0, float("nan"), 1.0, 1.5, 0.5]
     assert told(values, 2) == 5 == told(values, 2, cut=5)
     assert told(values, 3) == 6 and told(values, 4) is None and told(values, None) is None
+
+
+def test_labels_side_by_side_are_what_one_head_learns() -> None:
+    yes, no = [True], [False]
+    sick = OwnLabel("sick", "binary", ("sick",), np.array([yes, no, no, no]), np.array([True, True, False, False]))
+    codes = OwnLabel(
+        "codes",
+        "multilabel",
+        ("a", "b"),
+        np.array([[1, 1], [0, 0], [1, 0], [0, 0]], bool),
+        np.array([1, 0, 1, 0], bool),
+    )
+    both = side_by_side([sick, codes], "two")
+    assert (both.kind, both.names) == ("multilabel", ("sick", "a", "b"))
+    assert both.rows.tolist() == [0, 1, 2] and both.values.tolist() == [[1, 1, 1], [0, -1, -1], [-1, 1, 0]]
+    assert side_by_side([codes, codes], "twice").names == ("codes: a", "codes: b", "codes: a", "codes: b")
+    numbers = OwnLabel("lvef", "numbers", (), np.array([[40.0], [7.0], [55.0], [0.0]]), np.array([1, 0, 1, 0], bool))
+    found = side_by_side([numbers, numbers], "numbers")
+    assert found.rows.tolist() == [0, 2] and found.values.tolist() == [[40, 40], [55, 55]]
+    one = OwnLabel("class", "classes", ("x", "y"), np.eye(2)[[1, 0, 1, 0]].astype(bool), np.array([1, 0, 1, 1], bool))
+    chosen = side_by_side([one], "one")
+    assert chosen.kind == "classes" and chosen.rows.tolist() == [0, 2, 3] and chosen.values.tolist() == [1, 1, 0]
+    with pytest.raises(SettingsError, match=r"one model cannot learn sick \(binary\), lvef \(numbers\)"):
+        side_by_side([sick, numbers], "mixed")
 
 
 def test_targets_are_found_by_key() -> None:
