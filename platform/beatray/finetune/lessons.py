@@ -145,7 +145,7 @@ def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught
     if settings.one_class:
         label = OwnLabel(space.name, "classes", space.classes, truth, truth.sum(1) == 1)
         return side_by_side([label], f"{space.title}, one of them", space.left_out)
-    label = OwnLabel(space.name, "multilabel", space.classes, truth, truth.any(1))
+    label = OwnLabel(space.name, "multilabel", space.classes, truth, np.asarray(truth.any(1)))
     return side_by_side([label], space.title, space.left_out)
 
 

@@ -131,6 +131,9 @@ def _elsewhere(count: int) -> str:
 def _told(found: Assignment, own: SupervisedSettings) -> dict[str, Any]:
     """What the training part says of its labels."""
     taught, values = found.taught, found.values(found.parts.train)
+    if (taught.kind == "numbers") != (own.task == "regress"):
+        what, task = ("numbers", "regress") if taught.kind == "numbers" else ("no numbers", "classify")
+        raise SettingsError(f"labels={own.labels} are {what}: say task={task}")
     told: dict[str, Any] = {"kind": taught.kind}
     if taught.kind == "numbers":
         mean, sd = np.nanmean(values.astype(np.float64), 0), np.nanstd(values.astype(np.float64), 0)

@@ -43,19 +43,6 @@ def finetune_settings(overrides: Sequence[str]) -> PretrainSettings:
         item.name: f"objective.{item.name}" for item in dataclasses.fields(kind.Settings) if item.name not in FILLED
     }
     words = [f"objective.{word}" if word.startswith("augment.") else word for word in words]
-    content = pretrain_content(
-        "finetune", [f"objective={OBJECTIVES[task]}", *words], extra={"encoder": "encoder_weights", **short}
-    )
-    _check_task(task, content["objective"])
-    return build(PretrainSettings, content)
-
-
-def _check_task(task: str, objective: dict[str, object]) -> None:
-    """Refuse labels that are learned by another task."""
-    numbers = objective["labels"] == "age"
-    if task == "regress" and not numbers:
-        raise SettingsError(
-            f"task=regress learns numbers, which labels={objective['labels']} are not; say task=classify"
-        )
-    if task == "classify" and numbers:
-        raise SettingsError(f"labels={objective['labels']} are numbers: say task=regress")
+    chosen = [f"objective={OBJECTIVES[task]}", *([] if task == "segment" else [f"objective.task={task}"])]
+    extra = {"encoder": "encoder_weights", **short}
+    return build(PretrainSettings, pretrain_content("finetune", [*chosen, *words], extra=extra))

@@ -53,6 +53,7 @@ SCORES: dict[Kind, tuple[str, ...]] = {
 class SupervisedSettings(LabelledSettings):
     """Settings of learning from labels of recordings."""
 
+    task: Literal["classify", "regress"] = setting("classify", "regress: the labels are numbers")
     one_class: bool = setting(False, "recordings that show just one class of the space, told apart by a softmax")
     min_positives: int = setting(20, "training recordings that a SNOMED class needs", at_least=1)
     class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare values count more")
