@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from beatray.models.encoder_folder import describe_encoder, trained_on
 from beatray.models.model_folder import describe_model
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
+from beatray.train.launch import pretrain
 from beatray.train.loop import train
 from beatray.train.prepare import hashes_of
 from beatray.train.ranks import Ranks
@@ -154,6 +156,9 @@ def test_the_model_folder_is_the_model_in_memory(made: tuple[RunSpec, dict[str, 
     one = loaded.predict(whole[0])
     assert one.probabilities is not None
     np.testing.assert_allclose(one.probabilities, found.probabilities[:1], atol=1e-6)
+    long = loaded.predict(np.concatenate([whole[0], whole[1]], axis=1))  # 20 s: the mean over two windows
+    assert whole[0].shape == whole[1].shape == (12, 5000) and long.probabilities is not None
+    np.testing.assert_allclose(long.probabilities[0], found.probabilities[:2].mean(0), atol=1e-6)
     truth = superclass_targets(recordings.labels)
     area = macro_auroc(truth, found.probabilities).value
     assert description["scores"]["test"]["auroc"]["value"] == pytest.approx(area, abs=1e-9)
@@ -181,6 +186,18 @@ def test_thresholds_and_calibration_are_those_of_validation_alone(
     assert records == {"train": spec.rows, "validation": len(rows), "test": len(found.parts.test), "test_seen": 0}
     card = (Path(spec.run.location) / "model" / "README.md").read_text()
     assert "Not a medical device" in card and "AUROC" in card and description["manifest_hash"] in card
+
+
+def test_a_finished_run_without_its_checkpoints_is_left_alone(
+    made: tuple[RunSpec, dict[str, Any]], sample_corpus: str, pretrained: Path
+) -> None:
+    spec, run = made[0], Path(made[0].run.location)
+    shutil.copytree(run, run.parent / "bare", ignore=shutil.ignore_patterns("checkpoints"))
+    words = (f"encoder={pretrained}", "augment.noise_mv=0.01")
+    bare = spec_of(sample_corpus, run.parent, "bare", *words)
+    assert pretrain(bare).finished and make_model(bare) == make_model(spec)
+    with pytest.raises(TrainingError, match="another objective or corpus"):
+        pretrain(spec_of(sample_corpus, run.parent, "bare", *words, "hidden=4"))
 
 
 def test_a_damaged_model_is_refused(made: tuple[RunSpec, dict[str, Any]], tmp_path: Path) -> None:

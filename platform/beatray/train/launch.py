@@ -8,6 +8,7 @@ and the earlier ends. A dead worker or node restarts the group of ranks, which c
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -76,7 +77,8 @@ def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
             )
     elif _ended_at(run_spec) is not None:
         made = encoder_folder.describe_encoder(run_spec.run.location)
-        if made["manifest_hash"] != run_spec.manifest_hash or made["objective"] != run_spec.settings.objective:
+        objective = json.loads(json.dumps(run_spec.settings.objective))  # as it was written down
+        if made["manifest_hash"] != run_spec.manifest_hash or made["objective"] != objective:
             raise TrainingError(
                 f"{run_spec.run.where()} holds a finished run of another objective or corpus. Choose another run=, or "
                 "remove the folder."
