@@ -93,6 +93,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         if args.action == "refused":
             return corpus.show_refused(args.path, args.json)
         return corpus.verify_corpus(args.path) if args.action == "verify" else corpus.show_splits(args.path, args.json)
+    if args.command == "labels":
+        from beatray.commands import labels
+
+        return labels.check(args.overrides, args.json)
     if args.command == "compare":
         from beatray.commands import compare
 
@@ -211,10 +215,14 @@ def _print_config(args: argparse.Namespace) -> int:
 
         content = as_dict(settings_from([*given, *extra], None))
     elif args.command == "evaluate":
+        from beatray.corpus.label_settings import labels_said
+        from beatray.evaluate.own_labels import with_table
         from beatray.evaluate.settings import EvaluateSettings
 
         short, kinds = {"encoder": "encoder_path"}, {"evaluate": EvaluateSettings}
+        said, given = labels_said(given)
         content = compose(args.command, [*given, *extra], extra=short, kinds=kinds)
+        content["evaluate"] = with_table(content["evaluate"], said)
         content["evaluate"] = as_dict(build(EvaluateSettings, content["evaluate"], "evaluate."))
     else:
         short = {"encoder": "encoder_path"} if args.command == "embed" else {}

@@ -56,6 +56,19 @@ def parser() -> argparse.ArgumentParser:
     corpus.add_argument("--json", action="store_true", help="print JSON")
     corpus.add_argument("--html", metavar="FILE", help="with show: write a page with an example ECG for each flag")
 
+    labels = commands.add_parser(
+        "labels",
+        help="what is understood of a table of your own labels, and what is odd about it",
+        description="check: read a table (csv, tsv, parquet) against a corpus: keys that match, what each column is, "
+        "how often each class is there by split, and what looks wrong. labels.KEY=VALUE says what is not found out: "
+        "key, key_kind, source, columns, types.COLUMN, separator, unknown, targets.NAME, patient, unmatched, "
+        "id_key_file, encoding. "
+        "Example: beatray labels check labels.csv corpus=/data/corpus 'labels.targets.low=lvef < 40'",
+    )
+    labels.add_argument("action", choices=("check",))
+    labels.add_argument("overrides", nargs="*", metavar="TABLE | key=value", help="the table, corpus=, labels.KEY=")
+    labels.add_argument("--json", metavar="FILE", help="write all of it there")
+
     pretrain = commands.add_parser(
         "pretrain",
         help="train an encoder on a corpus",

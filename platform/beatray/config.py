@@ -62,6 +62,8 @@ PATH_KEYS = {
     "tracking.uri",
     "id_key_file",
     "evaluate.robustness.noise_folder",
+    "evaluate.labels.table",
+    "evaluate.labels.id_key_file",
 }
 
 

@@ -28,3 +28,7 @@ class SupersededError(TrainingError):
 
 class PeerError(RuntimeError):
     """Another rank could not go on; the message says why."""
+
+
+class LabelError(CorpusError):
+    """A table of labels that cannot be understood, or does not fit its corpus; the message names the remedy."""

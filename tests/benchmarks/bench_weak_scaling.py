@@ -58,7 +58,11 @@ def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> 
     words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
     run_spec = prepare_run(pretrain_settings(words))
     journal = out / name / "metrics.jsonl"
-    with CpuByKind(KINDS, begun=lambda: journal.exists() and bool(read_lines(journal))) as cpu:
+
+    def stepping() -> bool:
+        return 0 < (len(read_lines(journal)) if journal.exists() else 0) < run_spec.steps
+
+    with CpuByKind(KINDS, running=stepping) as cpu:
         result = pretrain(run_spec)
     assert result.finished, f"run {name} ended after {result.steps} steps"
     lines = read_lines(journal)[1:]

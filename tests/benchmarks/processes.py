@@ -16,11 +16,11 @@ class CpuByKind:
     """CPU seconds of this process and all below it while the block lasts, by what kind of process they are.
 
     Each process is looked at twice a second, so that those that end in between are counted but for their last moments.
-    Nothing counts before `begun` says so: a start, which costs the same for any length of run.
+    Only what is used while `running` says so counts: start and end cost the same for any length of run.
     """
 
-    def __init__(self, kinds: dict[str, str], begun: Callable[[], bool] = lambda: True) -> None:
-        self._kinds, self._begun = kinds, begun  # part of a title -> what such processes are called
+    def __init__(self, kinds: dict[str, str], running: Callable[[], bool] = lambda: True) -> None:
+        self._kinds, self._running = kinds, running  # part of a title -> what such processes are called
         self._first: dict[int, float] = {}
         self._last: dict[int, tuple[str, float]] = {}
         self._over = threading.Event()
@@ -46,7 +46,10 @@ class CpuByKind:
         over, counts = False, False
         while not over:
             over = self._over.wait(0.5)
-            began, counts = not counts, counts or self._begun()
+            before, running = counts, self._running()
+            if before and not running:
+                return  # it was over since the last look
+            began, counts = not before, running
             for pid, title in family().items():
                 try:
                     used = cpu_of(pid)

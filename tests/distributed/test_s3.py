@@ -26,7 +26,7 @@ from beatray.commands.demo import SAMPLE
 from beatray.commands.ingest import remove_corpus
 from beatray.corpus.manifest import read_manifest
 from beatray.corpus.reader import open_corpus, read_row_group, verify
-from beatray.errors import CorpusError
+from beatray.errors import CorpusError, LabelError
 from beatray.ingest.tree import open_tree
 from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
@@ -39,6 +39,8 @@ from beatray.train.composed import pretrain_settings
 from beatray.train.prepare import prepare_run
 from beatray.train.stream import batches
 from counts import count
+from label_tables import read as read_labels_of
+from label_tables import values
 from s3_server import S3Server
 
 pytestmark = pytest.mark.ray
@@ -100,6 +102,15 @@ def test_a_large_file_comes_back_whole(place: Store) -> None:
     data = np.random.default_rng(0).bytes(23_000_001)
     place.write("large", data)
     assert place.read("large") == data
+
+
+def test_a_table_of_labels_is_read_from_an_object_store(place: Store) -> None:
+    """With the options of the URI behind its name; messages leave them out."""
+    place.write("labels.csv", b"record,ill\n00001,1\n00002,\n")
+    uri = place.child("labels.csv").location
+    assert "?" in uri and values(read_labels_of(uri), "ill")[:3] == [True, None, None]
+    with pytest.raises(LabelError, match=r"there is no table s3://[^?]*/none\.csv$"):
+        read_labels_of(place.child("none.csv").location)
 
 
 def test_the_endpoint_may_stand_in_the_environment(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from beatray.corpus.id_key import IdKey
 from beatray.ingest.canonical import quantise, to_windows
 from beatray.ingest.folder_tree import FolderTree
 from beatray.ingest.formats.wfdb_record import TwelveLeads, read_twelve_leads
-from beatray.ingest.patients import IdKey, protect
+from beatray.ingest.patients import protect
 from beatray.ingest.sources import wfdb_folder
 from beatray.ingest.sources.item import Item
 from beatray.record import MADE_LATER, Record, RecordError

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from beatray.corpus.reader import Rows
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
@@ -21,28 +18,11 @@ from beatray.models.encoder_folder import export_encoder
 from beatray.models.registry import build_encoder
 from beatray.settings import CorpusSettings
 from beatray.storage.store import Store
+from corpus_of_rows import RowsOfCorpus
 from evaluation_rows import read_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
-
-
-class RowsOfCorpus:
-    """The part of `corpus.reader.Corpus` that the evaluation uses, over rows in memory."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.recipe: dict[str, Any] = {}
-        self._rows = rows
-        hashes = [hashlib.blake2b(signal.tobytes(), digest_size=16).digest() for signal in rows.signal_uv]
-        self.index = pd.DataFrame(
-            {
-                "record_id": rows.record_id, "patient_id": rows.patient_id, "source": rows.source,
-                "fold": rows.fold.astype(int), "content_hash": hashes,
-            }
-        )  # fmt: skip
-
-    def rows(self, positions: np.ndarray) -> Rows:
-        return self._rows.take(positions)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def parts(rows: Rows, settings: EvaluateSettings, folder: Path) -> dict[str, Tas
 def test_a_reader_finds_what_it_would_have_computed(
     rows: Rows, encoder: EncoderSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 8)  # several files for each
+    monkeypatch.setattr(module, "PIECE", {"classify": 8, "segment": 8})  # several files for each
     tasks = parts(rows, ASKED, tmp_path)
     outputs = Outputs(tmp_path / "kept", "corpus", tasks, ASKED)
     sources = [source_of(encoder, 3), source_of(encoder.random(), 3)]
@@ -166,6 +166,17 @@ def test_other_weights_have_files_of_their_own(rows: Rows, encoder: EncoderSpec,
     assert len(names) == 8
     again = Outputs(tmp_path / "kept", "corpus", parts(rows, ASKED, tmp_path), replace(ASKED, pooling="mean_std"))
     assert again._path("classify", "clean", specs[0], 0) not in names
+    newer = build(EncoderSpec("tiny"), seed=9)
+    export_encoder(Store(str(tmp_path / "b")), newer, {"name": "tiny", "settings": newer.described_settings()})
+    fresh = Outputs(tmp_path / "kept", "corpus", outputs.tasks, ASKED)  # trained again into the same folder
+    assert fresh._path("classify", "clean", specs[1], 0) not in names
+    assert fresh._path("classify", "clean", specs[0], 0) in names
+    (tmp_path / "noise").mkdir()
+    asked = replace(ASKED, robustness=replace(ASKED.robustness, noise_folder=str(tmp_path / "noise")))
+    by_noise = [Outputs(tmp_path / "kept", "corpus", outputs.tasks, asked)._path("classify", "1 lead", specs[0], 0)]
+    (tmp_path / "noise" / "em.dat").write_bytes(b"x")
+    by_noise.append(Outputs(tmp_path / "kept", "corpus", outputs.tasks, asked)._path("classify", "1 lead", specs[0], 0))
+    assert by_noise[0] != by_noise[1]
 
 
 def test_measured_features_and_fine_tuning_read_no_outputs(encoder: EncoderSpec) -> None:

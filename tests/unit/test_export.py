@@ -150,7 +150,7 @@ def test_networks_with_context_are_exported_without_a_loop_or_fft(
 def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = {
         "settings": {},
-        "tasks": {"classify": {"test_ids": ["a", "b"]}},
+        "tasks": {"classify": {"test_ids": ["a", "b"], "title": "labels.csv"}},
         "runs": [
             {
                 "task": "classify",
@@ -176,7 +176,7 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "ab" * 32,
         "rhythm: soft_z",
         "(batch, 12, samples)",
-        "| PTB-XL superclasses | linear probe | 100% | AUROC | 0.810 +- 0.014 | 0.810 +- 0.014 |  |",
+        "| labels.csv | linear probe | 100% | AUROC | 0.810 +- 0.014 | 0.810 +- 0.014 |  |",
         "Not a medical device",
         "f_c = 0.5 Hz",
         "test_folds",

@@ -15,11 +15,12 @@ import pytest
 import device_files as made
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
+from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.convert import ingest
-from beatray.ingest.patients import RECIPE_KEY, IdKey, protect, read_id_key
+from beatray.ingest.patients import protect
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
 from beatray.models.encoder_folder import check_recipe

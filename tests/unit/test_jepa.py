@@ -12,8 +12,9 @@ import torch
 from jepa_oracle import jepa_loss, layer_norm, smooth_l1
 
 from beatray.augment.draws import Draws
+from beatray.models.encoder import places
 from beatray.models.registry import build_encoder
-from beatray.objectives.jepa import KEPT, MASKED, NO_SIGNAL, Jepa, JepaSettings, kept, places
+from beatray.objectives.jepa import KEPT, MASKED, NO_SIGNAL, Jepa, JepaSettings, kept
 from beatray.objectives.objective import Progress
 from every_method import batch_of, rows_of, views_of
 
@@ -132,6 +133,8 @@ def test_places_are_in_time_order_and_say_which_there_are() -> None:
     at, there = places(chosen)
     assert at[0].tolist() == [1, 3] and at[1, 0] == 0 and there.tolist() == [[True, True], [True, False]]
     assert places(chosen[:0])[0].shape == (0, 1)
+    more, known = places(chosen, at.shape[1] + 1)
+    assert torch.equal(more[:, :-1], at) and torch.equal(known[:, :-1], there) and not known[:, -1].any()
 
 
 def test_what_is_masked_can_change_without_the_student_noticing_and_the_teacher_does() -> None:

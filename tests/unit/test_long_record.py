@@ -123,7 +123,7 @@ def test_slices_are_cut_by_expected_rows() -> None:
     settings = IngestSettings({"wfdb": "/nowhere"}, "/nowhere/out", items_per_shard=10)
     rows = [1, 1, 1, 9, 1, 25, 2, 2, 2, 2, 2, 2]
     items = [Item(f"r{number}", f"r{number}.hea", rows=count) for number, count in enumerate(rows)]
-    slices = list(plan(settings, recipe_of(settings), {"wfdb": (items, 0)}, set()))
+    slices = list(plan(settings, recipe_of(settings), {("wfdb", "/nowhere"): (items, ())}, set()))
     assert [[item.rows for item in part.items] for part in slices] == [[1, 1, 1], [9, 1], [25], [2, 2, 2, 2, 2], [2]]
     assert [item for part in slices for item in part.items] == items
     assert [part.name.split("-")[1] for part in slices] == [f"{number:05d}" for number in range(5)]

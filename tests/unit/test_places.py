@@ -12,7 +12,7 @@ import pytest
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
 from beatray.errors import CorpusError
-from beatray.ingest.places import each_name_once, place_names, places_of, short_name
+from beatray.ingest.places import each_name_once, one_holds_the_other, places_of
 from beatray.ingest.plan import SAMPLE, IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.sources import ptbxl
 from beatray.ingest.sources.item import Item
@@ -67,7 +67,9 @@ def test_a_recording_in_both_is_read_once_and_that_is_said(tmp_path: Path) -> No
     listed = list_items(IngestSettings({"ptbxl": (str(b), str(a))}, ""))
     assert len(names(listed, a)) == len(names(listed, b)) == 10 and not set(names(listed, a)) & set(names(listed, b))
     (said,) = listed["ptbxl", str(a)][1]
-    assert said.detail.startswith("a: 3 recordings are in another place of the source too and are read there")
+    assert said.detail.startswith(
+        "place 2 of 2: 3 recordings are in another place of the source too and are read there"
+    )
     assert "say this one first to read them here" in said.detail
     assert said.count == 3 and all(name in said.detail for name in names(listed, b)[:3])
     assert not listed["ptbxl", str(b)][1]
@@ -130,11 +132,59 @@ def test_the_same_path_in_two_plain_folders_is_no_name_for_one_recording(tmp_pat
     assert [len(items) for items, _ in listed.values()] == [10, 10]
 
 
-def test_short_names_tell_places_apart_and_keep_the_rest_of_the_path() -> None:
-    assert place_names(["/x/one/ptbxl", "/y/two/ptbxl"]) == {
-        "/x/one/ptbxl": "one/ptbxl",
-        "/y/two/ptbxl": "two/ptbxl",
-    }
-    assert place_names(["/home/somebody/a.zip"]) == {"/home/somebody/a.zip": "a.zip"}
-    assert short_name("s3://bucket/data/ptbxl?access_key=secret") == "ptbxl"
+class FakeTree:
+    """A list of paths."""
+
+    def __init__(self, *paths: str) -> None:
+        self.location, self.paths = "", paths
+
+    def names(self) -> tuple[str, ...]:
+        return self.paths
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.paths
+
+
+def read_at(*places: tuple[FakeTree, list[Item]]) -> list[list[str]]:
+    """The names of what is read at each place."""
+    return [[item.name for item in items] for items, _ in each_name_once(places)]  # type: ignore[arg-type]
+
+
+def test_a_place_that_refuses_a_recording_does_not_hide_another_that_has_it() -> None:
+    first = FakeTree("p0.hdf5"), [Item("5", "p0.hdf5", {"refused": "p0.hdf5 does not hold it"}), Item("6", "p0.hdf5")]
+    second = FakeTree("p0.hdf5"), [Item("5", "p0.hdf5"), Item("6", "p0.hdf5")]
+    assert read_at(first, second) == [["6"], ["5"]]
+    assert read_at(second, first) == [["5", "6"], []]
+    assert read_at(first, first) == [["5", "6"], []]  # refused once
+
+
+def test_what_has_no_name_of_its_own_is_not_taken_for_the_same_recording() -> None:
+    first = FakeTree("exams.csv"), [Item("row-3", "exams.csv", {"refused": "row 3"}, unnamed=True)]
+    assert read_at(first, first) == [["row-3"], ["row-3 (2)"]]
+
+
+def test_a_part_that_another_place_has_is_not_refused_where_it_is_missing() -> None:
+    missing = Item("p9.hdf5", "p9.hdf5", {"refused": "its 2 exams: it is not there"}, unnamed=True)
+    first = FakeTree("exams.csv", "p0.hdf5"), [Item("1", "p0.hdf5"), missing]
+    second = FakeTree("x/exams.csv", "x/p9.hdf5"), [Item("2", "x/p9.hdf5"), Item("3", "x/p9.hdf5")]
+    assert read_at(first, second) == [["1"], ["2", "3"]]
+    assert read_at(first, (FakeTree("exams.csv"), [])) == [["1", "p9.hdf5"], []]
     assert each_name_once([]) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("/d", "/d", True),
+        ("/d", "/d/2020", True),
+        ("/d/2020/", "/d", True),
+        ("/d/2020", "/d/2021", False),
+        ("/d/20", "/d/2020", False),
+        ("/d/x/../2020", "/d/2020", True),
+        ("s3://b/x", "s3://b/x/", True),
+        ("s3://b/x?region=r", "s3://b/x/y?region=r", True),
+        ("s3://b/x", "s3://b/xy", False),
+    ],
+)
+def test_a_place_in_another_is_seen(one: str, other: str, same: bool) -> None:
+    assert one_holds_the_other(one, other) is same and one_holds_the_other(other, one) is same

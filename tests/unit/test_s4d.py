@@ -14,7 +14,8 @@ from torch import Tensor
 
 from beatray.models.encoder import LayerEncoder
 from beatray.models.registry import build_encoder
-from beatray.models.s4d import S4D, S4DEncoder
+from beatray.models.s4d import S4DEncoder
+from beatray.models.s4d_layer import S4D
 
 torch.set_num_threads(1)
 

@@ -104,6 +104,16 @@ def test_assignments_cannot_overflow_and_none_of_no_row_is_none() -> None:
     assert sinkhorn(torch.zeros(0, 4), 0.05, 3).shape == (0, 4)
 
 
+def test_rows_that_are_not_there_change_nothing() -> None:
+    scores = random_scores(16, 5)
+    there = torch.tensor([True, False, True, True] * 4)
+    found = sinkhorn(scores, 0.05, 3, there)
+    torch.testing.assert_close(found[there], sinkhorn(scores[there], 0.05, 3), rtol=1e-12, atol=0)
+    assert (found[~there] == 0).all()
+    assert (sinkhorn(scores, 0.05, 3, ~there | there) == sinkhorn(scores, 0.05, 3)).all()
+    assert (sinkhorn(scores, 0.05, 3, there & ~there) == 0).all()
+
+
 def test_a_constant_per_prototype_changes_nothing_and_one_per_row_nothing_in_the_limit() -> None:
     scores = random_scores(16, 5)
     per_prototype, per_row = random_scores(1, 5, 1), random_scores(16, 1, 2)
@@ -174,6 +184,9 @@ def test_a_queue_holds_the_newest_embeddings_of_its_crop_and_serves_once_full_an
     before, due = objective(views, Progress(4, 10)).loss, objective(views, Progress(5, 10)).loss
     assert float(before) == float(emptied(views, Progress(4, 10)).loss)
     assert abs(float(due) - float(before)) > 1e-6
+    objective.static_shapes = True
+    for at, expected in ((Progress(4, 10), before), (Progress(5, 10), due)):
+        torch.testing.assert_close(objective(views, at).loss, expected, rtol=1e-12, atol=0)
 
 
 def test_targets_and_queue_carry_no_gradient() -> None:

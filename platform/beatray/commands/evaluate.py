@@ -7,12 +7,15 @@ from pathlib import Path
 
 from beatray.commands.console import progress, say
 from beatray.config import compose
+from beatray.corpus.label_settings import labels_said
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import NAMES, table_scores, write_tables
 from beatray.evaluate.held_out import HeldOut, evaluate_encoder
+from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.names import of_variant
+from beatray.evaluate.own_labels import with_table
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
 from beatray.schema import as_dict, build, flat
@@ -45,7 +48,10 @@ class EvaluateCommand:
 
 def settings_from(overrides: list[str]) -> EvaluateCommand:
     """The settings that the overrides of the command line mean."""
-    settings = build(EvaluateCommand, compose("evaluate", overrides, extra=SHORT, kinds={"evaluate": EvaluateSettings}))
+    said, overrides = labels_said(overrides)
+    content = compose("evaluate", overrides, extra=SHORT, kinds={"evaluate": EvaluateSettings})
+    content["evaluate"] = with_table(content["evaluate"], said)
+    settings = build(EvaluateCommand, content)
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
     if (settings.encoder_path is None) == (settings.run is None):
@@ -122,6 +128,11 @@ def _why_no_diagnoses(policy: CorpusSettings, plan: EvaluateSettings) -> str:
             "no recording of the Challenge sets with a class of at least evaluate.classify.min_positives="
             f"{plan.classify.min_positives} training recordings is held out; corpus.hashed_test_sources=[ludb,cinc] "
             "holds two fifths of them out (pretrain with the same overrides)"
+        )
+    if plan.classify.labels == TABLE:
+        return (
+            f"no recording with a known label of {plan.labels.table} lies in both the training and the test part; "
+            f"beatray labels check {plan.labels.table} corpus={policy.path} counts them by split"
         )
     folds = list(policy.test_folds)
     return f"no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has"

@@ -14,7 +14,7 @@ from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.places import ELSEWHERE, Places, places_of
+from beatray.ingest.places import ELSEWHERE, Places, one_holds_the_other, places_of
 from beatray.ingest.plan import IngestSettings, id_key_for, list_items
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
@@ -32,8 +32,12 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Places], list[str]]
         key, sign, value = override.partition("=")
         if sign and key in SOURCES:
             place = value if "://" in value else str(_place(f"{key}=", value))
-            if place in found.setdefault(key, []):
-                raise SettingsError(f"{key}={place} is said twice: name the other place, or say it once")
+            for other in found.setdefault(key, []):
+                if one_holds_the_other(place, other):
+                    raise SettingsError(
+                        f"{key}={place} and {key}={other} are one place, or one lies in the other: say it once, or "
+                        "name folders that have nothing in common"
+                    )
             found[key].append(place)
         elif key == "salt_file":
             say_renamed("salt_file", "id_key_file")
@@ -106,8 +110,9 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     manifest = done.manifest
     if done.known:
         say(
-            f"  {done.known:,} recordings are known by source and name and were not read again (for another place with "
-            "the same names, ingest a common parent folder; for mended files that were refused, add retry_refused=true)"
+            f"  {done.known:,} recordings are known by source and name and were not read again (where a path is the "
+            "name, ingest another folder with the same paths through a common parent folder; for mended files that "
+            "were refused, add retry_refused=true)"
         )
     for (source, _), (_, unlisted) in listed.items():
         for other in unlisted:

@@ -11,7 +11,10 @@ PLACES = {
     "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
     "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out"),
     "sweep": ("corpus", "corpus.path", "out"),
-    "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
+    "evaluate": (
+        *("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
+        *("labels", "labels.table", "labels.id_key_file", "evaluate.labels.table", "evaluate.labels.id_key_file"),
+    ),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
 }
 NOT_PLACES = ("random", "null")

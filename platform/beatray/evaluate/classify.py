@@ -9,7 +9,8 @@ Thresholds and learning rate of a fine-tuned model: with held-out validation rec
 first run trains on all but one inner fold of the training part and is scored on that fold; the second run, trained on
 all of it, is the one that is tested.
 
-Contract: `x_mv` (n, 12, 5000) float32, `truth` (n, c) bool; scores are probabilities (n_test, c).
+Contract: `x_mv` (n, 12, 5000) float32, `truth` (n, c) bool, or int8 with `IGNORE` where a class is not known, which is
+never learned from; scores are probabilities (n_test, c).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.evaluate.fit import crop_starts, fit
+from beatray.evaluate.metrics import IGNORE, Truth
 from beatray.evaluate.probes import judge
 from beatray.evaluate.segment import PREDICT_BATCH, autocast
 from beatray.evaluate.settings import FitSettings
@@ -35,7 +37,7 @@ def finetune(
     make_encoder: Callable[[], Encoder],
     x_mv: NDArray[np.float32],
     n_samples: NDArray[np.int64],
-    truth: NDArray[np.bool_],
+    truth: Truth,
     train: Index,
     fold: tuple[Index, Index],
     settings: FitSettings,
@@ -66,7 +68,7 @@ def train_classifier(
     encoder: Encoder,
     x_mv: NDArray[np.float32],
     n_samples: NDArray[np.int64],
-    truth: NDArray[np.bool_],
+    truth: Truth,
     train: Index,
     settings: FitSettings,
     encoder_lr: float,
@@ -86,10 +88,14 @@ def train_classifier(
         starts = crop_starts(n_samples[records], length, generator)
         x = np.stack([x_mv[r, :, s : s + length] for r, s in zip(records, starts, strict=True)])
         valid = torch.from_numpy((n_samples[records] - starts).clip(1, length))
-        y = torch.from_numpy(truth[records].astype(np.float32))
+        y = torch.from_numpy((truth[records] == 1).astype(np.float32)).to(device)
         with autocast(bf16, device):
             logits = model(torch.from_numpy(x).to(device), valid.to(device))
-        return functional.binary_cross_entropy_with_logits(logits.float(), y.to(device))
+        if truth.dtype == np.bool_:
+            return functional.binary_cross_entropy_with_logits(logits.float(), y)
+        known = torch.from_numpy((truth[records] != IGNORE).astype(np.float32)).to(device)
+        summed = functional.binary_cross_entropy_with_logits(logits.float(), y, known, reduction="sum")
+        return summed / known.sum().clamp(min=1)
 
     groups: list[tuple[nn.Module, float]] = [(model.encoder, encoder_lr), (model.head, settings.head_lr)]
     fit(groups, step_loss, len(train), settings, seed)
@@ -110,7 +116,7 @@ def predict(
     return torch.cat(parts).double().numpy()
 
 
-def shuffled_labels(truth: NDArray[np.bool_], part: Index, seed: int) -> NDArray[np.bool_]:
+def shuffled_labels(truth: Truth, part: Index, seed: int) -> Truth:
     """A copy of `truth` with the label rows of the records `part` permuted: a probe trained on it scores 0.5.
 
     Whole rows move, so the classes keep their frequencies and their company; the truth of other records stays.

@@ -59,7 +59,7 @@ def class_rows(evaluation: Evaluation) -> list[ClassRow]:
             key = (run.protocol, run.fraction, run.variant, run.encoder, run.architecture)
             groups.setdefault(key, []).append(run)
     names = part.classes or tuple(f"class {k}" for k in range(part.truth.shape[1]))
-    test_positives = part.truth.sum(axis=0)
+    test_positives = (part.truth > 0).sum(axis=0)
     rows = []
     for (protocol, fraction, variant, encoder, _), runs in groups.items():
         outcomes = [run.outcome for run in runs if isinstance(run.outcome, Decisions)]

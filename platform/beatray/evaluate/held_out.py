@@ -5,16 +5,21 @@ Contract: nothing that the encoder was pretrained on is tested, by the hash of i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from beatray.corpus.label_check import in_two_splits, patients_in_two_splits
+from beatray.corpus.label_table import Labels, read_labels
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import CheckpointError
+from beatray.errors import CheckpointError, LabelError
 from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.label_spaces import TABLE
+from beatray.evaluate.metrics import IGNORE
+from beatray.evaluate.own_labels import TableSpace, table_space
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import Progress, evaluate
 from beatray.evaluate.settings import EvaluateSettings
@@ -34,18 +39,34 @@ class HeldOut:
     train: Index
     validation: Index
     test: Index
+    own: TableSpace | None = None  # the label space of a user's own table, row by row
 
 
 def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings) -> HeldOut:
-    """What the tasks of the plan are learned and tested on."""
+    """What the tasks of the plan are learned and tested on.
+
+    Raises LabelError for a table of labels that does not fit, or by which a patient is in two splits.
+    """
     roles = assign_roles(corpus.index, policy_of(policy))
-    sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
-    wanted = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
+    own: TableSpace | None = None
+    labels: Labels | None = None
+    if plan.classify.labels == TABLE and "classify" in plan.tasks:
+        labels = read_labels(plan.labels, corpus.index, corpus.recipe)
+        if shared := patients_in_two_splits(labels, corpus.index, roles):
+            raise LabelError(f"{labels.table.place}: {in_two_splits(shared, labels)}. Scores would be too good")
+        own = table_space(labels)
+        with_waves = (corpus.index["source"] == "ludb").to_numpy() & ("segment" in plan.tasks)
+        wanted = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
+    else:
+        sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
+        wanted = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:
         wanted = wanted[roles[wanted] != Role.VALIDATION]
     rows, chosen = corpus.rows(wanted), roles[wanted]
-    parts = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
-    return HeldOut(rows, *parts)
+    if labels is not None:
+        rows = replace(rows, patient_id=labels.owners(wanted, rows.patient_id))
+    train, validation, test = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
+    return HeldOut(rows, train, validation, test, None if own is None else own.take(wanted))
 
 
 def evaluate_encoder(
@@ -69,7 +90,7 @@ def evaluate_encoder(
         refuse_seen(encoder.weights, corpus.index[tested])
     held = labelled_rows(corpus, policy, plan)
     parts = (held.train, held.test, [encoder], plan, progress, held.validation)
-    return evaluate(held.rows, *parts, folder, corpus.manifest.hash if folder else ""), held
+    return evaluate(held.rows, *parts, folder, corpus.manifest.hash if folder else "", held.own), held
 
 
 def refuse_seen(weights: str, test: pd.DataFrame) -> None:

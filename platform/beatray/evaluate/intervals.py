@@ -19,14 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.evaluate.metrics import SegmentCounts, record_dice
+from beatray.evaluate.metrics import IGNORE, SegmentCounts, record_dice
+from beatray.evaluate.metrics import Truth as ClassTruth
 from beatray.evaluate.results import Decisions
 from beatray.evaluate.waves import WaveCounts, weighted_wave_scores
 
 LEVEL = 0.95
 
 Outcome = SegmentCounts | Decisions
-Truth = NDArray[np.bool_] | None
+Truth = ClassTruth | None
 Known = dict[tuple[int, int], dict[str, NDArray[np.float64]]]
 
 
@@ -89,7 +90,7 @@ def own_intervals(
 
 
 def class_intervals(
-    outcomes: Sequence[Decisions], truth: NDArray[np.bool_], patients: Sequence[str], n_bootstraps: int
+    outcomes: Sequence[Decisions], truth: ClassTruth, patients: Sequence[str], n_bootstraps: int
 ) -> dict[str, list[Interval]]:
     """The same for each class by itself: score name to one interval per class."""
 
@@ -190,15 +191,20 @@ def weighted_scores(outcome: Outcome, truth: Truth, weights_bn: NDArray[np.float
 
 
 def class_scores(
-    outcome: Decisions, truth: NDArray[np.bool_], weights_bn: NDArray[np.float64]
+    outcome: Decisions, truth: ClassTruth, weights_bn: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """AUROC, AUPRC and F1 of each class for each row of record weights, (b, c) each; NaN where undefined."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        columns = range(truth.shape[1])
-        areas = [_weighted_areas(truth[:, k], outcome.scores[:, k], weights_bn) for k in columns]
-        decided = outcome.scores >= outcome.thresholds
-        f1 = 2 * (weights_bn @ (truth & decided)) / (weights_bn @ (truth.astype(float) + decided))
-        present = weights_bn @ truth > 0
+        positive, known = truth == 1, truth != IGNORE
+        areas = [
+            _weighted_areas(positive[:, k], outcome.scores[:, k], weights_bn)
+            if known[:, k].all()
+            else _weighted_areas(positive[rows, k], outcome.scores[rows, k], weights_bn[:, rows])
+            for k, rows in enumerate(known.T)
+        ]
+        decided = (outcome.scores >= outcome.thresholds) & known
+        f1 = 2 * (weights_bn @ (positive & decided)) / (weights_bn @ (positive.astype(float) + decided))
+        present = weights_bn @ positive > 0
         auroc, auprc = (np.stack(curve, axis=1) for curve in zip(*areas, strict=True))
         return {
             "auroc": auroc,
@@ -211,6 +217,9 @@ def _weighted_areas(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights_bn: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Area under the ROC and the precision-recall curve of one class for each row of weights, (b,) each."""
+    if not len(truth):
+        unknown = np.full(len(weights_bn), np.nan)
+        return unknown, unknown
     order = np.argsort(-score, kind="stable")
     ties = np.flatnonzero(np.append(True, np.diff(score[order]) != 0))
     sorted_weights = weights_bn[:, order]

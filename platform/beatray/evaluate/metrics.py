@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 IGNORE = -1
-"""Value of a sample that no segmentation score counts."""
+"""Value of a sample, or of a class of a record, that is not known and that no score counts."""
 
 DEFAULT_THRESHOLD = 0.5
+
+Truth = NDArray[np.bool_] | NDArray[np.int8]
+"""Classes of records, (n, c): bool where all are known, else int8 of 1, 0 and `IGNORE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,9 @@ def auroc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def macro_auroc(truth_nc: NDArray[np.bool_], score_nc: NDArray[np.float64]) -> MacroScore:
+def macro_auroc(truth_nc: Truth, score_nc: NDArray[np.float64]) -> MacroScore:
     """Mean AUROC over the classes that have both values; (n, c) each."""
-    return _macro([auroc(truth_nc[:, k], score_nc[:, k]) for k in range(truth_nc.shape[1])])
+    return _macro([auroc(*_known(truth_nc[:, k], score_nc[:, k])) for k in range(truth_nc.shape[1])])
 
 
 def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
@@ -74,32 +77,33 @@ def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> f
     return float((np.diff(hits, prepend=0) * hits / (last_of_tie + 1)).sum() / positives)
 
 
-def macro_average_precision(truth_nc: NDArray[np.bool_], score_nc: NDArray[np.float64]) -> MacroScore:
+def macro_average_precision(truth_nc: Truth, score_nc: NDArray[np.float64]) -> MacroScore:
     """Mean average precision over the classes that have both values, the same ones as `macro_auroc`."""
-    both = truth_nc.any(axis=0) & ~truth_nc.all(axis=0)
-    scores = [average_precision(truth_nc[:, k], score_nc[:, k]) for k in range(truth_nc.shape[1])]
+    columns = [_known(truth_nc[:, k], score_nc[:, k]) for k in range(truth_nc.shape[1])]
+    both = [bool(truth.any() and not truth.all()) for truth, _ in columns]
+    scores = [average_precision(*column) for column in columns]
     return _macro(np.where(both, np.asarray(scores, np.float64), np.nan))
 
 
-def f1_per_class(truth_nc: NDArray[np.bool_], predicted_nc: NDArray[np.bool_]) -> NDArray[np.float64]:
+def f1_per_class(truth_nc: Truth, predicted_nc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """F1 of each class (c,): 2 TP / (2 TP + FP + FN); NaN where a class is neither present nor predicted."""
-    truth, predicted = np.asarray(truth_nc, bool), np.asarray(predicted_nc, bool)
+    truth, predicted = truth_nc == 1, np.asarray(predicted_nc, bool) & (truth_nc != IGNORE)
     return _ratio(2.0 * (truth & predicted).sum(axis=0), truth.sum(axis=0) + predicted.sum(axis=0))
 
 
-def macro_f1(truth_nc: NDArray[np.bool_], predicted_nc: NDArray[np.bool_]) -> MacroScore:
+def macro_f1(truth_nc: Truth, predicted_nc: NDArray[np.bool_]) -> MacroScore:
     """Mean F1 over the classes present in the truth: with none of a class to find there is no F1 to average."""
     scores = f1_per_class(truth_nc, predicted_nc)
-    return _macro(np.where(np.asarray(truth_nc, bool).any(axis=0), scores, np.nan))
+    return _macro(np.where((truth_nc == 1).any(axis=0), scores, np.nan))
 
 
-def best_thresholds(truth_nc: NDArray[np.bool_], score_nc: NDArray[np.float64]) -> NDArray[np.float64]:
+def best_thresholds(truth_nc: Truth, score_nc: NDArray[np.float64]) -> NDArray[np.float64]:
     """Per class the score threshold (c,) with the highest F1 on this data; `predicted = score >= threshold`.
 
     The threshold lies midway between two neighbouring scores, so it does not hug the record that set it. Among equal
     F1 the one nearest to 0.5 wins; a class without positives gets 0.5. Give it training or validation scores only.
     """
-    return np.array([_best_threshold(truth_nc[:, k], score_nc[:, k]) for k in range(truth_nc.shape[1])])
+    return np.array([_best_threshold(*_known(truth_nc[:, k], score_nc[:, k])) for k in range(truth_nc.shape[1])])
 
 
 def segment_counts(truth_nt: NDArray[np.int8], predicted_nt: NDArray[np.int8], n_classes: int = 3) -> SegmentCounts:
@@ -143,6 +147,14 @@ def mean_of_known(values: NDArray[np.float64]) -> float:
     """Mean without the NaN; NaN if nothing is left."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def _known(truth: Truth, score: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """One class (n,) at the records where it is known."""
+    if truth.dtype == np.bool_:
+        return truth.astype(np.bool_, copy=False), score
+    known = truth != IGNORE
+    return truth[known] == 1, score[known]
 
 
 def _macro(scores: list[float] | NDArray[np.float64]) -> MacroScore:

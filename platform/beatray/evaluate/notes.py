@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from beatray.evaluate.metrics import Truth
 from beatray.evaluate.results import METRICS, Evaluation, TaskPart
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.statistics import compare
@@ -55,7 +55,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
             if part.validation_ids:
                 where = f"{len(part.validation_ids)} recordings of the validation folds"
             notes.append(f"Hyper-parameters and thresholds of the diagnoses were chosen on {where}.")
-            both = np.asarray(part.truth.any(axis=0) & ~part.truth.all(axis=0))
+            both = np.asarray((part.truth == 1).any(axis=0) & (part.truth == 0).any(axis=0))
             note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
             notes.append(note + _left_out(part, part.truth))
             notes += _unlearned(evaluation)
@@ -79,11 +79,11 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
     return notes + list(evaluation.notes)
 
 
-def _left_out(part: TaskPart, truth: NDArray[np.bool_]) -> str:
+def _left_out(part: TaskPart, truth: Truth) -> str:
     """The classes that no score covers, by name and reason."""
     names = part.classes or tuple(f"class {k}" for k in range(truth.shape[1]))
-    absent = [name for k, name in enumerate(names) if not truth[:, k].any()]
-    always = [name for k, name in enumerate(names) if truth[:, k].all()]
+    absent = [name for k, name in enumerate(names) if not (truth[:, k] == 1).any()]
+    always = [name for k, name in enumerate(names) if (truth[:, k] == 1).any() and not (truth[:, k] == 0).any()]
     unseen = [name for name, count in zip(part.classes, part.train_positives, strict=True) if not count]
     reasons = [
         ("no positive in the test part, so in no mean", absent),

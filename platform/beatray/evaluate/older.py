@@ -13,7 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from beatray.evaluate.results import PREFIX, VARIANTS
+from beatray.corpus.label_settings import LabelSettings
+from beatray.evaluate.results import PREFIX, VARIANTS, plain
 from beatray.evaluate.settings import TASKS, EvaluateSettings, protocols_today
 from beatray.settings import CorpusSettings
 
@@ -41,6 +42,8 @@ def settings_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     content = _renamed(EvaluateSettings, stored)
     if "protocols" in content:
         content["protocols"] = protocols_today(content["protocols"])
+    if "classify" in content:  # before there were tables none was read
+        content.setdefault("labels", plain(dataclasses.asdict(LabelSettings())))
     return content
 
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from beatray.dsp import analyse
 from beatray.dsp.peaks import find_r_peaks
 from beatray.evaluate.encoders import FORWARD_BATCH, EncoderSpec, build, feature_maps, pooled_features
 from beatray.evaluate.robustness import CLEAN, in_chunks, leads_left, without_leads
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.tasks import TaskData
 from beatray.models.encoder_folder import encoder_files
+from beatray.models.registry import encoder_class
 from beatray.record import RATE_HZ
 
-VERSION = 1
+VERSION = 2
 """Changes when the same encoder and recordings would give other numbers."""
 
-PIECE = 256
-"""Recordings of one job: a multiple of the batches they are computed in."""
+PIECE = {"classify": 256, "segment": 64}
+"""Recordings of one job: a multiple of the batches they are computed in. Maps are large: those of all encoders of a job
+are in memory at once."""
 
 KEPT_NAME = re.compile(r"[0-9a-f]{32}(\.npy|-[0-9a-f]{32}\.part)")
 
@@ -76,6 +79,8 @@ class Outputs:
     def __init__(self, folder: Path, corpus: str, tasks: Mapping[str, TaskData], settings: EvaluateSettings) -> None:
         self.folder, self.corpus, self.tasks, self.settings = folder, corpus, tasks, settings
         self.recordings = {name: _digest(data.record_ids, data.n_samples.tolist()) for name, data in tasks.items()}
+        self.noise = _stamp(settings.robustness.noise_folder)
+        self._identities: dict[str, str] = {}  # by encoder: made once here and carried to the other processes
 
     def missing(self, wanted: Iterable[tuple[str, str, Source]]) -> list[Piece]:
         """The jobs that bring what is wanted (task, condition, source) and not there yet."""
@@ -133,7 +138,7 @@ class Outputs:
     def _spans(self, task: str, condition: str) -> list[tuple[int, int]]:
         data = self.tasks[task]
         n = len(data.n_samples) if condition == CLEAN else len(data.test)
-        return [(first, min(first + PIECE, n)) for first in range(0, n, PIECE)]
+        return [(first, min(first + PIECE[task], n)) for first in range(0, n, PIECE[task])]
 
     def _signals(self, piece: Piece) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Prepared signals and lengths, a batch at a time."""
@@ -153,22 +158,37 @@ class Outputs:
     def _path(self, task: str, condition: str, source: Source, first: int) -> Path:
         spec, seed = source
         chosen = self.settings
-        about: list[Any] = [VERSION, self.corpus, self.recordings[task], task, condition, first, PIECE]
-        about += [_identity(spec), seed, chosen.pooling if task == "classify" else "maps"]
+        about: list[Any] = [VERSION, analyse.VERSION, self.corpus, self.recordings[task], task, condition]
+        about += [first, PIECE[task], self._identity(spec), seed, chosen.pooling if task == "classify" else "maps"]
         if condition != CLEAN:
-            about.append([asdict(chosen.robustness)["noise_folder"], self.tasks[task].test.tolist()])
+            about.append([self.noise, self.tasks[task].test.tolist()])
         return self.folder / f"{_digest(about)}.npy"
 
+    def _identity(self, spec: EncoderSpec) -> str:
+        """What decides an encoder's numbers, apart from a seed."""
+        key = spec.key()
+        if key not in self._identities:
+            self._identities[key] = _digest(_of_weights(spec.weights) if spec.weights else key, _own_code(spec))
+        return self._identities[key]
 
-@lru_cache(maxsize=256)
+
 def _of_weights(weights: str) -> str:
     files = encoder_files(weights)
     return hashlib.blake2b(files["model.safetensors"] + files["encoder.json"], digest_size=16).hexdigest()
 
 
-def _identity(spec: EncoderSpec) -> str:
-    """What decides an encoder's numbers, apart from a seed."""
-    return _of_weights(spec.weights) if spec.weights is not None else spec.key()
+def _own_code(spec: EncoderSpec) -> str:
+    """The text of a user's own module that a network is from: it may change while its name does not."""
+    module = inspect.getmodule(encoder_class(spec.name))
+    return "" if module is None or module.__name__.startswith("beatray.") else inspect.getsource(module)
+
+
+def _stamp(folder: str | None) -> list[Any]:
+    """A folder and its files with size and time of change: they are too large to be read for a name."""
+    if folder is None:
+        return []
+    files = sorted(path for path in Path(folder).glob("*") if path.is_file())
+    return [folder, [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
 
 
 def _digest(*content: Any) -> str:

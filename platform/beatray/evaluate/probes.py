@@ -14,7 +14,8 @@ equals; its scores there set the threshold of each class for F1. It is then fitt
 Contract: features (n, d) may hold NaN (measured features do): they are replaced by the training median. Scores are
 probabilities (n, c). A class with one value in the training part scores its prevalence everywhere. A `Fit` trains one
 model per candidate and returns a function from features (m, d) to one array of probabilities (m, c) per candidate.
-Truth is read at training and validation records only.
+Truth is read at training and validation records only; a class is learned from
+the records where it is known.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from beatray.evaluate.logistic import fit_regressions
-from beatray.evaluate.metrics import best_thresholds, macro_auroc
+from beatray.evaluate.metrics import IGNORE, Truth, best_thresholds, macro_auroc
 from beatray.evaluate.mlp import train_mlps
 from beatray.evaluate.settings import EvaluateSettings, FitSettings
 from beatray.evaluate.split import Index, patient_folds
@@ -68,7 +69,7 @@ class ProbeResult:
 
 def probe(
     features: Features,
-    truth: NDArray[np.bool_],
+    truth: Truth,
     patients: Sequence[str | None],
     train: Index,
     test: Index,
@@ -86,7 +87,7 @@ def probe(
 def chosen_probe(
     protocol: str,
     features: Features,
-    truth: NDArray[np.bool_],
+    truth: Truth,
     train: Index,
     folds: Folds,
     settings: EvaluateSettings,
@@ -117,11 +118,12 @@ def held_out(train: Index, validation: Index) -> Folds:
 
 
 def choose_and_fit(
-    fit: Fit, candidates: Sequence[Any], features: Features, truth: NDArray[np.bool_], train: Index, folds: Folds
+    fit: Fit, candidates: Sequence[Any], features: Features, truth: Truth, train: Index, folds: Folds
 ) -> Chosen:
     """Judge all candidates on the folds, fit the best on `train`. Raises ValueError without a candidate."""
     if not candidates:
         raise ValueError("no candidate to choose from")
+    fit = known_only(fit)
     scored = [fit(features[a], truth[a], candidates)(features[b]) for a, b in folds]
     found = [np.concatenate([fold[k] for fold in scored]) for k in range(len(candidates))]
     best, thresholds, reached = judge(found, truth[np.concatenate([b for _, b in folds])])
@@ -129,7 +131,7 @@ def choose_and_fit(
     return Chosen(lambda x: scorer(x)[0], thresholds, candidates[best], reached)
 
 
-def judge(scores: Sequence[Scores], truth: NDArray[np.bool_]) -> tuple[int, NDArray[np.float64], float]:
+def judge(scores: Sequence[Scores], truth: Truth) -> tuple[int, NDArray[np.float64], float]:
     """Position, thresholds and macro AUROC of the best of several arrays of scores of the same records."""
     reached = [macro_auroc(truth, each).value for each in scores]
     best = 0
@@ -137,6 +139,34 @@ def judge(scores: Sequence[Scores], truth: NDArray[np.bool_]) -> tuple[int, NDAr
         if value > reached[best] or (np.isnan(reached[best]) and not np.isnan(value)):
             best = position
     return best, best_thresholds(truth, scores[best]), reached[best]
+
+
+def known_only(fit: Fit) -> Callable[[Features, Truth, Sequence[Any]], Scorer]:
+    """The fit for truth that is not known everywhere: classes that are known in the same records are learned together.
+
+    A class that is known in none scores 0.
+    """
+
+    def of_known(x: Features, y: Truth, candidates: Sequence[Any]) -> Scorer:
+        if y.dtype == np.bool_:
+            return fit(x, y.astype(np.bool_, copy=False), candidates)
+        patterns, pattern_of = np.unique(y != IGNORE, axis=1, return_inverse=True)
+        parts = []
+        for number, rows in enumerate(patterns.T):
+            columns = np.flatnonzero(pattern_of.reshape(-1) == number)
+            if rows.any():
+                parts.append((columns, fit(x[rows], y[rows][:, columns] == 1, candidates)))
+
+        def scores(new: Features) -> list[Scores]:
+            found = [np.zeros((len(new), y.shape[1])) for _ in candidates]
+            for columns, scorer in parts:
+                for target, chance in zip(found, scorer(new), strict=True):
+                    target[:, columns] = chance
+            return found
+
+        return scores
+
+    return of_known
 
 
 def logistic(x: Features, y: NDArray[np.bool_], inverse_penalties: Sequence[float]) -> Scorer:

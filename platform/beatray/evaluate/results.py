@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import (
+    IGNORE,
     SegmentCounts,
+    Truth,
     dice_per_class,
     macro_auroc,
     macro_average_precision,
@@ -92,15 +94,16 @@ class Run:
 class TaskPart:
     """What a task was run on: records of the two parts, in order, and the truth of the test part.
 
-    `truth` is (n_test, c) bool for the classification, None for the segmentation, whose counts contain it; `classes`
-    names its columns, `too_few` the classes that the training part has too few of to be learned.
+    `truth` is (n_test, c) bool, or int8 with `IGNORE` where a class is not known, for the classification, None for the
+    segmentation, whose counts contain it; `classes` names its columns, `too_few` the classes that the training part has
+    too few of to be learned.
     """
 
     task: str
     train_ids: tuple[str, ...]
     test_ids: tuple[str, ...]
     test_patients: tuple[str, ...]
-    truth: NDArray[np.bool_] | None = None
+    truth: Truth | None = None
     title: str = ""
     classes: tuple[str, ...] = ()
     train_positives: tuple[int, ...] = ()
@@ -121,7 +124,7 @@ class Evaluation:
 
 
 def score(
-    outcome: SegmentCounts | Decisions, truth: NDArray[np.bool_] | None, rows: NDArray[np.int64] | None = None
+    outcome: SegmentCounts | Decisions, truth: Truth | None, rows: NDArray[np.int64] | None = None
 ) -> dict[str, float]:
     """All scores of a run, on the test records `rows` (all of them if None)."""
     if isinstance(outcome, SegmentCounts):
@@ -165,17 +168,21 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
                 "test_ids": part.test_ids,
                 "validation_ids": part.validation_ids,
                 "test_patients": part.test_patients,
-                "truth": None if part.truth is None else part.truth.astype(int),
+                "truth": None if part.truth is None else _truth_document(part.truth),
                 "title": part.title,
                 "classes": part.classes,
                 "train_positives": part.train_positives,
-                "test_positives": [] if part.truth is None else part.truth.sum(axis=0),
+                "test_positives": [] if part.truth is None else (part.truth > 0).sum(axis=0),
                 "too_few_to_learn": part.too_few,
             }
             for name, part in evaluation.parts.items()
         },
         "runs": [_run_document(run) for run in evaluation.runs],
     }
+
+
+def _truth_document(truth: Truth) -> list[list[int | None]]:
+    return [[None if value == IGNORE else int(value) for value in row] for row in truth.tolist()]
 
 
 def _run_document(run: Run) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.outputs import Outputs, Piece
+from beatray.evaluate.own_labels import TableSpace
 from beatray.evaluate.results import Evaluation, Run, TaskPart
 from beatray.evaluate.settings import PROBES, PROTOCOLS, EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
@@ -52,13 +54,14 @@ def evaluate(
     validation: Sequence[int] | Index = (),
     folder: Path | None = None,
     corpus: str = "",
+    own: TableSpace | None = None,
 ) -> Evaluation:
     """Run all units and collect their runs; `progress(done, all, name)` is called after each unit, and with 0 done
     while encoders read.
 
     `folder` keeps what the encoders give while this runs, so that an evaluation that was killed goes on from there, and
     `corpus` is the identity of the recordings (a manifest's hash), without which names alone would have to do. With no
-    folder a temporary one serves.
+    folder a temporary one serves. `own` is the label space of `classify.labels=table`, row by row of `rows`.
 
     `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
     adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
@@ -67,6 +70,8 @@ def evaluate(
     settings = settings or EvaluateSettings()
     began = time.monotonic()
     train, test = np.unique(np.asarray(train, np.int64)), np.unique(np.asarray(test, np.int64))
+    if "classify" in settings.tasks and settings.classify.labels == TABLE and own is None:
+        raise ValueError("classify.labels=table needs the table's label space: see own_labels.table_space")
     labels = tuple(spec.label for spec in encoders if spec.weights is not None)
     if len(set(labels)) != len(labels):
         raise ValueError(f"encoder labels must differ, got {', '.join(labels)}")
@@ -80,11 +85,12 @@ def evaluate(
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="beatray-evaluate-") as scratch:
         for name in settings.tasks:
-            found = task_data(rows, train, test, held_out, name, settings, Path(scratch))
+            found = task_data(rows, train, test, held_out, name, settings, Path(scratch), own)
             if found is None:
                 notes.append(f"{name}: left out, no labelled records in both the training and the test part")
             else:
                 tasks[name], parts[name] = found
+                notes += own.notes if own is not None and name == "classify" else ()
                 if name == "classify" and settings.classify.validation == "held_out" and not len(found[0].validation):
                     raise ValueError("classify.validation=held_out needs labelled records in the validation folds")
         if not tasks:

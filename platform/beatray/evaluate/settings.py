@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from beatray.corpus.label_settings import LabelSettings
 from beatray.errors import SettingsError
-from beatray.evaluate.label_spaces import SNOMED_CLASSES, SPACES
+from beatray.evaluate.label_spaces import SNOMED_CLASSES, SPACES, TABLE
 from beatray.fields import check, setting
 
 TASKS = ("segment", "classify")
@@ -67,8 +68,8 @@ class ClassifySettings:
 
     labels: str = setting(
         "superdiagnostic",
-        "or subdiagnostic, diagnostic, form, rhythm, all (PTB-XL), snomed (Challenge sets)",
-        choices=SPACES,
+        "or subdiagnostic, diagnostic, form, rhythm, all (PTB-XL), snomed (Challenge sets), table (labels=PATH)",
+        choices=(*SPACES, TABLE),
     )
     snomed_classes: str = setting(
         "scored", "by the Challenge of 2021; or counted: every code that occurs", choices=SNOMED_CLASSES
@@ -143,6 +144,7 @@ class EvaluateSettings:
 
     tasks: tuple[str, ...] = setting(TASKS, choices=TASKS, not_empty=True)
     classify: ClassifySettings = setting(ClassifySettings)
+    labels: LabelSettings = setting(LabelSettings, "the table of classify.labels=table")
     segment: SegmentSettings = setting(SegmentSettings)
     robustness: RobustnessSettings = setting(RobustnessSettings, "rows beside the clean ones; test recordings only")
     protocols: tuple[str, ...] = setting(
@@ -192,6 +194,10 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.classify.labels == TABLE and not self.labels.table:
+            raise SettingsError("classify.labels=table needs a table: say labels=PATH")
+        if self.labels.table and self.classify.labels != TABLE:
+            raise SettingsError(f"classify.labels={self.classify.labels} reads no table: leave it out, or labels=")
         for name in ("seeds", "finetune_seeds"):
             seeds = getattr(self, name) or ()
             if len(set(seeds)) < len(seeds):

@@ -1,8 +1,8 @@
 """The records of one task, cut out of a corpus: signals, truth, owners, and who trains and who tests.
 
 Contract: `rows` is a `corpus.reader.Rows`. A task takes the records it has labels for: marked waves for `segment`, at
-least one class of the label space for `classify`. A label space that is fitted to labels is fitted to the training
-part.
+least one class of the label space for `classify`, or a label that is known in the user's own table. A label space that
+is fitted to labels is fitted to the training part.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.label_spaces import LabelSpace, label_space
 from beatray.evaluate.labels import lead_masks, wave_masks
+from beatray.evaluate.metrics import IGNORE
+from beatray.evaluate.own_labels import TableSpace
 from beatray.evaluate.results import TaskPart
 from beatray.evaluate.robustness import condition_names
 from beatray.evaluate.settings import EvaluateSettings
@@ -43,8 +45,9 @@ class TestedSignals:
 class TaskData:
     """One task's records, training ones first: `train` and `test` are positions within these arrays.
 
-    `truth` is (n, c) bool, or int8 (n, 5000) or (n, 12, 5000); `features` (n, G) are the measured ones. `signals` names
-    an .npy file of float32 millivolts (n, 12, 5000), so that worker processes map it instead of copying it.
+    `truth` is (n, c) bool or, with `IGNORE` where a class is not known, int8; of waves int8 (n, 5000) or (n, 12, 5000).
+    `features` (n, G) are the measured ones. `signals` names an .npy file of float32 millivolts (n, 12, 5000), so that
+    worker processes map it instead of copying it.
     """
 
     task: str
@@ -66,31 +69,46 @@ def patient_of(rows: Rows, position: int) -> str:
 
 
 def task_data(
-    rows: Rows, train: Index, test: Index, validation: Index, task: str, settings: EvaluateSettings, folder: Path
+    rows: Rows,
+    train: Index,
+    test: Index,
+    validation: Index,
+    task: str,
+    settings: EvaluateSettings,
+    folder: Path,
+    own: TableSpace | None = None,
 ) -> tuple[TaskData, TaskPart] | None:
-    """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty."""
+    """The task's share of the rows, its signals prepared and written to `folder`; None if a part would be empty.
+
+    `own` is the label space of a table, row by row of `rows`.
+    """
     if task == "segment" or settings.classify.validation == "inner":
         validation = validation[:0]
     in_folds = task == "segment" and settings.segment.folds > 0
     if in_folds and settings.segment.fold_over == "all":
         train, test = train[:0], np.union1d(train, test)
     index = np.concatenate([train, test, validation])
-    space: LabelSpace | None = None
+    space: LabelSpace | TableSpace | None = None
     if task == "segment":
         waves = [rows.waves[i] for i in index]
         truth: NDArray[Any] = (
             wave_masks(waves, settings.min_leads) if settings.segment.target == "shared" else lead_masks(waves)
         )
+    elif own is not None:
+        space, truth = own, own.truth[index]
     else:
         chosen = settings.classify
         train_labels = [rows.labels[i] for i in train]
         space = label_space(chosen.labels, train_labels, chosen.min_positives, chosen.snomed_classes)
         truth = space.targets([rows.labels[i] for i in index])
-    usable = np.asarray((truth > 0).any(axis=tuple(range(1, truth.ndim))))
+    labelled = truth != IGNORE if own is not None and task == "classify" else truth > 0
+    usable = np.asarray(labelled.any(axis=tuple(range(1, truth.ndim))))
     n_train, n_test = int(usable[: len(train)].sum()), int(usable[len(train) : len(train) + len(test)].sum())
     if not n_test or not (n_train or in_folds):
         return None
     index, truth = index[usable], truth[usable]
+    if task == "classify" and (truth != IGNORE).all():
+        truth = truth.astype(np.bool_)
     ids = tuple(rows.record_id[i] for i in index)
     data = TaskData(
         task=task,
@@ -114,8 +132,8 @@ def task_data(
             truth=truth[tests],
             title=space.title,
             classes=space.classes,
-            train_positives=tuple(truth[:n_train].sum(axis=0).tolist()),
-            too_few=space.left_out,
+            train_positives=tuple((truth[:n_train] > 0).sum(axis=0).tolist()),
+            too_few=space.left_out if isinstance(space, LabelSpace) else (),
         )
     return data, part
 

@@ -142,7 +142,7 @@ class Worker:
                     outcome=outcome,
                     metrics={**score(outcome, data.truth[data.test]), **chosen_by},
                     condition=condition,
-                    train_positives=tuple(data.truth[train].sum(axis=0).tolist()),
+                    train_positives=tuple((data.truth[train] > 0).sum(axis=0).tolist()),
                 )
             )
         return runs

@@ -145,12 +145,23 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
             _mean(cells.get((task, protocol, fraction, metric, variant), []))
             for variant in ("pretrained", "random", "features", "encoder_features")
         ]
-        what = (TASK_TITLES[task], PROTOCOL_NAMES[task, protocol], percent(fraction), METRIC_NAMES[metric], *variants)
+        what = (
+            _title(results, task),
+            PROTOCOL_NAMES[task, protocol],
+            percent(fraction),
+            METRIC_NAMES[metric],
+            *variants,
+        )
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
-        f"{len(part['test_ids'])} test recordings of {TASK_TITLES[t]}" for t, part in results["tasks"].items()
+        f"{len(part['test_ids'])} test recordings of {_title(results, t)}" for t, part in results["tasks"].items()
     )
     return head + "\n".join(lines) + f"\n\nMean +- SD over the seeds of one evaluation, on {tests}; as given at export."
+
+
+def _title(results: Mapping[str, Any], task: str) -> str:
+    """What was tested, as the results call it."""
+    return str(results["tasks"].get(task, {}).get("title") or TASK_TITLES[task])
 
 
 def _mean(values: list[float]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from beatray.corpus.id_key import IdKey
 from beatray.corpus.manifest import Manifest, Shard, latest_number, read_manifest, write_manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.summary import statistics_of, tally_of
@@ -26,8 +27,6 @@ from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.patients import IdKey
-from beatray.ingest.places import place_names
 from beatray.ingest.plan import (
     IngestSettings,
     Listed,
@@ -193,7 +192,6 @@ def _commit(
     tallies = [tally_of(before)] if before else []
     tally = merge_all([*tallies, *(results[part.name].tally for part in slices)])
     statistics = statistics_of(Corpus(store, draft), tally)
-    statistics["places"] = _rows_by_place(before, slices, results)
     statistics["quarantined"] = len(refused)
     statistics["quarantine_reasons"] = dict(sorted(Counter(row["reason"] for row in refused).items()))
     manifest = Manifest(number, recipe, shards, quarantine, statistics)
@@ -203,19 +201,6 @@ def _commit(
         raise CorpusError("another ingest committed meanwhile; run the same command again") from error
     _clear_staging(store, slices)
     return manifest
-
-
-def _rows_by_place(
-    before: Manifest | None, slices: list[Slice], results: dict[str, SliceResult]
-) -> dict[str, dict[str, int]]:
-    """By source and the short name of a place: how many rows came from there, over all ingests."""
-    names = place_names(list(dict.fromkeys(part.location for part in slices)))
-    earlier = before.statistics.get("places", {}) if before else {}
-    found = {source: Counter(places) for source, places in earlier.items()}
-    for part in slices:
-        rows = sum(shard["rows"] for shard in results[part.name].shards)
-        found.setdefault(part.source, Counter())[names[part.location]] += rows
-    return {source: {place: n for place, n in sorted(places.items()) if n} for source, places in sorted(found.items())}
 
 
 def _clear_committed(store: Store, manifest: Manifest) -> None:

@@ -1,18 +1,20 @@
 """Several places of one data set: one list of recordings out of them, each under its name once.
 
 A data set is often kept in parts: an older download and a newer one, folders by year, archives by rate. Recordings are
-known by source and name, so of a name that several places list only one is read: that of the first place whose tree
-has the recording's file, since a part often comes with the table of the whole; of the first place where none has it.
-The others are counted, with their names, as not listed. That holds for data sets that number their recordings; where a
-path is the only name, the same path in two places is refused. The same signal under two names stays two recordings,
-which the splits keep in one part (`corpus.splits`).
+known by source and name, so of a name that several places list only one is read: that of the first place that does not
+refuse the recording and whose tree has its file, since a part often comes with the table of the whole; of the first
+place where none has it. The others are counted, the first by name, as not listed. That holds for data sets that number
+their recordings; where a path is the only name, the same path in two places is refused. The same signal under two names
+stays two recordings, which the splits keep in one part (`corpus.splits`).
 
-Contract: nothing here reads a recording. `place_names` gives no path of the machine away: a manifest may be published.
+Contract: nothing here reads a recording, and nothing that is stored tells a path of the machine: places are numbered.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from beatray.errors import CorpusError
 from beatray.ingest.sources.item import Item, Unlisted
@@ -43,25 +45,42 @@ def each_name_once(
     listed: Sequence[tuple[Tree, Sequence[Item]]],
 ) -> list[tuple[list[Item], list[Unlisted]]]:
     """For each place the items that are read there, and a word on those that another place gives."""
-    giver: dict[str, tuple[int, bool]] = {}  # by name: the place, and whether the file is there
+    giver: dict[str, tuple[int, bool]] = {}  # by name: the place, and whether the recording can be read there
     for number, (tree, items) in enumerate(listed):
         for item in items:
             held = giver.get(item.name)
-            if held is None:
-                giver[item.name] = (number, len(listed) == 1 or item.path in tree)
-            elif not held[1] and held[0] != number and item.path in tree:
-                giver[item.name] = (number, True)
+            readable = "refused" not in item.meta and item.path in tree
+            if not item.unnamed and (held is None or (readable and not held[1])):
+                giver[item.name] = (number, readable)
+    files = [{path.rpartition("/")[2] for path in tree.names()} for tree, _ in listed] if len(listed) > 1 else []
     found = []
-    places = place_names([tree.location for tree, _ in listed])
+    nameless: set[str] = set()
     for number, (tree, items) in enumerate(listed):
-        kept = [item for item in items if giver[item.name][0] == number]
-        others = [item.name for item in items if giver[item.name][0] != number]
-        said = []
-        if others:
-            detail = f"{places[tree.location]}: {len(others):,} {ELSEWHERE}: {_some(others)}"
-            said.append(Unlisted(Reason.METADATA, len(others), detail))
-        found.append((kept, said))
+        kept, others = [], []
+        for item in items:
+            if item.unnamed:  # what two tables have in their third row are not one recording
+                elsewhere = [*files[:number], *files[number + 1 :]]
+                absent = item.path not in tree and any(item.path.rpartition("/")[2] in names for names in elsewhere)
+            else:
+                absent = giver[item.name][0] != number
+            if absent:
+                others.append(item.name)
+            elif item.unnamed and item.name in nameless:
+                kept.append(replace(item, name=f"{item.name} ({number + 1})"))
+            else:
+                kept.append(item)
+        nameless.update(item.name for item in kept if item.unnamed)
+        detail = f"place {number + 1} of {len(listed)}: {len(others):,} {ELSEWHERE}: {_some(others)}"
+        found.append((kept, [Unlisted(Reason.METADATA, len(others), detail)] if others else []))
     return found
+
+
+def one_holds_the_other(one: str, other: str) -> bool:
+    """True if two locations are the same, or one folder lies in the other: all in it would be read twice."""
+    a, b = (location.partition("?")[0].rstrip("/") + "/" for location in (one, other))
+    if "://" not in one:
+        a, b = (os.path.realpath(location).rstrip("/") + "/" for location in (one, other))
+    return a.startswith(b) or b.startswith(a)
 
 
 def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]]]) -> None:
@@ -79,19 +98,3 @@ def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def short_name(location: str, parts: int = 1) -> str:
-    """The last `parts` parts of a path or URI, without its query."""
-    path = location.partition("?")[0].rpartition("://")[2]
-    return "/".join([piece for piece in path.split("/") if piece][-parts:])
-
-
-def place_names(locations: Sequence[str]) -> dict[str, str]:
-    """A short name for each location: the end of its path, as long as it takes to tell them apart."""
-    longest = max((location.count("/") for location in locations), default=0) + 1
-    for parts in range(1, longest + 1):
-        names = {location: short_name(location, parts) for location in locations}
-        if len(set(names.values())) == len(names):
-            return names
-    return {location: f"{short_name(location)} ({number})" for number, location in enumerate(locations, start=1)}

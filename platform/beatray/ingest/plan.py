@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beatray.corpus import schema
+from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.manifest import Manifest
 from beatray.corpus.reader import Corpus
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
-from beatray.ingest.patients import RECIPE_KEY, IdKey, other_id_key, read_id_key
+from beatray.ingest.patients import other_id_key
 from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import Tree, is_remote, open_tree

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.corpus import schema
+from beatray.corpus.id_key import IdKey
 from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
 from beatray.corpus.writer import ShardWriter
 from beatray.dsp import analyse
@@ -23,7 +24,7 @@ from beatray.dsp.analyse import Detector
 from beatray.dsp.quality import Flag
 from beatray.ingest.canonical import WindowFlag
 from beatray.ingest.long_record import windows_of
-from beatray.ingest.patients import IdKey, protect
+from beatray.ingest.patients import protect
 from beatray.ingest.plan import Slice, stamp_of
 from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree

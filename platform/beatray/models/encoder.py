@@ -145,6 +145,27 @@ class LeadEncoder(Protocol):
     def forward_leads(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor: ...
 
 
+def lead_rows(x: Tensor, leads: Sequence[int]) -> Tensor:
+    """The rows (N, L, ...) of the given leads as (N, len(leads), ...).
+
+    A list as an index would be copied to the device, and the host would wait for that.
+    """
+    return torch.stack([x[:, lead] for lead in leads], 1)
+
+
+def places(chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Where the chosen tokens of each record are, in time order, and which of these there are: (B, T') -> (B, K) twice.
+
+    K is the most that a record has, or `most`, which asks no device; what a record with fewer has beyond them are
+    places of other tokens.
+    """
+    counts = chosen.sum(1)
+    if most is None:
+        most = int(counts.max()) if len(counts) else 1
+    at = (~chosen).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
+    return at, torch.arange(at.shape[1], device=chosen.device) < counts[:, None]
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """What sums and norms are worked out in, also inside autocast: float32, or float64 as it is."""
     return x if x.dtype == torch.float64 else x.float()

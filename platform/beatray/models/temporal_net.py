@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from beatray.fields import check, setting
 from beatray.models.batch_norm import Norm, build_norm
-from beatray.models.encoder import Encoder, Pooling, Stage, pool_over_time
+from beatray.models.encoder import Encoder, Pooling, Stage, lead_rows, pool_over_time
 from beatray.models.layout import Conv1d, MaxPool1d, cat
 from beatray.record import INDEPENDENT_LEADS
 
@@ -87,8 +87,8 @@ class TemporalNet(Encoder):
             valid = None if n_samples is None else n_samples.repeat_interleave(leads)
             flat = pool_over_time(maps[-1].flatten(0, 1), self.pooling, self.stages[-1], valid)
             pooled.append(flat.view(records, leads, self.lead_dim))
-        order = torch.tensor([lead for group in self.lead_groups for lead in group], device=x_mv.device).argsort()
-        return torch.cat(pooled, 1)[:, order]
+        where = {lead: place for place, lead in enumerate(lead for group in self.lead_groups for lead in group)}
+        return lead_rows(torch.cat(pooled, 1), [where[lead] for lead in sorted(where)])
 
     def _lead_maps(self, x_mv: Tensor) -> list[list[Tensor]]:
         """For each stream the maps (B, leads, C, T') of its leads, finest first."""
@@ -96,7 +96,7 @@ class TemporalNet(Encoder):
         found = []
         for group, stream in zip(self.lead_groups, self.streams, strict=True):
             # all leads are one batch, so that they share the statistics of the norms as they share the weights
-            rows = torch.stack([x[:, self.leads[lead]] for lead in group], 1).flatten(0, 1)[:, None]
+            rows = lead_rows(x, [self.leads[lead] for lead in group]).flatten(0, 1)[:, None]
             found.append([fmap.unflatten(0, (-1, len(group))) for fmap in stream(rows)])
         return found
 

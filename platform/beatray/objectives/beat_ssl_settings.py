@@ -86,7 +86,10 @@ class BeatSslSettings:
         if self.beat_positives == "inherit_record" and self.beat == "hard":
             raise ValueError("beat_positives=inherit_record needs a soft beat: soft_1, soft_2 or soft_z")
         if not (self.contrasts or self.feature_weight or self.prediction_weight):
-            raise ValueError("rhythm and beat are both none: there is nothing to learn from")
+            raise ValueError(
+                "rhythm and beat are both none: there is nothing to learn from, unless feature_weight or "
+                "prediction_weight is above 0"
+            )
         if self.positive_mass == 0.0 and self.loss == "sigmoid":
             raise ValueError(
                 "positive_mass=0 with loss=sigmoid would push the two views of a record apart; "

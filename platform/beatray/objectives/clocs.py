@@ -29,7 +29,7 @@ from beatray.augment.draws import Draws
 from beatray.augment.segments import adjacent_segments
 from beatray.augment.two_views import VIEWS, crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder
+from beatray.models.encoder import Encoder, lead_rows
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_leads
 from beatray.objectives.patient_contrast import by_record, patient_contrast
@@ -89,7 +89,7 @@ class Clocs(Objective):
         else:
             network = needs_leads(self.encoder, self.title)
             z = self.head(network.forward_leads(x_mv, valid))
-            present = by_record((x_mv != 0).any(-1)[:, list(network.leads)], segments)
+            present = by_record(lead_rows((x_mv != 0).any(-1), network.leads), segments)
         rows = by_record(unit_rows(z), segments)  # (n, views, E)
         found = patient_contrast(
             rows.unbind(1), views["patient_key"], s.temperature, symmetric=s.symmetric, present=present

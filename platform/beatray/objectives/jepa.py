@@ -24,13 +24,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from beatray.augment.draws import Draws
 from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, cells_of
+from beatray.models.encoder import Encoder, cells_of, places
 from beatray.models.jepa import TokenPredictor
 from beatray.models.vit import ViTSettings
 from beatray.objectives.latent import LatentPrediction, LatentSettings
@@ -89,9 +88,12 @@ class Jepa(LatentPrediction):
         student = needs_tokens(self.encoder, self.title, drops=True)
         teacher = needs_tokens(self.teacher.module, self.title, drops=True)
         x_mv, n_valid, part = views["view_1"], views["n_valid"], views["part"]
-        kept_at, kept_there = places(part == KEPT)
-        masked_at, masked_there = places(part == MASKED)
-        whole = bool(kept_there.all() & masked_there.all() & (part != NO_SIGNAL).all())  # attention is faster so
+        most_kept, most_masked = self._most(part.shape[1]) if self.static_shapes else (None, None)
+        kept_at, kept_there = places(part == KEPT, most_kept)
+        masked_at, masked_there = places(part == MASKED, most_masked)
+        whole = not self.static_shapes and bool(  # attention is faster so
+            kept_there.all() & masked_there.all() & (part != NO_SIGNAL).all()
+        )
         both = None if whole else torch.cat([kept_there, masked_there], dim=1)
         encoded = student.encode(student.tokens(x_mv, n_valid), kept_at, None if whole else kept_there)
         predicted = self.predictor(encoded, kept_at, masked_at, part.shape[1], both)
@@ -100,6 +102,12 @@ class Jepa(LatentPrediction):
             h = self._targets(teacher.encode(teacher.tokens(x_mv, n_valid), valid=seen))
             wanted = h.gather(1, masked_at[..., None].expand(-1, -1, h.shape[2]))
         return self._result(predicted, wanted, masked_there, h, part != NO_SIGNAL)
+
+    def _most(self, tokens: int) -> tuple[int, int]:
+        """How many of so many tokens are kept at the most, and how many are masked, in any epoch."""
+        all_of_them = np.array([tokens])
+        most, least = (int(kept(all_of_them, r)[0]) for r in (self.settings.keep_max, self.settings.keep_min))
+        return most, tokens - least
 
     @classmethod
     def described(cls, settings: JepaSettings) -> str:
@@ -113,17 +121,6 @@ def kept(cells: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
     """How many of so many tokens are kept: ceil(ratio cells), but one is masked where there are two."""
     share = np.ceil(np.round(ratio * cells, 9)).astype(np.int64)  # 0.07 of 100 is 7.000000000000001
     return np.maximum(np.minimum(share, cells - 1), 1)
-
-
-def places(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the chosen tokens of each record are, in time order, and which of these there are: (B, T') -> (B, K) twice.
-
-    K is the most that a record has; what a record with fewer has beyond them are places of other tokens.
-    """
-    counts = chosen.sum(1)
-    most = int(counts.max()) if len(counts) else 1
-    at = (~chosen).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
-    return at, torch.arange(most, device=chosen.device) < counts[:, None]
 
 
 def predictor_settings(encoder: Encoder, settings: JepaSettings) -> ViTSettings:

@@ -28,7 +28,7 @@ from beatray.augment.segments import adjacent_segments
 from beatray.augment.three_kg import Mode, draw_heart, three_kg
 from beatray.augment.two_views import VIEWS, crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder
+from beatray.models.encoder import Encoder, lead_rows
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves, needs_leads
 from beatray.objectives.patient_contrast import by_record, patient_contrast
@@ -111,7 +111,7 @@ class LeadContrast(Objective):
         count = len(VIEWS) * self.windows
         x_mv = torch.cat([views[f"view_{number}"] for number in range(1, count + 1)])  # one batch for the batch norms
         leads = network.forward_leads(x_mv, views["n_valid"].repeat(count))
-        present = (x_mv != 0).any(-1)[:, list(network.leads)]
+        present = lead_rows((x_mv != 0).any(-1), network.leads)
         if self.groups:
             leads, present = self._group_means(leads, present)
             z = torch.stack([head(group) for head, group in zip(self.heads, leads.unbind(1), strict=True)], 1)
@@ -149,8 +149,9 @@ class LeadContrast(Objective):
     def _group_means(self, leads: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Means over the leads of each group that are there, and whether any is: (N, groups, D), (N, groups) bool."""
         means, known = [], []
-        for group in map(list, self.groups):
-            weight = present[:, group, None].to(leads.dtype)
-            means.append((leads[:, group] * weight).sum(1) / weight.sum(1).clamp_min(1.0))
-            known.append(present[:, group].any(1))
+        for group in self.groups:
+            there = lead_rows(present, group)
+            weight = there[..., None].to(leads.dtype)
+            means.append((lead_rows(leads, group) * weight).sum(1) / weight.sum(1).clamp_min(1.0))
+            known.append(there.any(1))
         return torch.stack(means, 1), torch.stack(known, 1)

@@ -14,7 +14,7 @@ tests/distributed/test_every_objective_on_ranks.py):
   Its loss is backpropagated on this rank; `means` and `counts` are over the global batch (see reduce.py), so k ranks
   give loss and gradient of one rank on the global batch. In evaluation mode it changes no tensor.
 - With `static_shapes` no part of `forward` on one rank waits for the device: no number is fetched from it, no shape
-  follows from values, nothing is made on the host and copied (tests/unit/test_static_shapes.py has the exceptions).
+  follows from values, nothing is made on the host and copied.
 - `after_step` is called once per global step, after the optimizer, and not for a refused step. What it changes is the
   same on all ranks and lies in parameters or buffers, so that a checkpoint holds it.
 - `exported` is what others get of the run.

@@ -37,7 +37,7 @@ from beatray.augment.lead_masks import mask_leads
 from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Stage, cells_of, valid_cells
+from beatray.models.encoder import Encoder, Stage, cells_of, places, valid_cells
 from beatray.models.heads import ProjectionHead
 from beatray.objectives.coding_rate import coding_rate, rate_share
 from beatray.objectives.contrast import unit_rows
@@ -160,10 +160,15 @@ class SimDino(Objective):
         }
         total = -s.coefficient * cosine - (gamma * rate.detach()).float()
         if hidden is not None and tokens is not None:
-            drawn = unit_rows(self.patch_projector(tokens[hidden]))
+            of_student, there = self._patches(tokens, hidden)
             with torch.no_grad():
-                target = unit_rows(self.teacher.module.patch_projector(fmap.transpose(1, 2)[hidden]))
-            of_patches, means["patch/cosine"] = global_mean((drawn * target).sum(), len(drawn), -s.patch_weight)
+                of_teacher, _ = self._patches(fmap.transpose(1, 2), hidden)
+                target = unit_rows(self.teacher.module.patch_projector(of_teacher))
+            agreement = unit_rows(self.patch_projector(of_student)) * target
+            count: Tensor | int = len(agreement)
+            if there is not None:
+                agreement, count = agreement * there[:, None], there.sum()
+            of_patches, means["patch/cosine"] = global_mean(agreement.sum(), count, -s.patch_weight)
             loss, total = loss + of_patches, total - s.patch_weight * means["patch/cosine"]
         return StepResult(loss, {"loss": total, **means}, {"record/rows": rows.float()})
 
@@ -212,6 +217,14 @@ class SimDino(Objective):
         tokens = torch.where(hidden[..., None], tokens + self.mask_token, tokens)
         encoded = network.encode(tokens, valid=valid_cells(n_valid, self.stage, tokens.shape[1]))
         return self.encoder.pool(encoded.transpose(1, 2), n_valid), encoded, hidden
+
+    def _patches(self, tokens: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens (n, T', D) of hidden patches (n, T') as rows (N, D), and which of these there are; None: all."""
+        if not self.static_shapes:
+            return tokens[hidden], None
+        most = int(to_hide(np.array([hidden.shape[1]]), self.settings.mask_ratio)[0])
+        at, there = places(hidden, most)
+        return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[2])).flatten(0, 1), there.flatten()
 
     def _student(self) -> _Branch:
         return _Branch(self.encoder, self.projector, getattr(self, "patch_projector", None))

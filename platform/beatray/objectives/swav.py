@@ -180,12 +180,14 @@ class Swav(Objective):
         s, records = self.settings, z.shape[1]
         first, batch = sum(sizes[: rank()]), sum(sizes)
         everyone = gather_rows(z.transpose(0, 1).contiguous(), sizes)
-        queued = [queue.newest for queue in self.queues if self._serves(queue, at)]
+        queues = self.queues if self._over(s.queue_start, at) else ()
         own, entropies, shares = [], [], []
         for view in range(len(VIEWS)):
-            rows = torch.cat([*queued[view : view + 1], everyone[:, view]])
-            q = sinkhorn(rows @ self.prototypes.T, s.epsilon, s.iterations)
-            shares.append(q.sum(0) / max(len(q), 1))
+            rows, there = everyone[:, view], None
+            for queue in queues[view : view + 1]:
+                rows, there = self._behind(queue, rows)
+            q = sinkhorn(rows @ self.prototypes.T, s.epsilon, s.iterations, there)
+            shares.append(q.sum(0) / (max(len(q), 1) if there is None else there.sum().clamp_min(1)))
             q = q[len(q) - batch :]
             entropies.append(torch.special.entr(q).sum() / max(batch, 1))
             own.append(q[first : first + records])
@@ -198,9 +200,13 @@ class Swav(Objective):
             queue.stage(everyone[:, view])
         return torch.stack(own), logs
 
-    def _serves(self, queue: Queue, at: Progress) -> bool:
-        full = int(queue.filled) == len(queue.rows)
-        return full and self._over(self.settings.queue_start, at)
+    def _behind(self, queue: Queue, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows behind those of a queue, if it is full; which take part (N,) bool, None: all."""
+        full = queue.filled == len(queue.rows)
+        if not self.static_shapes:
+            return (torch.cat([queue.newest, rows]) if bool(full) else rows), None
+        there = torch.cat([full.expand(len(queue.rows)), full.new_ones(len(rows))])
+        return torch.cat([queue.rows, rows]), there
 
     def _frozen(self, at: Progress) -> bool:
         return not self._over(self.settings.freeze, at)
@@ -215,17 +221,23 @@ def _uniform(settings: SwavSettings) -> float:
     return 1.0 - UNIFORM_NATS / math.log(settings.prototypes)
 
 
-def sinkhorn(scores: Tensor, eps: float, iterations: int) -> Tensor:
+def sinkhorn(scores: Tensor, eps: float, iterations: int, there: Tensor | None = None) -> Tensor:
     """Soft assignments of rows to prototypes: scores (N, K) -> (N, K), every row sums to 1; N may be 0.
+
+    there (N,) bool: rows that take no part become 0 and change nothing for the others; None: all take part.
 
     exp(scores / eps) is divided by the sum over rows of each column, then by the sum of each row, `iterations` times
     (section 3.1; Cuturi, NeurIPS 2013), here in the log domain. In the limit every column sums to N / K.
     """
     log_q = scores / eps
+    gone = None if there is None else ~there[:, None]
     for _ in range(iterations):
+        if gone is not None:
+            log_q = log_q.masked_fill(gone, float("-inf"))
         log_q = log_q - log_q.logsumexp(0, keepdim=True)
         log_q = log_q - log_q.logsumexp(1, keepdim=True)
-    return log_q.exp()
+    q = log_q.exp()
+    return q if gone is None else q.masked_fill(gone, 0.0)
 
 
 def swapped_prediction(scores: Tensor, q: Tensor, temperature: float) -> Tensor:

@@ -21,6 +21,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from beatray.corpus.label_file import read_bytes
 from beatray.corpus.reader import open_corpus
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
@@ -173,11 +174,13 @@ def _kept(parent: Store, name: str, made_of: dict[str, Any]) -> dict[str, float]
 
 def _made_of(run_spec: RunSpec, settings: EvaluateSettings, encoder: str) -> dict[str, Any]:
     """What the scores depend on, as plain JSON."""
-    kind = {"scores": SCORES_VERSION, "encoder": encoder}
+    kind: dict[str, Any] = {"scores": SCORES_VERSION, "encoder": encoder}
     about = {key: value for key, value in asdict(settings).items() if key not in NOT_MADE_OF}
     split = {
         key: value for key, value in as_dict(run_spec.settings.corpus).items() if key not in ("path", "on_bad_shard")
     }
+    if settings.labels.table:
+        kind["labels_sha256"] = hashlib.sha256(read_bytes(settings.labels.table)).hexdigest()
     return dict(plain({**kind, "manifest": run_spec.manifest_hash, "split": split, "evaluate": about}))
 
 

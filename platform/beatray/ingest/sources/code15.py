@@ -73,7 +73,7 @@ def find(tree: Tree) -> list[Item]:
         exam, patient = whole_number(cells[0]), whole_number(cells[1])
         if exam is None or patient is None or not is_plain_path(cells[4].strip()):
             problem = f"row {line} of {INDEX}: exam_id, patient_id or trace_file cannot be used"
-            items.append(Item(f"row-{line}", index, {"refused": problem}))
+            items.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
         exams = listed.setdefault(cells[4].strip(), {})
         if int(exam) in exams:
@@ -137,7 +137,7 @@ def _items_of_part(tree: Tree, path: str, exams: dict[int, dict[str, str]]) -> l
         numbers: list[int] = read_rows(part.exams, 0, part.exams.shape[0]).tolist()
     except RecordError as error:
         about = {"refused": f"its {len(exams)} exams: {error.detail}", "reason": error.reason.value}
-        return [Item(name, path, about)]
+        return [Item(name, path, about, unnamed=True)]
     items: list[Item] = []
     seen: set[int] = set()
     for row, exam in enumerate(numbers):

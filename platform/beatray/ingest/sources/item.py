@@ -22,12 +22,16 @@ MAX_TABLE_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One recording of a source: its name, the tree path of its header file, and text from the source's table."""
+    """One recording of a source: its name, the tree path of its header file, and text from the source's table.
+
+    `unnamed`: of a row or a part in which no recording's own name could be read; it is refused under that of the row.
+    """
 
     name: str
     path: str
     meta: dict[str, str] = field(default_factory=dict)
     rows: int = 1
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

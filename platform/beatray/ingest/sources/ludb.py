@@ -36,7 +36,7 @@ def find(tree: Tree) -> list[Item]:
         is_number = name.isascii() and name.isdigit() and len(name) <= 9
         if not is_number or int(name) in items:
             why = f"row {line} of {index}: ID {name[:40]!r} " + ("is there twice" if is_number else "is no number")
-            unusable.append(Item(f"row-{line}", index, {"refused": why}))
+            unusable.append(Item(f"row-{line}", index, {"refused": why}, unnamed=True))
             continue
         cells = [cell for column, cell in row.items() if column not in _NOT_LABELS and isinstance(cell, str)]
         labels = [line.strip() for cell in cells for line in cell.splitlines() if line.strip()]

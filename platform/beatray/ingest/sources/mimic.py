@@ -50,7 +50,7 @@ def find(tree: Tree) -> list[Item]:
         elif int(number) in items:
             problem = f"row {line} of {INDEX}: study_id {number} is there twice"
         if problem or number is None:
-            unusable.append(Item(f"row-{line}", index, {"refused": problem}))
+            unusable.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
         meta = {"patient": f"{NAME}/{patient}", "measured": measured.get(int(number), "")}
         items[int(number)] = Item(number, f"{folder}{path.strip().removesuffix('.hea')}.hea", meta)

@@ -46,7 +46,8 @@ def find(tree: Tree) -> list[Item]:
     for line, cells in enumerate(read_columns(tree, index, _COLUMNS), start=1):
         file_name, name, patient, age, sex, findings, diagnoses = (cell.strip() for cell in cells)
         problem = name_problem(name)
-        if not name or not name.isprintable() or not _PATIENT.fullmatch(patient):
+        unnamed = not name or not name.isprintable() or not _PATIENT.fullmatch(patient)
+        if unnamed:
             name, problem = f"row-{line}", f"row {line} of {INDEX}: ECG_ID or Patient_ID cannot be used"
         path = f"{folder}Child_ecg/{file_name}.hea"
         if path not in tree:
@@ -59,7 +60,7 @@ def find(tree: Tree) -> list[Item]:
             "sex": sex.strip("'"),
             "labels": "\n".join(dict.fromkeys(labels)),
         }
-        items.append(Item(name, path, {"refused": problem} if problem else meta, ROWS))
+        items.append(Item(name, path, {"refused": problem} if problem else meta, ROWS, unnamed))
     return refuse_second_names(items)
 
 

@@ -1,0 +1,241 @@
+"""What the words of a column mean: yes or no, one class, several classes, or a number.
+
+The guess is made from the distinct words alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
+semicolon, or the one that was said) in at least one cell makes several labels; numbers are numbers, with a decimal
+point or a decimal comma; few words that come again are classes. Dates, free text and empty columns are no labels. What
+is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more than a question.
+
+Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not said; it raises LabelError
+with the column, a count, an example and a remedy. Unknown cells are masked, never read as no.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.corpus.label_file import IN_LISTS, Words
+from beatray.corpus.label_settings import UNKNOWN, LabelSettings
+from beatray.errors import LabelError
+
+MAX_CLASSES = 50
+"""More distinct words than these are taken for free text, unless they are said to be classes."""
+MOST_CLASSES = 2000
+MANY_ROWS = 20
+"""From so many known rows on, words of which most come once are free text."""
+SEPARATORS = ("|", ";")
+
+YES = ("1", "true", "yes", "y")
+NO = ("0", "false", "no", "n")
+
+_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?\d+,\d+")
+_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_WHOLE_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
+_WHOLE = re.compile(r"(0|[1-9]\d*)(\.0)?")
+_DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})"
+    r"|\d{1,2}[-. ]+[A-Za-z]{3,4}([-. ]+(\d{2}|\d{4}))?|[A-Za-z]{3,4}[-. ]+\d{2,4})"
+    r"([T ]\d{1,2}:\d{2}.*)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One label over n rows. `values` is (n, len(classes)) bool, or (n, 1) float64 for numbers; `known` (n,) bool.
+
+    Where it is not known, values are False, or NaN. A binary column has one class, called as the column.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    values: NDArray[np.bool_] | NDArray[np.float64]
+    known: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> Column:
+        """The label of other rows: `rows` are positions, -1 where there is none, which is unknown."""
+        there = rows >= 0
+        known = there & self.known[rows]
+        values = self.values[rows].copy()
+        values[~known] = np.nan if self.kind == "numbers" else False
+        return Column(self.name, self.kind, self.classes, values, known)
+
+
+@dataclass(frozen=True, slots=True)
+class NoLabel:
+    """A column that is left out, and why."""
+
+    name: str
+    why: str
+
+
+def read_column(name: str, words: Words, settings: LabelSettings, kind: str | None = None) -> Column | NoLabel:
+    """The label that a column is; `kind` overrides the guess."""
+    said = kind or settings.types.get(name)
+    unknown = unknown_words(settings)
+    numbers = {_number_of(word) for word in unknown if _is_number(word)}
+    is_known = np.array(
+        [
+            word.lower() not in unknown and not (numbers and _is_number(word) and _number_of(word) in numbers)
+            for word in words.distinct
+        ],
+        np.bool_,
+    )
+    counts = np.bincount(words.codes, minlength=len(words.distinct))
+    seen = [word for word, known, count in zip(words.distinct, is_known, counts, strict=True) if known and count]
+    if not seen:
+        return NoLabel(name, "no row has a value")
+    known = is_known[words.codes]
+    guess = said or _guess(name, seen, int(known.sum()), settings)
+    if isinstance(guess, NoLabel):
+        return guess
+    if guess == "numbers":
+        table = np.array([_number_of(w) if k else np.nan for w, k in _numbers(name, words, is_known, seen)], np.float64)
+        return Column(name, guess, (), table[words.codes][:, None], known)
+    if guess == "binary":
+        wrong = [word for word in seen if _truth(word) is None]
+        if wrong:
+            raise LabelError(f"column {name!r} is no binary one: {_some(wrong)}; say labels.types.{name}=classes")
+        truth = np.array([bool(k and _truth(w)) for w, k in zip(words.distinct, is_known, strict=True)], np.bool_)
+        return Column(name, guess, (name,), truth[words.codes][:, None], known)
+    separator = _separator(name, seen, settings) if guess == "multilabel" else ""
+    parts = [_parts(word, separator) if k else () for word, k in zip(words.distinct, is_known, strict=True)]
+    _refuse_doubtful_words(name, words, parts, unknown, settings)
+    if all(_WHOLE.fullmatch(part) for each in parts for part in each):  # numbers as a spreadsheet writes them
+        parts = [tuple(dict.fromkeys(whole_number(part) for part in each)) for each in parts]
+    classes = tuple(sorted({part for each in parts for part in each}))
+    if len(classes) > MOST_CLASSES:
+        raise LabelError(f"column {name!r} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is it text?")
+    place = {each: position for position, each in enumerate(classes)}
+    hot = np.zeros((len(parts), len(classes)), np.bool_)
+    for row, each in enumerate(parts):
+        hot[row, [place[part] for part in each]] = True
+    return Column(name, guess, classes, hot[words.codes], known)
+
+
+def unknown_words(settings: LabelSettings) -> set[str]:
+    """What a cell holds, in lower case, where nothing is known."""
+    return {"", *(word.strip().lower() for word in settings.unknown)}
+
+
+def whole_number(word: str) -> str:
+    """1234 for 1234, 1234.0 and 01234: the one spelling of a whole number; any other word as it is."""
+    if not word[:1].isdigit() or not word.isascii():
+        return word
+    digits = _WHOLE_NUMBER.fullmatch(word)
+    return digits[1] if digits else word
+
+
+def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings) -> str | NoLabel:
+    if all(_truth(word) is not None for word in seen):
+        return "binary"
+    numbers = [word for word in seen if _is_number(word)]
+    separators = (settings.separator,) if settings.separator else SEPARATORS
+    if len(numbers) == len(seen):
+        return "numbers"
+    dates = [word for word in seen if _DATE.fullmatch(word) and not _is_number(word)]
+    if len(dates) == len(seen):
+        return NoLabel(name, "dates")
+    if 2 * len(numbers) > len(seen):
+        wrong = [word for word in seen if not _is_number(word)]
+        raise LabelError(
+            f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or say "
+            f"labels.types.{name}=classes if the numbers are codes"
+        )
+    for mark in (IN_LISTS, *separators):
+        if any(mark in word for word in seen):
+            parts = {part for word in seen for part in _parts(word, mark)}
+            if settings.separator or mark == IN_LISTS or not _is_text(len(parts), n_known):
+                return "multilabel"
+    if _is_text(len(seen), n_known):
+        return NoLabel(
+            name, f"free text, {len(seen):,} different words (labels.types.{name}=classes if they are classes)"
+        )
+    return "classes"
+
+
+def _is_text(n_words: int, n_known: int) -> bool:
+    return n_words > MAX_CLASSES or (n_known >= MANY_ROWS and 2 * n_words > n_known)
+
+
+def _separator(name: str, seen: Sequence[str], settings: LabelSettings) -> str:
+    if any(IN_LISTS in word for word in seen):
+        return IN_LISTS
+    if settings.separator:
+        return settings.separator
+    found = [mark for mark in SEPARATORS if any(mark in word for word in seen)]
+    if len(found) > 1:
+        raise LabelError(
+            f"column {name!r} holds both | and ;: say which one stands between labels, labels.separator='|'"
+        )
+    return found[0] if found else SEPARATORS[0]
+
+
+def _parts(word: str, separator: str) -> tuple[str, ...]:
+    """The labels of a cell; a separator alone gives none."""
+    pieces = word.split(separator) if separator else [word]
+    return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
+
+
+def _refuse_doubtful_words(
+    name: str, words: Words, parts: Sequence[Sequence[str]], unknown: set[str], settings: LabelSettings
+) -> None:
+    """Among classes, none may be one of them; and what is unknown cannot stand beside what is known."""
+    mixed = [word for word, each in zip(words.distinct, parts, strict=True) if {p.lower() for p in each} & unknown]
+    if mixed:
+        raise LabelError(
+            f"column {name!r}: {mixed[0]!r} holds a word for unknown beside a class: make such cells empty, or say "
+            "labels.unknown=[...] without that word"
+        )
+    if settings.unknown == UNKNOWN and any(word.lower() == "none" for word in words.distinct):
+        raise LabelError(
+            f"column {name!r} has classes and the word none, which may be one of them or mean unknown: say "
+            "labels.unknown=[NA] or labels.unknown=[NA,none]"
+        )
+
+
+def _truth(word: str) -> bool | None:
+    plain = whole_number(word.lower())
+    return True if plain in YES else False if plain in NO else None
+
+
+def _is_number(word: str) -> bool:
+    return bool(_POINT.fullmatch(word) or _COMMA.fullmatch(word) or _GROUPS.fullmatch(word))
+
+
+def _number_of(word: str) -> float:
+    return float(word.replace(",", "."))
+
+
+def _numbers(name: str, words: Words, is_known: NDArray[np.bool_], seen: Sequence[str]) -> Sequence[tuple[str, bool]]:
+    """The words with the mark whether they are known, once they are numbers in one way of writing."""
+    wrong = [word for word in seen if not _is_number(word)]
+    if wrong:
+        raise LabelError(f"column {name!r} is said to hold numbers, and holds {_some(wrong)}: make these empty")
+    with_comma = [word for word in seen if "," in word]
+    with_point = [word for word in seen if "." in word]
+    if with_comma and with_point:
+        raise LabelError(
+            f"column {name!r} has numbers with a comma ({with_comma[0]}) and with a point ({with_point[0]}): write all "
+            "of them one way"
+        )
+    if with_comma and (all(map(_GROUPS.fullmatch, with_comma)) or any(word.count(",") > 1 for word in with_comma)):
+        raise LabelError(
+            f"column {name!r}: {with_comma[0]} may be a thousand or a fraction; write {with_comma[0].replace(',', '')} "
+            f"or {with_comma[0].replace(',', '.')}"
+        )
+    infinite = [word for word in seen if not np.isfinite(_number_of(word))]
+    if infinite:
+        raise LabelError(f"column {name!r} holds {_some(infinite)}, which is larger than any number: make it empty")
+    return list(zip(words.distinct, is_known.tolist(), strict=True))
+
+
+def _some(words: Sequence[str]) -> str:
+    """How many other values, and up to three of them."""
+    shown = ", ".join(repr(word[:30]) for word in words[:3])
+    return f"{len(words):,} other value{'s' if len(words) > 1 else ''} ({shown}{', ...' if len(words) > 3 else ''})"

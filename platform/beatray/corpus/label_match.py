@@ -1,0 +1,198 @@
+"""What the keys of a whole table mean in a corpus, and which tables are refused for it.
+
+Whether a key names recordings or patients is said, or told by the name of its column, else by what fits. A table whose
+keys match nothing, could mean two, or come twice with different values is refused with counts and examples, so that no
+label lands on the wrong recording in silence. Where patient ids are hashed or were dropped, messages name rows instead
+of keys that may be ids.
+
+Contract: `matched` gives the units of the corpus (`label_keys.Units`), the unit of each row of the table, and its key;
+`refuse_bad_keys` gives how many rows repeat another one. LabelError and SettingsError name the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
+from beatray.corpus.label_columns import Column
+from beatray.corpus.label_file import Table
+from beatray.corpus.label_keys import (
+    NOTHING,
+    SEVERAL,
+    Units,
+    examples,
+    kind_by_name,
+    match,
+    patients_of,
+    recordings_of,
+)
+from beatray.corpus.label_settings import LabelSettings
+from beatray.errors import LabelError, SettingsError
+
+SHOWN = 3
+TIMES = (
+    "a corpus keeps no dates of recordings, so rows of one patient cannot be told apart by time: choose the value for "
+    "each recording in the table (for example the one nearest to it) and use the recordings as keys"
+)
+
+
+def matched(
+    table: Table, key: str, settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, Any]
+) -> tuple[Units, NDArray[np.int64], list[str]]:
+    """What the keys mean, the unit of each row of the table, and its key."""
+    if settings.source:
+        sources = sorted(set(index["source"]))
+        if settings.source not in sources:
+            raise SettingsError(f"labels.source={settings.source}: the corpus has {', '.join(sources)}")
+        others = (index["source"] != settings.source).to_numpy()
+    else:
+        others = np.zeros(len(index), np.bool_)
+    words = table.columns[key]
+    by_name = kind_by_name(key)
+    named = settings.key_kind if settings.key_kind != "auto" else by_name
+    kinds = (named,) if named else ("recording", "patient")
+    fits: list[tuple[Units, NDArray[np.int64], int]] = []
+    for kind in kinds:
+        units = _without(recordings_of(index) if kind == "recording" else patients_of(index), others)
+        if kind == "patient" and named:
+            _check_patients(units, settings, recipe)
+        found = match(words.distinct, units, _id_key(settings, recipe) if kind == "patient" else None)[words.codes]
+        fits.append((units, found, int((found != NOTHING).sum())))
+    fits.sort(key=lambda fit: -fit[2])
+    (units, found, hits), *others_fit = fits
+    if others_fit and 10 * others_fit[0][2] >= hits > 0:
+        said = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
+        raise LabelError(
+            f"{table.place}: the {table.rows:,} rows of column {key!r} could mean {said} rows: say "
+            "labels.key_kind=recording or labels.key_kind=patient"
+        )
+    return units, found, words.of_rows().tolist()
+
+
+def _without(units: Units, rows: NDArray[np.bool_]) -> Units:
+    """The units without those of some rows."""
+    if not rows.any():
+        return units
+    of_row = np.where(rows, -1, units.of_row)
+    kept = np.unique(of_row[of_row >= 0])
+    new = np.full(len(units.names) + 1, -1, np.int64)
+    new[kept] = np.arange(len(kept))
+    return Units(units.kind, tuple(units.names[k] for k in kept), new[of_row])
+
+
+def _check_patients(units: Units, settings: LabelSettings, recipe: dict[str, Any]) -> None:
+    if not units.names:
+        raise LabelError(
+            "no recording of the corpus has a patient id (a hospital's own are dropped at ingest without an id key): "
+            "use recordings as keys, or ingest again with --id-key-file"
+        )
+    if recipe.get(RECIPE_KEY) and settings.id_key_file is None:
+        raise LabelError(
+            f"the patient ids of the corpus are hashed with the id key of fingerprint {recipe[RECIPE_KEY]}: say "
+            "labels.id_key_file=PATH, and those of the table are hashed in the same way"
+        )
+
+
+def is_private(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, Any]) -> bool:
+    """Whether patient ids are hashed in the corpus, or were left out of it."""
+    hashed = bool(recipe.get(RECIPE_KEY)) or settings.id_key_file is not None
+    return hashed or bool(index["patient_id"].isna().all())
+
+
+def _id_key(settings: LabelSettings, recipe: dict[str, Any]) -> IdKey | None:
+    if settings.id_key_file is None:
+        return None
+    id_key, made_with = read_id_key(settings.id_key_file, "labels.id_key_file="), recipe.get(RECIPE_KEY)
+    if made_with is None:
+        raise LabelError("the corpus was made without an id key, its ids are not hashed: leave out labels.id_key_file")
+    if made_with != id_key.fingerprint:
+        raise LabelError(
+            f"the patient ids of the corpus are hashed with the id key of fingerprint {made_with}, "
+            f"labels.id_key_file has {id_key.fingerprint}: give the one of the ingest"
+        )
+    return id_key
+
+
+def refuse_bad_keys(
+    table: Table,
+    key: str,
+    columns: Sequence[Column],
+    settings: LabelSettings,
+    private: bool,
+    units: Units,
+    found: NDArray[np.int64],
+    keys: Sequence[str],
+) -> int:
+    """How many rows repeat another one; raises LabelError for keys that no choice can be made for.
+
+    `private`: the corpus does not show whose its recordings are, so no message may show what could be a patient's id.
+    """
+    hide = private and not (units.kind == "recording" and kind_by_name(key) == "recording")
+
+    def some(rows: NDArray[np.int64]) -> str:
+        if hide:
+            return f"in rows {', '.join(str(row + 1) for row in rows[:SHOWN])}"
+        shown = list(dict.fromkeys(keys[row] or "an empty one" for row in rows[: 50 * SHOWN]))[:SHOWN]
+        return ", ".join(shown)
+
+    lost, several = np.flatnonzero(found == NOTHING), np.flatnonzero(found == SEVERAL)
+    look = "" if hide else f", such as {examples(units)}"
+    kind = f"{table.place}: column {key!r} was read as the key of {units.kind}s"
+    if len(several):
+        raise LabelError(
+            f"{kind}, and {len(several):,} of {table.rows:,} rows could mean two of the corpus (e.g. {some(several)}): "
+            f"say labels.source=NAME, or write keys as in the corpus{look}"
+        )
+    if len(lost) == table.rows or (2 * len(lost) > table.rows and settings.unmatched == "refuse"):
+        remedy = "say labels.key=COLUMN, or labels.key_kind=recording or patient"
+        if units.kind == "patient" or settings.key_kind == "auto":
+            remedy += "; patient ids that were dropped or hashed at ingest need labels.id_key_file or another key"
+        raise LabelError(
+            f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing (e.g. {some(lost)}), where the corpus has "
+            f"{len(units.names):,} {units.kind}s{look}: {remedy}"
+        )
+    if len(lost) and settings.unmatched == "refuse":
+        raise LabelError(
+            f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing in the corpus (e.g. {some(lost)}); if "
+            "these are not in it on purpose, say labels.unmatched=ignore"
+        )
+    return _repeated(columns, kind, units, found, some)
+
+
+def _repeated(columns: Sequence[Column], kind: str, units: Units, found: NDArray[np.int64], some: Any) -> int:
+    """How many rows say once more what an earlier row of the same unit says; LabelError where they say otherwise."""
+    matched = np.flatnonzero(found >= 0)
+    order = matched[np.argsort(found[matched], kind="stable")]
+    again = np.flatnonzero(np.diff(found[order]) == 0)
+    first, second = order[again], order[again + 1]
+    for column in columns:
+        one, other = column.values[first], column.values[second]
+        same = ((one == other) | ((one != one) & (other != other))).all(axis=1)
+        differ = np.flatnonzero(~same | (column.known[first] != column.known[second]))
+        if len(differ):
+            count = len(np.unique(found[first[differ]]))
+            who = f"{count:,} {units.kind}{'s have' if count > 1 else ' has'}"
+            row, next_row = int(first[differ[0]]), int(second[differ[0]])
+            remedy = f"; {TIMES}" if units.kind == "patient" else ": keep one row of each"
+            raise LabelError(
+                f"{kind}, and {who} rows with different values (e.g. "
+                f"{some(first[differ])}: {column.name} is {_shown(column, row)} in row {row + 1} and "
+                f"{_shown(column, next_row)} in row {next_row + 1}){remedy}"
+            )
+    return len(again)
+
+
+def _shown(column: Column, row: int) -> str:
+    """The value of a row in words."""
+    if not column.known[row]:
+        return "unknown"
+    if column.kind == "numbers":
+        return f"{column.values[row, 0]:g}"
+    if column.kind == "binary":
+        return "yes" if column.values[row, 0] else "no"
+    return " and ".join(np.array(column.classes)[column.values[row].astype(bool)].tolist()) or "none"

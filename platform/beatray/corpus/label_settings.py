@@ -1,0 +1,105 @@
+"""How a table of labels is read, as the user says it, and those words taken from a command line.
+
+`labels=TABLE` names the table, and `labels.KEY=VALUE` says what the reader would otherwise find out by itself. A column
+may be called anything (blanks, dots, brackets), so these words do not go through the grammar of the other settings:
+what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, and lists are those of
+YAML with every entry a word.
+
+Contract: values are checked where the dataclass is made; whether a column exists is said where the table is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import yaml
+
+from beatray.errors import SettingsError
+from beatray.fields import check, setting
+from beatray.schema import build
+
+KINDS = ("binary", "classes", "multilabel", "numbers")
+KEY_KINDS = ("auto", "recording", "patient")
+UNKNOWN = ("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "unknown")
+
+_BY_NAME = ("types", "targets")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSettings:
+    """A table of labels of one's own; only `table` must be said."""
+
+    table: str = setting("", "csv, tsv or parquet, also .gz; a path or a URI")
+    key: str = setting("", "the column that names recordings or patients; found by its name, else the first one")
+    key_kind: str = setting(
+        "auto", "what it names: recording (id, name or file) or patient; auto: what fits more rows", choices=KEY_KINDS
+    )
+    source: str = setting("", "match the corpus' recordings of this source alone")
+    columns: tuple[str, ...] = setting((), "the columns that are labels; empty: all that can be")
+    types: dict[str, str] = setting({}, "by column: binary, classes, multilabel or numbers, where the guess is wrong")
+    separator: str = setting("", "between several labels in one cell; empty: | or ; where they occur")
+    unknown: tuple[str, ...] = setting(UNKNOWN, "words of a cell that mean: not known; upper and lower case are one")
+    targets: dict[str, str] = setting({}, "by name: a condition on numbers, as lvef < 40 or age >= 18 and lvef < 40")
+    patient: str = setting("", "a column that says whose recording it is, to be held against the splits")
+    unmatched: str = setting(
+        "refuse", "rows of the table that match nothing; ignore counts them", choices=("refuse", "ignore")
+    )
+    id_key_file: str | None = setting(None, "the secret that the patient ids of the corpus were hashed with")
+    encoding: str = setting("auto", "auto: UTF-8, or UTF-16 with its mark; else a name such as cp1252")
+
+    def __post_init__(self) -> None:
+        check(self)
+        for column, kind in self.types.items():
+            if kind not in KINDS:
+                raise SettingsError(f"types.{column} must be one of {', '.join(KINDS)}, not {kind!r}")
+        if len(self.separator) > 1:
+            raise SettingsError(f"separator must be one character, not {self.separator!r}")
+        if self.separator.isalnum():
+            raise SettingsError(f"separator must not be a letter or a digit, not {self.separator!r}")
+
+
+def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the words `labels=` and `labels.KEY=` say, as content for `LabelSettings`; and the other words."""
+    said: dict[str, Any] = {}
+    others = []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if key == "labels" and sign:
+            if not value:
+                raise SettingsError("labels= is empty: say the path of a table (an unset variable?)")
+            said["table"] = value
+        elif key.startswith("labels.") and sign:
+            name = key.removeprefix("labels.")
+            group, dot, column = name.partition(".")
+            if dot and group in _BY_NAME:
+                said.setdefault(group, {})[column] = value
+            else:
+                said[name] = _value(name, value)
+        else:
+            others.append(word)
+    return said, others
+
+
+def label_settings(said: dict[str, Any]) -> LabelSettings:
+    """The settings; SettingsError names the key and the nearest right one."""
+    return build(LabelSettings, said, "labels.")
+
+
+def _value(name: str, text: str) -> Any:
+    """The value of a key: lists (of names) are YAML, all else is text as it stands."""
+    kinds = {item.name: str(item.type) for item in fields(LabelSettings)}
+    if kinds.get(name, "").startswith("tuple"):
+        try:
+            found = yaml.load(text, yaml.BaseLoader) if text.startswith("[") else [text]
+        except yaml.YAMLError as error:
+            raise SettingsError(
+                f"labels.{name}={text} is no list: write [one,two], names with commas in quotes"
+            ) from error
+        if not all(isinstance(each, str) for each in found):
+            raise SettingsError(f"labels.{name}={text} is no list of words: write [one,two]")
+        return found
+    if name in _BY_NAME:
+        raise SettingsError(f"say labels.{name}.NAME=..., not labels.{name}={text}")
+    return None if text == "null" else text
