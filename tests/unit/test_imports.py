@@ -68,7 +68,7 @@ LOWER: dict[str, set[str]] = {
     "augment": {"preprocess"},
     "beat_classifier": {"storage", "ingest", "augment", "preprocess"},
     "models": {"storage"},
-    "objectives": {"storage", "augment", "preprocess", "models", "beat_classifier", "evaluate"},
+    "objectives": {"storage", "corpus", "augment", "preprocess", "models", "beat_classifier", "evaluate"},
     "train": {
         *("storage", "dsp", "corpus", "settings", "config", "track", "ray_job"),
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),

@@ -60,6 +60,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         f"{records['validation']:,} chose the step{_chosen(d)}; sources of the training part: "
         f"{', '.join(f'{name} {count:,}' for name, count in sorted(d['sources'].items()))}. "
         f"Corpus manifest `{d['manifest_hash']}`.",
+        *_labels(d),
         _use(d),
         f"## What it is worth\n\n{_table(d['scores'])}\n\nIntervals of 95 % over resampled patients; "
         f"{records['test']:,} test recordings"
@@ -76,6 +77,19 @@ def _chosen(d: Mapping[str, Any]) -> str:
     if "thresholds" in d:
         return ", the calibration and the thresholds"
     return " and the calibration" if "calibration" in d else ""
+
+
+def _labels(d: Mapping[str, Any]) -> list[str]:
+    """The table that taught it, where one did."""
+    table = d["labels"]
+    if table is None:
+        return []
+    made = [f"`{name}` is `{text}`" for name, text in table["conditions"].items()]
+    columns = [f"`{name}` ({kind})" for name, kind in table["columns"].items() if name not in table["conditions"]]
+    return [
+        f"Labels: `{table['table']}` (SHA-256 {table['sha256'][:16]}), of {table['key_kind']}s by `{table['key']}`; "
+        f"columns {', '.join(columns) or 'none but conditions'}.{''.join(f' {each}.' for each in made)}"
+    ]
 
 
 def _use(d: Mapping[str, Any]) -> str:

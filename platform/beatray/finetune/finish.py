@@ -19,10 +19,11 @@ from beatray.evaluate.metrics import best_thresholds
 from beatray.finetune.card import model_card
 from beatray.finetune.lessons import WAVES, Index
 from beatray.finetune.outputs import logits_of, masks_of
+from beatray.finetune.own_tables import file_name
 from beatray.finetune.prepare import Assignment, Parts, assignment
 from beatray.finetune.scores import Scores, class_of_scores, multilabel_scores, number_scores, wave_scores_of
 from beatray.models.calibration import Calibration, fitted
-from beatray.models.encoder_folder import describe_encoder, trained_on
+from beatray.models.encoder_folder import describe_encoder, seen_by
 from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel
 from beatray.models.model_folder import describe_model, write_model
 from beatray.objectives.registry import objective_class
@@ -93,10 +94,11 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
         "names": list(found.taught.names),
         "title": found.taught.title,
         "left_out": list(found.taught.left_out),
+        "labels": found.taught.table,
         **told,
         "encoder": {"name": model.encoder.name, "settings": model.encoder.described_settings()},
         "recipe": run_spec.recipe,
-        "objective": run_spec.settings.objective,
+        "objective": _shareable(run_spec.settings.objective),
         "train": as_dict(run_spec.settings)["train"],
         "corpus_settings": {k: v for k, v in as_dict(settings)["corpus"].items() if k != "path"},
         "manifest_hash": run_spec.manifest_hash,
@@ -106,6 +108,14 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
         "seed": run_spec.settings.seed,
         "made_of": made_of,
     }
+
+
+def _shareable(objective: dict[str, Any]) -> dict[str, Any]:
+    """The objective's settings without places of this machine."""
+    table = objective.get("table")
+    if not table:
+        return objective
+    return {**objective, "table": {**table, "table": file_name(table["table"]), "id_key_file": None}}
 
 
 def figures(description: dict[str, Any]) -> dict[str, float]:
@@ -125,7 +135,7 @@ def _of_records(found: Assignment, model: LabelledModel, parts: Parts, device: t
     logits = {
         part: logits_of(model, found.corpus, index, device) if len(index) else empty for part, index in rows.items()
     }
-    owners = {part: _owners(found.corpus, index) for part, index in rows.items()}
+    owners = {part: found.owners(index) for part, index in rows.items()}
     if kind == "numbers":
         settings = objective_of(found)
         mean, sd = np.array(settings["mean"]), np.array(settings["sd"])
@@ -179,15 +189,8 @@ def _of_waves(found: Assignment, model: LabelledModel, parts: Parts, device: tor
         masks = masks_of(model, found.corpus, index, device)
         truth = found.values(index)
         truth = truth[:, None] if truth.ndim == 2 else truth
-        scores[part] = wave_scores_of(masks, truth, _owners(found.corpus, index))
+        scores[part] = wave_scores_of(masks, truth, found.owners(index))
     return {"leads": objective_of(found)["leads"], "scores": scores}
-
-
-def _owners(corpus: Corpus, index: Index) -> list[str]:
-    """The patient of each row; without one, the recording with all its windows."""
-    rows = corpus.index.iloc[index]
-    pairs = zip(rows["patient_id"].tolist(), rows["record_id"].tolist(), strict=True)
-    return [patient if isinstance(patient, str) else str(record).partition("#")[0] for patient, record in pairs]
 
 
 def _clean(run_spec: RunSpec, corpus: Corpus, test: Index) -> tuple[Index, int]:
@@ -195,8 +198,7 @@ def _clean(run_spec: RunSpec, corpus: Corpus, test: Index) -> tuple[Index, int]:
     weights = run_spec.settings.encoder_weights
     if weights is None or not len(test):
         return test, 0
-    hashes = np.frombuffer(b"".join(value[:8] for value in corpus.index["content_hash"].iloc[test]), "<u8")
-    seen = np.isin(hashes, trained_on(weights))
+    seen = seen_by(weights, corpus.index["content_hash"].iloc[test])
     return test[~seen], int(seen.sum())
 
 

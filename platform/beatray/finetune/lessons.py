@@ -1,9 +1,9 @@
 """What the recordings of a corpus are taught: targets by row of its index, from the labels that the corpus holds.
 
 A `Label` lies over all rows of the index and says of which it knows anything; it may come from the codes of a label
-space (label_spaces.py), from age or sex, or from anywhere else. A `Taught` is what an objective reads: labels side by
-side, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown, which is
-not no: of a label space, a recording without any class of the space says nothing.
+space (label_spaces.py), from age or sex, or from a table (own_tables.py). A `Taught` is what an objective reads: labels
+side by side, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown,
+which is not no: of a label space, a recording without any class of the space says nothing.
 
 Contract: `rows` (n,) are sorted positions in the index; `values` (n, ...) as `objectives/supervised.py` and
 `segmentation.py` read them. A space that is fitted to labels is fitted to the rows `train`. SettingsError for labels
@@ -75,6 +75,8 @@ class Taught:
     values: NDArray[Any]
     title: str
     left_out: tuple[str, ...] = ()
+    owners: list[str | None] | None = None  # of a table: whose every row of the corpus is; None: as the corpus knows
+    table: dict[str, Any] | None = None  # what a model may say of it
 
     @property
     def nothing(self) -> float:
@@ -99,8 +101,13 @@ def taught_by(corpus: Corpus, settings: SupervisedSettings | SegmentationSetting
     if labels == WAVES:
         raise SettingsError("labels=waves are learned with task=segment")
     if not labels:
-        raise SettingsError(f"which labels? say labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))})")
-    raise SettingsError(f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))}")
+        raise SettingsError(
+            f"which labels? say labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))}), or labels=PATH of a table"
+        )
+    raise SettingsError(
+        f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))} (a table is said as a path: "
+        f"labels.csv, ./{labels})"
+    )
 
 
 def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] = ()) -> Taught:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,12 @@ def describe_encoder(path: str) -> dict[str, Any]:
 def trained_on(path: str) -> NDArray[np.uint64]:
     """Content hashes (first 8 bytes, little endian, sorted) of the recordings an exported encoder was trained on."""
     return np.frombuffer(read_folder(_encoder_store(path))["trained_on.bin"], "<u8")
+
+
+def seen_by(path: str, content_hashes: Iterable[bytes]) -> NDArray[np.bool_]:
+    """Of recordings with these content hashes, which ones an exported encoder was trained on."""
+    hashes = np.frombuffer(b"".join(value[:8] for value in content_hashes), "<u8")
+    return np.isin(hashes, trained_on(path))
 
 
 def encoder_sha256(path: str) -> str:

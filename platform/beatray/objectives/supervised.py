@@ -30,6 +30,8 @@ from torch.nn import functional
 from beatray.augment.draws import Draws
 from beatray.augment.light import lightly_changed
 from beatray.augment.two_views import crop_window
+from beatray.corpus.label_settings import LabelSettings
+from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.metrics import auroc, f1_per_class, mean_of_known
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, at_least_float32
@@ -53,6 +55,7 @@ SCORES: dict[Kind, tuple[str, ...]] = {
 class SupervisedSettings(LabelledSettings):
     """Settings of learning from labels of recordings."""
 
+    table: LabelSettings = setting(LabelSettings, "with labels=table: which, and how it is read; said labels.KEY=")
     task: Literal["classify", "regress"] = setting("classify", "regress: the labels are numbers")
     one_class: bool = setting(False, "recordings that show just one class of the space, told apart by a softmax")
     min_positives: int = setting(20, "training recordings that a SNOMED class needs", at_least=1)
@@ -70,6 +73,10 @@ class SupervisedSettings(LabelledSettings):
 
     def __post_init__(self) -> None:
         check(self)
+        if self.labels == TABLE and not self.table.table:
+            raise ValueError("labels=table needs a table: say labels=PATH (objective.table.table=PATH in a sweep)")
+        if self.table.table and self.labels != TABLE:
+            raise ValueError(f"labels={self.labels} reads no table: say labels=table, or leave {self.table.table} out")
         if self.names and self.select not in ("auto", "loss", *SCORES[self.kind]):
             raise ValueError(f"select={self.select} is no score of {self.kind}: {', '.join(SCORES[self.kind])}, loss")
 
@@ -173,7 +180,8 @@ class Supervised(Objective):
     def described(cls, settings: SupervisedSettings) -> str:
         """What is learned, and by what."""
         part = {"head": "the head alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
-        return f"{cls.title}, {settings.labels or 'labels'} ({settings.kind}), {part[settings.trained]}"
+        table = settings.table.table.replace("\\", "/").rpartition("/")[2]
+        return f"{cls.title}, {table or settings.labels or 'labels'} ({settings.kind}), {part[settings.trained]}"
 
     @classmethod
     def curves(cls, settings: SupervisedSettings) -> Sequence[Curve]:

@@ -33,7 +33,10 @@ Trained = Literal["head", "last", "all"]
 class LabelledSettings:
     """What is learned from, and what of the encoder learns."""
 
-    labels: str = setting("", "what recordings are taught: a label space, waves, age or sex")
+    labels: str = setting("", "what recordings are taught: a label space, waves, age, sex or table")
+    seen_tests: Literal["refuse", "leave_out"] = setting(
+        "refuse", "test recordings that the encoder was pretrained on; leave_out: counted, and not scored"
+    )
     fraction: float = setting(
         1.0, "of the labelled training patients; smaller sets lie in larger", above=0.0, at_most=1.0
     )
