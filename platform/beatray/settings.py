@@ -33,6 +33,12 @@ class CorpusSettings:
         was="split",
         absent=0,
     )
+    most_recordings: int | None = setting(
+        None,
+        "train on at most so many, of patients drawn by a hash: more hold all of fewer; null: on all",
+        at_least=1,
+        absent=None,
+    )
     train_on_unknown_copies: bool = setting(
         False, "PTB-XL recordings of the Challenge sets whose fold the corpus does not know"
     )

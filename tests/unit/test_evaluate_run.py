@@ -241,11 +241,11 @@ def test_in_folds_every_record_is_tested_once_by_a_model_that_has_not_seen_it(
     assert {row.wave for row in rows_of_waves} == {"P", "QRS", "T"} and "| QRS |" in waves_markdown(rows_of_waves)
 
 
-def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, tmp_path: Path) -> None:
-    text = write_tables(found, tmp_path)
+def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, rows: Rows, tmp_path: Path) -> None:
+    text = write_tables(found, tmp_path, rows)
     assert (tmp_path / "table.txt").read_text() == text
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"results.json", "table.md", "table.json", "classes.md", "waves.md"} <= written
+    assert {"results.json", "table.md", "table.json", "classes.md", "waves.md", "groups.md"} <= written
     content = json.loads((tmp_path / "table.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert len(content["rows"]) == len(make_table(found).rows)
     assert {row["name"] for row in content["classes"]} == {"CD", "HYP", "MI", "NORM", "STTC"}

@@ -115,7 +115,7 @@ def test_a_class_is_trained_and_scored_where_it_is_known(corpus: RowsOfCorpus, t
         assert run.metrics["auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
     rows = {row.name: row for row in class_rows(found) if row.variant == "random" and row.fraction == 1.0}
     assert list(rows) == ["CD", "HYP", "MI", "NORM"] and rows["NORM"].test_positives == (part.truth[:, 3] == 1).sum()
-    write_tables(found, tmp_path / "out")
+    write_tables(found, tmp_path / "out", corpus.rows(np.arange(len(corpus.index))))
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["tasks"]["classify"]["classes"] == ["CD", "HYP", "MI", "NORM"]
     assert [

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles, hashed_fifth, published_numbers, rotated
+from beatray.corpus.splits import (
+    Role,
+    SplitPolicy,
+    assign_roles,
+    drawn_patients,
+    hashed_fifth,
+    published_numbers,
+    rotated,
+)
 
 TRAIN, VALIDATION, TEST = Role.TRAIN, Role.VALIDATION, Role.TEST
 
@@ -87,3 +97,22 @@ def test_another_split_deals_sources_without_folds_anew() -> None:
     for split in (0, 3):
         roles = assign_roles(index, SplitPolicy(fold_rotation=split))
         assert ((roles == Role.TEST) == (dealt[split] < 2)).all()
+
+
+def test_fewer_recordings_are_whole_patients_and_part_of_more() -> None:
+    patients = [None if n % 5 == 0 else f"ptbxl/{n // 3}" for n in range(300)]
+    index = index_of(*((f"ptbxl/{n:05}", patients[n], 1, str(n)) for n in range(300)))
+    kept = {most: drawn_patients(index, most) for most in (1, 40, 100, 299, 300, 1000)}
+    for most, chosen in kept.items():
+        assert min(most, 300) - 3 < chosen.sum() <= most
+        for patient in {each for each in patients if each}:
+            own = np.array([each == patient for each in patients])
+            assert chosen[own].all() or not chosen[own].any()
+    order = sorted(kept)
+    assert all((kept[more] | ~kept[fewer]).all() for fewer, more in pairwise(order))
+    assert kept[300].all() and kept[1000].all()
+    other = drawn_patients(index, 100, rotation=1)
+    assert (other != kept[100]).any()
+    shuffled = index.sample(frac=1.0, random_state=1)
+    again = pd.Series(drawn_patients(shuffled, 100), shuffled.index).sort_index()
+    assert np.array_equal(again.to_numpy(), kept[100])  # whatever the order of the rows

@@ -164,7 +164,7 @@ def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
     corpus = open_corpus(str(folder / "corpus"))
     policy = replace(settings.corpus, path=str(folder / "corpus"))
     evaluation, held = evaluated(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
-    say(write_tables(evaluation, folder))
+    say(write_tables(evaluation, folder, held.rows))
     write_report(
         report,
         title="beatray demo",

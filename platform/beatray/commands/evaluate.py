@@ -69,8 +69,8 @@ def run(settings: EvaluateCommand) -> Evaluation:
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
         raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
-    evaluation, _ = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
-    say(write_tables(evaluation, folder))
+    evaluation, held = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
+    say(write_tables(evaluation, folder, held.rows))
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
         settings.tracking.uri,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from beatray.augment.draws import Draws, record_key
 from beatray.augment.vcg import ecg_to_vcg
+from beatray.commands.hard_recordings import hard_recordings
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
@@ -77,6 +78,7 @@ def write_report(
         ),
         evaluation=evaluation,
         rows=rows,
+        hard=hard_recordings(evaluation, rows, str(run_folder)),
         tracking=tracking,
     )
     return build_report(path, material)

@@ -8,19 +8,23 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from beatray.commands.console import say
+from beatray.commands.hard_recordings import hard_recordings
 from beatray.commands.report import example_of
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.results import Evaluation, evaluation_of
 from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
 from beatray.infer.vectors import embed_rows
 from beatray.models.encoder_folder import load_encoder
@@ -164,15 +168,34 @@ def _of_corpus(
         say("  without pictures of recordings: this corpus has none of those that were tested (say --corpus PATH)")
         return {}
     rows = corpus.rows(tested[:MOST_EMBEDDED])
+    whole = _with_controls(trial)
+    labelled = corpus.rows(_positions(corpus, whole))
     shown = next((n for n in range(len(rows)) if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5), 0)
     return {
         "overlays": _overlays(folder, trial, corpus, evaluation),
         "min_leads": evaluation.min_leads,
         "embeddings": _embeddings(folder, trial, rows, evaluation),
+        "evaluation": whole,
+        "rows": labelled,
+        "hard": hard_recordings(whole, labelled, folder.child(trial.trial).location),
         "example": example_of(
             rows, shown, settings["objective"], settings["encoder"], feature_statistics(corpus), settings["seed"]
         ),
     }
+
+
+def _with_controls(trial: Evaluated) -> Evaluation:
+    """The evaluation of a trial, and the runs of its controls beside it where they saw the same recordings."""
+    own = evaluation_of(trial.results)
+    if not trial.controls or trial.controls["tasks"] != trial.results["tasks"]:
+        return own
+    return replace(own, runs=(*own.runs, *evaluation_of(trial.controls).runs))
+
+
+def _positions(corpus: Corpus, evaluation: Evaluation) -> NDArray[np.int64]:
+    """The rows of all recordings that were learned from or tested."""
+    wanted = {each for part in evaluation.parts.values() for ids in (part.train_ids, part.test_ids) for each in ids}
+    return np.flatnonzero(corpus.index["record_id"].isin(wanted).to_numpy())
 
 
 def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: EvaluateSettings) -> list[ecg.Overlay]:

@@ -94,6 +94,24 @@ def assign_roles(index: pd.DataFrame, policy: SplitPolicy) -> NDArray[np.int8]:
     return strictest[groups]
 
 
+def drawn_patients(index: pd.DataFrame, most: int, rotation: int = 0) -> NDArray[np.bool_]:
+    """Which rows of `index` to keep so that at most `most` are kept: whole patients, in the order of a hash of their
+    id (of the recording's name without one), until the next does not fit. So a larger `most` keeps all that a
+    smaller one does.
+    """
+    recording = index["record_id"].str.partition("#")[0]
+    owner = index["patient_id"].where(index["patient_id"].notna(), "recording:" + recording)
+    numbers, owners = pd.factorize(owner)
+    counts = np.bincount(numbers, minlength=len(owners))
+    digests = [hashlib.blake2b(f"{rotation}/{name}".encode(), digest_size=8).digest() for name in owners]
+    kept, left = np.zeros(len(owners), bool), most
+    for position in sorted(range(len(owners)), key=lambda each: digests[each]):
+        if counts[position] > left:
+            break
+        kept[position], left = True, left - int(counts[position])
+    return kept[numbers]
+
+
 def tied_groups(index: pd.DataFrame) -> NDArray[np.int64]:
     """Group number of every row: rows of one recording, one patient or one signal share a group.
 

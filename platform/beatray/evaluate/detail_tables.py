@@ -89,12 +89,12 @@ def classes_markdown(rows: Sequence[ClassRow]) -> str:
     """GitHub-flavoured markdown."""
     lines = []
     for row in rows:
-        cells = [row.protocol, f"{100 * row.fraction:g}%", row.encoder, row.name.replace("|", "/")]
+        cells = [row.protocol, f"{100 * row.fraction:g}%", row.encoder, row.name]
         cells += [f"{row.train_positives:.0f}", str(row.test_positives)]
-        cells += [_cell(row.scores[metric]) for metric in CLASS_METRICS] + [f"{row.threshold:.3f}"]
+        cells += [interval_text(row.scores[metric]) for metric in CLASS_METRICS] + [f"{row.threshold:.3f}"]
         lines.append(cells)
     note = "train, test: recordings of the class. cut: the threshold of F1, chosen without the test part."
-    return _markdown(CLASS_HEADER, lines, note)
+    return markdown_table(CLASS_HEADER, lines, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +147,18 @@ def waves_markdown(rows: Sequence[WaveRow]) -> str:
         "A wave is found when both its ends lie within 150 ms of the marked ones; runs below 20 ms are no waves. "
         "Errors are predicted - marked, mean ± SD over the waves found."
     )
-    return _markdown(WAVE_HEADER, lines, note)
+    return markdown_table(WAVE_HEADER, lines, note)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
+    """A table in GitHub's markdown, and a sentence below it."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in rows]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |" for cells in rows]
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
-def _cell(score: Interval) -> str:
+def interval_text(score: Interval) -> str:
+    """A score with its interval, "-" where it is not known."""
     if np.isnan(score.value):
         return "-"
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"

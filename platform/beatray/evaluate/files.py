@@ -6,34 +6,48 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from beatray.evaluate.detail_tables import class_rows, classes_markdown, wave_rows, waves_markdown
+from beatray.evaluate.groups import code_rows, codes_markdown, group_rows, groups_markdown
 from beatray.evaluate.names import score_name
 from beatray.evaluate.results import VALIDATION_AUROC, VARIANTS, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
-NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md")
+if TYPE_CHECKING:
+    from beatray.corpus.reader import Rows
+
+NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md", "groups.md", "codes.md")
 """All there may be, beside the label maps of one run (predictions.npz)."""
 
 
-def write_tables(evaluation: Evaluation, folder: Path) -> str:
-    """Write the files `NAMES` (where there is something to say) into `folder`; returns the table as text."""
+def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
+    """Write the files `NAMES` (where there is something to say) into `folder`; returns the table as text.
+
+    `rows` are those that were evaluated: ages, sexes, flags and codes come from there.
+    """
     write_results(evaluation, folder)
     table, by_class = make_table(evaluation), class_rows(evaluation)
-    by_wave = wave_rows(evaluation)
+    by_wave, by_group, by_code = wave_rows(evaluation), group_rows(evaluation, rows), code_rows(evaluation, rows)
     content = {
         "rows": as_rows(table),
         "notes": table.notes,
         "classes": [asdict(row) for row in by_class],
         "waves": [asdict(row) for row in by_wave],
+        "groups": [asdict(row) for row in by_group],
+        "codes": [asdict(row) for row in by_code],
     }
     (folder / "table.json").write_text(json.dumps(plain(content), indent=1))
     if by_class:
         (folder / "classes.md").write_text(classes_markdown(by_class))
     if by_wave:
         (folder / "waves.md").write_text(waves_markdown(by_wave))
+    if by_group:
+        (folder / "groups.md").write_text(groups_markdown(by_group))
+    if by_code:
+        (folder / "codes.md").write_text(codes_markdown(by_code))
     (folder / "table.md").write_text(as_markdown(table))
     text = as_text(table)
     (folder / "table.txt").write_text(text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from beatray.evaluate.metrics import (
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.waves import WaveCounts
 from beatray.record import WAVE_KINDS
+from beatray.schema import build
 
 VARIANTS = {
     "pretrained": "pretrained",
@@ -199,6 +201,44 @@ def _run_document(run: Run) -> dict[str, Any]:
 
 def _counts(counts: SegmentCounts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     return counts.both, counts.truth, counts.predicted
+
+
+def evaluation_of(document: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that a results.json of this version holds, but for label maps, counts of waves, folds and
+    architectures."""
+    parts = {}
+    for name, part in document["tasks"].items():
+        truth = part["truth"]
+        if truth is not None:
+            known = np.array([[IGNORE if value is None else value for value in row] for row in truth], np.int8)
+            truth = known if (known == IGNORE).any() else known.astype(np.bool_)
+        lists = ("train_ids", "test_ids", "test_patients", "classes", "train_positives", "validation_ids")
+        given = {key: tuple(part[key]) for key in lists}
+        parts[name] = TaskPart(name, truth=truth, title=part["title"], too_few=tuple(part["too_few_to_learn"]), **given)
+    settings = build(EvaluateSettings, dict(document["settings"]), "evaluate.")
+    runs = tuple(_run_of(run) for run in document["runs"])
+    return Evaluation(settings, parts, runs, tuple(document["notes"]), document["seconds"])
+
+
+def _run_of(document: Mapping[str, Any]) -> Run:
+    test = document["test"]
+    outcome: SegmentCounts | Decisions
+    if "scores" in test:
+        outcome = Decisions(np.array(test["scores"], np.float64), np.array(test["thresholds"], np.float64))
+    else:
+        outcome = SegmentCounts(*(np.array(test[name], np.int64) for name in ("both", "truth", "predicted")))
+    same = (
+        "task", "protocol", "variant", "encoder", "fraction", "train_records", "seed", "seconds", "condition",
+    )  # fmt: skip
+    metrics = {name: math.nan if value is None else float(value) for name, value in document["metrics"].items()}
+    positives = tuple(document["train_positives"])
+    return Run(
+        **{name: document[name] for name in same},
+        architecture="",
+        outcome=outcome,
+        metrics=metrics,
+        train_positives=positives,
+    )
 
 
 def plain(value: Any) -> Any:

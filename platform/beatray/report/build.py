@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.encoders import prepared
+from beatray.evaluate.groups import code_rows, group_rows
 from beatray.evaluate.labels import wave_mask
 from beatray.evaluate.metrics import SegmentCounts, record_dice
+from beatray.evaluate.notes import TASK_TITLES
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.table import ResultTable, as_html, as_text, make_table
 from beatray.objectives.objective import Curve
@@ -28,6 +30,8 @@ from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
 from beatray.report import ecg, loops, pictures
 from beatray.report.canvas import to_png, to_svg
+from beatray.report.group_scores import group_sections
+from beatray.report.hard_recordings import Hard, hard_section
 from beatray.report.html import Picture, Section, write_report
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ class Material:
     example: Example | None = None
     evaluation: Evaluation | None = None
     rows: Rows | None = None  # the rows the evaluation was run on, for the pictures of its predictions
+    hard: Sequence[Hard] = ()
     tracking: Sequence[str] = ()
     footer: str = ""
 
@@ -92,10 +97,21 @@ def build_report(path: Path, material: Material) -> Path:
         _example_section(material.example) if material.example is not None else None,
         vcg_section(material.example) if material.example is not None else None,
         _segmentation_section(evaluation, material.rows) if evaluation and material.rows is not None else None,
+        *error_sections(evaluation, material.rows, material.hard),
         _more_section(material),
     ]
     sections = [section for section in candidates if section is not None]
     return write_report(path, material.title, material.lead, sections, material.footer)
+
+
+def error_sections(evaluation: Evaluation | None, rows: Rows | None, hard: Sequence[Hard]) -> list[Section]:
+    """For whom, for which codes and on which recordings the encoder is worse; none without the rows."""
+    if evaluation is None or rows is None:
+        return []
+    titles = {task: part.title or TASK_TITLES[task] for task, part in evaluation.parts.items()}
+    found = group_sections(group_rows(evaluation, rows), code_rows(evaluation, rows), titles)
+    section = hard_section(hard, "the pretrained encoder")
+    return [*found, section] if section is not None else found
 
 
 def overlays(evaluation: Evaluation, rows: Rows) -> list[ecg.Overlay]:

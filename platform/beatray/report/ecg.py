@@ -60,7 +60,7 @@ def twelve_lead_strip(
         axes.set_xlim(-MARGIN_MM, width_mm - MARGIN_MM)
         axes.set_ylim(-height_mm, 0)
         axes.set_axis_off()
-        _paper(axes, width_mm, height_mm)
+        paper(axes, -MARGIN_MM, width_mm, 0, height_mm)
         seconds = STRIP_S / len(COLUMNS)
         for row in range(rows - 1):
             middle = -PAD_MM - ROW_MM * (row + 0.5)
@@ -108,12 +108,13 @@ def best_median_worst(dice: NDArray[np.float64]) -> list[tuple[str, int]]:
     return [(name, int(position)) for name, position in picked.items()]
 
 
-def _paper(axes: Axes, width_mm: float, height_mm: float) -> None:
+def paper(axes: Axes, left: float, right: float, top: float, bottom: float) -> None:
+    """Millimetre paper behind a strip, `top` and `bottom` measured downwards."""
     for step, colour, width in ((1.0, "#f7dcdc", 0.35), (5.0, "#eeb0b0", 0.6)):
-        across = np.arange(-np.floor(MARGIN_MM / step) * step, width_mm, step)
-        down = np.arange(0, height_mm + step, step)
-        lines = [[(x, 0), (x, -height_mm)] for x in across]
-        lines += [[(-MARGIN_MM, -y), (width_mm, -y)] for y in down]
+        across = np.arange(np.ceil(left / step) * step, right, step)
+        down = np.arange(np.ceil(top / step) * step, bottom + step, step)
+        lines = [[(x, -top), (x, -bottom)] for x in across]
+        lines += [[(left, -y), (right, -y)] for y in down]
         axes.add_collection(LineCollection(lines, colors=colour, linewidths=width, zorder=0))
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.evaluate.results import Evaluation
 from beatray.report.build import Example
 from beatray.report.ecg import Overlay
+from beatray.report.hard_recordings import Hard
 from beatray.report.sweep_table import SweepTable
 from beatray.sweep.results import Method, SweepResults
+
+if TYPE_CHECKING:
+    from beatray.corpus.reader import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,9 @@ class SweepMaterial:
     overlays: Sequence[Overlay] = ()
     min_leads: int = 3
     embeddings: Embeddings | None = None
+    evaluation: Evaluation | None = None  # of the best method's first trial, with its controls
+    rows: Rows | None = None  # that it was run on
+    hard: Sequence[Hard] = ()
     example: Example | None = None
     tracking: Sequence[str] = ()
     against: str | None = (

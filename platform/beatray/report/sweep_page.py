@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from beatray.report.build import segmentation_section
+from beatray.report.build import error_sections, segmentation_section
 from beatray.report.html import Section, write_report
 from beatray.report.sweep_conditions import few_labels_section, robustness_sections
 from beatray.report.sweep_encoder import classes_section, embedding_section, heart_section
@@ -36,6 +36,7 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
         *robustness_sections(material),
         scatter_section(material),
         classes_section(material.best),
+        *error_sections(material.evaluation, material.rows, material.hard),
         segmentation_section(material.overlays, material.min_leads),
         embedding_section(material),
         heart_section(material),

@@ -48,6 +48,8 @@ SCORES_VERSION = 3
 """Counts up when an evaluation tells more or other than it did: what was evaluated before is evaluated again."""
 NOT_MADE_OF = ("workers", "device", "baselines", "keep_outputs")
 """Settings of an evaluation that change none of its figures."""
+NO_PART_OF_SPLIT = ("path", "on_bad_shard", "most_recordings")
+"""Settings of the corpus that change none of the recordings that heads are trained and tested on."""
 CPUS = 0.9
 """Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
 ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
@@ -143,10 +145,10 @@ def _evaluate(
     import torch
 
     torch.set_num_threads(1)
-    evaluation, _ = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings)
+    evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings)
     scores = table_scores(evaluation)
     with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:
-        write_tables(evaluation, Path(folder))
+        write_tables(evaluation, Path(folder), held.rows)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
     write_folder(Store(place[0]), place[1], files)
@@ -176,9 +178,8 @@ def _made_of(run_spec: RunSpec, settings: EvaluateSettings, encoder: str) -> dic
     """What the scores depend on, as plain JSON."""
     kind: dict[str, Any] = {"scores": SCORES_VERSION, "encoder": encoder}
     about = {key: value for key, value in asdict(settings).items() if key not in NOT_MADE_OF}
-    split = {
-        key: value for key, value in as_dict(run_spec.settings.corpus).items() if key not in ("path", "on_bad_shard")
-    }
+    policy = as_dict(run_spec.settings.corpus)
+    split = {key: value for key, value in policy.items() if key not in NO_PART_OF_SPLIT}
     if settings.labels.table:
         kind["labels_sha256"] = hashlib.sha256(read_bytes(settings.labels.table)).hexdigest()
     return dict(plain({**kind, "manifest": run_spec.manifest_hash, "split": split, "evaluate": about}))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from beatray.augment.draws import record_key
 from beatray.corpus.reader import Corpus, open_corpus
-from beatray.corpus.splits import Role, assign_roles, policy_of
+from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of
 from beatray.errors import SettingsError
 from beatray.models.encoder_folder import check_recipe, describe_encoder, encoder_sha256, trained_on
 from beatray.objectives.registry import objective_class, objective_settings
@@ -34,9 +34,13 @@ def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame,
     """The index rows to train on and those to validate on; held-out rows are neither."""
     index = corpus.index
     if settings.pretrain_sees_test:
-        return index, index.iloc[:0]
-    roles = assign_roles(index, policy_of(settings))
-    return index.loc[roles == Role.TRAIN], index.loc[roles == Role.VALIDATION]
+        chosen, held_out = index, index.iloc[:0]
+    else:
+        roles = assign_roles(index, policy_of(settings))
+        chosen, held_out = index.loc[roles == Role.TRAIN], index.loc[roles == Role.VALIDATION]
+    if settings.most_recordings is not None:
+        chosen = chosen.loc[drawn_patients(chosen, settings.most_recordings, settings.fold_rotation)]
+    return chosen, held_out
 
 
 def row_groups(corpus: Corpus, chosen: pd.DataFrame) -> tuple[RowGroup, ...]:
@@ -116,7 +120,10 @@ def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson
         held_out = held_out.iloc[:0]
     groups = row_groups(corpus, chosen)
     if not groups:
-        raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: all are held out for tests")
+        why = "all are held out for tests"
+        if settings.corpus.most_recordings is not None:
+            why += f", or corpus.most_recordings={settings.corpus.most_recordings} holds no whole patient"
+        raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: {why}")
     settings = resolved(settings)
     statistics = feature_statistics(corpus)
     arrays = _reads(settings, statistics)
