@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from beatray.infer.files import Embeddings
+    from beatray.infer.model import EcgModel
     from beatray.infer.transform import EcgEncoder
 
-__all__ = ["EcgEncoder", "load_encoder", "read_embeddings"]
+__all__ = ["EcgEncoder", "load_encoder", "load_model", "read_embeddings"]
 
 
 def load_encoder(path: str) -> nn.Module:
@@ -25,6 +26,17 @@ def load_encoder(path: str) -> nn.Module:
     from beatray.models.encoder_folder import load_encoder as load
 
     return load(path)
+
+
+def load_model(path: str, device: str = "cpu") -> EcgModel:
+    """The model that `beatray finetune` left at `path` (a run folder or its model/ folder).
+
+    `.predict(x_mv, rate_hz=500)` takes millivolts, (12, T), (B, 12, T) or a list, and gives probabilities and
+    decisions, numbers, or waves. Raises errors.CheckpointError when the folder is damaged.
+    """
+    from beatray.infer.model import EcgModel
+
+    return EcgModel(path, device)
 
 
 def read_embeddings(path: str, level: str | None = None) -> Embeddings:

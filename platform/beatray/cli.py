@@ -116,6 +116,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from beatray.commands import pretrain
 
             return pretrain.run(pretrain.settings_from(args.overrides)).exit_code
+        if args.command == "finetune":
+            from beatray.commands import finetune
+
+            return finetune.run(finetune.settings_from(args.overrides)).exit_code
         if args.command == "sweep":
             from beatray.commands import sweep
 
@@ -198,6 +202,10 @@ def _print_config(args: argparse.Namespace) -> int:
         from beatray.train.composed import pretrain_settings
 
         content = as_dict(pretrain_settings([*given, *extra]))  # what is printed is what would run
+    elif args.command == "finetune":
+        from beatray.finetune.settings import finetune_settings
+
+        content = as_dict(finetune_settings([*given, *extra]))
     elif args.command == "bench":
         from beatray.commands import bench
 

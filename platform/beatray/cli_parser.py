@@ -11,7 +11,8 @@ def parser() -> argparse.ArgumentParser:
     """All commands with their help."""
     top = argparse.ArgumentParser(
         prog="beatray",
-        description="Self-supervised pretraining on clinical 12-lead ECGs, from recordings to a proven encoder.",
+        description="Self-supervised pretraining on clinical 12-lead ECGs, from recordings to a proven encoder, and "
+        "from there to a model that reads ECGs.",
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
@@ -76,6 +77,18 @@ def parser() -> argparse.ArgumentParser:
         "Overrides: corpus= out= run= seed= recipe= objective= encoder= train.workers= train.epochs= ...",
     )
     _overrides_of(pretrain)
+
+    finetune = commands.add_parser(
+        "finetune",
+        help="teach an encoder by labels: classify, regress or segment; leaves a model",
+        description="Train a head on an encoder, or both, on the labels of a corpus or of your own table, with Ray "
+        "Train; the same command continues an interrupted run. The best by validation becomes a model folder with "
+        "thresholds, calibration, scores and a card. Overrides: encoder=PATH|random corpus= "
+        "task=classify|regress|segment labels=superdiagnostic|age|waves|...|TABLE.csv labels.KEY= "
+        "trained=head|last|all fraction= layer_decay= class_weights= augment.KEY= out= run= seed= train.KEY= ... "
+        "Example: beatray finetune encoder=runs/first corpus=/data/corpus labels=mine.csv run=mine",
+    )
+    _overrides_of(finetune)
 
     sweep = commands.add_parser(
         "sweep",
@@ -163,7 +176,8 @@ def parser() -> argparse.ArgumentParser:
         "doctor",
         help="would a run work here? each line ok, warn or fail, with the remedy",
         description="Check versions, devices, CPUs and memory against the plan, ports, Ray's token, storage and the "
-        "tracking server, for the overrides of `beatray pretrain`. Example: beatray doctor corpus=/data/corpus "
+        "tracking server, for the overrides of `beatray pretrain` or, after the word finetune, of `beatray finetune`. "
+        "Example: beatray doctor corpus=/data/corpus "
         "out=/shared/runs train.workers=8 --multi-node",
     )
     doctor.add_argument("overrides", nargs="*", metavar="key=value", help=KEYS)

@@ -58,11 +58,14 @@ PATH_KEYS = {
     "out",
     "run",
     "encoder_path",
+    "encoder_weights",
     "tracking.uri",
     "id_key_file",
     "evaluate.robustness.noise_folder",
     "evaluate.labels.table",
     "evaluate.labels.id_key_file",
+    "objective.table.table",
+    "objective.table.id_key_file",
 }
 
 
@@ -112,7 +115,9 @@ def compose(
             schemas[group] = schema.kind(_name_of(group, dotted, base))
         except ValueError as error:
             raise SettingsError(str(error)) from error
-    offered = [key for group, kind in schemas.items() for key, _ in walk(kind, f"{group}.")]
+    items = [found for group, kind in schemas.items() for found in walk(kind, f"{group}.")]
+    offered = [key for key, _ in items]
+    mappings = tuple(f"{key}." for key, item in items if str(item.type).startswith("dict"))  # any name may follow
     known = [
         *(key for key in _dotted(base) if key not in schemas),
         *offered,
@@ -122,7 +127,7 @@ def compose(
     said = {override.partition("=")[0].lstrip("+~") for override in dotted}
     for override in dotted:
         key = override.partition("=")[0].lstrip("+~")
-        if override not in chosen and not _fits(key, [*known, *older]):
+        if override not in chosen and not _fits(key, [*known, *older]) and not key.startswith(mappings):
             raise SettingsError(f"there is no setting '{key}'{nearest_to(key, [*known, *others])}")
         if older.get(key) in said:
             raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")

@@ -120,6 +120,12 @@ class TrainSettings:
     checkpoint_every_steps: int = setting(200, at_least=1, resumable=True)
     validate_every_epochs: int = setting(10, "0: never", at_least=0, resumable=True)
     validation_rows: int = setting(2048, "at most so many recordings are validated on", at_least=1)
+    patience: int | None = setting(
+        None,
+        "validations in a row without a better one after which a run ends; null: never",
+        at_least=1,
+        resumable=True,
+    )
     log_every_steps: int = setting(1, at_least=1, resumable=True)
     log_ids: bool = setting(False, "the record ids of every step, in ids.jsonl", resumable=True)
     max_failures: int = setting(3, "deaths of workers that a start survives", at_least=0, resumable=True)
@@ -217,6 +223,10 @@ class PretrainSettings:
         None, "objective, encoder, optimizer and schedule together, as a method is published", resumable=True
     )
     corpus: CorpusSettings = setting(CorpusSettings)
+    encoder_weights: str | None = setting(
+        None, "said encoder.weights=: a run folder or exported encoder to start from", resumable=True
+    )
+    encoder_weights_sha256: str | None = setting(None, "filled in: of that encoder", absent=None)
     encoder: dict[str, Any] = setting({})
     objective: dict[str, Any] = setting({})
     train: TrainSettings = setting(TrainSettings)
@@ -227,8 +237,12 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         check(self)
         check_run_name(self.run)
-        if self.checkpoint.export == "best" and not self.train.validate_every_epochs:
-            raise SettingsError("checkpoint.export=best needs a validation: set train.validate_every_epochs above 0")
+        for said, wanted in (
+            ("checkpoint.export=best", self.checkpoint.export == "best"),
+            ("train.patience", self.train.patience),
+        ):
+            if wanted and not self.train.validate_every_epochs:
+                raise SettingsError(f"{said} needs a validation: set train.validate_every_epochs above 0")
 
 
 def check_run_name(run: str) -> None:

@@ -1,7 +1,7 @@
 """Every method on two and three ranks is the method on one: loss, gradient, statistics, teachers, over several steps.
 
 Real processes over gloo, under DistributedDataParallel, in float64, with uneven ranks and one without any row. A method
-is here by being in the registry: see tests/every_method.py.
+is here by being in the registry: see tests/every_method.py. Those that learn from labels are here, too (labelled.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from beatray.train.blocks import Arrays
 from beatray.train.optimizer import build_optimizer
 from counts import count
 from every_method import RECIPES, batch_of, model_of, rows_of, settings_of, views_of
+from labelled import KINDS, settings_for, targets_of
 
 torch.set_num_threads(1)  # on a busy machine two threads spend their time waiting for each other
 
@@ -45,6 +46,15 @@ FORMS: list[tuple[str, ...]] = [
 ]
 """Chunks of rows, and shapes that follow from the rows alone."""
 
+LABELLED: list[tuple[str, ...]] = [
+    ("multilabel", "objective.weights=[0.5,2,0.5,2,0.5,2,0.5,2,0.5,2]"),
+    ("waves", "objective.trained=last"),
+    ("classes", "objective.layer_decay=0.5"),
+    ("numbers", "objective.hidden=8"),
+    ("waves", "objective.trained=head", "objective.decoder=unet"),
+]
+"""Kinds of labels, each with some that are not known: the divisor is the count of known ones over all ranks."""
+
 CASES: list[tuple[str, ...]] = [
     *((recipe,) for recipe in RECIPES),
     ("cpc_tiny", "objective.batch_negatives=3"),  # moments gathered from all ranks, with their gradient
@@ -54,6 +64,7 @@ CASES: list[tuple[str, ...]] = [
     ("beat_ssl_tiny", "objective.rhythm=soft_1", "objective.beat=soft_2", "objective.feature_weight=0.5"),
     ("dense_beats_tiny", "objective.prediction.signal=views", "objective.prediction.batch_negatives=3", CHUNKS, STATIC),
     *count(FORMS[::4], FORMS),
+    *LABELLED,
 ]
 """Every method, and settings that gather something else. Chunks and static shapes are for ranks, not for one."""
 
@@ -67,7 +78,10 @@ def run_case(
     case: tuple[str, ...], arrays: Arrays, statistics: dict[str, Any], sizes: list[int], rank: int
 ) -> dict[str, Any]:
     """Some steps on this rank's rows: losses, means, the gradient of the first step and the state at the end."""
-    settings = settings_of(*(word for word in case if word not in (CHUNKS, STATIC)))
+    if case[0] in KINDS:
+        settings, arrays = settings_for(*case), {**arrays, "target": arrays[f"target_{case[0]}"]}
+    else:
+        settings = settings_of(*(word for word in case if word not in (CHUNKS, STATIC)))
     objective = model_of(settings, statistics, exact=True)
     objective.static_shapes = STATIC in case and len(sizes) > 1
     row_chunks.CELLS = 30 if CHUNKS in case and len(sizes) > 1 else WHOLE
@@ -116,6 +130,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrays["n_samples"][4] = 700  # shorter than a crop
     arrays["signal_uv"][4, :, 700:] = 0
     arrays["patient_key"][[3, 6]] = arrays["patient_key"][0]  # a patient on several ranks
+    arrays |= {f"target_{kind}": targets_of(kind, 7) for kind in KINDS}
     np.savez(into / "rows.npz", **arrays)
     (into / "statistics.json").write_text(json.dumps(statistics))
     mp.spawn(rank_main, args=(max(SIZES), str(into)), nprocs=max(SIZES))
@@ -127,7 +142,8 @@ def test_ranks_together_are_one_rank(number: int, folder: Path) -> None:
     arrays = dict(np.load(folder / "rows.npz"))
     statistics = json.loads((folder / "statistics.json").read_text())
     alone = run_case(CASES[number], arrays, statistics, [7], 0)
-    assert max(np.abs(value).max() for name, value in alone.items() if name.startswith("grad/encoder")) > 1e-6
+    part = "grad/head" if "objective.trained=head" in CASES[number] else "grad/encoder"
+    assert max(np.abs(value).max() for name, value in alone.items() if name.startswith(part)) > 1e-6
     for world, sizes in SIZES.items():
         for rank in range(len(sizes)):
             with np.load(folder / f"{number}-{world}-{rank}.npz") as together:

@@ -349,6 +349,8 @@ def test_the_command_tells_all_and_exits_by_the_gravest(
     found = json.loads(capsys.readouterr().out)
     assert {item["subject"] for item in found} == set(checks.CHECKS)
     assert set(found[0]) == {"subject", "level", "what", "remedy"}
+    assert cli.main(["doctor", "finetune", "encoder=random", "labels=rhythm", *words, "--json"]) == 0
+    assert {item["subject"] for item in json.loads(capsys.readouterr().out)} == set(checks.CHECKS)
     with answering({"/version": (200, "2.9.0")}) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//user:geheim99@"))
         assert cli.main(["doctor", *words]) == 1

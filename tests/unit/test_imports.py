@@ -68,18 +68,21 @@ LOWER: dict[str, set[str]] = {
     "augment": {"preprocess"},
     "beat_classifier": {"storage", "ingest", "augment", "preprocess"},
     "models": {"storage"},
-    "objectives": {"storage", "augment", "preprocess", "models", "beat_classifier"},
+    "objectives": {"storage", "corpus", "augment", "preprocess", "models", "beat_classifier", "evaluate"},
     "train": {
         *("storage", "dsp", "corpus", "settings", "config", "track", "ray_job"),
         *("augment", "preprocess", "models", "objectives", "beat_classifier"),
     },
     "bench": {"storage", "corpus", "ingest", "settings", "config", "models", "objectives", "train"},
     "evaluate": {"dsp", "corpus", "settings", "augment", "preprocess", "models"},
+    "finetune": {
+        *("storage", "corpus", "settings", "augment", "preprocess", "models", "objectives", "train", "evaluate"),
+    },
     "sweep": {
         *("storage", "corpus", "models", "objectives", "settings", "config", "track", "ray_job"),
-        *("train", "evaluate"),
+        *("train", "evaluate", "finetune"),
     },
-    "infer": {"storage", "corpus", "ingest", "settings", "augment", "preprocess", "models", "objectives"},
+    "infer": {"storage", "corpus", "ingest", "settings", "augment", "preprocess", "models", "objectives", "evaluate"},
     "export": {"storage", "ingest", "preprocess", "models", "evaluate"},
     "report": {
         *("storage", "dsp", "corpus", "augment", "preprocess", "models", "objectives"),

@@ -205,7 +205,7 @@ def test_numbers_and_conditions(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     rows = corpus.rows(np.arange(len(corpus.index)))
     ages = [f"{r},{'' if np.isnan(a) else a:}" for r, a in zip(rows.record_id, rows.age.tolist(), strict=True)]
     table = written(tmp_path, "record,age\n" + "\n".join(ages))
-    with pytest.raises(LabelError, match=r"has numbers alone \(age\), and evaluate classifies: .*labels\.targets"):
+    with pytest.raises(LabelError, match=r"has numbers alone \(age\), which are no classes: .*labels\.targets"):
         evaluated(corpus, plan(own=LabelSettings(table=str(table))))
     old = LabelSettings(table=str(table), targets={"old": "age >= 65"})
     found = evaluated(corpus, plan(own=old))

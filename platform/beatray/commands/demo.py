@@ -96,6 +96,7 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     say(f"  report   {folder / 'report.html'}  (open it in a browser)")
     for line in _where(Path(result.folder)):
         say(f"  {line}")
+    say(f"  a model  {_finetune(settings, folder, result.folder)}")
     say(f"  took     {time.monotonic() - began:.0f} s")
     return 0
 
@@ -197,6 +198,16 @@ def _where(run_folder: Path) -> list[str]:
     lines = [f"encoder  beatray.load_encoder({str(run_folder)!r})"]
     opened = how_to_open(run_folder)
     return [*lines, f"MLflow   {opened}"] if opened else lines
+
+
+def _finetune(settings: DemoSettings, folder: Path, run_folder: str) -> str:
+    """The command that makes a model of the encoder, tested on what pretraining never saw."""
+    folds = {"test_folds": settings.corpus.test_folds, "validation_folds": settings.corpus.validation_folds}
+    words = [f"'corpus.{key}=[{','.join(map(str, numbers))}]'" for key, numbers in folds.items()]
+    return (
+        f"beatray finetune encoder={run_folder} corpus={folder / 'corpus'} labels=superdiagnostic {' '.join(words)} "
+        f"out={folder / 'runs'} run=superdiagnostic"
+    )
 
 
 def _licences() -> list[str]:

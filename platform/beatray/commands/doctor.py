@@ -1,6 +1,7 @@
 """`beatray doctor [--multi-node] [--json] [overrides]`: would such a run work here, and what stands in its way.
 
-Takes the overrides of `beatray pretrain`. Exit code 1 if any finding is a `fail`.
+Takes the overrides of `beatray pretrain`; after the word `finetune` those of `beatray finetune`. Exit code 1 if any
+finding is a `fail`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from beatray.commands.console import say
 from beatray.doctor.checks import cluster_address, examine
 from beatray.doctor.finding import Finding, Level, fail
 from beatray.doctor.ray_state import check_cluster_address
+from beatray.finetune.settings import finetune_settings
 from beatray.schema import as_dict
 from beatray.settings import PretrainSettings
 from beatray.track.secrets import without_secrets
@@ -27,7 +29,8 @@ COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 def run(overrides: list[str], *, multi_node: bool, as_json: bool, seconds: float) -> int:
     """Examine, tell, and return the exit code."""
-    settings = pretrain_settings(overrides)
+    of_finetune = overrides[:1] == ["finetune"]
+    settings = finetune_settings(overrides[1:]) if of_finetune else pretrain_settings(overrides)
     found = examine(settings)
     if multi_node:
         found = chain(found, _cluster(settings, seconds))

@@ -6,14 +6,17 @@ import os
 import sys
 from itertools import pairwise
 
+from beatray.corpus.label_settings import is_place
+
+_TABLE = ("labels", "labels.table", "labels.id_key_file", "objective.table.table", "objective.table.id_key_file")
+_EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file")
+
 PLACES = {
     "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "files", "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
-    "pretrain": ("corpus", "corpus.path", "out"),
-    "sweep": ("corpus", "corpus.path", "out"),
-    "evaluate": (
-        *("corpus", "corpus.path", "encoder", "encoder_path", "run", "out"),
-        *("labels", "labels.table", "labels.id_key_file", "evaluate.labels.table", "evaluate.labels.id_key_file"),
-    ),
+    "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
+    "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", *_TABLE),
+    "sweep": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out", *_TABLE, *_EVALUATED),
+    "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out", *_TABLE, *_EVALUATED),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
 }
 NOT_PLACES = ("random", "null")
@@ -30,12 +33,19 @@ def main(command: str, argv: list[str]) -> int:
     places = dict(_pairs(argv))
     for key in PLACES[command]:
         value = places.get(key)
-        if value is not None and value not in NOT_PLACES and not value.startswith("/") and "://" not in value:
+        if value is None or value in NOT_PLACES or _names_labels(command, key, value):
+            continue
+        if not value.startswith("/") and "://" not in value:
             return _refuse(command, f"{key}={value} is relative")
     if NEEDED not in places and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not said")
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])
+
+
+def _names_labels(command: str, key: str, value: str) -> bool:
+    """Whether the word is the name of labels that the corpus has, and no place at all."""
+    return command == "finetune" and key == "labels" and not is_place(value)
 
 
 def _pairs(argv: list[str]) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 from beatray.commands.console import progress, say
+from beatray.finetune.finish import make_model
+from beatray.finetune.prepare import prepare_run
 from beatray.objectives.objective import Progress
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.ray_session import RaySettings, session
@@ -18,7 +20,6 @@ from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
 from beatray.train.composed import pretrain_settings
 from beatray.train.launch import RunResult, check, pretrain
-from beatray.train.prepare import prepare_run
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
 from beatray.train.run_spec import RunSpec
 from beatray.train.tracked import tracked
@@ -29,18 +30,21 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
     return pretrain_settings(overrides)
 
 
-def run(settings: PretrainSettings) -> RunResult:
-    """Train and tell the user what came of it."""
+def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
+    """Train and tell the user what came of it; an objective that learns from labels leaves a model, too."""
     run_spec = prepare_run(settings)
     place = run_spec.run.location
     what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
-    say(f"pretrain {run_spec.settings.objective['name']} on {what}, into {place}")
+    say(f"{command} {run_spec.settings.objective['name']} on {what}, into {place}")
     with session(RaySettings(**as_dict(settings.cluster))):
         check(run_spec)  # before tracking: a start that is refused must not touch the run's record
         folder = RunFolder.open(run_spec.run)
         with stop_on_signals() as stop, tracked(run_spec, folder=folder) as tracker:
-            with _watched(run_spec, folder):
+            with _watched(run_spec, folder, command):
                 result = pretrain(run_spec, stop=stop)
+            scores = make_model(run_spec) if result.finished else {}
+            if tracker is not None and scores:
+                tracker.metrics({f"model/{name}": value for name, value in scores.items()})
             if tracker is not None:
                 tracker.status = "FINISHED" if result.finished else "KILLED"
     _tell(run_spec, result, folder)
@@ -73,7 +77,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
-    if result.continued_from == run_spec.steps:
+    if result.finished and result.continued_from == result.steps:
         say("  nothing to do: the run is finished")
     elif result.continued_from:
         say(f"  continued from step {result.continued_from}")
@@ -89,6 +93,8 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
         failed = lines[-1].get("checkpoint_failures", 0)
         if failed:
             say(f"  warning: {failed} checkpoints could not be written")
+    if result.finished and result.steps < run_spec.steps:
+        say(f"  ended at step {result.steps:,}: no better validation in {run_spec.settings.train.patience} in a row")
     if result.finished:
         say(f"  encoder: {result.folder}/encoder")
     else:
@@ -96,14 +102,14 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _watched(run_spec: RunSpec, folder: RunFolder) -> Iterator[None]:
+def _watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None]:
     """Progress from the run's own journal, and a warning when the embedding collapses."""
     tail, stop = Tail(folder.scratch / METRICS), threading.Event()
     tail.fresh()
 
     told: set[str] = set()
 
-    with progress("pretrain", "steps") as update:
+    with progress(command, "steps") as update:
 
         def look() -> None:
             try:

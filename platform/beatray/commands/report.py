@@ -148,6 +148,7 @@ def _batch_of(one: Rows, reads: Sequence[str]) -> dict[str, torch.Tensor]:
         "record_features": torch.full((1, len(RECORD_FEATURES)), torch.nan),
         "beat_features": torch.full((1, beats, len(BEAT_FEATURES)), torch.nan),
         "beat_class": torch.full((1, beats), -1),
+        "target": torch.full((1, one.signal_uv.shape[-1]), -1, dtype=torch.int8),
     }
     return {name: known[name] for name in reads}
 

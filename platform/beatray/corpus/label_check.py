@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 from beatray.corpus.label_columns import Column
 from beatray.corpus.label_table import Labels
 from beatray.corpus.splits import Role
+from beatray.errors import LabelError
 
 FEW = 10
 """Recordings with and without a class below which a split says little of it."""
@@ -80,6 +81,12 @@ def in_two_splits(count: int, labels: Labels) -> str:
         f"{count:,} patients of column {labels.owner!r} have recordings in two splits, because the corpus does not "
         "know them: ingest again with their ids (columns: {patient: ...} of a recordings.yaml, or --id-key-file)"
     )
+
+
+def refuse_patients_in_two_splits(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> None:
+    """Raise LabelError where the table's own column of patients shows one in two splits."""
+    if shared := patients_in_two_splits(labels, index, roles):
+        raise LabelError(f"{labels.table.place}: {in_two_splits(shared, labels)}. Scores would be too good")
 
 
 def _patients(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8], rows: Rows) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ _BY_NAME = ("types", "targets")
 class LabelSettings:
     """A table of labels of one's own; only `table` must be said."""
 
-    table: str = setting("", "csv, tsv or parquet, also .gz; a path or a URI")
+    table: str = setting("", "csv, tsv or parquet, also .gz; a path or a URI", resumable=True)
     key: str = setting("", "the column that names recordings or patients; found by its name, else the first one")
     key_kind: str = setting(
         "auto", "what it names: recording (id, name or file) or patient; auto: what fits more rows", choices=KEY_KINDS
@@ -46,7 +46,9 @@ class LabelSettings:
     unmatched: str = setting(
         "refuse", "rows of the table that match nothing; ignore counts them", choices=("refuse", "ignore")
     )
-    id_key_file: str | None = setting(None, "the secret that the patient ids of the corpus were hashed with")
+    id_key_file: str | None = setting(
+        None, "the secret that the patient ids of the corpus were hashed with", resumable=True
+    )
     encoding: str = setting("auto", "auto: UTF-8, or UTF-16 with its mark; else a name such as cp1252")
 
     def __post_init__(self) -> None:
@@ -60,6 +62,11 @@ class LabelSettings:
             raise SettingsError(f"separator must not be a letter or a digit, not {self.separator!r}")
 
 
+def is_place(word: str) -> bool:
+    """Whether a word after `labels=` is the place of a table: no name of labels has a dot or a slash."""
+    return any(sign in word for sign in "./\\")
+
+
 def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """What the words `labels=` and `labels.KEY=` say, as content for `LabelSettings`; and the other words."""
     said: dict[str, Any] = {}
@@ -68,7 +75,7 @@ def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         key, sign, value = word.partition("=")
         if key == "labels" and sign:
             if not value:
-                raise SettingsError("labels= is empty: say the path of a table (an unset variable?)")
+                raise SettingsError("which labels? labels= is empty (an unset variable?)")
             said["table"] = value
         elif key.startswith("labels.") and sign:
             name = key.removeprefix("labels.")

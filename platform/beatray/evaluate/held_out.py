@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beatray.corpus.label_check import in_two_splits, patients_in_two_splits
+from beatray.corpus.label_check import refuse_patients_in_two_splits
 from beatray.corpus.label_table import Labels, read_labels
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import CheckpointError, LabelError
+from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.metrics import IGNORE
@@ -24,7 +24,7 @@ from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import Progress, evaluate
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.split import Index
-from beatray.models.encoder_folder import check_recipe, describe_encoder, trained_on
+from beatray.models.encoder_folder import check_recipe, describe_encoder, seen_by
 from beatray.settings import CorpusSettings
 
 LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
@@ -52,8 +52,7 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
     labels: Labels | None = None
     if plan.classify.labels == TABLE and "classify" in plan.tasks:
         labels = read_labels(plan.labels, corpus.index, corpus.recipe)
-        if shared := patients_in_two_splits(labels, corpus.index, roles):
-            raise LabelError(f"{labels.table.place}: {in_two_splits(shared, labels)}. Scores would be too good")
+        refuse_patients_in_two_splits(labels, corpus.index, roles)
         own = table_space(labels)
         with_waves = (corpus.index["source"] == "ludb").to_numpy() & ("segment" in plan.tasks)
         wanted = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
@@ -95,8 +94,7 @@ def evaluate_encoder(
 
 def refuse_seen(weights: str, test: pd.DataFrame) -> None:
     """Raise CheckpointError if the encoder was pretrained on a test recording, by the hash of its signal."""
-    hashes = np.frombuffer(b"".join(value[:8] for value in test["content_hash"]), "<u8")
-    seen = np.isin(hashes, trained_on(weights))
+    seen = seen_by(weights, test["content_hash"])
     if seen.any():
         examples = ", ".join(test["record_id"][seen].head(3))
         raise CheckpointError(

@@ -44,7 +44,7 @@ def table_space(labels: Labels) -> TableSpace:
     numbers = [column.name for column in labels.targets if column.kind == "numbers"]
     if not columns:
         raise LabelError(
-            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), and evaluate classifies: say a condition, "
+            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), which are no classes: say a condition, "
             f"as 'labels.targets.low={numbers[0]} < 40'"
         )
     several = len(columns) > 1

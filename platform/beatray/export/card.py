@@ -31,7 +31,10 @@ LICENCES = (
     "ODC-By; whether and how they bind weights made from them is for you to settle."
 )
 
-USE = f"""## Intended use
+
+def _use(learned: str) -> str:
+    """What it is for and what not; `learned` says how it learned."""
+    return f"""## Intended use
 
 Research on 12-lead ECGs: vectors of recordings and heartbeats as input of a classifier, a segmentation, a search or a
 cluster analysis that is trained and tested on your own labelled data.
@@ -39,13 +42,12 @@ cluster analysis that is trained and tested on your own labelled data.
 ## Limits
 
 - Not a medical device: it makes no diagnosis, and nothing here was tested for clinical use.
-- It was pretrained without labels on the recordings named above; devices, populations, ages and diagnoses that are rare
+- It was {learned} on the recordings named above; devices, populations, ages and diagnoses that are rare
   there are rare to it. How it fares on yours is not known before you measure it.
 - Pretraining left out the test recordings that the settings above name, unless `pretrain_sees_test` is true. Other data
   sets may hold copies of recordings it was trained on; `trained_on.bin` holds the first 8 bytes of each training
   recording's content hash to find them. It also lets the owner of a recording find out that it was among them.
-- It reads {", ".join(LEADS)} in this order. Leads that were not recorded are zeros; it was not tried with one lead.
-"""
+- It reads {", ".join(LEADS)} in this order. Leads that were not recorded are zeros; it was not tried with one lead."""
 
 
 def model_card(
@@ -72,7 +74,7 @@ def model_card(
         _recipe(description),
         _usage(shape, programs, proven_on),
         _metrics(results),
-        USE.strip(),
+        _use("taught by labels, last of all," if description.get("supervised") else "pretrained without labels"),
         "## Settings\n\n"
         + _block({"encoder": {"name": name, **dict(description.get("settings") or {})}, "objective": objective}),
     ]

@@ -59,7 +59,7 @@ class EcgEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
         counts: list[int] = []
         vectors = [np.empty((0, encoder.embed_dim), np.float32)]
         waiting: list[Window] = []
-        for number, recording in enumerate(_recordings(x_mv)):
+        for number, recording in enumerate(recordings_of(x_mv)):
             windows = windows_of(recording, rate, f"recording {number}")
             counts.append(len(windows))
             waiting += windows
@@ -148,7 +148,7 @@ def _hint(reason: Reason, signal_mv: NDArray[np.float64]) -> str:
     return ""
 
 
-def _recordings(x_mv: Any) -> Iterator[NDArray[np.float64]]:
+def recordings_of(x_mv: Any) -> Iterator[NDArray[np.float64]]:
     """The recordings (12, T) of what the user gave, one after another."""
     ragged = isinstance(x_mv, (list, tuple)) or (isinstance(x_mv, np.ndarray) and x_mv.dtype == object)
     if ragged and (len(x_mv) == 0 or np.ndim(x_mv[0]) >= 2):

@@ -45,6 +45,9 @@ class Encoder(nn.Module):
     names: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Registry name -> the settings that this name fixes."""
 
+    side_by_side: ClassVar[tuple[str, ...]] = ()
+    """Lists of parts that do not follow each other: together they are one layer (depth.py)."""
+
     def __init__(self, settings: Any, stages: Sequence[Stage], embed_dim: int | None = None) -> None:
         super().__init__()
         self.name = type(self).__name__  # the registry writes the name it was asked for

@@ -7,7 +7,9 @@ what is read was checked against its hashes; CheckpointError names what is missi
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,20 @@ def describe_encoder(path: str) -> dict[str, Any]:
 def trained_on(path: str) -> NDArray[np.uint64]:
     """Content hashes (first 8 bytes, little endian, sorted) of the recordings an exported encoder was trained on."""
     return np.frombuffer(read_folder(_encoder_store(path))["trained_on.bin"], "<u8")
+
+
+def seen_by(path: str, content_hashes: Iterable[bytes]) -> NDArray[np.bool_]:
+    """Of recordings with these content hashes, which ones an exported encoder was trained on."""
+    hashes = np.frombuffer(b"".join(value[:8] for value in content_hashes), "<u8")
+    return np.isin(hashes, trained_on(path))
+
+
+def encoder_sha256(path: str) -> str:
+    """SHA-256 of the architecture and the weights of an exported encoder; where it lies does not count."""
+    files = encoder_files(path)
+    described = json.loads(files["encoder.json"])
+    architecture = json.dumps({key: described[key] for key in ("name", "settings")}, sort_keys=True)
+    return hashlib.sha256(architecture.encode() + files["model.safetensors"]).hexdigest()
 
 
 def load_encoder(path: str) -> nn.Module:

@@ -50,6 +50,7 @@ class LSTMEncoder(Encoder):
 
     Settings = LSTMSettings
     names: ClassVar[dict[str, dict[str, Any]]] = {"lstm": {}}
+    side_by_side = ("recurrences",)
     drops_tokens: bool = False
 
     def __init__(self, settings: LSTMSettings) -> None:

@@ -69,6 +69,7 @@ class S4DEncoder(Encoder):
 
     Settings = S4DSettings
     names: ClassVar[dict[str, dict[str, Any]]] = {"s4d": {}}
+    side_by_side = ("stacks",)
     drops_tokens: bool = False
 
     def __init__(self, settings: S4DSettings) -> None:

@@ -61,6 +61,7 @@ class TemporalNet(Encoder):
 
     Settings = TemporalNetSettings
     names: ClassVar[dict[str, dict[str, Any]]] = {"temporal_net": {}}
+    side_by_side = ("streams",)
     leads = INDEPENDENT_LEADS
 
     def __init__(self, settings: TemporalNetSettings) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from beatray.augment.beats import BeatBox
@@ -65,12 +66,14 @@ class StepResult:
     """What `forward` gives. `means` has the key "loss"; its other keys are `term/what`, as journals and MLflow show.
 
     `loss` is for this rank's backward pass; `means` and `counts` are over the global batch, without gradient. Over the
-    micro-batches of a step means are averaged by rows and counts are summed.
+    micro-batches of a step means are averaged by rows and counts are summed. `outputs`, in evaluation mode, have one
+    row per record of this rank: what `validated` is given of the whole validation part.
     """
 
     loss: Tensor
     means: dict[str, Tensor]
     counts: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,9 @@ class Objective(nn.Module):
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     Settings: ClassVar[type[Any]]
+
+    supervised: ClassVar[bool] = False
+    """Whether it learns from labels: such a one is no method of pretraining."""
 
     remedy: ClassVar[str] = "lower the learning rate or the temperature, or sharpen the targets"
     """What to do when embeddings collapse, as a warning says it."""
@@ -151,6 +157,17 @@ class Objective(nn.Module):
         Finite differences would follow it, the gradient does not: a test keeps what comes through here fixed.
         """
         return target.detach()
+
+    def validated(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Scores of the whole validation part, from the outputs of all ranks; no order of the rows may matter."""
+        return {}
+
+    def selection(self, scores: Mapping[str, float]) -> float:
+        """What the best checkpoint has least of: of `validation_loss` and, by `validation_NAME`, what `validated` gave.
+
+        NaN: it cannot be told.
+        """
+        return scores["validation_loss"]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """What the optimizer trains. Decay is for matrices; `no_decay` and `max_lr` of a parameter are kept to."""

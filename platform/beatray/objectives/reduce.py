@@ -100,9 +100,14 @@ def global_mean(total: Tensor, count: Tensor | float, weight: float = 1.0) -> tu
 
     The mean is without gradient and without the weight. One collective; any rank may have no item.
     """
+    return counted_mean(total, count, weight)[:2]
+
+
+def counted_mean(total: Tensor, count: Tensor | float, weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """`global_mean`, and the items of all ranks."""
     here = _on_device(count, total).double()
     summed, everywhere = sum_over_ranks(torch.stack([total.detach().double(), here])).unbind()
-    return ddp_mean(total, everywhere, weight), (summed / everywhere.clamp_min(1.0)).float()
+    return ddp_mean(total, everywhere, weight), (summed / everywhere.clamp_min(1.0)).float(), everywhere
 
 
 def embedding_std(z: Tensor, there: Tensor | None = None) -> Tensor:

@@ -20,13 +20,22 @@ from beatray.schema import build
 
 
 def objective_classes() -> dict[str, type[Objective]]:
-    """Every name offered here: the method behind it."""
+    """Every name of a method of pretraining: the method behind it."""
+    return {name: kind for name, kind in _all().items() if not kind.supervised}
+
+
+def supervised_classes() -> dict[str, type[Objective]]:
+    """Every name of an objective that learns from labels."""
+    return {name: kind for name, kind in _all().items() if kind.supervised}
+
+
+def _all() -> dict[str, type[Objective]]:
     return {kind.name: kind for kind in classes_in(objectives, Objective) if kind.name}
 
 
 def objective_class(name: str) -> type[Objective]:
     """The method called `name`, or the user's `package.module:Class`. ValueError where there is none."""
-    return class_called(name, objective_classes(), Objective, "objective")
+    return class_called(name, _all(), Objective, "objective")
 
 
 def objective_settings(name: str, content: Mapping[str, Any], where: str = "objective.") -> Any:

@@ -20,13 +20,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from beatray.errors import SettingsError, TrainingError
+from beatray.finetune.prepare import prepare_run
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.plan import SweepPlan, Trial, settings_with
 from beatray.sweep.record import COSTS
 from beatray.sweep.space import without_repeats
 from beatray.train.order import steps_per_epoch
-from beatray.train.prepare import prepare_run
 from beatray.train.run_spec import RunSpec
 from beatray.train.timing import StepCost, processor, time_step
 

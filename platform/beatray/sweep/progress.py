@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import yaml
 
 from beatray.errors import CheckpointError, SettingsError, TrainingError
+from beatray.finetune.finish import is_made
+from beatray.finetune.prepare import prepare_run
 from beatray.models import encoder_folder
 from beatray.settings import PretrainSettings
 from beatray.sweep.evaluation import kept_scores
@@ -27,7 +29,6 @@ from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
 from beatray.train import checkpoint as checkpoints
 from beatray.train.composed import changes_today
-from beatray.train.prepare import prepare_run
 from beatray.train.run_folder import SETTINGS
 from beatray.train.run_spec import RunSpec, check_same_run
 
@@ -162,5 +163,5 @@ def is_finished(run_spec: RunSpec) -> bool:
         return False
     check_same_run(run_spec, {"manifest_hash": made["manifest_hash"], "settings": settings})
     names = checkpoints.names(run_spec.run)
-    whole = names[-1] == checkpoints.name_of(run_spec.steps) if names else True
-    return bool(whole and settings["train"]["epochs"] == run_spec.settings.train.epochs)
+    whole = names[-1] == checkpoints.name_of(made.get("ended_at", run_spec.steps)) if names else True
+    return bool(whole and is_made(run_spec) and settings["train"]["epochs"] == run_spec.settings.train.epochs)

@@ -22,12 +22,13 @@ import ray.tune
 from ray.util.queue import Queue
 
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.finetune.finish import make_model
+from beatray.finetune.prepare import prepare_run
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import evaluate_trial
 from beatray.sweep.ranking import figures_of
 from beatray.train.launch import pretrain
-from beatray.train.prepare import prepare_run
 from beatray.train.run_folder import STOP
 
 
@@ -50,11 +51,14 @@ def run_trial(
     sweep wants that. Needs an open Ray session."""
     run_spec = prepare_run(settings)
     result = pretrain(run_spec, callbacks)
+    figures = figures_of(run_spec)
+    if result.finished:
+        figures |= make_model(run_spec)  # of an objective that learns from labels; else nothing
     if evaluation is None or not result.finished:
-        return Outcome(result.finished, result.steps, figures_of(run_spec))
+        return Outcome(result.finished, result.steps, figures)
     if asked_to_stop():
-        return Outcome(False, result.steps, figures_of(run_spec))
-    return Outcome(True, result.steps, {**figures_of(run_spec), **evaluate_trial(run_spec, evaluation)})
+        return Outcome(False, result.steps, figures)
+    return Outcome(True, result.steps, {**figures, **evaluate_trial(run_spec, evaluation)})
 
 
 class Reports(ray.train.UserCallback):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from beatray.augment.draws import record_key
 from beatray.errors import CorpusError, TrainingError
+from beatray.train.early_stopping import EarlyStopping
 from beatray.train.epoch_audit import EpochAudit, difference, names_by_place, names_of_keys
 from beatray.train.order import MicroBatch, epoch_order
 from beatray.train.rank_zero import RankZero
@@ -57,6 +58,7 @@ class Training:
     seen: list[NDArray[np.int64]]  # record keys since the epoch, or this start, began
     seen_from: int  # the step of the epoch at which that was
     clock_s: float  # of this rank's work, up to which lines of the journal account for it
+    stopping: EarlyStopping
     under_way: UnderWay | None = None  # the step that the device works at, not read yet
     read_s: float = 0.0  # when the newest step was read
     strikes: int = 0
@@ -115,7 +117,10 @@ def account(t: Training, step: UnderWay) -> None:
     if settings.log_ids:
         _log_ids(t, number, batch)
     epoch_ends, ends = (number + 1) % t.per_epoch == 0, number == t.last - 1
-    validation_loss = _end_epoch(t, number, batch.epoch) if epoch_ends else None
+    scores = _end_epoch(t, number, batch.epoch) if epoch_ends else None
+    selection = None if scores is None else t.learner.objective.selection(scores)
+    if selection is not None:
+        t.stopping.add(selection)
     line = {
         "step": number,
         "epoch": batch.epoch,
@@ -127,22 +132,22 @@ def account(t: Training, step: UnderWay) -> None:
         "step_s": seconds,
         "workers": t.ranks.world,
         **{name: _finite_or_none(value) for name, value in (logs or {}).items()},
-        **({"validation_loss": _finite_or_none(validation_loss)} if validation_loss is not None else {}),
+        **{name: _finite_or_none(value) for name, value in (scores or {}).items()},
         **({"dropped_rows": batch.global_rows - rows} if rows < batch.global_rows else {}),
     }
     if first is not None:
         if first.checkpoint_failures:
             line["checkpoint_failures"] = first.checkpoint_failures
-        worth_it = validation_loss is not None or "dropped_rows" in line
+        worth_it = scores is not None or "dropped_rows" in line
         if number % settings.log_every_steps == 0 or ends or worth_it:
             worked = worked_s(t.ranks)
             first.log_metrics({**line, "core_s": (worked - t.clock_s) * t.ranks.world})
             t.clock_s = worked
         # with the next step under way the weights are no longer those of this one
-        if t.under_way is None and (first.is_due(number + 1, validation_loss) or ends):
-            first.save(number + 1, t.per_epoch, t.audit, t.learner.objective, t.learner.optimizer, validation_loss)
-    if validation_loss is not None or ends or (epoch_ends and t.validation is None):
-        told = {name: line.get(name) for name in ("step", "epoch", "loss", "validation_loss")}
+        if t.under_way is None and (first.is_due(number + 1, selection) or ends):
+            _save(t, number + 1, selection)
+    if scores is not None or ends or (epoch_ends and t.validation is None):
+        told = {name: line.get(name) for name in ("step", "epoch", "loss", *(scores or ("validation_loss",)))}
         t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
     if verdict.look:
         if t.hooks.preempted():
@@ -156,12 +161,18 @@ def checkpoint_now(t: Training, done: int) -> None:
     """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
     if t.first is not None:
         t.watchdog.step()
-        t.first.save(done, t.per_epoch, t.audit, t.learner.objective, t.learner.optimizer)
+        _save(t, done)
         t.first.settle()
 
 
-def _end_epoch(t: Training, number: int, epoch: int) -> float | None:
-    """Prove that the epoch was whole, and validate where it is time to; returns the validation loss."""
+def _save(t: Training, done: int, selection: float | None = None) -> None:
+    if t.first is not None:
+        position = t.per_epoch, t.audit, t.stopping.state
+        t.first.save(done, *position, t.learner.objective, t.learner.optimizer, selection)
+
+
+def _end_epoch(t: Training, number: int, epoch: int) -> dict[str, float] | None:
+    """Prove that the epoch was whole, and validate where it is time to; returns the scores of the validation."""
     _check_epoch(t, epoch)
     t.audit, t.seen, t.seen_from = EpochAudit(), [], 0
     settings = t.run_spec.settings.train
@@ -171,7 +182,7 @@ def _end_epoch(t: Training, number: int, epoch: int) -> float | None:
         return None
     t.watchdog.step()
     at = t.learner.progress(number, epoch)
-    return t.validation.loss(t.learner.objective, lambda arrays, of: t.learner.views(arrays, of, make=True), at)
+    return t.validation.scores(t.learner.objective, lambda arrays, of: t.learner.views(arrays, of, make=True), at)
 
 
 def _log_faults(t: Training, number: int, batch: Batch, verdict: Verdict) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from beatray.augment.draws import record_key
 from beatray.corpus.schema import signals_of
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.train.targets import TargetTable
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,6 +42,7 @@ ARRAYS = (
     "n_samples",
     "record_key",
     *(name for name in COLUMNS_OF if name not in ("signal_uv", "n_samples")),
+    "target",
 )
 """Everything an objective may read."""
 
@@ -63,10 +65,12 @@ def corpus_columns(arrays: Sequence[str]) -> list[str]:
     return sorted(wanted)
 
 
-def decode(table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | None) -> Arrays:
+def decode(
+    table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | None, targets: TargetTable | None = None
+) -> Arrays:
     """Rows as arrays: signal_uv (n, 12, 5000) int16, n_samples (n,), record_key (n,) and, where wanted, r_peaks
-    (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64) and
-    patient_key (n,), that of the record where the patient is not known."""
+    (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64),
+    patient_key (n,), that of the record where the patient is not known, and target (n, ...), of `targets`."""
     n = len(table)
     out: Arrays = {
         "signal_uv": signals_of(_one_chunk(table["signal"])) if n else np.empty((0, 12, 5000), np.int16),
@@ -87,6 +91,10 @@ def decode(table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | No
     if "record_features" in arrays:
         features = _one_chunk(table["record_features"]).flatten().to_numpy(zero_copy_only=False)
         out["record_features"] = features.astype(np.float32).reshape(n, len(RECORD_FEATURES))
+    if "target" in arrays:
+        if targets is None:
+            raise ValueError("targets are asked for, and there are none")
+        out["target"] = targets.rows(out["record_key"])
     return out
 
 

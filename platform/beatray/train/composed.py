@@ -12,10 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 from beatray.config import GROUPS, Named, compose
+from beatray.errors import CheckpointError, SettingsError
 from beatray.models import registry as networks
+from beatray.models.encoder_folder import ENCODER_FOLDER, describe_encoder
 from beatray.objectives import registry as methods
 from beatray.schema import build, today
 from beatray.settings import PretrainSettings
+from beatray.storage.hashed_folder import FILES
+from beatray.storage.store import Store
 
 
 class _Methods:
@@ -39,9 +43,52 @@ class _Networks:
 NAMED: dict[str, Named] = {"objective": _Methods(), "encoder": _Networks()}
 
 
+WEIGHTS = {"encoder.weights": "encoder_weights"}
+"""The word for the encoder that training starts from: `encoder.*` are the settings of a network."""
+
+
 def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[str, Any]:
-    """`config.compose` of a command that trains: objective and encoder complete."""
-    return compose(top, overrides, named=NAMED, **more)
+    """`config.compose` of a command that trains: objective and encoder complete.
+
+    With the weights of an encoder the network is that of its folder. SettingsError for another one beside it.
+    """
+    extra = {**WEIGHTS, **more.pop("extra", {})}
+    content = compose(top, overrides, named=NAMED, extra=extra, **more)
+    weights = content.get("encoder_weights")
+    if weights is None:
+        return content
+    described = described_encoder(str(weights))
+    try:
+        settings = NAMED["encoder"].complete(described["name"], described["settings"], "encoder.")
+    except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
+        raise SettingsError(f"the encoder {weights} cannot be built here: {error}") from error
+    network = {"name": described["name"], **settings}
+    said = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]
+    for word in said if network != content["encoder"] else ():
+        raise SettingsError(
+            f"'{word}': the network is that of the encoder {weights} ({network['name']}), to the last setting; leave "
+            "the word out, or train from random weights"
+        )
+    content["encoder"] = network
+    return content
+
+
+def described_encoder(path: str) -> dict[str, Any]:
+    """encoder.json of an exported encoder; SettingsError where there is none."""
+    store = Store(path)
+    if store.size(FILES) is None and store.child(ENCODER_FOLDER).size(FILES) is None:
+        raise SettingsError(
+            f"there is no exported encoder at {path} (a run folder that has ended, or its encoder/ folder)"
+        )
+    try:
+        return describe_encoder(path)
+    except CheckpointError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _is_of_network(word: str) -> bool:
+    key = word.partition("=")[0].lstrip("+~")
+    return key == "encoder" or key.startswith("encoder.")
 
 
 def changes_today(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +99,8 @@ def changes_today(changes: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache
 def _schemas() -> tuple[tuple[str, type[Any]], ...]:
     """Groups and dataclasses, of all methods and networks there are: changes do not say which they are of."""
-    kinds = [("objective", kind.Settings) for kind in methods.objective_classes().values()]
+    offered = {**methods.objective_classes(), **methods.supervised_classes()}
+    kinds = [("objective", kind.Settings) for kind in offered.values()]
     kinds += [("encoder", kind.Settings) for kind in dict.fromkeys(networks.encoder_classes().values())]
     return (*GROUPS.items(), *kinds)
 

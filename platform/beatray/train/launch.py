@@ -8,6 +8,7 @@ and the earlier ends. A dead worker or node restarts the group of ranks, which c
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -74,9 +75,10 @@ def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
                 f"run {run_spec.settings.run} has already done {done} steps, more than the {run_spec.steps} asked for. "
                 "Choose another run=, or at least as many train.epochs."
             )
-    elif _is_exported(run_spec):
+    elif _ended_at(run_spec) is not None:
         made = encoder_folder.describe_encoder(run_spec.run.location)
-        if made["manifest_hash"] != run_spec.manifest_hash or made["objective"] != run_spec.settings.objective:
+        objective = json.loads(json.dumps(run_spec.settings.objective))  # as it was written down
+        if made["manifest_hash"] != run_spec.manifest_hash or made["objective"] != objective:
             raise TrainingError(
                 f"{run_spec.run.where()} holds a finished run of another objective or corpus. Choose another run=, or "
                 "remove the folder."
@@ -84,11 +86,16 @@ def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
     return newest
 
 
-def _is_exported(run_spec: RunSpec) -> bool:
-    """True if encoder/ is that of the whole run, not of one with fewer epochs that is being continued."""
+def _ended_at(run_spec: RunSpec) -> int | None:
+    """The step at which the run ended: its last, or an earlier one where it stopped getting better.
+
+    None unless encoder/ is that of the whole run, not of one with fewer epochs that is being continued.
+    """
     if run_spec.run.child(encoder_folder.ENCODER_FOLDER).size(FILES) is None:
-        return False
-    return bool(encoder_folder.describe_encoder(run_spec.run.location)["run_steps"] == run_spec.steps)
+        return None
+    described = encoder_folder.describe_encoder(run_spec.run.location)
+    whole = described["run_steps"] == run_spec.steps
+    return int(described.get("ended_at", run_spec.steps)) if whole else None
 
 
 def pretrain(
@@ -105,8 +112,9 @@ def pretrain(
     settings, run = run_spec.settings, run_spec.run
     newest = check(run_spec)
     began = int(newest.state["global_step"]) if newest else 0
-    if _is_exported(run_spec) and (newest is None or began == run_spec.steps):
-        return RunResult(run.where(), run_spec.steps, True, run_spec.steps)
+    ended = _ended_at(run_spec)
+    if ended is not None and (newest is None or began == ended):
+        return RunResult(run.where(), ended, True, ended)
     if stop is not None and stop.is_set():
         return RunResult(run.where(), began, False, began, stopped_on_request=True)
     start = uuid.uuid4().hex
@@ -126,9 +134,10 @@ def pretrain(
     if why is not None:
         raise TrainingError(_advice(settings, why)) from failure
     steps = checkpoints.newest_step(run)
-    finished = _is_exported(run_spec) and steps in (0, run_spec.steps)
+    ended = _ended_at(run_spec)
+    finished = ended is not None and steps in (0, ended)
     stopped = run.size(STOP) is not None
-    return RunResult(run.where(), run_spec.steps if finished else steps, finished, began, stopped)
+    return RunResult(run.where(), ended if finished and ended is not None else steps, finished, began, stopped)
 
 
 def request_stop(run_spec: RunSpec) -> None:

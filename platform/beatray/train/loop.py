@@ -34,6 +34,7 @@ from beatray.train.account import (
     worked_s,
 )
 from beatray.train.blocks import Arrays
+from beatray.train.early_stopping import EarlyStopping
 from beatray.train.epoch_audit import EpochAudit, key_sum, names_of_keys
 from beatray.train.order import MicroBatch, steps_per_epoch
 from beatray.train.rank_zero import RankZero
@@ -77,10 +78,16 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             seen=[],
             seen_from=done % per_epoch,
             clock_s=worked_s(ranks),
+            stopping=EarlyStopping.of(settings.patience, state.get("stopping")),
         )
         source = _feed(run_spec, ranks, divmod(done, per_epoch), last - done)
         feed = stack.enter_context(contextlib.closing(ahead(learner, source, _cut)))
+        ended_at = last
         for number in range(done, last):
+            if t.stopping.over:
+                ended_at = number
+                checkpoint_now(t, number)
+                break
             fed, waited, fault = _next(feed)
             verdict = _agree(t, number, fed[0] if fed else None, fault)
             if verdict.failed or fed is None:
@@ -99,9 +106,9 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             first.settle()
             _raise(first.fault())
             watchdog.step()
-            if last == run_spec.steps:
-                first.export(learner.objective)
-    return last == run_spec.steps
+            if last == run_spec.steps or t.stopping.over:
+                first.export(learner.objective, ended_at)
+    return last == run_spec.steps or t.stopping.over
 
 
 def _one_step(t: Training, number: int, fed: tuple[Batch, Ready], waited: float, verdict: Verdict) -> None:

@@ -6,7 +6,7 @@ Everything that can be wrong with the words of a user is found here, before Ray 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from beatray.augment.draws import record_key
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of
 from beatray.errors import SettingsError
+from beatray.models.encoder_folder import check_recipe, describe_encoder, encoder_sha256, trained_on
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.plugins import nearest
 from beatray.settings import CorpusSettings, PretrainSettings
@@ -26,6 +27,7 @@ from beatray.train.epoch_audit import key_sum
 from beatray.train.order import OrderSettings
 from beatray.train.run_spec import RunSpec, build_model
 from beatray.train.stream_settings import RowGroup, StreamSettings
+from beatray.train.targets import TargetTable
 
 
 def select_rows(corpus: Corpus, settings: CorpusSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -68,8 +70,17 @@ def hashes_of(rows: pd.DataFrame) -> bytes:
     return np.unique(hashes).tobytes()
 
 
-def prepare_run(settings: PretrainSettings) -> RunSpec:
-    """Open the corpus, choose the rows and fix everything a rank needs; clear errors before anything starts."""
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an objective that learns from labels learns: positions in the corpus index, and the targets."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    targets: TargetTable
+
+
+def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
+    """The corpus, and the settings with places that hold on every node. SettingsError for places that cannot."""
     if not settings.corpus.path:
         raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
     out = Store(settings.out)
@@ -84,8 +95,27 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
     if corpus_store.is_local:
         path = str(corpus_store.folder)
         settings = replace(settings, corpus=replace(settings.corpus, path=path))
-    corpus = open_corpus(settings.corpus.path)
-    chosen, held_out = select_rows(corpus, settings.corpus)
+    if settings.encoder_weights is not None:
+        weights = Store(settings.encoder_weights)
+        place = str(weights.folder) if weights.is_local else settings.encoder_weights
+        settings = replace(settings, encoder_weights=place, encoder_weights_sha256=encoder_sha256(place))
+    return settings, open_corpus(settings.corpus.path)
+
+
+def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson: Lesson | None = None) -> RunSpec:
+    """Choose the rows and fix everything a rank needs; clear errors before anything starts.
+
+    With a `lesson` the settings and the corpus are as `opened` gave them, and the rows are those of the lesson.
+    """
+    if corpus is None:
+        settings, corpus = opened(settings)
+    if settings.encoder_weights is not None:
+        described = describe_encoder(settings.encoder_weights)
+        check_recipe(described["recipe"], corpus.recipe, f"the encoder {settings.encoder_weights}")
+    if lesson is None:
+        chosen, held_out = select_rows(corpus, settings.corpus)
+    else:
+        chosen, held_out = corpus.index.iloc[lesson.train], corpus.index.iloc[lesson.validation]
     if settings.train.validate_every_epochs == 0:
         held_out = held_out.iloc[:0]
     groups = row_groups(corpus, chosen)
@@ -121,6 +151,7 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
         cpus_per_reader=train_settings.cpus_per_reader,
         chunk_steps=train_settings.chunk_steps,
         cache_mb=train_settings.cache_mb,
+        targets=None if lesson is None else lesson.targets,
         on_bad_shard=settings.corpus.on_bad_shard,
     )
     return RunSpec(
@@ -130,10 +161,17 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
         statistics=statistics,
         recipe=corpus.recipe,
         manifest_hash=corpus.manifest.hash,
-        trained_on=hashes_of(chosen),
+        trained_on=_with_earlier(hashes_of(chosen), settings.encoder_weights),
         key_sum=key_sum(record_key(name) for name in chosen["record_id"]),
         sources={str(name): int(count) for name, count in sorted(chosen["source"].value_counts().items())},
     )
+
+
+def _with_earlier(hashes: bytes, weights: str | None) -> bytes:
+    """The hashes of what is trained on, with those of what the encoder that training starts from was trained on."""
+    if weights is None:
+        return hashes
+    return np.union1d(np.frombuffer(hashes, "<u8"), trained_on(weights)).astype("<u8").tobytes()
 
 
 def feature_statistics(corpus: Corpus) -> dict[str, Any]:
@@ -164,7 +202,7 @@ def _patients(corpus: Corpus, groups: tuple[RowGroup, ...], chosen: pd.DataFrame
 def _reads(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
     """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
     try:
-        built = build_model(settings.objective, settings.encoder, settings.seed, statistics)
+        built = build_model(settings.objective, settings.encoder, settings.seed, statistics, settings.encoder_weights)
     except (ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
     unknown = [name for name in built.reads if name not in ARRAYS]

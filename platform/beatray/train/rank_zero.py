@@ -34,11 +34,11 @@ LOOK_EVERY_S = 5.0
 class RankZero:
     """Use as a context manager, from the step `done` on; `start` is the id of this start of the run.
 
-    `validation_loss` is that of the checkpoint the run continues from, if it was validated there. Raises
+    `selection` is that of the checkpoint the run continues from, if it was validated there. Raises
     SupersededError before it touches anything if the run belongs to another start.
     """
 
-    def __init__(self, run_spec: RunSpec, done: int, start: str | None, validation_loss: float | None) -> None:
+    def __init__(self, run_spec: RunSpec, done: int, start: str | None, selection: float | None) -> None:
         self._run_spec, self._saved = run_spec, done
         self._lease = RunLease(run_spec.run, start)
         self._folder = RunFolder.open(run_spec.run)
@@ -50,7 +50,7 @@ class RankZero:
         self._writer = CheckpointWriter(
             run_spec.run, run_spec.settings.checkpoint, self._keep_journals, self._may_write
         )
-        self._writer.mark_if_best(checkpoints.name_of(done), validation_loss)
+        self._writer.mark_if_best(checkpoints.name_of(done), selection)
         self._looked = time.monotonic()
         self._journal_fault: CheckpointError | None = None
         self._journal_warned = False
@@ -118,7 +118,7 @@ class RankZero:
         if self._may_write():
             self._run_spec.run.write(STOPPED, why.encode())
 
-    def is_due(self, done: int, validation_loss: float | None) -> bool:
+    def is_due(self, done: int, selection: float | None) -> bool:
         """True if a checkpoint after `done` steps is asked for by steps, by minutes or by a better validation."""
         settings = self._run_spec.settings
         minutes = settings.checkpoint.every_minutes
@@ -127,16 +127,17 @@ class RankZero:
             limits.append(settings.train.resize_seconds / 2)  # a change of size restarts from the last checkpoint
         by_steps = done % settings.train.checkpoint_every_steps == 0
         by_time = bool(limits) and self._writer.seconds_since_last() >= min(limits)
-        return by_steps or by_time or self._writer.improves(validation_loss)
+        return by_steps or by_time or self._writer.improves(selection)
 
     def save(
         self,
         done: int,
         per_epoch: int,
         audit: EpochAudit | None,
+        stopping: list[float | int | None],
         objective: Objective,
         optimizer: Optimizer,
-        validation_loss: float | None = None,
+        selection: float | None = None,
     ) -> None:
         """Hand a checkpoint after `done` steps to the writer, unless there is one already."""
         if done == self._saved:
@@ -149,24 +150,25 @@ class RankZero:
             "epoch": epoch,
             "step": step,
             "account": None if audit is None else [audit.rows, audit.keys, audit.dropped],
-            "validation_loss": validation_loss,
+            "validation_loss": selection,  # what the best has least of, whatever it is
+            "stopping": stopping,
             "settings": shown_settings(self._run_spec.settings),
             "recipe": self._run_spec.recipe,
             "manifest_hash": self._run_spec.manifest_hash,
         }
         snapshot = checkpoints.snapshot(checkpoints.name_of(done), state, objective, optimizer)
-        self._writer.submit(snapshot, validation_loss)
+        self._writer.submit(snapshot, selection)
 
     def settle(self) -> None:
         """Until the last checkpoint is written or has failed; `fault` knows."""
         self._writer.wait()
 
-    def export(self, objective: Objective) -> None:
+    def export(self, objective: Objective, ended_at: int) -> None:
         """Write encoder/: the last weights, or the best by validation where the settings say so.
 
-        CheckpointError if it cannot be written.
+        The run ended after so many steps. CheckpointError if it cannot be written.
         """
-        run_spec, done, loss = self._run_spec, self._run_spec.steps, None
+        run_spec, done, loss = self._run_spec, ended_at, None
         best = checkpoints.best(run_spec.run) if run_spec.settings.checkpoint.export == "best" else None
         if best is not None:
             try:
@@ -181,12 +183,14 @@ class RankZero:
             "settings": encoder.described_settings(),
             "recipe": run_spec.recipe,
             "objective": run_spec.settings.objective,
+            "supervised": objective.supervised,
             "manifest_hash": run_spec.manifest_hash,
             "sources": run_spec.sources,
             "corpus_settings": as_dict(run_spec.settings)["corpus"],
             "steps": done,
             "run_steps": run_spec.steps,
-            "validation_loss": loss,
+            "ended_at": ended_at,
+            "validation_loss": None if objective.supervised else loss,
             "seed": run_spec.settings.seed,
         }
         try:

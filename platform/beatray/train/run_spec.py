@@ -19,6 +19,7 @@ from beatray.augment.draws import Draws
 from beatray.config import renamed
 from beatray.errors import TrainingError
 from beatray.fields import absent_values, keys_with
+from beatray.models.encoder_folder import load_encoder
 from beatray.models.registry import build_encoder, encoder_class
 from beatray.objectives.objective import Objective
 from beatray.objectives.registry import build_objective, objective_class
@@ -69,13 +70,22 @@ class RunSpec:
         return self.settings.train.epochs * steps_per_epoch(self.rows, self.settings.train.batch_size)
 
 
-def build_model(objective: dict[str, Any], encoder: dict[str, Any], seed: int, statistics: dict[str, Any]) -> Objective:
-    """The objective with a fresh encoder; the weights are a function of the seed.
+def build_model(
+    objective: dict[str, Any],
+    encoder: dict[str, Any],
+    seed: int,
+    statistics: dict[str, Any],
+    weights: str | None = None,
+) -> Objective:
+    """The objective with a fresh encoder, whose weights are a function of the seed, or with the one at `weights`.
 
     Raises ValueError for a name or setting that does not exist, and a network that the method cannot work with.
     """
+    state = load_encoder(weights).state_dict() if weights is not None else None
     torch.manual_seed(seed)
     built = build_encoder(encoder["name"], **{key: value for key, value in encoder.items() if key != "name"})
+    if state is not None:
+        built.load_state_dict(state)  # before the objective is made, which may keep a teacher's copy
     settings = {key: value for key, value in objective.items() if key != "name"}
     return build_objective(objective["name"], built, settings, FeatureStatistics.from_dict(statistics))
 

@@ -78,7 +78,13 @@ def _put_together(
     settings: StreamSettings, plan: StepSequence, n_steps: int, make_views: MakeViews | None
 ) -> Generator[Batch, None, None]:
     reading = ReadSettings(
-        settings.store, settings.arrays, settings.clusters, make_views, settings.readers, settings.cpus_per_reader
+        settings.store,
+        settings.arrays,
+        settings.clusters,
+        make_views,
+        settings.readers,
+        settings.cpus_per_reader,
+        targets=settings.targets,
     )
     sizes, held = settings.sizes, held_rows(settings, reading)
     empty, told = no_rows(reading), set[str]()

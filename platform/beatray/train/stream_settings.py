@@ -11,6 +11,7 @@ from typing import Any
 from beatray.corpus.manifest import Shard
 from beatray.storage.store import Store
 from beatray.train.order import OrderSettings
+from beatray.train.targets import TargetTable
 
 ON_BAD_SHARD = ("stop", "skip")
 
@@ -38,6 +39,7 @@ class StreamSettings:
     chunk_steps: int = 1024
     open_ahead: int = 8  # units left in a chunk when the next one is opened
     cache_mb: int = 1024  # a corpus that fits is read once and kept decoded by every rank
+    targets: TargetTable | None = None  # of an objective that learns from labels
     on_bad_shard: str = "stop"  # or skip: go on without its rows, counted
 
     def __post_init__(self) -> None:

@@ -84,7 +84,8 @@ def first_rows(run_spec: RunSpec, count: int) -> Arrays:
         if left <= 0:
             break
         table = read_row_group(stream.store, group.shard, group.group, corpus_columns(stream.arrays))
-        parts.append(decode(table.take(list(group.rows[:left])).combine_chunks(), stream.arrays, stream.clusters))
+        rows = table.take(list(group.rows[:left])).combine_chunks()
+        parts.append(decode(rows, stream.arrays, stream.clusters, stream.targets))
         left -= len(parts[-1]["record_key"])
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from beatray.errors import SupersededError
 from beatray.models.encoder_folder import ENCODER_FOLDER
+from beatray.models.model_folder import MODEL_FOLDER
 from beatray.ray_job import job_tags, note_mlflow_run
 from beatray.schema import as_dict, flat
 from beatray.track.memory import MEMORY
@@ -65,7 +66,7 @@ def tracked(
         yield tracker
         folder.pull(METRICS, SETTINGS)
         tracker.artifact(folder.scratch / SETTINGS)
-        for below in (ENCODER_FOLDER, EVALUATION_FOLDER):
+        for below in (ENCODER_FOLDER, MODEL_FOLDER, EVALUATION_FOLDER):
             folder.pull_folder(below)
             if (folder.scratch / below).is_dir():
                 tracker.artifact(folder.scratch / below, below)

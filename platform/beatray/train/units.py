@@ -21,6 +21,7 @@ from beatray.train.blocks import Arrays, Packed, corpus_columns, decode
 from beatray.train.order import Unit, lanes_for
 from beatray.train.row_buffer import HeldRows
 from beatray.train.stream_settings import RowGroup, StreamSettings
+from beatray.train.targets import TargetTable
 
 MakeViews = Callable[[Arrays, int], Arrays]
 """(arrays, epoch) -> arrays: views made on a Ray Data worker instead of in the rank."""
@@ -38,11 +39,13 @@ class ReadSettings:
     cpus_per_reader: float = 0.25
     task_mb: int = 64  # of rows that one task reads, and that one block holds
     tasks_ahead: int = 1  # finished tasks whose rows wait in the object store
+    targets: TargetTable | None = None
 
 
 def no_rows(settings: ReadSettings) -> Arrays:
     """The arrays of a row group without rows."""
-    return _with_views(settings, decode(SCHEMA.empty_table(), settings.arrays, settings.clusters), 0)
+    nothing = decode(SCHEMA.empty_table(), settings.arrays, settings.clusters, settings.targets)
+    return _with_views(settings, nothing, 0)
 
 
 def row_bytes(settings: ReadSettings) -> int:
@@ -62,7 +65,7 @@ def read_unit(settings: ReadSettings, unit: Unit, group: RowGroup) -> Packed:
         table = read_row_group(settings.store, group.shard, group.group, corpus_columns(settings.arrays))
         if len(group.rows) != len(table):
             table = table.take(pa.array(group.rows))
-        arrays = decode(table, settings.arrays, settings.clusters)
+        arrays = decode(table, settings.arrays, settings.clusters, settings.targets)
     except CorpusError as error:
         return Packed(unit.number, no_rows(settings), str(error))
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""The validation loss of pretraining: the objective itself on recordings that are never trained on.
+"""The validation of training: the objective itself on recordings that are never trained on.
 
 The batches, their views and their order are the same at every validation, whatever the number of ranks, so the values
-of one run can be compared. Rows are read once and kept by each rank: its own share only. Contract: `loss` changes no
-weight, no running statistic and no random state.
+of one run can be compared. Rows are read once and kept by each rank: its own share only. Contract: `scores` changes no
+weight, no running statistic and no random state; every rank has the same scores.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Validation:
             for step in range(steps_per_epoch(n_rows, batch_size))
         ]
         wanted = order[np.concatenate([cut for cut, _ in shares])] if shares else order
-        nothing = decode(SCHEMA.empty_table(), stream.arrays, stream.clusters)
+        nothing = decode(SCHEMA.empty_table(), stream.arrays, stream.clusters, stream.targets)
         held: dict[int, Arrays] = {}
         for number in np.unique(wanted[:, 0]).tolist():
             group = stream.groups[number]
@@ -57,19 +57,24 @@ class Validation:
                     raise
                 log.warning("validating without the rows of a shard that cannot be read: %s", group.shard.name)
                 continue
-            held[number] = decode(table.combine_chunks(), stream.arrays, stream.clusters)
+            held[number] = decode(table.combine_chunks(), stream.arrays, stream.clusters, stream.targets)
         for cut, _ in shares:
             picked = [(held[g], row) for g, row in order[cut].tolist() if g in held]
             self._batches.append(_rows(picked) if picked else nothing)
         self._weights = ranks.sums([len(arrays["record_key"]) for arrays in self._batches])
 
     @torch.no_grad()
-    def loss(self, objective: Objective, to_views: Callable[[Arrays, int], dict[str, Tensor]], at: Progress) -> float:
-        """Mean loss over the validation recordings at that point of the run; every rank must call it."""
+    def scores(
+        self, objective: Objective, to_views: Callable[[Arrays, int], dict[str, Tensor]], at: Progress
+    ) -> dict[str, float]:
+        """`validation_loss`, the mean loss over the validation recordings at that point of the run, and what the
+        objective tells of its outputs as `validation_NAME`; every rank must call it.
+        """
         was_training = objective.training
         objective.eval()
         random = torch.random.get_rng_state()
         total = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        outputs: list[Arrays] = []
         precision = self._run_spec.settings.train.precision
         for arrays, rows in zip(self._batches, self._weights, strict=True):
             if not rows:
@@ -78,9 +83,15 @@ class Validation:
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 result = objective(views, at)
             total += result.means["loss"].double() * rows
+            outputs.append({name: value.float().cpu().numpy() for name, value in result.outputs.items()})
         torch.random.set_rng_state(random)
         objective.train(was_training)
-        return float(total) / max(sum(self._weights), 1)
+        told = {"validation_loss": float(total) / max(sum(self._weights), 1)}
+        if outputs and outputs[0]:
+            parts = [part for of_rank in self._ranks.gather(outputs) for part in of_rank]
+            whole = {name: np.concatenate([part[name] for part in parts]) for name in outputs[0]}
+            told |= {f"validation_{name}": value for name, value in objective.validated(whole).items()}
+        return told
 
 
 def _rows(picked: list[tuple[Arrays, int]]) -> Arrays:

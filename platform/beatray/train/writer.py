@@ -59,7 +59,8 @@ class CheckpointWriter:
         return time.monotonic() - self._last_at
 
     def improves(self, validation_loss: float | None) -> bool:
-        """True if this is the lowest validation loss of the run so far; a loss that is not finite never is."""
+        """True if this is the least validation loss, or whatever else the best has least of, of the run so far; what is
+        not finite never is."""
         if validation_loss is None or not math.isfinite(validation_loss):
             return False
         return self._best is None or validation_loss < self._best[1]

@@ -1,0 +1,208 @@
+"""The end of a run that learned from labels: what it can do is measured, and the model folder written.
+
+On validation recordings alone: the calibration, the thresholds (of the calibrated probabilities, with the highest F1).
+Then both parts are scored. A test recording that the encoder was pretrained on is no clean test: it is left out, and
+counted. Contract: the same run gives the same folder; a folder that is there and was made of this run's weights stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from beatray.corpus.reader import Corpus
+from beatray.errors import CheckpointError
+from beatray.evaluate.metrics import best_thresholds
+from beatray.finetune.card import model_card
+from beatray.finetune.lessons import WAVES, Index
+from beatray.finetune.outputs import logits_of, masks_of
+from beatray.finetune.own_tables import file_name
+from beatray.finetune.prepare import Assignment, Parts, assignment
+from beatray.finetune.scores import Scores, class_of_scores, multilabel_scores, number_scores, wave_scores_of
+from beatray.models.calibration import Calibration, fitted
+from beatray.models.encoder_folder import describe_encoder, seen_by
+from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel
+from beatray.models.model_folder import describe_model, write_model
+from beatray.objectives.registry import objective_class
+from beatray.schema import as_dict
+from beatray.train import checkpoint as checkpoints
+from beatray.train.run_spec import RunSpec, build_model
+from beatray.train.writer import describe
+
+TASKS = {"multilabel": "classify", "classes": "classify", "numbers": "regress", WAVES: "segment"}
+MADE_OF = ("steps", "ended_at", "run_steps")
+MAIN = ("auroc", "f1", "accuracy", "dice", "mae", "r2")
+
+
+def is_made(run_spec: RunSpec) -> bool:
+    """Whether nothing is left to finish: the folder is that of the run's weights, or the run learned without labels."""
+    if not objective_class(run_spec.settings.objective["name"]).supervised:
+        return True
+    try:
+        made = describe_model(run_spec.run.location)
+        return bool(made["made_of"] == _made_of(run_spec))
+    except (CheckpointError, KeyError):
+        return False
+
+
+def make_model(run_spec: RunSpec) -> dict[str, float]:
+    """Write `model/` of a finished run, unless it is there; returns its scores by name. Nothing without labels.
+
+    CheckpointError where the weights are not there any more, or the folder cannot be written.
+    """
+    if not objective_class(run_spec.settings.objective["name"]).supervised:
+        return {}
+    if is_made(run_spec):
+        return figures(describe_model(run_spec.run.location))
+    model, head = trained_model(run_spec)
+    found = assignment(run_spec.settings)
+    use_gpu = torch.cuda.is_available() and run_spec.settings.train.device != "cpu"
+    description = described(run_spec, found, model, torch.device("cuda" if use_gpu else "cpu"))
+    description["head"] = head
+    try:
+        write_model(run_spec.run, model, description, run_spec.trained_on, model_card(description))
+    except OSError as error:
+        raise CheckpointError(describe(error, f"model could be written to {run_spec.run.where()}")) from error
+    return figures(description)
+
+
+def trained_model(run_spec: RunSpec) -> tuple[LabelledModel, dict[str, Any]]:
+    """The network with the weights that the run chose, and the description of its head."""
+    settings, step = run_spec.settings, int(_made_of(run_spec)["steps"])
+    objective: Any = build_model(settings.objective, settings.encoder, settings.seed, run_spec.statistics)
+    objective.load_state_dict(checkpoints.load(run_spec.run, checkpoints.name_of(step)).model)
+    head: dict[str, Any] = objective.head_description
+    model = LabelledModel(objective.encoder, objective.head, head["name"] in OF_SAMPLES)
+    return model.float().eval(), head
+
+
+def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device: torch.device) -> dict[str, Any]:
+    """model.json, but for the head."""
+    settings, parts = found.settings, found.parts
+    test, seen = _clean(run_spec, found.corpus, parts.test)
+    scored = Parts(parts.train, parts.validation, test)
+    kind = found.taught.kind
+    told = _of_waves(found, model, scored, device) if kind == WAVES else _of_records(found, model, scored, device)
+    counts = {"train": len(parts.train), "validation": len(parts.validation), "test": len(test), "test_seen": seen}
+    made_of = _made_of(run_spec)
+    return {
+        "task": TASKS[kind],
+        "kind": kind,
+        "names": list(found.taught.names),
+        "title": found.taught.title,
+        "left_out": list(found.taught.left_out),
+        "labels": found.taught.table,
+        **told,
+        "encoder": {"name": model.encoder.name, "settings": model.encoder.described_settings()},
+        "recipe": run_spec.recipe,
+        "objective": _shareable(run_spec.settings.objective),
+        "train": as_dict(run_spec.settings)["train"],
+        "corpus_settings": {k: v for k, v in as_dict(settings)["corpus"].items() if k != "path"},
+        "manifest_hash": run_spec.manifest_hash,
+        "sources": run_spec.sources,
+        "records": counts,
+        "started_from": run_spec.settings.encoder_weights_sha256,
+        "seed": run_spec.settings.seed,
+        "made_of": made_of,
+    }
+
+
+def _shareable(objective: dict[str, Any]) -> dict[str, Any]:
+    """The objective's settings without places of this machine."""
+    table = objective.get("table")
+    if not table:
+        return objective
+    return {**objective, "table": {**table, "table": file_name(table["table"]), "id_key_file": None}}
+
+
+def figures(description: dict[str, Any]) -> dict[str, float]:
+    """The main scores by name: test_auroc, ..."""
+    return {
+        f"test_{name}": float(score["value"])
+        for name, score in description["scores"]["test"].items()
+        if name in MAIN and score["value"] is not None
+    }
+
+
+def _of_records(found: Assignment, model: LabelledModel, parts: Parts, device: torch.device) -> dict[str, Any]:
+    kind, names = found.taught.kind, found.taught.names
+    rows = {"validation": parts.validation, "test": parts.test}
+    truth = {part: found.values(index) for part, index in rows.items()}
+    empty = np.empty((0, len(names)))
+    logits = {
+        part: logits_of(model, found.corpus, index, device) if len(index) else empty for part, index in rows.items()
+    }
+    owners = {part: found.owners(index) for part, index in rows.items()}
+    if kind == "numbers":
+        settings = objective_of(found)
+        mean, sd = np.array(settings["mean"]), np.array(settings["sd"])
+        numbers = {part: each * sd + mean for part, each in logits.items()}
+        scores = {part: number_scores(numbers[part], truth[part], owners[part], names) for part in rows}
+        return {"mean": mean.tolist(), "sd": sd.tolist(), "scores": scores}
+    calibration = fitted(kind, logits["validation"], truth["validation"])
+    chance = {part: calibration.probabilities(each) for part, each in logits.items()}
+    told: dict[str, Any] = {"calibration": calibration.to_dict()}
+    if kind == "classes":
+        scores = {part: class_of_scores(chance[part], truth[part], owners[part], names) for part in rows}
+    else:
+        thresholds = known_thresholds(truth["validation"], chance["validation"])
+        told["thresholds"] = thresholds.tolist()
+        scores = {part: multilabel_scores(chance[part], truth[part], thresholds, owners[part], names) for part in rows}
+    for part in rows:
+        scores[part]["calibration"] = _calibration_scores(calibration, kind, logits[part], truth[part])
+    return {**told, "scores": scores}
+
+
+def objective_of(found: Assignment) -> dict[str, Any]:
+    """The settings of the objective, as plain data."""
+    return dict(found.settings.objective)
+
+
+def known_thresholds(truth: NDArray[Any], chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`best_thresholds` of each target over the recordings whose label is known."""
+    found = []
+    for k in range(truth.shape[1]):
+        known = truth[:, k] >= 0
+        found.append(best_thresholds(truth[known, k : k + 1] > 0, chance[known, k : k + 1])[0])
+    return np.array(found)
+
+
+def _calibration_scores(
+    calibration: Calibration, kind: str, logits: NDArray[np.float64], truth: NDArray[Any]
+) -> dict[str, float | None]:
+    plain = Calibration.none(kind, logits.shape[1])
+    told = {
+        "nll": calibration.nll(logits, truth),
+        "nll_before": plain.nll(logits, truth),
+        "error": calibration.error(logits, truth),
+        "error_before": plain.error(logits, truth),
+    }
+    return {name: value if np.isfinite(value) else None for name, value in told.items()}
+
+
+def _of_waves(found: Assignment, model: LabelledModel, parts: Parts, device: torch.device) -> dict[str, Any]:
+    scores: dict[str, Scores] = {}
+    for part, index in (("validation", parts.validation), ("test", parts.test)):
+        masks = masks_of(model, found.corpus, index, device)
+        truth = found.values(index)
+        truth = truth[:, None] if truth.ndim == 2 else truth
+        scores[part] = wave_scores_of(masks, truth, found.owners(index))
+    return {"leads": objective_of(found)["leads"], "scores": scores}
+
+
+def _clean(run_spec: RunSpec, corpus: Corpus, test: Index) -> tuple[Index, int]:
+    """The test recordings that the encoder was not pretrained on, and how many it was."""
+    weights = run_spec.settings.encoder_weights
+    if weights is None or not len(test):
+        return test, 0
+    seen = seen_by(weights, corpus.index["content_hash"].iloc[test])
+    return test[~seen], int(seen.sum())
+
+
+def _made_of(run_spec: RunSpec) -> dict[str, Any]:
+    """Which weights of the run its encoder/ holds, and so its model."""
+    made = describe_encoder(run_spec.run.location)
+    return {name: made[name] for name in MADE_OF}

@@ -1,0 +1,172 @@
+"""What the recordings of a corpus are taught: targets by row of its index, from the labels that the corpus holds.
+
+A `Label` lies over all rows of the index and says of which it knows anything; it may come from the codes of a label
+space (label_spaces.py), from age or sex, or from a table (own_tables.py). A `Taught` is what an objective reads: labels
+side by side, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown,
+which is not no: of a label space, a recording without any class of the space says nothing.
+
+Contract: `rows` (n,) are sorted positions in the index; `values` (n, ...) as `objectives/supervised.py` and
+`segmentation.py` read them. A space that is fitted to labels is fitted to the rows `train`. SettingsError for labels
+that are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.corpus.reader import Corpus
+from beatray.corpus.schema import waves_in
+from beatray.errors import SettingsError
+from beatray.evaluate.label_spaces import SPACES, label_space
+from beatray.evaluate.labels import lead_masks, wave_masks
+from beatray.objectives.segmentation import SegmentationSettings
+from beatray.objectives.supervised import SupervisedSettings
+from beatray.plugins import nearest
+from beatray.record import WAVE_KINDS
+
+Index = NDArray[np.int64]
+
+OF_PEOPLE = ("age", "sex")
+WAVES = "waves"
+FEMALE = "female"
+
+
+class Label(Protocol):
+    """One label over the n rows of a corpus: `values` (n, c) bool, or (n, 1) numbers, where it is `known` (n,).
+
+    `kind` is binary (one class, called as the label), classes (one True a row), multilabel or numbers.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def values(self) -> NDArray[np.bool_] | NDArray[np.float64]: ...
+    @property
+    def known(self) -> NDArray[np.bool_]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLabel:
+    """A `Label` that the corpus holds itself."""
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    values: NDArray[np.bool_] | NDArray[np.float64]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """The targets of the rows that have any."""
+
+    kind: str  # multilabel, classes, numbers or waves
+    names: tuple[str, ...]
+    rows: Index
+    values: NDArray[Any]
+    title: str
+    left_out: tuple[str, ...] = ()
+    owners: list[str | None] | None = None  # of a table: whose every row of the corpus is; None: as the corpus knows
+    table: dict[str, Any] | None = None  # what a model may say of it
+
+    @property
+    def nothing(self) -> float:
+        """The value of an unknown target."""
+        return float("nan") if self.kind == "numbers" else -1.0
+
+
+def taught_by(corpus: Corpus, settings: SupervisedSettings | SegmentationSettings, train: Index) -> Taught:
+    """The targets that the settings name."""
+    if isinstance(settings, SegmentationSettings):
+        return _waves(corpus, settings)
+    labels = settings.labels
+    if labels in SPACES:
+        return _codes(corpus, settings, train)
+    if labels == "age":
+        years = np.array([np.nan if age is None else age for age in _column(corpus, "age")], np.float64)[:, None]
+        return side_by_side([OwnLabel("age", "numbers", (), years, np.isfinite(years[:, 0]))], "age in years")
+    if labels == "sex":
+        sexes = np.array(_column(corpus, "sex"), object)
+        female, male = (np.asarray(sexes == sex, np.bool_) for sex in ("F", "M"))
+        return side_by_side([OwnLabel(FEMALE, "binary", (FEMALE,), female[:, None], female | male)], "sex")
+    if labels == WAVES:
+        raise SettingsError("labels=waves are learned with task=segment")
+    if not labels:
+        raise SettingsError(
+            f"which labels? say labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))}), or labels=PATH of a table"
+        )
+    raise SettingsError(
+        f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))} (a table is said as a path: "
+        f"labels.csv, ./{labels})"
+    )
+
+
+def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] = ()) -> Taught:
+    """Labels that one head can learn, over the rows of which one of them is known.
+
+    They are all numbers, or one that chooses among classes, or any number of yes-or-no ones. SettingsError for others.
+    """
+    kinds = sorted({label.kind for label in labels})
+    known = np.stack([label.known for label in labels], axis=1)
+    rows = np.flatnonzero(known.any(1))
+    if kinds == ["numbers"]:
+        numbers = np.concatenate([label.values for label in labels], axis=1)[rows]
+        values = np.where(known[rows], numbers, np.nan).astype(np.float32)
+        return Taught("numbers", tuple(label.name for label in labels), rows, values, title, left_out)
+    if kinds == ["classes"] and len(labels) == 1:
+        chosen = labels[0].values[rows].argmax(1).astype(np.int16)
+        return Taught("classes", labels[0].classes, rows, chosen, title, left_out)
+    if not set(kinds) <= {"binary", "multilabel"}:
+        told = ", ".join(f"{label.name} ({label.kind})" for label in labels)
+        raise SettingsError(
+            f"one model cannot learn {told}: choose labels of one kind (numbers, yes or no), or one of several classes"
+        )
+    marks = [np.where(label.known[:, None], label.values, -1)[rows] for label in labels]
+    several = sum(label.kind == "multilabel" for label in labels) > 1
+    names = tuple(
+        f"{label.name}: {each}" if several and label.kind == "multilabel" else each
+        for label in labels
+        for each in label.classes
+    )
+    return Taught("multilabel", names, rows, np.concatenate(marks, axis=1).astype(np.int8), title, left_out)
+
+
+def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught:
+    codes: list[Sequence[str]] = _column(corpus, "labels")
+    space = label_space(settings.labels, [codes[row] for row in train.tolist()], settings.min_positives)
+    if not space.classes:
+        raise SettingsError(
+            f"labels={settings.labels}: no class has {settings.min_positives} recordings in the training part; lower "
+            "objective.min_positives"
+        )
+    truth = space.targets(codes)
+    if settings.one_class:
+        label = OwnLabel(space.name, "classes", space.classes, truth, truth.sum(1) == 1)
+        return side_by_side([label], f"{space.title}, one of them", space.left_out)
+    label = OwnLabel(space.name, "multilabel", space.classes, truth, np.asarray(truth.any(1)))
+    return side_by_side([label], space.title, space.left_out)
+
+
+def _waves(corpus: Corpus, settings: SegmentationSettings) -> Taught:
+    if settings.labels not in ("", WAVES):
+        raise SettingsError(f"task=segment learns labels=waves, not labels={settings.labels}")
+    marked = _column(corpus, WAVES)
+    rows = np.array([row for row, waves in enumerate(marked) if waves], np.int64)
+    waves = [waves_in(marked[row]) for row in rows.tolist()]
+    masks = wave_masks(waves, settings.min_leads) if settings.leads == "shared" else lead_masks(waves)
+    scored = (masks >= 0).reshape(len(masks), -1).any(1)
+    return Taught(WAVES, WAVE_KINDS, rows[scored], masks[scored], "P, QRS and T waves")
+
+
+def _column(corpus: Corpus, name: str) -> list[Any]:
+    """A column of the corpus over the rows of its index."""
+    return [value for shard in corpus.manifest.shards for value in corpus.columns(shard, [name])[name].to_pylist()]

@@ -1,0 +1,215 @@
+"""From settings to a `RunSpec` for any objective: one that learns from labels is first told what it is to learn.
+
+Who trains, validates and tests is the word of the corpus settings (corpus/splits.py): no test recording is trained or
+validated on, none of its targets travels, and one that the encoder was pretrained on is refused. Where the splits name
+no labelled recording to validate on, a share of the training patients does; a `fraction` is one of patients, smaller
+ones lie in larger ones.
+
+What the labels turned out to be (names, balanced weights, mean and SD of the training part, a hash of all targets that
+are used) is written into the objective's settings: a run that is continued must find the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.augment.draws import record_key
+from beatray.corpus.reader import Corpus
+from beatray.corpus.splits import Role, assign_roles, policy_of, tied_groups
+from beatray.errors import CheckpointError, SettingsError
+from beatray.evaluate.label_spaces import TABLE
+from beatray.evaluate.split import nested_fractions
+from beatray.finetune.lessons import Index, Taught, taught_by
+from beatray.finetune.own_tables import taught_by_table
+from beatray.models.encoder_folder import seen_by
+from beatray.objectives.registry import objective_class, objective_settings
+from beatray.objectives.segmentation import SegmentationSettings
+from beatray.objectives.supervised import SupervisedSettings
+from beatray.settings import PretrainSettings
+from beatray.train import prepare as pretraining
+from beatray.train.prepare import Lesson, opened
+from beatray.train.run_spec import RunSpec
+from beatray.train.targets import TargetTable
+
+VALIDATION_SEED = 0x7A11
+LEAST_VALIDATION = 8
+"""Patients that validate at least, where training patients do."""
+PRETRAINED_RATE, RANDOM_RATE = 0.1, 1.0
+"""The encoder's learning rate as a part of the head's: each start gets the rate that suits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Positions in the corpus index: who trains, validates, and tests; all of them labelled."""
+
+    train: Index
+    validation: Index
+    test: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """All that follows from the settings of an objective that learns from labels, and a corpus."""
+
+    corpus: Corpus
+    settings: PretrainSettings
+    taught: Taught
+    parts: Parts
+
+    def owners(self, rows: Index) -> list[str]:
+        """Whose recordings these are: the patient; where nobody knows one, the recording with all its windows."""
+        index, known = self.corpus.index, self.taught.owners
+        patients = index["patient_id"].tolist() if known is None else known
+        records = index["record_id"].tolist()
+        return [
+            patients[row] if isinstance(patients[row], str) else records[row].partition("#")[0] for row in rows.tolist()
+        ]
+
+    def values(self, rows: Index) -> NDArray[Any]:
+        """The targets of rows that have some."""
+        found: NDArray[Any] = self.taught.values[np.searchsorted(self.taught.rows, rows)]
+        return found
+
+
+def prepare_run(settings: PretrainSettings) -> RunSpec:
+    """All a rank needs, for any objective; clear errors before anything starts."""
+    if not objective_class(settings.objective["name"]).supervised:
+        return pretraining.prepare_run(settings)
+    found = assignment(settings)
+    refuse_seen_tests(found)
+    used = np.union1d(found.parts.train, found.parts.validation)
+    ids = found.corpus.index["record_id"].iloc[used]
+    keys = np.array([record_key(name) for name in ids], np.int64)
+    table = TargetTable.of(keys, found.values(used), found.taught.nothing)
+    told: dict[str, Any] = {"names": found.taught.names, "targets_sha256": table.sha256()}
+    own = settings_of(found.settings)
+    if own.encoder_lr is None:
+        told["encoder_lr"] = RANDOM_RATE if settings.encoder_weights is None else PRETRAINED_RATE
+    if isinstance(own, SupervisedSettings):
+        told |= _told(found, own)
+    try:
+        own = replace(own, **told)
+    except ValueError as error:
+        raise SettingsError(f"objective.{error}") from error
+    settings = replace(found.settings, objective={"name": settings.objective["name"], **asdict(own)})
+    lesson = Lesson(found.parts.train, found.parts.validation, table)
+    return pretraining.prepare_run(settings, found.corpus, lesson)
+
+
+def settings_of(settings: PretrainSettings) -> SupervisedSettings | SegmentationSettings:
+    """The settings of an objective that learns from labels."""
+    content = {key: value for key, value in settings.objective.items() if key != "name"}
+    made = objective_settings(settings.objective["name"], content)
+    if not isinstance(made, (SupervisedSettings, SegmentationSettings)):
+        raise SettingsError(f"objective={settings.objective['name']} is none that this version can prepare labels for")
+    return made
+
+
+def assignment(settings: PretrainSettings) -> Assignment:
+    """The corpus, its targets and who trains; a function of settings and snapshot, also after the run."""
+    settings, corpus = opened(settings)
+    own = settings_of(settings)
+    if isinstance(own, SupervisedSettings) and own.table.table:
+        own = replace(own, table=replace(own.table, table=absolute_place(own.table.table)))
+        settings = replace(settings, objective={"name": settings.objective["name"], **asdict(own)})
+    roles = assign_roles(corpus.index, policy_of(settings.corpus))
+    taught = _taught(corpus, own, roles)
+    of_role = [taught.rows[roles[taught.rows] == role] for role in (Role.TRAIN, Role.VALIDATION, Role.TEST)]
+    train, validation, test = of_role
+    what = _said(own, taught)
+    if len(train) < 2:
+        raise SettingsError(
+            f"{what}: {len(train)} recordings of the training part of {settings.corpus.path} have such labels"
+            f"{_elsewhere(len(validation) + len(test))}"
+        )
+    index = corpus.index
+    if taught.owners is not None:
+        index = index.assign(patient_id=np.array(taught.owners, object))
+    groups = [str(group) for group in tied_groups(index).tolist()]  # patients, and copies of one signal
+    if not len(validation):
+        pool = nested_fractions(groups, train, [own.validation_share], VALIDATION_SEED + own.fraction_seed)
+        taken = next(iter(pool.values()))
+        train = np.setdiff1d(train, taken)
+        some = nested_fractions(groups, taken, [own.fraction], own.fraction_seed, LEAST_VALIDATION)
+        validation = next(iter(some.values()))
+    if not len(train):
+        raise SettingsError(f"{what}: the training part is one patient; nobody is left to train on")
+    chosen = nested_fractions(groups, train, [own.fraction], own.fraction_seed)
+    return Assignment(corpus, settings, taught, Parts(next(iter(chosen.values())), validation, test))
+
+
+def refuse_seen_tests(found: Assignment) -> None:
+    """Raise CheckpointError where the encoder was pretrained on labelled test recordings, unless they are left out."""
+    weights, test = found.settings.encoder_weights, found.parts.test
+    if weights is None or settings_of(found.settings).seen_tests == "leave_out":
+        return
+    rows = found.corpus.index.iloc[test]
+    seen = seen_by(weights, rows["content_hash"])
+    if seen.any():
+        raise CheckpointError(
+            f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} labelled test recordings "
+            f"({', '.join(rows['record_id'][seen].head(3))}, ...): scores on them would mean nothing. Say the corpus. "
+            "words it was pretrained with, or seen_tests=leave_out, which scores the others alone"
+        )
+
+
+def _taught(corpus: Corpus, own: SupervisedSettings | SegmentationSettings, roles: NDArray[np.int8]) -> Taught:
+    if isinstance(own, SupervisedSettings) and own.labels == TABLE:
+        return taught_by_table(corpus, own, roles)
+    return taught_by(corpus, own, np.flatnonzero(roles == Role.TRAIN))
+
+
+def _said(own: SupervisedSettings | SegmentationSettings, taught: Taught) -> str:
+    """What was said of the labels, for messages."""
+    return f"labels={taught.title if own.labels in ('', TABLE) else own.labels}"
+
+
+def absolute_place(location: str) -> str:
+    """A path from the root, so that a run is continued from any folder; a URI as it is."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def _elsewhere(count: int) -> str:
+    if not count:
+        return ": they were not ingested with it, or another corpus has them"
+    return f", {count} of those held out; change corpus.test_folds or corpus.hashed_test_sources"
+
+
+def _told(found: Assignment, own: SupervisedSettings) -> dict[str, Any]:
+    """What the training part says of its labels."""
+    taught, values = found.taught, found.values(found.parts.train)
+    if (taught.kind == "numbers") != (own.task == "regress"):
+        what, task = ("numbers", "regress") if taught.kind == "numbers" else ("no numbers", "classify")
+        raise SettingsError(f"{_said(own, taught)} are {what}: say task={task}")
+    told: dict[str, Any] = {"kind": taught.kind}
+    if taught.kind == "numbers":
+        mean, sd = np.nanmean(values.astype(np.float64), 0), np.nanstd(values.astype(np.float64), 0)
+        constant = [name for name, each in zip(taught.names, sd, strict=True) if not each > 0]
+        if constant:
+            raise SettingsError(f"{constant[0]} is the same in all recordings of the training part: nothing to learn")
+        return {**told, "mean": tuple(mean.tolist()), "sd": tuple(sd.tolist())}
+    counts = counts_of(taught.kind, values, len(taught.names))
+    if taught.kind == "multilabel" and not (counts > 0).all(1).any():
+        raise SettingsError(
+            f"{_said(own, taught)}: no target has both values in the training part ({len(values)} recordings)"
+        )
+    if own.class_weights == "balanced":
+        told["weights"] = tuple(balanced(counts).ravel().tolist())
+    return told
+
+
+def counts_of(kind: str, values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Recordings of each class (1, K), or with no and yes of each target (C, 2)."""
+    if kind == "classes":
+        return np.bincount(values[values >= 0].astype(np.int64), minlength=count)[None]
+    return np.stack([(values == 0).sum(0), (values > 0).sum(0)], axis=1).astype(np.int64)
+
+
+def balanced(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights with which all values of a row count the same and the average weight is 1: n / (K n_k); 0 for none."""
+    return np.where(counts > 0, counts.sum(1, keepdims=True) / (counts.shape[1] * np.maximum(counts, 1)), 0.0)

@@ -1,0 +1,144 @@
+"""What a model is worth on a part of a corpus: scores with 95 % intervals over patients, unknown labels left out.
+
+The scores of a yes-or-no target are those of evaluate/metrics.py over the recordings whose label is known; macro scores
+are means over the targets for which they are defined. Intervals are percentiles over resampled patients
+(evaluate/intervals.py), so the spread of a repeated training is not in them.
+
+Contract: probabilities (n, C), truth (n, C) int8 or (n,) with -1, numbers (n, C) with NaN; `patients` names the owner
+of each row. A score is {"value", "low", "high"}, null where it is not defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beatray.evaluate.intervals import LEVEL, class_scores, own_intervals, patient_weights, row_patients
+from beatray.evaluate.metrics import segment_counts
+from beatray.evaluate.results import Decisions, score
+from beatray.evaluate.waves import wave_counts, wave_scores
+
+RESAMPLES = 1000
+_SEED = 0x1B0075
+
+Scores = dict[str, Any]
+
+
+def multilabel_scores(
+    probabilities: NDArray[np.float64],
+    truth: NDArray[Any],
+    thresholds: NDArray[np.float64],
+    patients: Sequence[str],
+    names: Sequence[str],
+) -> Scores:
+    """AUROC, average precision and F1 at the thresholds: macro, and of each target."""
+
+    def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        columns = []
+        for k in range(truth.shape[1]):
+            known = truth[:, k] >= 0
+            outcome = Decisions(probabilities[known, k : k + 1], thresholds[k : k + 1])
+            columns.append(class_scores(outcome, truth[known, k : k + 1] > 0, weights[:, known]))
+        return {name: np.concatenate([column[name] for column in columns], axis=1) for name in columns[0]}
+
+    return _told(scored, patients, names)
+
+
+def class_of_scores(
+    probabilities: NDArray[np.float64], truth: NDArray[Any], patients: Sequence[str], names: Sequence[str]
+) -> Scores:
+    """Accuracy, and of each class against all others AUROC, average precision and F1 of the likeliest class."""
+    known = truth >= 0
+    chance, hot = probabilities[known], truth[known][:, None] == np.arange(probabilities.shape[1])
+    decided = chance.argmax(1)[:, None] == np.arange(chance.shape[1])
+    hits = (hot & decided).any(1)
+
+    def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        own = weights[:, known]
+        found = class_scores(Decisions(chance, np.full(chance.shape[1], 0.5)), hot, own)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            f1 = 2 * (own @ (hot & decided)) / (own @ (hot.astype(float) + decided))
+            return {
+                **found,
+                "f1": np.where(own @ hot > 0, f1, np.nan),
+                "accuracy": (own @ hits / own.sum(1))[:, None],
+            }
+
+    return _told(scored, patients, names)
+
+
+def number_scores(
+    predicted: NDArray[np.float64], truth: NDArray[Any], patients: Sequence[str], names: Sequence[str]
+) -> Scores:
+    """Mean absolute error and R squared of each number, and their means."""
+    known = np.isfinite(truth)
+    wanted = np.where(known, truth, 0.0).astype(np.float64)
+    errors = np.where(known, predicted - wanted, 0.0)
+
+    def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            count = weights @ known
+            mean = weights @ wanted / count
+            spread = weights @ wanted**2 / count - mean**2
+            square = weights @ errors**2 / count
+            return {"mae": weights @ np.abs(errors) / count, "r2": np.where(spread > 0, 1 - square / spread, np.nan)}
+
+    return _told(scored, patients, names)
+
+
+def wave_scores_of(predicted: NDArray[np.int8], truth: NDArray[np.int8], patients: Sequence[str]) -> Scores:
+    """F1 of samples and Dice with intervals, and how well the waves and their ends were found. Both (n, M, 5000)."""
+    if not len(truth):
+        return {"f1": _score(np.nan, np.nan, np.nan), "dice": _score(np.nan, np.nan, np.nan), "waves": {}}
+    flat_truth, flat = (masks.reshape(-1, masks.shape[-1]) for masks in (truth, predicted))
+    owners = row_patients(patients, len(flat_truth))
+    counts = segment_counts(flat_truth, flat)
+    told: Scores = {
+        name: _score(each.value, each.low, each.high)
+        for name, each in own_intervals([counts], None, owners, RESAMPLES).items()
+    }
+    by_wave = {name: value for name, value in score(counts, None).items() if name not in told}
+    by_wave |= wave_scores(wave_counts(flat_truth, flat))
+    return {**told, "waves": {name: _finite(value) for name, value in by_wave.items()}}
+
+
+def _told(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
+    """Macro scores and, under `each`, those of every output."""
+    if not len(patients):
+        return {"each": {}}
+    plain = scored(np.ones((1, len(patients))))
+    drawn = scored(patient_weights(patients, RESAMPLES, np.random.default_rng(_SEED)))
+    told: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name])) for name in plain}
+    told["each"] = {
+        output: {
+            name: _interval(plain[name][:, k], drawn[name][:, k])
+            for name in plain
+            if plain[name].shape[1] == len(names)
+        }
+        for k, output in enumerate(names)
+    }
+    return told
+
+
+def _interval(plain: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, float | None]:
+    known = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if known.size > 1 else (np.nan, np.nan)
+    return _score(float(plain[0]), float(low), float(high))
+
+
+def _mean(scores_bc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the outputs for which a score is defined."""
+    known = np.isfinite(scores_bc)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, scores_bc, 0.0).sum(1) / known.sum(1), np.float64)
+
+
+def _score(value: float, low: float, high: float) -> dict[str, float | None]:
+    return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

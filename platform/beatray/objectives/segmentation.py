@@ -1,0 +1,176 @@
+"""Learning from marked waves: which samples are P wave, QRS complex, T wave.
+
+    mean over scored samples of the cross-entropy
+    + dice_weight * (1 - mean over P, QRS, T of (2 sum p t + 1) / (sum p + sum t + 1)),
+
+p the softmax over the classes, t the one-hot truth, sums over the scored samples of the global batch (soft Dice:
+Milletari et al., 3DV 2016). A sample that is not scored counts in nothing. The decoders are those of
+models/segmentation.py; with a target for each lead the last layer has four classes for each of 12 leads.
+
+Contract: `target` (B, 5000) or (B, 12, 5000) int8 as `evaluate.labels` makes it, -1 where a sample is not scored; it is
+cropped with its recording. In evaluation mode recordings are whole, and the outputs are counts of samples for each
+recording and wave, (B, 3): in both, in the truth, in the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from beatray.augment.crops import crop
+from beatray.augment.draws import Draws
+from beatray.augment.light import lightly_changed
+from beatray.augment.two_views import crop_window
+from beatray.evaluate.metrics import IGNORE, SegmentCounts, mean_of_known, pooled_f1, record_dice
+from beatray.fields import check, setting
+from beatray.models.encoder import Encoder, at_least_float32
+from beatray.models.labelled_heads import build_head
+from beatray.models.segmentation import CLASSES
+from beatray.objectives.objective import Curve, Objective, ParameterGroup, Progress, StepResult, Tensors
+from beatray.objectives.reduce import counted_mean, gather_rows, world_size
+from beatray.objectives.statistics import FeatureStatistics
+from beatray.objectives.supervised import selected
+from beatray.objectives.trained_part import LabelledSettings, freeze, layer_groups
+from beatray.record import LEADS
+
+N_CLASSES = len(CLASSES)
+SCORES = ("f1", "dice")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationSettings(LabelledSettings):
+    """Settings of learning from marked waves."""
+
+    leads: Literal["shared", "per_lead"] = setting("shared", "one mask for all leads, or one for each")
+    min_leads: int = setting(3, "leads that must mark a sample, with leads=shared", at_least=1, at_most=12)
+    decoder: Literal["conv", "unet"] = setting("conv", "conv reads the last feature map, unet all of them")
+    decoder_depth: int = setting(2, "convolutions of conv; 0: a linear layer of every cell", at_least=0)
+    decoder_channels: int = setting(64, "of conv", at_least=1)
+    decoder_kernel: int = setting(9, "of conv; odd", at_least=1)
+    dice_weight: float = setting(1.0, at_least=0.0)
+    select: Literal["auto", "f1", "dice", "loss"] = setting("auto", "the score of the best checkpoint; auto: f1")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.decoder_kernel % 2 == 0:
+            raise ValueError(f"decoder_kernel must be odd, not {self.decoder_kernel}")
+
+
+class Segmentation(Objective):
+    """The objective: see the module text."""
+
+    name = "segmentation"
+    title = "Segmentation"
+    Settings = SegmentationSettings
+    supervised = True
+    views_text = "A view is the stretch whose waves are learned."
+
+    def __init__(
+        self, encoder: Encoder, settings: SegmentationSettings, statistics: FeatureStatistics | None = None
+    ) -> None:
+        super().__init__(encoder, settings, statistics)
+        self.reads = (*Objective.reads, "target")
+        self.frozen = freeze(encoder, settings.trained, settings.last_layers)
+        self.head_description = described_decoder(settings)
+        self.head = build_head(encoder, self.head_description)
+        self.train()
+
+    def train(self, mode: bool = True) -> Segmentation:
+        """Training mode of all that is trained; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def views(self, batch: Tensors, draws: Draws) -> Tensors:
+        """`view_1` (B, 12, L), n_valid (B,) and the target of the same samples, (B, M, L), M masks."""
+        out = crop_window(batch, self.settings.augment.crop_seconds if self.training else None, draws)
+        x_mv, n_valid = out["plain"], out["n_valid"]
+        target = batch["target"]
+        target = target[:, None] if target.dim() == 2 else target
+        cut = crop(target - IGNORE, out["crop_start"].cpu(), x_mv.shape[-1]) + IGNORE  # what is filled in is not scored
+        if self.training:
+            x_mv = lightly_changed(x_mv, n_valid, self.settings.augment, draws)
+        return {"view_1": x_mv, "n_valid": n_valid, "target": cut}
+
+    def forward(self, views: Tensors, at: Progress) -> StepResult:
+        """The loss of the module text."""
+        x_mv, target = views["view_1"], views["target"].long()
+        logits = self.head(self.encoder.forward_stages(x_mv, views["n_valid"]), x_mv.shape[-1])
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = at_least_float32(logits).unflatten(1, (-1, N_CLASSES))  # (B, M, 4, L)
+            scored = (target != IGNORE).to(logits.dtype)
+            wanted = target.clamp_min(0)
+            errors = functional.cross_entropy(logits.movedim(2, 1), wanted, reduction="none") * scored
+            loss, entropy, count = counted_mean(errors.sum(), scored.sum())
+            dice = self._dice(logits, wanted, scored)
+        means = {"entropy": entropy, "dice_loss": dice.detach().float()}
+        total = entropy + self.settings.dice_weight * means["dice_loss"]
+        found = {} if self.training else counts_of(logits.detach().argmax(2), target)
+        return StepResult(
+            loss + self.settings.dice_weight * dice,
+            {"loss": total, **{f"waves/{name}": value for name, value in means.items()}},
+            {"scored_samples": count},
+            found,
+        )
+
+    def _dice(self, logits: Tensor, wanted: Tensor, scored: Tensor) -> Tensor:
+        """1 - soft Dice over the global batch. Every rank has the same value, and the gradient of its own rows."""
+        chance = logits.softmax(2) * scored[:, :, None]
+        truth = functional.one_hot(wanted, N_CLASSES).movedim(-1, 2) * scored[:, :, None]
+        sums = torch.stack([(chance * truth).sum((0, 1, 3)), (chance + truth).sum((0, 1, 3))])[None, :, 1:]
+        both, total = gather_rows(sums, [1] * world_size()).sum(0)
+        dice: Tensor = ((2.0 * both + 1.0) / (total + 1.0)).mean()
+        return 1.0 - dice
+
+    def validated(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """F1 of samples pooled over recordings, and the mean Dice of recordings."""
+        counts = SegmentCounts(*(outputs[name].astype(np.int64) for name in ("both", "truth", "predicted")))
+        return {"f1": pooled_f1(counts).value, "dice": mean_of_known(record_dice(counts))}
+
+    def selection(self, scores: Mapping[str, float]) -> float:
+        """The chosen score, so that less is better; the loss where it is not defined."""
+        return selected(self.settings.select, SCORES[0], scores)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The decoder, and the layers of the encoder that are trained, each at its own rate."""
+        return layer_groups(
+            self.encoder, self.head.parameters(), self.settings.encoder_lr or 1.0, self.settings.layer_decay
+        )
+
+    @classmethod
+    def described(cls, settings: SegmentationSettings) -> str:
+        """By which decoder, and with what of the encoder."""
+        part = {"head": "the decoder alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
+        return f"{cls.title}, {settings.decoder} decoder, {part[settings.trained]}"
+
+    @classmethod
+    def curves(cls, settings: SegmentationSettings) -> Sequence[Curve]:
+        """Both parts of the loss, and the scores of the validation."""
+        parts = [Curve("waves/entropy", "cross-entropy"), Curve("waves/dice_loss", "1 - soft Dice", True)]
+        return [*parts, *(Curve(f"validation_{name}", f"validation: {name}", True) for name in SCORES)]
+
+
+def described_decoder(settings: SegmentationSettings) -> dict[str, Any]:
+    """The decoder, as `build_head` takes it: feature maps to logits (B, 4 M, L), M masks."""
+    outputs = N_CLASSES * (len(LEADS) if settings.leads == "per_lead" else 1)
+    if settings.decoder == "unet":
+        return {"name": "unet", "outputs": outputs}
+    sizes = {"depth": settings.decoder_depth, "hidden": settings.decoder_channels, "kernel": settings.decoder_kernel}
+    return {"name": "conv", "outputs": outputs, **sizes}
+
+
+def counts_of(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Scored samples of each recording (B, M, L) by wave, over all its masks: (B, 3) each."""
+    waves = torch.arange(1, N_CLASSES, device=target.device)[:, None, None]
+    scored = (target != IGNORE)[:, None]
+    truth, found = (target[:, None] == waves) & scored, (predicted[:, None] == waves) & scored
+    named = {"both": truth & found, "truth": truth, "predicted": found}
+    return {name: marked.sum((2, 3)) for name, marked in named.items()}

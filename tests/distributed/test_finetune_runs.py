@@ -1,0 +1,90 @@
+"""A run that learns from labels: what it trains, an interruption, an early end, chance from random labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import beatray
+from beatray.corpus.reader import open_corpus
+from beatray.errors import TrainingError
+from beatray.finetune.prepare import prepare_run
+from beatray.models.encoder_folder import describe_encoder
+from beatray.track.journal import read_lines
+from beatray.train.composed import pretrain_settings
+from beatray.train.loop import train
+from beatray.train.ranks import Ranks
+from finetuning import SPLIT, VARIED, spec_of
+from label_tables import written
+from pretraining import WORDS, losses, same_weights
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_frozen_encoder_leaves_as_it_came(tuned: Path, pretrained: Path) -> None:
+    came, left = (beatray.load_encoder(str(place)).state_dict() for place in (pretrained, tuned / "frozen"))
+    assert all(torch.equal(came[name], left[name]) for name in came)
+    changed = beatray.load_encoder(str(tuned / "all")).state_dict()
+    assert not all(torch.equal(came[name], changed[name]) for name in came)
+    lines = read_lines(tuned / "frozen" / "metrics.jsonl")
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {"validation_auroc", "validation_f1", "validation_loss", "known_targets"} <= lines[-1].keys()
+
+
+def test_an_interrupted_run_goes_on_to_the_bit(tuned: Path, sample_corpus: str, pretrained: Path) -> None:
+    words = (f"encoder={pretrained}", *VARIED)
+    assert not train(spec_of(sample_corpus, tuned, "cut", *words, "train.stop_after_steps=5"), Ranks())
+    with pytest.raises(TrainingError, match=r"objective\.targets_sha256"):
+        train(spec_of(sample_corpus, tuned, "cut", *words, "labels=rhythm"), Ranks())
+    assert train(spec_of(sample_corpus, tuned, "cut", *words), Ranks())
+    assert losses(tuned, "cut") == losses(tuned, "all")
+    assert same_weights(tuned, "cut", "all")
+    on_workers = ("train.augment_on=workers", "train.stop_after_steps=4")
+    assert not train(spec_of(sample_corpus, tuned, "workers", *words, *on_workers), Ranks())
+    assert losses(tuned, "workers") == losses(tuned, "all")[:4]  # targets travel with the views
+
+
+def test_random_labels_are_learned_by_heart_and_give_chance(
+    sample_corpus: str, pretrained: Path, tmp_path: Path
+) -> None:
+    index = open_corpus(sample_corpus).index
+    records = index["record_id"][index["source"] == "ptbxl"]
+    drawn = np.random.default_rng(5).integers(0, 2, (len(records), 4))
+    lines = [f"{name},{','.join(map(str, row))}" for name, row in zip(records, drawn.tolist(), strict=True)]
+    table = written(tmp_path, "record,a,b,c,d\n" + "\n".join(lines))
+    words = ("corpus.validation_folds=[4,5,6,7]", "train.epochs=12", "train.patience=null", "train.learning_rate=0.01")
+    spec = spec_of(sample_corpus, tmp_path, "chance", f"encoder={pretrained}", f"labels={table}", *words)
+    assert train(spec, Ranks())
+    told = read_lines(tmp_path / "chance" / "metrics.jsonl")
+    assert told[-1]["loss"] < 0.5 * told[0]["loss"]
+    areas = [line["validation_auroc"] for line in told if "validation_auroc" in line]
+    assert 0.3 < np.mean(areas) < 0.7, areas
+
+
+def test_a_run_that_gets_no_better_ends_early_and_stays_ended(sample_corpus: str, tmp_path: Path) -> None:
+    words = ("trained=head", "train.learning_rate=1e-12", "train.epochs=20", "train.patience=2")
+    spec = spec_of(sample_corpus, tmp_path, "early", *words, "objective.select=f1")
+    assert train(spec, Ranks())
+    lines = read_lines(tmp_path / "early" / "metrics.jsonl")
+    epochs = lines[-1]["epoch"] + 1
+    assert epochs < 20
+    made = describe_encoder(str(tmp_path / "early"))
+    assert made["ended_at"] == lines[-1]["step"] + 1 and made["steps"] < made["ended_at"] < made["run_steps"]
+    assert train(spec, Ranks())
+    assert len(read_lines(tmp_path / "early" / "metrics.jsonl")) == len(lines)
+
+
+def test_pretraining_goes_on_from_an_encoder(sample_corpus: str, pretrained: Path, tmp_path: Path) -> None:
+    words = ("objective=vicreg", "train.epochs=1", "train.learning_rate=1e-12", *SPLIT)
+    settings = pretrain_settings([f"encoder.weights={pretrained}", "corpus=c", "objective=vicreg"])
+    assert settings.encoder["name"] == "tiny" and settings.encoder_weights == str(pretrained)
+    usual = [word for word in WORDS if word != "encoder=tiny"]  # the network is that of the weights
+    places = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=on", f"encoder.weights={pretrained}"]
+    spec = prepare_run(pretrain_settings([*places, *usual, *words, "train.workers=1", "train.weight_decay=0"]))
+    assert train(spec, Ranks())
+    came, left = (beatray.load_encoder(str(place)).state_dict() for place in (pretrained, tmp_path / "on"))
+    weights = [name for name in came if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(came[name], left[name], atol=1e-6) for name in weights)

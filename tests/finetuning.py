@@ -1,0 +1,26 @@
+"""Small runs that learn from labels, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from beatray.finetune.prepare import prepare_run
+from beatray.finetune.settings import finetune_settings
+from beatray.train.run_spec import RunSpec
+
+SPLIT = ("corpus.test_folds=[8,9]", "corpus.validation_folds=[6,7]")
+SMALL = (
+    "train.batch_size=16",
+    "train.epochs=6",
+    "train.warmup_epochs=1",
+    "train.shuffle_streams=4",
+    "tracking.uri=null",
+)
+VARIED = ("augment.noise_mv=0.01",)
+
+
+def spec_of(corpus: str, out: Path, run: str, *words: str) -> RunSpec:
+    """A small job on the superclasses, unless the words say otherwise; later words win."""
+    places = [f"corpus={corpus}", f"out={out}", f"run={run}", *SPLIT, *SMALL, "train.readers_per_worker=1"]
+    encoder = [] if any(word.startswith("encoder=") for word in words) else ["encoder=random"]
+    return prepare_run(finetune_settings([*places, *encoder, "labels=superdiagnostic", *words]))

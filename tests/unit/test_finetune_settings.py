@@ -1,0 +1,80 @@
+"""The words of `beatray finetune`, and a sweep over the same settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from beatray.cli import main
+from beatray.errors import SettingsError
+from beatray.finetune.settings import finetune_settings
+from beatray.models.encoder_folder import export_encoder
+from beatray.models.registry import build_encoder
+from beatray.storage.store import Store
+from beatray.sweep.plan import plan_from
+from beatray.train.composed import pretrain_settings
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> str:
+    """An exported encoder with wider maps than usual."""
+    made = build_encoder("tiny", channels=[16, 16, 48])
+    described = {"name": "tiny", "settings": made.described_settings(), "recipe": {}}
+    export_encoder(Store(str(tmp_path)), made, json.loads(json.dumps(described)))
+    return str(tmp_path)
+
+
+def test_the_network_is_that_of_the_weights(encoder: str) -> None:
+    for made in (
+        finetune_settings([f"encoder={encoder}", "corpus=/c", "labels=rhythm"]),
+        pretrain_settings([f"encoder.weights={encoder}", "corpus=/c", "objective=simclr"]),
+        pretrain_settings([f"encoder.weights={encoder}", "encoder=tiny", "encoder.channels=[16,16,48]", "corpus=/c"]),
+    ):
+        assert made.encoder["name"] == "tiny" and list(made.encoder["channels"]) == [16, 16, 48]
+        assert made.encoder_weights == encoder
+    with pytest.raises(SettingsError, match=r"encoder=xresnet1d18.*the network is that of the encoder"):
+        pretrain_settings([f"encoder.weights={encoder}", "encoder=xresnet1d18", "corpus=/c"])
+    with pytest.raises(SettingsError, match="there is no exported encoder at"):
+        pretrain_settings([f"encoder.weights={encoder}/elsewhere", "corpus=/c"])
+
+
+def test_settings_of_the_objective_may_be_said_by_their_own_names() -> None:
+    words = ["encoder=random", "encoder.name=xresnet1d18", "corpus=/c", "labels=rhythm", "trained=last", "fraction=0.1"]
+    made = finetune_settings([*words, "augment.lead_dropout=0.2", "select=f1", "train.epochs=7"])
+    assert made.encoder["name"] == "xresnet1d18" and made.encoder_weights is None
+    about = made.objective
+    assert (about["name"], about["labels"], about["trained"], about["fraction"]) == (
+        "supervised",
+        "rhythm",
+        "last",
+        0.1,
+    )
+    assert about["augment"]["lead_dropout"] == 0.2 and about["augment"]["crop_seconds"] == 5.0
+    assert made.train.epochs == 7 and made.train.patience == 10 and made.checkpoint.export == "best"
+    waves = finetune_settings(["encoder=random", "corpus=/c", "task=segment", "decoder=unet"])
+    assert waves.objective["name"] == "segmentation" and waves.objective["decoder"] == "unet"
+    with pytest.raises(SettingsError, match=r"checkpoint\.export=best needs a validation"):
+        finetune_settings([*words, "train.validate_every_epochs=0"])
+
+
+def test_what_is_printed_is_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["encoder=random", "corpus=/c", "task=regress", "labels=age", "train.patience=null"]
+    assert main(["finetune", *words, "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["objective"]["labels"] == "age" and printed["train"]["patience"] is None
+    assert printed["encoder"]["name"] == "tiny" and printed["run"] == "finetune"
+
+
+def test_fractions_parts_and_seeds_are_a_sweep(encoder: str, tmp_path: Path) -> None:
+    words = ["objective=supervised", "objective.labels=superdiagnostic", f"encoder.weights={encoder}", "train=finetune"]
+    words += ["checkpoint=best", "sweep.metric=validation_auroc", "sweep.mode=max", "corpus=/c", f"out={tmp_path}"]
+    space = ["sweep.space.objective.fraction=[0.1,1.0]", "sweep.space.objective.trained=[head,all]"]
+    plan = plan_from([*words, *space])
+    assert [trial.name for trial in plan.trials][:2] == ["fraction-0.1__trained-head", "fraction-0.1__trained-all"]
+    assert {trial.settings.objective["trained"] for trial in plan.trials} == {"head", "all"}
+    assert all(list(trial.settings.encoder["channels"]) == [16, 16, 48] for trial in plan.trials)
+    with pytest.raises(SettingsError, match="did you mean 'validation_auroc'"):
+        plan_from([*(word.replace("_auroc", "_auroq") for word in words), *space])

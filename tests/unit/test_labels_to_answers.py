@@ -1,0 +1,126 @@
+"""Labels as targets, probabilities that can be taken at their word, and when a run has stopped getting better."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, softmax
+
+from beatray.errors import SettingsError
+from beatray.finetune.lessons import OwnLabel, side_by_side
+from beatray.models.calibration import Calibration, fitted
+from beatray.train.early_stopping import EarlyStopping
+from beatray.train.targets import TargetTable
+
+
+def drawn(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits three times too sure of themselves and off by one, and labels of which some are unknown."""
+    generator = np.random.default_rng(seed)
+    honest = generator.normal(0, 1.5, (400, 3))
+    truth = (generator.random(honest.shape) < expit(honest)).astype(np.int8)
+    truth[generator.random(truth.shape) < 0.1] = -1
+    return 3 * honest + 1, truth
+
+
+def test_platt_finds_what_was_done_to_the_logits() -> None:
+    logits, truth = drawn()
+    found = fitted("multilabel", logits, truth)
+    np.testing.assert_allclose(found.slope, 1 / 3, atol=0.1)
+    np.testing.assert_allclose(found.offset, -1 / 3, atol=0.3)
+    plain = Calibration.none("multilabel", 3)
+    assert found.nll(logits, truth) < 0.8 * plain.nll(logits, truth)
+    other, labels = drawn(1)
+    assert found.error(other, labels) < 0.5 * plain.error(other, labels)
+
+
+def test_platt_is_the_minimum_of_the_smoothed_likelihood() -> None:
+    logits, truth = drawn()
+    found = fitted("multilabel", logits, truth)
+    known = truth[:, 1] >= 0
+    z, y = logits[known, 1], truth[known, 1] > 0
+    wanted = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
+
+    def lost(at: np.ndarray) -> float:
+        chance = expit(at[0] * z + at[1])
+        return float(-(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance)).sum())
+
+    best = minimize(lost, [0.1, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+    assert (found.slope[1], found.offset[1]) == pytest.approx(tuple(best.x), abs=1e-5)
+
+
+def test_a_temperature_keeps_the_order_of_classes() -> None:
+    generator = np.random.default_rng(0)
+    honest = generator.normal(0, 2, (500, 4))
+    truth = np.array([generator.choice(4, p=chance) for chance in softmax(honest, axis=1)], np.int16)
+    truth[:20] = -1
+    found = fitted("classes", 2.5 * honest, truth)
+    assert found.slope[0] == pytest.approx(1 / 2.5, rel=0.15) and len(set(found.slope)) == 1
+    np.testing.assert_array_equal(found.probabilities(honest).argmax(1), honest.argmax(1))
+    np.testing.assert_allclose(found.probabilities(honest).sum(1), 1)
+    assert found.nll(2.5 * honest, truth) < Calibration.none("classes", 4).nll(2.5 * honest, truth)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        ([2.0, 1.0, -1.0], [1, 1, 1]),  # one value only
+        ([-2.0, -1.0, 3.0, 1.0], [1, 1, 0, 0]),  # worse than chance: the order would turn round
+        ([3.0, -3.0], [-1, -1]),  # nothing known
+    ],
+)
+def test_logits_stay_as_they_are_where_nothing_can_be_learned(logits: list[float], labels: list[int]) -> None:
+    found = fitted("multilabel", np.array(logits)[:, None], np.array(labels, np.int8)[:, None])
+    assert (found.slope, found.offset) == ((1.0,), (0.0,))
+    assert Calibration.from_dict(found.to_dict()) == found
+
+
+def test_a_run_ends_after_so_many_validations_without_a_better_one() -> None:
+    def told(values: list[float], patience: int | None, cut: int = 0) -> int | None:
+        stopping = EarlyStopping.of(patience, None)
+        for number, value in enumerate(values):
+            if number == cut:
+                stopping = EarlyStopping.of(patience, stopping.state)  # as a checkpoint keeps it
+            stopping.add(value)
+            if stopping.over:
+                return number
+        return None
+
+    values = [3.0, 2.0, 2.5, 1.0, float("nan"), 1.0, 1.5, 0.5]
+    assert told(values, 2) == 5 == told(values, 2, cut=5)
+    assert told(values, 3) == 6 and told(values, 4) is None and told(values, None) is None
+
+
+def test_labels_side_by_side_are_what_one_head_learns() -> None:
+    yes, no = [True], [False]
+    sick = OwnLabel("sick", "binary", ("sick",), np.array([yes, no, no, no]), np.array([True, True, False, False]))
+    codes = OwnLabel(
+        "codes",
+        "multilabel",
+        ("a", "b"),
+        np.array([[1, 1], [0, 0], [1, 0], [0, 0]], bool),
+        np.array([1, 0, 1, 0], bool),
+    )
+    both = side_by_side([sick, codes], "two")
+    assert (both.kind, both.names) == ("multilabel", ("sick", "a", "b"))
+    assert both.rows.tolist() == [0, 1, 2] and both.values.tolist() == [[1, 1, 1], [0, -1, -1], [-1, 1, 0]]
+    assert side_by_side([codes, codes], "twice").names == ("codes: a", "codes: b", "codes: a", "codes: b")
+    numbers = OwnLabel("lvef", "numbers", (), np.array([[40.0], [7.0], [55.0], [0.0]]), np.array([1, 0, 1, 0], bool))
+    found = side_by_side([numbers, numbers], "numbers")
+    assert found.rows.tolist() == [0, 2] and found.values.tolist() == [[40, 40], [55, 55]]
+    one = OwnLabel("class", "classes", ("x", "y"), np.eye(2)[[1, 0, 1, 0]].astype(bool), np.array([1, 0, 1, 1], bool))
+    chosen = side_by_side([one], "one")
+    assert chosen.kind == "classes" and chosen.rows.tolist() == [0, 2, 3] and chosen.values.tolist() == [1, 1, 0]
+    with pytest.raises(SettingsError, match=r"one model cannot learn sick \(binary\), lvef \(numbers\)"):
+        side_by_side([sick, numbers], "mixed")
+
+
+def test_targets_are_found_by_key() -> None:
+    table = TargetTable.of(np.array([7, -3, 5]), np.array([[1, 0], [0, -1], [1, 1]], np.int8))
+    np.testing.assert_array_equal(table.rows(np.array([5, 8, -3, -9])), [[1, 1], [-1, -1], [0, -1], [-1, -1]])
+    empty = TargetTable.of(np.empty(0, np.int64), np.empty((0, 2), np.float32), np.nan)
+    assert np.isnan(empty.rows(np.array([1, 2]))).all()
+    assert table.sha256() == TargetTable.of(np.array([-3, 5, 7]), np.array([[0, -1], [1, 1], [1, 0]], np.int8)).sha256()
+    assert table.sha256() != TargetTable.of(np.array([-3, 5, 7]), np.array([[0, 0], [1, 1], [1, 0]], np.int8)).sha256()
+    with pytest.raises(ValueError, match="twice"):
+        TargetTable.of(np.array([1, 1]), np.zeros(2))

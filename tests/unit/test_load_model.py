@@ -1,0 +1,84 @@
+"""`beatray.load_model`: models of every kind on real recordings, at other rates, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+import beatray
+from beatray.errors import CheckpointError
+from beatray.record import LEADS, WAVE_KINDS
+from evaluation_rows import read_rows
+from made_models import CLASSES, KINDS, made_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SAMPLE = Path(__file__).parents[2] / "platform" / "beatray" / "sample"
+
+
+@pytest.fixture(scope="module")
+def ecgs() -> NDArray[np.float64]:
+    """12 recordings of 10 s at 500 Hz, mV."""
+    return read_rows(ludb=(str(SAMPLE / "ludb-sample.zip"), 12)).signal_uv / 1000.0
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {kind: made_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+def test_each_kind_says_what_it_knows_and_nothing_else(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
+    for kind, path in models.items():
+        model = beatray.load_model(path)
+        found = model.predict(ecgs[:3])
+        if kind == "waves":
+            assert found.waves is not None and found.probabilities is None and len(found.waves) == 3
+            assert {wave.lead for waves in found.waves for wave in waves} == {None} and found.names == WAVE_KINDS
+        elif kind == "numbers":
+            assert found.numbers is not None and found.numbers.shape == (3, 2) and found.decisions is None
+        else:
+            assert found.probabilities is not None and found.decisions is not None and found.names == CLASSES
+            assert found.probabilities.shape == found.decisions.shape == (3, 3)
+            sums = found.probabilities.sum(1)
+            assert np.allclose(sums, 1) == (kind == "classes")
+        one = model.predict(ecgs[1])
+        if kind == "waves":
+            assert found.waves is not None and one.waves == found.waves[1:2]
+    per_lead = beatray.load_model(made_model(Path(models["waves"]) / "leads", "waves", leads="per_lead"))
+    told = per_lead.predict(ecgs[:1]).waves
+    assert told is not None and {wave.lead for wave in told[0]} <= set(LEADS) and len({w.lead for w in told[0]}) > 6
+
+
+@pytest.mark.parametrize(("rate_hz", "bound"), [(1000, 0.001), (360, 0.002), (250, 0.003), (100, 0.03)])
+def test_other_rates_give_the_same_answers_within_bounds(
+    rate_hz: int, bound: float, models: dict[str, str], ecgs: NDArray[np.float64]
+) -> None:
+    """Below 500 Hz what lies above half of the rate is lost; the bounds are on probabilities."""
+    other = resample_poly(ecgs, rate_hz, 500, axis=-1, padtype="line")
+    for kind in ("multilabel", "classes"):
+        model = beatray.load_model(models[kind])
+        expected, found = model.predict(ecgs).probabilities, model.predict(other, rate_hz=rate_hz).probabilities
+        assert expected is not None and found is not None
+        worst = np.abs(found - expected).max()
+        print(f"{kind} at {rate_hz} Hz: {worst:.5f}")
+        assert worst < bound
+        wrong = model.predict(np.concatenate([other] * 10, axis=-1)[..., :5000]).probabilities  # taken for 500 Hz
+        assert wrong is not None and np.abs(wrong - expected).max() > 2 * worst
+
+
+def test_what_cannot_be_read_is_named(models: dict[str, str], ecgs: NDArray[np.float64], tmp_path: Path) -> None:
+    model = beatray.load_model(models["classes"])
+    for x_mv, rate_hz, message in (
+        ([ecgs[0], ecgs[1] * 1000], 500, "recording 1: .*Are these microvolts"),
+        (ecgs[0], 20, "recording 0: .*20"),
+        (ecgs[:, :6], 500, "has 6 leads; twelve are needed"),
+        ([ecgs[0], ecgs[1][:, :1000]], 500, "recording 1: .*Is rate_hz right"),
+    ):
+        with pytest.raises(ValueError, match=message) as told:
+            model.predict(x_mv, rate_hz=rate_hz)
+        assert len(str(told.value).splitlines()) == 1
+    with pytest.raises(CheckpointError, match="there is no model at"):
+        beatray.load_model(str(tmp_path))
