@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,12 +132,6 @@ def stem_of(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     stem, dot, _ = name.rpartition(".")
     return folder + slash + (stem if dot and stem else name)
-
-
-def id_of(text: Any) -> str | None:
-    """A patient id as one line of at most 128 characters; None where there is none."""
-    cell = "".join(ch for ch in str(text or "") if ch.isprintable()).strip()[:128]
-    return cell or None
 
 
 def _known(measured: dict[str, float | None]) -> dict[str, float]:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
+from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
+from beatray.ingest.formats.people import age_in, id_of, is_rounded_id, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.sources.arrays_plan import FILE_NAME, MAX_BYTES, ArraysPlan, read_plan
@@ -28,11 +30,8 @@ from beatray.ingest.sources.item import (
     check_not_refused,
     find_table,
     name_problem,
-    parse_age,
-    parse_sex,
     read_columns,
     refuse_second_names,
-    whole_number,
 )
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -79,19 +78,18 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     notes: list[str] = []
     signal_mv, mask = twelve_from_array(values, plan.leads, plan.mv_per_unit, plan.rate_hz, notes)
     about = item.meta
-    labels = [label.strip() for label in about.get("labels", "").split(plan.separator)]
-    fold = whole_number(about.get("fold", ""))
+    patient = id_of(about.get("patient"))
     yield Record(
         record_id=f"{NAME}/{item.name}",
         source=NAME,
         signal_mv=signal_mv,
         rate_hz=plan.rate_hz,
         lead_mask=mask,
-        patient_id=f"{NAME}/{about['patient']}" if about.get("patient") else None,
-        fold=int(fold) if fold is not None else None,
-        labels=tuple(dict.fromkeys(label for label in labels if label)),
-        age=parse_age(about.get("age", "")),
-        sex=parse_sex(about.get("sex", "")),
+        patient_id=None if patient is None else f"{NAME}/{patient}",
+        fold=maybe_whole(about.get("fold")),
+        labels=labels_of(about.get("labels", "").split(plan.separator)),
+        age=age_in(about.get("age", "")),
+        sex=sex_of(about.get("sex", "")),
         notes=tuple(dict.fromkeys(notes)),
         patient_is_private=True,
     )
@@ -99,11 +97,13 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
 
 def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
-    name = cells.get("id") or (stem if row is None else f"{stem}/{row}")
+    name = id_of(cells.get("id")) or (stem if row is None else f"{stem}/{row}")
     problem = name_problem(name) or ("" if name.isprintable() and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
-    if fold and not (whole_number(fold) and 0 <= int(whole_number(fold) or 0) <= 127):
+    if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
         problem = f"fold {fold[:40]!r} is not 0 to 127"
+    if any(is_rounded_id(cells.get(key, "")) for key in ("id", "patient")):
+        problem = "a spreadsheet has rounded its id or its patient's, as in 1.23457E+11: write the column as text"
     if problem:
         return Item(f"{stem}/{row}" if row is not None else stem, folder + file, {"refused": problem})
     meta = {key: value for key, value in cells.items() if key != "id" and value}
@@ -150,10 +150,10 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
         word = cells.pop("file", files[0])
         file, text = spelling.get(word, word[:80]), cells.pop("row", str(number))
-        row = whole_number(text) if file in rows else None
+        row = maybe_whole(text) if file in rows else None
         if file in rows and row is None:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
-        key = (file, None if row is None else int(row))
+        key = (file, row)
         if key in found:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
         found[key] = cells

@@ -12,14 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_header import comment_fields
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
     name_problem,
-    parse_age,
-    parse_sex,
     refuse_second_names,
 )
 from beatray.ingest.tree import Tree
@@ -29,7 +28,6 @@ NAME = "ptb"
 LICENCE = "ODC-By 1.0"
 ROWS = 12
 _PATIENT = re.compile(r"patient\d{1,6}", re.ASCII)
-_NO_LABEL = ("", "n/a", "no", "unknown")
 
 
 def find(tree: Tree) -> list[Item]:
@@ -60,9 +58,9 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         rate_hz=leads.rate_hz,
         lead_mask=leads.lead_mask,
         patient_id=f"{NAME}/{folder}" if _PATIENT.fullmatch(folder) else None,
-        labels=() if reason.lower() in _NO_LABEL else (reason,),
-        age=parse_age(fields.get("age", [""])[0]),
-        sex=parse_sex(fields.get("sex", [""])[0]),
+        labels=() if reason.lower() == "no" else labels_of([reason]),
+        age=age_in(fields.get("age", [""])[0]),
+        sex=sex_of(fields.get("sex", [""])[0]),
         notes=leads.notes,
         frank_mv=leads.frank_mv,
         gaps=leads.gaps,

@@ -12,8 +12,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.people import age_in
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
-from beatray.ingest.sources.item import Item, check_not_refused, find_table, parse_age, read_table
+from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
@@ -33,7 +35,7 @@ def find(tree: Tree) -> list[Item]:
     items: list[tuple[int, Item]] = []
     seen: set[int] = set()
     for row in read_table(tree, index, _COLUMNS):
-        ecg_id = _whole_number(row["ecg_id"])
+        ecg_id = maybe_whole(row["ecg_id"])
         meta, problem = _row_meta(row)
         if ecg_id is None:
             problem = f"ecg_id {row['ecg_id'][:40]!r} is not a number"
@@ -68,7 +70,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         patient_id=meta["patient"],
         fold=int(meta["fold"]),
         labels=tuple(meta["labels"].split()),
-        age=parse_age(meta["age"]),
+        age=age_in(meta["age"]),
         sex=meta["sex"] or None,
         notes=leads.notes,
     )
@@ -76,10 +78,10 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
 
 def _row_meta(row: dict[str, str]) -> tuple[dict[str, str], str]:
     """Table cells in canonical form, and what is wrong with the row (empty if nothing)."""
-    patient = _whole_number(row["patient_id"])
+    patient = maybe_whole(row["patient_id"])
     if patient is None:
         return {}, f"patient_id {row['patient_id'][:40]!r} is not a number"
-    fold = _whole_number(row["strat_fold"])
+    fold = maybe_whole(row["strat_fold"])
     if fold is None or not 1 <= fold <= 10:
         return {}, f"strat_fold {row['strat_fold'][:40]!r} is not 1 to 10"
     codes = _parse_codes(row["scp_codes"])
@@ -102,9 +104,3 @@ def _parse_codes(text: str) -> list[str] | None:
         return None
     names = [code.strip() for code in codes]
     return None if any(not name or " " in name for name in names) else names
-
-
-def _whole_number(text: str) -> int | None:
-    """15709 from "15709" or "15709.0"."""
-    digits = text.strip().removesuffix(".0")
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 12 else None
