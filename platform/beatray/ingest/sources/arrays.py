@@ -23,6 +23,7 @@ from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
 from beatray.ingest.formats.people import age_in, id_of, is_rounded_id, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
+from beatray.ingest.member_checks import is_one_line
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.sources.arrays_plan import FILE_NAME, MAX_BYTES, ArraysPlan, read_plan
 from beatray.ingest.sources.item import (
@@ -33,6 +34,7 @@ from beatray.ingest.sources.item import (
     read_columns,
     refuse_second_names,
 )
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -49,7 +51,7 @@ def find(tree: Tree) -> list[Item]:
     plan = read_plan(tree.read(place, MAX_BYTES))
     folder = split_path(place)[0]
     names = [name.removeprefix(folder) for name in tree.names() if name.startswith(folder)]
-    files = sorted({name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in plan.files)})
+    files = sorted({name for name in names if any(_fits(name, pattern) for pattern in plan.files)})
     if not files:
         raise RecordError(Reason.MISSING_FILE, f"{place}: no file is called {' or '.join(plan.files)}")
     items: list[Item] = []
@@ -95,10 +97,16 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     )
 
 
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a pattern names a file; a suffix may be written in capitals."""
+    stem, dot, suffix = name.rpartition(".")
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(stem + dot + suffix.lower(), pattern)
+
+
 def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
     name = id_of(cells.get("id")) or (stem if row is None else f"{stem}/{row}")
-    problem = name_problem(name) or ("" if name.isprintable() and len(name) <= 200 else "its id cannot be printed")
+    problem = name_problem(name) or ("" if is_one_line(name) and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
     if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
         problem = f"fold {fold[:40]!r} is not 0 to 127"
@@ -115,7 +123,7 @@ def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, 
 def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dict[str, str]]]:
     """The recordings of one file by row (None: the file is one), and what it says of each itself."""
     with tree.open_random(path) as file:
-        if path.endswith(".parquet"):
+        if path.lower().endswith(".parquet"):
             table = open_table(file)
             wanted = {key: name for key, name in plan.columns.items() if key not in ("file", "row")}
             if plan.table is not None or not wanted:
@@ -137,7 +145,7 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
         return {}
     if "file" not in plan.columns and len(files) > 1:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.file is needed, there are {len(files)} files")
-    rows = {file for file in files if plan.stacked or file.endswith(".parquet")}
+    rows = {file for file in files if plan.stacked or file.lower().endswith(".parquet")}
     if rows and len(files) > 1 and "row" not in plan.columns:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.row is needed, there are {len(files)} files")
     spelling = {word: file for file in files for word in (file.rpartition("/")[2], file.rpartition(".")[0], file)}
@@ -145,7 +153,7 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
         spelling.setdefault(file.rpartition("/")[2].rpartition(".")[0], file)
     keys = list(plan.columns)
     found: dict[tuple[str, int | None], dict[str, str]] = {}
-    lines = read_columns(tree, folder + plan.table, tuple(plan.columns.values()))
+    lines = read_columns(tree, as_spelt(tree, folder + plan.table), tuple(plan.columns.values()))
     for number, values in enumerate(lines):
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
         word = cells.pop("file", files[0])
@@ -162,7 +170,7 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
 
 def _values(tree: Tree, path: str, row: int | None, plan: ArraysPlan) -> NDArray[Any]:
     """The array of one recording as (leads, samples)."""
-    if path.endswith(".parquet"):
+    if path.lower().endswith(".parquet"):
         return _parquet_values(_kept_table(tree, path), row or 0, plan)
     with tree.open_random(path) as file, _array_file(file, plan) as array:
         layout = npy_layout(array)
@@ -186,7 +194,7 @@ def _parquet_values(table: ParquetTable, row: int, plan: ArraysPlan) -> NDArray[
 
 def _array_file(file: RandomFile, plan: ArraysPlan) -> RandomFile:
     """The `.npy` itself, or the member of the `.npz`."""
-    return npz_member(file, plan.array or "") if file.member.endswith(".npz") else file
+    return npz_member(file, plan.array or "") if file.member.lower().endswith(".npz") else file
 
 
 def _plan(tree: Tree, place: str) -> ArraysPlan:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_header import comment_fields
-from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
+from beatray.ingest.formats.wfdb_record import read_twelve_leads
 from beatray.ingest.sources.item import Item, check_not_refused, name_problem
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -30,13 +31,12 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root by path; a name that comes a second time is refused, not lost."""
     seen: dict[str, str] = {}
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            name = split_path(path)[1].removesuffix(".hea")
-            problem = f"{path} has the record name of {seen[name]}" if name in seen else name_problem(name)
-            seen.setdefault(name, path)
-            rows = ROWS_OF_PREFIX.get(name[:1], 1) if name[1:].isdigit() else 1
-            items.append(Item(name, path, {"refused": problem} if problem else {}, rows))
+    for path, stem in paths_with(tree, ".hea"):
+        name = stem.rpartition("/")[2]
+        problem = f"{path} has the record name of {seen[name]}" if name in seen else name_problem(name)
+        seen.setdefault(name, path)
+        rows = ROWS_OF_PREFIX.get(name[:1], 1) if name[1:].isdigit() else 1
+        items.append(Item(name, path, {"refused": problem} if problem else {}, rows))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return items

@@ -23,7 +23,6 @@ from beatray.ingest.formats.mat5 import read_mat5
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.people import age_in, is_unknown, sex_of
-from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
@@ -32,6 +31,7 @@ from beatray.ingest.sources.item import (
     read_columns,
     refuse_second_names,
 )
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Reason, Record, RecordError
 
@@ -49,12 +49,11 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path, with its labels where the table is there."""
     table = _labels(tree)
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".mat"):
-            name = split_path(path)[1].removesuffix(".mat")
-            labels = table.get(name, "")
-            problem = name_problem(name) or ("" if labels is not None else f"{TABLE} gives it twice, or no class")
-            items.append(Item(name, path, {"refused": problem} if problem else {"labels": labels or ""}, ROWS))
+    for path, stem in paths_with(tree, ".mat"):
+        name = stem.rpartition("/")[2]
+        labels = table.get(name, "")
+        problem = name_problem(name) or ("" if labels is not None else f"{TABLE} gives it twice, or no class")
+        items.append(Item(name, path, {"refused": problem} if problem else {"labels": labels or ""}, ROWS))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .mat file anywhere in {tree.location}")
     return refuse_second_names(items)

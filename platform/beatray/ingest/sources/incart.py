@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 
 from beatray.ingest.formats.people import age_in, labels_of, sex_of
-from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
+from beatray.ingest.formats.wfdb_record import read_twelve_leads
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
@@ -22,6 +22,7 @@ from beatray.ingest.sources.item import (
     name_problem,
     refuse_second_names,
 )
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -41,12 +42,11 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path, with its patient where the table is there."""
     patients = _patients(tree)
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            name = split_path(path)[1].removesuffix(".hea")
-            problem = name_problem(name)
-            meta = {"refused": problem} if problem else {"patient": patients.get(name, "")}
-            items.append(Item(name, path, meta, ROWS))
+    for path, stem in paths_with(tree, ".hea"):
+        name = stem.rpartition("/")[2]
+        problem = name_problem(name)
+        meta = {"refused": problem} if problem else {"patient": patients.get(name, "")}
+        items.append(Item(name, path, meta, ROWS))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return refuse_second_names(items)

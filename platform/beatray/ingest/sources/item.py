@@ -73,11 +73,12 @@ def refuse_second_names(items: list[Item]) -> list[Item]:
 
 
 def find_table(tree: Tree, file_name: str) -> str:
-    """The path of the shallowest file called `file_name`.
+    """The path of the shallowest file called `file_name`, in any case of letters if in none as written.
 
     Raises RecordError: MISSING_FILE where there is none, METADATA where two lie equally deep.
     """
-    found = [name for name in tree.names() if name == file_name or name.endswith("/" + file_name)]
+    found = [name for name in tree.names() if name.rpartition("/")[2].lower() == file_name.lower()]
+    found = [name for name in found if name.rpartition("/")[2] == file_name] or found
     if not found:
         place = Path(tree.location.removeprefix("file://"))
         remedy = "is this the right data set, and is it complete?"

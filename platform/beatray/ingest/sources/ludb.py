@@ -16,6 +16,7 @@ from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
+from beatray.ingest.spelling import as_spelt, read_any_case
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Record, Wave
 
@@ -44,7 +45,7 @@ def find(tree: Tree) -> list[Item]:
         cells = [cell for column, cell in row.items() if column not in _NOT_LABELS and isinstance(cell, str)]
         labels = labels_of(line for cell in cells for line in cell.splitlines())
         meta = {"age": row["Age"], "sex": row["Sex"].strip(), "labels": "\n".join(labels)}
-        items[number] = Item(str(number), f"{folder}data/{number}.hea", meta)
+        items[number] = Item(str(number), as_spelt(tree, f"{folder}data/{number}.hea"), meta)
     return [*(items[number] for number in sorted(items)), *unusable]
 
 
@@ -52,10 +53,10 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     """The one recording of an item, with its waves. Raises RecordError."""
     check_not_refused(item)
     leads = read_twelve_leads(tree, item.path)
-    stem = item.path.removesuffix(".hea")
+    stem = item.path.rpartition(".")[0]
     waves: list[Wave] = []
     for lead, lead_name in enumerate(LEADS):
-        marks = parse_annotations(tree.read(f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
+        marks = parse_annotations(read_any_case(tree, f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
         waves += waves_of_lead(marks, lead, leads.header.n_samples)
     yield Record(
         record_id=f"{NAME}/{item.name}",

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_columns
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
@@ -54,7 +55,7 @@ def find(tree: Tree) -> list[Item]:
             unusable.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
         meta = {"patient": f"{NAME}/{patient}", "measured": measured.get(number, "")}
-        items[number] = Item(str(number), f"{folder}{path.strip().removesuffix('.hea')}.hea", meta)
+        items[number] = Item(str(number), as_spelt(tree, f"{folder}{path.strip().removesuffix('.hea')}.hea"), meta)
     return [*(items[number] for number in sorted(items)), *unusable]
 
 

@@ -21,6 +21,7 @@ from beatray.ingest.sources.item import (
     name_problem,
     refuse_second_names,
 )
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -33,11 +34,10 @@ _PATIENT = re.compile(r"patient\d{1,6}", re.ASCII)
 def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path."""
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            name = split_path(path)[1].removesuffix(".hea")
-            problem = name_problem(name)
-            items.append(Item(name, path, {"refused": problem} if problem else {}, ROWS))
+    for path, stem in paths_with(tree, ".hea"):
+        name = stem.rpartition("/")[2]
+        problem = name_problem(name)
+        items.append(Item(name, path, {"refused": problem} if problem else {}, ROWS))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return refuse_second_names(items)

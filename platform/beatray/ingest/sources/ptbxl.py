@@ -16,6 +16,7 @@ from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.people import age_in
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
@@ -47,8 +48,9 @@ def find(tree: Tree) -> list[Item]:
         if problem:
             meta = {"refused": problem}
         path = folder + row["filename_hr"] + ".hea"
-        if path not in tree and folder + row["filename_lr"] + ".hea" in tree:
-            path = folder + row["filename_lr"] + ".hea"
+        if path not in tree:
+            found = as_spelt(tree, path), as_spelt(tree, folder + row["filename_lr"] + ".hea")
+            path = next((each for each in found if each in tree), path)
         name = row["ecg_id"] if ecg_id is None else f"{ecg_id:05d}"
         items.append((ecg_id or 0, Item(name, path, meta)))
     items.sort(key=lambda pair: (pair[0], pair[1].name))

@@ -24,6 +24,7 @@ from beatray.ingest.sources.item import (
     read_columns,
     refuse_second_names,
 )
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
@@ -49,9 +50,8 @@ def find(tree: Tree) -> list[Item]:
         unnamed = is_unknown(name) or not name.isprintable() or not _PATIENT.fullmatch(patient)
         if unnamed:
             name, problem = f"row-{line}", f"row {line} of {INDEX}: ECG_ID or Patient_ID cannot be used"
-        path = f"{folder}Child_ecg/{file_name}.hea"
-        if path not in tree:
-            path = f"{folder}{file_name}.hea"
+        places = [as_spelt(tree, f"{folder}{below}{file_name}.hea") for below in ("Child_ecg/", "")]
+        path = next((place for place in places if place in tree), places[-1])
         labels = [f"aha:{code}" for code in _entries(findings)] + [f"icd10:{code}" for code in _entries(diagnoses)]
         days = _DAYS.fullmatch(age)
         meta = {
