@@ -23,8 +23,14 @@ from beatray.record import Record
 NAME = "ptbxl"
 LICENCE = "CC BY 4.0"
 INDEX = "ptbxl_database.csv"
-WITHDRAWN = frozenset((137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462))
-"""Records of release 1.0.1 that the authors took out in 1.0.2: copies of other records, or wrongly filed."""
+WITHDRAWN = frozenset(
+    (
+        *(137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462, 2506, 2511, 3795, 3798, 3800, 3801, 3832),
+        *(5817, 7777, 7779, 7782, 9821, 9825, 9888, 11810, 11814, 11815, 11817, 11838, 13791, 13793, 13796),
+        *(13797, 13799, 15742, 18150),
+    )
+)
+"""The 38 records of release 1.0.1 (21,837) that 1.0.2 (21,799) no longer has: copies of others, or wrongly filed."""
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
 
