@@ -20,8 +20,8 @@ class CorpusSettings:
     """Which corpus, and which of its rows may be trained on."""
 
     path: str = setting("", "folder or URI of the corpus", resumable=True)
-    validation_folds: tuple[int, ...] = (9,)
-    test_folds: tuple[int, ...] = (10,)
+    validation_folds: tuple[int, ...] = setting((9,), "of the ten that PTB-XL publishes", at_least=1, at_most=10)
+    test_folds: tuple[int, ...] = setting((10,), "never pretrained on", at_least=1, at_most=10)
     hashed_test_sources: tuple[str, ...] = setting(
         ("ludb",), "sources without folds of which two fifths of the patients are held out, by a hash"
     )
