@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.kept_runs import KeptRuns
 from beatray.evaluate.label_spaces import TABLE
@@ -68,12 +70,18 @@ def evaluate(
     row by row of `rows`.
 
     `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
-    adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
-    task has labelled records in both parts, or if held-out validation is asked for and there is none.
+    adds its random control alone. Raises SettingsError for a GPU that is not there; ValueError if a patient is in two
+    parts, if two encoders share a label, if no task has labelled records in both parts, or if held-out validation is
+    asked for and there is none.
     """
     settings = settings or EvaluateSettings()
     began = time.monotonic()
     train, test = np.unique(np.asarray(train, np.int64)), np.unique(np.asarray(test, np.int64))
+    if settings.device.startswith("cuda") and int(settings.device[5:] or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"evaluate.device={settings.device}: PyTorch sees {torch.cuda.device_count()} GPUs here; say cpu, or "
+            "a number that is there"
+        )
     if "classify" in settings.tasks and settings.classify.labels == TABLE and own is None:
         raise ValueError("classify.labels=table needs the table's label space: see own_labels.table_space")
     labels = tuple(spec.label for spec in encoders if spec.weights is not None)
