@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from beatray.infer.files import Embeddings
@@ -28,15 +30,15 @@ def load_encoder(path: str) -> nn.Module:
     return load(path)
 
 
-def load_model(path: str, device: str = "cpu") -> EcgModel:
-    """The model that `beatray finetune` left at `path` (a run folder or its model/ folder).
+def load_model(path: str | Sequence[str], rate_hz: float = 500.0, device: str = "cpu") -> EcgModel:
+    """The model that `beatray finetune` left at `path` (a run folder or its model/ folder); of several, an ensemble.
 
     `.predict(x_mv, rate_hz=500)` takes millivolts, (12, T), (B, 12, T) or a list, and gives probabilities and
     decisions, numbers, or waves. Raises errors.CheckpointError when the folder is damaged.
     """
     from beatray.infer.model import EcgModel
 
-    return EcgModel(path, device)
+    return EcgModel(path, rate_hz, device).fit()
 
 
 def read_embeddings(path: str, level: str | None = None) -> Embeddings:

@@ -149,6 +149,11 @@ def _dispatch(args: argparse.Namespace) -> int:
             from beatray.commands import export
 
             return export.run(args.encoder, args.out, results=args.results, onnx=not args.no_onnx)
+        if args.command == "predict":
+            from beatray.commands import predict
+
+            predict.run(predict.settings_from(args.overrides), show=args.show)
+            return 0
         if args.command == "embed":
             from beatray.commands import embed
 
@@ -206,6 +211,10 @@ def _print_config(args: argparse.Namespace) -> int:
         from beatray.finetune.settings import finetune_settings
 
         content = as_dict(finetune_settings([*given, *extra]))
+    elif args.command == "predict":
+        from beatray.commands import predict
+
+        content = as_dict(predict.settings_from([*given, *extra]))
     elif args.command == "bench":
         from beatray.commands import bench
 

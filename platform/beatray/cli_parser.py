@@ -146,6 +146,24 @@ def parser() -> argparse.ArgumentParser:
         "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
     )
     _overrides_of(embed)
+    predict = commands.add_parser(
+        "predict",
+        help="a model of finetune over new recordings: a corpus, a folder, a zip",
+        description="Run a model over a corpus, or straight over files of any readable format, with Ray Data; nothing "
+        "is stored but the answers: a table (Parquet, or CSV by the name of out), refused files with reasons, waves "
+        "also as WFDB annotations. The same command goes on after a kill. Overrides: model=PATH[,PATH] (several: an "
+        "ensemble) corpus=PATH | files=PATH out=NAME.parquet|NAME.csv|FOLDER format= source= overwrite= "
+        "predict.workers= predict.KEY= ... Example: beatray predict model=runs/dx files=/data/ward out=ward.csv",
+    )
+    _overrides_of(predict)
+    predict.add_argument(
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a page of N recordings: the ECG, its waves or probabilities, where the model looks "
+        "(needs beatray[explain])",
+    )
     export = commands.add_parser(
         "export",
         help="an encoder to hand to others: safetensors, torch.export, ONNX and a model card",

@@ -56,6 +56,8 @@ OLDER_CHOICES = {"sweep": {"form": "loss", "pos_mass": "positive_mass"}}
 PATH_KEYS = {
     "corpus.path",
     "out",
+    "model",
+    "files",
     "run",
     "encoder_path",
     "encoder_weights",

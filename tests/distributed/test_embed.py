@@ -23,7 +23,8 @@ from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
 from beatray.infer.files import EmbeddingsError, read_listing
 from beatray.infer.plan import prepare_plan
-from beatray.infer.run import Embedded, check_resources, embed
+from beatray.infer.run import Embedded, embed
+from beatray.infer.stream import check_resources
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models import encoder_folder
@@ -252,8 +253,8 @@ def test_mistakes_are_told_before_anything_starts(
 
 def test_a_worker_gets_a_gpu_where_there_is_one(encoder: str, sample_corpus: str) -> None:
     words = [f"encoder={encoder}", f"corpus={sample_corpus}"]
-    assert check_resources(prepare_plan(settings_from(words)), {"CPU": 4.0, "GPU": 1.0})
-    assert not check_resources(prepare_plan(settings_from([*words, "embed.device=cpu"])), {"CPU": 4.0, "GPU": 1.0})
+    assert check_resources(settings_from(words).embed, {"CPU": 4.0, "GPU": 1.0}, "embed")
+    assert not check_resources(settings_from([*words, "embed.device=cpu"]).embed, {"CPU": 4.0, "GPU": 1.0}, "embed")
     assert json.loads(json.dumps(prepare_plan(settings_from(words)).made_by))["levels"] == ["recording"]
 
 

@@ -55,6 +55,8 @@ def test_fractions_are_nested_and_by_patient(sample_corpus: str, tmp_path: Path)
             set(index["patient_id"].iloc[rows]) for rows in (found[2].train, found[2].validation, found[2].test)
         ]
         assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
+    few = assignment(spec_of(sample_corpus, tmp_path, "r", *words, "corpus.most_recordings=12").settings).parts
+    assert 8 < len(few.train) <= 12 and set(few.train.tolist()) <= set(found[2].train.tolist())
 
 
 def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ HEAVY = {
         "sweep/evaluation.py",
         "sweep/run.py",
         "sweep/trial.py",
-        "infer/run.py",
+        "infer/stream.py",
         "ray_session.py",
         "ray_job.py",
         "doctor/collective.py",

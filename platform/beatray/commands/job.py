@@ -17,6 +17,7 @@ PLACES = {
     "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", *_TABLE),
     "sweep": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out", *_TABLE, *_EVALUATED),
     "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out", *_TABLE, *_EVALUATED),
+    "predict": ("corpus", "corpus.path", "files", "model", "out"),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
 }
 NOT_PLACES = ("random", "null")
@@ -35,7 +36,8 @@ def main(command: str, argv: list[str]) -> int:
         value = places.get(key)
         if value is None or value in NOT_PLACES or _names_labels(command, key, value):
             continue
-        if not value.startswith("/") and "://" not in value:
+        each = value.strip("[]").split(",") if key == "model" else [value]
+        if not all(place.startswith("/") or "://" in place for place in each):
             return _refuse(command, f"{key}={value} is relative")
     if NEEDED not in places and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not said")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from beatray.augment.draws import record_key
 from beatray.corpus.reader import Corpus
-from beatray.corpus.splits import Role, assign_roles, policy_of, tied_groups
+from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of, tied_groups
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.split import nested_fractions
@@ -139,8 +139,11 @@ def assignment(settings: PretrainSettings) -> Assignment:
         validation = next(iter(some.values()))
     if not len(train):
         raise SettingsError(f"{what}: the training part is one patient; nobody is left to train on")
-    chosen = nested_fractions(groups, train, [own.fraction], own.fraction_seed)
-    return Assignment(corpus, settings, taught, Parts(next(iter(chosen.values())), validation, test))
+    chosen = next(iter(nested_fractions(groups, train, [own.fraction], own.fraction_seed).values()))
+    most = settings.corpus.most_recordings
+    if most is not None:
+        chosen = chosen[drawn_patients(index.iloc[chosen], most, settings.corpus.fold_rotation)]
+    return Assignment(corpus, settings, taught, Parts(chosen, validation, test))
 
 
 def refuse_seen_tests(found: Assignment) -> None:

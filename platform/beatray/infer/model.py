@@ -2,38 +2,45 @@
 
 A recording goes the way it goes through `beatray ingest` (see transform.py), so that what a model says of an array is
 what it says of the same recording in a corpus. Probabilities and numbers of a recording longer than 10 s are means over
-its windows; its waves are those of all windows, in time order. Contract: row i depends on recording i alone; ValueError
-says which recording cannot be read and why.
+its windows; its waves are those of all windows, in time order.
+
+Several paths make an ensemble: its probabilities, numbers and thresholds are the means of those of its members, and
+its spread is their standard deviation (n - 1). Contract: row i depends on recording i alone; ValueError says which
+recording cannot be read and why, CheckpointError which model does not fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from sklearn.base import BaseEstimator
 
-from beatray.evaluate.waves import runs_of
+from beatray.corpus.id_key import RECIPE_KEY
+from beatray.errors import CheckpointError
+from beatray.infer.found_waves import Waves, found_waves
 from beatray.infer.transform import recordings_of, windows_of
 from beatray.models.calibration import Calibration
-from beatray.models.labelled_heads import LabelledModel
-from beatray.models.model_folder import read_model
+from beatray.models.model_folder import LoadedModel, read_model
 from beatray.models.segmentation import CLASSES
 from beatray.preprocess import prepare
-from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Window
+from beatray.record import LEADS, RATE_HZ, WAVE_KINDS, WINDOW_SAMPLES
 
 WINDOWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class FoundWave:
-    """One wave: its kind (P, QRS, T), both ends in seconds from the start, its lead where leads have their own."""
+    """One wave: its kind (P, QRS, T), ends and peak in seconds from the start, its lead where leads have their own."""
 
     kind: str
     onset_s: float
+    peak_s: float
     offset_s: float
     lead: str | None = None
 
@@ -44,85 +51,196 @@ class Prediction:
 
     `names` are the C outputs. Yes-or-no targets: `probabilities` and `decisions` (B, C), by the thresholds that were
     chosen on validation. One of several classes: `probabilities` (B, C), `decisions` (B, C) with one True a row.
-    `numbers` (B, C) in the units of the labels; `waves`, a list for each recording.
+    `numbers` (B, C) in the units of the labels; `spread` (B, C) over the members of an ensemble, of probabilities or
+    numbers; `waves`, a list for each recording.
     """
 
     names: tuple[str, ...]
     probabilities: NDArray[np.float64] | None = None
     decisions: NDArray[np.bool_] | None = None
     numbers: NDArray[np.float64] | None = None
+    spread: NDArray[np.float64] | None = None
     waves: tuple[tuple[FoundWave, ...], ...] | None = None
 
 
-class EcgModel:
-    """A fine-tuned model. `description` is model.json: names, thresholds, calibration, recipe, scores."""
+class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """A fine-tuned model, or an ensemble of several, as the last step of a scikit-learn pipeline, too.
 
-    def __init__(self, path: str, device: str = "cpu") -> None:
-        loaded = read_model(path)
-        self.device = torch.device(device)
-        self.network: LabelledModel = loaded.network.to(self.device)
-        self.description: dict[str, Any] = loaded.description
-        self.kind: str = loaded.description["kind"]
-        self.names: tuple[str, ...] = tuple(loaded.description["names"])
+    path: a run folder of `beatray finetune`, or its model/ folder, local or a URI; or several. rate_hz: of the
+    recordings. device: cpu or cuda. `description` is model.json of the first: thresholds, calibration, recipe, scores.
+    """
 
-    def predict(self, x_mv: ArrayLike, rate_hz: float = float(RATE_HZ)) -> Prediction:
-        """Of recordings in millivolts: (12, T) for one, (B, 12, T), or a list of (12, T) of any lengths."""
-        windows, counts = [], []
+    def __init__(self, path: str | Sequence[str], rate_hz: float = float(RATE_HZ), device: str = "cpu") -> None:
+        self.path = path
+        self.rate_hz = rate_hz
+        self.device = device
+
+    def fit(self, x_mv: object = None, y: object = None) -> EcgModel:
+        """Load the networks; nothing is learnt from the arguments."""
+        self.load()
+        return self
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """model.json of the first member."""
+        return self.load()[0].description
+
+    @property
+    def kind(self) -> str:
+        """multilabel, classes, numbers or waves."""
+        return str(self.description["kind"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The outputs."""
+        return tuple(self.description["names"])
+
+    @property
+    def thresholds(self) -> NDArray[np.float64]:
+        """Of yes-or-no targets, (C,)."""
+        found: NDArray[np.float64] = np.mean([each.description["thresholds"] for each in self.load()], axis=0)
+        return found
+
+    def predict(self, x_mv: ArrayLike, rate_hz: float | None = None) -> Prediction:
+        """Of recordings in millivolts: (12, T) for one, (B, 12, T), or a list of (12, T) of any lengths.
+
+        rate_hz overrides that of the constructor.
+        """
+        rate, windows, counts = float(self.rate_hz if rate_hz is None else rate_hz), [], []
         for number, recording in enumerate(recordings_of(x_mv)):
-            found = windows_of(recording, float(rate_hz), f"recording {number}")
+            found = windows_of(recording, rate, f"recording {number}")
             counts.append(len(found))
             windows += found
-        logits = self.logits_of(windows)
+        signal_uv = np.stack([window.signal_uv for window in windows]) if windows else np.empty((0, 12, WINDOW_SAMPLES))
+        n_samples = np.array([window.n_samples for window in windows], np.int64)
+        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         if self.kind == "waves":
-            return Prediction(self.names, waves=self._waves(logits, windows, counts))
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64) if counts else np.empty(0, np.int64)
+            each = self.waves(signal_uv, n_samples)
+            several = [seconds_of(each[a:b], np.arange(b - a)) for a, b in pairwise(starts.tolist())]
+            return Prediction(self.names, waves=tuple(several))
+        return self.prediction_of(window_means(self.values(signal_uv, n_samples), starts[:-1]))
 
-        def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            if not counts:
-                return values
-            summed: NDArray[np.float64] = np.add.reduceat(values, starts, axis=0) / np.array(counts)[:, None]
-            return summed
+    def predict_proba(self, x_mv: ArrayLike, rate_hz: float | None = None) -> NDArray[np.float64]:
+        """The probabilities (B, C) of `predict`. ValueError for a model of numbers or waves."""
+        if self.kind not in ("multilabel", "classes"):
+            raise ValueError(f"a model of {self.kind} has no probabilities of classes; predict gives what it has")
+        probabilities = self.predict(x_mv, rate_hz).probabilities
+        assert probabilities is not None
+        return probabilities
 
-        values = logits.double().numpy()
+    def prediction_of(self, values_knc: NDArray[np.float64]) -> Prediction:
+        """What K members say of B recordings, as one answer."""
+        mean = values_knc.mean(0)
+        spread = values_knc.std(0, ddof=1) if len(values_knc) > 1 else None
         if self.kind == "numbers":
-            mean, sd = (np.array(self.description[name]) for name in ("mean", "sd"))
-            return Prediction(self.names, numbers=means(values * sd + mean))
-        chance = means(Calibration.from_dict(self.description["calibration"]).probabilities(values))
+            return Prediction(self.names, numbers=mean, spread=spread)
         if self.kind == "classes":
-            decided = chance.argmax(1)[:, None] == np.arange(chance.shape[1])
+            decided = mean.argmax(1)[:, None] == np.arange(mean.shape[1])
         else:
-            decided = chance >= np.array(self.description["thresholds"])
-        return Prediction(self.names, chance, decided)
+            decided = mean >= self.thresholds
+        return Prediction(self.names, mean, decided, spread=spread)
 
-    def logits_of(self, windows: list[Window]) -> Tensor:
-        """What the network gives of corpus windows: (n, C) of recordings, (n, 4 M, 5000) of samples; float32."""
-        outputs = int(self.description["head"]["outputs"])
-        shape = (0, outputs, WINDOW_SAMPLES) if self.network.of_samples else (0, outputs)
-        parts = [torch.empty(shape)]
-        for first in range(0, len(windows), WINDOWS_AT_ONCE):
-            some = windows[first : first + WINDOWS_AT_ONCE]
-            signal = torch.from_numpy(np.stack([window.signal_uv for window in some])).to(self.device)
-            valid = torch.tensor([window.n_samples for window in some], device=self.device)
-            with torch.inference_mode():
-                parts.append(self.network(prepare(signal, RATE_HZ, valid), valid).float().cpu())
-        return torch.cat(parts)
+    def values(self, signal_uv: NDArray[Any], n_samples: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of windows (n, 12, 5000) in microvolts: calibrated probabilities, or numbers, of each member, (K, n, C)."""
+        found = []
+        for member, logits in zip(self.load(), self._logits(signal_uv, n_samples), strict=True):
+            about, values = member.description, logits.astype(np.float64)
+            if about["kind"] == "numbers":
+                found.append(values * np.array(about["sd"]) + np.array(about["mean"]))
+            else:
+                found.append(Calibration.from_dict(about["calibration"]).probabilities(values))
+        return np.stack(found)
 
-    def _waves(self, logits: Tensor, windows: list[Window], counts: list[int]) -> tuple[tuple[FoundWave, ...], ...]:
-        """Runs of one class that are long enough (evaluate/waves.py), window after window."""
-        masks = logits.unflatten(1, (-1, len(CLASSES))).argmax(2).to(torch.int8).numpy()
-        found, place = [], 0
-        for count in counts:
-            waves: list[FoundWave] = []
-            for number in range(count):
-                own = masks[place + number][:, : windows[place + number].n_samples]
-                begin = number * WINDOW_SAMPLES
-                for row, mask in enumerate(own):
-                    lead = LEADS[row] if len(own) > 1 else None
-                    for value, kind in enumerate(self.names, 1):
-                        waves += [
-                            FoundWave(kind, float(begin + on) / RATE_HZ, float(begin + off) / RATE_HZ, lead)
-                            for on, off in runs_of(mask, value).tolist()
-                        ]
-            place += count
-            found.append(tuple(sorted(waves, key=lambda wave: (wave.onset_s, wave.lead or ""))))
-        return tuple(found)
+    def waves(self, signal_uv: NDArray[Any], n_samples: NDArray[np.int64]) -> list[Waves]:
+        """The waves of each window, from the mean chances of the members."""
+        found: list[Waves] = []
+        for first in range(0, len(signal_uv), WINDOWS_AT_ONCE):
+            part = slice(first, first + WINDOWS_AT_ONCE)
+            chances: Any = 0.0
+            for logits in self._logits(signal_uv[part], n_samples[part]):
+                by_class = torch.from_numpy(logits).unflatten(1, (-1, len(CLASSES)))
+                chances = chances + by_class.softmax(2)
+            masks = chances.argmax(2).to(torch.int8).numpy()
+            for mask, signal, valid in zip(masks, signal_uv[part], n_samples[part].tolist(), strict=True):
+                found.append(found_waves(mask[:, :valid], signal[:, :valid]))
+        return found
+
+    def load(self) -> list[LoadedModel]:
+        """The members, read once for this path and device. CheckpointError for what cannot be an ensemble."""
+        paths = [self.path] if isinstance(self.path, str) else [str(path) for path in self.path]
+        key = (tuple(paths), str(self.device))
+        if getattr(self, "_loaded", (None, []))[0] != key:
+            if not paths:
+                raise CheckpointError("no model is named: say the path of at least one")
+            members = [read_model(path) for path in paths]
+            for path, member in zip(paths, members, strict=True):
+                refuse_other_kind(paths[0], members[0].description, path, member.description)
+                member.network.to(torch.device(self.device))
+            self._loaded: tuple[Any, list[LoadedModel]] = (key, members)
+        return self._loaded[1]
+
+    def _logits(self, signal_uv: NDArray[Any], n_samples: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """What each network gives of the windows: (n, C) of recordings, (n, 4 M, 5000) of samples."""
+        members = self.load()
+        found: list[list[NDArray[np.float32]]] = [[] for _ in members]
+        for first in range(0, max(1, len(signal_uv)), WINDOWS_AT_ONCE):
+            part = slice(first, first + WINDOWS_AT_ONCE)
+            signal = torch.from_numpy(np.array(signal_uv[part], np.int16)).to(self.device)
+            valid = torch.from_numpy(np.asarray(n_samples[part], np.int64)).to(self.device)
+            x_mv = prepare(signal, RATE_HZ, valid)
+            for member, parts in zip(members, found, strict=True):
+                if not len(signal):
+                    shape = (0, int(member.description["head"]["outputs"]))
+                    parts.append(np.empty((*shape, WINDOW_SAMPLES) if member.network.of_samples else shape, np.float32))
+                    continue
+                with torch.inference_mode():
+                    parts.append(member.network(x_mv, valid).float().cpu().numpy())
+        return [np.concatenate(parts) for parts in found]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the settings travel to other processes and into files; the weights are read again from `path`."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_loaded"}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+def refuse_other_kind(path: str, first: dict[str, Any], other: str, description: dict[str, Any]) -> None:
+    """Raise CheckpointError where two models do not answer the same question."""
+    for what, read in (
+        ("outputs", lambda d: list(d["names"])),
+        ("kind", lambda d: d["kind"]),
+        ("leads", lambda d: d.get("leads")),
+        ("recipe", lambda d: {key: value for key, value in d["recipe"].items() if key != RECIPE_KEY}),
+    ):
+        if read(first) != read(description):
+            raise CheckpointError(
+                f"{path} and {other} are no ensemble: they differ in {what} ({read(first)} and {read(description)})"
+            )
+
+
+def window_means(values_knc: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Values of windows to those of recordings, whose first windows lie at `starts`: (K, n, C) to (K, B, C)."""
+    if not len(starts):
+        return values_knc
+    counts = np.diff(np.concatenate([starts, [values_knc.shape[1]]]))
+    means: NDArray[np.float64] = np.add.reduceat(values_knc, starts, axis=1) / counts[:, None]
+    return means
+
+
+def seconds_of(windows: Sequence[Waves], numbers: NDArray[np.int64]) -> tuple[FoundWave, ...]:
+    """The waves of a recording's windows, in time order; the k-th window begins at 10 s times `numbers[k]`."""
+    found = []
+    for waves, number in zip(windows, numbers.tolist(), strict=True):
+        begin = number * WINDOW_SAMPLES
+        found += [
+            FoundWave(
+                WAVE_KINDS[wave["kind"]],
+                float(begin + wave["onset"]) / RATE_HZ,
+                float(begin + wave["peak"]) / RATE_HZ,
+                float(begin + wave["offset"]) / RATE_HZ,
+                LEADS[wave["lead"]] if wave["lead"] >= 0 else None,
+            )
+            for wave in waves
+        ]
+    return tuple(found)

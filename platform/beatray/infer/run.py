@@ -1,15 +1,14 @@
 """Embeds a corpus with Ray Data: readers read row groups, workers hold the encoder, the driver writes the files.
 
-One read task per row group, checked against the manifest; a pool of actors, each with its own copy of the encoder and a
-GPU where there is one; what they give comes back in order, is gathered by shard and written, one file per shard and
-level, while the next one is computed. Contract: the files' bytes do not depend on the number of workers or readers;
-finished files are not computed again; a row group that is not what the manifest says raises CorpusError.
+One read task per row group (stream.py), checked against the manifest; what the workers give comes back in order, is
+gathered by shard and written, one file per shard and level, while the next one is computed. Contract: the files' bytes
+do not depend on the number of workers or readers; finished files are not computed again; a row group that is not what
+the manifest says raises CorpusError.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,15 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import read_row_group
-from beatray.corpus.schema import SIGNAL_BYTES
-from beatray.errors import CheckpointError, CorpusError, SettingsError
+from beatray.errors import CorpusError
 from beatray.infer.files import (
     LEVELS,
     LISTING,
@@ -38,14 +32,11 @@ from beatray.infer.files import (
     write_part,
 )
 from beatray.infer.plan import EmbedPlan, finished_parts
+from beatray.infer.stream import Unit, answers, use_gpu
 from beatray.infer.worker import COLUMNS, Embedder, unpacked, work_of
-from beatray.storage.store import Store, StoreError
+from beatray.storage.store import Store
 
-CHUNK_GROUPS = 8192
-"""Row groups of one execution: a plan of a million read tasks would be slow to make."""
 WRITES_AHEAD = 4
-WANTED_PER_ACTOR = 3
-"""Row groups waiting at each worker, so that it never waits for a reader."""
 
 OnProgress = Callable[[int, int], None]
 """(recordings done, recordings in all)"""
@@ -70,13 +61,13 @@ def embed(plan: EmbedPlan, on_progress: OnProgress = lambda done, total: None) -
     waiting = [number for number, shard in enumerate(shards) if shard.name not in parts]
     kept = len(parts)
     if waiting:
-        use_gpu = check_resources(plan, ray.cluster_resources())
+        gpu = use_gpu(plan.settings, "embed")
         for folder in ("", STAGING, *plan.levels):
             plan.out.clear_temporary(folder)
         total = plan.corpus.manifest.rows
         done = total - sum(shards[number].rows for number in waiting)
         on_progress(done, total)
-        for number, written in _computed(plan, waiting, use_gpu):
+        for number, written in _computed(plan, waiting, gpu):
             parts[shards[number].name] = written
             done += shards[number].rows
             on_progress(done, total)
@@ -102,80 +93,31 @@ def _tidy(store: Store, listing: Listing) -> None:
     store.delete_folder(STAGING)
 
 
-def check_resources(plan: EmbedPlan, total: dict[str, float]) -> bool:
-    """True if workers get a GPU each; SettingsError with the arithmetic for a plan that could only hang."""
-    s = plan.settings
-    for_workers, have = s.workers * s.cpus_per_worker, total.get("CPU", 0.0)
-    if for_workers + s.cpus_per_reader > have:
-        raise SettingsError(
-            f"{s.workers} workers need {for_workers:g} CPUs and a reader {s.cpus_per_reader:g}; Ray has {have:g}. "
-            "Lower embed.workers, embed.cpus_per_worker or embed.cpus_per_reader, or add nodes."
-        )
-    use_gpu = total.get("GPU", 0.0) > 0 if s.device == "auto" else s.device == "cuda"
-    if use_gpu and total.get("GPU", 0.0) < s.workers:
-        raise SettingsError(
-            f"{s.workers} workers need as many GPUs; Ray has {total.get('GPU', 0):g}. Lower embed.workers or set "
-            "embed.device=cpu."
-        )
-    return use_gpu
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """One row group to embed."""
-
-    shard_number: int
-    shard: Shard
-    group: int
-
-    @property
-    def rows(self) -> int:
-        return self.shard.row_groups[self.group]
-
-
-def read_unit(store: Store, unit: _Unit) -> list[pa.Table]:
+def read_unit(store: Store, shard_number: int, shard: Shard, group: int) -> list[pa.Table]:
     """The read task: one row group, checked, with its place in the corpus."""
-    table = read_row_group(store, unit.shard, unit.group, COLUMNS)
-    for name, value in (("shard", unit.shard_number), ("group", unit.group)):
+    table = read_row_group(store, shard, group, COLUMNS)
+    for name, value in (("shard", shard_number), ("group", group)):
         table = table.append_column(name, pa.array(np.full(len(table), value, np.int32)))
     return [table]
 
 
-class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
-    """A Ray Data source with one read task per unit, in order."""
-
-    def __init__(self, store: Store, units: Sequence[_Unit]) -> None:
-        super().__init__()
-        self._store, self._units = store, units
-
-    def estimate_inmemory_data_size(self) -> int:
-        return sum(unit.rows for unit in self._units) * SIGNAL_BYTES
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        return [
-            ReadTask(
-                functools.partial(read_unit, self._store, unit),
-                BlockMetadata(
-                    num_rows=unit.rows,
-                    size_bytes=unit.rows * SIGNAL_BYTES,
-                    input_files=(unit.shard.name,),
-                    exec_stats=None,
-                ),
-            )
-            for unit in self._units
-        ]
+def _units(plan: EmbedPlan, number: int) -> list[Unit]:
+    """What is read of a shard: its row groups."""
+    shard = plan.corpus.manifest.shards[number]
+    return [
+        Unit(shard.name, rows, functools.partial(read_unit, plan.corpus.store, number, shard, group))
+        for group, rows in enumerate(shard.row_groups)
+    ]
 
 
-def _computed(plan: EmbedPlan, waiting: Sequence[int], use_gpu: bool) -> Iterator[tuple[int, tuple[VectorFile, ...]]]:
+def _computed(plan: EmbedPlan, waiting: Sequence[int], gpu: bool) -> Iterator[tuple[int, tuple[VectorFile, ...]]]:
     """The waiting shards, each with its files once they are written."""
     shards = plan.corpus.manifest.shards
     gathered: dict[int, dict[int, dict[str, Any]]] = {}
     writing: list[tuple[int, Future[tuple[VectorFile, ...]]]] = []
     with ThreadPoolExecutor(2, thread_name_prefix="beatray-write") as pool:
-        units = [_Unit(number, shards[number], g) for number in waiting for g in range(len(shards[number].row_groups))]
-        for row in _rows(plan, units, use_gpu):
+        units = [unit for number in waiting for unit in _units(plan, number)]
+        for row in answers(units, Embedder, work_of(plan, gpu), plan.settings, gpu):
             number = int(row["shard"])
             groups = gathered.setdefault(number, {})
             groups[int(row["group"])] = row
@@ -199,46 +141,3 @@ def _write(plan: EmbedPlan, shard: Shard, groups: dict[int, dict[str, Any]]) -> 
         parts.append(write_part(plan.out, level, shard.name, shard.sha256, table))
     write_note(plan.out, plan.key, shard.name, parts)
     return tuple(parts)
-
-
-def _rows(plan: EmbedPlan, units: Sequence[_Unit], use_gpu: bool) -> Iterator[dict[str, Any]]:
-    """What the workers return for the units, in order, through Ray Data."""
-    s = plan.settings
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are no news to a user
-    for first in range(0, len(units), CHUNK_GROUPS):
-        chunk = units[first : first + CHUNK_GROUPS]
-        data = ray.data.read_datasource(
-            _RowGroups(plan.corpus.store, chunk),
-            override_num_blocks=len(chunk),
-            num_cpus=s.cpus_per_reader,
-            concurrency=min(s.readers, len(chunk)),
-        ).map_batches(
-            Embedder,
-            fn_constructor_kwargs={"work": work_of(plan, use_gpu)},
-            batch_format="pyarrow",
-            batch_size=None,
-            zero_copy_batch=True,
-            num_cpus=s.cpus_per_worker,
-            num_gpus=1 if use_gpu else 0,
-            compute=ray.data.ActorPoolStrategy(size=s.workers, max_tasks_in_flight_per_actor=WANTED_PER_ACTOR),
-        )
-        data.context.execution_options.preserve_order = True
-        data.context.enable_progress_bars = False
-        try:
-            for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from table.to_pylist()
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error of the corpus, the store or the encoder inside Ray's wrapping; otherwise the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        inner = getattr(seen, "cause", None)
-        for candidate in (seen, inner):
-            for kind in (CorpusError, StoreError, CheckpointError):
-                if isinstance(candidate, kind):
-                    return kind(str(candidate))
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__
-    return error

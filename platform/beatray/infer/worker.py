@@ -86,10 +86,10 @@ class Embedder:
         out: dict[str, Any] = {"shard": [shard], "group": [group]}
         about = table.select(["record_id", "source", "fold"])
         if "recording" in work.levels:
-            out["recording"] = [_packed(table_of("recording", made.recording, _columns(about)))]
+            out["recording"] = [packed(table_of("recording", made.recording, _columns(about)))]
         if "beat" in work.levels:
             beats = {**_columns(about.take(pa.array(made.row))), "beat": made.number, "r_peak": made.r_peak}
-            out["beat"] = [_packed(table_of("beat", made.beat, beats))]
+            out["beat"] = [packed(table_of("beat", made.beat, beats))]
         return pa.table(out)
 
 
@@ -105,7 +105,8 @@ def _padded(peaks: list[list[int]]) -> NDArray[np.int64]:
     return padded
 
 
-def _packed(table: pa.Table) -> bytes:
+def packed(table: pa.Table) -> bytes:
+    """A table as an Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

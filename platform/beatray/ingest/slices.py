@@ -70,17 +70,7 @@ def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey |
         try:
             records, fresh, dropped = read_item(tree, part.source, item, id_key)
         except RecordError as error:
-            refused.append(
-                {"source": part.source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
-            )
-            continue
-        except OSError:
-            raise  # a disk or network fault is no property of the recording: Ray tries the slice again
-        except Exception as error:  # a fault of the reader must cost one recording, not the ingest
-            detail = f"the reader failed: {type(error).__name__} in {_where(error)}"  # its text may quote the file
-            refused.append(
-                {"source": part.source, "item": item.name, "reason": Reason.READER_FAULT.value, "detail": detail}
-            )
+            refused.append(refusal(part.source, item, error))
             continue
         tallies.append(records)
         windows += fresh
@@ -110,12 +100,24 @@ def _where(error: Exception) -> str:
     return f"{Path(last.filename).name}, line {last.lineno}"
 
 
+def refusal(source: str, item: Item, error: RecordError) -> dict[str, str]:
+    """What is kept of an item that cannot be trusted."""
+    return {"source": source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
+
+
 def read_item(tree: Tree, source: str, item: Item, id_key: IdKey | None = None) -> tuple[Tally, list[Window], int]:
     """The tally and all windows of one item, and how many records lost a private patient id for want of an id key.
 
-    RecordError if any part of the item cannot be trusted.
+    RecordError if any part of the item cannot be trusted, also for a fault of the reader, which must cost one recording
+    and no more; OSError for a disk or network fault, which is no property of the recording: the task is tried again.
     """
-    protected = [protect(record, id_key) for record in SOURCES[source].read(tree, item)]
-    windows = [window for record, _ in protected for window in windows_of(record)]
+    try:
+        protected = [protect(record, id_key) for record in SOURCES[source].read(tree, item)]
+        windows = [window for record, _ in protected for window in windows_of(record)]
+    except (RecordError, OSError):
+        raise
+    except Exception as error:
+        detail = f"the reader failed: {type(error).__name__} in {_where(error)}"  # its text may quote the file
+        raise RecordError(Reason.READER_FAULT, detail) from error
     tally = tally_recordings(source, [record for record, _ in protected])
     return tally, windows, sum(dropped for _, dropped in protected)

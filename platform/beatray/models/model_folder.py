@@ -10,6 +10,7 @@ gives the logits of the one that was written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from beatray.storage.store import Store
 MODEL_FOLDER = "model"
 DESCRIPTION = "model.json"
 VERSION = 1
+DECIDING = ("version", "kind", "names", "encoder", "head", "calibration", "thresholds", "mean", "sd", "leads", "recipe")
+"""What of model.json decides an answer, besides the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,16 @@ def write_model(run: Store, model: LabelledModel, description: dict[str, Any], t
 def describe_model(path: str) -> dict[str, Any]:
     """model.json of the model at `path`: a run folder, or its model/ folder."""
     return dict(json.loads(_files(path)[DESCRIPTION]))
+
+
+def model_sha256(path: str) -> str:
+    """SHA-256 of all that decides the answers of the model at `path`; where it lies does not count."""
+    files = _files(path)
+    description = json.loads(files[DESCRIPTION])
+    deciding = {key: description.get(key) for key in DECIDING}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
+    digest.update(files["model.safetensors"])
+    return digest.hexdigest()
 
 
 def read_model(path: str) -> LoadedModel:

@@ -1,0 +1,65 @@
+"""`beatray predict model=PATH corpus=PATH|files=PATH out=NAME.csv|NAME.parquet|FOLDER`: a model over new recordings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beatray.commands.console import progress, say
+from beatray.commands.predicted_page import page_lead, page_title, recordings_shown
+from beatray.config import compose
+from beatray.errors import SettingsError
+from beatray.infer.attribution import need_captum
+from beatray.infer.predict import predict, read_listing, remove
+from beatray.infer.predict_plan import PredictCommand, PredictPlan, PredictSettings, prepare_plan
+from beatray.ray_session import RaySettings, session
+from beatray.report.prediction_page import prediction_page
+from beatray.schema import as_dict, build
+
+
+def settings_from(overrides: list[str]) -> PredictCommand:
+    """The settings that the overrides of the command line mean."""
+    return build(PredictCommand, content_of(overrides))
+
+
+def content_of(overrides: list[str]) -> dict[str, Any]:
+    """The same as plain content."""
+    return compose("predict", overrides, kinds={"predict": PredictSettings})
+
+
+def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
+    """Predict and tell the user what came of it; returns the listing. `show`: a page of so many recordings."""
+    if show < 0:
+        raise SettingsError(f"--show {show}: say how many recordings the page shows")
+    plan = prepare_plan(command)
+    place = plan.place
+    if show and plan.model.kind != "waves":
+        need_captum()
+    if command.overwrite:
+        remove(place)
+    read_listing(place)  # a damaged one is told before anything starts
+    what = "rows of the corpus" if plan.corpus is not None else "recordings"
+    say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {place.store.where(place.table)}")
+    with session(RaySettings(**as_dict(command.cluster))), progress("predict", "recordings") as update:
+        done = predict(plan, lambda rows, total: update(rows, total, ""))
+    if not done.computed:
+        say("  nothing to do: all of them are answered already")
+    elif done.kept:
+        say(f"  {done.kept:,} of {done.kept + done.computed:,} parts were answered before and are kept")
+    tell(plan, done.listing)
+    if show:
+        shown = recordings_shown(plan, show)
+        page = prediction_page(page_title(plan), page_lead(plan), shown)
+        place.store.write(place.page, page.encode())
+        say(f"  page of {len(shown)} recordings: {place.store.where(place.page)}")
+    return done.listing
+
+
+def tell(plan: PredictPlan, listing: dict[str, Any]) -> None:
+    """Counts and places."""
+    place = plan.place
+    rows = f" in {listing['table']['rows']:,} rows" if plan.model.kind == "waves" else ""
+    say(f"  {listing['recordings']:,} recordings ({listing['windows']:,} windows of up to 10 s){rows}")
+    if listing["refused"]:
+        say(f"  {listing['refused']:,} refused, with reasons: {place.store.where(place.refused)}")
+    if listing["annotated"]:
+        say(f"  {listing['annotated']:,} WFDB annotation files: {place.store.where(place.annotations)}")

@@ -1,0 +1,164 @@
+"""What models say of a corpus or of files, with Ray Data: readers read, workers hold the models, the driver writes.
+
+Parts (a shard, a slice of files) are kept one by one as they are answered (prediction_parts.py); when all are there,
+they become the table, the list of refusals and, of waves, the annotations; the listing, written last, makes it a whole,
+and the parts go. Contract: the files' bytes depend on the models and the recordings alone, not on workers, readers or
+interruptions; a recording is in the table or in the list of refusals, never in neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from beatray.errors import CorpusError, SettingsError
+from beatray.infer import prediction_parts as parts_at_rest
+from beatray.infer.annotations import write_annotations
+from beatray.infer.files import digest_of
+from beatray.infer.predict_plan import PredictPlan
+from beatray.infer.prediction_parts import Answered
+from beatray.infer.prediction_place import Place
+from beatray.infer.prediction_table import prediction_table, recording_starts, table_bytes
+from beatray.infer.predictor import Predictor, Work
+from beatray.infer.stream import answers, use_gpu
+from beatray.infer.windows import Part
+from beatray.infer.worker import unpacked
+
+FORMAT = "beatray-predictions"
+UNLISTED = "(not listed)"
+REFUSED = pa.schema([(name, pa.string()) for name in ("source", "item", "reason", "detail")])
+
+OnProgress = Callable[[int, int], None]
+"""(recordings done, recordings in all)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What came of it: the listing, how many parts were answered now, and how many were there before."""
+
+    listing: dict[str, Any]
+    computed: int
+    kept: int
+
+
+def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: None) -> Predicted:
+    """Answer what is not answered yet, and commit. Needs an open Ray session.
+
+    Raises SettingsError for a plan that cannot run, CorpusError for a damaged corpus or where nothing can be read.
+    """
+    place, inputs = plan.place, digest_of({"parts": [[part.name, part.stamp] for part in plan.parts]})
+    listing = read_listing(place)
+    if listing is not None:
+        _refuse_other(plan, listing)
+        if listing["inputs"] == inputs and place.store.size(place.table) == listing["table"]["bytes"]:
+            return Predicted(listing, 0, len(plan.parts))
+    there = {part.name for part in plan.parts if _read(plan, part) is not None}
+    waiting = [part for part in plan.parts if part.name not in there]
+    if waiting:
+        gpu = use_gpu(plan.settings, "predict")
+        for folder in ("", place.parts):
+            place.store.clear_temporary(folder)
+        done = plan.recordings - sum(part.rows for part in waiting)
+        on_progress(done, plan.recordings)
+        for part in _answered(plan, waiting, gpu):
+            done += part.rows
+            on_progress(done, plan.recordings)
+    return Predicted(_finish(plan, inputs), len(waiting), len(there))
+
+
+def read_listing(place: Place) -> dict[str, Any] | None:
+    """The listing of a finished table; None where there is none. SettingsError for one that is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(place.store.read(place.listing))
+        claimed = content.pop("sha256")
+        if content.get("format") != FORMAT or digest_of(content) != claimed:
+            raise ValueError("its SHA-256 differs")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        raise SettingsError(
+            f"{place.store.where(place.listing)} is no list of predictions, or damaged ({error}): choose another out=, "
+            "or say overwrite=true"
+        ) from error
+    return content
+
+
+def remove(place: Place) -> None:
+    """All that belongs to a table; nothing else in its folder."""
+    for name in (place.listing, place.table, place.refused, place.page):
+        if place.store.size(name) is not None:
+            place.store.delete(name)
+    for folder in (place.annotations, place.parts):
+        place.store.delete_folder(folder)
+
+
+def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:
+    differing = [key for key in plan.made_by if listing["made_by"].get(key) != plan.made_by[key]]
+    differing += ["recordings"] if listing["of"] != plan.of else []
+    if differing:
+        raise SettingsError(
+            f"{plan.place.store.where(plan.place.table)} was made otherwise (different: {', '.join(differing)}). "
+            "Choose another out=, or say overwrite=true"
+        )
+
+
+def _read(plan: PredictPlan, part: Part) -> Answered | None:
+    return parts_at_rest.read_part(plan.place.store, plan.place.parts, plan.key, part)
+
+
+def _answered(plan: PredictPlan, waiting: Sequence[Part], gpu: bool) -> Iterator[Part]:
+    """The waiting parts, each once its answers are kept."""
+    s = plan.settings
+    work = Work(plan.models, plan.sha256, s.threads_per_worker, gpu)
+    units = [unit for part in waiting for unit in part.units]
+    rows = answers(units, Predictor, work, s, gpu)
+    for part in waiting:
+        own = [row for _, row in zip(part.units, rows, strict=False)]
+        if len(own) != len(part.units):
+            raise CorpusError(f"Ray Data delivered only a part of {part.name}")
+        refused = [told for row in own for told in json.loads(row["refused"])]
+        found = Answered(pa.concat_tables([unpacked(row["answers"]) for row in own]), refused)
+        parts_at_rest.write_part(plan.place.store, plan.place.parts, plan.key, part, found)
+        yield part
+
+
+def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
+    """The files of the module text, out of the parts."""
+    place = plan.place
+    found = [_read(plan, part) for part in plan.parts]
+    whole = parts_at_rest.joined([part for part in found if part is not None])
+    refused = [{**row, "item": row.pop("record_id")} for row in map(dict, whole.refused)]
+    refused += [
+        {"source": plan.of["source"], "item": UNLISTED, "reason": other.reason.value, "detail": other.detail}
+        for other in plan.unlisted
+    ]
+    if not len(whole.answers):
+        examples = "; ".join(f"{row['item']}: {row['reason']}: {row['detail']}" for row in refused[:3])
+        raise CorpusError(f"no recording could be read; of {len(refused)} refused, for example {examples}")
+    table = prediction_table(whole.answers, plan.model)
+    data = table_bytes(table, place.form)
+    place.store.write(place.table, data)
+    place.store.write(place.refused, table_bytes(pa.Table.from_pylist(refused, schema=REFUSED), "csv"))
+    annotated = 0
+    if plan.model.kind == "waves" and plan.settings.annotations:
+        annotated = write_annotations(place.store, place.annotations, table)
+    content = {
+        "format": FORMAT,
+        "made_by": plan.made_by,
+        "of": plan.of,
+        "inputs": inputs,
+        "recordings": len(recording_starts(whole.answers)[0]),
+        "windows": len(whole.answers),
+        "refused": len(refused),
+        "annotated": annotated,
+        "table": {"rows": len(table), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+    }
+    text = json.dumps({**content, "sha256": digest_of(content)}, indent=1, sort_keys=True, allow_nan=False)
+    place.store.write(place.listing, text.encode())
+    place.store.delete_folder(place.parts)
+    return content

@@ -1,0 +1,171 @@
+"""Tables of predictions and annotations of waves, from files read in place; the worker is called here, without Ray."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import wfdb
+
+import beatray
+from beatray.commands.predict import settings_from
+from beatray.errors import SettingsError
+from beatray.infer.found_waves import found_waves, peak_within
+from beatray.infer.predict import predict, read_listing, remove
+from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
+from beatray.infer.prediction_parts import Answered, write_part
+from beatray.infer.prediction_place import place_of
+from beatray.infer.predictor import Predictor, Work
+from beatray.infer.worker import unpacked
+from beatray.ingest.plan import SAMPLE
+from beatray.record import LEADS, WAVE_KINDS
+from evaluation_rows import read_rows
+from made_models import made_model
+from wards import ward_folder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ward_folder(tmp_path_factory.mktemp("ward"))
+
+
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return made_model(tmp_path_factory.mktemp("waves"), "waves", seed=4)
+
+
+def predicted(model: str, files: Path, out: Path, *words: str) -> PredictPlan:
+    """The worker's answers for each unit, kept as the driver keeps them, and the table made of them."""
+    plan = prepare_plan(settings_from([f"model={model}", f"files={files}", f"out={out}", *words]))
+    worker = Predictor(Work(plan.models, plan.sha256, 1, False))
+    for part in plan.parts:
+        (row,) = worker(part.units[0].read()[0]).to_pylist()
+        answered = Answered(unpacked(row["answers"]), json.loads(row["refused"]))
+        write_part(plan.place.store, plan.place.parts, plan.key, part, answered)
+    done = predict(plan)
+    assert (done.computed, done.kept) == (0, len(plan.parts))
+    return plan
+
+
+def test_a_zip_gives_what_its_folder_gives(waves: str, ward: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "ward"), "zip", ward)
+    predicted(waves, ward, tmp_path / "a.csv", "predict.annotations=false")
+    predicted(waves, tmp_path / "ward.zip", tmp_path / "b", "format=csv", "predict.annotations=false")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
+    assert not (tmp_path / "a.annotations").exists() and not (tmp_path / "a.parts").exists()
+
+
+def test_numbers_of_long_recordings_are_means_of_their_windows(tmp_path: Path) -> None:
+    model, place = made_model(tmp_path / "model", "numbers"), tmp_path / "files"
+    place.mkdir()
+    for number, x_mv in enumerate(np.random.default_rng(0).normal(0, 0.006, (2, 12, 12500))):
+        smooth = np.cumsum(x_mv, axis=1)
+        wfdb.wrsamp(
+            f"r{number}", fs=500, units=["mV"] * 12, sig_name=list(LEADS), p_signal=smooth.T - smooth.T.mean(0),
+            fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(place),
+        )  # fmt: skip
+    predicted(model, place, tmp_path / "n.parquet")
+    table = pq.read_table(tmp_path / "n.parquet").to_pandas()
+    assert table["windows"].tolist() == [3, 3] and table["record_id"].tolist() == ["files/r0", "files/r1"]
+    read = [wfdb.rdrecord(str(place / f"r{number}")).p_signal.T for number in range(2)]
+    found = beatray.load_model(model).predict(read)
+    assert found.numbers is not None
+    np.testing.assert_allclose(table[["value_lvef", "value_age"]].to_numpy(), found.numbers, rtol=1e-4)
+
+
+def test_waves_come_as_a_table_and_as_annotations(waves: str, ward: Path, tmp_path: Path) -> None:
+    plan = predicted(waves, ward, tmp_path / "w.csv")
+    table, listing = pd.read_csv(tmp_path / "w.csv"), read_listing(plan.place)
+    known = table.dropna(subset="wave")
+    assert listing is not None and listing["recordings"] == table["record_id"].nunique() == 18
+    assert listing["annotated"] == known["record_id"].nunique() > 10
+    assert (known["onset_s"] <= known["peak_s"]).all() and (known["peak_s"] <= known["offset_s"]).all()
+    assert set(known["wave"]) <= set(WAVE_KINDS) and known["lead"].isna().all()
+    record_id = known["record_id"].iloc[0]
+    own = known[known["record_id"] == record_id]
+    read = wfdb.rdann(str(tmp_path / "w.annotations" / record_id), "waves")
+    assert read.fs == 500 and len(read.sample) == 3 * len(own)
+    marked: dict[str, Any] = {symbol: read.sample[np.array(read.symbol) == symbol] for symbol in "(pNt)"}
+    assert sorted(marked["("]) == sorted((own["onset_s"] * 500).round().astype(int))
+    assert sorted(marked[")"]) == sorted((own["offset_s"] * 500).round().astype(int))
+    for symbol, wave in (("p", "P"), ("N", "QRS"), ("t", "T")):
+        assert sorted(marked[symbol]) == sorted((own["peak_s"][own["wave"] == wave] * 500).round().astype(int))
+
+
+def test_waves_of_each_lead_keep_their_lead(ward: Path, tmp_path: Path) -> None:
+    model = made_model(tmp_path / "model", "waves", leads="per_lead")
+    predicted(model, ward / "ludb", tmp_path / "w.parquet")
+    known = pq.read_table(tmp_path / "w.parquet").to_pandas().dropna(subset="wave")
+    assert known["lead"].notna().all() and known["lead"].nunique() > 6
+    own = known[known["record_id"] == known["record_id"].iloc[0]]
+    read = wfdb.rdann(str(tmp_path / "w.annotations" / own["record_id"].iloc[0]), "waves")
+    found = sorted((LEADS[lead], sample) for lead, sample in zip(read.chan, read.sample, strict=True))
+    told = own.melt(["lead"], ["onset_s", "peak_s", "offset_s"])
+    assert found == sorted(zip(told["lead"], (told["value"] * 500).round().astype(int), strict=True))
+    x_mv = wfdb.rdrecord(str(ward / "ludb" / Path(own["record_id"].iloc[0]).name)).p_signal.T
+    (in_memory,) = beatray.load_model(model).predict(x_mv).waves or ((),)
+    assert [(w.kind, w.lead, w.onset_s, w.peak_s, w.offset_s) for w in in_memory] == list(
+        own[["wave", "lead", "onset_s", "peak_s", "offset_s"]].itertuples(index=False, name=None)
+    )
+
+
+def test_peaks_lie_where_cardiologists_put_them() -> None:
+    """LUDB's own ends of waves in their leads: half of the peaks of each kind within 6 ms."""
+    rows = read_rows(ludb=(str(SAMPLE / "ludb-sample.zip"), 20))
+    errors: dict[str, list[float]] = {kind: [] for kind in WAVE_KINDS}
+    for signal, waves in zip(rows.signal_uv, rows.waves, strict=True):
+        for wave in waves:
+            if min(wave["onset"], wave["peak"], wave["offset"]) < 0:
+                continue
+            found = peak_within(signal[wave["lead"] : wave["lead"] + 1, wave["onset"] : wave["offset"] + 1])
+            errors[WAVE_KINDS[wave["kind"]]].append(2.0 * abs(wave["onset"] + found - wave["peak"]))
+    for kind, each in errors.items():
+        print(
+            f"{kind}: {len(each)} peaks, median error {np.median(each):g} ms, 90 % within {np.quantile(each, 0.9):g} ms"
+        )
+        assert len(each) > 1000 and np.median(each) <= 6
+    mask = np.zeros((1, 100), np.int8)
+    mask[0, 10:40], mask[0, 50:55] = 2, 1  # the second is shorter than 20 ms
+    signal = np.zeros((12, 100), np.int16)
+    signal[3, 25] = -500
+    assert found_waves(mask, signal).tolist() == [(-1, 1, 10, 25, 39)]
+
+
+def test_names_of_what_belongs_to_a_table(tmp_path: Path) -> None:
+    place = place_of("/data/day.csv")
+    assert (place.store.location, place.table, place.refused) == ("/data", "day.csv", "day.refused.csv")
+    assert place_of("/data/out", "csv").table == "predictions.csv" and place_of("/data/out").table[-7:] == "parquet"
+    remote = place_of("s3://bucket/a/day.parquet?region=x")
+    assert (remote.store.location, remote.listing) == ("s3://bucket/a?region=x", "day.json")
+    for out, form in (("/d/x.tsv", "auto"), ("/d/x.csv", "parquet"), ("/d/x", "xml")):
+        with pytest.raises(SettingsError):
+            place_of(out, form)
+    assert paths_in("a,b") == paths_in("[a, 'b']") == ["a", "b"] and paths_in("") == []
+
+
+def test_changed_files_are_answered_anew_and_others_in_their_place_are_refused(
+    waves: str, ward: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(ward / "ludb", tmp_path / "ludb"))
+    plan = predicted(waves, folder, tmp_path / "w.csv")
+    before = read_listing(plan.place)
+    shutil.copytree(ward / "ptbxl", folder / "more")
+    after = read_listing(predicted(waves, folder, tmp_path / "w.csv").place)
+    assert before is not None and after is not None and after["recordings"] > before["recordings"]
+    other = prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={tmp_path / 'w.csv'}"]))
+    with pytest.raises(SettingsError, match=r"made otherwise \(different: recordings\)"):
+        predict(other)
+    (tmp_path / "w.json").write_text("{}")
+    with pytest.raises(SettingsError, match="is no list of predictions, or damaged"):
+        read_listing(plan.place)
+    (tmp_path / "w.notes").write_text("mine")
+    remove(plan.place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ludb", "w.notes"]
