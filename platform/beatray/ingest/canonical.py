@@ -24,6 +24,7 @@ from scipy.signal import firwin, resample_poly
 
 from beatray.record import (
     ALL_LEADS_MASK,
+    LEADS,
     RATE_HZ,
     WAVE_DTYPE,
     WAVE_KINDS,
@@ -220,7 +221,7 @@ def _check_voltages(record: Record) -> None:
         level = float(np.percentile(np.abs(lead_mv - np.median(lead_mv)), AMPLITUDE_PERCENTILE))
         if level > MAX_AMPLITUDE_MV:
             raise RecordError(
-                Reason.AMPLITUDE, f"lead {leads[row] + 1} reaches {level:.3g} mV from its median, limit 20 mV"
+                Reason.AMPLITUDE, f"lead {LEADS[leads[row]]} reaches {level:.3g} mV from its median, limit 20 mV"
             )
 
 
