@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from beatray.commands.demo import SAMPLE
-from beatray.infer.rate_check import rate_doubt
 from beatray.infer.transform import windows_of
+from beatray.ingest.rate_check import rate_doubt
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.record import Window

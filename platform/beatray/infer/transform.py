@@ -19,10 +19,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from beatray.infer.rate_check import CHECKED, rate_doubt
 from beatray.infer.vectors import embed_rows
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.formats.leads import CHEST_MASK, MAX_GAP_S, close_gaps, compute_limb_leads
+from beatray.ingest.rate_check import CHECKED, rate_doubt
 from beatray.models.encoder_folder import load_encoder
 from beatray.record import ALL_LEADS_MASK, LEADS, RATE_HZ, Reason, Record, RecordError, Window
 

@@ -48,7 +48,8 @@ _LATIN = {"di": 0, "dii": 1, "diii": 2}
 _AFTER = re.compile(r"\s*\((?:einthoven|goldberger|wilson|mason[- ]likar|standard|[um\u00b5\u03bc]v)\)$")
 MAX_SHOWN = 24
 """Names of channels that a refusal spells out."""
-_SHOWABLE = re.compile(r"[\w +\-./()]{1,16}", re.ASCII)
+_SHOWABLE = re.compile(r"(?:(?:E[CKE]G|Lead)[ _:]?)?[A-Za-z]{0,4}\d{0,2}(?:[+-][A-Za-z]{0,4}\d{0,2})?")
+"""What can be a lead or an electrode, and hardly a person: in a damaged file anything can stand there."""
 _PREFIX = re.compile(r"(?:mdc_ecg_lead_|mdc_ecg_elec_potl_|(?:e[ck]g[ _:]+)?(?:lead[ _:]*)?)", re.ASCII)
 
 
@@ -59,9 +60,7 @@ def lead_of_name(name: str) -> int | None:
 
 @lru_cache(maxsize=256)
 def _lead_of_name(name: str) -> int | None:
-    text = name.strip().lower()
-    text = _AFTER.sub("", text)
-    plain = _plain(text)
+    plain = _plain(_AFTER.sub("", name.strip().lower()))
     return LEAD_INDEX.get(plain, _LATIN.get(plain))
 
 
@@ -81,6 +80,8 @@ def columns_of_leads(names: Sequence[str]) -> list[int]:
         if columns[lead]:
             raise RecordError(Reason.DUPLICATE_LEADS, f"signals {columns[lead]} and {number} are both {LEADS[lead]}")
         columns[lead] = number
+    if 0 not in columns:
+        return columns
     plain = [_plain(name.strip().lower()) for name in names]
     for together in _TOGETHER:
         if all(plain.count(name) == 1 for name in together) and not any(columns[lead] for lead in together.values()):
@@ -106,7 +107,7 @@ def check_enough(columns: Sequence[int], names: Sequence[str]) -> None:
         what = f"a single lead ({found[0]})"
     else:
         what = f"found: {', '.join(found) or 'none of the twelve'}"
-    shown = [name for name in dict.fromkeys(others) if _SHOWABLE.fullmatch(name)][:MAX_SHOWN]
+    shown = [name for name in dict.fromkeys(others) if name and _SHOWABLE.fullmatch(name)][:MAX_SHOWN]
     beside = f", beside {len(others)} other channels" if others else ""
     beside += f" ({', '.join(shown)}{', ...' if len(shown) < len(others) else ''})" if shown else ""
     raise RecordError(Reason.LEADS_MISSING, f"{what}{beside}; I, II and a chest lead are needed")
