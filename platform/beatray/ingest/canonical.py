@@ -39,6 +39,9 @@ from beatray.record import (
 MIN_SAMPLES = WINDOW_SAMPLES // 2
 RATE_LIMITS_HZ = (50.0, 10_000.0)
 MAX_RATIO_TERM = 100_000
+MAX_RATE_DENOMINATOR = 12
+RATE_TOLERANCE = Fraction(2, 1_000_000)
+"""Of a rate written with few decimals, 333.333: a hundredth of a sample in 10 s."""
 MAX_AMPLITUDE_MV = 20.0
 AMPLITUDE_PERCENTILE = 99.9
 FLAT_MV = 0.010
@@ -153,7 +156,11 @@ def rate_ratio(rate_hz: float) -> Fraction:
         raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz, allowed 50 to 10000")
     ratio = RATE_HZ / Fraction(repr(float(rate_hz)))  # the decimal that the header wrote, not its binary neighbour
     if max(ratio.numerator, ratio.denominator) > MAX_RATIO_TERM:
-        raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz")
+        # 1000/3 Hz has no end as a decimal: the simple fraction that what is written rounds
+        near = Fraction(rate_hz).limit_denominator(MAX_RATE_DENOMINATOR)
+        if abs(near - Fraction(rate_hz)) > near * RATE_TOLERANCE:
+            raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz")
+        ratio = RATE_HZ / near
     return ratio
 
 
