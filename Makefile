@@ -1,8 +1,8 @@
-# make demo, make test: the README's two commands; make lint, make bench for developers.
+# make demo, make test: the README's two commands; make docs: the site; make lint, make bench for developers.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench chaos
+.PHONY: demo test lint bench chaos docs
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 bench: .venv/installed
 	for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -20,7 +20,8 @@ import zipfile
 from collections import defaultdict
 from pathlib import Path
 
-WITHDRAWN = {137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462}  # dropped by PTB-XL 1.0.2 and later
+from beatray.ingest.sources.ptbxl import WITHDRAWN
+
 TEST_FOLDS = {8, 9}  # the sample has no fold 10, so the demo tests on these
 PTBXL_TRAIN, PTBXL_TEST, LUDB_RECORDS = 120, 80, 125
 EPOCH = (2026, 1, 1, 0, 0, 0)

@@ -21,6 +21,9 @@ from typing import Any
 from beatray.errors import SettingsError
 
 NOTHING = object()
+LARGEST = {int: 2**31 - 1, float: 1e12}
+"""Of a number whose field says no upper bound: beyond it is a slip of the keyboard, which would end in a traceback deep
+inside a library."""
 
 
 def setting(
@@ -91,6 +94,8 @@ def _wrong(about: Mapping[str, Any], value: Any) -> str:
         return ""
     if not math.isfinite(value):
         return "a finite number"
+    if about.get("at_most") is None and about.get("below") is None and abs(value) > LARGEST[type(value)]:
+        return f"at most {LARGEST[type(value)]:g}"
     for bound, word, holds in (
         (about.get("above"), "above", lambda limit: value > limit),
         (about.get("at_least"), "at least", lambda limit: value >= limit),

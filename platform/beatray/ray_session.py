@@ -14,6 +14,8 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
+import socket
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,16 +27,33 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+import ray.exceptions
 
 PACKAGE = Path(__file__).parent
-QUIET = {"RAY_DEDUP_LOGS": "1", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+QUIET = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",  # of its C++ processes; set it to debug to see what they do
+}
 LOOPBACK = "127.0.0.1"
 LISTENING = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
 
+RAY_PORT = 6379
+ANSWER_S = 10.0
+"""How long an address may take to answer before Ray, which would go on for a quarter of an hour, is asked."""
+STARTS = 2
+"""Times that a local Ray is started: on a busy machine its first processes may not be up within Ray's patience."""
+
+
 class OpenDashboardError(ConnectionError):
     """A cluster on which anyone who reaches its dashboard can run commands."""
+
+
+class UnreachableRayError(ConnectionError):
+    """No Ray at an address, or none that can be started here; the message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +75,73 @@ class RaySettings:
 def session(settings: RaySettings) -> Iterator[None]:
     """Be connected to Ray inside the block; inside an open session it is used as it is.
 
-    Raises OpenDashboardError, disconnected again, where strangers could run commands on the cluster.
+    Raises OpenDashboardError, disconnected again, where strangers could run commands on the cluster, and
+    UnreachableRayError where there is none at the address or none could be started.
     """
     if ray.is_initialized():
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": _runtime_env(address)}
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     if address:
+        said = "cluster.address" if settings.address else "RAY_ADDRESS"
+        refuse_silent_address(address, said)
         context = ray.init(address=address, **options)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        ray.init(
-            address="local",
-            num_cpus=settings.cpus or max(len(os.sched_getaffinity(0)), 2),
-            include_dashboard=settings.dashboard,
-            dashboard_host=LOOPBACK,
-            object_store_memory=settings.object_store_mb * 2**20,
-            **options,
-        )
+        _start_local(settings, options)
     try:
         if address and not settings.allow_open_dashboard:
             refuse_open_dashboard(context.dashboard_url)
         yield
     finally:
         ray.shutdown()
+
+
+def refuse_silent_address(address: str, said: str, patience_s: float = ANSWER_S) -> None:
+    """Raise UnreachableRayError if nothing listens at an address that names a host; `said` is where it comes from."""
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    if address in ("auto", "local") or place.hostname is None:
+        return
+    try:
+        port = place.port or (10001 if "://" in address else RAY_PORT)
+        socket.create_connection((place.hostname, port), timeout=patience_s).close()
+    except (OSError, ValueError) as error:
+        raise UnreachableRayError(
+            f"no Ray answers at {said}={address} ({error}): is the cluster up, and may this machine reach it? Without "
+            f"{said} a small Ray is started here"
+        ) from error
+
+
+def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
+    """Start a small Ray on this machine, once more if its first start was too slow."""
+    for start in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=settings.cpus or max(len(os.sched_getaffinity(0)), 2),
+                include_dashboard=settings.dashboard,
+                dashboard_host=LOOPBACK,
+                object_store_memory=settings.object_store_mb * 2**20,
+                **options,
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray.shutdown()
+            if "AF_UNIX" in str(error):
+                raise UnreachableRayError(
+                    f"the temporary folder {tempfile.gettempdir()} has too long a name for Ray's sockets: export "
+                    "RAY_TMPDIR= to a shorter one, such as /tmp"
+                ) from error
+            if start == STARTS:
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UnreachableRayError(
+                    f"Ray did not start on this machine, {STARTS} times: {first}. Is it very busy, or short of memory? "
+                    "Try again, or `beatray doctor`"
+                ) from error
+        else:
+            return
 
 
 def _runtime_env(address: str | None) -> dict[str, Any]:

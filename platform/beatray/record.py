@@ -44,6 +44,7 @@ class Reason(StrEnum):
     HEADER = "header"  # not a header of the format it claims to be
     MISSING_FILE = "missing_file"  # a file the header names is not there
     UNSAFE_PATH = "unsafe_path"  # absolute, outside the record's folder, or a link
+    HIDDEN = "hidden"  # a file or folder with a dot in front, or left by a file manager
     ABSURD_SIZE = "absurd_size"  # counts or lengths no ECG has
     FORMAT = "format"  # a storage format that is not supported
     TRUNCATED = "truncated"  # fewer bytes than the header promises

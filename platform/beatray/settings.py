@@ -20,10 +20,13 @@ class CorpusSettings:
     """Which corpus, and which of its rows may be trained on."""
 
     path: str = setting("", "folder or URI of the corpus", resumable=True)
-    validation_folds: tuple[int, ...] = (9,)
-    test_folds: tuple[int, ...] = (10,)
+    validation_folds: tuple[int, ...] = setting((9,), "of the ten that PTB-XL publishes", at_least=1, at_most=10)
+    test_folds: tuple[int, ...] = setting((10,), "never pretrained on", at_least=1, at_most=10)
     hashed_test_sources: tuple[str, ...] = setting(
-        ("ludb",), "sources without folds of which two fifths are held out, by a hash of the name"
+        ("ludb",), "sources without folds of which two fifths of the patients are held out, by a hash"
+    )
+    hashed_test_by: Literal["patient", "recording"] = setting(
+        "patient", "recording: as version 0.1 chose them, for its runs and encoders; far more than two fifths"
     )
     fold_rotation: int = setting(
         0,

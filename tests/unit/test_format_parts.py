@@ -13,8 +13,8 @@ import pytest
 import device_files as made
 from beatray.ingest.formats import safe_xml
 from beatray.ingest.formats.checks import listening, passed
-from beatray.ingest.formats.numbers import decimal, maybe, shown, whole, whole_numbers
-from beatray.ingest.formats.people import age_between, age_of, sex_of
+from beatray.ingest.formats.numbers import decimal, maybe, maybe_whole, shown, whole, whole_numbers
+from beatray.ingest.formats.people import age_between, age_in, age_of, id_of, labels_of, sex_of
 from beatray.ingest.formats.registry import FORMATS
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, RecordError
@@ -73,6 +73,25 @@ def test_ages() -> None:
         "F",
         "M",
         "M",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_what_cells_say_about_a_person() -> None:
+    ages = ("56", "56.0\n", ">89", "90+", "95", "300", "300.0", "0", "63Y", "18 months")
+    assert [age_in(text) for text in ages] == [56, 56, 90, 90, 90, 90, 90, 0, 63, 1.5]
+    assert [age_in(text) for text in ("", "NaN", "nan", "inf", "-1", "1e9", "old", "1_0", "126", None)] == [None] * 10
+    ids = ("1234", "1234.0", " 01234 ", "12.7", "X1", "0", 0, 1234.0, "1.2.840.0")
+    assert [id_of(text) for text in ids] == ["1234", "1234", "01234", "12.7", "X1", "0", "0", "1234", "1.2.840.0"]
+    assert [id_of(text) for text in (None, "", " ", "nan", "NA", "None", "Unknown", "ANONYMOUS")] == [None] * 8
+    assert labels_of(["B", " A", "nan", "", "Unknown", "B"]) == ("B", "A")
+    assert [maybe_whole(text) for text in ("7", "7.0", "007", "7.5", "-7", "", None)] == [
+        7,
+        7,
+        7,
+        None,
         None,
         None,
         None,

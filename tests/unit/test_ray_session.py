@@ -18,8 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 
-from beatray.ray_session import OpenDashboardError, asks_for_token, is_public, listening_on, refuse_open_dashboard
+from beatray.ray_session import (
+    OpenDashboardError,
+    RaySettings,
+    UnreachableRayError,
+    asks_for_token,
+    is_public,
+    listening_on,
+    refuse_open_dashboard,
+    refuse_silent_address,
+    session,
+)
 from counts import count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -204,3 +215,57 @@ def test_real_clusters_are_joined_or_refused(tmp_path: Path) -> None:
     assert answers["disabled"].startswith("refused the cluster's dashboard"), answers["disabled"]
     assert answers["allowed"] == "joined and worked"
     assert answers["local"] == "bound 127.0.0.1 ['127.0.0.1']"
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]  # bound, and nobody listens
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for a quarter of an hour"))
+            told = f"no Ray answers at RAY_ADDRESS={address} "
+            with pytest.raises(UnreachableRayError, match=told), session(RaySettings()):
+                pass
+    with listening("127.0.0.1") as port:
+        refuse_silent_address(f"127.0.0.1:{port}", "cluster.address")
+    refuse_silent_address("auto", "cluster.address")
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/xxx"), r"too long a name .* export RAY_TMPDIR="),
+        (
+            RuntimeError("The current node timed out during startup.\nmore"),
+            r"did not start .* 2 times: The current node",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    calls = []
+
+    def fails(**words: object) -> None:
+        calls.append(words)
+        raise failure
+
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(UnreachableRayError, match=said) as caught, session(RaySettings()):
+        pass
+    assert "\n" not in str(caught.value) and len(calls) == (1 if "AF_UNIX" in str(failure) else 2)
+
+
+def test_a_slow_first_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    calls = []
+
+    def slow(**words: object) -> None:
+        calls.append(words)
+        if len(calls) == 1:
+            raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with session(RaySettings()):
+        pass
+    assert len(calls) == 2

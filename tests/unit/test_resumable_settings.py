@@ -33,6 +33,18 @@ def test_what_older_runs_do_not_name_is_what_they_did() -> None:
         check_same_run(run_spec_of("encoder.channels=[48,64,128]"), {"manifest_hash": "hash", "settings": older})
 
 
+def test_a_run_of_older_test_recordings_goes_on_with_them_alone() -> None:
+    mimic = "corpus.hashed_test_sources=[ludb,mimic]"
+    older = as_stored(run_spec_of(mimic))
+    del older["corpus"]["hashed_test_by"]
+    state = {"manifest_hash": "hash", "settings": older}
+    check_same_run(run_spec_of(mimic, "corpus.hashed_test_by=recording"), state)
+    with pytest.raises(TrainingError, match=r"corpus.hashed_test_by: 'recording' before, 'patient' now"):
+        check_same_run(run_spec_of(mimic), state)
+    del (ludb := as_stored(run_spec_of()))["corpus"]["hashed_test_by"]  # of LUDB both choose the same
+    check_same_run(run_spec_of(), {"manifest_hash": "hash", "settings": ludb})
+
+
 def test_how_long_and_where_may_change_and_what_is_learnt_may_not() -> None:
     state = {"manifest_hash": "hash", "settings": as_stored(run_spec_of())}
     check_same_run(run_spec_of("train.epochs=7", "train.workers=5", "cluster.cpus=1"), state)

@@ -80,6 +80,39 @@ def test_ten_splits_test_every_published_fold_once_and_the_first_is_the_publishe
     assert all((rotated(folds, split)[folds <= 0] == folds[folds <= 0]).all() for split in range(10))
 
 
+def many(recordings: int, patients: int = 200) -> pd.DataFrame:
+    """So many recordings of each patient of a source without folds."""
+    names = [(patient, number) for patient in range(patients) for number in range(recordings)]
+    return index_of(*((f"mimic/{p}{n:03d}", f"mimic/p{p}", -1, f"{p} {n}") for p, n in names))
+
+
+def test_two_fifths_of_the_patients_are_held_out_however_many_recordings_each_has() -> None:
+    policy = SplitPolicy(hashed_test_sources=("mimic",))
+    expected = np.array([hashed_fifth(f"mimic/p{patient}") < 2 for patient in range(200)])
+    assert abs(expected.mean() - 0.4) < 0.08
+    for recordings in (1, 2, 10):
+        roles = np.array(roles_of(many(recordings), policy)).reshape(200, recordings)
+        assert ((roles == TEST) == expected[:, None]).all()
+    as_before = np.array(roles_of(many(10), SplitPolicy(hashed_test_sources=("mimic",), hashed_test_by="recording")))
+    assert (as_before == TEST).mean() > 0.95
+
+
+def test_a_recording_without_a_patient_is_dealt_by_its_name_whatever_its_windows() -> None:
+    rows = [(f"mimic/{number}#{window}", None, -1, f"{number} {window}") for number in range(50) for window in range(3)]
+    roles = np.array(roles_of(index_of(*rows), SplitPolicy(hashed_test_sources=("mimic",)))).reshape(50, 3)
+    expected = [TEST if hashed_fifth(f"mimic/{number}") < 2 else TRAIN for number in range(50)]
+    assert (roles == np.array(expected)[:, None]).all()
+
+
+def test_ludb_keeps_its_test_records_under_an_id_key_and_as_they_were_published() -> None:
+    ids = [f"ludb/{number}" for number in range(1, 201)]
+    plain = index_of(*((name, name, -1, name) for name in ids))
+    hashed = plain.assign(patient_id=[f"ludb/{number:032x}" for number in range(200)])
+    roles = [name for name, role in zip(ids, roles_of(plain), strict=True) if role == TEST]
+    assert roles_of(plain) == roles_of(hashed) == roles_of(plain, SplitPolicy(hashed_test_by="recording"))
+    assert (len(roles), roles[:8]) == (74, [f"ludb/{number}" for number in (1, 2, 7, 8, 9, 10, 11, 12)])
+
+
 def test_another_split_deals_sources_without_folds_anew() -> None:
     names = [f"ludb/{number}" for number in range(1, 201)]
     dealt = np.array([[hashed_fifth(name, split) for name in names] for split in range(10)])

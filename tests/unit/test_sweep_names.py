@@ -113,6 +113,7 @@ def test_names_and_their_parts() -> None:
         ([*WORDS, "sweep.metric=los"], "did you mean 'loss'"),
         ([*WORDS, "sweep.metric=accuracy"], "is nothing that a trial logs: there are"),
         ([*WORDS, "sweep.metric=record/los"], "did you mean 'record/loss'"),
+        ([*WORDS, "sweep.metric=accuracy/test"], "is nothing that a trial logs: there are"),
         ([*WORDS, f"sweep.metric={F1}"], r"it needs sweep\.evaluate=true"),
         ([*EVALUATED, "sweep.metric=eval/segment/frozen_decoder/10pct/f2"], f"did you mean '{F1}'"),
         ([*EVALUATED, "sweep.metric=eval/segment/frozen_decoder/20pct/f1"], "did you mean"),
@@ -126,7 +127,15 @@ def test_a_metric_that_no_trial_has_is_refused(words: list[str], told: str) -> N
 
 
 def test_metrics_that_trials_have_are_taken() -> None:
-    for metric in ("loss", "train/loss", "gradient_norm", "record/loss", "rhythm_loss", "mine/figure"):
+    for metric in (
+        "loss",
+        "train/loss",
+        "gradient_norm",
+        "record/loss",
+        "rhythm_loss",
+        "record/figure",
+        "core_minutes",
+    ):
         assert plan_from([*WORDS, "sweep.num_samples=2", f"sweep.metric={metric}"])
     for metric in (F1, "segment.frozen.10pct.f1", "eval/classify/linear_probe/100pct/encoder_features/auroc"):
         plan = plan_from([*EVALUATED, "sweep.num_samples=2", f"sweep.metric={metric}"])

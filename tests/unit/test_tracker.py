@@ -16,12 +16,18 @@ from beatray.track.journal import Journal
 from beatray.track.secrets import scrubbed, without_secrets
 from beatray.track.setup import Tracking, default_uri
 from beatray.track.tracker import Tracker, how_to_open
+from half_made_database import half_made
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for one database of all tests: making one takes MLflow seconds."""
-    return tmp_path_factory.mktemp("store")
+    """A folder for one database of all tests: making one takes MLflow seconds.
+
+    Its name is no plain word, and in it lies a half-made database, which the first run replaces.
+    """
+    folder = tmp_path_factory.mktemp("store") / "Läufe #1 & 2 + \u5c71=x"
+    half_made(folder)
+    return folder
 
 
 def tracking(folder: Path, store: Path, uri: str | None = None) -> Tracking:
@@ -39,7 +45,9 @@ def tracking(folder: Path, store: Path, uri: str | None = None) -> Tracking:
     )
 
 
-def test_a_run_and_its_continuation_arrive_whole_and_once(tmp_path: Path, store: Path) -> None:
+def test_a_run_and_its_continuation_arrive_whole_and_once(
+    tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     journal = Journal(tmp_path / "run" / "metrics.jsonl")
     with Tracker(tracking(tmp_path, store)) as tracker:
         journal.reopen(0)
@@ -49,6 +57,8 @@ def test_a_run_and_its_continuation_arrive_whole_and_once(tmp_path: Path, store:
         (tmp_path / "note.txt").write_text("hello")
         tracker.artifact(tmp_path / "note.txt")
     first_run = tracker.run_id
+    assert "mlflow.db was only half made and held nothing" in caplog.text
+    assert len(list(store.glob("mlflow.db.half-made-*"))) == 1
     with Tracker(tracking(tmp_path, store)) as tracker:
         journal.reopen(20)
         for step in range(20, 50):

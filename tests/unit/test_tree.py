@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from beatray.errors import CorpusError
 from beatray.ingest import tar_tree
-from beatray.ingest.member_checks import is_plain_path
+from beatray.ingest.member_checks import Cause, is_plain_path, told
+from beatray.ingest.plan import IngestSettings, list_items
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, RecordError
 
@@ -55,7 +57,7 @@ def reason_of(tree: Tree, name: str, max_bytes: int = 1 << 20) -> Reason:
 def test_every_kind_gives_the_same(tmp_path: Path, kind: str) -> None:
     tree = open_tree(build(tmp_path, kind))
     assert tree.names() == tuple(sorted(FILES))
-    assert tree.refused == 0
+    assert not tree.passed_over
     for name, data in FILES.items():
         assert name in tree
         assert tree.read(name) == data
@@ -66,7 +68,7 @@ def test_every_kind_gives_the_same(tmp_path: Path, kind: str) -> None:
     with pytest.raises(RecordError) as caught:
         tree.read("top/a.hea", 4, too_long=Reason.TRAILING_BYTES)
     assert caught.value.reason is Reason.TRAILING_BYTES
-    for name in ("../x", "/etc/passwd", "top/../../x", "top//a.hea", "./top/a.hea", "", "top\\a.hea", "C:x", "a\nb"):
+    for name in ("../x", "/etc/passwd", "top/../../x", "top//a.hea", "./top/a.hea", "", "top\\a.hea", "C:/x", "a\nb"):
         assert reason_of(tree, name) is Reason.UNSAFE_PATH
 
 
@@ -113,13 +115,58 @@ def test_links_and_pipes_in_a_folder(tmp_path: Path) -> None:
     os.mkfifo(root / "pipe.hea")
     tree = open_tree(str(root))
     assert tree.names() == ("sub/good.hea",)
-    assert tree.refused == 4
+    assert tree.passed_over == {Cause.LINK: 3, Cause.SPECIAL: 1}
     for name in ("file.hea", "inside.hea", "folder/f.hea", "pipe.hea", "sub"):
         assert reason_of(tree, name) is Reason.UNSAFE_PATH
     # A file that is swapped for a link after the listing.
     (root / "sub" / "good.hea").unlink()
     (root / "sub" / "good.hea").symlink_to(tmp_path / "secret" / "f.hea")
     assert reason_of(tree, "sub/good.hea") is Reason.UNSAFE_PATH
+
+
+def test_ordinary_names_of_any_script_are_read_and_hidden_ones_counted(tmp_path: Path) -> None:
+    ordinary = ("a\u00a0b", "\u5c71\u7530\u3000\u592a\u90ce", "a\u200eb", "a:b", "smith.2024.01", "lost+found")
+    hidden = (".Trash/x", ".ipynb_checkpoints/x", "d/._x", "__MACOSX/x", "$RECYCLE.BIN/x")
+    unfit = ("turned\u202etxt", "two\u2028lines", "bell\a", "back\\slash")
+    for name in (*ordinary, *hidden, *unfit):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")).mkdir()
+    tree = open_tree(str(tmp_path))
+    assert tree.names() == tuple(sorted(ordinary))
+    assert all(tree.read(name) == name.encode() for name in ordinary)
+    assert tree.passed_over == {Cause.HIDDEN: 5, Cause.NAME: 4, Cause.NOT_UTF8: 1}
+    assert "names that are not UTF-8 (convmv -r -f latin1 -t utf8 --notest renames them): 1" in told(tree.passed_over)
+
+
+def test_a_folder_that_may_not_be_opened_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path, "folder")
+    (tmp_path / "folder" / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:  # whoever runs the tests may be allowed everything
+        if path.endswith("lost+found/"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    tree = open_tree(str(tmp_path / "folder"))
+    assert "top/a.hea" in tree.names() and tree.passed_over == {Cause.NO_ENTRY: 1}
+
+
+def test_encrypted_and_odd_members_of_a_zip_are_called_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "plain.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("r1.hea", b"text")
+    good = path.read_bytes()
+    for central, local, value, cause in ((8, 6, 1, Cause.ENCRYPTED), (10, 8, 9, Cause.DEFLATE64)):
+        bad = bytearray(good)
+        bad[good.find(b"PK\1\2") + central] = bad[good.find(b"PK\3\4") + local] = value
+        path.write_bytes(bad)
+        os.utime(path, ns=(value, value))
+        assert open_tree(str(path)).passed_over == {cause: 1}
+        with pytest.raises(CorpusError, match=f"not listed are {cause.value[1][:17]}.*: 1; no .hea file"):
+            list_items(IngestSettings(out="none", sources={"wfdb": str(path)}))
 
 
 def test_a_root_that_is_a_link_is_the_users_choice(tmp_path: Path) -> None:
@@ -132,17 +179,21 @@ def test_hostile_zip_members_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("good", b"good")
-        for name in ("/absolute", "../up", "a/../../b", "back\\slash", "c:drive", "new\nline"):
+        for name in ("/absolute", "../up", "a/../../b", "..\\up", "c:/drive", "new\nline", ".hidden"):
             packed.writestr(name, b"bad")
         link = zipfile.ZipInfo("link")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         packed.writestr(link, b"/etc/passwd")
         packed.writestr("bz2", b"bad", zipfile.ZIP_BZIP2)
+        packed.writestr("folder\\of\\windows", b"good")
+        packed.writestr("__MACOSX/._good", b"bad")
         with pytest.warns(UserWarning, match="Duplicate"):
             packed.writestr("good", b"second")
     tree = open_tree(str(path))
-    assert tree.names() == ("good",)
-    assert tree.refused == 9
+    assert tree.names() == ("folder/of/windows", "good")
+    assert tree.read("folder/of/windows") == b"good"
+    counts = {Cause.OUTSIDE: 5, Cause.NAME: 1, Cause.HIDDEN: 2, Cause.LINK: 1, Cause.BZIP2: 1, Cause.SECOND: 1}
+    assert tree.passed_over == counts
     assert reason_of(tree, "link") is Reason.MISSING_FILE
 
 
@@ -167,7 +218,7 @@ def test_hostile_tar_members_are_counted(tmp_path: Path, suffix: str) -> None:
             packed.addfile(info, io.BytesIO(b"good"))
     tree = open_tree(str(path))
     assert tree.names() == ("good",)
-    assert tree.refused == 7
+    assert tree.passed_over == {Cause.OUTSIDE: 2, Cause.LINK: 2, Cause.SPECIAL: 2, Cause.SECOND: 1}
     assert tree.read("good") == b"good"
 
 

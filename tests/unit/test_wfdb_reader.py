@@ -38,6 +38,26 @@ def test_header_fields() -> None:
     assert comment_fields(header) == {"dx": ["1,2", "3"]}
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_line_feed_and_return_end_a_line(tmp_path: Path, character: str) -> None:
+    write_record(tmp_path, "r", ecg_counts(), comments=f"#History: chest pain{character}since March\r\n#Dx: 1\r\n")
+    header = read(tmp_path).header
+    assert header.comments == (f"History: chest pain{character}since March", "Dx: 1")
+
+
+def test_a_byte_order_mark_and_a_folder_in_front_of_the_name(tmp_path: Path) -> None:
+    for name, said in (("bom", "\ufeffbom"), ("slash", "median_beats/slash"), ("both", "\ufeffA/b/BOTH")):
+        write_record(tmp_path, name, ecg_counts()).write_text(
+            header_text(said, ecg_counts(), file_name=f"{name}.dat"), encoding="utf-8"
+        )
+    notes = {name: read(tmp_path, name).notes for name in ("bom", "slash", "both")}
+    folder = "record_name_with_folder"
+    assert notes == {"bom": (), "slash": (folder,), "both": (folder, "record_name_case")}
+    for said in ("r/3", "other", "folder/other", "3/r/4"):
+        with pytest.raises(RecordError, match="multi-segment" if said == "r/3" else "does not match"):
+            parse_header(header_text(said, ecg_counts(50)).encode(), "r")
+
+
 def test_baseline_defaults_to_adc_zero() -> None:
     header = parse_header(b"r 1 360 5\nr.dat 212 200 11 1024 995 -22131 0 MLII\n", "r")
     assert header.signals[0].baseline == 1024

@@ -23,6 +23,7 @@ from beatray.ingest.canonical import rate_ratio, resample, scale_samples
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations
 from beatray.ingest.formats.wfdb_record import MV_PER_UNIT, read_counts
 from beatray.ingest.formats.wfdb_signal import to_physical
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.preprocess import prepare
 from beatray.record import RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
@@ -51,7 +52,7 @@ class AnnotatedBeats:
 
 def read_beats(tree: Tree, path: str, leads: tuple[str, ...]) -> AnnotatedBeats | None:
     """The annotated beats of the recording whose header lies at `path`; see the module's contract."""
-    annotation = path.removesuffix(".hea") + ".atr"
+    annotation = as_spelt(tree, path[: -len(".hea")] + ".atr")
     if annotation not in tree:
         return None
     header, signals = read_counts(tree, path)
@@ -76,7 +77,7 @@ def read_beats(tree: Tree, path: str, leads: tuple[str, ...]) -> AnnotatedBeats 
     inside = (samples >= 0) & (samples < resampled.shape[1])
     chosen = (kinds >= 0) & inside
     windows, rr = _windows(resampled, samples[chosen])
-    return AnnotatedBeats(path.removesuffix(".hea"), windows, rr, kinds[chosen])
+    return AnnotatedBeats(path[: -len(".hea")], windows, rr, kinds[chosen])
 
 
 def _windows(

@@ -12,6 +12,7 @@ from beatray.beat_classifier.folder import digest_of, write
 from beatray.beat_classifier.network import CLASSES
 from beatray.commands.console import say
 from beatray.errors import SettingsError
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import open_tree
 from beatray.record import LEADS, RecordError
 
@@ -49,7 +50,7 @@ def read_folder_of(path: str, leads: tuple[str, ...]) -> list[AnnotatedBeats]:
     """The beats of all recordings below `path` that have annotations and the leads; the others are told."""
     try:
         tree = open_tree(path)
-        headers = [name for name in tree.names() if name.endswith(".hea")]
+        headers = [name for name, _ in paths_with(tree, ".hea")]
     except (OSError, ValueError, RecordError) as error:
         raise SettingsError(f"{path}: {error}") from error
     found: list[AnnotatedBeats] = []

@@ -20,7 +20,7 @@ from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
 from beatray.schema import as_dict, build, flat
 from beatray.settings import CorpusSettings, TrackingSettings
-from beatray.track.setup import tracking_for
+from beatray.track.setup import check_place, tracking_for
 from beatray.track.tracker import Tracker
 
 SHORT = {"encoder": "encoder_path"}
@@ -69,13 +69,15 @@ def run(settings: EvaluateCommand) -> Evaluation:
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
         raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
+    runs = Path(settings.run).absolute().parent if settings.run else folder
+    check_place(settings.tracking.uri, runs)
     evaluation, held = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
     say(write_tables(evaluation, folder, held.rows))
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
         settings.tracking.uri,
         settings.tracking.experiment,
-        out=Path(settings.run).absolute().parent if settings.run else folder,
+        out=runs,
         run_name=f"evaluate {settings.encoder_path}",
         folder=Path(settings.run).absolute() if settings.run else folder,  # a run remembers its MLflow run
         settings={} if settings.run else flat(as_dict(settings)),

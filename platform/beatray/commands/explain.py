@@ -27,6 +27,7 @@ REMEDIES = {
     Reason.HEADER: "the file is damaged or not what its name says: export or download it again",
     Reason.MISSING_FILE: "put the missing file beside this one under the name that is said above",
     Reason.UNSAFE_PATH: "put plain files into one folder, without links, and with plain names",
+    Reason.HIDDEN: "rename it without the dot in front, if it is a recording",
     Reason.ABSURD_SIZE: "the file is damaged, or no resting ECG: look at its header, or cut a long recording up",
     Reason.FORMAT: "export the recording in another way: uncompressed, or in another of the formats",
     Reason.TRUNCATED: "the file was cut: copy or export it again",

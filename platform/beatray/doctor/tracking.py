@@ -14,12 +14,15 @@ import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
 from beatray.doctor.finding import Finding, fail, ok, warn
+from beatray.errors import SettingsError
 from beatray.settings import PretrainSettings
+from beatray.track.database import database_in
 from beatray.track.secrets import login_of, without_secrets
 
 OLDEST = "3.10"
@@ -125,7 +128,13 @@ def check(settings: PretrainSettings) -> list[Finding]:
     """All checks of this file."""
     uri = settings.tracking.uri
     if uri == "auto":
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.out}/mlflow.db"
+        if not (named := os.environ.get("MLFLOW_TRACKING_URI")) and "://" in settings.out:
+            what = f"out={settings.out} is an object store, which cannot hold MLflow's database"
+            return [fail(what, "say tracking.uri=, or set MLFLOW_TRACKING_URI")]
+        try:
+            uri = named or database_in(Path(settings.out))
+        except SettingsError as error:
+            return [fail(str(error), "say another out= or tracking.uri=")]
     if uri is None:
         return [ok("tracking is off (tracking.uri=null)")]
     if urlsplit(uri).scheme in ("http", "https"):

@@ -99,6 +99,7 @@ def refuse_seen(weights: str, test: pd.DataFrame) -> None:
         examples = ", ".join(test["record_id"][seen].head(3))
         raise CheckpointError(
             f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} test recordings "
-            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with, and "
-            "evaluate.segment.fold_over=held_out."
+            f"({examples}, ...): its scores would mean nothing. Use the corpus.test_folds it was pretrained with, "
+            "evaluate.segment.fold_over=held_out, and, for a run of version 0.1 with other corpus.hashed_test_sources "
+            "than ludb, corpus.hashed_test_by=recording."
         )

@@ -21,10 +21,11 @@ import inspect
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ PIECE = {"classify": 256, "segment": 64}
 """Recordings of one job: a multiple of the batches they are computed in. Maps are large: those of all encoders of a job
 are in memory at once."""
 
-KEPT_NAME = re.compile(r"[0-9a-f]{32}(\.npy|-[0-9a-f]{32}\.part)")
+KEPT_NAME = re.compile(r"[0-9a-f]{32}(\.npy|\.npz|-[0-9a-f]{32}\.part)")
 
 Source = tuple[EncoderSpec, int]
 """An encoder and the seed of its random weights; -1 with weights of its own."""
@@ -78,7 +79,7 @@ class Outputs:
 
     def __init__(self, folder: Path, corpus: str, tasks: Mapping[str, TaskData], settings: EvaluateSettings) -> None:
         self.folder, self.corpus, self.tasks, self.settings = folder, corpus, tasks, settings
-        self.recordings = {name: _digest(data.record_ids, data.n_samples.tolist()) for name, data in tasks.items()}
+        self.recordings = {name: digest(data.record_ids, data.n_samples.tolist()) for name, data in tasks.items()}
         self.noise = _stamp(settings.robustness.noise_folder)
         self._identities: dict[str, str] = {}  # by encoder: made once here and carried to the other processes
 
@@ -114,10 +115,9 @@ class Outputs:
                 else:
                     read = feature_maps(encoder, x_mv, settings.device).numpy()
                 parts.append(read)
-        self.folder.mkdir(parents=True, exist_ok=True)
         for source, parts in zip(piece.sources, found, strict=True):
-            values = np.concatenate(parts)
-            _write(self._path(piece.task, piece.condition, source, piece.first), values)
+            path = self._path(piece.task, piece.condition, source, piece.first)
+            write_whole(path, partial(np.save, arr=np.concatenate(parts)))
 
     def read(self, task: str, condition: str, source: Source) -> NDArray[np.float32]:
         """The outputs (n, ...) of one encoder, float32."""
@@ -159,16 +159,16 @@ class Outputs:
         spec, seed = source
         chosen = self.settings
         about: list[Any] = [VERSION, analyse.VERSION, self.corpus, self.recordings[task], task, condition]
-        about += [first, PIECE[task], self._identity(spec), seed, chosen.pooling if task == "classify" else "maps"]
+        about += [first, PIECE[task], self.identity(spec), seed, chosen.pooling if task == "classify" else "maps"]
         if condition != CLEAN:
             about.append([self.noise, self.tasks[task].test.tolist()])
-        return self.folder / f"{_digest(about)}.npy"
+        return self.folder / f"{digest(about)}.npy"
 
-    def _identity(self, spec: EncoderSpec) -> str:
+    def identity(self, spec: EncoderSpec) -> str:
         """What decides an encoder's numbers, apart from a seed."""
         key = spec.key()
         if key not in self._identities:
-            self._identities[key] = _digest(_of_weights(spec.weights) if spec.weights else key, _own_code(spec))
+            self._identities[key] = digest(_of_weights(spec.weights) if spec.weights else key, _own_code(spec))
         return self._identities[key]
 
 
@@ -191,13 +191,15 @@ def _stamp(folder: str | None) -> list[Any]:
     return [folder, [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
 
 
-def _digest(*content: Any) -> str:
+def digest(*content: Any) -> str:
+    """A name for content that JSON can hold, 32 letters."""
     return hashlib.blake2b(json.dumps(content, default=str).encode(), digest_size=16).hexdigest()
 
 
-def _write(path: Path, values: NDArray[Any]) -> None:
+def write_whole(path: Path, save: Callable[[IO[bytes]], None]) -> None:
     """A whole file or none, also when several processes write the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.part")
     with part.open("wb") as handle:
-        np.save(handle, values)
+        save(handle)
     part.replace(path)

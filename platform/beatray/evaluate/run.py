@@ -17,7 +17,9 @@ patient on both sides raises ValueError. A task without labelled records in both
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,8 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec
+from beatray.evaluate.kept_runs import KeptRuns
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.outputs import Outputs, Piece
 from beatray.evaluate.own_labels import TableSpace
@@ -59,17 +64,24 @@ def evaluate(
     """Run all units and collect their runs; `progress(done, all, name)` is called after each unit, and with 0 done
     while encoders read.
 
-    `folder` keeps what the encoders give while this runs, so that an evaluation that was killed goes on from there, and
-    `corpus` is the identity of the recordings (a manifest's hash), without which names alone would have to do. With no
-    folder a temporary one serves. `own` is the label space of `classify.labels=table`, row by row of `rows`.
+    `folder` keeps what the encoders give and the runs of finished units while this runs, so that an evaluation that was
+    killed goes on from there, and `corpus` is the identity of the recordings (a manifest's hash), without which names
+    alone would have to do. With no folder a temporary one serves. `own` is the label space of `classify.labels=table`,
+    row by row of `rows`.
 
     `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
-    adds its random control alone. Raises ValueError if a patient is in two parts, if two encoders share a label, if no
-    task has labelled records in both parts, or if held-out validation is asked for and there is none.
+    adds its random control alone. Raises SettingsError for a GPU that is not there; ValueError if a patient is in two
+    parts, if two encoders share a label, if no task has labelled records in both parts, or if held-out validation is
+    asked for and there is none.
     """
     settings = settings or EvaluateSettings()
     began = time.monotonic()
     train, test = np.unique(np.asarray(train, np.int64)), np.unique(np.asarray(test, np.int64))
+    if settings.device.startswith("cuda") and int(settings.device[5:] or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"evaluate.device={settings.device}: PyTorch sees {torch.cuda.device_count()} GPUs here; say cpu, or "
+            "a number that is there"
+        )
     if "classify" in settings.tasks and settings.classify.labels == TABLE and own is None:
         raise ValueError("classify.labels=table needs the table's label space: see own_labels.table_space")
     labels = tuple(spec.label for spec in encoders if spec.weights is not None)
@@ -143,29 +155,55 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
 def _work(
     outputs: Outputs, units: Sequence[WorkUnit], settings: EvaluateSettings, on_piece: Callable[[Piece], None]
 ) -> Iterator[tuple[int, list[Run]]]:
-    """The runs of each unit by its position, as they are done; before, `on_piece` for each job of the encoders."""
-    pieces = outputs.missing(each for unit in units for each in read_by(unit, settings))
+    """The runs of each unit by its position, as they are done: those that were kept first, and before the others
+    `on_piece` for each job of the encoders."""
+    kept = KeptRuns(outputs)
+    left: list[int] = []
+    for position, unit in enumerate(units):
+        done = kept.read(unit)
+        if done is None:
+            left.append(position)
+        else:
+            yield position, done
+    pieces = outputs.missing(each for position in left for each in read_by(units[position], settings))
     if settings.workers <= 1:
         for piece in pieces:
             outputs.compute(piece)
             on_piece(piece)
         worker = Worker(outputs.tasks, settings, outputs)
-        for position, unit in enumerate(units):
-            yield position, worker.run(unit)
+        for position in left:
+            runs = worker.run(units[position])
+            kept.write(units[position], runs)
+            yield position, runs
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(settings.workers, context, _start, (outputs,)) as pool:
         for piece, _ in zip(pieces, pool.map(_compute, pieces), strict=True):
             on_piece(piece)
-        waiting = {pool.submit(_run, unit): position for position, unit in enumerate(units)}
+        waiting = {pool.submit(_run, units[position]): position for position in left}
         for finished in as_completed(waiting):
-            yield waiting[finished], finished.result()
+            runs, position = finished.result(), waiting[finished]
+            kept.write(units[position], runs)
+            yield position, runs
 
 
 def _start(outputs: Outputs) -> None:
     global _process_worker
+    _end_with_parent()
     start_process()
     _process_worker = Worker(outputs.tasks, outputs.settings, outputs)
+
+
+def _end_with_parent() -> None:
+    """A process that was started for an evaluation ends when the one that started it dies, however it died."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=wait, name="end with parent", daemon=True).start()
 
 
 def _worker() -> Worker:

@@ -11,6 +11,7 @@ read pooled features, `finetune` trains the encoder too. `TASK/PROTOCOL` asks fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -186,7 +187,7 @@ class EvaluateSettings:
     finetune_decoder: str = setting("conv", "or unet, which also reads the encoder's finer maps", choices=DECODERS)
     bootstraps: int = setting(1000, "resamples of the test patients behind each interval", at_least=1)
     bf16: bool = setting(False, "autocast; faster only where the processor multiplies bfloat16 itself")
-    device: str = "cpu"
+    device: str = setting("cpu", "or cuda, cuda:1, ...")
     keep_outputs: bool = setting(
         False, "leave what the encoders gave in out/outputs, for a later evaluation of the same ones on the same corpus"
     )
@@ -194,6 +195,8 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
+            raise SettingsError(f"device must be cpu, cuda or cuda:NUMBER, not {self.device!r}")
         if self.classify.labels == TABLE and not self.labels.table:
             raise SettingsError("classify.labels=table needs a table: say labels=PATH")
         if self.labels.table and self.classify.labels != TABLE:

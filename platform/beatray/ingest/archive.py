@@ -14,11 +14,12 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from beatray.ingest.member_checks import check_plain_path
+from beatray.ingest.member_checks import Cause, check_plain_path
 from beatray.record import Reason, RecordError
 from beatray.storage.store import Store
 
@@ -38,12 +39,12 @@ Member = TypeVar("Member")
 
 @dataclass(frozen=True, slots=True)
 class Opened(Generic[Handle, Member]):
-    """An archive that stays open: what it is read with, its members by name, and how many were not listed."""
+    """An archive that stays open: what it is read with, its members by name, and how many were not listed, by cause."""
 
     handle: Handle
     members: Mapping[str, Member]
     names: tuple[str, ...]
-    refused: int
+    passed_over: Counter[Cause]
 
 
 class ArchiveTree(ABC, Generic[Handle, Member]):
@@ -59,8 +60,8 @@ class ArchiveTree(ABC, Generic[Handle, Member]):
     def _open(self) -> Opened[Handle, Member]: ...
 
     @property
-    def refused(self) -> int:
-        return self._open().refused
+    def passed_over(self) -> Counter[Cause]:
+        return self._open().passed_over
 
     def names(self) -> tuple[str, ...]:
         return self._open().names

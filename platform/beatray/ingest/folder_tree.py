@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 
-from beatray.ingest.member_checks import MAX_FILE_BYTES, check_plain_path, check_size, is_plain_path
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_plain_path, check_size, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
@@ -22,19 +23,19 @@ class FolderTree:
         self.location = location
         self._names: tuple[str, ...] | None = None
         self._known: frozenset[str] = frozenset()
-        self._refused = 0
+        self._passed_over: Counter[Cause] = Counter()
 
     def __reduce__(self) -> tuple[type[FolderTree], tuple[str]]:
         return (FolderTree, (self.location,))
 
     @property
-    def refused(self) -> int:
+    def passed_over(self) -> Counter[Cause]:
         self.names()
-        return self._refused
+        return self._passed_over
 
     def names(self) -> tuple[str, ...]:
         if self._names is None:
-            found, self._refused = _walk(self.location)
+            found, self._passed_over = _walk(self.location)
             found.sort()
             self._names = tuple(found)
         return self._names
@@ -72,25 +73,32 @@ class FolderTree:
             os.close(handle)
 
 
-def _walk(root: str) -> tuple[list[str], int]:
-    """Every regular file below `root`, and how many entries were refused."""
+def _walk(root: str) -> tuple[list[str], Counter[Cause]]:
+    """Every regular file below `root`, and how many entries were passed over, by cause."""
     found: list[str] = []
-    refused = 0
+    passed_over: Counter[Cause] = Counter()
     folders = [""]
     while folders:
         prefix = folders.pop()
-        with os.scandir(os.path.join(root, prefix)) as entries:  # noqa: PTH118 (a Path per file is 5x slower)
-            for entry in entries:
-                name = prefix + entry.name
-                if not is_plain_path(name):
-                    refused += 1
-                elif entry.is_dir(follow_symlinks=False):
-                    folders.append(name + "/")
-                elif entry.is_file(follow_symlinks=False):
-                    found.append(name)
-                else:
-                    refused += 1
-    return found, refused
+        try:
+            with os.scandir(os.path.join(root, prefix)) as listed:  # noqa: PTH118 (a Path per file is 5x slower)
+                entries = list(listed)
+        except PermissionError:
+            if not prefix:
+                raise
+            passed_over[Cause.NO_ENTRY] += 1
+            continue
+        for entry in entries:
+            name = prefix + entry.name
+            if (cause := problem_of(name)) is not None:
+                passed_over[cause] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name + "/")
+            elif entry.is_file(follow_symlinks=False):
+                found.append(name)
+            else:
+                passed_over[Cause.LINK if entry.is_symlink() else Cause.SPECIAL] += 1
+    return found, passed_over
 
 
 def _open_regular(root: str, name: str) -> tuple[int, os.stat_result]:

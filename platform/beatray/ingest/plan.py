@@ -25,11 +25,12 @@ from beatray.corpus.reader import Corpus
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
+from beatray.ingest.member_checks import told
 from beatray.ingest.patients import other_id_key
 from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import Tree, is_remote, open_tree
-from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
+from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError
 from beatray.storage.store import Store
 
 T = TypeVar("T")
@@ -125,20 +126,20 @@ def list_items(settings: IngestSettings) -> Listed:
 
 def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
     """What one place of a source lists. Raises CorpusError."""
+    besides = ""
     try:
         tree = open_tree(location)
+        besides = told(tree.passed_over)
         items = SOURCES[source].find(tree)
         others = SOURCES[source].others
         unlisted = list(others(tree)) if others is not None else []
     except RecordError as error:
-        raise CorpusError(f"{source}: {error.detail}") from error
+        raise CorpusError(f"{source}: {besides}; {error.detail}" if besides else f"{source}: {error.detail}") from error
     except (ValueError, OSError) as error:
         raise CorpusError(f"{source}: {error}") from error
     if not items:
-        raise CorpusError(f"{source}={location}: no recordings found")
-    if tree.refused:
-        detail = f"{tree.refused} entries are links or lead outside the folder or archive and were not read"
-        unlisted.append(Unlisted(Reason.UNSAFE_PATH, tree.refused, detail))
+        raise CorpusError(f"{source}={location}: {besides + '; ' if besides else ''}no recordings found")
+    unlisted += [Unlisted(cause.reason, count, cause.told(count)) for cause, count in tree.passed_over.items()]
     return tree, items, unlisted
 
 
@@ -227,4 +228,7 @@ def stamp_of(part: Slice) -> str:
 
 def _beside(path: Path) -> list[Path]:
     """The signal files that a WFDB header commonly has beside it."""
-    return [path.with_suffix(suffix) for suffix in (".dat", ".mat", ".xyz")] if path.suffix == ".hea" else []
+    if path.suffix.lower() != ".hea":
+        return []
+    usual = (".dat", ".mat", ".xyz")
+    return [path.with_suffix(suffix if path.suffix == ".hea" else suffix.upper()) for suffix in usual]

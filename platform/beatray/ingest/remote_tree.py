@@ -8,7 +8,9 @@ reading one for each file, so that a zip is the faster way for many small files.
 
 from __future__ import annotations
 
-from beatray.ingest.member_checks import MAX_FILE_BYTES, check_plain_path, check_size, is_plain_path
+from collections import Counter
+
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_plain_path, check_size, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 from beatray.storage.store import Store
@@ -20,15 +22,15 @@ class RemoteTree:
     def __init__(self, location: str) -> None:
         self.location = location
         self._sizes: dict[str, int] | None = None
-        self._refused = 0
+        self._passed_over: Counter[Cause] = Counter()
 
     def __reduce__(self) -> tuple[type[RemoteTree], tuple[str]]:
         return (RemoteTree, (self.location,))
 
     @property
-    def refused(self) -> int:
+    def passed_over(self) -> Counter[Cause]:
         self._listed()
-        return self._refused
+        return self._passed_over
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._listed()))
@@ -61,6 +63,7 @@ class RemoteTree:
     def _listed(self) -> dict[str, int]:
         if self._sizes is None:
             found = Store(self.location).walk()
-            self._sizes = {name: size for name, size in found.items() if is_plain_path(name)}
-            self._refused = len(found) - len(self._sizes)
+            causes = {name: problem_of(name) for name in found}
+            self._sizes = {name: size for name, size in found.items() if causes[name] is None}
+            self._passed_over = Counter(cause for cause in causes.values() if cause is not None)
         return self._sizes

@@ -2,7 +2,7 @@
 
 A compressed tar has no random access: it is unpacked once into memory, up to `MAX_UNPACKED_BYTES`, and kept per
 process; for more than that, unpack it or repack it as zip. Contract: as `ingest.tree`. Links, devices, sparse members,
-unsafe and repeated names are not listed but counted; compression is metered while it unpacks.
+unsafe and repeated names are not listed but counted by cause; compression is metered while it unpacks.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import gzip
 import lzma
 import os
 import tarfile
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio
-from beatray.ingest.member_checks import MAX_FILE_BYTES, check_size, is_plain_path
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, path_problem, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
@@ -83,19 +84,18 @@ def _open_tar(location: str, stamp: Stamp) -> OpenedTar:
 def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> OpenedTar:
     """One pass over an archive: offsets of the members of a plain one, contents of a compressed one."""
     members: dict[str, Content] = {}
-    refused = 0
+    passed_over: Counter[Cause] = Counter()
     try:
         with tarfile.open(fileobj=source, mode="r:" if plain else "r|") as archive:
             while (info := archive.next()) is not None:
                 name = info.name.removeprefix("./")
-                if info.isdir():
-                    refused += name not in ("", ".") and not is_plain_path(name)
-                elif not info.isreg() or info.issparse() or not is_plain_path(name) or name in members:
-                    refused += 1
+                cause = _cause(info, name, members, packed=plain is None)
+                if cause is not None:
+                    passed_over[cause] += 1
+                elif info.isdir():
+                    pass
                 elif plain is not None:
                     members[name] = (info.offset_data, info.size)
-                elif info.size > MAX_FILE_BYTES:
-                    refused += 1
                 else:
                     content = archive.extractfile(info)
                     members[name] = content.read() if content else b""
@@ -109,7 +109,20 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> Open
         raise
     except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} cannot be unpacked: {error}") from error
-    return Opened(plain, members, tuple(sorted(members)), refused)
+    return Opened(plain, members, tuple(sorted(members)), passed_over)
+
+
+def _cause(info: tarfile.TarInfo, name: str, members: dict[str, Content], *, packed: bool) -> Cause | None:
+    """Why a member is not listed; None if it is, or is a folder to which nothing is wrong."""
+    if info.isdir():
+        return None if name in ("", ".") else path_problem(name)
+    if (cause := problem_of(name)) is not None:
+        return cause
+    if not info.isreg() or info.issparse():
+        return Cause.LINK if info.issym() or info.islnk() else Cause.SPECIAL
+    if name in members:
+        return Cause.SECOND
+    return Cause.TOO_LARGE if packed and info.size > MAX_FILE_BYTES else None
 
 
 def _check_end(plain: BinaryIO, offset: int) -> None:

@@ -1,7 +1,8 @@
 """One read-only view of a data set as it was downloaded: a folder, a zip or a tar, read in place.
 
 Data sets come from strangers, so a tree only ever gives out regular files that lie inside it. Links, devices, absolute
-names and names with `..` are not listed but counted in `refused`. Every read states how many bytes it is prepared to
+names, names with `..`, hidden entries and folders that may not be opened are not listed but counted by cause in
+`passed_over`. Every read states how many bytes it is prepared to
 take. Each kind of place has a file of its own: `folder_tree`, `zip_tree`, `tar_tree`, `remote_tree`.
 
 Contract: names are posix paths relative to the root, sorted. `head` gives at most so many first bytes of a file, of
@@ -13,11 +14,12 @@ another process opens the location again when it first reads. An I/O error of th
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
 from beatray.ingest.folder_tree import FolderTree
-from beatray.ingest.member_checks import MAX_FILE_BYTES
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.remote_tree import RemoteTree
 from beatray.ingest.tar_tree import TarTree
@@ -28,13 +30,13 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 
 
 class Tree(Protocol):
-    """What sources read from. `location` is the string it was opened with; `refused` counts members not listed."""
+    """What sources read from. `location` is the string it was opened with; `passed_over` counts members not listed."""
 
     @property
     def location(self) -> str: ...
 
     @property
-    def refused(self) -> int: ...
+    def passed_over(self) -> Counter[Cause]: ...
 
     def names(self) -> tuple[str, ...]: ...
 

@@ -2,9 +2,10 @@
 
 Archives stay open per process under their path, size and change time, so that many short tasks on one archive do not
 read its directory again; one behind a URI is read through a buffer of 1 MiB. Contract: as `ingest.tree`. Links,
-encrypted members, unusual compressions, unsafe and repeated names are not listed but counted. Memory for one read is
-bounded by the size the caller accepts plus one unpacking step, whatever the archive claims. A member that is stored as
-it is can be read in pieces where it lies, whatever its size; another is unpacked for that, up to `MAX_FILE_BYTES`.
+encrypted members, unusual compressions, unsafe and repeated names are not listed but counted by cause. Some programs
+write backslashes between folders, against the standard (APPNOTE 4.4.17): they are read as slashes. Memory for one read
+is bounded by the size the caller accepts plus one unpacking step, whatever the archive claims. A member that is stored
+as it is can be read in pieces where it lies, whatever its size; another is unpacked for that, up to `MAX_FILE_BYTES`.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import os
 import stat
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import IO, cast
 
 from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio, place
-from beatray.ingest.member_checks import MAX_FILE_BYTES, check_size, is_plain_path
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, path_problem, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
 REMOTE_STEP_BYTES = 1024 * 1024
 _ZIP_HEADER_BYTES = 30
+_UNREAD = {zipfile.ZIP_BZIP2: Cause.BZIP2, 9: Cause.DEFLATE64}
 _ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 
 OpenedZip = Opened[zipfile.ZipFile, zipfile.ZipInfo]
@@ -98,22 +101,32 @@ def _open_zip(location: str, stamp: Stamp) -> OpenedZip:
     except DAMAGE as error:
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{location} is not a readable zip: {error}") from error
     members: dict[str, zipfile.ZipInfo] = {}
-    refused = 0
+    passed_over: Counter[Cause] = Counter()
     for info in archive.infolist():
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if info.is_dir():
-            refused += not is_plain_path(info.filename.rstrip("/"))
-        elif (
-            not is_plain_path(info.orig_filename)
-            or info.filename in members
-            or kind not in (0, stat.S_IFREG)
-            or info.flag_bits & 0x1
-            or info.compress_type not in _ZIP_COMPRESSIONS
-        ):
-            refused += 1
+        name = info.orig_filename.replace("\\", "/")
+        if info.is_dir() or name.endswith("/"):
+            cause = path_problem(name.rstrip("/"))
         else:
-            members[info.filename] = info
-    return Opened(archive, members, tuple(sorted(members)), refused)
+            cause = _cause(info, name, members)
+            if cause is None:
+                members[name] = info
+        if cause is not None:
+            passed_over[cause] += 1
+    return Opened(archive, members, tuple(sorted(members)), passed_over)
+
+
+def _cause(info: zipfile.ZipInfo, name: str, members: dict[str, zipfile.ZipInfo]) -> Cause | None:
+    """Why a member is not listed; None if it is."""
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if (cause := problem_of(name)) is not None:
+        return cause
+    if kind not in (0, stat.S_IFREG):
+        return Cause.LINK if kind == stat.S_IFLNK else Cause.SPECIAL
+    if info.flag_bits & 0x1:
+        return Cause.ENCRYPTED
+    if info.compress_type not in _ZIP_COMPRESSIONS:
+        return _UNREAD.get(info.compress_type, Cause.COMPRESSION)
+    return Cause.SECOND if name in members else None
 
 
 def _open_remote(location: str) -> IO[bytes]:

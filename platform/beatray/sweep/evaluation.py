@@ -145,13 +145,15 @@ def _evaluate(
     import torch
 
     torch.set_num_threads(1)
-    evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings)
+    run = Store(place[0])
+    outputs = run.folder / f"{place[1]}-outputs" if run.is_local else None  # an evaluation that is killed goes on
+    evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings, folder=outputs)
     scores = table_scores(evaluation)
     with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:
         write_tables(evaluation, Path(folder), held.rows)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
-    write_folder(Store(place[0]), place[1], files)
+    write_folder(run, place[1], files)
     return _figures(scores)
 
 

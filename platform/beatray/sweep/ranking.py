@@ -64,9 +64,12 @@ def refuse_unknown_metric(metric: str, evaluation: EvaluateSettings | None, tria
             raise SettingsError(f"sweep.metric={metric} is no score of this evaluation{_meant(metric, scores)}")
         return
     methods = {json.dumps(trial.objective, sort_keys=True): dict(trial.objective) for trial in trials}
-    known = {*COLUMNS, *(key for method in methods.values() for key in _curves(method))}
+    known = {*COLUMNS, CORE_MINUTES, *(key for method in methods.values() for key in _curves(method))}
     told = _meant(metric, known)
-    if metric not in known and (told.startswith(";") or "/" not in metric):  # a method may log more, as TERM/WHAT
+    terms = {key.partition("/")[0] for key in known if "/" in key}  # a method may log more of a term, as TERM/WHAT
+    of_users_own = any(":" in str(trial.objective["name"]) for trial in trials)
+    may_be = "/" in metric and (of_users_own or metric.partition("/")[0] in terms)
+    if metric not in known and (told.startswith(";") or not may_be):
         raise SettingsError(f"sweep.metric={metric} is nothing that a trial logs{told}")
 
 

@@ -21,6 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from beatray.track.database import BusyError, opened
 from beatray.track.memory import TrackedRun
 from beatray.track.secrets import login_of, without_secrets
 
@@ -67,8 +68,12 @@ class Server:
     def _client(self) -> MlflowClient:
         """Opened on first use, where errors are caught: a database may be down from the start."""
         if self._opened is None:
-            self._opened = MlflowClient(self.uri)
+            self._opened = opened(self.uri, lambda: MlflowClient(self.uri))
         return self._opened
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """The tags of a run."""
+        return dict(self._client.get_run(run_id).data.tags)
 
     def find_or_create(self, record: TrackedRun) -> tuple[str, str]:
         """The (run id, experiment id) of the record's run, which may exist although its creation was not answered."""
@@ -168,7 +173,7 @@ def run_tags(uri: str, run_id: str) -> dict[str, str]:
     """The tags of a run; empty if the server has no such run."""
     server = Server(uri)
     try:
-        return dict(MlflowClient(server.uri).get_run(run_id).data.tags)
+        return server.tags_of(run_id)
     except Exception as error:
         trouble, why = server.explain(error)
         if trouble is Trouble.GONE:
@@ -187,6 +192,11 @@ def _explain(error: Exception, uri: str) -> tuple[Trouble, str]:
     if isinstance(error, RunDeletedError) or "must be in the 'active' state" in whole:
         what = "the run or its experiment was deleted; restore it there (mlflow runs restore)"
         return Trouble.REFUSED, f"MLflow at {uri}: {what} ({said})"
+    if isinstance(error, BusyError):
+        return Trouble.OUTAGE, f"{error}: it is tried again"
+    if "out-of-date database schema" in whole:
+        what = "is of another version of MLflow: keep a copy of it, then run mlflow db upgrade"
+        return Trouble.REFUSED, f"the database {uri} {what} {uri}"
     code = str(getattr(error, "error_code", "") or _http_code(error))
     if code in ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "401"):
         given = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "TOKEN"))

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from beatray.track.database import database_in
 from beatray.track.memory import Memory
 from beatray.track.secrets import without_secrets
 
@@ -39,9 +40,19 @@ class Tracking:
 
 
 def default_uri(out: Path) -> tuple[str, str]:
-    """The database and artifact folder beside the runs: (tracking URI, artifact location)."""
+    """The database and artifact folder beside the runs: (tracking URI, artifact location).
+
+    Raises SettingsError for a folder whose name MLflow cannot have in the address of a database.
+    """
+    database = database_in(out)
     out.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{out.absolute() / 'mlflow.db'}", (out.absolute() / "mlflow-artifacts").as_uri()
+    return database, (out.absolute() / "mlflow-artifacts").as_uri()
+
+
+def check_place(uri: str | None, out: Path) -> None:
+    """Raise SettingsError, before anything starts, where `tracking_for` could not put the database beside the runs."""
+    if uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        database_in(out)
 
 
 def resume(folder: Path, uri: str) -> Tracking:

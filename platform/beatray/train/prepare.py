@@ -22,6 +22,7 @@ from beatray.objectives.registry import objective_class, objective_settings
 from beatray.plugins import nearest
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store
+from beatray.track.setup import check_place
 from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
 from beatray.train.order import OrderSettings
@@ -86,6 +87,7 @@ def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
     out = Store(settings.out)
     if out.is_local:
         settings = replace(settings, out=str(out.folder))
+        check_place(settings.tracking.uri, out.folder)
     elif settings.tracking.uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise SettingsError(
             f"out={settings.out} is an object store, which cannot hold MLflow's database: say tracking.uri= (or set "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from beatray.augment.draws import Draws
 from beatray.config import renamed
+from beatray.corpus.splits import OWN_PATIENTS
 from beatray.errors import TrainingError
 from beatray.fields import absent_values, keys_with
 from beatray.models.encoder_folder import load_encoder
@@ -159,8 +160,11 @@ def keys_marked(settings: PretrainSettings, mark: str) -> set[str]:
 
 def of_older_run(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run wrote down, as this version would: keys renamed, and for those it did not know yet what
-    it did (`absent`, said at the field)."""
+    it did (`absent`, said at the field; how test recordings were dealt, `corpus.splits`)."""
     content = renamed(stored)
+    corpus = content.setdefault("corpus", {})
+    alone = set(corpus.get("hashed_test_sources", ())) <= set(OWN_PATIENTS)
+    corpus.setdefault("hashed_test_by", "patient" if alone else "recording")
     objective, encoder = content["objective"]["name"], content["encoder"]["name"]
     schemas: dict[str, type[Any]] = {
         "": PretrainSettings,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, lead_shown, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import columns_of_leads, is_enough, lead_of_name
 from beatray.ingest.formats.numbers import decimal, exact, maybe, shown, whole_numbers
-from beatray.ingest.formats.people import age_between, age_of, sex_of
+from beatray.ingest.formats.people import age_between, age_of, id_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, every, named, needed, parse_xml, root_of, text_at, value_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError

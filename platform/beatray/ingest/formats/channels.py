@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.corpus.label_keys import SUFFIX
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import assemble, check_enough, columns_of_leads, lead_of_name
 from beatray.ingest.formats.numbers import shown
@@ -129,16 +129,9 @@ def lead_shown(name: str) -> str:
 
 
 def stem_of(path: str) -> str:
-    """A path without the suffix of its file name."""
+    """A path without the suffix of a format; another end behind a dot is a part of the name: ECG.001, 1.2.840.17."""
     folder, slash, name = path.rpartition("/")
-    stem, dot, _ = name.rpartition(".")
-    return folder + slash + (stem if dot and stem else name)
-
-
-def id_of(text: Any) -> str | None:
-    """A patient id as one line of at most 128 characters; None where there is none."""
-    cell = "".join(ch for ch in str(text or "") if ch.isprintable()).strip()[:128]
-    return cell or None
+    return folder + slash + (SUFFIX.sub("", name) or name)
 
 
 def _known(measured: dict[str, float | None]) -> dict[str, float]:

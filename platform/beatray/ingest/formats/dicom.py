@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, check_rate, id_of, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, check_rate, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.dicom_header import Group, about_patient, group_of
 from beatray.ingest.formats.leads import columns_of_leads, is_enough
 from beatray.ingest.formats.numbers import shown
+from beatray.ingest.formats.people import id_of
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 

@@ -21,7 +21,6 @@ from beatray.ingest.formats.channels import (
     Channel,
     check_gain,
     check_rate,
-    id_of,
     lead_shown,
     mv_per_unit,
     pick_leads,
@@ -29,7 +28,7 @@ from beatray.ingest.formats.channels import (
 )
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, exact, shown, whole
-from beatray.ingest.formats.people import age_between, sex_of
+from beatray.ingest.formats.people import age_between, id_of, sex_of
 from beatray.ingest.member_checks import MAX_FILE_BYTES
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError

@@ -26,6 +26,7 @@ MAX_LIST_CHARS = 2 * 1024 * 1024
 
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_WHOLE_CELL = re.compile(r"(\d{1,18})(?:\.0+)?", re.ASCII)
 _SHORT = re.compile(r"[+-]?[\d.]{1,6}(?:[eE][+-]?\d{1,3})?|[+-]?inf|nan", re.ASCII)
 _SHORT_UID = re.compile(r"[\d.]{1,40}", re.ASCII)
 _WORDS = {
@@ -80,6 +81,12 @@ def maybe(text: str | None) -> float | None:
     """A finite number, or None for anything else: for values that only describe."""
     cell = (text or "").strip()
     return float(cell) if _DECIMAL.fullmatch(cell) and math.isfinite(float(cell)) else None
+
+
+def maybe_whole(text: str | None) -> int | None:
+    """A whole number from zero on as tables write it, 15709 or 15709.0; None for anything else."""
+    found = _WHOLE_CELL.fullmatch((text or "").strip())
+    return int(found[1]) if found else None
 
 
 def whole_numbers(text: str, separator: str, what: str) -> NDArray[np.int64]:

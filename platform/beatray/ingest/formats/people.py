@@ -1,16 +1,60 @@
-"""The two things about a person that may leave a reader: age in years and sex.
+"""What is said about a person, in one reading for all sources and formats: id, age in years, sex, labels.
 
-Ages above 89 become 90, as in the public data sets: exact high ages point to single people. Dates of birth are only
-ever turned into ages here; a day that is no day gives None. Nothing in this file raises or quotes what it was given.
+A cell that says that nothing is known (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
+and no label. A whole number that a spreadsheet or a data frame wrote as 1234.0 is the id 1234; zeros in front stay,
+since they can be part of an id. Ages above 89 become 90, as in the public data sets: exact high ages point to single
+people. Dates of birth are only ever turned into ages here; a day that is no day gives None. Nothing in this file raises
+or quotes what it was given.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import date
+from typing import Any
+
+from beatray.corpus.label_settings import UNKNOWN
 
 OLDEST = 90.0
-_SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
+MASKED = 300.0
+"""The age that PTB-XL publishes for people older than 89."""
+MAX_ID_CHARS = 128
+NOBODY = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
+"""Words in the place of a patient's id that are none, in lower case."""
+
+_SEXES = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+_WHOLE_AS_DECIMAL = re.compile(r"(\d+)\.0+", re.ASCII)
+_ROUNDED = re.compile(r"\d\.\d+[eE]\+\d{2,}", re.ASCII)
+_AGE = re.compile(
+    r"(\d{1,6}(?:\.\d*)?|\.\d+)\s*(y|yr|yrs|year|years|m|month|months|w|week|weeks|d|day|days)?", re.ASCII
+)
+_OVER_89 = re.compile(r">\s*89|>=\s*90|(89|90)\s*\+", re.ASCII)
 _YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25, "h": 1 / 8766}
+
+
+def is_unknown(text: Any) -> bool:
+    """Whether a cell says that nothing is known."""
+    return text is None or str(text).strip().lower() in UNKNOWN
+
+
+def id_of(text: Any) -> str | None:
+    """An id as one line of at most 128 characters; None where there is none."""
+    cell = "".join(ch for ch in str("" if text is None else text) if ch.isprintable()).strip()[:MAX_ID_CHARS]
+    if cell.lower() in NOBODY:
+        return None
+    whole = _WHOLE_AS_DECIMAL.fullmatch(cell)
+    return whole[1] if whole else cell
+
+
+def is_rounded_id(text: str) -> bool:
+    """Whether a spreadsheet has cut an id short, to 1.23457E+11: that stands for several people."""
+    return bool(_ROUNDED.fullmatch(text.strip()))
+
+
+def labels_of(words: Iterable[str]) -> tuple[str, ...]:
+    """Labels in the order in which they stand, each once, without what only says that there is none."""
+    return tuple(dict.fromkeys(word.strip() for word in words if not is_unknown(word)))
 
 
 def sex_of(text: str | None) -> str | None:
@@ -25,6 +69,25 @@ def age_of(value: float | None, unit: str = "y") -> float | None:
         return None
     years = value * per_unit
     return round(min(years, OLDEST), 2) if 0.0 <= years <= 125.0 else None
+
+
+def age_in(text: str | None) -> float | None:
+    """Years, at most 90, from a cell of a table or a header: 63, 63.0, 63Y, 18 months, >89.
+
+    300, as PTB-XL writes for people older than 89, becomes 90; None where there is no usable number.
+    """
+    cell = (text or "").strip().lower()
+    if _OVER_89.fullmatch(cell):
+        return OLDEST
+    found = _AGE.fullmatch(cell)
+    if not found:
+        return None
+    value, unit = float(found[1]), found[2]
+    if unit is not None:
+        return age_of(value, unit)
+    if value == MASKED:
+        return OLDEST
+    return min(value, OLDEST) if value <= 125.0 else None
 
 
 def age_between(born: str | None, taken: str | None) -> float | None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, check_rate, id_of, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, check_rate, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, shown, whole
-from beatray.ingest.formats.people import age_between, age_of, sex_of
+from beatray.ingest.formats.people import age_between, age_of, id_of, sex_of
 from beatray.ingest.formats.philips_xli import add_limb_leads, decode_xli
 from beatray.ingest.formats.safe_xml import (
     MAX_XML_BYTES,

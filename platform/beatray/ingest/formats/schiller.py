@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from beatray.ingest.formats.channels import About, Channel, check_gain, id_of, lead_shown, mv_per_unit, to_record
+from beatray.ingest.formats.channels import About, Channel, check_gain, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, shown, whole, whole_numbers
-from beatray.ingest.formats.people import age_between, sex_of
+from beatray.ingest.formats.people import age_between, id_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, named, needed, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError

@@ -12,10 +12,10 @@ import struct
 from binascii import crc_hqx
 from dataclasses import dataclass
 
-from beatray.ingest.formats.channels import About, id_of
+from beatray.ingest.formats.channels import About
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import LEAD_OF_CODE
-from beatray.ingest.formats.people import age_between, age_of
+from beatray.ingest.formats.people import age_between, age_of, id_of
 from beatray.record import LEADS, Reason, RecordError
 
 RECORD_HEADER = struct.Struct("<HI")

@@ -16,13 +16,14 @@ from beatray.ingest.tree import Tree
 from beatray.record import Record
 
 SUFFIXES = (".hea",)
-_RECORD_LINE = re.compile(rb"[\w.\-]+(?:/\d+)?[ \t]+\d{1,4}[ \t]+[\d.eE+\-/()]+")
+_BOM = b"\xef\xbb\xbf"
+_RECORD_LINE = re.compile(rb"[\w.\-/]+[ \t]+\d{1,4}[ \t]+[\d.eE+\-/()]+")
 _NEXT_LINE = re.compile(rb"[\w.\-~]+[ \t]+\d")
 
 
 def looks_like(head: bytes) -> bool:
     """Whether the first bytes of a file are a record line and a signal or segment line."""
-    lines = [line.strip() for line in head.splitlines()]
+    lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
     said = [line for line in lines if line and not line.startswith(b"#")]
     return len(said) > 1 and bool(_RECORD_LINE.match(said[0]) and _NEXT_LINE.match(said[1]))
 

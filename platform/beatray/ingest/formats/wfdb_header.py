@@ -36,6 +36,8 @@ _STORAGE = re.compile(
     r"(?P<fmt>\d{1,4})(?:x(?P<frame>\d{1,18}))?(?::(?P<skew>[+-]?\d{1,18}))?(?:\+(?P<offset>\d{1,18}))?", re.ASCII
 )
 _GAIN = re.compile(r"(?P<gain>[^()/]+)(?:\((?P<baseline>[^()/]*)\))?(?:/(?P<units>\S*))?")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""Of header(5); other characters that end lines in Unicode may stand in a comment."""
 _PLAIN_NAME = re.compile(r"\w[\w.\-]{0,254}")
 
 
@@ -73,16 +75,17 @@ def parse_header(data: bytes, stem: str) -> Header:
     """Read the header of the record whose header file is `<stem>.hea`.
 
     Raises RecordError: HEADER, ABSURD_SIZE, FORMAT (multi-segment, several rates, unknown storage), BAD_RATE, BAD_GAIN,
-    UNSAFE_PATH. A record name written as `<stem>.mat`, which early Challenge 2020 files have, is read with a note.
+    UNSAFE_PATH. A record name written as `<stem>.mat`, which early Challenge 2020 files have, with a folder in front,
+    as in PTB-XL+ 1.0.1, or with other capitals than its file, as from a FAT disk, is read with a note.
     """
     if len(data) > MAX_HEADER_BYTES:
         raise RecordError(Reason.ABSURD_SIZE, f"header of {len(data)} bytes, limit {MAX_HEADER_BYTES}")
-    text = data.decode("utf-8", errors="replace")
+    text = data.decode("utf-8-sig", errors="replace")
     if "\0" in text:
         raise RecordError(Reason.HEADER, "the header holds a NUL byte: it is not text")
     lines: list[str] = []
     comments: list[str] = []
-    for raw in text.splitlines():
+    for raw in _LINE_END.split(text):
         line = raw.strip()
         if line.startswith("#"):
             comments.append(line[1:].strip())
@@ -110,12 +113,16 @@ def comment_fields(header: Header) -> dict[str, list[str]]:
 
 def _parse_record_line(line: str, stem: str) -> tuple[str, int, float, int, tuple[str, ...]]:
     fields = line.split()
-    name, slash, segments = fields[0].partition("/")
+    name, _, segments = fields[0].partition("/")
     notes: tuple[str, ...] = ()
-    if slash:
+    if segments.isdigit() and name.lower() == stem.lower():
         raise RecordError(Reason.FORMAT, f"multi-segment record ({_short(segments)} segments): not supported")
-    if name == f"{stem}.mat":
-        name, notes = stem, ("record_name_with_suffix",)
+    if "/" in fields[0]:
+        name, notes = fields[0].rpartition("/")[2], ("record_name_with_folder",)
+    if name.lower() == f"{stem}.mat".lower():
+        name, notes = name[: -len(".mat")], (*notes, "record_name_with_suffix")
+    if name != stem and name.lower() == stem.lower():
+        name, notes = stem, (*notes, "record_name_case")
     if name != stem:
         raise RecordError(Reason.HEADER, f"record name {_short(name)} does not match the file name {_short(stem)}.hea")
     if len(fields) < 4:

@@ -36,6 +36,8 @@ from beatray.record import ALL_LEADS_MASK, LEADS, MADE_LATER, InMillivolts, Reas
 
 NOTES = {
     "record_name_with_suffix": "the header calls the record NAME.mat",
+    "record_name_case": "the header writes the record's name with other capitals than its file",
+    "record_name_with_folder": "the header puts a folder in front of the record's name",
     "checksum_absent": "the header holds no checksums",
     "initial_value_absent": "the header holds no initial values, or zeros that are not the first samples",
     "unit_spelling": "a unit written mv or uv",
@@ -71,7 +73,8 @@ class TwelveLeads(InMillivolts):
 def read_header(tree: Tree, path: str) -> Header:
     """Parse the header file at `path`. Raises RecordError."""
     folder, name = split_path(path)
-    return parse_header(tree.read(folder + name, MAX_HEADER_BYTES), name.removesuffix(".hea"))
+    stem = name[: -len(".hea")] if name.lower().endswith(".hea") else name
+    return parse_header(tree.read(folder + name, MAX_HEADER_BYTES), stem)
 
 
 def read_counts(tree: Tree, path: str) -> tuple[Header, Signals]:

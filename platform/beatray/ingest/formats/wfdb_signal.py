@@ -24,6 +24,7 @@ from beatray.ingest.formats.mat4 import check_mat4
 from beatray.ingest.formats.wfdb_fallback import decode_rare, flac_bytes_limit
 from beatray.ingest.formats.wfdb_header import Header, SignalLine
 from beatray.ingest.member_checks import MAX_FILE_BYTES
+from beatray.ingest.spelling import read_any_case
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, RecordError
 
@@ -90,17 +91,17 @@ def _read_file(tree: Tree, path: str, lines: tuple[SignalLine, ...], header: Hea
     fmt, byte_offset, n_samples = lines[0].fmt, lines[0].byte_offset, header.n_samples
     total = n_samples * len(lines)
     if fmt in FLAC_FORMATS:
-        data = tree.read(path, flac_bytes_limit(fmt, total))
+        data = read_any_case(tree, path, flac_bytes_limit(fmt, total))
         return decode_rare(data, lines, n_samples)
     least, most = (byte_offset + size for size in _stored_bytes(fmt, total))
     if least > MAX_FILE_BYTES:
         raise RecordError(Reason.ABSURD_SIZE, f"the header promises {least} bytes in {path}, limit {MAX_FILE_BYTES}")
-    data = tree.read(path, most, too_long=Reason.TRAILING_BYTES)
+    data = read_any_case(tree, path, most, too_long=Reason.TRAILING_BYTES)
     if len(data) < least:
         raise RecordError(Reason.TRUNCATED, f"{path} has {len(data)} bytes, the header promises {least}")
     if len(data) not in (least, most):
         raise RecordError(Reason.TRAILING_BYTES, f"{path} has {len(data)} bytes, the header promises {least}")
-    if path.endswith(".mat"):
+    if path.lower().endswith(".mat"):
         check_mat4(data, fmt, byte_offset, len(lines), n_samples)
     if fmt == 16:
         return np.frombuffer(data, "<i2", total, byte_offset).reshape(n_samples, len(lines))

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
+from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
+from beatray.ingest.formats.people import age_in, id_of, is_rounded_id, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
+from beatray.ingest.member_checks import is_one_line
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.sources.arrays_plan import FILE_NAME, MAX_BYTES, ArraysPlan, read_plan
 from beatray.ingest.sources.item import (
@@ -28,12 +31,10 @@ from beatray.ingest.sources.item import (
     check_not_refused,
     find_table,
     name_problem,
-    parse_age,
-    parse_sex,
     read_columns,
     refuse_second_names,
-    whole_number,
 )
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -50,7 +51,7 @@ def find(tree: Tree) -> list[Item]:
     plan = read_plan(tree.read(place, MAX_BYTES))
     folder = split_path(place)[0]
     names = [name.removeprefix(folder) for name in tree.names() if name.startswith(folder)]
-    files = sorted({name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in plan.files)})
+    files = sorted({name for name in names if any(_fits(name, pattern) for pattern in plan.files)})
     if not files:
         raise RecordError(Reason.MISSING_FILE, f"{place}: no file is called {' or '.join(plan.files)}")
     items: list[Item] = []
@@ -79,31 +80,38 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     notes: list[str] = []
     signal_mv, mask = twelve_from_array(values, plan.leads, plan.mv_per_unit, plan.rate_hz, notes)
     about = item.meta
-    labels = [label.strip() for label in about.get("labels", "").split(plan.separator)]
-    fold = whole_number(about.get("fold", ""))
+    patient = id_of(about.get("patient"))
     yield Record(
         record_id=f"{NAME}/{item.name}",
         source=NAME,
         signal_mv=signal_mv,
         rate_hz=plan.rate_hz,
         lead_mask=mask,
-        patient_id=f"{NAME}/{about['patient']}" if about.get("patient") else None,
-        fold=int(fold) if fold is not None else None,
-        labels=tuple(dict.fromkeys(label for label in labels if label)),
-        age=parse_age(about.get("age", "")),
-        sex=parse_sex(about.get("sex", "")),
+        patient_id=None if patient is None else f"{NAME}/{patient}",
+        fold=maybe_whole(about.get("fold")),
+        labels=labels_of(about.get("labels", "").split(plan.separator)),
+        age=age_in(about.get("age", "")),
+        sex=sex_of(about.get("sex", "")),
         notes=tuple(dict.fromkeys(notes)),
         patient_is_private=True,
     )
 
 
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a pattern names a file; a suffix may be written in capitals."""
+    stem, dot, suffix = name.rpartition(".")
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(stem + dot + suffix.lower(), pattern)
+
+
 def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
-    name = cells.get("id") or (stem if row is None else f"{stem}/{row}")
-    problem = name_problem(name) or ("" if name.isprintable() and len(name) <= 200 else "its id cannot be printed")
+    name = id_of(cells.get("id")) or (stem if row is None else f"{stem}/{row}")
+    problem = name_problem(name) or ("" if is_one_line(name) and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
-    if fold and not (whole_number(fold) and 0 <= int(whole_number(fold) or 0) <= 127):
+    if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
         problem = f"fold {fold[:40]!r} is not 0 to 127"
+    if any(is_rounded_id(cells.get(key, "")) for key in ("id", "patient")):
+        problem = "a spreadsheet has rounded its id or its patient's, as in 1.23457E+11: write the column as text"
     if problem:
         return Item(f"{stem}/{row}" if row is not None else stem, folder + file, {"refused": problem})
     meta = {key: value for key, value in cells.items() if key != "id" and value}
@@ -115,7 +123,7 @@ def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, 
 def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dict[str, str]]]:
     """The recordings of one file by row (None: the file is one), and what it says of each itself."""
     with tree.open_random(path) as file:
-        if path.endswith(".parquet"):
+        if path.lower().endswith(".parquet"):
             table = open_table(file)
             wanted = {key: name for key, name in plan.columns.items() if key not in ("file", "row")}
             if plan.table is not None or not wanted:
@@ -137,7 +145,7 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
         return {}
     if "file" not in plan.columns and len(files) > 1:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.file is needed, there are {len(files)} files")
-    rows = {file for file in files if plan.stacked or file.endswith(".parquet")}
+    rows = {file for file in files if plan.stacked or file.lower().endswith(".parquet")}
     if rows and len(files) > 1 and "row" not in plan.columns:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.row is needed, there are {len(files)} files")
     spelling = {word: file for file in files for word in (file.rpartition("/")[2], file.rpartition(".")[0], file)}
@@ -145,15 +153,15 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
         spelling.setdefault(file.rpartition("/")[2].rpartition(".")[0], file)
     keys = list(plan.columns)
     found: dict[tuple[str, int | None], dict[str, str]] = {}
-    lines = read_columns(tree, folder + plan.table, tuple(plan.columns.values()))
+    lines = read_columns(tree, as_spelt(tree, folder + plan.table), tuple(plan.columns.values()))
     for number, values in enumerate(lines):
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
         word = cells.pop("file", files[0])
         file, text = spelling.get(word, word[:80]), cells.pop("row", str(number))
-        row = whole_number(text) if file in rows else None
+        row = maybe_whole(text) if file in rows else None
         if file in rows and row is None:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
-        key = (file, None if row is None else int(row))
+        key = (file, row)
         if key in found:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
         found[key] = cells
@@ -162,7 +170,7 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
 
 def _values(tree: Tree, path: str, row: int | None, plan: ArraysPlan) -> NDArray[Any]:
     """The array of one recording as (leads, samples)."""
-    if path.endswith(".parquet"):
+    if path.lower().endswith(".parquet"):
         return _parquet_values(_kept_table(tree, path), row or 0, plan)
     with tree.open_random(path) as file, _array_file(file, plan) as array:
         layout = npy_layout(array)
@@ -186,7 +194,7 @@ def _parquet_values(table: ParquetTable, row: int, plan: ArraysPlan) -> NDArray[
 
 def _array_file(file: RandomFile, plan: ArraysPlan) -> RandomFile:
     """The `.npy` itself, or the member of the `.npz`."""
-    return npz_member(file, plan.array or "") if file.member.endswith(".npz") else file
+    return npz_member(file, plan.array or "") if file.member.lower().endswith(".npz") else file
 
 
 def _plan(tree: Tree, place: str) -> ArraysPlan:

@@ -73,19 +73,19 @@ def read_plan(data: bytes) -> ArraysPlan:
             raise _error(f"{key} is missing")
     files = _texts("files", content["files"])
     for pattern in files:
-        if not is_plain_path(pattern) or not pattern.endswith(SUFFIXES):
+        if not is_plain_path(pattern) or not pattern.lower().endswith(SUFFIXES):
             raise _error(f"files: {pattern!r} is not a relative path that ends in {', '.join(SUFFIXES)}")
     array = _text("array", content.get("array"))
-    if array is None and any(not pattern.endswith(".npy") for pattern in files):
+    if array is None and any(not pattern.lower().endswith(".npy") for pattern in files):
         raise _error("array is missing: the key in the .npz, or the column in the .parquet")
     dtype = _text("dtype", content.get("dtype"))
     if dtype is not None and dtype not in DTYPES:
         raise _error(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     table = _text("table", content.get("table"))
-    if table is not None and not (is_plain_path(table) and table.endswith(".csv")):
+    if table is not None and not (is_plain_path(table) and table.lower().endswith(".csv")):
         raise _error(f"table: {table!r} is not a relative path that ends in .csv")
     columns = _columns(content.get("columns"))
-    if columns and table is None and not all(pattern.endswith(".parquet") for pattern in files):
+    if columns and table is None and not all(pattern.lower().endswith(".parquet") for pattern in files):
         raise _error("columns need a table, unless all files are .parquet")
     separator = _text("separator", content.get("separator", ";"))
     return ArraysPlan(

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_header import comment_fields
-from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
-from beatray.ingest.sources.item import Item, check_not_refused, name_problem, parse_age, parse_sex
+from beatray.ingest.formats.wfdb_record import read_twelve_leads
+from beatray.ingest.sources.item import Item, check_not_refused, name_problem
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -29,13 +31,12 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root by path; a name that comes a second time is refused, not lost."""
     seen: dict[str, str] = {}
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            name = split_path(path)[1].removesuffix(".hea")
-            problem = f"{path} has the record name of {seen[name]}" if name in seen else name_problem(name)
-            seen.setdefault(name, path)
-            rows = ROWS_OF_PREFIX.get(name[:1], 1) if name[1:].isdigit() else 1
-            items.append(Item(name, path, {"refused": problem} if problem else {}, rows))
+    for path, stem in paths_with(tree, ".hea"):
+        name = stem.rpartition("/")[2]
+        problem = f"{path} has the record name of {seen[name]}" if name in seen else name_problem(name)
+        seen.setdefault(name, path)
+        rows = ROWS_OF_PREFIX.get(name[:1], 1) if name[1:].isdigit() else 1
+        items.append(Item(name, path, {"refused": problem} if problem else {}, rows))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return items
@@ -46,7 +47,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     check_not_refused(item)
     leads = read_twelve_leads(tree, item.path, by_window=True)
     fields = comment_fields(leads.header)
-    codes = [code.strip() for line in fields.get("dx", ()) for code in line.split(",")]
+    codes = (code for line in fields.get("dx", ()) for code in line.split(","))
     notes = leads.notes + (("ptbxl_overlap",) if item.name.startswith(PTBXL_PREFIX) else ())
     yield Record(
         record_id=f"{NAME}/{item.name}",
@@ -55,9 +56,9 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         signal_uv=leads.signal_uv,
         rate_hz=leads.rate_hz,
         lead_mask=leads.lead_mask,
-        labels=tuple(dict.fromkeys(code for code in codes if code)),
-        age=parse_age(fields.get("age", [""])[0]),
-        sex=parse_sex(fields.get("sex", [""])[0]),
+        labels=labels_of(codes),
+        age=age_in(fields.get("age", [""])[0]),
+        sex=sex_of(fields.get("sex", [""])[0]),
         notes=notes,
         gaps=leads.gaps,
     )

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.hdf5 import Array, open_hdf5, plain_array, read_rows
 from beatray.ingest.formats.named_leads import twelve_from_array
+from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.people import age_in
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.member_checks import is_plain_path
 from beatray.ingest.random_file import RandomFile
@@ -33,10 +35,8 @@ from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
     find_table,
-    parse_age,
     read_columns,
     refuse_second_names,
-    whole_number,
 )
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Reason, Record, RecordError
@@ -70,19 +70,19 @@ def find(tree: Tree) -> list[Item]:
     listed: dict[str, dict[int, dict[str, str]]] = {}
     items: list[Item] = []
     for line, cells in enumerate(read_columns(tree, index, _COLUMNS), start=1):
-        exam, patient = whole_number(cells[0]), whole_number(cells[1])
+        exam, patient = maybe_whole(cells[0]), maybe_whole(cells[1])
         if exam is None or patient is None or not is_plain_path(cells[4].strip()):
             problem = f"row {line} of {INDEX}: exam_id, patient_id or trace_file cannot be used"
             items.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
         exams = listed.setdefault(cells[4].strip(), {})
-        if int(exam) in exams:
-            items.append(Item(exam, folder + cells[4], {"refused": f"exam {exam} is in {INDEX} twice"}))
+        if exam in exams:
+            items.append(Item(str(exam), folder + cells[4], {"refused": f"exam {exam} is in {INDEX} twice"}))
             continue
         flags = [cell.strip().lower() in _TRUE for cell in cells[5:]]
         sex = {**dict.fromkeys(_TRUE, "M"), **dict.fromkeys(_FALSE, "F")}.get(cells[3].strip().lower(), "")
         labels = " ".join(label for label, flag in zip(LABELS, flags, strict=True) if flag)
-        exams[int(exam)] = {"patient": f"{NAME}/{patient}", "age": cells[2], "sex": sex, "labels": labels}
+        exams[exam] = {"patient": f"{NAME}/{patient}", "age": cells[2], "sex": sex, "labels": labels}
     if listed and not any(folder + name in tree for name in listed):
         zipped = " (unpack exams_part*.zip first)" if any(name.endswith(".zip") for name in tree.names()) else ""
         raise RecordError(Reason.MISSING_FILE, f"none of the HDF5 parts lies beside {index}{zipped}")
@@ -110,7 +110,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         lead_mask=mask,
         patient_id=item.meta["patient"],
         labels=tuple(item.meta["labels"].split()),
-        age=parse_age(item.meta["age"]),
+        age=age_in(item.meta["age"]),
         sex=item.meta["sex"] or None,
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.mat5 import read_mat5
 from beatray.ingest.formats.named_leads import twelve_from_array
-from beatray.ingest.formats.wfdb_record import split_path
+from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.people import age_in, is_unknown, sex_of
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
     find_table,
     name_problem,
-    parse_age,
-    parse_sex,
     read_columns,
     refuse_second_names,
 )
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Reason, Record, RecordError
 
@@ -49,12 +49,11 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path, with its labels where the table is there."""
     table = _labels(tree)
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".mat"):
-            name = split_path(path)[1].removesuffix(".mat")
-            labels = table.get(name, "")
-            problem = name_problem(name) or ("" if labels is not None else f"{TABLE} gives it twice, or no class")
-            items.append(Item(name, path, {"refused": problem} if problem else {"labels": labels or ""}, ROWS))
+    for path, stem in paths_with(tree, ".mat"):
+        name = stem.rpartition("/")[2]
+        labels = table.get(name, "")
+        problem = name_problem(name) or ("" if labels is not None else f"{TABLE} gives it twice, or no class")
+        items.append(Item(name, path, {"refused": problem} if problem else {"labels": labels or ""}, ROWS))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .mat file anywhere in {tree.location}")
     return refuse_second_names(items)
@@ -80,7 +79,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         lead_mask=mask,
         labels=tuple(item.meta["labels"].split()),
         age=_age(struct.get("age")),
-        sex=parse_sex(sex) if isinstance(sex, str) else None,
+        sex=sex_of(sex) if isinstance(sex, str) else None,
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -92,11 +91,11 @@ def _labels(tree: Tree) -> dict[str, str | None]:
     path = find_table(tree, TABLE)
     table: dict[str, str | None] = {}
     for name, *cells in read_columns(tree, path, ("Recording", "First_label", "Second_label", "Third_label")):
-        numbers = [cell.strip().removesuffix(".0") for cell in cells if cell.strip().lower() not in ("", "nan")]
-        good = bool(numbers) and all(number in map(str, range(1, 10)) for number in numbers) and name not in table
-        table[name.strip()] = " ".join(CLASSES[int(number) - 1] for number in numbers) if good else None
+        numbers = [maybe_whole(cell) or 0 for cell in cells if not is_unknown(cell)]
+        good = bool(numbers) and all(1 <= number <= len(CLASSES) for number in numbers) and name.strip() not in table
+        table[name.strip()] = " ".join(CLASSES[number - 1] for number in numbers) if good else None
     return table
 
 
 def _age(value: NDArray[Any] | str | dict[str, Any] | None) -> float | None:
-    return parse_age(str(float(value.ravel()[0]))) if isinstance(value, np.ndarray) and value.size == 1 else None
+    return age_in(str(float(value.ravel()[0]))) if isinstance(value, np.ndarray) and value.size == 1 else None

@@ -38,7 +38,7 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path."""
     items, others = _sorted_out(tree)
     if not items:
-        what = "; ".join(other.detail for other in others) or "it is empty"
+        what = "; ".join(other.detail for other in others) or "there is no file that can be listed"
         raise RecordError(Reason.MISSING_FILE, f"no recording of a known format in {tree.location}: {what}")
     return list(items)
 
@@ -84,11 +84,11 @@ def _sorted_out(tree: Tree) -> tuple[tuple[Item, ...], tuple[Unlisted, ...]]:
         seen.setdefault(name, path)
         items.append(Item(name, path, {"format": found.name} | ({"refused": problem} if problem else {})))
         if found.name == "WFDB":
-            owned |= {split_path(path)[0] + file_name for file_name in wfdb.files_of(head)}
-    headers = {item.name for item in items if item.meta["format"] == "WFDB"}
+            owned |= {(split_path(path)[0] + file_name).lower() for file_name in wfdb.files_of(head)}
+    headers = {item.path.rpartition(".")[0] for item in items if item.meta["format"] == "WFDB"}
     counts: dict[str, Counter[str]] = {}
     for path, what, name in left:
-        if path not in owned and stem_of(path) not in headers:
+        if path.lower() not in owned and path.rpartition(".")[0] not in headers:
             counts.setdefault(what, Counter())[name] += 1
     return tuple(items), tuple(_unlisted(what, counts[what]) for what in sorted(counts))
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
+from beatray.ingest.formats.people import age_in, labels_of, sex_of
+from beatray.ingest.formats.wfdb_record import read_twelve_leads
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
     find_table,
     name_problem,
-    parse_age,
-    parse_sex,
     refuse_second_names,
 )
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -42,12 +42,11 @@ def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path, with its patient where the table is there."""
     patients = _patients(tree)
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            name = split_path(path)[1].removesuffix(".hea")
-            problem = name_problem(name)
-            meta = {"refused": problem} if problem else {"patient": patients.get(name, "")}
-            items.append(Item(name, path, meta, ROWS))
+    for path, stem in paths_with(tree, ".hea"):
+        name = stem.rpartition("/")[2]
+        problem = name_problem(name)
+        meta = {"refused": problem} if problem else {"patient": patients.get(name, "")}
+        items.append(Item(name, path, meta, ROWS))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return refuse_second_names(items)
@@ -68,7 +67,6 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     if patient and listed and int(patient) != int(listed):
         raise RecordError(Reason.METADATA, f"{item.name} is of patient {patient} by its header, of {listed} by {TABLE}")
     number = patient or listed
-    diagnoses = [part.strip() for part in person.get("diagnoses", "").split(",")]
     yield Record(
         record_id=f"{NAME}/{item.name}",
         source=NAME,
@@ -77,9 +75,9 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         rate_hz=leads.rate_hz,
         lead_mask=leads.lead_mask,
         patient_id=f"{NAME}/{int(number)}" if number else None,
-        labels=tuple(dict.fromkeys(part for part in diagnoses if part)),
-        age=parse_age(person.get("age", "")),
-        sex=parse_sex(person.get("sex", "")),
+        labels=labels_of(person.get("diagnoses", "").split(",")),
+        age=age_in(person.get("age", "")),
+        sex=sex_of(person.get("sex", "")),
         notes=leads.notes,
         gaps=leads.gaps,
     )

@@ -73,11 +73,12 @@ def refuse_second_names(items: list[Item]) -> list[Item]:
 
 
 def find_table(tree: Tree, file_name: str) -> str:
-    """The path of the shallowest file called `file_name`.
+    """The path of the shallowest file called `file_name`, in any case of letters if in none as written.
 
     Raises RecordError: MISSING_FILE where there is none, METADATA where two lie equally deep.
     """
-    found = [name for name in tree.names() if name == file_name or name.endswith("/" + file_name)]
+    found = [name for name in tree.names() if name.rpartition("/")[2].lower() == file_name.lower()]
+    found = [name for name in found if name.rpartition("/")[2] == file_name] or found
     if not found:
         place = Path(tree.location.removeprefix("file://"))
         remedy = "is this the right data set, and is it complete?"
@@ -122,31 +123,3 @@ def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tu
                     yield tuple(cells[place] if place < len(cells) else "" for place in places)
         except csv.Error as error:
             raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error
-
-
-def whole_number(text: str) -> str | None:
-    """The digits of 15709 or 15709.0; None for anything else."""
-    digits = text.strip().removesuffix(".0")
-    return digits if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
-
-
-def parse_age(text: str) -> float | None:
-    """Years from a table cell; None where there is no usable number.
-
-    Both ">89" (LUDB) and 300 (PTB-XL) are published for people older than 89 and become 90.
-    """
-    cell = text.strip()
-    if cell == ">89":
-        return 90.0
-    try:
-        age = float(cell)
-    except ValueError:
-        return None
-    if age == 300.0:
-        return 90.0
-    return age if 0.0 <= age <= 125.0 else None
-
-
-def parse_sex(text: str) -> str | None:
-    """ "F" or "M" from the spellings that published headers and tables use; None otherwise."""
-    return {"f": "F", "female": "F", "m": "M", "male": "M"}.get(text.strip().lower())

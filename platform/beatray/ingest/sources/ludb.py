@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
-from beatray.ingest.sources.item import Item, check_not_refused, find_table, parse_age, parse_sex, read_table
+from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
+from beatray.ingest.spelling import as_spelt, read_any_case
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Record, Wave
 
@@ -32,16 +35,17 @@ def find(tree: Tree) -> list[Item]:
     for line, row in enumerate(read_table(tree, index, ("ID", "Sex", "Age", "Rhythms")), start=1):
         if not any(cell.strip() for cell in row.values() if isinstance(cell, str)):
             continue  # spreadsheets leave empty rows behind
-        name = row["ID"].strip().removesuffix(".0")
-        is_number = name.isascii() and name.isdigit() and len(name) <= 9
-        if not is_number or int(name) in items:
-            why = f"row {line} of {index}: ID {name[:40]!r} " + ("is there twice" if is_number else "is no number")
+        number = maybe_whole(row["ID"])
+        if number is None or number in items:
+            why = f"row {line} of {index}: ID {row['ID'].strip()[:40]!r} is " + (
+                "no number" if number is None else "there twice"
+            )
             unusable.append(Item(f"row-{line}", index, {"refused": why}, unnamed=True))
             continue
         cells = [cell for column, cell in row.items() if column not in _NOT_LABELS and isinstance(cell, str)]
-        labels = [line.strip() for cell in cells for line in cell.splitlines() if line.strip()]
-        meta = {"age": row["Age"], "sex": row["Sex"].strip(), "labels": "\n".join(dict.fromkeys(labels))}
-        items[int(name)] = Item(name, f"{folder}data/{name}.hea", meta)
+        labels = labels_of(line for cell in cells for line in cell.splitlines())
+        meta = {"age": row["Age"], "sex": row["Sex"].strip(), "labels": "\n".join(labels)}
+        items[number] = Item(str(number), as_spelt(tree, f"{folder}data/{number}.hea"), meta)
     return [*(items[number] for number in sorted(items)), *unusable]
 
 
@@ -49,10 +53,10 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     """The one recording of an item, with its waves. Raises RecordError."""
     check_not_refused(item)
     leads = read_twelve_leads(tree, item.path)
-    stem = item.path.removesuffix(".hea")
+    stem = item.path.rpartition(".")[0]
     waves: list[Wave] = []
     for lead, lead_name in enumerate(LEADS):
-        marks = parse_annotations(tree.read(f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
+        marks = parse_annotations(read_any_case(tree, f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
         waves += waves_of_lead(marks, lead, leads.header.n_samples)
     yield Record(
         record_id=f"{NAME}/{item.name}",
@@ -64,7 +68,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         patient_id=f"{NAME}/{item.name}",
         labels=tuple(item.meta["labels"].splitlines()),
         waves=tuple(waves),
-        age=parse_age(item.meta["age"]),
-        sex=parse_sex(item.meta["sex"]),
+        age=age_in(item.meta["age"]),
+        sex=sex_of(item.meta["sex"]),
         notes=leads.notes,
     )

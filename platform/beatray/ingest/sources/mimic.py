@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
-from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_columns, whole_number
+from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_columns
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
@@ -43,17 +45,17 @@ def find(tree: Tree) -> list[Item]:
     items: dict[int, Item] = {}
     unusable: list[Item] = []
     for line, (study, subject, path) in enumerate(read_columns(tree, index, _COLUMNS), start=1):
-        number, patient = whole_number(study), whole_number(subject)
+        number, patient = maybe_whole(study), maybe_whole(subject)
         problem = ""
         if number is None or patient is None:
             problem = f"row {line} of {INDEX}: study_id or subject_id is no number"
-        elif int(number) in items:
+        elif number in items:
             problem = f"row {line} of {INDEX}: study_id {number} is there twice"
         if problem or number is None:
             unusable.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
-        meta = {"patient": f"{NAME}/{patient}", "measured": measured.get(int(number), "")}
-        items[int(number)] = Item(number, f"{folder}{path.strip().removesuffix('.hea')}.hea", meta)
+        meta = {"patient": f"{NAME}/{patient}", "measured": measured.get(number, "")}
+        items[number] = Item(str(number), as_spelt(tree, f"{folder}{path.strip().removesuffix('.hea')}.hea"), meta)
     return [*(items[number] for number in sorted(items)), *unusable]
 
 
@@ -81,9 +83,9 @@ def _measurements(tree: Tree, folder: str) -> dict[int, str]:
         return {}
     table: dict[int, str] = {}
     for study, *cells in read_columns(tree, path, ("study_id", *_MEASURED)):
-        number = whole_number(study)
+        number = maybe_whole(study)
         if number is not None:
-            table[int(number)] = "|".join(cell.strip()[:12] for cell in cells)
+            table[number] = "|".join(cell.strip()[:12] for cell in cells)
     return table
 
 

@@ -12,16 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_header import comment_fields
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
     name_problem,
-    parse_age,
-    parse_sex,
     refuse_second_names,
 )
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -29,17 +29,15 @@ NAME = "ptb"
 LICENCE = "ODC-By 1.0"
 ROWS = 12
 _PATIENT = re.compile(r"patient\d{1,6}", re.ASCII)
-_NO_LABEL = ("", "n/a", "no", "unknown")
 
 
 def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path."""
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            name = split_path(path)[1].removesuffix(".hea")
-            problem = name_problem(name)
-            items.append(Item(name, path, {"refused": problem} if problem else {}, ROWS))
+    for path, stem in paths_with(tree, ".hea"):
+        name = stem.rpartition("/")[2]
+        problem = name_problem(name)
+        items.append(Item(name, path, {"refused": problem} if problem else {}, ROWS))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
     return refuse_second_names(items)
@@ -60,9 +58,9 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         rate_hz=leads.rate_hz,
         lead_mask=leads.lead_mask,
         patient_id=f"{NAME}/{folder}" if _PATIENT.fullmatch(folder) else None,
-        labels=() if reason.lower() in _NO_LABEL else (reason,),
-        age=parse_age(fields.get("age", [""])[0]),
-        sex=parse_sex(fields.get("sex", [""])[0]),
+        labels=() if reason.lower() == "no" else labels_of([reason]),
+        age=age_in(fields.get("age", [""])[0]),
+        sex=sex_of(fields.get("sex", [""])[0]),
         notes=leads.notes,
         frank_mv=leads.frank_mv,
         gaps=leads.gaps,

@@ -12,16 +12,25 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.people import age_in
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
-from beatray.ingest.sources.item import Item, check_not_refused, find_table, parse_age, read_table
+from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
 NAME = "ptbxl"
 LICENCE = "CC BY 4.0"
 INDEX = "ptbxl_database.csv"
-WITHDRAWN = frozenset((137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462))
-"""Records of release 1.0.1 that the authors took out in 1.0.2: copies of other records, or wrongly filed."""
+WITHDRAWN = frozenset(
+    (
+        *(137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462, 2506, 2511, 3795, 3798, 3800, 3801, 3832),
+        *(5817, 7777, 7779, 7782, 9821, 9825, 9888, 11810, 11814, 11815, 11817, 11838, 13791, 13793, 13796),
+        *(13797, 13799, 15742, 18150),
+    )
+)
+"""The 38 records of release 1.0.1 (21,837) that 1.0.2 (21,799) no longer has: copies of others, or wrongly filed."""
 
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
 
@@ -33,7 +42,7 @@ def find(tree: Tree) -> list[Item]:
     items: list[tuple[int, Item]] = []
     seen: set[int] = set()
     for row in read_table(tree, index, _COLUMNS):
-        ecg_id = _whole_number(row["ecg_id"])
+        ecg_id = maybe_whole(row["ecg_id"])
         meta, problem = _row_meta(row)
         if ecg_id is None:
             problem = f"ecg_id {row['ecg_id'][:40]!r} is not a number"
@@ -45,8 +54,9 @@ def find(tree: Tree) -> list[Item]:
         if problem:
             meta = {"refused": problem}
         path = folder + row["filename_hr"] + ".hea"
-        if path not in tree and folder + row["filename_lr"] + ".hea" in tree:
-            path = folder + row["filename_lr"] + ".hea"
+        if path not in tree:
+            found = as_spelt(tree, path), as_spelt(tree, folder + row["filename_lr"] + ".hea")
+            path = next((each for each in found if each in tree), path)
         name = row["ecg_id"] if ecg_id is None else f"{ecg_id:05d}"
         items.append((ecg_id or 0, Item(name, path, meta)))
     items.sort(key=lambda pair: (pair[0], pair[1].name))
@@ -68,7 +78,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         patient_id=meta["patient"],
         fold=int(meta["fold"]),
         labels=tuple(meta["labels"].split()),
-        age=parse_age(meta["age"]),
+        age=age_in(meta["age"]),
         sex=meta["sex"] or None,
         notes=leads.notes,
     )
@@ -76,10 +86,10 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
 
 def _row_meta(row: dict[str, str]) -> tuple[dict[str, str], str]:
     """Table cells in canonical form, and what is wrong with the row (empty if nothing)."""
-    patient = _whole_number(row["patient_id"])
+    patient = maybe_whole(row["patient_id"])
     if patient is None:
         return {}, f"patient_id {row['patient_id'][:40]!r} is not a number"
-    fold = _whole_number(row["strat_fold"])
+    fold = maybe_whole(row["strat_fold"])
     if fold is None or not 1 <= fold <= 10:
         return {}, f"strat_fold {row['strat_fold'][:40]!r} is not 1 to 10"
     codes = _parse_codes(row["scp_codes"])
@@ -102,9 +112,3 @@ def _parse_codes(text: str) -> list[str] | None:
         return None
     names = [code.strip() for code in codes]
     return None if any(not name or " " in name for name in names) else names
-
-
-def _whole_number(text: str) -> int | None:
-    """15709 from "15709" or "15709.0"."""
-    digits = text.strip().removesuffix(".0")
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 12 else None

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from beatray.ingest.formats.wfdb_record import read_twelve_leads
-from beatray.ingest.sources.item import Item, check_not_refused, name_problem
+from beatray.ingest.sources.item import Item, check_not_refused, name_problem, refuse_second_names
+from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
 
@@ -21,13 +22,12 @@ LICENCE = "as the data set's own"
 def find(tree: Tree) -> list[Item]:
     """Every recording below the root, by path."""
     items: list[Item] = []
-    for path in tree.names():
-        if path.endswith(".hea"):
-            problem = name_problem(path)
-            items.append(Item(path.removesuffix(".hea"), path, {"refused": problem} if problem else {}))
+    for path, name in paths_with(tree, ".hea"):
+        problem = name_problem(path)
+        items.append(Item(name, path, {"refused": problem} if problem else {}))
     if not items:
         raise RecordError(Reason.MISSING_FILE, f"no .hea file anywhere in {tree.location}")
-    return items
+    return refuse_second_names(items)
 
 
 def read(tree: Tree, item: Item) -> Iterator[Record]:

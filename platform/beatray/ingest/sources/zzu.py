@@ -14,17 +14,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from beatray.ingest.formats.people import age_in, id_of, is_unknown, sex_of
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import (
     Item,
     check_not_refused,
     find_table,
     name_problem,
-    parse_age,
-    parse_sex,
     read_columns,
     refuse_second_names,
 )
+from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.record import Record
 
@@ -46,12 +46,12 @@ def find(tree: Tree) -> list[Item]:
     for line, cells in enumerate(read_columns(tree, index, _COLUMNS), start=1):
         file_name, name, patient, age, sex, findings, diagnoses = (cell.strip() for cell in cells)
         problem = name_problem(name)
-        unnamed = not name or not name.isprintable() or not _PATIENT.fullmatch(patient)
+        patient = id_of(patient) or ""
+        unnamed = is_unknown(name) or not name.isprintable() or not _PATIENT.fullmatch(patient)
         if unnamed:
             name, problem = f"row-{line}", f"row {line} of {INDEX}: ECG_ID or Patient_ID cannot be used"
-        path = f"{folder}Child_ecg/{file_name}.hea"
-        if path not in tree:
-            path = f"{folder}{file_name}.hea"
+        places = [as_spelt(tree, f"{folder}{below}{file_name}.hea") for below in ("Child_ecg/", "")]
+        path = next((place for place in places if place in tree), places[-1])
         labels = [f"aha:{code}" for code in _entries(findings)] + [f"icd10:{code}" for code in _entries(diagnoses)]
         days = _DAYS.fullmatch(age)
         meta = {
@@ -77,8 +77,8 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         lead_mask=leads.lead_mask,
         patient_id=item.meta["patient"],
         labels=tuple(item.meta["labels"].splitlines()),
-        age=parse_age(item.meta["age"]),
-        sex=parse_sex(item.meta["sex"]),
+        age=age_in(item.meta["age"]),
+        sex=sex_of(item.meta["sex"]),
         notes=leads.notes,
         gaps=leads.gaps,
     )
@@ -87,4 +87,4 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
 def _entries(cell: str) -> list[str]:
     """C21 and D31 from `'C21';'D31'`."""
     parts = [part.strip().strip("'").strip() for part in cell.split(";")]
-    return [part for part in parts if part and part.isprintable()]
+    return [part for part in parts if part.isprintable() and not is_unknown(part)]

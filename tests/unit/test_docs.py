@@ -1,0 +1,65 @@
+"""The site builds without a warning (each link inside it leads somewhere), and README's links do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
+    built = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_every_page_is_reached_and_asks_the_network_for_nothing(site: Path) -> None:
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    index = (site / "index.html").read_text()
+    assert pages and all(f'href="{page}.html"' in index for page in pages - {"index"})
+    for page in site.rglob("*.html"):
+        assert not re.search(r'(src|<link[^>]*href)="https?:', page.read_text()), page.name
+
+
+def test_commands_settings_and_methods_are_those_of_the_code(site: Path) -> None:
+    from beatray.cli_parser import parser
+    from beatray.models.registry import encoder_classes
+    from beatray.objectives.registry import objective_classes
+
+    commands = (site / "generated" / "commands.html").read_text()
+    assert all(f'id="beatray-{name}"' in commands for name in parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr]
+    settings = (site / "generated" / "settings.html").read_text()
+    for key in (
+        "train.learning_rate",
+        "corpus.most_recordings",
+        "evaluate.robustness.noise_levels",
+        "sweep.core_minutes",
+    ):
+        assert key in settings
+    methods = (site / "generated" / "methods.html").read_text()
+    for name in (*objective_classes(), *encoder_classes()):
+        assert f"<h3>{name}" in methods
+
+
+def test_links_of_the_pages_at_the_root_lead_somewhere() -> None:
+    for page in ROOT.glob("*.md"):
+        text = page.read_text()
+        headings = {_anchor(line) for line in text.splitlines() if line.startswith("#")}
+        for place, anchor in LINK.findall(text):
+            if place and not place.startswith(("http://", "https://")):
+                assert (page.parent / place).exists(), f"{page.name}: {place}"
+            elif anchor and not place:
+                assert anchor[1:] in headings, f"{page.name}: {anchor}"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lstrip("#").strip().lower()).replace(" ", "-")
