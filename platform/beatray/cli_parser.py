@@ -166,12 +166,13 @@ def parser() -> argparse.ArgumentParser:
     )
     export = commands.add_parser(
         "export",
-        help="an encoder to hand to others: safetensors, torch.export, ONNX and a model card",
+        help="an encoder or a model to hand to others: safetensors, torch.export, ONNX and a model card",
         description="Write a folder with the weights, a model card (data, licences, recipe, settings, scores, limits) "
-        "and programs for torch.export and ONNX, proven equal to the encoder on real recordings. "
+        "and programs for torch.export and ONNX, proven equal to the encoder on real recordings. Of a run of finetune "
+        "it is the whole model, calibration included; RUN/encoder is its encoder alone. "
         "Example: beatray export runs/first --out first-encoder --results runs/first/evaluation",
     )
-    export.add_argument("encoder", metavar="ENCODER", help="a run folder, or its encoder/ folder")
+    export.add_argument("encoder", metavar="ENCODER", help="a run folder, or its encoder/ or model/ folder")
     export.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
     export.add_argument("--results", metavar="FILE", help="results.json of beatray evaluate, for the card")
     export.add_argument("--no-onnx", action="store_true", help="without ONNX and the libraries it needs")

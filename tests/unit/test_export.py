@@ -27,6 +27,7 @@ from counts import count
 
 torch.set_num_threads(1)
 
+TABLE = {"table": "/secret/labels.csv", "id_key_file": "/secret/key"}
 RECIPE = {"rate_hz": 500, "unit": "1 uV, int16, unfiltered", "beat_features": ["x"]}
 
 
@@ -58,7 +59,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "tiny",
         "settings": {},
         "recipe": RECIPE,
-        "objective": {"name": "beat_ssl", "rhythm": "soft_z", "beat_classifier": "/secret/beats"},
+        "objective": {"name": "beat_ssl", "rhythm": "soft_z", "beat_classifier": "/secret/beats", "table": TABLE},
         "manifest_hash": "ab" * 32,
         "sources": {"ludb": 120, "ptbxl": 1302},
         "corpus_settings": {"path": "/secret/place", "test_folds": [10]},

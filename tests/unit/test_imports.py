@@ -83,7 +83,7 @@ LOWER: dict[str, set[str]] = {
         *("train", "evaluate", "finetune"),
     },
     "infer": {"storage", "corpus", "ingest", "settings", "augment", "preprocess", "models", "objectives", "evaluate"},
-    "export": {"storage", "ingest", "preprocess", "models", "evaluate"},
+    "export": {"storage", "corpus", "ingest", "preprocess", "models", "evaluate"},
     "report": {
         *("storage", "dsp", "corpus", "augment", "preprocess", "models", "objectives"),
         *("train", "evaluate", "sweep"),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
 import beatray
 from beatray.errors import CheckpointError
+from beatray.infer.model import EcgModel
 from beatray.record import LEADS, WAVE_KINDS
 from evaluation_rows import read_rows
 from made_models import CLASSES, KINDS, made_model
@@ -82,3 +86,39 @@ def test_what_cannot_be_read_is_named(models: dict[str, str], ecgs: NDArray[np.f
         assert len(str(told.value).splitlines()) == 1
     with pytest.raises(CheckpointError, match="there is no model at"):
         beatray.load_model(str(tmp_path))
+
+
+def test_models_keep_the_conventions_of_scikit_learn(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
+    model = beatray.load_model(models["multilabel"], rate_hz=250)
+    again = clone(model)
+    assert isinstance(again, EcgModel) and again is not model and again.get_params() == model.get_params()
+    assert again.get_params() == {"path": models["multilabel"], "rate_hz": 250, "device": "cpu"}
+    slow = ecgs[:3, :, ::2]
+    expected = model.predict_proba(slow)
+    np.testing.assert_array_equal(again.predict_proba(slow), expected)
+    np.testing.assert_array_equal(make_pipeline(again).predict_proba(slow), expected)
+    stored = pickle.dumps(model)
+    assert len(stored) < 2000  # the weights stay where they are
+    np.testing.assert_array_equal(pickle.loads(stored).predict_proba(slow), expected)
+    other = again.set_params(path=models["classes"], rate_hz=500).predict(ecgs[:3])
+    assert other.probabilities is not None and np.allclose(other.probabilities.sum(1), 1)
+    with pytest.raises(ValueError, match="a model of waves has no probabilities of classes"):
+        beatray.load_model(models["waves"]).predict_proba(ecgs[:1])
+
+
+def test_an_ensemble_answers_with_means_and_spread(
+    models: dict[str, str], ecgs: NDArray[np.float64], tmp_path: Path
+) -> None:
+    paths = [models["numbers"], *(made_model(tmp_path / str(seed), "numbers", seed=seed) for seed in (1, 2))]
+    each = np.stack([beatray.load_model(path).predict(ecgs[:4]).numbers for path in paths])
+    found = beatray.load_model(paths).predict(ecgs[:4])
+    assert found.numbers is not None and found.spread is not None
+    np.testing.assert_allclose(found.numbers, each.mean(0))
+    np.testing.assert_allclose(found.spread, each.std(0, ddof=1))
+    assert beatray.load_model(paths[:1]).predict(ecgs[:4]).spread is None
+    twice = beatray.load_model([models["waves"], models["waves"]]).predict(ecgs[:2])
+    assert twice.waves == beatray.load_model(models["waves"]).predict(ecgs[:2]).waves
+    with pytest.raises(CheckpointError, match="are no ensemble: they differ in outputs"):
+        beatray.load_model([models["waves"], models["classes"]])
+    with pytest.raises(CheckpointError, match="no model is named"):
+        beatray.load_model([])

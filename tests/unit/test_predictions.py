@@ -58,7 +58,8 @@ def predicted(model: str, files: Path, out: Path, *words: str) -> PredictPlan:
 def test_a_zip_gives_what_its_folder_gives(waves: str, ward: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "ward"), "zip", ward)
     predicted(waves, ward, tmp_path / "a.csv", "predict.annotations=false")
-    predicted(waves, tmp_path / "ward.zip", tmp_path / "b", "format=csv", "predict.annotations=false")
+    words = ("format=csv", "predict.annotations=false", "predict.recordings_per_task=1")  # two tasks read nothing
+    predicted(waves, tmp_path / "ward.zip", tmp_path / "b", *words)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
     assert not (tmp_path / "a.annotations").exists() and not (tmp_path / "a.parts").exists()
 
@@ -163,6 +164,8 @@ def test_changed_files_are_answered_anew_and_others_in_their_place_are_refused(
     other = prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={tmp_path / 'w.csv'}"]))
     with pytest.raises(SettingsError, match=r"made otherwise \(different: recordings\)"):
         predict(other)
+    with pytest.raises(SettingsError, match="lies inside the files"):
+        prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={ward / 'w.csv'}"]))
     (tmp_path / "w.json").write_text("{}")
     with pytest.raises(SettingsError, match="is no list of predictions, or damaged"):
         read_listing(plan.place)

@@ -1,4 +1,4 @@
-"""`beatray export ENCODER --out FOLDER`: an encoder to hand to others, with its card, as torch.export and ONNX."""
+"""`beatray export PATH --out FOLDER`: an encoder or a model to hand to others: card, weights, torch.export, ONNX."""
 
 from __future__ import annotations
 
@@ -10,22 +10,31 @@ from beatray.commands.console import say
 from beatray.errors import SettingsError
 from beatray.evaluate.older import results_today
 from beatray.export.folder import export_folder
+from beatray.export.model_folder import export_model
 from beatray.export.programs import ExportError
+from beatray.models.model_folder import is_model
 
 
 def run(encoder: str, out: str, *, results: str | None = None, onnx: bool = True) -> int:
     """Export, and say what was measured; SettingsError where a word is wrong or the export is not equal."""
+    kind = "model" if is_model(encoder) else "encoder"
+    if kind == "model" and results is not None:
+        raise SettingsError(f"--results is of an encoder, and {encoder} holds a model, whose card has its scores")
+    known = None if results is None else read_results(results)
     try:
-        programs = export_folder(encoder, Path(out), None if results is None else read_results(results), with_onnx=onnx)
+        if kind == "model":
+            programs = export_model(encoder, Path(out), with_onnx=onnx)
+        else:
+            programs = export_folder(encoder, Path(out), known, with_onnx=onnx)
     except ExportError as error:
         raise SettingsError(str(error)) from error
     for name, difference in programs.difference.items():
-        say(f"  {name}: equal to the encoder to {difference:.1e} on real recordings")
+        say(f"  {name}: equal to the {kind} to {difference:.1e} on real recordings")
     if not programs.any_length:
         say("  the number of samples is fixed to that of a corpus window: the exporter could not keep it free")
     elif programs.longest is not None:
         say(f"  at most {programs.longest} samples: this network is exported with kernels of that length")
-    say(f"  {out}: README.md, model.safetensors, {', '.join(programs.difference)}; beatray.load_encoder({out!r})")
+    say(f"  {out}: README.md, model.safetensors, {', '.join(programs.difference)}; beatray.load_{kind}({out!r})")
     return 0
 
 

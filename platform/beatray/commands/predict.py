@@ -37,7 +37,7 @@ def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
     if command.overwrite:
         remove(place)
     read_listing(place)  # a damaged one is told before anything starts
-    what = "rows of the corpus" if plan.corpus is not None else "recordings"
+    what = "rows of the corpus" if "corpus" in plan.of else "recordings"
     say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {place.store.where(place.table)}")
     with session(RaySettings(**as_dict(command.cluster))), progress("predict", "recordings") as update:
         done = predict(plan, lambda rows, total: update(rows, total, ""))

@@ -40,9 +40,9 @@ def page_lead(plan: PredictPlan) -> list[str]:
     return [
         *lead,
         "Colour says where the model looks for the output that is named: integrated gradients (Sundararajan et al., "
-        "ICML 2017), summed over 40 ms. Red speaks for the output (or a larger number), blue against it, and both add "
-        "up to what this ECG moves the output by from a flat line. The percentage of a lead is its part of all colour. "
-        "It says what the model used, not what is ill. Values are those of the window that is shown.",
+        "ICML 2017), summed over 40 ms. Orange speaks for the output (or a larger number), blue against it, and both "
+        "add up to what this ECG moves the output by from a flat line. The percentage of a lead is its part of all "
+        "colour. It says what the model used, not what is ill. Values are those of the window that is shown.",
     ]
 
 
@@ -69,7 +69,8 @@ def _shown(plan: PredictPlan, record_id: str, signal_uv: NDArray[np.int16], n_sa
     found = model.prediction_of(model.values(signal_uv[None], lengths))
     output = 0 if found.probabilities is None else int(found.probabilities[0].argmax())
     shares = attribution(model, signal_uv, n_samples, output)
-    return Shown(record_id, x_mv, _answers(found), shares=shares, output=model.names[output])
+    value = "value" if found.probabilities is None else "probability"
+    return Shown(record_id, x_mv, _answers(found), value, shares=shares, output=model.names[output])
 
 
 def _answers(found: Prediction) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
@@ -65,6 +66,16 @@ class LabelSettings:
 def is_place(word: str) -> bool:
     """Whether a word after `labels=` is the place of a table: no name of labels has a dot or a slash."""
     return any(sign in word for sign in "./\\")
+
+
+def file_name(place: str) -> str:
+    """The name of a table without its folders, which may be nobody else's business."""
+    return PurePosixPath(place.replace("\\", "/")).name
+
+
+def without_places(table: dict[str, Any]) -> dict[str, Any]:
+    """`LabelSettings` as content that may be handed to others: without the folders of this machine."""
+    return {**table, "table": file_name(table["table"]), "id_key_file": None}
 
 
 def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

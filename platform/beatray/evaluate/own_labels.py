@@ -11,13 +11,13 @@ Raises LabelError for a table without a class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beatray.corpus.label_columns import Column
+from beatray.corpus.label_settings import file_name
 from beatray.corpus.label_table import Labels
 from beatray.errors import LabelError
 from beatray.evaluate.label_spaces import TABLE
@@ -50,7 +50,7 @@ def table_space(labels: Labels) -> TableSpace:
     several = len(columns) > 1
     classes = [_called(column, name, several) for column in columns for name in column.classes]
     truth = np.concatenate([_truth(column) for column in columns], axis=1)
-    title = PurePosixPath(labels.table.place.replace("\\", "/")).name
+    title = file_name(labels.table.place)
     notes = [
         f"Labels: {labels.table.place} (SHA-256 {labels.table.sha256[:12]}), {labels.rows_known:,} rows of the corpus "
         f"by {labels.key!r}. A class is trained and scored on the recordings whose label is known."

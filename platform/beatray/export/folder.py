@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from beatray.corpus.label_settings import without_places
 from beatray.export.card import model_card
 from beatray.export.programs import ExportError, Programs, to_programs
 from beatray.ingest.canonical import to_windows
@@ -73,9 +74,12 @@ def real_recordings(each: int = EACH) -> NDArray[np.float32]:
 
 
 def without_path(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without the places of the corpus and of the beat classifier, whose digest stays."""
+    """The description without the places of the corpus, a table of labels and the beat classifier; digests stay."""
     shown = dict(description)
     for part, key in (("corpus_settings", "path"), ("objective", "beat_classifier")):
         if isinstance(shown.get(part), dict):
             shown[part] = {name: value for name, value in shown[part].items() if name != key}
+    objective = shown.get("objective")
+    if isinstance(objective, dict) and isinstance(objective.get("table"), dict):
+        shown["objective"] = {**objective, "table": without_places(objective["table"])}
     return shown

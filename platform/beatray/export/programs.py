@@ -1,7 +1,8 @@
-"""An encoder as programs that need no beatray: torch.export (.pt2) and ONNX, proven equal before they are handed out.
+"""A network as programs that need no beatray: torch.export (.pt2) and ONNX, proven equal before they are handed out.
 
-Both take `x_mv` (batch, 12, samples) float32, prepared millivolts at 500 Hz, and give `embedding` (batch, D), the
-encoder's own pooling over all samples, and `feature_map` (batch, C, positions). Number of recordings and of samples are
+Both take `x_mv` (batch, 12, samples) float32, prepared millivolts at 500 Hz. Those of an encoder give `embedding`
+(batch, D), its own pooling over all samples, and `feature_map` (batch, C, positions); a fine-tuned model gives its
+answers (model_folder.py). Number of recordings and of samples are
 free where the exporter can express them; otherwise the number of samples is that of a corpus window, or at most that.
 
 Some layers are written in another way for this, with the same values: torch's tracer ties `max_pool1d` and `avg_pool1d`
@@ -9,9 +10,10 @@ with `ceil_mode` to the length of the example (found with torch 2.13), so they b
 mean of pairs whose last sample is repeated. A layer of a network knows its own form: its method
 `exported_form(n_samples)` gives the module to put in its place, equal for inputs of up to n_samples samples.
 
-Contract: `to_programs` returns the bytes of both, or raises ExportError: where a library is missing (with the line that
-installs it), where an exporter fails, or where an output differs from the encoder's by more than `TOLERANCE` on any of
-the given recordings, with the difference. Sources: docs of torch.export and torch.onnx (dynamo exporter, opset 18).
+Contract: `to_programs` and `programs_of` return the bytes of both, or raise ExportError: where a library is missing
+(with the line that installs it), where an exporter fails, or where an output differs from the network's by more than
+`TOLERANCE` on any of the given recordings, with the difference. Sources: docs of torch.export and torch.onnx (dynamo
+exporter, opset 18).
 """
 
 from __future__ import annotations
@@ -92,23 +94,31 @@ class _PairMean(nn.Module):
 
 
 def to_programs(encoder: Encoder, x_mv: NDArray[np.float32], *, with_onnx: bool = True) -> Programs:
-    """Export and prove: x_mv (n, 12, WINDOW_SAMPLES) are real recordings, at least 3."""
+    """An encoder exported and proven: x_mv (n, 12, WINDOW_SAMPLES) are real recordings, at least 3."""
+    return programs_of(_Both(encoder), OUTPUTS, x_mv, "encoder", with_onnx=with_onnx)
+
+
+def programs_of(
+    network: nn.Module, outputs: tuple[str, ...], x_mv: NDArray[np.float32], what: str, *, with_onnx: bool = True
+) -> Programs:
+    """Any network of prepared millivolts that gives a tuple of `outputs`; `what` it is called in messages."""
     if with_onnx:
         check_libraries()
-    reference = _Both(encoder).eval()
-    traced = _Both(copy.deepcopy(encoder).eval())
+    reference = network.eval()
+    traced = copy.deepcopy(reference)
     _replace_layers(traced)
-    program, any_length = _export(traced, torch.from_numpy(x_mv[:2].copy()))
+    program, any_length = _export(traced, torch.from_numpy(x_mv[:2].copy()), what)
+    proof = _Proof(reference, outputs, what)
     cases = _cases(x_mv, any_length=any_length)
     buffer = io.BytesIO()
     with _quiet():
         torch.export.save(program, buffer)
         loaded = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    difference = {"model.pt2": _prove("model.pt2", lambda x: _arrays(loaded, x), reference, cases)}
+    difference = {"model.pt2": proof.of("model.pt2", lambda x: _arrays(loaded, x), cases)}
     onnx = None
     if with_onnx:
-        onnx, run = _to_onnx(program)
-        difference["model.onnx"] = _prove("model.onnx", run, reference, cases)
+        onnx, run = _to_onnx(program, outputs)
+        difference["model.onnx"] = proof.of("model.onnx", run, cases)
     longest = None if any_length and _takes(loaded, WINDOW_SAMPLES + 1) else WINDOW_SAMPLES
     return Programs(buffer.getvalue(), onnx, any_length, difference, longest)
 
@@ -120,7 +130,7 @@ def check_libraries() -> None:
         raise ExportError(f"ONNX needs {', '.join(missing)}: {INSTALL}, or leave it out with --no-onnx")
 
 
-def _export(traced: nn.Module, example: Tensor) -> tuple[Any, bool]:
+def _export(traced: nn.Module, example: Tensor, what: str) -> tuple[Any, bool]:
     """The exported program, and whether it takes any number of samples."""
     refused = ""
     for free in ({0: Dim.AUTO, 2: Dim.AUTO}, {0: Dim.AUTO}):
@@ -136,7 +146,7 @@ def _export(traced: nn.Module, example: Tensor) -> tuple[Any, bool]:
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names the files of this machine
         return program, 2 in free
-    raise ExportError(f"torch.export cannot take this encoder: {refused}")
+    raise ExportError(f"torch.export cannot take this {what}: {refused}")
 
 
 def _takes(program: Callable[[Tensor], Any], samples: int) -> bool:
@@ -148,7 +158,7 @@ def _takes(program: Callable[[Tensor], Any], samples: int) -> bool:
     return True
 
 
-def _to_onnx(program: Any) -> tuple[bytes, Run]:
+def _to_onnx(program: Any, outputs: tuple[str, ...]) -> tuple[bytes, Run]:
     import onnx
     import onnxruntime
 
@@ -159,7 +169,7 @@ def _to_onnx(program: Any) -> tuple[bytes, Run]:
                 program,
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                output_names=list(outputs),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -171,30 +181,38 @@ def _to_onnx(program: Any) -> tuple[bytes, Run]:
             session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         except Exception as error:  # several libraries, each with errors of its own
             raise ExportError(f"ONNX: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return data, lambda x: list(session.run(list(OUTPUTS), {INPUT: x}))
+    return data, lambda x: list(session.run(list(outputs), {INPUT: x}))
 
 
-def _prove(name: str, run: Run, reference: nn.Module, cases: list[NDArray[np.float32]]) -> float:
-    """The largest absolute difference over all cases and outputs; ExportError where one is too large."""
-    largest = 0.0
-    for x in cases:
-        expected = _arrays(reference, x)
-        try:
-            found = run(x)
-        except Exception as error:
-            raise ExportError(f"{name} fails on {x.shape}: {str(error).splitlines()[0]}") from error
-        for output, a, b in zip(OUTPUTS, found, expected, strict=True):
-            if a.shape != b.shape:
-                raise ExportError(f"{name}: {output} of {x.shape} has shape {a.shape} instead of {b.shape}")
-            apart = np.abs(a - b)
-            worst = float(apart.max())
-            if not (apart <= TOLERANCE * (1.0 + np.abs(b))).all():
-                raise ExportError(
-                    f"{name} is not equal to the encoder: {output} of {x.shape} differs by up to {worst:.3g}, where "
-                    f"{TOLERANCE:g} of (1 + its size) is allowed"
-                )
-            largest = max(largest, worst)
-    return largest
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Holds programs against the network that they are made of."""
+
+    reference: nn.Module
+    outputs: tuple[str, ...]
+    what: str
+
+    def of(self, name: str, run: Run, cases: list[NDArray[np.float32]]) -> float:
+        """The largest absolute difference over all cases and outputs; ExportError where one is too large."""
+        largest = 0.0
+        for x in cases:
+            expected = _arrays(self.reference, x)
+            try:
+                found = run(x)
+            except Exception as error:
+                raise ExportError(f"{name} fails on {x.shape}: {str(error).splitlines()[0]}") from error
+            for output, a, b in zip(self.outputs, found, expected, strict=True):
+                if a.shape != b.shape:
+                    raise ExportError(f"{name}: {output} of {x.shape} has shape {a.shape} instead of {b.shape}")
+                apart = np.abs(a - b)
+                worst = float(apart.max())
+                if not (apart <= TOLERANCE * (1.0 + np.abs(b))).all():
+                    raise ExportError(
+                        f"{name} is not equal to the {self.what}: {output} of {x.shape} differs by up to {worst:.3g}, "
+                        f"where {TOLERANCE:g} of (1 + its size) is allowed"
+                    )
+                largest = max(largest, worst)
+        return largest
 
 
 def _cases(x_mv: NDArray[np.float32], *, any_length: bool) -> list[NDArray[np.float32]]:

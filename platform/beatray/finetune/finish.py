@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from beatray.corpus.label_settings import without_places
 from beatray.corpus.reader import Corpus
 from beatray.errors import CheckpointError
 from beatray.evaluate.metrics import best_thresholds
 from beatray.finetune.card import model_card
 from beatray.finetune.lessons import WAVES, Index
 from beatray.finetune.outputs import logits_of, masks_of
-from beatray.finetune.own_tables import file_name
 from beatray.finetune.prepare import Assignment, Parts, assignment
 from beatray.finetune.scores import Scores, class_of_scores, multilabel_scores, number_scores, wave_scores_of
 from beatray.models.calibration import Calibration, fitted
@@ -115,7 +115,7 @@ def _shareable(objective: dict[str, Any]) -> dict[str, Any]:
     table = objective.get("table")
     if not table:
         return objective
-    return {**objective, "table": {**table, "table": file_name(table["table"]), "id_key_file": None}}
+    return {**objective, "table": without_places(table)}
 
 
 def figures(description: dict[str, Any]) -> dict[str, float]:

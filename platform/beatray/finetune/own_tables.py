@@ -11,13 +11,13 @@ it has no column for.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beatray.corpus.label_check import refuse_patients_in_two_splits
+from beatray.corpus.label_settings import file_name
 from beatray.corpus.label_table import Labels, read_labels
 from beatray.corpus.reader import Corpus
 from beatray.errors import SettingsError
@@ -60,11 +60,6 @@ def taught_by_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray
     return Taught(
         taught.kind, taught.names, taught.rows, taught.values, title, (*left_out, *unused), owners, _about(labels)
     )
-
-
-def file_name(place: str) -> str:
-    """The name of a table without its folders, which may be nobody else's business."""
-    return PurePosixPath(place.replace("\\", "/")).name
 
 
 def _one_of_several(labels: Labels, title: str) -> OwnLabel:

@@ -26,7 +26,6 @@ SYMBOLS = {"P": "p", "QRS": "N", "T": "t"}
 
 def write_annotations(store: Store, folder: str, waves: pa.Table) -> int:
     """One file for each recording of a table of waves (prediction_table.py), under `folder`; returns how many."""
-    store.delete_folder(folder)
     taken: set[str] = set()
     count = 0
     with tempfile.TemporaryDirectory(prefix="beatray-") as scratch:

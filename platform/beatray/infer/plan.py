@@ -29,19 +29,13 @@ from beatray.infer.files import (
     read_listing,
     read_note,
 )
+from beatray.infer.places import CorpusPlace, absolute, refuse_inside
 from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
 from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_encoder
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
 from beatray.storage.hashed_folder import read_folder
 from beatray.storage.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusPlace:
-    """Which corpus; all its rows are embedded."""
-
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +113,9 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
         raise SettingsError("of which corpus? say corpus=PATH (make one with `beatray ingest`)")
     if command.level not in (*LEVELS, "both"):
         raise SettingsError(f"level={command.level} is not one of {', '.join(LEVELS)}, both")
-    encoder, out = _absolute(command.encoder_path), Store(_absolute(command.out))
-    corpus = open_corpus(_absolute(command.corpus.path))
-    if f"{out.where()}/".startswith(f"{corpus.store.where().rstrip('/')}/"):
-        raise SettingsError(f"out={command.out} lies inside the corpus; choose another folder for the embeddings")
+    encoder, out = absolute(command.encoder_path), Store(absolute(command.out))
+    corpus = open_corpus(absolute(command.corpus.path))
+    refuse_inside(out, command.out, corpus.store, "the corpus")
     loaded: Any = load_encoder(_exported(encoder))
     made_for: dict[str, Any] = loaded.description
     check_recipe(made_for["recipe"], corpus.recipe, f"the encoder {command.encoder_path}")
@@ -155,11 +148,6 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
         corpus=corpus,
         out=out,
     )
-
-
-def _absolute(path: str) -> str:
-    store = Store(path)
-    return str(store.folder) if store.is_local else path
 
 
 def _exported(path: str) -> str:

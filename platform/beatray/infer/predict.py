@@ -55,7 +55,8 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
     listing = read_listing(place)
     if listing is not None:
         _refuse_other(plan, listing)
-        if listing["inputs"] == inputs and place.store.size(place.table) == listing["table"]["bytes"]:
+        whole = place.store.size(place.table) == listing["table"]["bytes"]
+        if whole and (listing["inputs"], listing["annotations"]) == (inputs, plan.annotated):
             return Predicted(listing, 0, len(plan.parts))
     there = {part.name for part in plan.parts if _read(plan, part) is not None}
     waiting = [part for part in plan.parts if part.name not in there]
@@ -144,9 +145,8 @@ def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
     data = table_bytes(table, place.form)
     place.store.write(place.table, data)
     place.store.write(place.refused, table_bytes(pa.Table.from_pylist(refused, schema=REFUSED), "csv"))
-    annotated = 0
-    if plan.model.kind == "waves" and plan.settings.annotations:
-        annotated = write_annotations(place.store, place.annotations, table)
+    place.store.delete_folder(place.annotations)
+    annotated = write_annotations(place.store, place.annotations, table) if plan.annotated else 0
     content = {
         "format": FORMAT,
         "made_by": plan.made_by,
@@ -155,6 +155,7 @@ def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
         "recordings": len(recording_starts(whole.answers)[0]),
         "windows": len(whole.answers),
         "refused": len(refused),
+        "annotations": plan.annotated,
         "annotated": annotated,
         "table": {"rows": len(table), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
     }

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from beatray.corpus.reader import Corpus, open_corpus
+from beatray.corpus.reader import open_corpus
 from beatray.errors import CheckpointError, SettingsError
 from beatray.fields import check, setting
 from beatray.infer.files import digest_of
 from beatray.infer.model import EcgModel
+from beatray.infer.places import CorpusPlace, absolute, refuse_inside
 from beatray.infer.prediction_place import Place, place_of
 from beatray.infer.windows import Part, parts_of_corpus, parts_of_files
 from beatray.ingest.plan import IngestSettings, list_items, recipe_of
@@ -26,13 +27,6 @@ from beatray.settings import ClusterSettings
 from beatray.storage.store import Store
 
 VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusPlace:
-    """Which corpus; all its rows are read."""
-
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +73,17 @@ class PredictPlan:
     of: dict[str, Any]
     parts: tuple[Part, ...]
     unlisted: tuple[Unlisted, ...]
-    corpus: Corpus | None
     place: Place
 
     @property
     def key(self) -> str:
         """Two plans share it only if they say the same of the same recording."""
         return digest_of(self.made_by)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether annotation files are wanted."""
+        return self.model.kind == "waves" and self.settings.annotations
 
     @property
     def recordings(self) -> int:
@@ -95,14 +93,14 @@ class PredictPlan:
 
 def prepare_plan(command: PredictCommand) -> PredictPlan:
     """Open the models and the recordings and check that they fit; SettingsError, CorpusError or CheckpointError."""
-    models = tuple(_absolute(path) for path in paths_in(command.model))
+    models = tuple(absolute(path) for path in paths_in(command.model))
     if not models:
         raise SettingsError("which model? say model=PATH (a run folder of `beatray finetune`, or its model/ folder)")
     if bool(command.corpus.path) == bool(command.files):
         raise SettingsError("of which recordings? say one of corpus=PATH and files=PATH (a folder, zip, tar or URI)")
     if command.source not in SOURCES:
         raise SettingsError(f"there is no source {command.source!r}{nearest(command.source, SOURCES)}")
-    place = place_of(_absolute(command.out), command.format)
+    place = place_of(absolute(command.out), command.format)
     try:
         model: EcgModel = EcgModel(list(models)).fit()
         sha256 = tuple(model_sha256(path) for path in models)
@@ -110,15 +108,15 @@ def prepare_plan(command: PredictCommand) -> PredictPlan:
         raise SettingsError(f"model={command.model}: {error}") from error
     recipe: dict[str, Any] = model.description["recipe"]
     unlisted: tuple[Unlisted, ...] = ()
-    corpus: Corpus | None = None
     if command.corpus.path:
-        corpus = open_corpus(_absolute(command.corpus.path))
-        _refuse_inside(place.store, corpus.store, command.out)
+        corpus = open_corpus(absolute(command.corpus.path))
+        refuse_inside(place.store, command.out, corpus.store, "the corpus")
         check_recipe(recipe, corpus.recipe, f"the model {models[0]}")
         parts = parts_of_corpus(corpus)
         of: dict[str, Any] = {"corpus": corpus.store.where()}
     else:
-        location = _absolute(command.files)
+        location = absolute(command.files)
+        refuse_inside(place.store, command.out, Store(location), "the files")
         reading = IngestSettings(
             {command.source: location}, "", recipe.get("detector", "beatray"), command.predict.recordings_per_task
         )
@@ -128,7 +126,7 @@ def prepare_plan(command: PredictCommand) -> PredictPlan:
         unlisted = tuple(other for _, others in listed.values() for other in others)
         of = {"files": Store(location).where(), "source": command.source}
     made_by = {"version": VERSION, "models": list(sha256), "kind": model.kind, "names": list(model.names)}
-    return PredictPlan(models, sha256, model, command.predict, made_by, of, tuple(parts), unlisted, corpus, place)
+    return PredictPlan(models, sha256, model, command.predict, made_by, of, tuple(parts), unlisted, place)
 
 
 def paths_in(word: str) -> list[str]:
@@ -137,13 +135,3 @@ def paths_in(word: str) -> list[str]:
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
     return [path.strip().strip("'\"") for path in inner.split(",") if path.strip()]
-
-
-def _absolute(path: str) -> str:
-    store = Store(path)
-    return str(store.folder) if store.is_local else path
-
-
-def _refuse_inside(out: Store, corpus: Store, said: str) -> None:
-    if f"{out.where()}/".startswith(f"{corpus.where().rstrip('/')}/"):
-        raise SettingsError(f"out={said} lies inside the corpus; choose another place for the predictions")

@@ -9,7 +9,6 @@ belongs to, so that answers find their part. CorpusError for a shard that is not
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +88,6 @@ def read_slice(part: Slice, unit: int) -> list[pa.Table]:
             continue
         rows += [_row(window, unit) for window in windows]
     return [pa.Table.from_pylist(rows, schema=COLUMNS)]
-
-
-def table_of(windows: Sequence[Window], unit: int = 0) -> pa.Table:
-    """Windows in memory as such a table."""
-    return pa.Table.from_pylist([_row(window, unit) for window in windows], schema=COLUMNS)
 
 
 def _row(window: Window, unit: int) -> dict[str, Any]:

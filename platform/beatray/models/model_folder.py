@@ -54,12 +54,12 @@ def write_model(run: Store, model: LabelledModel, description: dict[str, Any], t
 
 def describe_model(path: str) -> dict[str, Any]:
     """model.json of the model at `path`: a run folder, or its model/ folder."""
-    return dict(json.loads(_files(path)[DESCRIPTION]))
+    return dict(json.loads(model_files(path)[DESCRIPTION]))
 
 
 def model_sha256(path: str) -> str:
     """SHA-256 of all that decides the answers of the model at `path`; where it lies does not count."""
-    files = _files(path)
+    files = model_files(path)
     description = json.loads(files[DESCRIPTION])
     deciding = {key: description.get(key) for key in DECIDING}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
@@ -72,7 +72,7 @@ def read_model(path: str) -> LoadedModel:
 
     Raises CheckpointError when it is not there, is damaged or does not fit this version.
     """
-    files = _files(path)
+    files = model_files(path)
     description = json.loads(files[DESCRIPTION])
     if description.get("version") != VERSION:
         raise CheckpointError(
@@ -89,7 +89,14 @@ def read_model(path: str) -> LoadedModel:
     return LoadedModel(model, description)
 
 
-def _files(path: str) -> dict[str, bytes]:
+def is_model(path: str) -> bool:
+    """Whether a model lies at `path`: a run folder, or its model/ folder."""
+    store = Store(str(path))
+    return store.size(DESCRIPTION) is not None or store.child(MODEL_FOLDER).size(DESCRIPTION) is not None
+
+
+def model_files(path: str) -> dict[str, bytes]:
+    """The files of the model at `path`, every hash checked."""
     store = Store(str(path))
     place = store if store.size(DESCRIPTION) is not None else store.child(MODEL_FOLDER)
     if place.size(DESCRIPTION) is None:

@@ -30,7 +30,7 @@ from torch.nn import functional
 from beatray.augment.draws import Draws
 from beatray.augment.light import lightly_changed
 from beatray.augment.two_views import crop_window
-from beatray.corpus.label_settings import LabelSettings
+from beatray.corpus.label_settings import LabelSettings, file_name
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.metrics import auroc, f1_per_class, mean_of_known
 from beatray.fields import check, setting
@@ -180,7 +180,7 @@ class Supervised(Objective):
     def described(cls, settings: SupervisedSettings) -> str:
         """What is learned, and by what."""
         part = {"head": "the head alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
-        table = settings.table.table.replace("\\", "/").rpartition("/")[2]
+        table = file_name(settings.table.table)
         return f"{cls.title}, {table or settings.labels or 'labels'} ({settings.kind}), {part[settings.trained]}"
 
     @classmethod

@@ -1,8 +1,8 @@
 """A page of recordings with what a model says of them: its answers, its waves, and where it looks.
 
 Each recording is twelve leads over ten seconds, one below the other, at 25 mm/s and 5 mm/mV. Behind the trace lie the
-waves as bands, or the shares of the samples in one output, summed over 40 ms, red for and blue against it; beside each
-lead stands its part of all shares.
+waves as bands, or the shares of the samples in one output, summed over 40 ms, orange for and blue against it; beside
+each lead stands its part of all shares.
 
 Contract: signals are millivolts (12, n) at 500 Hz, shares (12, n), waves as `record.WAVE_DTYPE` with lead -1 where the
 leads share them. The page asks the network for nothing (html.py).
@@ -36,11 +36,12 @@ FOR_AND_AGAINST = LinearSegmentedColormap.from_list("shares", [BLUE, "#ffffff", 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One recording: answers (name, value, spread, decision), waves, and the shares of its samples in `output`."""
+    """One recording: answers (name, `value`, spread, decision), waves, and the shares of its samples in `output`."""
 
     title: str
     x_mv: NDArray[np.float32]
     answers: Sequence[tuple[str, ...]] = ()
+    value: str = "probability"
     waves: NDArray[np.void] | None = None
     shares: NDArray[np.float64] | None = None
     output: str = ""
@@ -90,7 +91,7 @@ def bins_of(shares_ln: NDArray[np.float64]) -> NDArray[np.float64]:
 def _section(shown: Shown) -> Section:
     table = ""
     if shown.answers:
-        head = ["output", "value", "spread", "decision"]
+        head = ["output", shown.value, "spread", "decision"]
         kept = [k for k in range(len(head)) if any(row[k] for row in shown.answers)]
         table = plain_table([head[k] for k in kept], [[row[k] for k in kept] for row in shown.answers])
     alt = f"twelve leads of {shown.title}" + (f", coloured by their shares in {shown.output}" if shown.output else "")

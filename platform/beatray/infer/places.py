@@ -1,0 +1,27 @@
+"""Where recordings are read and answers are written: paths from the root, and answers not among the recordings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beatray.errors import SettingsError
+from beatray.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPlace:
+    """Which corpus; all its rows are read."""
+
+    path: str = ""
+
+
+def absolute(path: str) -> str:
+    """A local path from the root, so that it holds in every process; a URI as it is."""
+    store = Store(path)
+    return str(store.folder) if store.is_local else path
+
+
+def refuse_inside(out: Store, said: str, place: Store, what: str) -> None:
+    """Raise SettingsError if `out` lies inside `place`, where it would be taken for a part of `what` is there."""
+    if f"{out.where()}/".startswith(f"{place.where().rstrip('/')}/"):
+        raise SettingsError(f"out={said} lies inside {what}; choose another folder")
