@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.beat_classifier.network import CLASSES, WINDOW, cut_windows, rr_ratios
-from beatray.ingest.canonical import rate_ratio, resample, scale_samples
+from beatray.ingest.canonical import rate_ratio, scale_samples
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations
 from beatray.ingest.formats.wfdb_record import MV_PER_UNIT, read_counts
 from beatray.ingest.formats.wfdb_signal import to_physical
+from beatray.ingest.pieces import resample
 from beatray.ingest.tree import Tree
 from beatray.preprocess import prepare
 from beatray.record import RATE_HZ, WINDOW_SAMPLES, Reason, RecordError
