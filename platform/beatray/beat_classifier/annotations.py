@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.beat_classifier.network import CLASSES, WINDOW, cut_windows, rr_ratios
-from beatray.ingest.canonical import rate_ratio, resample, scale_samples
+from beatray.ingest.canonical import rate_ratio, scale_samples
 from beatray.ingest.formats.channels import MV_PER_UNIT
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations
 from beatray.ingest.formats.wfdb_record import read_counts
 from beatray.ingest.formats.wfdb_signal import to_physical
+from beatray.ingest.pieces import resample
 from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.preprocess import prepare
