@@ -112,7 +112,7 @@ def test_noise_is_read_from_wfdb_too_and_asked_for_by_name(tmp_path: Path) -> No
                 write_dir=str(tmp_path))  # fmt: skip
     noise = read_noise(str(tmp_path), "EM")
     assert noise.shape == (2, 10000) and np.allclose(noise.std(axis=1), 1) and np.allclose(noise.mean(axis=1), 0)
-    with pytest.raises(ValueError, match=r"no ma.hea and no MA.mat in .*Noise Stress Test"):
+    with pytest.raises(ValueError, match=r"no ma.hea and no MA.mat in .*: evaluate.robustness.noise_folder"):
         condition_names(RobustnessSettings(noise_folder=str(tmp_path), noise_kinds=("MA",)))
     with pytest.raises(ValueError, match=r"the noise lasts 2\.0 s"):
         real_noise(np.zeros((12, 5000)), np.empty(0, np.int32), noise[:, :1000], 6, np.random.default_rng(0))

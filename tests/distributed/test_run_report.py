@@ -11,7 +11,7 @@ from beatray.cli import main
 from beatray.commands import evaluate
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
-from pretraining import train_here
+from pretraining import start
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
@@ -25,7 +25,7 @@ QUICK = [
 @pytest.fixture(scope="module")
 def run(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reported")
-    assert train_here(sample_corpus, out, "one", "train.epochs=2", *QUICK[-2:])
+    assert start(sample_corpus, out, "one", "train.epochs=2", *QUICK[-2:]).finished
     return out / "one"
 
 

@@ -52,7 +52,7 @@ def test_a_fraction_keeps_the_patients_that_inner_folds_need() -> None:
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(ValueError, match="fraction"):
         nested_fractions(PATIENTS, TRAIN, (0.0,), seed=0)
-    with pytest.raises(ValueError, match="no records"):
+    with pytest.raises(ValueError, match="no recording with labels"):
         nested_fractions(PATIENTS, np.empty(0, np.int64), (0.5,), seed=0)
     with pytest.raises(ValueError, match="two patients"):
         patient_folds(["a", "a"], np.array([0, 1]), 3, seed=0)
