@@ -94,8 +94,9 @@ def _wrong(about: Mapping[str, Any], value: Any) -> str:
         return ""
     if not math.isfinite(value):
         return "a finite number"
-    if about.get("at_most") is None and about.get("below") is None and abs(value) > LARGEST[type(value)]:
-        return f"at most {LARGEST[type(value)]:g}"
+    largest = LARGEST[float if isinstance(value, float) else int]
+    if about.get("at_most") is None and about.get("below") is None and abs(value) > largest:
+        return f"between {-largest:g} and {largest:g}"
     for bound, word, holds in (
         (about.get("above"), "above", lambda limit: value > limit),
         (about.get("at_least"), "at least", lambda limit: value >= limit),

@@ -64,7 +64,7 @@ def test_what_no_number_can_be_is_refused_by_name(group: str) -> None:
         ({"segment_fractions": [2.0]}, "segment_fractions must be at most 1, not 2.0"),
         ({"segment_fractions": []}, "segment_fractions is empty"),
         ({"seeds": [-1]}, "seeds must be at least 0, not -1"),
-        ({"seeds": [BEYOND]}, "seeds must be at most 2.14748e+09"),
+        ({"seeds": [BEYOND]}, "seeds must be between -2.14748e+09 and 2.14748e+09"),
         ({"bootstraps": 0}, "bootstraps must be at least 1, not 0"),
         ({"device": "gpu"}, "device must be cpu, cuda or cuda:NUMBER, not 'gpu'"),
     ],

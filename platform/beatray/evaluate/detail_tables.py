@@ -88,9 +88,9 @@ def class_rows(evaluation: Evaluation) -> list[ClassRow]:
 
 def classes_markdown(rows: Sequence[ClassRow]) -> str:
     """GitHub-flavoured markdown."""
-    lines = []
+    lines, encoders = [], _encoders(rows)
     for row in rows:
-        cells = [row.protocol, f"{100 * row.fraction:g}%", _shown(row, rows), row.name]
+        cells = [row.protocol, f"{100 * row.fraction:g}%", _shown(row, encoders), row.name]
         cells += [f"{row.train_positives:.0f}", str(row.test_positives)]
         cells += [interval_text(row.scores[metric]) for metric in CLASS_METRICS] + [f"{row.threshold:.3f}"]
         lines.append(cells)
@@ -134,9 +134,9 @@ def wave_rows(evaluation: Evaluation) -> list[WaveRow]:
 
 def waves_markdown(rows: Sequence[WaveRow]) -> str:
     """GitHub-flavoured markdown."""
-    lines = []
+    lines, encoders = [], _encoders(rows)
     for row in rows:
-        cells = [row.protocol, f"{100 * row.fraction:g}%", row.condition, _shown(row, rows), row.wave]
+        cells = [row.protocol, f"{100 * row.fraction:g}%", row.condition, _shown(row, encoders), row.wave]
         cells += [f"{row.f1:.3f}", f"{row.dice:.3f}"]
         for name in ("sensitivity", "ppv"):
             score = row.scores[name]
@@ -151,9 +151,13 @@ def waves_markdown(rows: Sequence[WaveRow]) -> str:
     return markdown_table(WAVE_HEADER, lines, note)
 
 
-def _shown(row: ClassRow | WaveRow, rows: Sequence[ClassRow] | Sequence[WaveRow]) -> str:
+def _encoders(rows: Sequence[ClassRow] | Sequence[WaveRow]) -> set[str]:
+    """The labels of the encoders under test."""
+    return {row.encoder for row in rows if row.variant == "pretrained"}
+
+
+def _shown(row: ClassRow | WaveRow, encoders: set[str]) -> str:
     """What a head read, and of which encoder where there are several."""
-    encoders = {each.encoder for each in rows if each.variant == "pretrained"}
     shown = VARIANTS[row.variant]
     return f"{shown} ({row.encoder})" if len(encoders) > 1 and row.encoder in encoders else shown
 

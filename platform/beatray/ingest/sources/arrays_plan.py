@@ -30,7 +30,7 @@ import yaml
 from beatray.ingest.formats.channels import MV_PER_UNIT
 from beatray.ingest.formats.leads import check_enough, columns_of_leads
 from beatray.ingest.formats.wfdb_header import MAX_SIGNALS, RATE_LIMITS_HZ
-from beatray.ingest.member_checks import is_plain_path
+from beatray.ingest.member_checks import is_one_line, is_plain_path
 from beatray.record import Reason, RecordError
 
 FILE_NAME = "recordings.yaml"
@@ -172,7 +172,7 @@ def _columns(value: object) -> dict[str, str]:
 def _text(key: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value or len(value) > 200 or not value.isprintable():
+    if not isinstance(value, str) or not value or len(value) > 200 or not is_one_line(value):
         raise _error(f"{key}: {str(value)[:40]!r} is not a word")
     return value
 
