@@ -1,14 +1,20 @@
 """The command line. Light on purpose: help, version and errors need neither torch nor ray nor mlflow.
 
-Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense.
+Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense, 141
+when whoever read the output went away.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 
 from beatray.cli_parser import parser
+
+READER_GONE = 141
+"""As shells count the end of a program whose reader went away (128 + SIGPIPE)."""
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -24,6 +30,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors a user can mend are one readable line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of places in letters that a terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
     args = _parse(argv)
     if args.version:
         from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except Exception as error:
         reported = _tellable(error)
         if reported is None:
@@ -236,7 +257,9 @@ def _print_config(args: argparse.Namespace) -> int:
     else:
         short = {"encoder": "encoder_path"} if args.command == "embed" else {}
         content = compose(args.command, [*given, *extra], extra=short)
-    print(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False), end="")
+    from beatray.track.secrets import without_secrets
+
+    print(without_secrets(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)), end="")
     return 0
 
 

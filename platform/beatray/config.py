@@ -8,7 +8,9 @@ the nearest right one; what comes back is immutable and complete.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -126,11 +128,15 @@ def compose(
         *(f"{group}.name" for group in named or {}),
     ]
     older = older_keys(schemas)
+    by_key = dict(items)
+    texts = {**by_key, **{old: by_key.get(new) for old, new in older.items()}}
+    dotted = [override if override in chosen else _as_text(override, texts) for override in dotted]
     said = {override.partition("=")[0].lstrip("+~") for override in dotted}
     for override in dotted:
         key = override.partition("=")[0].lstrip("+~")
         if override not in chosen and not _fits(key, [*known, *older]) and not key.startswith(mappings):
-            raise SettingsError(f"there is no setting '{key}'{nearest_to(key, [*known, *others])}")
+            words = [*known, *others, *_short_words(top, folder, extra)]
+            raise SettingsError(f"there is no setting '{key}'{nearest_to(key, words)}")
         if older.get(key) in said:
             raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")
     own = _over_recipe(dotted, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
@@ -213,8 +219,48 @@ def _override(override: str, short: Mapping[str, str]) -> str:
         say_renamed(override, f"{key}={OLDER_CHOICES[key][value]}")
         value = OLDER_CHOICES[key][value]
     if key in PATH_KEYS and value not in ("null", "auto"):
-        value = "'" + value.strip("'").replace("\\", "\\\\").replace("'", "\\'") + "'"
+        value = quoted(_from_home(_bare(value)))
     return f"{key}={value}"
+
+
+def _from_home(place: str) -> str:
+    """`~` and `~user` at the beginning of a place are a home, as shells have it where a word begins so."""
+    if not place.startswith("~"):
+        return place
+    try:
+        return str(Path(place).expanduser())
+    except RuntimeError:  # nobody is called so
+        return place
+
+
+def _bare(value: str) -> str:
+    """The value without the quotes that a user put around it."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+
+
+def quoted(value: str) -> str:
+    """Text that Hydra's grammar takes as it is: quoted, and no `${...}` in it is looked up.
+
+    A backslash means itself but before a quote, and so at the end.
+    """
+    held = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"'{held.replace('${', chr(92) + '${')}'"
+
+
+def _as_text(override: str, items: Mapping[str, dataclasses.Field[Any] | None]) -> str:
+    """The override with its value quoted where the setting is a text: `v2 (new)` and `1e3` are names like any other."""
+    key, sign, value = override.partition("=")
+    item = items.get(key.lstrip("+"))
+    if key in PATH_KEYS or item is None or str(item.type) not in ("str", "str | None") or value in ("null", ""):
+        return override
+    return f"{key}{sign}{quoted(_bare(value))}"
+
+
+def _short_words(top: str, folder: Path, extra: Mapping[str, str] | None) -> list[str]:
+    """Words without a dot that a command takes: groups that its file composes, and its own short ones."""
+    groups = yaml.safe_load((folder / f"{top}.yaml").read_text()).get("defaults", [])
+    names = [str(name).removeprefix("optional ") for group in groups if isinstance(group, dict) for name in group]
+    return [*names, *PATH_OVERRIDES, *(extra or {})]
 
 
 def _is_choice(override: str, folder: Path) -> bool:

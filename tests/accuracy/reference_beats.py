@@ -23,6 +23,8 @@ from beatray.record import LEADS
 RATE_HZ = 500
 SYMBOLS = {"p": "p", "N": "qrs", "t": "t"}
 BOUNDARIES = ("p_onset", "p_peak", "p_offset", "qrs_onset", "qrs_offset", "t_onset", "t_peak", "t_offset")
+BEAT_SYMBOLS = frozenset("NLRBAaJSVrFejnE/fQ?")
+"""Annotation codes of WFDB that mark a heartbeat."""
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 
 

@@ -49,6 +49,19 @@ def test_at_least_as_good_at_every_level(ludb: Ludb, data_dir: Path, kind: str) 
         assert f1["beatray"] >= max(f1.values())
 
 
+@pytest.mark.parametrize(("kind", "level"), [("EM", 0), ("EM", -6), ("MA", 0), ("MA", -6), ("BW", -6)])
+def test_a_noisy_lead_takes_next_to_nothing_from_a_clean_one(ludb: Ludb, data_dir: Path, kind: str, level: int) -> None:
+    noise = read_noise(data_dir / "misc" / "nstdb_segments", kind)
+    noisy = add_noise(ludb.signal_mv, ludb.r_peaks, noise, level, seed=1)
+    for clean, bad in ((1, 10), (1, 6), (7, 0)):
+        pair = np.stack([noisy[:, bad], ludb.signal_mv[:, clean]], axis=1)
+        one, both, other = (
+            match_all(ludb.r_peaks, find_r_peaks(pair[:, leads], 500), 150).f1 for leads in ([1], [0, 1], [0])
+        )
+        print(f"{KINDS[kind]} at {level} dB: the clean lead {one:.2f}, both {both:.2f}, the noisy one {other:.2f}")
+        assert both >= one - 0.35
+
+
 def test_the_noise_has_the_level_asked_for(ludb: Ludb, data_dir: Path) -> None:
     noise = read_noise(data_dir / "misc" / "nstdb_segments", "EM")
     noisy = {level: add_noise(ludb.signal_mv, ludb.r_peaks, noise, level, seed=1) for level in (0, 6)}

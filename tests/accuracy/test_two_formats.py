@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 
 from array_files import COLUMNS, code15_part
-from beatray.ingest.canonical import rate_ratio, resample, to_windows
+from beatray.ingest.canonical import rate_ratio, to_windows
 from beatray.ingest.formats.mat5 import read_mat5
 from beatray.ingest.formats.wfdb_record import read_twelve_leads
+from beatray.ingest.pieces import resample
 from beatray.ingest.sources import cinc, code15, cpsc, ptb, ptbxl
 from beatray.ingest.tree import open_tree
 from beatray.record import LEADS, Record, Window

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import wfdb
 
-from beatray.ingest.canonical import rate_ratio, resample, to_windows
+from beatray.ingest.canonical import rate_ratio, to_windows
 from beatray.ingest.formats.wfdb_annotation import parse_annotations
 from beatray.ingest.formats.wfdb_record import read_counts, read_twelve_leads
 from beatray.ingest.formats.wfdb_signal import to_physical
+from beatray.ingest.pieces import resample
 from beatray.ingest.sources import cinc, ludb, ptbxl, wfdb_folder
 from beatray.ingest.tree import open_tree
 from beatray.record import LEADS, Reason, Record, RecordError

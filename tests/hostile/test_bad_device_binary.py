@@ -150,7 +150,10 @@ EDF_FAULTS: dict[str, tuple[Callable[[bytes], bytes], Reason]] = {
     "duration 0": (edf_field(244, 8, "0"), Reason.BAD_RATE),
     "duration nan": (edf_field(244, 8, "nan"), Reason.BAD_RATE),
     "duration 1e9": (edf_field(244, 8, "1e9"), Reason.BAD_RATE),
-    "interrupted": (edf_field(192, 44, "EDF+D"), Reason.FORMAT),
+    "interrupted": (
+        lambda data: edf_field(192, 44, "EDF+D")(data).replace(b"+3\x14\x14", b"+9\x14\x14"),
+        Reason.FORMAT,
+    ),
     "a lead twice": (edf_field(256 + 16, 16, "ECG I"), Reason.DUPLICATE_LEADS),
     "no lead I": (edf_field(256, 16, "ECG MLII"), Reason.LEADS_MISSING),
     "unit of temperature": (edf_field(256 + 96 * SIGNALS, 8, "degC"), Reason.BAD_UNITS),

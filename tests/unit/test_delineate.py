@@ -39,6 +39,35 @@ def test_missing_p_wave_is_reported_missing() -> None:
     assert (waves["t_peak"] >= 0).all()
 
 
+def test_the_tail_of_a_t_wave_before_a_paced_beat_is_no_p_wave() -> None:
+    """Spike, wide QRS, a T wave whose tail runs into the next beat; nothing else, and the same in every beat."""
+    t = np.arange(5000) / RATE_HZ
+    lead = np.zeros(5000)
+    for r in R / RATE_HZ:
+        lead += 1.5 * (np.abs(t - r + 0.06) < 0.002)  # the spike of the pacemaker
+        lead -= 2.0 * np.exp(-0.5 * ((t - r) / 0.03) ** 2)
+        after = np.maximum(t - r - 0.3, 0)
+        lead += 0.8 * np.where(t > r + 0.3, np.exp(-after / 0.15), np.exp(-0.5 * ((t - r - 0.3) / 0.06) ** 2)) * (t > r)
+    signal = (np.linspace(0.5, 1.2, 12)[:, None] * lead)[None]
+    signal += np.random.default_rng(2).normal(0, 0.004, signal.shape)
+    waves = find_waves(signal.astype(np.float32), RATE_HZ, [R])[0]
+    assert (waves["p_peak"] < 0).all()
+
+
+@pytest.mark.parametrize("clip_mv", [None, 0.9])
+def test_wide_and_clipped_qrs_is_bounded_at_its_two_ends(clip_mv: float | None) -> None:
+    """160 ms: a fast upstroke, 50 ms of rest at the top, and a downstroke of less than half its speed."""
+    t = np.arange(5000) / RATE_HZ
+    corners_s, level = (-0.05, -0.02, 0.03, 0.11), (0, 1, 1, 0)
+    lead = sum(np.interp(t - r / RATE_HZ, corners_s, level) for r in R)
+    if clip_mv is not None:
+        lead = np.minimum(lead, clip_mv)
+    signal = (np.linspace(0.5, 1.2, 12)[:, None] * lead)[None].astype(np.float32)
+    waves = find_waves(signal, RATE_HZ, [R])[0]
+    assert np.abs(_late_ms(waves, "qrs_onset", corners_s[0])).max() <= 16
+    assert np.abs(_late_ms(waves, "qrs_offset", corners_s[-1])).max() <= 24
+
+
 def test_lead_option_reads_p_and_t_in_that_lead() -> None:
     signal = synthetic_ecg(R)
     later = np.roll(synthetic_ecg(R, without="pqrs")[0, 1], 20)

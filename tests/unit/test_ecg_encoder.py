@@ -114,7 +114,13 @@ def test_leads_and_samples_that_were_not_recorded(
     same(encoder.transform(without), encoder.transform(computed))
     lost, silent = ecgs[:4].copy(), ecgs[:4].copy()
     lost[:, 8, 100:], silent[:, 8] = np.nan, 0.0
-    same(encoder.transform(lost), encoder.transform(silent))
+    with pytest.warns(UserWarning, match=r"read as zero: V3 in 4 of 6 recordings"):
+        same(encoder.transform([*lost, *ecgs[:2]])[:4], encoder.transform(silent))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # III is computed: nothing is missing from the vector
+        encoder.transform(without)
+    with pytest.warns(UserWarning, match=r"About 250 Hz would fit"):
+        encoder.transform(decimate(ecgs, 2, axis=-1))
 
 
 @pytest.mark.parametrize(

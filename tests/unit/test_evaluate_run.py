@@ -245,7 +245,7 @@ def test_all_tables_are_written_and_hold_plain_numbers(found: Evaluation, rows: 
     text = write_tables(found, tmp_path, rows)
     assert (tmp_path / "table.txt").read_text() == text
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"results.json", "table.md", "table.json", "classes.md", "waves.md", "groups.md"} <= written
+    assert {"results.json", "table.md", "table.json", "classes.md", "waves.md"} <= written
     content = json.loads((tmp_path / "table.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert len(content["rows"]) == len(make_table(found).rows)
     assert {row["name"] for row in content["classes"]} == {"CD", "HYP", "MI", "NORM", "STTC"}

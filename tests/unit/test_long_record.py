@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from beatray.ingest.canonical import WindowFlag, to_windows
+from beatray.ingest.canonical import WindowFlag, rate_ratio, to_windows
 from beatray.ingest.formats.wfdb_record import read_twelve_leads
 from beatray.ingest.long_record import windows_of
+from beatray.ingest.pieces import PIECE_SAMPLES, pieces, resample
 from beatray.ingest.plan import IngestSettings, plan, recipe_of
 from beatray.ingest.sources.registry import Item
 from beatray.ingest.tree import open_tree
-from beatray.record import LEADS, Reason, Record, RecordError
+from beatray.record import LEADS, WINDOW_SAMPLES, Reason, Record, RecordError
 from wfdb_files import ecg_counts, write_record
 
 SECONDS = 44
@@ -44,6 +46,30 @@ def test_without_gaps_it_is_what_to_windows_gives(rate_hz: float) -> None:
             *(other.record_id, other.flags, other.n_samples, other.lead_mask),
             other.content_hash,
         )
+
+
+@pytest.mark.parametrize("rate_hz", [257.0, 360.01, 500.0, 1000.0])
+def test_pieces_put_together_are_the_whole_to_the_bit(rate_hz: float) -> None:
+    ratio = rate_ratio(rate_hz)
+    signal = np.random.default_rng(1).normal(0, 1, (2, round(6 * 60 * rate_hz) + 137)).cumsum(axis=1)
+    starts, parts = zip(*pieces(signal, ratio), strict=True)
+    assert len(parts) >= 2
+    assert all(start % WINDOW_SAMPLES == 0 for start in starts)
+    assert np.array_equal(np.concatenate(parts, axis=1), resample(signal, ratio))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_hours_take_hardly_more_memory_than_what_is_read_and_what_is_kept(gaps: bool) -> None:
+    minutes, rate_hz = 25, 250.0
+    signal_mv = np.tile(ecg_counts(round(60 * rate_hz), rate_hz).T / 1000.0, minutes)
+    long = Record("test/r", "test", signal_mv, rate_hz, gaps=np.zeros(signal_mv.shape, bool) if gaps else None)
+    tracemalloc.start()
+    windows = windows_of(long)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    kept = sum(window.signal_uv.nbytes for window in windows)
+    assert kept == minutes * 6 * 12 * 5000 * 2
+    assert peak < kept + 6 * 12 * PIECE_SAMPLES * 8  # a single copy of the whole at 500 Hz is 5 of these
 
 
 @pytest.mark.parametrize("rate_hz", [257.0, 500.0])

@@ -48,6 +48,23 @@ def random_masks(seed: int, n: int = 7, t: int = 400) -> tuple[np.ndarray, np.nd
     return truth, predicted
 
 
+def test_ties_of_infinite_scores_enter_together_and_nan_ranks_nowhere() -> None:
+    truth, inf = np.array([True, False, False, True]), np.inf
+    weights = np.ones((1, 4))
+    for high, low in ((inf, 0.0), (1.0, -inf), (inf, -inf)):
+        scores = np.array([high, high, low, low])
+        finite = np.array([1.0, 1.0, 0.0, 0.0])
+        assert average_precision(truth, scores) == average_precision(truth, finite) == 0.5
+        assert auroc(truth, scores) == auroc(truth, finite)
+        of_weights = class_scores(Decisions(scores[:, None], np.array([0.5])), truth[:, None], weights)
+        assert (of_weights["auprc"].item(), of_weights["auroc"].item()) == (0.5, auroc(truth, finite))
+    assert average_precision(np.array([True, False, True, False]), np.array([inf, inf, inf, 0.0])) == 2 / 3
+    nan = np.array([np.nan, 0.5, 0.2, 0.1])
+    assert np.isnan([average_precision(truth, nan), auroc(truth, nan)]).all()
+    found = class_scores(Decisions(nan[:, None], np.array([0.5])), truth[:, None], weights)
+    assert np.isnan([found["auprc"].item(), found["auroc"].item()]).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_auroc_is_that_of_sklearn(seed: int) -> None:
     truth, scores = random_labels(seed)

@@ -53,6 +53,16 @@ def test_clipped(clean: np.ndarray) -> None:
     assert _flags(clean)[0] == Flag.CLIPPED
 
 
+def test_often_at_the_same_highest_value_is_not_clipped(clean: np.ndarray) -> None:
+    """Beats of one height, in whole steps: each is at the top for a moment, together for longer than a clipped one."""
+    for r in R:
+        clean[0, 9, r - 2 : r + 3] = 1.5  # 10 ms at each of ten beats
+    assert np.count_nonzero(clean[0, 9] == 1.5) == 50
+    assert _flags(clean)[0] == Flag(0)
+    clean[0, 9, R[4] - 6 : R[4] + 7] = 1.5  # 26 ms at one
+    assert _flags(clean)[0] == Flag.CLIPPED
+
+
 def test_noisy(clean: np.ndarray) -> None:
     clean[0, 10] += np.random.default_rng(1).normal(0, 0.1, 5000)
     assert _flags(clean)[0] == Flag.NOISY
@@ -76,9 +86,25 @@ def test_swapped_arms(clean: np.ndarray) -> None:
     assert _flags(swapped)[0] == Flag.LIMB_SWAP_SUSPECT
 
 
-@pytest.mark.parametrize("gain", [0.02, 1000.0])
+@pytest.mark.parametrize("gain", [0.02, 10.0, 1000.0])
 def test_wrong_gain(clean: np.ndarray, gain: float) -> None:
     assert Flag.MIS_SCALED in _flags(clean * np.float32(gain))[0]
+
+
+def test_a_large_lead_is_no_wrong_gain(clean: np.ndarray) -> None:
+    clean[0, 8] += 8 * np.sin(2 * np.pi * 0.3 * np.arange(5000) / RATE_HZ)
+    assert _flags(clean)[0] == Flag.LARGE_LEAD | Flag.BASELINE_WANDER
+    clean[0, 9] *= 12
+    flags = _flags(clean)[0]
+    assert Flag.MIS_SCALED not in flags
+
+
+def test_drift_of_the_limb_electrodes_is_no_wrong_gain(clean: np.ndarray) -> None:
+    """The right arm's electrode drifts by 8 mV: large in I, II, aVR, aVL, aVF and all chest leads."""
+    drift = (4 * np.sin(2 * np.pi * 0.2 * np.arange(5000) / RATE_HZ)).astype(np.float32)
+    weights = np.array([-1, -1, 0, 1, -0.5, -0.5] + [-1 / 3] * 6, np.float32) * 3
+    clean[0] += weights[:, None] * drift
+    assert _flags(clean)[0] == Flag.LARGE_LEAD | Flag.BASELINE_WANDER
 
 
 def test_no_beats_and_few_beats(clean: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from beatray.evaluate.detail_tables import class_rows, classes_markdown
 from beatray.evaluate.metrics import SegmentCounts
+from beatray.evaluate.recordings import positives
 from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, score, write_results
 from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
 from beatray.evaluate.table import as_html, as_markdown, as_rows, as_text, make_table
@@ -124,8 +125,58 @@ def test_results_json_is_plain_json_that_rebuilds_the_scores(tmp_path: Path) -> 
     truth = np.array(stored["tasks"]["classify"]["truth"], bool)
     run = next(r for r in stored["runs"] if r["task"] == "classify" and r["variant"] == "pretrained")
     again = score(Decisions(np.array(run["test"]["scores"]), np.array(run["test"]["thresholds"])), truth)
-    assert again["auroc"] == pytest.approx(run["metrics"]["auroc"], abs=1e-4)
+    assert {name: again[name] for name in ("auroc", "auprc", "f1")} == {
+        name: run["metrics"][name] for name in ("auroc", "auprc", "f1")
+    }
     assert len(as_rows(make_table(found))) == 10
+
+
+def test_scores_that_differ_in_the_ninth_digit_keep_their_order_in_results_json(tmp_path: Path) -> None:
+    """A confident network's probabilities lie close together: rounded, they would tie."""
+    found = evaluation()
+    part, generator = found.parts["classify"], np.random.default_rng(5)
+    assert part.truth is not None
+    close = Decisions(1e-9 * generator.random(part.truth.shape), np.full(5, 0.5))
+    runs = tuple(
+        replace(run, outcome=close, metrics=score(close, part.truth)) if run.task == "classify" else run
+        for run in found.runs
+    )
+    stored = json.loads(write_results(replace(found, runs=runs), tmp_path).read_text())
+    run = next(r for r in stored["runs"] if r["task"] == "classify")
+    again = Decisions(np.array(run["test"]["scores"]), np.array(run["test"]["thresholds"]))
+    assert score(again, part.truth)["auroc"] == run["metrics"]["auroc"]
+
+
+@pytest.mark.parametrize("encoders", [("pretrained",), ("simclr", "byol")])
+def test_tables_of_classes_and_waves_say_what_a_head_read(encoders: tuple[str, ...]) -> None:
+    found = evaluation(encoders)
+    both = [
+        replace(run, variant="encoder_features")
+        for run in found.runs
+        if (run.task, run.protocol, run.variant) == ("classify", "linear_probe", "pretrained")
+    ]
+    part = replace(found.parts["classify"], classes=tuple("ABCDE"), train_positives=(1, 1, 1, 1, 1))
+    found = replace(found, parts={**found.parts, "classify": part}, runs=(*found.runs, *both))
+    shown = {line.split(" | ")[2] for line in classes_markdown(class_rows(found)).splitlines()[2:] if line[:1] == "|"}
+    of = [f" ({name})" for name in encoders] if len(encoders) > 1 else [""]
+    assert shown == {f"{what}{name}" for what in ("pretrained", "encoder+features") for name in of} | {
+        "random",
+        "features",
+    }
+
+
+def test_windows_of_one_recording_are_one_recording() -> None:
+    found = evaluation()
+    ids = tuple(f"source/{i // 4}#{i % 4}" for i in range(N_TEST))
+    part = replace(found.parts["classify"], test_ids=ids, classes=tuple("ABCDE"), train_positives=(1, 1, 1, 1, 1))
+    assert part.truth is not None
+    changed = replace(found, parts={**found.parts, "classify": part})
+    notes = " ".join(make_table(changed).notes)
+    assert "10 test recordings (in 40 windows of up to 10 s) of 20 patients, 2 recordings to train on" in notes
+    expected = part.truth.reshape(10, 4, 5).any(axis=1).sum(axis=0)
+    assert {row.name: row.test_positives for row in class_rows(changed)} == dict(zip("ABCDE", expected, strict=True))
+    assert positives(("a#0", "b", "a#1"), np.array([[1, 0], [-1, 0], [1, 1]], np.int8)) == (1, 1)
+    assert positives((), np.zeros((0, 2), bool)) == (0, 0)
 
 
 def test_classes_without_positives_are_named_and_keep_their_row() -> None:

@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from beatray.beat_classifier.network import CLASSES, WINDOW, cut_windows, rr_ratios
-from beatray.ingest.canonical import rate_ratio, resample, scale_samples
+from beatray.ingest.canonical import rate_ratio, scale_samples
+from beatray.ingest.formats.channels import MV_PER_UNIT
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations
-from beatray.ingest.formats.wfdb_record import MV_PER_UNIT, read_counts
+from beatray.ingest.formats.wfdb_record import read_counts
 from beatray.ingest.formats.wfdb_signal import to_physical
+from beatray.ingest.pieces import resample
 from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree
 from beatray.preprocess import prepare
@@ -60,9 +62,9 @@ def read_beats(tree: Tree, path: str, leads: tuple[str, ...]) -> AnnotatedBeats 
     if any(lead not in names for lead in leads):
         return None
     lines = [header.signals[names.index(lead)] for lead in leads]
-    if any(line.gain is None or line.units not in MV_PER_UNIT for line in lines):
+    if any(line.gain is None or line.units.lower() not in MV_PER_UNIT for line in lines):
         raise RecordError(Reason.BAD_GAIN, f"{path}: a lead is not calibrated in volts")
-    gain = np.array([line.gain for line in lines], np.float64) / [MV_PER_UNIT[line.units] for line in lines]
+    gain = np.array([line.gain for line in lines], np.float64) / [MV_PER_UNIT[line.units.lower()] for line in lines]
     columns = [names.index(lead) for lead in leads]
     signal = to_physical(signals.adc[:, columns], gain, np.array([line.baseline for line in lines], np.float64))
     if signals.invalid is not None:

@@ -1,7 +1,7 @@
 """`beatray compare RESULTS_A RESULTS_B ...`: paired tests between evaluated encoders.
 
 A word is a results.json (or its folder), or NAME=FILE; a name given several times pools its files as runs of one
-method.
+method. What exists under the whole word is a place, though it holds a "=" (`runs/lr=1`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = A
 
 def methods(folders: Sequence[str]) -> dict[str, list[Path]]:
     """Results files by method; one without a name is called by the part of its path that tells it from the others."""
-    named = [word.split("=", 1) if "=" in word else ["", word] for word in folders]
+    named = [["", word] if Path(word).exists() or "=" not in word else word.split("=", 1) for word in folders]
     bare = [Path(place) for name, place in named if not name]
     short = dict(zip(bare, _short_names(bare), strict=True))
     if len(short) < len(bare):

@@ -19,6 +19,7 @@ from beatray.ingest.canonical import MEANINGS as READING
 from beatray.ingest.plan import read_quarantine
 
 LABELS_SHOWN = 6
+GROUPS_SHOWN = 3
 
 
 def show_corpus(uri: str, as_json: bool) -> int:
@@ -41,15 +42,29 @@ def _by_source(sources: dict[str, Any]) -> Table:
     table = Table(*("source", "recordings", "rows", "beats", "rates in Hz", "leads", "flagged rows", "labels"))
     for source, about in sources.items():
         rates = ", ".join(f"{rate} ({count:,})" for rate, count in about["rates_hz"].items())
-        whole = sum(count == about["rows"] for count in about["leads"].values())
         flags = "\n".join(f"{name} {count:,}" for name, count in about["flags"].items())
         common = Counter(about["labels"]).most_common(LABELS_SHOWN)
         labels = ", ".join(f"{name} {count:,}" for name, count in common)
         more = len(about["labels"]) - len(common)
-        leads = "12 in all rows" if whole == 12 else f"{whole} in all rows"
+        leads = leads_told(about["leads"], about["rows"])
         counts = (f"{about[key]:,}" for key in ("recordings", "rows", "beats"))
         table.add_row(source, *counts, rates, leads, flags, labels + (f" and {more} more" if more else ""))
     return table
+
+
+def leads_told(leads: dict[str, int], rows: int) -> str:
+    """In how many of the rows each lead is fit to be read, leads of one number together."""
+    by_count: dict[int, list[str]] = {}
+    for lead, count in leads.items():
+        by_count.setdefault(count, []).append(lead)
+    least, most = min(by_count), max(by_count)
+    if least == most:
+        return "12 in all rows" if least == rows else f"12 in {least:,} of {rows:,} rows"
+    if len(by_count) > GROUPS_SHOWN:
+        return f"each in {least:,} ({by_count[least][0]}) to {most:,} ({by_count[most][0]}) of {rows:,} rows"
+    shown = {0: "none", rows: "all"}
+    parts = [f"{', '.join(by_count[n])} in {shown.get(n, f'{n:,}')}" for n in sorted(by_count, reverse=True)]
+    return "; ".join(parts) + f" of {rows:,} rows"
 
 
 def write_html(uri: str, path: str) -> int:

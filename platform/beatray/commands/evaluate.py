@@ -20,6 +20,7 @@ from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
 from beatray.schema import as_dict, build, flat
 from beatray.settings import CorpusSettings, TrackingSettings
+from beatray.track.memory import how_to_open
 from beatray.track.setup import check_place, tracking_for
 from beatray.track.tracker import Tracker
 
@@ -88,6 +89,9 @@ def run(settings: EvaluateCommand) -> Evaluation:
     if tracking is not None:
         with Tracker(tracking) as tracker:
             track_results(tracker, evaluation, folder)
+        opened = how_to_open(tracking.folder)
+        if opened is not None:
+            say(f"  MLflow: {opened}")
     return evaluation
 
 

@@ -18,6 +18,7 @@ from beatray.ray_session import RaySettings, session
 from beatray.schema import as_dict
 from beatray.settings import PretrainSettings
 from beatray.track.journal import Tail, read_lines
+from beatray.track.memory import MEMORY, how_to_open
 from beatray.train.composed import pretrain_settings
 from beatray.train.launch import RunResult, check, pretrain
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
@@ -95,6 +96,10 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
             say(f"  warning: {failed} checkpoints could not be written")
     if result.finished and result.steps < run_spec.steps:
         say(f"  ended at step {result.steps:,}: no better validation in {run_spec.settings.train.patience} in a row")
+    folder.pull(MEMORY)
+    opened = how_to_open(folder.scratch)
+    if opened is not None:
+        say(f"  MLflow: {opened}")
     if result.finished:
         say(f"  encoder: {result.folder}/encoder")
     else:

@@ -14,6 +14,7 @@ from beatray.sweep.ranking import as_json, as_text
 from beatray.sweep.record import ENDED, SweepRecord, read
 from beatray.sweep.run import run as run_trials
 from beatray.sweep.tracking import settle
+from beatray.track.memory import how_to_compare, how_to_open
 
 EX_TEMPFAIL = 75
 """Exit code of a sweep that was asked to stop: the same command goes on."""
@@ -32,6 +33,8 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
         prepared = prepare(budgeted(plan, say))
         record = _run(prepared)
     say(as_text(record))
+    for line in where_to_look(plan.folder, record):
+        say(f"  {line}")
     statuses = {trial.status for trial in record.trials}
     if "failed" in statuses:
         say("  some trials failed; the same command tries them again")
@@ -48,6 +51,16 @@ def _run(prepared: Prepared) -> SweepRecord:
         return prepared.record.snapshot()
     with session(RaySettings(**as_dict(prepared.plan.base.cluster))):
         return run_trials(prepared, say)
+
+
+def where_to_look(folder: Store, record: SweepRecord) -> list[str]:
+    """How to open the sweep and the comparison of its trials in MLflow; nothing for one that was not tracked, or lies
+    in an object store (its trials' jobs name their runs)."""
+    if not folder.is_local:
+        return []
+    trials = [folder.folder / trial.name for trial in record.trials if trial.status == "finished"]
+    opened, compared = how_to_open(folder.folder), how_to_compare(trials)
+    return [*([f"MLflow: {opened}"] if opened else []), *([f"compared: {compared}"] if compared else [])]
 
 
 def show(overrides: list[str], *, json: bool) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from beatray.commands.console import say
 from beatray.commands.hard_recordings import hard_recordings
 from beatray.commands.report import example_of
+from beatray.commands.sweep import where_to_look
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
@@ -72,6 +73,8 @@ def run(parent: str, corpus: str | None = None, against: str | None = None) -> i
             for path in written:
                 folder.child(REPORT).write(path.name, path.read_bytes())
         for line in _track(folder, written):
+            say(f"  {line}")
+        for line in where_to_look(folder, record):
             say(f"  {line}")
     say(f"  report: {folder.child(REPORT).where('report.html')}")
     return 0

@@ -97,9 +97,12 @@ def repair(x_blt: NDArray[np.float32], lengths: NDArray[np.int64] | None = None)
     bad = np.zeros(x_blt.shape[:2], np.bool_)
     if x_blt.shape[-1] == 0:
         return bad
-    largest = np.maximum(x_blt.max(axis=-1), -x_blt.min(axis=-1))  # a NaN wins every maximum
-    for k, lead in np.argwhere(~(largest < ABSURD_MV)):
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.einsum("blt,blt->bl", x_blt, x_blt)  # three times as fast as a maximum; NaN if any sample is
+    for k, lead in np.argwhere(~(energy < ABSURD_MV**2 / 2)):
         row = x_blt[k, lead]
+        if np.abs(row).max() < ABSURD_MV:
+            continue
         good = np.flatnonzero(np.abs(row) < ABSURD_MV)
         length = row.size if lengths is None else int(lengths[k])
         row[:] = np.interp(np.arange(row.size), good, row[good]) if good.size else 0.0
@@ -125,10 +128,10 @@ def moving_sum(x: NDArray[np.float32], half: int, axis: int = -1) -> NDArray[np.
 
     block = np.zeros((*x.shape[:axis], n + 2 * half, *x.shape[axis + 1 :]), np.float32)
     block[run(half, half + n)] = x
-    total = np.zeros(x.shape, np.float32)
-    done, size = 0, 1
+    total = block[run(0, n)].copy()  # the width is odd
+    done, size = 1, 1
     while True:
-        if width & size:
+        if size > 1 and width & size:
             total += block[run(done, done + n)]
             done += size
         if 2 * size > width:

@@ -1,7 +1,8 @@
 """The P and the T wave of every beat, once the QRS bounds are known: the second half of `delineate`.
 
-Both waves are looked for in the smoothed lead vector, measured from the chord that joins the ends of their search
-window; what sets them apart is where the window lies, and that a P wave must also prove that it is there (`P_RULE`).
+Both waves are looked for in the smoothed lead vector: T measured from the chord that joins the ends of its search
+window, P from the middle of what lies before and after, as it often rides on the tail of a T. A P wave must also prove
+that it is there (`P_RULE`).
 
 Contract: `slow_btl` is float32 (B, T, L), time before lead, at about 125 Hz; every position that goes in or comes out
 is a sample of it. Beats of all records stand in one row, record after record (`Beats`).
@@ -14,17 +15,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.dsp.lead_weights import noise_shares
+
 T_WINDOW_S, T_START_S, T_GAP_S, T_RR_SHARE = 0.62, 0.04, 0.04, 0.65
 T_ONSET_REACH_S, T_OFFSET_REACH_S = 0.12, 0.13
-P_WINDOW_S, P_END_S, P_BLEND = 0.32, 0.024, 0.6
+P_WINDOW_S, P_END_S, P_HALF_S, P_BLEND = 0.32, 0.024, 0.08, 0.6
 P_ONSET_REACH_S, P_OFFSET_REACH_S = 0.10, 0.065
 MIN_WAVE_MV = 0.01
+REPEATED_S, REPEATED_ALLOWANCE = 0.2, 1.9
+"""See `lead_weights.noise_shares`: of the energy that does not repeat so long before the QRS."""
 BEATS_AT_ONCE = 64
 """Windows of so many beats, and what is taken off them, fit the cache together."""
-P_RULE = {"bias": -3.6, "agreement": 2.3, "coherence": 5.8, "irregularity": -7.4, "prematurity": 1.3}
+P_HEIGHT_MV = (0.005, 0.1)
+P_MOST_LEAN = 0.95
+"""A wave that does not stand out from both sides is none: at 1 one of them is as high as the wave itself."""
+P_RULE = {
+    "bias": 4.3,
+    "agreement": 0.9,
+    "coherence": 4.5,
+    "irregularity": -9.5,
+    "prematurity": -0.9,
+    "lean": -2.4,
+    "log_height": 1.3,
+}
 """P present if bias + sum of weight * feature > 0. `agreement`: correlation of the beat's P window with the mean of the
 other beats; `coherence`: share of the windows' energy that repeats, (n |mean|^2 / mean |.|^2 - 1) / (n - 1);
-`irregularity`: SD over mean of RR, at most 0.5; `prematurity`: RR before the beat over mean RR, at most 1.5."""
+`irregularity`: SD over mean of RR, at most 0.5; `prematurity`: RR before the beat over mean RR, at most 1.5; `lean`:
+how much the two sides of the wave differ in level, in heights, at most 1.5; `log_height`: of the mV per lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +75,26 @@ def _from_chord(window: NDArray[np.float32], low: NDArray[np.int64], high: NDArr
         part = slice(start, start + BEATS_AT_ONCE)
         away[part] -= slope[part, None] * position[part, :, None]
     return away
+
+
+def weigh_by_repetition(
+    slow_btl: NDArray[np.float32], rate_hz: float, beats: Beats, qrs_onset: NDArray[np.int64]
+) -> None:
+    """Scales down, in place, the leads of which much does not repeat from beat to beat in the 0.2 s before the QRS."""
+    width = round(REPEATED_S * rate_hz)
+    window = _window(slow_btl, beats.owner, qrs_onset - width, width)
+    window -= np.einsum("nwl->nl", window)[:, None] / np.float32(width)
+    starts = np.flatnonzero(beats.first)
+    count = np.diff(np.append(starts, len(beats.r))).astype(np.float32)
+    total = np.add.reduceat(window, starts, axis=0)
+    noise = np.add.reduceat(np.einsum("nwl,nwl->nl", window, window), starts, axis=0)
+    noise -= np.einsum("nwl,nwl->nl", total, total) / count[:, None]
+    noise[count == 1] = 0
+    shares = noise_shares(noise, REPEATED_ALLOWANCE)
+    if shares is None:
+        return
+    for group in np.flatnonzero((shares != 1).any(axis=1)):
+        slow_btl[beats.owner[starts[group]]] *= shares[group]
 
 
 def find_t(
@@ -110,34 +147,60 @@ def find_p(
     window = _window(slow_btl, beats.owner, start, width + 1)
     column = np.arange(width + 1)
     inside = (column >= low[:, None]) & (column <= high[:, None])
-    away = _from_chord(window, low, high) * inside[..., None].astype(np.float32)
-    features, others = _agreement(away, rate_hz, beats)
+    half = round(P_HALF_S * rate_hz)
+    hump = _hump(window, np.maximum(column - half, low[:, None]), np.minimum(column + half, high[:, None]))
+    hump *= inside[..., None].astype(np.float32)
+    features, others = _agreement(hump, rate_hz, beats)
     share = (P_BLEND * np.clip(features["agreement"] / 0.4, 0, 1)).astype(np.float32)[:, None, None]
-    blended = away + share * (others - away)
-    distance = np.einsum("nwl,nwl->nw", blended, blended) * inside
+    others -= hump
+    others *= share
+    others += hump
+    distance = np.einsum("nwl,nwl->nw", others, others)
     peak = np.clip(distance.argmax(axis=1), low, high)
-    curve, height = _project(window, away, peak)
+    curve, height = _project(window, others, peak)
     reach = np.minimum(width, peak + round(P_OFFSET_REACH_S * rate_hz))
     offset = _trapezium(curve, peak, reach, +1)
     onset = _trapezium(curve, peak, np.maximum(low, peak - round(P_ONSET_REACH_S * rate_hz)), -1)
+    row = np.arange(len(peak))
+    vector = others[row, peak]
+    sides = window[row, np.minimum(peak + half, high)] - window[row, np.maximum(peak - half, low)]
+    tilt = np.abs(np.einsum("nl,nl->n", vector, sides)) / 2
+    features["lean"] = np.minimum(tilt / np.maximum(np.einsum("nl,nl->n", vector, vector), 1e-12), 1.5)
+    features["log_height"] = np.log(np.clip(height, *P_HEIGHT_MV))
     score = P_RULE["bias"] + sum(P_RULE[name] * value for name, value in features.items())
-    present = (score > 0) & (high - low > round(0.05 * rate_hz)) & (height > MIN_WAVE_MV)
+    present = (score > 0) & (features["lean"] < P_MOST_LEAN)
+    present &= (high - low > round(0.05 * rate_hz)) & (height > MIN_WAVE_MV)
     return start + np.stack([onset, peak, offset]), present
 
 
+def _hump(window: NDArray[np.float32], before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.float32]:
+    """How far each sample stands out from the middle between the two at `before` and `after` (n_beats, width)."""
+    n_beats, n_columns, n_leads = window.shape
+    row = (np.arange(n_beats) * n_columns)[:, None]
+    samples = window.reshape(n_beats * n_columns, n_leads)
+    hump = np.empty_like(window)
+    for start in range(0, n_beats, BEATS_AT_ONCE):
+        part = slice(start, start + BEATS_AT_ONCE)
+        middle = samples.take(np.minimum(before[part], n_columns - 1) + row[part], axis=0)
+        middle += samples.take(np.maximum(after[part], 0) + row[part], axis=0)
+        middle *= np.float32(0.5)
+        np.subtract(window[part], middle, out=hump[part])
+    return hump
+
+
 def _agreement(
-    away: NDArray[np.float32], rate_hz: float, beats: Beats
+    hump: NDArray[np.float32], rate_hz: float, beats: Beats
 ) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.float32]]:
-    """The four numbers of `P_RULE` per beat, and the mean P window of the record's other beats."""
+    """Four of the numbers of `P_RULE` per beat, and the mean P window of the record's other beats."""
     starts = np.flatnonzero(beats.first)
     count = np.diff(np.append(starts, len(beats.r)))
     group = np.cumsum(beats.first) - 1
     n = count[group].astype(np.float32)
-    total = np.add.reduceat(away, starts, axis=0)
-    others = (total[group] - away) / np.maximum(n - 1, 1)[:, None, None]
-    own_energy = np.einsum("nwl,nwl->n", away, away)
+    total = np.add.reduceat(hump, starts, axis=0)
+    others = (total[group] - hump) / np.maximum(n - 1, 1)[:, None, None]
+    own_energy = np.einsum("nwl,nwl->n", hump, hump)
     other_energy = np.einsum("nwl,nwl->n", others, others)
-    agreement = np.einsum("nwl,nwl->n", away, others) / np.sqrt(np.maximum(own_energy * other_energy, 1e-12))
+    agreement = np.einsum("nwl,nwl->n", hump, others) / np.sqrt(np.maximum(own_energy * other_energy, 1e-12))
     energy = np.maximum(np.add.reduceat(own_energy, starts), 1e-12)
     repeated = np.einsum("nwl,nwl->n", total, total) / energy
     coherence = ((repeated - 1) / np.maximum(count - 1, 1))[group]

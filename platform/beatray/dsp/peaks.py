@@ -8,10 +8,12 @@ Method, all in float32 and in chunks that stay in the cache, with no recursive f
 1. boxcar decimation to about 125 Hz;
 2. band-limited slope d[t] = (x[t+a] - x[t-a]) - (x[t+3a] - x[t-3a]) / 3 with a = 16 ms: zero for straight lines,
    largest near 15 Hz, the QRS band of Pan & Tompkins (IEEE Trans Biomed Eng 1985, 32:230);
-3. divided by the lead's mean |d|, clipped, squared, summed over the leads, then over a window of 152 ms;
+3. divided by the lead's mean |d|, clipped, squared, weighed by how much the lead looks like beats there and not like
+   noise (`lead_weights`; all weights of a clean recording are 1), summed over the leads, then over a window of 152 ms;
 4. local maxima at least 240 ms apart and above a fraction of the record's typical height, which is the median of the
    maxima of 1.6-s blocks (a block nearly always holds a beat, so noise peaks do not enter the reference);
-5. refined at the full rate to the largest positive deflection within 50 ms in lead II, or in the next best lead.
+5. refined at the full rate to the largest positive deflection within 50 ms in lead II, or in the next best lead if II
+   is not to be relied on.
 
 Contract: `x_mv_blt` is (B, L, T) in millivolts, any numeric dtype, at 100 to 1,000 Hz; L = 12 in canonical order, or
 any other number, in which case all leads count alike. Answers are sample positions at `rate_hz`, int32, increasing. A
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from beatray.dsp.clean import ABSURD_MV, WORKING_RATE_HZ, decimate, hold_after, moving_sum, repair, runs_of
+from beatray.dsp.lead_weights import block_width, lead_weights, weigh
 from beatray.record import INDEPENDENT_LEADS, LEADS
 
 SLOPE_LAG_S = 0.016
@@ -36,6 +39,8 @@ REFRACTORY_S = 0.24
 REFINE_S = 0.05
 REFINE_BEND = 0.4
 """How much a refined position pays for distance: this share of the local range at the edge of the search window."""
+REFINE_WEIGHT = 0.1
+"""A lead of less weight than this, by `lead_weights`, where the beat is, does not say where its R-peak lies."""
 CLIP = 6.0
 """A slope counts as at most this many times the lead's mean: one pacing spike or step must not outweigh the beats."""
 THRESHOLD = 0.2
@@ -129,13 +134,16 @@ def _detect(
     padded[..., : 3 * lag] = low[..., :1]
     padded[..., 3 * lag + n_low :] = low[..., -1:]
     slope = band_slope(padded, lag)
-    mean = np.abs(slope).sum(axis=-1) / np.maximum(lengths_low, 1)[:, None].astype(np.float32)
+    np.abs(slope, out=slope)
+    mean = slope.sum(axis=-1) / np.maximum(lengths_low, 1)[:, None].astype(np.float32)
     bits = np.array([1 << lead for lead in leads], np.int64)
     usable = (mean > FLAT_MV) & ~bad & ((masks[:, None] & bits) != 0)
-    weight = np.where(usable, 1.0 / np.maximum(mean, FLAT_MV), 0.0).astype(np.float32)
-    slope *= weight[..., None]
-    np.clip(slope, -CLIP, CLIP, out=slope)
+    slope *= np.where(usable, 1.0 / np.maximum(mean, FLAT_MV), 0.0).astype(np.float32)[..., None]
+    np.minimum(slope, CLIP, out=slope)
+    width = block_width(n_low, rate_low_hz)
+    weights = lead_weights(slope, width)
     slope *= slope
+    weigh(slope, weights, width)
     energy = slope[:, 0].copy()
     for k in range(1, slope.shape[1]):  # explicit order: the same sum whatever the batch
         energy += slope[:, k]
@@ -145,8 +153,10 @@ def _detect(
     is_peak = (height > left) & (height >= right) & (height > THRESHOLD * typical[:, None])
     owner, at_low = np.nonzero(is_peak)
     at = np.minimum(at_low * step + step // 2, np.maximum(lengths[owner] - 1, 0))
-    refine_lead = _refine_leads(usable, leads, refine_order)
-    at = _refine(x_blt, owner, at, refine_lead[owner], lengths[owner], round(REFINE_S * rate_hz))
+    relied_on = weights[owner, :, np.minimum(at_low // width, weights.shape[-1] - 1)] >= REFINE_WEIGHT
+    relied_on &= usable[owner]
+    lead = _refine_leads(relied_on, leads, refine_order)
+    at = _refine(x_blt, owner, at, lead, lengths[owner], round(REFINE_S * rate_hz))
     ends = np.searchsorted(owner, np.arange(n_records + 1))
     return [at[ends[k] : ends[k + 1]] for k in range(n_records)], usable.any(axis=1)
 

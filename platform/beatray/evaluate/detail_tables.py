@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from beatray.evaluate.intervals import Interval, class_intervals, row_patients, wave_intervals
-from beatray.evaluate.results import Decisions, Evaluation, Run
+from beatray.evaluate.recordings import positives
+from beatray.evaluate.results import VARIANTS, Decisions, Evaluation, Run
 from beatray.record import WAVE_KINDS
 
 CLASS_METRICS = ("auroc", "auprc", "f1")
@@ -59,16 +60,16 @@ def class_rows(evaluation: Evaluation) -> list[ClassRow]:
             key = (run.protocol, run.fraction, run.variant, run.encoder, run.architecture)
             groups.setdefault(key, []).append(run)
     names = part.classes or tuple(f"class {k}" for k in range(part.truth.shape[1]))
-    test_positives = (part.truth > 0).sum(axis=0)
+    test_positives = positives(part.test_ids, part.truth)
     rows = []
     for (protocol, fraction, variant, encoder, _), runs in groups.items():
         outcomes = [run.outcome for run in runs if isinstance(run.outcome, Decisions)]
         found = class_intervals(outcomes, part.truth, part.test_patients, evaluation.settings.bootstraps)
         thresholds = np.mean([outcome.thresholds for outcome in outcomes], axis=0)
-        positives = np.mean([run.train_positives or part.train_positives for run in runs], axis=0)
+        trained = np.mean([run.train_positives or part.train_positives for run in runs], axis=0)
         for k, name in enumerate(names):
             scores = {metric: found[metric][k] for metric in CLASS_METRICS}
-            count = float(positives[k]) if np.ndim(positives) else float("nan")
+            count = float(trained[k]) if np.ndim(trained) else float("nan")
             rows.append(
                 ClassRow(
                     protocol,
@@ -77,7 +78,7 @@ def class_rows(evaluation: Evaluation) -> list[ClassRow]:
                     encoder,
                     name,
                     count,
-                    int(test_positives[k]),
+                    test_positives[k],
                     scores,
                     float(thresholds[k]),
                 )
@@ -89,7 +90,7 @@ def classes_markdown(rows: Sequence[ClassRow]) -> str:
     """GitHub-flavoured markdown."""
     lines = []
     for row in rows:
-        cells = [row.protocol, f"{100 * row.fraction:g}%", row.encoder, row.name]
+        cells = [row.protocol, f"{100 * row.fraction:g}%", _shown(row, rows), row.name]
         cells += [f"{row.train_positives:.0f}", str(row.test_positives)]
         cells += [interval_text(row.scores[metric]) for metric in CLASS_METRICS] + [f"{row.threshold:.3f}"]
         lines.append(cells)
@@ -135,7 +136,7 @@ def waves_markdown(rows: Sequence[WaveRow]) -> str:
     """GitHub-flavoured markdown."""
     lines = []
     for row in rows:
-        cells = [row.protocol, f"{100 * row.fraction:g}%", row.condition, row.encoder, row.wave]
+        cells = [row.protocol, f"{100 * row.fraction:g}%", row.condition, _shown(row, rows), row.wave]
         cells += [f"{row.f1:.3f}", f"{row.dice:.3f}"]
         for name in ("sensitivity", "ppv"):
             score = row.scores[name]
@@ -148,6 +149,13 @@ def waves_markdown(rows: Sequence[WaveRow]) -> str:
         "Errors are predicted - marked, mean ± SD over the waves found."
     )
     return markdown_table(WAVE_HEADER, lines, note)
+
+
+def _shown(row: ClassRow | WaveRow, rows: Sequence[ClassRow] | Sequence[WaveRow]) -> str:
+    """What a head read, and of which encoder where there are several."""
+    encoders = {each.encoder for each in rows if each.variant == "pretrained"}
+    shown = VARIANTS[row.variant]
+    return f"{shown} ({row.encoder})" if len(encoders) > 1 and row.encoder in encoders else shown
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.evaluate.metrics import IGNORE, SegmentCounts, record_dice
+from beatray.evaluate.metrics import IGNORE, SegmentCounts, changes, record_dice
 from beatray.evaluate.metrics import Truth as ClassTruth
 from beatray.evaluate.results import Decisions
 from beatray.evaluate.waves import WaveCounts, weighted_wave_scores
@@ -217,11 +217,11 @@ def _weighted_areas(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights_bn: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Area under the ROC and the precision-recall curve of one class for each row of weights, (b,) each."""
-    if not len(truth):
+    if not len(truth) or np.isnan(score).any():
         unknown = np.full(len(weights_bn), np.nan)
         return unknown, unknown
     order = np.argsort(-score, kind="stable")
-    ties = np.flatnonzero(np.append(True, np.diff(score[order]) != 0))
+    ties = np.flatnonzero(np.append(True, changes(score[order])))
     sorted_weights = weights_bn[:, order]
     positive = np.add.reduceat(sorted_weights * truth[order], ties, axis=1)
     negative = np.add.reduceat(sorted_weights * ~truth[order], ties, axis=1)

@@ -66,15 +66,21 @@ def macro_auroc(truth_nc: Truth, score_nc: NDArray[np.float64]) -> MacroScore:
 def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     """Area under the precision-recall curve of one class as the sum of (R_k - R_k-1) P_k; NaN without positives.
 
-    No interpolation, records of one score enter together. It is compared with the prevalence, not with 0.5.
+    No interpolation, records of one score enter together, also of an infinite one; a score that is NaN ranks nowhere
+    and makes the area NaN. It is compared with the prevalence, not with 0.5.
     """
     positives = int(np.count_nonzero(truth))
-    if positives == 0:
+    if positives == 0 or np.isnan(score).any():
         return float("nan")
     order = np.argsort(-score, kind="stable")
-    last_of_tie = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    last_of_tie = np.flatnonzero(np.append(changes(score[order]), True))
     hits = np.cumsum(np.asarray(truth, bool)[order])[last_of_tie]
     return float((np.diff(hits, prepend=0) * hits / (last_of_tie + 1)).sum() / positives)
+
+
+def changes(ranked: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Between sorted scores (n,), where the next is another one, (n - 1,): infinities of one sign are equal."""
+    return np.asarray(ranked[1:] != ranked[:-1])
 
 
 def macro_average_precision(truth_nc: Truth, score_nc: NDArray[np.float64]) -> MacroScore:
@@ -173,7 +179,7 @@ def _best_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> flo
         return DEFAULT_THRESHOLD
     order = np.argsort(-score, kind="stable")
     ranked, hits = score[order], np.cumsum(np.asarray(truth, bool)[order])
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    last_of_tie = np.append(changes(ranked), True)
     f1 = 2.0 * hits / (np.arange(1, score.size + 1) + positives)
     following = np.append(ranked[1:], min(ranked[-1], 0.0))
     middle = (ranked + following) / 2

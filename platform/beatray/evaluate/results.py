@@ -31,6 +31,7 @@ from beatray.evaluate.metrics import (
     pooled_f1,
     record_dice,
 )
+from beatray.evaluate.recordings import positives
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.waves import WaveCounts
 from beatray.record import WAVE_KINDS
@@ -174,7 +175,7 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
                 "title": part.title,
                 "classes": part.classes,
                 "train_positives": part.train_positives,
-                "test_positives": [] if part.truth is None else (part.truth > 0).sum(axis=0),
+                "test_positives": [] if part.truth is None else positives(part.test_ids, part.truth),
                 "too_few_to_learn": part.too_few,
             }
             for name, part in evaluation.parts.items()
@@ -252,5 +253,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     return value

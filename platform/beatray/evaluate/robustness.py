@@ -39,6 +39,7 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from beatray.errors import SettingsError
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.settings import RobustnessSettings
 from beatray.record import INDEPENDENT_LEADS, LEADS, RATE_HZ
@@ -151,7 +152,7 @@ def in_chunks(
 def modelled_noise(level: int, n_samples: int, chance: np.random.Generator) -> NDArray[np.float64]:
     """All four kinds together at `level` 1..6, (12, n_samples) mV. Raises ValueError for another level."""
     if level not in LEVELS:
-        raise ValueError(f"noise level {level} is not one of {', '.join(map(str, LEVELS))}")
+        raise SettingsError(f"noise level {level} is not one of {', '.join(map(str, LEVELS))}")
     wander, muscle, line, shift = (chance.uniform(0, most) for most in LEVELS[level])
     t = np.arange(n_samples) / RATE_HZ
     leads = len(INDEPENDENT_LEADS)
@@ -179,7 +180,7 @@ def real_noise(
     """Pieces of `noise` (channels, n) scaled to the ratio in each lead of `signal_mv` (12, T): (12, T) mV."""
     length = signal_mv.shape[1]
     if noise.shape[1] < length:
-        raise ValueError(f"the noise lasts {noise.shape[1] / RATE_HZ:.1f} s, a recording {length / RATE_HZ:.1f} s")
+        raise SettingsError(f"the noise lasts {noise.shape[1] / RATE_HZ:.1f} s, a recording {length / RATE_HZ:.1f} s")
     pieces = []
     for lead in INDEPENDENT_LEADS:
         start = int(chance.integers(0, noise.shape[1] - length + 1))
@@ -216,7 +217,9 @@ def read_noise(folder: str, kind: str) -> NDArray[np.float64]:
         if stored.shape[1] > 1 and (np.diff(stored[:, 0]) == 1).all():
             stored = stored[:, 1:]
     else:
-        raise ValueError(f"no {header.name} and no {matrix.name} in {folder}: noise of the MIT-BIH Noise Stress Test")
+        raise SettingsError(
+            f"no {header.name} and no {matrix.name} in {folder}: evaluate.robustness.noise_folder needs one of them"
+        )
     noise = resample_poly(stored.T, RATE_HZ, rate, axis=1)
     noise -= noise.mean(axis=1, keepdims=True)
     return np.asarray(noise / noise.std(axis=1, keepdims=True))

@@ -104,9 +104,12 @@ def evaluate(
                 tasks[name], parts[name] = found
                 notes += own.notes if own is not None and name == "classify" else ()
                 if name == "classify" and settings.classify.validation == "held_out" and not len(found[0].validation):
-                    raise ValueError("classify.validation=held_out needs labelled records in the validation folds")
+                    raise SettingsError("classify.validation=held_out needs labelled records in the validation folds")
         if not tasks:
-            raise ValueError("nothing to evaluate: " + "; ".join(notes))
+            raise SettingsError(
+                f"nothing to evaluate: {'; '.join(notes)}. Waves are those of LUDB, diagnoses those of PTB-XL or a "
+                "Challenge set in the test part (beatray corpus splits); labels=TABLE takes your own"
+            )
         units = plan(tuple(tasks), encoders, settings)
         runs: dict[int, list[Run]] = {}
         outputs = Outputs(folder if folder and corpus else Path(scratch) / "outputs", corpus, tasks, settings)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.errors import SettingsError
+
 Index = NDArray[np.int64]
 
 
@@ -52,7 +54,7 @@ def patient_folds(patients: Sequence[str | None], index: Index, n_folds: int, se
     ordered = _shuffled_patients(patients, index, seed)
     n_folds = min(n_folds, len(ordered))
     if n_folds < 2:
-        raise ValueError("inner folds need at least two patients in the training part")
+        raise SettingsError("inner folds need at least two patients in the training part")
     unique, owner, records = np.unique(patient_keys(patients, index), return_inverse=True, return_counts=True)
     sizes = np.zeros(n_folds, np.int64)
     fold_of_patient = np.empty(len(unique), np.int64)
@@ -93,5 +95,5 @@ def refuse_shared_patients(
 def _shuffled_patients(patients: Sequence[str | None], index: Index, seed: int) -> NDArray[np.str_]:
     unique = np.unique(patient_keys(patients, index))
     if not unique.size:
-        raise ValueError("no records to split")
+        raise SettingsError("no recording with labels to train on: choose other test folds, or more recordings")
     return np.asarray(np.random.default_rng([seed, 0x5EED]).permutation(unique), np.str_)

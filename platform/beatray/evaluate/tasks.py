@@ -19,6 +19,7 @@ from beatray.evaluate.label_spaces import LabelSpace, label_space
 from beatray.evaluate.labels import lead_masks, wave_masks
 from beatray.evaluate.metrics import IGNORE
 from beatray.evaluate.own_labels import TableSpace
+from beatray.evaluate.recordings import positives, recording_of
 from beatray.evaluate.results import TaskPart
 from beatray.evaluate.robustness import condition_names
 from beatray.evaluate.settings import EvaluateSettings
@@ -65,7 +66,7 @@ class TaskData:
 
 def patient_of(rows: Rows, position: int) -> str:
     """The patient of a row; without one, the recording with all its windows."""
-    return rows.patient_id[position] or rows.record_id[position].partition("#")[0]
+    return rows.patient_id[position] or recording_of(rows.record_id[position])
 
 
 def task_data(
@@ -98,7 +99,7 @@ def task_data(
         space, truth = own, own.truth[index]
     else:
         chosen = settings.classify
-        train_labels = [rows.labels[i] for i in train]
+        train_labels = list({recording_of(rows.record_id[i]): rows.labels[i] for i in train}.values())
         space = label_space(chosen.labels, train_labels, chosen.min_positives, chosen.snomed_classes)
         truth = space.targets([rows.labels[i] for i in index])
     labelled = truth != IGNORE if own is not None and task == "classify" else truth > 0
@@ -132,7 +133,7 @@ def task_data(
             truth=truth[tests],
             title=space.title,
             classes=space.classes,
-            train_positives=tuple((truth[:n_train] > 0).sum(axis=0).tolist()),
+            train_positives=positives(ids[:n_train], truth[:n_train]),
             too_few=space.left_out if isinstance(space, LabelSpace) else (),
         )
     return data, part

@@ -24,6 +24,7 @@ from beatray.evaluate.encoders import EncoderSpec, build
 from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.outputs import Outputs, Source, source_of
 from beatray.evaluate.probes import chosen_probe, held_out, inner_folds
+from beatray.evaluate.recordings import count, positives
 from beatray.evaluate.results import METRICS, VALIDATION_AUROC, VARIANTS, Decisions, Run, score
 from beatray.evaluate.robustness import CLEAN, condition_names, in_chunks
 from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings, FitSettings
@@ -95,6 +96,7 @@ class Worker:
                 found[condition].append(predict(test, condition))
         settings = self.settings
         tested = np.concatenate([test for _, test in folds])
+        trained_on = [count([data.record_ids[i] for i in train]) for train, _ in folds]
         masks = len(np.atleast_2d(data.truth[0]))
         order = (np.argsort(tested)[:, None] * masks + np.arange(masks)).ravel()  # rows back into the part's order
         first_seed = settings.seeds_of("segment", MAIN_PROTOCOL["segment"])[0]
@@ -116,7 +118,7 @@ class Worker:
             runs.append(
                 Run(
                     **self._named(unit, fraction, began),
-                    train_records=round(float(np.mean([len(train) for train, _ in folds]))),
+                    train_records=round(float(np.mean(trained_on))),
                     outcome=outcome,
                     metrics={**score(outcome, None), **wave_scores(waves)},
                     predictions=np.concatenate(labelled)[order] if kept else None,
@@ -130,6 +132,7 @@ class Worker:
     def _classify_runs(self, unit: WorkUnit, fraction: float, train: Index) -> list[Run]:
         """One run per condition."""
         data, began = self.tasks[unit.task], time.monotonic()
+        names = [data.record_ids[i] for i in train]
         decide, validation_auroc = self._classify(unit, data, train)
         runs = []
         for condition in conditions_of(unit, fraction, self.settings):
@@ -138,11 +141,11 @@ class Worker:
             runs.append(
                 Run(
                     **self._named(unit, fraction, began),
-                    train_records=len(train),
+                    train_records=count(names),
                     outcome=outcome,
                     metrics={**score(outcome, data.truth[data.test]), **chosen_by},
                     condition=condition,
-                    train_positives=tuple((data.truth[train] > 0).sum(axis=0).tolist()),
+                    train_positives=positives(names, data.truth[train]),
                 )
             )
         return runs

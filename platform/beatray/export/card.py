@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from beatray.evaluate.notes import TASK_TITLES
+from beatray.evaluate.recordings import told
 from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
@@ -154,7 +155,7 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
         )
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
-        f"{len(part['test_ids'])} test recordings of {_title(results, t)}" for t, part in results["tasks"].items()
+        f"{told(part['test_ids'], 'test')} of {_title(results, t)}" for t, part in results["tasks"].items()
     )
     return head + "\n".join(lines) + f"\n\nMean +- SD over the seeds of one evaluation, on {tests}; as given at export."
 

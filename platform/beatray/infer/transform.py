@@ -10,6 +10,7 @@ depends on recording i alone; a recording that the ingest would refuse raises Va
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from beatray.infer.vectors import embed_rows
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.formats.leads import CHEST_MASK, MAX_GAP_S, close_gaps, compute_limb_leads
+from beatray.ingest.rate_check import CHECKED, rate_doubt
 from beatray.models.encoder_folder import load_encoder
 from beatray.record import ALL_LEADS_MASK, LEADS, RATE_HZ, Reason, Record, RecordError, Window
 
@@ -52,22 +54,30 @@ class EcgEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def transform(self, x_mv: ArrayLike, rate_hz: float | None = None) -> NDArray[np.float32]:
         """Vectors (B, D) of recordings: (12, T) for one, (B, 12, T), or a list of (12, T) of any lengths.
 
-        rate_hz overrides that of the constructor. Raises ValueError that names the recording and what is wrong with it.
+        rate_hz overrides that of the constructor. Raises ValueError that names the recording and what is wrong with it,
+        and warns of a rate that can hardly be right and of leads that are missing from the vectors.
         """
         encoder = self._load()
         rate = float(self.rate_hz if rate_hz is None else rate_hz)
         counts: list[int] = []
         vectors = [np.empty((0, encoder.embed_dim), np.float32)]
         waiting: list[Window] = []
+        firsts: list[Window] = []
+        missing: Counter[int] = Counter()
         for number, recording in enumerate(recordings_of(x_mv)):
             windows = windows_of(recording, rate, f"recording {number}")
             counts.append(len(windows))
+            firsts += windows[:1] if len(firsts) < CHECKED else []
+            missing.update(lead for lead in range(12) if not windows[0].lead_mask >> lead & 1)
             waiting += windows
             while len(waiting) >= self.batch_size:
                 vectors.append(self._embedded(encoder, waiting[: self.batch_size]))
                 waiting = waiting[self.batch_size :]
         if waiting:
             vectors.append(self._embedded(encoder, waiting))
+        for doubt in (rate_doubt(firsts, rate), _told_missing(missing, len(counts))):
+            if doubt:
+                warnings.warn(doubt, UserWarning, stacklevel=2)
         each = np.concatenate(vectors)
         if not counts or max(counts) == 1:
             return each
@@ -120,6 +130,16 @@ def windows_of(signal_mv: NDArray[np.float64], rate_hz: float, name: str) -> lis
             f"{name} spans only {spread:.3g} mV. Are these volts? Then multiply by 1000.", UserWarning, stacklevel=3
         )
     return windows
+
+
+def _told_missing(missing: Counter[int], recordings: int) -> str:
+    """Which leads the encoder read as zero, and in how many of the recordings."""
+    if not missing:
+        return ""
+    leads = ", ".join(f"{LEADS[lead]} in {missing[lead]:,}" for lead in sorted(missing))
+    return (
+        f"leads are NaN, or have gaps of more than 20 ms, and were read as zero: {leads} of {recordings:,} recordings"
+    )
 
 
 def _without_gaps(signal_mv: NDArray[np.float64], rate_hz: float) -> tuple[NDArray[np.float64], int]:

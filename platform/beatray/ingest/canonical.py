@@ -6,13 +6,14 @@ and a shorter one is dropped (flag TAIL_DROPPED on the last window). Voltages ar
 off; up to 0.1 % of a lead's samples may saturate at the int16 limits (flag SATURATED), more are refused. Nothing is
 filtered but by the anti-aliasing of a rate change.
 Raises `RecordError`: BAD_RATE, LEADS_MISSING, TOO_SHORT, NOT_FINITE, AMPLITUDE, FLAT.
-Resampling: polyphase FIR with a Kaiser window (beta 5, ten zero crossings of the slower rate on each side), the
-recording continued beyond its ends by a straight line; Oppenheim & Schafer, Discrete-Time Signal Processing, 4.7.
+Resampling, in `pieces`: polyphase FIR, Kaiser window (beta 5, ten zero crossings of the slower rate on each side),
+the recording continued beyond its ends by a straight line; Oppenheim & Schafer, Discrete-Time Signal Processing, 4.7.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from enum import IntFlag
 from fractions import Fraction
 from functools import lru_cache
@@ -20,10 +21,11 @@ from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import firwin, resample_poly
 
+from beatray.ingest.pieces import pieces
 from beatray.record import (
     ALL_LEADS_MASK,
+    LEADS,
     RATE_HZ,
     WAVE_DTYPE,
     WAVE_KINDS,
@@ -38,6 +40,9 @@ from beatray.record import (
 MIN_SAMPLES = WINDOW_SAMPLES // 2
 RATE_LIMITS_HZ = (50.0, 10_000.0)
 MAX_RATIO_TERM = 100_000
+MAX_RATE_DENOMINATOR = 12
+RATE_TOLERANCE = Fraction(2, 1_000_000)
+"""Of a rate written with few decimals, 333.333: a hundredth of a sample in 10 s."""
 MAX_AMPLITUDE_MV = 20.0
 AMPLITUDE_PERCENTILE = 99.9
 FLAT_MV = 0.010
@@ -86,55 +91,62 @@ def to_windows(record: Record) -> list[Window]:
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
     _check_voltages(record)
-    if record.signal_uv is not None and ratio == 1 and record.lead_mask == ALL_LEADS_MASK:
-        signal_uv, beyond = record.signal_uv, None
-    else:
-        signal_uv, beyond = quantise(resample(_without_absent(record), ratio))
-    if beyond is not None and float(beyond.mean(axis=1).max()) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
-        raise RecordError(Reason.AMPLITUDE, "a lead lies outside +-32.767 mV: its offset or its gain must be wrong")
     waves = _wave_table(record.waves, record.lead_mask, ratio)
-    frank_uv = None if record.frank_mv is None else quantise(resample(record.frank_mv, ratio))[0]
-
     starts = [start for start in range(0, n_total, WINDOW_SAMPLES) if n_total - start >= MIN_SAMPLES]
     flags = _record_flags(record)
     windows: list[Window] = []
-    for number, start in enumerate(starts):
-        stop = min(start + WINDOW_SAMPLES, n_total)
-        uv = _padded(signal_uv[:, start:stop])
-        own = flags
-        if beyond is not None and bool(beyond[:, start:stop].any()):
-            own |= WindowFlag.SATURATED
-        if number == len(starts) - 1 and stop < n_total:
-            own |= WindowFlag.TAIL_DROPPED
-        windows.append(
-            Window(
-                record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
-                source=record.source,
-                signal_uv=uv,
-                n_samples=stop - start,
-                lead_mask=record.lead_mask,
-                content_hash=content_hash(uv),
-                patient_id=record.patient_id,
-                fold=record.fold,
-                labels=record.labels,
-                waves=_waves_within(waves, start, stop),
-                age=record.age,
-                sex=record.sex,
-                flags=int(own),
-                frank_uv=None if frank_uv is None else _padded(frank_uv[:, start:stop]),
+    n_beyond = np.zeros(12, np.int64)
+    of_frank = None if record.frank_mv is None else pieces(record.frank_mv, ratio)
+    for first, signal_uv, beyond in _in_microvolts(record, ratio):
+        frank_uv = None if of_frank is None else quantise(next(of_frank)[1])[0]
+        if beyond is not None:
+            n_beyond += beyond.sum(axis=1)
+        for start in range(0, signal_uv.shape[1], WINDOW_SAMPLES):
+            number, stop = (first + start) // WINDOW_SAMPLES, min(start + WINDOW_SAMPLES, signal_uv.shape[1])
+            if stop - start < MIN_SAMPLES:
+                break
+            uv = _padded(signal_uv[:, start:stop])
+            own = flags
+            if beyond is not None and bool(beyond[:, start:stop].any()):
+                own |= WindowFlag.SATURATED
+            if number == len(starts) - 1 and first + stop < n_total:
+                own |= WindowFlag.TAIL_DROPPED
+            windows.append(
+                Window(
+                    record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
+                    source=record.source,
+                    signal_uv=uv,
+                    n_samples=stop - start,
+                    lead_mask=record.lead_mask,
+                    content_hash=content_hash(uv),
+                    patient_id=record.patient_id,
+                    fold=record.fold,
+                    labels=record.labels,
+                    waves=_waves_within(waves, first + start, first + stop),
+                    age=record.age,
+                    sex=record.sex,
+                    flags=int(own),
+                    frank_uv=None if frank_uv is None else _padded(frank_uv[:, start:stop]),
+                )
             )
-        )
+    if float(n_beyond.max() / n_total) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
+        raise RecordError(Reason.AMPLITUDE, "a lead lies outside +-32.767 mV: its offset or its gain must be wrong")
     return windows
 
 
-def _without_absent(record: Record) -> NDArray[np.float64]:
-    """The voltages, zero where a lead is not in the mask."""
+def _in_microvolts(
+    record: Record, ratio: Fraction
+) -> Iterator[tuple[int, NDArray[np.int16], NDArray[np.bool_] | None]]:
+    """Whole microvolts at 500 Hz, zero where a lead is not in the mask, and where the range was left, by pieces."""
+    if record.signal_uv is not None and ratio == 1 and record.lead_mask == ALL_LEADS_MASK:
+        yield 0, record.signal_uv, None
+        return
     absent = [lead for lead in range(12) if not record.lead_mask >> lead & 1]
-    if not absent:
-        return record.signal_mv
-    signal_mv = record.signal_mv.copy()
-    signal_mv[absent] = 0.0
-    return signal_mv
+    for start, piece_mv in pieces(record.signal_mv, ratio):
+        if absent:
+            piece_mv = piece_mv.copy()
+            piece_mv[absent] = 0.0
+        yield start, *quantise(piece_mv)
 
 
 def _padded(signal_uv: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -152,17 +164,12 @@ def rate_ratio(rate_hz: float) -> Fraction:
         raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz, allowed 50 to 10000")
     ratio = RATE_HZ / Fraction(repr(float(rate_hz)))  # the decimal that the header wrote, not its binary neighbour
     if max(ratio.numerator, ratio.denominator) > MAX_RATIO_TERM:
-        raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz")
+        # 1000/3 Hz has no end as a decimal: the simple fraction that what is written rounds
+        near = Fraction(rate_hz).limit_denominator(MAX_RATE_DENOMINATOR)
+        if abs(near - Fraction(rate_hz)) > near * RATE_TOLERANCE:
+            raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz")
+        ratio = RATE_HZ / near
     return ratio
-
-
-def resample(signal: NDArray[np.float64], ratio: Fraction) -> NDArray[np.float64]:
-    """Resample along the last axis by `ratio`; ceil(n * ratio) samples come out, the first one in place."""
-    if ratio == 1:
-        return signal
-    up, down = ratio.numerator, ratio.denominator
-    out: NDArray[np.float64] = resample_poly(signal, up, down, axis=-1, window=_filter(up, down), padtype="line")
-    return out
 
 
 def quantise(signal_mv: NDArray[np.float64]) -> tuple[NDArray[np.int16], NDArray[np.bool_] | None]:
@@ -193,13 +200,6 @@ def scale_samples(samples: NDArray[np.int64], ratio: Fraction) -> NDArray[np.int
     return scaled
 
 
-@lru_cache(maxsize=8)
-def _filter(up: int, down: int) -> NDArray[np.float64]:
-    slower = max(up, down)
-    taps: NDArray[np.float64] = firwin(20 * slower + 1, 1.0 / slower, window=("kaiser", 5.0))
-    return taps
-
-
 def _check_voltages(record: Record) -> None:
     """Refuse what no electrode records: NaN, all leads dead, or a level that only a wrong gain explains."""
     leads = [lead for lead in range(12) if record.lead_mask >> lead & 1]
@@ -208,8 +208,8 @@ def _check_voltages(record: Record) -> None:
     if record.signal_uv is not None:  # the least microvolts are the least millivolts
         low, high = (uv[leads] / 1000.0 for uv in (record.signal_uv.min(axis=1), record.signal_uv.max(axis=1)))
     else:
-        signal_mv = record.signal_mv if len(leads) == 12 else record.signal_mv[leads]
-        low, high = signal_mv.min(axis=1), signal_mv.max(axis=1)
+        some = [record.signal_mv] if len(leads) == 12 else [record.signal_mv[k : k + 1] for k in leads]  # not a copy
+        low, high = (np.concatenate([end(x, axis=1) for x in some]) for end in (np.min, np.max))
     spread = high - low
     if not bool(np.isfinite(spread).all()):
         raise RecordError(Reason.NOT_FINITE, "the signal holds NaN or infinite values")
@@ -220,7 +220,7 @@ def _check_voltages(record: Record) -> None:
         level = float(np.percentile(np.abs(lead_mv - np.median(lead_mv)), AMPLITUDE_PERCENTILE))
         if level > MAX_AMPLITUDE_MV:
             raise RecordError(
-                Reason.AMPLITUDE, f"lead {leads[row] + 1} reaches {level:.3g} mV from its median, limit 20 mV"
+                Reason.AMPLITUDE, f"lead {LEADS[leads[row]]} reaches {level:.3g} mV from its median, limit 20 mV"
             )
 
 

@@ -3,8 +3,8 @@
 An electrode that falls off for a minute, or an amplifier that stays at its limit, is common in ambulatory recordings of
 half an hour and would cost the whole recording, or the lead in all of it, if the recording were judged as one.
 
-Contract: `windows_of(record)` is `canonical.to_windows` for a record without `gaps`. With them, the whole recording is
-resampled once and cut as there, `<id>#0`, `<id>#1`, ...; a window that a gap touches goes without that lead (limb
+Contract: `windows_of(record)` is `canonical.to_windows` for a record without `gaps`. With them, the recording is
+resampled and cut as there, `<id>#0`, `<id>#1`, ...; a window that a gap touches goes without that lead (limb
 leads are computed from I and II again where those are good), and a window that `to_windows` would refuse as a
 recording of its own is left out: its number is missing and the other windows carry the flag PARTS_DROPPED. If none is
 left, the first refusal is raised. Such records carry no waves.
@@ -18,8 +18,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.canonical import MIN_SAMPLES, WindowFlag, rate_ratio, resample, to_windows
+from beatray.ingest.canonical import MIN_SAMPLES, WindowFlag, rate_ratio, to_windows
 from beatray.ingest.formats.leads import CHEST_MASK, compute_limb_leads
+from beatray.ingest.pieces import pieces
 from beatray.record import RATE_HZ, WINDOW_SAMPLES, Reason, Record, RecordError, Window
 
 
@@ -32,30 +33,33 @@ def windows_of(record: Record) -> list[Window]:
     n_total = math.ceil(record.n_samples * ratio)
     if n_total < MIN_SAMPLES:
         raise RecordError(Reason.TOO_SHORT, f"{n_total / RATE_HZ:g} s, at least {MIN_SAMPLES / RATE_HZ:g} s are needed")
-    signal_mv = resample(record.signal_mv, ratio)
-    frank_mv = None if record.frank_mv is None else resample(record.frank_mv, ratio)
     notes = record.notes if ratio == 1 else (*record.notes, "resampled")
-    starts = [start for start in range(0, n_total, WINDOW_SAMPLES) if n_total - start >= MIN_SAMPLES]
+    alone = n_total < WINDOW_SAMPLES + MIN_SAMPLES
     windows: list[Window] = []
     refusals: list[RecordError] = []
-    for number, start in enumerate(starts):
-        stop = min(start + WINDOW_SAMPLES, n_total)
-        bad: NDArray[np.bool_] = np.any(gaps[:, math.floor(start / ratio) : math.ceil(stop / ratio)], axis=1)
-        piece = replace(
-            record,
-            record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
-            signal_mv=signal_mv[:, start:stop].copy(),
-            signal_uv=None,
-            rate_hz=float(RATE_HZ),
-            notes=notes,
-            waves=(),
-            gaps=None,
-            frank_mv=None if frank_mv is None else frank_mv[:, start:stop],
-        )
-        try:
-            windows += to_windows(_without_leads(piece, bad))
-        except RecordError as error:
-            refusals.append(error)
+    of_frank = None if record.frank_mv is None else pieces(record.frank_mv, ratio)
+    for first, signal_mv in pieces(record.signal_mv, ratio):
+        frank_mv = None if of_frank is None else next(of_frank)[1]
+        for start in range(first, first + signal_mv.shape[1], WINDOW_SAMPLES):
+            stop = min(start + WINDOW_SAMPLES, n_total)
+            if stop - start < MIN_SAMPLES:
+                break
+            bad: NDArray[np.bool_] = np.any(gaps[:, math.floor(start / ratio) : math.ceil(stop / ratio)], axis=1)
+            window = replace(
+                record,
+                record_id=record.record_id if alone else f"{record.record_id}#{start // WINDOW_SAMPLES}",
+                signal_mv=signal_mv[:, start - first : stop - first].copy(),
+                signal_uv=None,
+                rate_hz=float(RATE_HZ),
+                notes=notes,
+                waves=(),
+                gaps=None,
+                frank_mv=None if frank_mv is None else frank_mv[:, start - first : stop - first],
+            )
+            try:
+                windows += to_windows(_without_leads(window, bad))
+            except RecordError as error:
+                refusals.append(error)
     if not windows:
         raise refusals[0]
     return [_flagged(window, bool(refusals), last=window is windows[-1], n_total=n_total) for window in windows]

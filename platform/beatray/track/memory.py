@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from beatray.track.secrets import scrubbed
 
@@ -100,6 +102,10 @@ class Memory:
                 self._warned = True
 
 
+MOST_COMPARED = 20
+"""Runs of a comparison, whose names its address holds."""
+
+
 def how_to_open(run_folder: Path) -> str | None:
     """How to see a run in the MLflow UI; None if it was not tracked."""
     memory = Memory(run_folder)
@@ -108,7 +114,24 @@ def how_to_open(run_folder: Path) -> str | None:
     record = memory.records[memory.newest]
     if record.run_id is None:
         return f"not sent yet: {record.uri} did not answer. Later: beatray track sync {run_folder}"
-    page = f"/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+    return _opened(record, f"experiments/{record.experiment_id}/runs/{record.run_id}")
+
+
+def how_to_compare(run_folders: Sequence[Path]) -> str | None:
+    """How to see several runs beside each other there: those that one server or database knows; None for fewer than
+    two. (An experiment by itself opens at a page for other work than training.)"""
+    memories = [Memory(folder) for folder in run_folders]
+    records = [memory.records[memory.newest] for memory in memories if memory.newest is not None]
+    known = [record for record in records if record.run_id is not None and record.uri == records[0].uri]
+    if len(known) < 2:
+        return None
+    runs = [record.run_id for record in known[:MOST_COMPARED]]
+    experiments = list(dict.fromkeys(record.experiment_id for record in known))
+    words = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps(experiments)}
+    return _opened(known[0], f"compare-runs?{urlencode(words)}")
+
+
+def _opened(record: TrackedRun, page: str) -> str:
     if record.uri.startswith("http"):
-        return f"{record.uri.rstrip('/')}{page}"
-    return f"mlflow ui --backend-store-uri {record.uri}   then http://127.0.0.1:5000{page}"
+        return f"{record.uri.rstrip('/')}/#/{page}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(record.uri)}   then http://127.0.0.1:5000/#/{page}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -96,7 +97,7 @@ def tracking_for(
         uri = os.environ.get("MLFLOW_TRACKING_URI") or None
     if uri is None:
         uri, artifacts = default_uri(out)
-    params = {key: value for key, value in settings.items() if not key.startswith(LOCAL_KEYS)}
+    params = {key: _listed(value) for key, value in settings.items() if not key.startswith(LOCAL_KEYS)}
     return Tracking(
         uri=uri,
         experiment=experiment,
@@ -111,6 +112,11 @@ def tracking_for(
         on_run=on_run,
         place=place,
     )
+
+
+def _listed(value: Any) -> Any:
+    """A tuple as a list is written in YAML and JSON, which is how a user said it."""
+    return json.dumps(list(value)) if isinstance(value, (tuple, list)) else value
 
 
 def code_revision() -> str:

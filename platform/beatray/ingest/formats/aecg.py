@@ -1,7 +1,7 @@
 """HL7 version 3 annotated ECG (aECG): the rhythm series, not the derived beat.
 
 A series holds sets of sequences: one of times, the others of leads, each a list of whole numbers with a scale and an
-origin. Contract: `read(tree, path)` gives one Record from the first rhythm series that has a set with enough leads.
+origin. Contract: `read(tree, path)` gives one Record for each set of a rhythm series with enough leads.
 Times must be an even grid with a written increment (GLIST_TS or GLIST_PQ), signals SLIST_PQ. Measurements are the
 annotations of that series, or of the beat derived from it: the median where a value is written for every beat. Raises
 `RecordError`: HEADER, FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED and as `formats.channels`.
@@ -57,16 +57,16 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(tree: Tree, path: str) -> Iterator[Record]:
-    """The one recording of a file. Raises RecordError."""
+    """The recordings of a file, one for each rhythm set that has enough leads. Raises RecordError."""
     root = parse_xml(tree.read(path, MAX_XML_BYTES), ROOT)
-    series, sequences = _rhythm(root)
-    rate_hz = _rate(sequences)
-    leads = [sequence for sequence in sequences if lead_of_name(_code(sequence)) is not None]
-    channels = [_channel(sequence) for sequence in leads]
-    scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
-    passed("signal", f"{len(channels)} leads as lists of whole numbers")
-    passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
-    yield to_record(path, channels, rate_hz, _about(root, series))
+    for series, sequences in _rhythms(root):
+        rate_hz = _rate(sequences)
+        leads = [sequence for sequence in sequences if lead_of_name(_code(sequence)) is not None]
+        channels = [_channel(sequence) for sequence in leads]
+        scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
+        passed("signal", f"{len(channels)} leads as lists of whole numbers")
+        passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
+        yield to_record(path, channels, rate_hz, _about(root, series))
 
 
 def _code(element: Element) -> str:
@@ -78,9 +78,10 @@ def _kind(value: Element) -> str:
     return next((text for key, text in value.attrib.items() if key.rpartition("}")[2] == "type"), "")
 
 
-def _rhythm(root: Element) -> tuple[Element, list[Element]]:
-    """The first rhythm series with a set that holds enough leads, and the sequences of that set."""
+def _rhythms(root: Element) -> list[tuple[Element, list[Element]]]:
+    """Each rhythm series with each set of it that holds enough leads, as the sequences of that set."""
     sets = 0
+    found: list[tuple[Element, list[Element]]] = []
     for number, series in enumerate(s for component in named(root, "component") for s in named(component, "series")):
         if _code(series) != "RHYTHM":
             continue
@@ -90,8 +91,10 @@ def _rhythm(root: Element) -> tuple[Element, list[Element]]:
             if len(sequences) > MAX_SEQUENCES:
                 raise RecordError(Reason.ABSURD_SIZE, f"{len(sequences)} sequences in a set, at most {MAX_SEQUENCES}")
             if is_enough(columns_of_leads([_code(sequence) for sequence in sequences])):
+                found.append((series, sequences))
                 passed("series", f"rhythm, number {number + 1} of the file; derived beats are not read")
-                return series, sequences
+    if found:
+        return found
     if not sets:
         raise RecordError(Reason.HEADER, "there is no series of code RHYTHM with a sequenceSet")
     raise RecordError(Reason.LEADS_MISSING, f"none of {sets} sets of the rhythm series has I, II and a chest lead")

@@ -77,7 +77,7 @@ def check_rate(rate_hz: float) -> float:
 def pick_leads(names: Sequence[str]) -> dict[int, int]:
     """Canonical lead to position among `names`. Raises RecordError(DUPLICATE_LEADS, LEADS_MISSING)."""
     columns = columns_of_leads(names)
-    check_enough(columns)
+    check_enough(columns, names)
     picked = {lead: column - 1 for lead, column in enumerate(columns) if column}
     others = len(names) - len(picked)
     passed(

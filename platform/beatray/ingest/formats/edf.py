@@ -1,20 +1,23 @@
 """EDF and EDF+ (European Data Format) that holds a 12-lead ECG: a strict reader of its own, since the format is small.
 
 Contract: `read(tree, path)` gives one Record. The file must be exactly as long as its header says. Leads must share one
-sampling rate; annotations are not read. Interrupted recordings (EDF+D) and files without a number of data records are
-refused, and so is anything but 16-bit EDF. From the patient's line only EDF+ subfields are used: code, sex, and the
-birthday for the age. Raises `RecordError`: HEADER, FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED,
-TRAILING_BYTES and as `formats.channels`.
+sampling rate. Of the annotations only the time at which each data record begins is read: a recording marked as
+interrupted (EDF+D), as some programs mark them all, is read if there is no gap, and refused if there is one. Files
+without a number of data records are refused, and so is anything but 16-bit EDF. From the patient's line only EDF+
+subfields are used: code, sex, and the birthday for the age. Raises `RecordError`: HEADER, FORMAT, ABSURD_SIZE,
+BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED, TRAILING_BYTES and as `formats.channels`.
 Source: Kemp et al., Electroenceph Clin Neurophysiol 82:391 (1992); Kemp & Olivan, Clin Neurophysiol 114:1755 (2003).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beatray.ingest.formats.channels import (
     About,
@@ -41,6 +44,8 @@ MAX_RECORDS = 10_000_000
 _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
 """Characters per signal: label, transducer, unit, physical and digital minimum and maximum, filter, samples, spare."""
 
+ANNOTATIONS = "EDF Annotations"
+_ONSET = re.compile(rb"([+-]\d{1,12}(?:\.\d{1,12})?)[\x14\x15]")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
@@ -74,8 +79,6 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
             Reason.HEADER, f"header length is {shown(_text(head, 184, 8))}, {n_header} for {n_signals} signals"
         )
     kind = _text(head, 192, 5)
-    if kind == "EDF+D":
-        raise RecordError(Reason.FORMAT, "an interrupted recording (EDF+D): parts with gaps are not joined")
     n_records = whole(_text(head, 236, 8), Reason.HEADER, "number of data records")
     if not 0 < n_records <= MAX_RECORDS:
         raise RecordError(Reason.HEADER, f"{n_records} data records, allowed 1 to {MAX_RECORDS}")
@@ -97,6 +100,11 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     passed("EDF", f"{written}, {n_signals} signals, {n_records} data records of {float(record_s):g} s")
     table = np.frombuffer(data, "<i2", n_records * per_record, n_header).reshape(n_records, per_record)
     starts = np.cumsum([0, *(signal.n_samples for signal in signals)])
+    if kind == "EDF+D":
+        number = next((k for k, signal in enumerate(signals) if signal.label == ANNOTATIONS), None)
+        if number is None:
+            raise RecordError(Reason.FORMAT, "an interrupted recording (EDF+D) without the times of its data records")
+        _check_no_gap(table[:, starts[number] : starts[number + 1]], record_s, 0.5 / rate_hz)
     channels = [
         _channel(signals[number], table[:, starts[number] : starts[number + 1]].reshape(-1))
         for number in picked.values()
@@ -104,6 +112,25 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     gains = dict.fromkeys(f"{_per_count(signals[k])[0]:.4g} {signals[k].unit}" for k in picked.values())
     passed("gain", ", ".join(gains) + " per count")
     yield to_record(path, channels, rate_hz, _about(head, kind))
+
+
+def _check_no_gap(annotations: NDArray[np.int16], record_s: Fraction, tolerance_s: float) -> None:
+    """Raise RecordError(FORMAT) unless each data record begins where the one before it ends: (records, samples)."""
+    begun: Fraction | None = None
+    for number, words in enumerate(annotations):
+        found = _ONSET.match(words.tobytes())
+        if found is None:
+            raise RecordError(Reason.FORMAT, f"an interrupted recording (EDF+D): data record {number + 1} has no time")
+        onset = Fraction(found[1].decode())
+        begun = onset if begun is None else begun
+        gap_s = float(onset - begun - number * record_s)
+        if abs(gap_s) > tolerance_s:
+            raise RecordError(
+                Reason.FORMAT,
+                f"an interrupted recording (EDF+D): a gap of {gap_s:g} s before data record {number + 1}; parts "
+                "are not joined",
+            )
+    passed("gaps between data records", f"none: {len(annotations)} follow each other, though marked EDF+D")
 
 
 def _text(head: bytes, start: int, size: int) -> str:

@@ -4,8 +4,10 @@ Leads are taken by name, never by position, since archives differ in order (one 
 spelling, and in what else they record. Nothing is guessed or repaired but short gaps and the limb leads that are sums
 of others, and each repair leaves a note.
 
-Contract: `lead_of_name(name)` knows the spellings of devices and standards ("Lead I", "MDC_ECG_LEAD_AVR", "ECG V1") and
-nothing else: a modified, inverted or derived lead ("MLII", "-aVR", "V4R") is none of the twelve.
+Contract: `lead_of_name(name)` knows the spellings of devices and standards ("Lead I (Einthoven)", "MDC_ECG_LEAD_AVR",
+"ECG V1", "DII") and nothing else: a modified, inverted or derived lead ("MLII", "-aVR", "V4R") is none of the twelve.
+Sets of names are known together where one alone could be something else: C1 to C6 (IEC 60601-2-25; C3 is an electrode
+of an EEG, too) and D1, D2, D3.
 `columns_of_leads(names)` says which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
 order of `record.LEADS`, mV, zero where a lead is absent from `lead_mask`. Raises `RecordError`: DUPLICATE_LEADS,
 LEADS_MISSING, NOT_FINITE, FLAT. Limb leads: Einthoven's and Goldberger's relations, III = II - I,
@@ -37,6 +39,17 @@ CHEST_MASK = 0b1111_1100_0000
 LEAD_OF_CODE = {1: 0, 2: 1, 61: 2, 62: 3, 63: 4, 64: 5, **{code: code + 3 for code in range(3, 9)}}
 """Lead codes of SCP-ECG (EN 1064, table 4), which ISO/IEEE 11073-10102 and DICOM share, to canonical positions."""
 
+_TOGETHER = (
+    {f"c{number}": number + 5 for number in range(1, 7)},
+    {f"d{number}": number - 1 for number in range(1, 4)},
+)
+"""Names that stand for leads where all of a set are there, and none of those leads has its usual name."""
+_LATIN = {"di": 0, "dii": 1, "diii": 2}
+_AFTER = re.compile(r"\s*\((?:einthoven|goldberger|wilson|mason[- ]likar|standard|[um\u00b5\u03bc]v)\)$")
+MAX_SHOWN = 24
+"""Names of channels that a refusal spells out."""
+_SHOWABLE = re.compile(r"(?:(?:E[CKE]G|Lead)[ _:]?)?[A-Za-z]{0,4}\d{0,2}(?:[+-][A-Za-z]{0,4}\d{0,2})?")
+"""What can be a lead or an electrode, and hardly a person: in a damaged file anything can stand there."""
 _PREFIX = re.compile(r"(?:mdc_ecg_lead_|mdc_ecg_elec_potl_|(?:e[ck]g[ _:]+)?(?:lead[ _:]*)?)", re.ASCII)
 
 
@@ -47,9 +60,14 @@ def lead_of_name(name: str) -> int | None:
 
 @lru_cache(maxsize=256)
 def _lead_of_name(name: str) -> int | None:
-    text = name.strip().lower()
+    plain = _plain(_AFTER.sub("", name.strip().lower()))
+    return LEAD_INDEX.get(plain, _LATIN.get(plain))
+
+
+def _plain(text: str) -> str:
+    """A name in lower case without what says that it is one of an ECG."""
     match = _PREFIX.match(text)
-    return LEAD_INDEX.get(text[match.end() :] if match else text)
+    return text[match.end() :] if match else text
 
 
 def columns_of_leads(names: Sequence[str]) -> list[int]:
@@ -62,6 +80,13 @@ def columns_of_leads(names: Sequence[str]) -> list[int]:
         if columns[lead]:
             raise RecordError(Reason.DUPLICATE_LEADS, f"signals {columns[lead]} and {number} are both {LEADS[lead]}")
         columns[lead] = number
+    if 0 not in columns:
+        return columns
+    plain = [_plain(name.strip().lower()) for name in names]
+    for together in _TOGETHER:
+        if all(plain.count(name) == 1 for name in together) and not any(columns[lead] for lead in together.values()):
+            for name, lead in together.items():
+                columns[lead] = plain.index(name) + 1
     return columns
 
 
@@ -70,11 +95,22 @@ def is_enough(columns: Sequence[int]) -> bool:
     return bool(columns[0] and columns[1] and any(columns[6:]))
 
 
-def check_enough(columns: Sequence[int]) -> None:
-    """Raise RecordError(LEADS_MISSING) unless I, II and a chest lead are there."""
-    if not is_enough(columns):
-        absent = ", ".join(lead for lead, column in zip(LEADS, columns, strict=True) if not column)
-        raise RecordError(Reason.LEADS_MISSING, f"I, II and a chest lead are needed; absent: {absent}")
+def check_enough(columns: Sequence[int], names: Sequence[str]) -> None:
+    """Raise RecordError(LEADS_MISSING), with what was found, unless I, II and a chest lead are there."""
+    if is_enough(columns):
+        return
+    found = [lead for lead, column in zip(LEADS, columns, strict=True) if column]
+    others = [name.strip() for number, name in enumerate(names, start=1) if number not in columns]
+    if found == ["I", "II"]:
+        what = "I and II only"
+    elif len(found) == 1 and len(names) == 1:
+        what = f"a single lead ({found[0]})"
+    else:
+        what = f"found: {', '.join(found) or 'none of the twelve'}"
+    shown = [name for name in dict.fromkeys(others) if name and _SHOWABLE.fullmatch(name)][:MAX_SHOWN]
+    beside = f", beside {len(others)} other channels" if others else ""
+    beside += f" ({', '.join(shown)}{', ...' if len(shown) < len(others) else ''})" if shown else ""
+    raise RecordError(Reason.LEADS_MISSING, f"{what}{beside}; I, II and a chest lead are needed")
 
 
 def assemble(

@@ -36,7 +36,7 @@ def twelve_from_array(
     if not (math.isfinite(mv_per_unit) and mv_per_unit > 0):
         raise RecordError(Reason.BAD_GAIN, f"{mv_per_unit} mV per unit")
     columns = columns_of_leads(names)
-    check_enough(columns)
+    check_enough(columns, names)
     present = [lead for lead, column in enumerate(columns) if column]
     with np.errstate(invalid="ignore"):  # single-precision NaN of the signalling kind
         picked = values[[columns[lead] - 1 for lead in present]].astype(np.float64)

@@ -78,6 +78,10 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     gain = check_gain(coded.nanovolts * 1e-6, "the rhythm")
     passed("gain", f"{coded.nanovolts} nV per count")
     used = pick_leads([lead.name for lead in leads])
+    if any(lead.first == 0 for lead in leads):
+        if subtracted:
+            raise RecordError(Reason.HEADER, "samples are counted from 0 and reference beats subtracted: not supported")
+        leads = counted_from_one(leads, coded, bool(tables))
     first = max(leads[number].first for number in used.values())
     last = min(leads[number].last for number in used.values())
     if last <= first:
@@ -110,6 +114,21 @@ def _coded(section: Section, number: int, n_leads: int) -> Coded:
     return Coded(
         nanovolts, interval_us, encoding, number == 6 and bimodal == 1 and section.protocol < NEW_PROTOCOL, leads
     )
+
+
+def counted_from_one(leads: list[Lead], coded: Coded, packed: bool) -> list[Lead]:
+    """The leads of a device that counts samples from 0, counted from 1.
+
+    Where samples are stored plainly, the bytes tell whether the last number is that of the last sample or the count of
+    all; where they are packed, the count is the one of the two that is a multiple of ten, as recordings of whole tenths
+    of a second have it.
+    """
+    found: list[Lead] = []
+    for lead, data in zip(leads, coded.leads, strict=True):
+        is_count = lead.last % 10 == 0 if packed else len(data) == 2 * (lead.last - lead.first)
+        found.append(Lead(lead.name, lead.first + 1, lead.last + (not is_count)))
+    passed("sample numbers", "counted from 0 instead of 1")
+    return found
 
 
 def _samples(tables: list[HuffmanTable], coded: Coded, number: int, n_samples: int) -> NDArray[np.int64]:

@@ -42,7 +42,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """One recorded lead: its name if it is one of the twelve, and its first and last sample, counted from 1."""
+    """One recorded lead: its name if it is one of the twelve, and its first and last sample.
+
+    The standard counts samples from 1; some devices count from 0, and then the last one is the number of samples in
+    some and one less in others (`scp.counted_from_one`).
+    """
 
     name: str
     first: int
@@ -105,7 +109,7 @@ def leads_of(section: Section) -> tuple[list[Lead], bool]:
     leads: list[Lead] = []
     for number in range(n_leads):
         start, last, code = LEAD.unpack_from(body, 2 + number * LEAD.size)
-        if not 1 <= start <= last:
+        if not start <= last:
             raise RecordError(Reason.HEADER, f"lead {number + 1} has samples {start} to {last}")
         position = LEAD_OF_CODE.get(code)
         leads.append(Lead(f"code {code}" if position is None else LEADS[position], start, last))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.channels import MV_PER_UNIT
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import (
     LIMB_WEIGHTS,
@@ -40,14 +41,13 @@ NOTES = {
     "record_name_with_folder": "the header puts a folder in front of the record's name",
     "checksum_absent": "the header holds no checksums",
     "initial_value_absent": "the header holds no initial values, or zeros that are not the first samples",
-    "unit_spelling": "a unit written mv or uv",
+    "unit_spelling": "a unit written otherwise than mV, uV or V (mv, MV, microvolts, nV ...)",
     "gaps_interpolated": "invalid samples over at most 20 ms were interpolated",
     "leads_dropped": "a lead with a longer gap was left out",
     "leads_computed": "missing limb leads were computed from I and II",
 }
 
-MV_PER_UNIT = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "\u00b5V": 1e-3, "\u03bcV": 1e-3, "V": 1e3}
-ODD_UNITS = ("mv", "uv")
+USUAL_UNITS = ("mV", "uV", "\u00b5V", "\u03bcV", "V")
 LONG_S = 15.0
 """From this length on a recording gives more than one window."""
 UV_GAIN = 1000.0
@@ -86,10 +86,11 @@ def read_counts(tree: Tree, path: str) -> tuple[Header, Signals]:
 def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> TwelveLeads:
     """Read the record whose header lies at `path`; see the module's contract."""
     header = read_header(tree, path)
-    columns = columns_of_leads([line.name for line in header.signals])
+    names = [line.name for line in header.signals]
+    columns = columns_of_leads(names)
     if not is_enough(columns) and any(line.gain is None for line in header.signals):
         raise RecordError(Reason.BAD_GAIN, "a signal line ends before its gain: the signal is not calibrated")
-    check_enough(columns)
+    check_enough(columns, names)
     lines = {lead: header.signals[column - 1] for lead, column in enumerate(columns) if column}
     passed("header", lambda: f"{len(header.signals)} signals of {header.n_samples} samples at {header.rate_hz:g} Hz")
     passed("leads", lambda: " ".join(LEADS[lead] for lead in lines))
@@ -150,9 +151,9 @@ def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:
         return None
     picked = [names.index(name) for name in FRANK_NAMES]
     lines = [header.signals[column] for column in picked]
-    if any(line.gain is None or line.units not in MV_PER_UNIT for line in lines):
+    if any(line.gain is None or line.units.lower() not in MV_PER_UNIT for line in lines):
         return None
-    gain = np.array([line.gain for line in lines], np.float64) / [MV_PER_UNIT[line.units] for line in lines]
+    gain = np.array([line.gain for line in lines], np.float64) / [MV_PER_UNIT[line.units.lower()] for line in lines]
     frank_mv = to_physical(signals.adc[:, picked], gain, np.array([line.baseline for line in lines], np.float64))
     if signals.invalid is not None:
         gaps = mark_gaps(frank_mv, signals.invalid[:, picked].T, int(MAX_GAP_S * header.rate_hz), [])
@@ -179,10 +180,10 @@ def split_path(path: str) -> tuple[str, str]:
 
 def _scale(line: SignalLine, notes: list[str]) -> tuple[float, float]:
     """Counts per unit and millivolts per unit of one lead."""
-    unit = MV_PER_UNIT.get(line.units)
+    unit = MV_PER_UNIT.get(line.units.lower())
     if unit is None:
-        raise RecordError(Reason.BAD_UNITS, f"lead {line.name} is in {line.units[:40]!r}, not in mV, uV or V")
-    if line.units in ODD_UNITS:
+        raise RecordError(Reason.BAD_UNITS, f"lead {line.name} is in {line.units[:40]!r}, not in nV, uV, mV or V")
+    if line.units not in USUAL_UNITS:
         notes.append("unit_spelling")
     if line.gain is None:
         raise RecordError(Reason.BAD_GAIN, f"lead {line.name} has no gain in the header")

@@ -3,7 +3,7 @@
     files: ["signals/*.npy"]        # one pattern or several, relative to this file; .npy, .npz or .parquet
     rate_hz: 500
     leads: [I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6]   # in the order of the array
-    units: mV                       # mV, uV, V, or millivolts per unit as a number
+    units: mV                       # nV, uV, mV, V, or millivolts per unit as a number
     axes: [leads, samples]          # or [samples, leads]; with `recordings` first for a stack
     array: ecg                      # the key in an .npz, the column in a .parquet
     dtype: int16                    # only for a .parquet column of bytes
@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from beatray.ingest.formats.channels import MV_PER_UNIT
 from beatray.ingest.formats.leads import check_enough, columns_of_leads
 from beatray.ingest.formats.wfdb_header import MAX_SIGNALS, RATE_LIMITS_HZ
 from beatray.ingest.member_checks import is_plain_path
@@ -37,7 +38,6 @@ MAX_BYTES = 64 * 1024
 SUFFIXES = (".npy", ".npz", ".parquet")
 KEYS = ("files", "rate_hz", "leads", "units", "axes", "array", "dtype", "table", "columns", "separator")
 COLUMNS = ("file", "row", "id", "patient", "age", "sex", "labels", "fold")
-UNITS = {"mV": 1.0, "uV": 1e-3, "\u00b5V": 1e-3, "\u03bcV": 1e-3, "V": 1e3}
 DTYPES = ("int8", "int16", "int32", "float16", "float32", "float64")
 _AXES = ("recordings", "leads", "samples")
 
@@ -134,18 +134,18 @@ def _leads(value: object) -> tuple[str, ...]:
     if len(leads) > MAX_SIGNALS:
         raise _error(f"leads: {len(leads)} of them, limit {MAX_SIGNALS}")
     try:
-        check_enough(columns_of_leads(leads))
+        check_enough(columns_of_leads(leads), leads)
     except RecordError as error:
         raise _error(f"leads: {error.detail}") from error
     return leads
 
 
 def _units(value: object) -> float:
-    if isinstance(value, str) and value in UNITS:
-        return UNITS[value]
+    if isinstance(value, str) and value.strip().lower() in MV_PER_UNIT:
+        return MV_PER_UNIT[value.strip().lower()]
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
         return float(value)
-    raise _error(f"units: {str(value)[:40]!r} is none of mV, uV, V, nor a number of millivolts per unit")
+    raise _error(f"units: {str(value)[:40]!r} is none of nV, uV, mV, V, nor a number of millivolts per unit")
 
 
 def _rate(value: object) -> float:

@@ -49,14 +49,15 @@ def others(tree: Tree) -> list[Unlisted]:
 
 
 def read(tree: Tree, item: Item) -> Iterator[Record]:
-    """The one recording of an item. Raises RecordError."""
+    """The recordings of an item, of which one of several has its number behind the name. Raises RecordError."""
     check_not_refused(item)
-    for record in FORMATS[item.meta["format"]].read(tree, item.path):
+    for number, record in enumerate(FORMATS[item.meta["format"]].read(tree, item.path), start=1):
+        name = item.name if number == 1 else f"{item.name}/rhythm-{number}"
         patient = None if record.patient_id is None else f"{NAME}/{record.patient_id}"
         yield replace(
             record,
             signal_mv=record.given_mv,
-            record_id=f"{NAME}/{item.name}",
+            record_id=f"{NAME}/{name}",
             source=NAME,
             patient_id=patient,
         )
