@@ -106,14 +106,19 @@ def _dispatch(args: argparse.Namespace) -> int:
         return 0
     if args.command == "corpus":
         from beatray.commands import corpus
+        from beatray.errors import SettingsError
 
+        if args.overrides and args.action != "splits":
+            raise SettingsError(f"corpus {args.action} takes no settings: {args.overrides[0]}")
         if args.html and args.action == "show":
             return corpus.write_html(args.path, args.html)
         if args.action == "show":
             return corpus.show_corpus(args.path, args.json)
         if args.action == "refused":
             return corpus.show_refused(args.path, args.json)
-        return corpus.verify_corpus(args.path) if args.action == "verify" else corpus.show_splits(args.path, args.json)
+        if args.action == "verify":
+            return corpus.verify_corpus(args.path)
+        return corpus.show_splits(args.path, args.json, args.overrides)
     if args.command == "labels":
         from beatray.commands import labels
 
@@ -152,7 +157,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         if args.command == "report":
             from beatray.commands import sweep_report
 
-            return sweep_report.run(args.parent, args.corpus, args.against)
+            return sweep_report.run(args.parent, args.corpus, args.against, args.results)
         if args.command == "bench":
             from beatray.commands import bench
 

@@ -30,8 +30,9 @@ def parser() -> argparse.ArgumentParser:
         "ingest",
         help="recordings into a corpus",
         description="Read recordings (a folder, zip or tar per source) into a verified Parquet corpus. "
-        "Sources: ptbxl, ludb, cinc, wfdb (a plain folder), files (a mixture of DICOM, SCP-ECG, HL7 aECG, EDF, WFDB "
-        "and the XML of Philips, Schiller and MUSE). Interrupted, it continues; new recordings are added. "
+        "Sources: ptbxl, ludb, cinc, mimic, code15, ptb, incart, zzu, cpsc, wfdb (a plain folder), arrays (.npy, .npz, "
+        "Parquet and a recordings.yaml), files (a mixture of DICOM, SCP-ECG, HL7 aECG, EDF, WFDB and the XML of "
+        "Philips, Schiller and MUSE). Interrupted, it continues; new recordings are added. "
         "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus. "
         "A source in several places is said as often (ptbxl=/data/a ptbxl=/data/b): a recording that both list is read "
         "once, from the first that has its file. "
@@ -50,10 +51,12 @@ def parser() -> argparse.ArgumentParser:
         "corpus",
         help="look into a corpus: show, refused, verify, splits",
         description="show: counts, hours, refusals by reason. refused: every refused recording and why. verify: every "
-        "byte against the manifest. splits: what may be trained on.",
+        "byte against the manifest. splits: what may be trained on, by the policy that pretrain would have under the "
+        "same words. Example: beatray corpus splits /data/corpus corpus.test_folds=[8,9]",
     )
     corpus.add_argument("action", choices=("show", "refused", "verify", "splits"))
     corpus.add_argument("path", metavar="CORPUS", help="folder or URI of the corpus")
+    corpus.add_argument("overrides", nargs="*", metavar="corpus.KEY=VALUE", help="with splits: the policy")
     corpus.add_argument("--json", action="store_true", help="print JSON")
     corpus.add_argument("--html", metavar="FILE", help="with show: write a page with an example ECG for each flag")
 
@@ -105,14 +108,15 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report",
-        help="the report of a sweep: tables and pictures in one HTML, CSV, LaTeX",
+        help="the report of a sweep or a run: tables and pictures in one HTML",
         description="Write report.html, table.csv, table.md, table.tex, scores.csv and costs.csv into report/ of the "
         "sweep's folder and into its MLflow run. The sweep must have evaluated its trials, as sweep=ablation does "
-        "(sweep.evaluate=true). "
+        "(sweep.evaluate=true). Of a single run: report.html, with RUN/evaluation where it has been evaluated. "
         "Example: beatray report runs/ablation",
     )
-    report.add_argument("parent", metavar="PARENT_RUN", help="folder of the sweep (out/run), or id of its MLflow run")
+    report.add_argument("parent", metavar="PLACE", help="folder of the sweep or run, or id of a sweep's MLflow run")
     report.add_argument("--corpus", metavar="PATH", help="where the corpus lies now, if it has moved")
+    report.add_argument("--results", metavar="PATH", help="of a single run: results.json of beatray evaluate")
     report.add_argument("--against", metavar="METHOD", help="test all others against this one, instead of the first")
 
     evaluate = commands.add_parser(

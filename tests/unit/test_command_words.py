@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,12 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(timeout=60) == READER_GONE and process.stderr.read() == ""
+
+
+def test_the_help_of_ingest_names_every_source(capsys: pytest.CaptureFixture[str]) -> None:
+    from beatray.ingest.sources.registry import SOURCES
+
+    with pytest.raises(SystemExit):
+        main(["ingest", "--help"])
+    printed = capsys.readouterr().out
+    assert [name for name in SOURCES if not re.search(rf"\b{name}\b", printed)] == []

@@ -217,13 +217,22 @@ def test_real_clusters_are_joined_or_refused(tmp_path: Path) -> None:
     assert answers["local"] == "bound 127.0.0.1 ['127.0.0.1']"
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As in a process that has no Ray yet, whatever other tests have started in this one; theirs stays as it is."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return monkeypatch
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(no_ray: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]  # bound, and nobody listens
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-            monkeypatch.setenv("RAY_ADDRESS", address)
-            monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for a quarter of an hour"))
+            no_ray.setenv("RAY_ADDRESS", address)
+            no_ray.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for a quarter of an hour"))
             told = f"no Ray answers at RAY_ADDRESS={address} "
             with pytest.raises(UnreachableRayError, match=told), session(RaySettings()):
                 pass
@@ -242,22 +251,20 @@ def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failure: Exception, said: str) -> None:
     calls = []
 
     def fails(**words: object) -> None:
         calls.append(words)
         raise failure
 
-    monkeypatch.setattr(ray, "init", fails)
+    no_ray.setattr(ray, "init", fails)
     with pytest.raises(UnreachableRayError, match=said) as caught, session(RaySettings()):
         pass
     assert "\n" not in str(caught.value) and len(calls) == (1 if "AF_UNIX" in str(failure) else 2)
 
 
-def test_a_slow_first_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_a_slow_first_start_is_tried_again(no_ray: pytest.MonkeyPatch) -> None:
     calls = []
 
     def slow(**words: object) -> None:
@@ -265,7 +272,7 @@ def test_a_slow_first_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
         if len(calls) == 1:
             raise RuntimeError("The current node timed out during startup.")
 
-    monkeypatch.setattr(ray, "init", slow)
+    no_ray.setattr(ray, "init", slow)
     with session(RaySettings()):
         pass
     assert len(calls) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from rich.table import Table
 
 from beatray.commands.console import print_table, say
 from beatray.commands.ingest import summary_text
+from beatray.config import compose
 from beatray.corpus.reader import open_corpus, verify
-from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
+from beatray.corpus.splits import Role, assign_roles, duplicates, policy_of
 from beatray.corpus.summary import show
 from beatray.dsp.quality import MEANINGS as QUALITY
+from beatray.errors import SettingsError
 from beatray.ingest.canonical import MEANINGS as READING
 from beatray.ingest.plan import read_quarantine
+from beatray.schema import build
+from beatray.settings import CorpusSettings
 
 LABELS_SHOWN = 6
 GROUPS_SHOWN = 3
@@ -108,10 +113,15 @@ def show_refused(uri: str, as_json: bool) -> int:
     return 0
 
 
-def show_splits(uri: str, as_json: bool) -> int:
-    """Count rows by source and role, and the signals that came in more than once."""
+def show_splits(uri: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
+    """Count rows by source and role, and the signals that came in more than once; `overrides` as pretrain takes them
+    (`corpus.test_folds=[8,9]`)."""
+    strange = [word for word in overrides if not word.startswith("corpus.")]
+    if strange:
+        raise SettingsError(f"splits takes words of the corpus policy (corpus.test_folds=[8,9]), not {strange[0]}")
+    policy = build(CorpusSettings, compose("pretrain", overrides)["corpus"], "corpus.")
     index = open_corpus(uri).index
-    roles = assign_roles(index, SplitPolicy())
+    roles = assign_roles(index, policy_of(policy))
     counts = {
         source: {role.name.lower(): int(((index["source"] == source) & (roles == role)).sum()) for role in Role}
         for source in sorted(index["source"].unique())

@@ -17,7 +17,7 @@ from typing import Any
 from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
 from beatray.commands.evaluate import evaluated, track_results
-from beatray.commands.report import write_report
+from beatray.commands.report import run_material
 from beatray.config import NO_RECIPE, config_folder
 from beatray.corpus.reader import open_corpus
 from beatray.errors import SettingsError
@@ -25,6 +25,7 @@ from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.ingest.plan import SAMPLE, IngestSettings
+from beatray.report.build import build_report
 from beatray.schema import build
 from beatray.settings import (
     CheckpointSettings,
@@ -40,6 +41,12 @@ from beatray.train.composed import pretrain_content
 
 MARK = "demo.json"
 ITEMS_PER_SHARD = 64
+
+
+LEAD = (
+    "An encoder for 12-lead ECGs, pretrained without labels and tried on recordings it never saw, beside the same "
+    "encoder with random weights, trained from scratch, and hand-made features."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +172,19 @@ def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
     policy = replace(settings.corpus, path=str(folder / "corpus"))
     evaluation, held = evaluated(corpus, policy, spec_of(str(run_folder)), settings.evaluate)
     say(write_tables(evaluation, folder, held.rows))
-    write_report(
-        report,
+    material = run_material(
         title="beatray demo",
+        lead=LEAD,
         corpus=corpus,
         rows=held.rows,
         shown=int(next(n for n in held.train if held.rows.source[n] == "ptbxl" and len(held.rows.r_peaks[n]) > 5)),
         run_folder=run_folder,
         evaluation=evaluation,
+        weights=str(run_folder),
         licences=_licences(),
         tracking=_where(run_folder),
     )
+    build_report(report, material)
     tracking = tracking_for(
         settings.tracking.uri,
         settings.tracking.experiment,

@@ -22,8 +22,10 @@ from beatray.evaluate.results import Evaluation
 from beatray.objectives.objective import Curve, Objective
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.record import LEADS, RATE_HZ
-from beatray.report.build import Example, Material, build_report
+from beatray.report.build import Example, Material
+from beatray.report.hard_recordings import Hard
 from beatray.track.journal import read_lines
+from beatray.track.setup import code_revision
 from beatray.train.prepare import feature_statistics
 from beatray.train.run_spec import build_model
 
@@ -31,57 +33,69 @@ SHOWN = 2 * RATE_HZ
 """Samples of the heart vector that are drawn: two beats or three."""
 
 
-def write_report(
-    path: Path,
+def run_material(
     *,
     title: str,
-    corpus: Corpus,
-    rows: Rows,
-    shown: int,
+    lead: str,
+    corpus: Corpus | None,
+    rows: Rows | None,
+    shown: int | None,
     run_folder: Path,
-    evaluation: Evaluation,
-    licences: list[str],
-    tracking: list[str],
-) -> Path:
-    """Write the report of one run; `shown` is the position of the recording to draw in `rows`."""
+    evaluation: Evaluation | None,
+    weights: str | None,
+    licences: Sequence[str] = (),
+    tracking: Sequence[str] = (),
+) -> Material:
+    """What the report of one run is made of; what is None leaves its sections out.
+
+    `run_folder` holds settings.yaml and metrics.jsonl; `shown` is the position of the recording to draw in `rows`,
+    which are those of the evaluation where there is one; `weights` is where the encoder lies.
+    """
     settings = yaml.safe_load((run_folder / "settings.yaml").read_text())
-    public = show(corpus.manifest)
     lines = read_lines(run_folder / "metrics.jsonl")
     train = settings["train"]
     steps = lines[-1]["step"] + 1 if lines else 0
-    material = Material(
+    example = None
+    if corpus is not None and rows is not None and shown is not None:
+        example = example_of(
+            rows, shown, settings["objective"], settings["encoder"], feature_statistics(corpus), settings["seed"]
+        )
+    hard: Sequence[Hard] = ()
+    if evaluation is not None and rows is not None and weights is not None:
+        hard = hard_recordings(evaluation, rows, weights)
+    return Material(
         title=title,
-        lead=[
-            "An encoder for 12-lead ECGs, pretrained without labels and tried on recordings it never saw, beside the "
-            "same encoder with random weights, trained from scratch, and hand-made features."
-        ],
+        lead=[lead],
         run={
             "objective": described(settings["objective"]),
             "encoder": settings["encoder"]["name"],
             "steps": f"{steps} of {train['batch_size']} recordings on {train['workers']} workers",
             "time training": f"{sum(line['step_s'] + line['data_wait_s'] for line in lines):.0f} s",
+            "code": code_revision(),
         },
         settings=yaml.safe_dump(settings, sort_keys=True),
-        corpus={
-            "recordings": f"{public['recordings']:,} ({', '.join(f'{k} {v}' for k, v in public['by_source'].items())})",
-            "patients": f"{public['patients']:,}",
-            "beats": f"{public['beats']:,}",
-            "hours": f"{public['hours']:.2f}",
-            "refused": f"{public['quarantined']:,}",
-            "manifest": public["manifest_hash"][:12],
-        },
+        corpus={} if corpus is None else _corpus_facts(corpus),
         licences=licences,
         metrics=lines,
         curves=curves_of(settings["objective"]),
-        example=example_of(
-            rows, shown, settings["objective"], settings["encoder"], feature_statistics(corpus), settings["seed"]
-        ),
+        example=example,
         evaluation=evaluation,
         rows=rows,
-        hard=hard_recordings(evaluation, rows, str(run_folder)),
+        hard=hard,
         tracking=tracking,
     )
-    return build_report(path, material)
+
+
+def _corpus_facts(corpus: Corpus) -> dict[str, object]:
+    public = show(corpus.manifest)
+    return {
+        "recordings": f"{public['recordings']:,} ({', '.join(f'{k} {v}' for k, v in public['by_source'].items())})",
+        "patients": f"{public['patients']:,}",
+        "beats": f"{public['beats']:,}",
+        "hours": f"{public['hours']:.2f}",
+        "refused": f"{public['quarantined']:,}",
+        "manifest": public["manifest_hash"][:12],
+    }
 
 
 def curves_of(objective: Mapping[str, Any]) -> Sequence[Curve]:

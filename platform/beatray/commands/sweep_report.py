@@ -1,4 +1,4 @@
-"""`beatray report PARENT_RUN`: the report of a sweep, as HTML, CSV and LaTeX, in its folder and in MLflow."""
+"""`beatray report PLACE`: the report of a sweep, as HTML, CSV and LaTeX, in its folder and in MLflow; or of one run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from beatray.commands import run_report
 from beatray.commands.console import say
 from beatray.commands.hard_recordings import hard_recordings
 from beatray.commands.report import example_of
@@ -56,25 +57,31 @@ from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFo
 MOST_EMBEDDED = 2000
 
 
-def run(parent: str, corpus: str | None = None, against: str | None = None) -> int:
-    """Write the report of the sweep in a folder, or of the sweep whose MLflow run has this id.
+def run(parent: str, corpus: str | None = None, against: str | None = None, results: str | None = None) -> int:
+    """Write the report of the sweep or run in a folder, or of the sweep whose MLflow run has this id.
 
-    `against` is the method that all others are tested against.
+    `against` is the method that all others of a sweep are tested against, `results` the evaluation of a single run.
     """
     folder = Store(_folder_of(parent))
     record = read(folder)
-    if record is None:
-        raise SettingsError(f"{parent} holds no sweep.json: it is not the folder of a sweep")
-    results = read_results(folder, record)
+    if record is None and folder.size(SETTINGS) is None:
+        raise SettingsError(f"{parent} holds neither sweep.json nor settings.yaml: it is no folder of a sweep or a run")
     with tempfile.TemporaryDirectory(prefix="beatray-report-") as scratch:
         out = folder.folder / REPORT if folder.is_local else Path(scratch)
-        written = write(folder, record, results, out, corpus, against)
+        if record is None:
+            if against is not None:
+                raise SettingsError("--against is for the report of a sweep")
+            written = run_report.write(folder, out, corpus, results)
+        else:
+            if results is not None:
+                raise SettingsError("--results is for the report of a single run: a sweep has evaluated its own")
+            written = write(folder, record, read_results(folder, record), out, corpus, against)
         if not folder.is_local:
             for path in written:
                 folder.child(REPORT).write(path.name, path.read_bytes())
         for line in _track(folder, written):
             say(f"  {line}")
-        for line in where_to_look(folder, record):
+        for line in where_to_look(folder, record) if record is not None else []:
             say(f"  {line}")
     say(f"  report: {folder.child(REPORT).where('report.html')}")
     return 0

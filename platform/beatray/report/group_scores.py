@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 from matplotlib import rc_context
@@ -31,7 +32,10 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
                     "in their diagnoses: the intervals (over patients and seeds) say how little a difference may mean. "
                     f"Classes and waves by themselves: {main[0].encoder}."
                 ],
-                html="".join(_group_table(main, task) for task in dict.fromkeys(row.task for row in main)),
+                html="".join(
+                    f"<h3>{escape(titles[task])}</h3>{_group_table(main, task)}"
+                    for task in dict.fromkeys(row.task for row in main)
+                ),
                 pictures=[
                     Picture(
                         to_svg(group_dots(main, titles)),
