@@ -23,9 +23,10 @@ from beatray.config import config_folder
 from beatray.corpus.label_settings import LabelSettings
 from beatray.fields import walk
 from beatray.infer.plan import EmbedSettings
+from beatray.infer.predict_plan import PredictSettings
 from beatray.ingest.plan import IngestSettings
 from beatray.models.registry import encoder_classes
-from beatray.objectives.registry import objective_classes
+from beatray.objectives.registry import objective_classes, supervised_classes
 from beatray.settings import PretrainSettings
 from beatray.sweep.settings import SweepSettings
 
@@ -35,11 +36,12 @@ SETTINGS = {
     "evaluate": EvaluateCommand,
     "sweep": SweepSettings,
     "embed": EmbedSettings,
+    "predict": PredictSettings,
     "labels": LabelSettings,
 }
 """The settings of each command that takes overrides of its own; the others take those of pretrain."""
 
-PREFIX = {"sweep": "sweep.", "labels": "labels."}
+PREFIX = {"sweep": "sweep.", "predict": "predict.", "labels": "labels."}
 
 
 def write_pages(folder: Path) -> None:
@@ -111,6 +113,7 @@ def methods() -> str:
     lines += _table(("recipe", "objective", "encoder", ""), rows)
     for title, prefix, classes in (
         ("Methods", "objective.", objective_classes()),
+        ("Learning from labels", "objective.", supervised_classes()),
         ("Networks", "encoder.", encoder_classes()),
     ):
         lines += ["", f"## {title}"]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +163,19 @@ def test_mistakes_are_told_before_anything_starts(
     assert not (tmp_path / "out").exists()
     assert job("predict", [model + ",runs/b", corpus, out]) == 2
     assert "is relative" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.environ.get("BEATRAY_CHAOS") != "1", reason="a minute: runs with BEATRAY_CHAOS=1")
+def test_a_killed_command_goes_on_to_the_same_bytes(
+    of_corpus: Path, models: dict[str, str], sample_corpus: str, tmp_path: Path
+) -> None:
+    words = [f"model={models['a']},{models['b']}", f"corpus={sample_corpus}", f"out={tmp_path}", "cluster.cpus=4"]
+    command = [sys.executable, "-m", "beatray", "predict", *words, "predict.workers=2"]
+    child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while child.poll() is None and len(list(tmp_path.glob("predictions.parts/*.part"))) < 2:
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "predictions.json").exists()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert files_of(tmp_path) == files_of(of_corpus)

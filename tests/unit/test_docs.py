@@ -33,7 +33,7 @@ def test_every_page_is_reached_and_asks_the_network_for_nothing(site: Path) -> N
 def test_commands_settings_and_methods_are_those_of_the_code(site: Path) -> None:
     from beatray.cli_parser import parser
     from beatray.models.registry import encoder_classes
-    from beatray.objectives.registry import objective_classes
+    from beatray.objectives.registry import objective_classes, supervised_classes
 
     commands = (site / "generated" / "commands.html").read_text()
     assert all(f'id="beatray-{name}"' in commands for name in parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr]
@@ -43,10 +43,11 @@ def test_commands_settings_and_methods_are_those_of_the_code(site: Path) -> None
         "corpus.most_recordings",
         "evaluate.robustness.noise_levels",
         "sweep.core_minutes",
+        "predict.recordings_per_task",
     ):
         assert key in settings
     methods = (site / "generated" / "methods.html").read_text()
-    for name in (*objective_classes(), *encoder_classes()):
+    for name in (*objective_classes(), *supervised_classes(), *encoder_classes()):
         assert f"<h3>{name}" in methods
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_each_kind_says_what_it_knows_and_nothing_else(models: dict[str, str], e
     assert told is not None and {wave.lead for wave in told[0]} <= set(LEADS) and len({w.lead for w in told[0]}) > 6
 
 
+@pytest.mark.filterwarnings("ignore:at rate_hz=500 the hearts beat")
 @pytest.mark.parametrize(("rate_hz", "bound"), [(1000, 0.001), (360, 0.002), (250, 0.003), (100, 0.03)])
 def test_other_rates_give_the_same_answers_within_bounds(
     rate_hz: int, bound: float, models: dict[str, str], ecgs: NDArray[np.float64]
@@ -86,6 +88,21 @@ def test_what_cannot_be_read_is_named(models: dict[str, str], ecgs: NDArray[np.f
         assert len(str(told.value).splitlines()) == 1
     with pytest.raises(CheckpointError, match="there is no model at"):
         beatray.load_model(str(tmp_path))
+
+
+def test_a_doubtful_rate_and_missing_leads_are_told(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
+    model = beatray.load_model(models["classes"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(ecgs)
+    slow = ecgs[:, :, ::2]
+    with pytest.warns(UserWarning, match="About 250 Hz would fit"):
+        model.predict(np.concatenate([slow, slow], axis=-1))  # two times 5 s: long enough, and at the wrong rate
+    without = ecgs[:2].copy()
+    without[1, 10] = np.nan
+    with pytest.warns(UserWarning, match="read as zero: V5 in 1 of 2 recordings") as told:
+        model.predict(without)
+    assert told[0].filename == __file__
 
 
 def test_models_keep_the_conventions_of_scikit_learn(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:

@@ -25,8 +25,10 @@ from beatray.infer.predictor import Predictor, Work
 from beatray.infer.worker import unpacked
 from beatray.ingest.plan import SAMPLE
 from beatray.record import LEADS, WAVE_KINDS
+from beatray.storage.store import Store
 from evaluation_rows import read_rows
 from made_models import made_model
+from s3_server import S3Server
 from wards import ward_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +44,7 @@ def waves(tmp_path_factory: pytest.TempPathFactory) -> str:
     return made_model(tmp_path_factory.mktemp("waves"), "waves", seed=4)
 
 
-def predicted(model: str, files: Path, out: Path, *words: str) -> PredictPlan:
+def predicted(model: str, files: Path | str, out: Path | str, *words: str) -> PredictPlan:
     """The worker's answers for each unit, kept as the driver keeps them, and the table made of them."""
     plan = prepare_plan(settings_from([f"model={model}", f"files={files}", f"out={out}", *words]))
     worker = Predictor(Work(plan.models, plan.sha256, 1, False))
@@ -62,6 +64,19 @@ def test_a_zip_gives_what_its_folder_gives(waves: str, ward: Path, tmp_path: Pat
     predicted(waves, tmp_path / "ward.zip", tmp_path / "b", *words)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
     assert not (tmp_path / "a.annotations").exists() and not (tmp_path / "a.parts").exists()
+
+
+def test_files_and_answers_may_lie_on_s3(waves: str, ward: Path, tmp_path: Path, s3: S3Server) -> None:
+    bucket, copy = s3.bucket(), Path(shutil.make_archive(str(tmp_path / "ward"), "zip", ward / "ludb"))
+    store = Store(s3.uri(f"{bucket}/in"))
+    store.write("ward.zip", copy.read_bytes())
+    place, mark, options = store.location.partition("?")
+    out = place.removesuffix("/in") + "/day.csv" + mark + options
+    plan = predicted(waves, f"{place}/ward.zip{mark}{options}", out)
+    predicted(waves, copy, tmp_path / "day.csv")
+    for name in ("day.csv", "day.refused.csv", "day.annotations/files/1.waves"):
+        assert plan.place.store.read(name) == (tmp_path / name).read_bytes()
+    assert not any(".parts" in key for key in s3.keys(bucket))
 
 
 def test_numbers_of_long_recordings_are_means_of_their_windows(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ recording cannot be read and why, CheckpointError which model does not fit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,12 +25,12 @@ from sklearn.base import BaseEstimator
 from beatray.corpus.id_key import RECIPE_KEY
 from beatray.errors import CheckpointError
 from beatray.infer.found_waves import Waves, found_waves
-from beatray.infer.transform import recordings_of, windows_of
+from beatray.infer.transform import missing_leads, recordings_of, warn_of_doubts, windows_of
 from beatray.models.calibration import Calibration
 from beatray.models.model_folder import LoadedModel, read_model
 from beatray.models.segmentation import CLASSES
 from beatray.preprocess import prepare
-from beatray.record import LEADS, RATE_HZ, WAVE_KINDS, WINDOW_SAMPLES
+from beatray.record import LEADS, RATE_HZ, WAVE_KINDS, WINDOW_SAMPLES, Window
 
 WINDOWS_AT_ONCE = 32
 
@@ -104,13 +105,18 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
     def predict(self, x_mv: ArrayLike, rate_hz: float | None = None) -> Prediction:
         """Of recordings in millivolts: (12, T) for one, (B, 12, T), or a list of (12, T) of any lengths.
 
-        rate_hz overrides that of the constructor.
+        rate_hz overrides that of the constructor. Warns of a rate that can hardly be right and of missing leads.
         """
-        rate, windows, counts = float(self.rate_hz if rate_hz is None else rate_hz), [], []
+        rate = float(self.rate_hz if rate_hz is None else rate_hz)
+        windows: list[Window] = []
+        firsts: list[Window] = []
+        counts: list[int] = []
         for number, recording in enumerate(recordings_of(x_mv)):
             found = windows_of(recording, rate, f"recording {number}")
             counts.append(len(found))
+            firsts.append(found[0])
             windows += found
+        warn_of_doubts(firsts, rate, Counter(lead for window in firsts for lead in missing_leads(window)), len(firsts))
         signal_uv = np.stack([window.signal_uv for window in windows]) if windows else np.empty((0, 12, WINDOW_SAMPLES))
         n_samples = np.array([window.n_samples for window in windows], np.int64)
         starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,16 +68,14 @@ class EcgEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
             windows = windows_of(recording, rate, f"recording {number}")
             counts.append(len(windows))
             firsts += windows[:1] if len(firsts) < CHECKED else []
-            missing.update(lead for lead in range(12) if not windows[0].lead_mask >> lead & 1)
+            missing.update(missing_leads(windows[0]))
             waiting += windows
             while len(waiting) >= self.batch_size:
                 vectors.append(self._embedded(encoder, waiting[: self.batch_size]))
                 waiting = waiting[self.batch_size :]
         if waiting:
             vectors.append(self._embedded(encoder, waiting))
-        for doubt in (rate_doubt(firsts, rate), _told_missing(missing, len(counts))):
-            if doubt:
-                warnings.warn(doubt, UserWarning, stacklevel=2)
+        warn_of_doubts(firsts, rate, missing, len(counts))
         each = np.concatenate(vectors)
         if not counts or max(counts) == 1:
             return each
@@ -132,8 +130,23 @@ def windows_of(signal_mv: NDArray[np.float64], rate_hz: float, name: str) -> lis
     return windows
 
 
+def missing_leads(window: Window) -> list[int]:
+    """The leads that a window does not have."""
+    return [lead for lead in range(len(LEADS)) if not window.lead_mask >> lead & 1]
+
+
+def warn_of_doubts(firsts: Sequence[Window], rate_hz: float, missing: Counter[int], recordings: int) -> None:
+    """Warn the caller's caller of a rate that can hardly be right, and of leads that are missing.
+
+    `firsts` are first windows of recordings; `missing` counts leads.
+    """
+    for doubt in (rate_doubt(firsts, rate_hz), _told_missing(missing, recordings)):
+        if doubt:
+            warnings.warn(doubt, UserWarning, stacklevel=3)
+
+
 def _told_missing(missing: Counter[int], recordings: int) -> str:
-    """Which leads the encoder read as zero, and in how many of the recordings."""
+    """Which leads the network read as zero, and in how many of the recordings."""
     if not missing:
         return ""
     leads = ", ".join(f"{LEADS[lead]} in {missing[lead]:,}" for lead in sorted(missing))
