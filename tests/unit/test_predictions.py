@@ -79,6 +79,7 @@ def test_files_and_answers_may_lie_on_s3(waves: str, ward: Path, tmp_path: Path,
     assert not any(".parts" in key for key in s3.keys(bucket))
 
 
+@pytest.mark.filterwarnings("ignore:at rate_hz=500 the hearts beat")  # these are random walks
 def test_numbers_of_long_recordings_are_means_of_their_windows(tmp_path: Path) -> None:
     model, place = made_model(tmp_path / "model", "numbers"), tmp_path / "files"
     place.mkdir()
