@@ -64,7 +64,7 @@ def test_what_is_no_run_says_so(run: Path, tmp_path: Path, capsys: pytest.Captur
     for words, said in (
         ([str(tmp_path)], "holds neither sweep.json nor settings.yaml"),
         ([str(run), "--against", "simclr"], "--against is for the report of a sweep"),
-        ([str(run), "--results", str(tmp_path / "no.json")], "no.json: No such file"),
+        ([str(run), "--results", str(tmp_path / "no.json")], "no.json: there is no such file"),
     ):
         assert main(["report", *words]) == 2
         assert said in capsys.readouterr().err

@@ -6,7 +6,9 @@ named. Pictures of recordings need the corpus, which may have moved.
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.evaluate.older import results_today
 from beatray.evaluate.results import Evaluation, evaluation_of
+from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.models.encoder_folder import ENCODER_FOLDER
 from beatray.report.build import build_report
 from beatray.schema import build
@@ -28,7 +31,7 @@ from beatray.storage.store import Store
 from beatray.track.memory import MEMORY, how_to_open
 from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
 
-RESULTS = "results.json"
+RESULTS, MAPS = "results.json", "predictions.npz"
 FEWEST_BEATS = 5
 """Of the recording that is drawn."""
 
@@ -61,22 +64,31 @@ def write(folder: Store, out: Path, corpus_path: str | None = None, results: str
 
 
 def _evaluation(folder: Store, results: str | None) -> Evaluation | None:
+    place = folder.child(EVALUATION_FOLDER)
+    name = RESULTS
     if results is not None:
         file = Path(results) / RESULTS if Path(results).is_dir() else Path(results)
-        try:
-            text = file.read_bytes()
-        except OSError as error:
-            raise SettingsError(f"--results {results}: {error.strerror}") from error
-    else:
-        place = folder.child(EVALUATION_FOLDER)
-        if place.size(RESULTS) is None:
-            return None
-        text = place.read(RESULTS)
+        place, name = Store(str(file.absolute().parent)), file.name
+        if place.size(name) is None:
+            raise SettingsError(f"--results {results}: there is no such file")
+    if place.size(name) is None:
+        return None
     try:
-        return evaluation_of(results_today(json.loads(text)))
+        evaluation = evaluation_of(results_today(json.loads(place.read(name))))
     except (ValueError, KeyError, TypeError) as error:
-        where = results or folder.child(EVALUATION_FOLDER).where(RESULTS)
-        raise SettingsError(f"{where} is no results.json of beatray evaluate: {error}") from error
+        raise SettingsError(f"{place.where(name)} is no results.json of beatray evaluate: {error}") from error
+    return evaluation if place.size(MAPS) is None else _with_maps(evaluation, place.read(MAPS))
+
+
+def _with_maps(evaluation: Evaluation, maps: bytes) -> Evaluation:
+    """The evaluation with the label maps beside it in the run that kept them: the first seed with all labels."""
+    with np.load(io.BytesIO(maps), allow_pickle=False) as archive:
+        predictions = archive["predictions"]
+    wanted = ("segment", MAIN_PROTOCOL["segment"], "pretrained", "clean")
+    runs = [r for r in evaluation.runs if (r.task, r.protocol, r.variant, r.condition) == wanted]
+    first = max(runs, key=lambda run: (run.fraction, -run.seed), default=None)
+    kept = [replace(run, predictions=predictions) if run is first else run for run in evaluation.runs]
+    return replace(evaluation, runs=tuple(kept))
 
 
 def _corpus(path: str) -> Corpus | None:
