@@ -50,7 +50,9 @@ def test_its_evaluation_is_found_and_its_errors_are_shown(
     index = open_corpus(sample_corpus).index
     tested = index["record_id"][assign_roles(index, SplitPolicy((), (8, 9))) == Role.TEST]
     assert any(f"{name}: " in page for name in tested[tested.str.startswith("ptbxl")])
-    assert page.count("the training recordings nearest to it") == min(10, int(np.sum(tested.str.startswith("ptbxl"))))
+    assert page.count(" and the training recordings nearest to it: ") == min(
+        10, int(np.sum(tested.str.startswith("ptbxl")))
+    )
 
 
 def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
