@@ -128,7 +128,7 @@ def test_the_report_of_the_sweep(swept: list[str], capsys: pytest.CaptureFixture
 def test_what_cannot_be_reported_or_evaluated_says_so(
     swept: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(tmp_path)]) == 2 and "not the folder of a sweep" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 2 and "no folder of a sweep or a run" in capsys.readouterr().err
     others = [word for word in swept if not word.startswith(("out=", "corpus.", "evaluate."))]
     words = [*others, f"out={tmp_path}", "corpus.test_folds=[]", "corpus.hashed_test_sources=[]"]
     assert main(["sweep", *words]) == 2

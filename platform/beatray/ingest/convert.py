@@ -92,8 +92,8 @@ def _ingest(
             f"the corpus at {settings.out} was made by another recipe (different: {', '.join(differing)}). "
             "Choose another --out, or pass --overwrite to make it anew."
         )
-    store.clear_temporary(FOLDER)
-    store.clear_temporary()
+    for below in (FOLDER, STAGING, ""):  # what a killed ingest was writing
+        store.clear_temporary(below)
     if before:
         _clear_committed(store, before)
     listed = list_items(settings) if listed is None else listed
