@@ -22,11 +22,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get
 
 STARTS_RAY = ("tests/distributed/", "tests/chaos/", "tests/accuracy/test_golden_loss.py",
               "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py")  # fmt: skip
-IN_PROCESSES_OF_THEIR_OWN = ("tests/distributed/test_demo.py", "tests/distributed/test_job_submit.py",
-                             "tests/distributed/test_doctor_multi_node.py", "tests/distributed/test_local_cluster.py",
-                             "tests/distributed/test_worked_examples.py",
+IN_PROCESSES_OF_THEIR_OWN = ("tests/distributed/test_demo.py", "tests/distributed/test_doctor_multi_node.py",
+                             "tests/distributed/test_local_cluster.py", "tests/distributed/test_worked_examples.py",
                              "tests/distributed/test_bench_command.py")  # fmt: skip
-"""Of those, what mostly waits for commands and clusters that it starts: it may run beside the others."""
+"""Of those, what mostly waits for commands that it starts: it may run beside the others. Jobs of a cluster may not:
+beside the end of the other row they were lost with their process."""
 
 COMMANDS = "ray, in commands"
 
