@@ -176,28 +176,34 @@ def _clipped(
 ) -> NDArray[np.bool_]:
     """Which of the leads (B, L) stand still at an end of their range: of few leads every sample has to be compared."""
     clipped = looked_at.copy()
+    often = np.zeros(np.count_nonzero(clipped), np.bool_)
     step = _step_of(rate_hz)
     whole_means = max(1, round(CLIPPED_S * rate_hz) // step - 1)  # so many lie within any stay of that length
-    clipped[clipped] = _longest_stay(low[clipped], rate_hz / step) >= whole_means
-    leads = x_blt[clipped].astype(np.float32)
-    repair(leads[None])
-    clipped[clipped] = _longest_stay(leads, rate_hz) >= CLIPPED_S * rate_hz
+    body = _without_edges(low[clipped], rate_hz / step)
+    for extreme in (body.max(axis=-1, keepdims=True), body.min(axis=-1, keepdims=True)):
+        often |= np.count_nonzero(body == extreme, axis=-1) >= whole_means
+    clipped[clipped] = often
+    for record, lead in np.argwhere(clipped):
+        with np.errstate(over="ignore"):
+            samples = x_blt[record, lead].astype(np.float32)[None]
+        repair(samples[None])
+        clipped[record, lead] = _stays(_without_edges(samples, rate_hz)[0], round(CLIPPED_S * rate_hz))
     return clipped
 
 
-def _longest_stay(low: NDArray[np.float32], rate_hz: float) -> NDArray[np.int64]:
-    """Samples on end that each lead (n, T) spends exactly at its highest or its lowest value.
-
-    The first and last 0.2 s do not count: some recorders fill them by repeating a sample.
-    """
+def _without_edges(leads: NDArray[np.float32], rate_hz: float) -> NDArray[np.float32]:
+    """The leads (n, T) but for the first and last 0.2 s, which some recorders fill by repeating a sample."""
     edge = round(EDGE_S * rate_hz)
-    body = low[..., edge:-edge] if low.shape[-1] > 4 * edge else low
-    column = np.arange(body.shape[-1])
-    longest = np.zeros(len(body), np.int64)
-    for extreme in (body.max(axis=-1, keepdims=True), body.min(axis=-1, keepdims=True)):
-        elsewhere = np.maximum.accumulate(np.where(body == extreme, -1, column), axis=-1)
-        longest = np.maximum(longest, (column - elsewhere).max(axis=-1, initial=0))
-    return longest
+    return leads[:, edge:-edge] if leads.shape[-1] > 4 * edge else leads
+
+
+def _stays(lead: NDArray[np.float32], long: int) -> bool:
+    """Whether a lead (T,) spends `long` samples on end exactly at its highest or at its lowest value."""
+    for extreme in (lead.max(), lead.min()):
+        at = np.flatnonzero(lead == extreme)
+        if len(at) >= long and bool((at[long - 1 :] - at[: len(at) - long + 1] == long - 1).any()):
+            return True
+    return False
 
 
 def _beat_size(low: NDArray[np.float32], rate_hz: float) -> NDArray[np.float32]:
