@@ -6,6 +6,7 @@ from synthetic_ecg import RATE_HZ, synthetic_ecg
 
 from beatray.dsp.delineate import find_waves
 from beatray.dsp.lead_weights import ALL_ALIKE, block_width, lead_weights, noise_shares, weigh
+from beatray.dsp.p_and_t import Beats, weigh_by_repetition
 from beatray.dsp.peaks import find_r_peaks
 
 RATE_LOW_HZ = 125.0
@@ -82,7 +83,26 @@ def test_noise_shares() -> None:
     two = noise_shares(np.array([[0, 1, 0, 40]], np.float32), 2.0)  # of two leads that move the better one is usual
     assert two is not None
     assert two[0].tolist() == pytest.approx([1, 1, 1, 0.1])
-    assert noise_shares(np.zeros((1, 2), np.float32), 2.0) is None or (noise_shares(np.zeros((1, 2)), 2.0) == 1).all()
+    none = noise_shares(np.zeros((1, 2), np.float32), 2.0)
+    assert none is not None
+    assert (none == 1).all()
+
+
+@pytest.mark.parametrize(("noise_mv", "least", "most"), [(0.002, 1.0, 1.0), (0.05, 0.001, 0.2)])
+def test_what_repeats_next_to_what_does_not(noise_mv: float, least: float, most: float) -> None:
+    """Two leads of ten beats, the first the same in each: steps of a converter are no noise beside it."""
+    n_beats, every = 10, 100
+    slow = np.tile(np.sin(np.arange(every, dtype=np.float32) / 7)[:, None], (n_beats, 2))[None]
+    slow[0, :, 1] += np.random.default_rng(0).normal(0, noise_mv, n_beats * every)
+    before = slow.copy()
+    r = np.arange(n_beats) * every + 60
+    ends = np.eye(n_beats, dtype=bool)
+    beats = Beats(np.zeros(n_beats, np.int64), ends[0], ends[-1], r)
+    weigh_by_repetition(slow, RATE_LOW_HZ, beats, r - 5)
+    np.testing.assert_array_equal(slow[..., 0], before[..., 0])
+    share = slow[0, 0, 1] / before[0, 0, 1]
+    assert least <= share <= most
+    np.testing.assert_allclose(slow[..., 1], share * before[..., 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -21,7 +21,7 @@ from beatray.dsp.peaks import find_r_peaks
 from beatray.dsp.quality import assess
 from beatray.record import LEADS, RATE_HZ
 
-VERSION = "dsp-2"
+VERSION = "dsp-3"
 """Changes whenever any number that `analyse` gives for some recording would change; part of every corpus recipe."""
 
 DETECTORS = ("beatray", "neurokit")

@@ -52,8 +52,9 @@ ONSET_SHIFT_S = -0.004
 FLAT_SPEED_MV = 1e-4
 NOISE_BLOCK_S, NOISE_QUANTILE, NOISE_GAIN, NOISE_CAP = 0.1, 0.4, 3.0, 0.35
 """Quiet is at least this gain times the mean speed of the record's quieter blocks, at most this share of the top."""
-QUIET_ALLOWANCE = 2.0
-"""See `lead_weights.noise_shares`: of the energy of a lead's slope in the quieter blocks."""
+QUIET_ALLOWANCE, QUIET_FLOOR_MV = 2.0, 0.004
+"""See `lead_weights.noise_shares`: of the energy of a lead's slope in the quieter blocks. Steps of less than the floor
+do no harm, and may be no more than those of a converter."""
 CHUNK = 32
 """Records per pass: fewer pay more for starting each operation than they gain in the cache."""
 BLOCK = 4
@@ -189,15 +190,18 @@ def _prepare(
 
 
 def _quiet_shares(squared_bln: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """What each lead counts in the speed, by its energy in the quieter tenths of a second."""
+    """What each lead counts in the speed, by its energy in the quieter ones of every other tenth of a second."""
     block = round(NOISE_BLOCK_S * QRS_RATE_HZ)
-    n_blocks = squared_bln.shape[-1] // block
+    n_blocks = squared_bln.shape[-1] // (2 * block)
     if n_blocks == 0:
         return None
-    energy = np.einsum("blnw->bln", squared_bln[..., : n_blocks * block].reshape(*squared_bln.shape[:2], n_blocks, -1))
+    blocks = squared_bln[..., : 2 * n_blocks * block].reshape(*squared_bln.shape[:2], n_blocks, 2 * block)
+    energy = np.einsum("blnw->bln", blocks[..., :block])
     rank = int(NOISE_QUANTILE * (n_blocks - 1))
     energy.partition(rank, axis=-1)
-    return noise_shares(energy[..., rank], QUIET_ALLOWANCE)
+    noise = np.maximum(energy[..., rank], np.float32(block * QUIET_FLOOR_MV**2))
+    noise *= energy.max(axis=-1) > 0
+    return noise_shares(noise, QUIET_ALLOWANCE)
 
 
 def _qrs_bounds(

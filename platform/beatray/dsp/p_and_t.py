@@ -24,6 +24,8 @@ P_ONSET_REACH_S, P_OFFSET_REACH_S = 0.10, 0.065
 MIN_WAVE_MV = 0.01
 REPEATED_S, REPEATED_ALLOWANCE = 0.2, 1.9
 """See `lead_weights.noise_shares`: of the energy that does not repeat so long before the QRS."""
+REPEATED_FLOOR_MV = 0.003
+"""Less than this does no harm, and may be no more than the steps of a converter."""
 BEATS_AT_ONCE = 64
 """Windows of so many beats, and what is taken off them, fit the cache together."""
 P_HEIGHT_MV = (0.005, 0.1)
@@ -55,11 +57,11 @@ class Beats:
 
 
 def _window(
-    slow_btl: NDArray[np.float32], owner: NDArray[np.int64], start: NDArray[np.int64], width: int
+    slow_btl: NDArray[np.float32], owner: NDArray[np.int64], start: NDArray[np.int64], width: int, step: int = 1
 ) -> NDArray[np.float32]:
-    """(n_beats, width, L) samples from `start` on; the record's ends are held."""
+    """(n_beats, width / step, L) samples from `start` on; the record's ends are held."""
     n_records, n_time, n_leads = slow_btl.shape
-    at = np.clip(start[:, None] + np.arange(width), 0, n_time - 1) + owner[:, None] * n_time
+    at = np.clip(start[:, None] + np.arange(0, width, step), 0, n_time - 1) + owner[:, None] * n_time
     window: NDArray[np.float32] = slow_btl.reshape(n_records * n_time, n_leads).take(at, axis=0)
     return window
 
@@ -81,15 +83,17 @@ def weigh_by_repetition(
     slow_btl: NDArray[np.float32], rate_hz: float, beats: Beats, qrs_onset: NDArray[np.int64]
 ) -> None:
     """Scales down, in place, the leads of which much does not repeat from beat to beat in the 0.2 s before the QRS."""
-    width = round(REPEATED_S * rate_hz)
-    window = _window(slow_btl, beats.owner, qrs_onset - width, width)
+    reach = max(1, round(REPEATED_S * rate_hz))
+    window = _window(slow_btl, beats.owner, qrs_onset - reach, reach, 2)  # the leads are smooth
+    width = window.shape[1]
     window -= np.einsum("nwl->nl", window)[:, None] / np.float32(width)
     starts = np.flatnonzero(beats.first)
     count = np.diff(np.append(starts, len(beats.r))).astype(np.float32)
     total = np.add.reduceat(window, starts, axis=0)
-    noise = np.add.reduceat(np.einsum("nwl,nwl->nl", window, window), starts, axis=0)
-    noise -= np.einsum("nwl,nwl->nl", total, total) / count[:, None]
-    noise[count == 1] = 0
+    energy = np.add.reduceat(np.einsum("nwl,nwl->nl", window, window), starts, axis=0)
+    noise = energy - np.einsum("nwl,nwl->nl", total, total) / count[:, None]
+    noise = np.maximum(noise, np.float32(width * REPEATED_FLOOR_MV**2) * np.maximum(count - 1, 1)[:, None])
+    noise *= energy > 0
     shares = noise_shares(noise, REPEATED_ALLOWANCE)
     if shares is None:
         return
