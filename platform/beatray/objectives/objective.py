@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -122,6 +122,9 @@ class Objective(nn.Module):
     reads: tuple[str, ...] = ("signal_uv", "n_samples", "record_key")
     """Arrays of the corpus that `views` needs; a method that needs more says so when it is built."""
 
+    frozen: Sequence[nn.Module] = ()
+    """Parts of the encoder that are not trained: they stay in evaluation mode, whatever the rest is in."""
+
     static_shapes: bool = False
     """Whether `forward` keeps shapes that do not depend on what tensors hold. The loop sets it where the host must not
     wait for the device, or where steps are recorded; results are those without, but for rounding."""
@@ -130,6 +133,13 @@ class Objective(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode of all that is trained."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
         """From a batch with the arrays `reads` to what `forward` takes: tensors with one row per record."""

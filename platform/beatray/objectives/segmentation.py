@@ -82,13 +82,6 @@ class Segmentation(Objective):
         self.head = build_head(encoder, self.head_description)
         self.train()
 
-    def train(self, mode: bool = True) -> Segmentation:
-        """Training mode of all that is trained; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
-
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
         """`view_1` (B, 12, L), n_valid (B,) and the target of the same samples, (B, M, L), M masks."""
         out = crop_window(batch, self.settings.augment.crop_seconds if self.training else None, draws)

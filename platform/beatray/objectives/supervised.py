@@ -116,13 +116,6 @@ class Supervised(Objective):
         self.register_buffer("sd", torch.tensor(s.sd or [1.0] * count), persistent=False)
         self.train()
 
-    def train(self, mode: bool = True) -> Supervised:
-        """Training mode of all that is trained; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
-
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
         """`view_1` (B, 12, L), n_valid (B,) and the targets."""
         out = crop_window(batch, self.settings.augment.crop_seconds if self.training else None, draws)
