@@ -128,7 +128,7 @@ def _delineate(
     squared, slow = _prepare(x_blt, step, leads, lengths, masks)
     rate_fast_hz = rate_hz / step
     beats = Beats(owner, first, last, np.minimum(r // step, squared.shape[-1] - 1))
-    onset, offset, known = _qrs_bounds(squared, rate_fast_hz, beats)
+    onset, offset, known = _qrs_bounds(squared, rate_fast_hz, beats, lengths // step)
     limit = np.maximum(lengths[owner] - 1, 0)
     centre = (step - 1) // 2
     found["qrs_onset"] = np.where(known, np.minimum(onset * step + centre, r), -1)
@@ -180,7 +180,9 @@ def _prepare(
         hold_after(fast, ends)
         slope = fast[..., 2:] - fast[..., :-2]
         slope *= slope
-        shares = _quiet_shares(slope)
+        for record in np.flatnonzero(ends < n_fast):
+            slope[record, :, max(ends[record] - 2, 0) :] = 0  # the step to what is held is none of the recording's
+        shares = _quiet_shares(slope, ends - 2)
         if shares is not None:
             slope *= (shares * shares)[..., None]
         np.add.reduce(slope, axis=1, out=squared[part, 1:-1])  # lead by lead
@@ -189,7 +191,7 @@ def _prepare(
     return squared, slow
 
 
-def _quiet_shares(squared_bln: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def _quiet_shares(squared_bln: NDArray[np.float32], ends: NDArray[np.int64]) -> NDArray[np.float32] | None:
     """What each lead counts in the speed, by its energy in the quieter ones of every other tenth of a second."""
     block = round(NOISE_BLOCK_S * QRS_RATE_HZ)
     n_blocks = squared_bln.shape[-1] // (2 * block)
@@ -197,15 +199,29 @@ def _quiet_shares(squared_bln: NDArray[np.float32]) -> NDArray[np.float32] | Non
         return None
     blocks = squared_bln[..., : 2 * n_blocks * block].reshape(*squared_bln.shape[:2], n_blocks, 2 * block)
     energy = np.einsum("blnw->bln", blocks[..., :block])
-    rank = int(NOISE_QUANTILE * (n_blocks - 1))
-    energy.partition(rank, axis=-1)
-    noise = np.maximum(energy[..., rank], np.float32(block * QUIET_FLOOR_MV**2))
-    noise *= energy.max(axis=-1) > 0
+    moves = energy.max(axis=-1) > 0
+    noise = np.maximum(_quieter(energy, ends // (2 * block)), np.float32(block * QUIET_FLOOR_MV**2))
+    noise *= moves
     return noise_shares(noise, QUIET_ALLOWANCE)
 
 
+def _quieter(blocks: NDArray[np.float32], n_whole: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What the quieter ones of the blocks (B, ..., n) do, of which each record has `n_whole` (B,) and the rest is what
+    stands behind it; `blocks` is changed."""
+    n_blocks = blocks.shape[-1]
+    n_whole = np.clip(n_whole, 1, n_blocks)
+    for record in np.flatnonzero(n_whole < n_blocks):
+        blocks[record, ..., n_whole[record] :] = np.inf
+    ranks = (NOISE_QUANTILE * (n_whole - 1)).astype(np.int64)
+    chosen = np.unique(ranks)
+    blocks.partition(chosen, axis=-1)
+    at = ranks.reshape(-1, *[1] * (blocks.ndim - 1))
+    level: NDArray[np.float32] = np.take_along_axis(blocks, np.broadcast_to(at, (*blocks.shape[:-1], 1)), -1)[..., 0]
+    return level
+
+
 def _qrs_bounds(
-    squared: NDArray[np.float32], rate_hz: float, beats: Beats
+    squared: NDArray[np.float32], rate_hz: float, beats: Beats, ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Onset and offset at the rate of `squared` (B, n), and whether there was any movement to bound."""
     n_time = squared.shape[-1]
@@ -213,7 +229,7 @@ def _qrs_bounds(
     before, after = (round(s * rate_hz) for s in QRS_REACH_S)
     at = beats.r[:, None] + np.arange(-before, after + 1)
     v = speed.ravel().take(np.clip(at, 0, n_time - 1) + beats.owner[:, None] * n_time)
-    noise = _quiet_level(speed, max(1, round(NOISE_BLOCK_S * rate_hz)))[beats.owner]
+    noise = _quiet_level(speed, max(1, round(NOISE_BLOCK_S * rate_hz)), ends)[beats.owner]
     core = slice(before - round(QRS_CORE_S[0] * rate_hz), before + round(QRS_CORE_S[1] * rate_hz))
     top = v[:, core].max(axis=1)
     floor = np.minimum(NOISE_GAIN * noise, NOISE_CAP * top)
@@ -235,14 +251,12 @@ def _qrs_bounds(
     return np.minimum(onset, beats.r), np.maximum(offset, beats.r), top > FLAT_SPEED_MV
 
 
-def _quiet_level(speed: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+def _quiet_level(speed: NDArray[np.float32], block: int, ends: NDArray[np.int64]) -> NDArray[np.float32]:
     """Mean speed of the quieter tenths of a second of each record: what noise alone does."""
     n_blocks = max(1, speed.shape[1] // block)
     width = min(block, speed.shape[1])
     blocks = speed[:, : n_blocks * width].reshape(len(speed), n_blocks, width).sum(axis=-1) / np.float32(width)
-    blocks.sort(axis=1)
-    level: NDArray[np.float32] = blocks[:, int(NOISE_QUANTILE * (n_blocks - 1))]
-    return level
+    return _quieter(blocks, ends // width)
 
 
 def _first(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter1d
 
-BLOCK_S = 1.6
+BLOCK_S = 10 / 6
 REACH = 5
 """Blocks on both sides whose least trust counts: 8 s, so all of a 10-s recording."""
 NOISE_SPARSENESS, BEATS_SPARSENESS = 1.5, 2.7
@@ -31,16 +31,21 @@ ALL_ALIKE = 0.03
 
 
 def block_width(n_time: int, rate_hz: float) -> int:
-    """Samples of a block; the last block of a recording takes in what is left over."""
-    n_blocks = max(1, n_time // max(1, round(BLOCK_S * rate_hz)))
-    return max(1, n_time // n_blocks)
+    """Samples of a block: a recording has the same blocks whatever stands behind it, short of one that is all of it."""
+    return max(1, min(n_time, round(BLOCK_S * rate_hz)))
 
 
-def lead_weights(slope_bln: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Weights (B, L, blocks), at most 1, of slopes that are not negative."""
+def lead_weights(slope_bln: NDArray[np.float32], width: int, lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Weights (B, L, blocks), at most 1, of slopes that are not negative.
+
+    `lengths` (B,) are samples of each recording. A part of a block at its end has the weights of the block before it;
+    a recording shorter than a block is one.
+    """
     n_records, n_leads, n_time = slope_bln.shape
     n_blocks = max(1, n_time // width)
     blocks = slope_bln[..., : n_blocks * width].reshape(n_records, n_leads, n_blocks, -1)
+    last = np.clip(lengths // width, 1, n_blocks) - 1
+    short = np.flatnonzero(lengths < width)
     total = np.einsum("blnw->bln", blocks)
     rests = total <= 0  # where a lead rests there is nothing to distrust, and nothing to rely on
     some_rest = bool(rests.any())
@@ -50,11 +55,18 @@ def lead_weights(slope_bln: NDArray[np.float32], width: int) -> NDArray[np.float
     trust /= total * total
     scale = 1 / (BEATS_SPARSENESS - NOISE_SPARSENESS)
     trust *= np.float32(width * scale)
+    trust[short] *= (lengths[short] / width).astype(np.float32)[:, None, None]
     trust -= np.float32(NOISE_SPARSENESS * scale)
     np.maximum(trust, 0, out=trust)
     np.minimum(trust, 1, out=trust)
     if some_rest:
         trust[rests] = 1
+    cut = np.flatnonzero(last < n_blocks - 1)
+    if cut.size:  # what is over, or not whole, is as the last whole block
+        held = np.minimum(np.arange(n_blocks), last[cut, None])[:, None]
+        trust[cut] = np.take_along_axis(trust[cut], held, axis=-1)
+        rests[cut] = np.take_along_axis(rests[cut], held, axis=-1)
+        some_rest = bool(rests.any())
     if n_blocks > REACH + 1:
         around = minimum_filter1d(trust, 2 * REACH + 1, axis=-1, mode="nearest")
     else:

@@ -141,7 +141,7 @@ def _detect(
     slope *= np.where(usable, 1.0 / np.maximum(mean, FLAT_MV), 0.0).astype(np.float32)[..., None]
     np.minimum(slope, CLIP, out=slope)
     width = block_width(n_low, rate_low_hz)
-    weights = lead_weights(slope, width)
+    weights = lead_weights(slope, width, lengths_low)
     slope *= slope
     weigh(slope, weights, width)
     energy = slope[:, 0].copy()
