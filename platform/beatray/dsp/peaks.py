@@ -135,6 +135,8 @@ def _detect(
     padded[..., 3 * lag + n_low :] = low[..., -1:]
     slope = band_slope(padded, lag)
     np.abs(slope, out=slope)
+    for record in np.flatnonzero(lengths_low < n_low):
+        slope[record, :, lengths_low[record] :] = 0  # the end itself is no step
     mean = slope.sum(axis=-1) / np.maximum(lengths_low, 1)[:, None].astype(np.float32)
     bits = np.array([1 << lead for lead in leads], np.int64)
     usable = (mean > FLAT_MV) & ~bad & ((masks[:, None] & bits) != 0)
