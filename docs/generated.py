@@ -22,8 +22,8 @@ from beatray.commands.evaluate import EvaluateCommand
 from beatray.config import config_folder
 from beatray.corpus.label_settings import LabelSettings
 from beatray.fields import walk
-from beatray.infer.plan import EmbedSettings
-from beatray.infer.predict_plan import PredictSettings
+from beatray.infer.plan import EmbedCommand
+from beatray.infer.predict_plan import PredictCommand
 from beatray.ingest.plan import IngestSettings
 from beatray.models.registry import encoder_classes
 from beatray.objectives.registry import objective_classes, supervised_classes
@@ -35,13 +35,13 @@ SETTINGS = {
     "ingest": IngestSettings,
     "evaluate": EvaluateCommand,
     "sweep": SweepSettings,
-    "embed": EmbedSettings,
-    "predict": PredictSettings,
+    "embed": EmbedCommand,
+    "predict": PredictCommand,
     "labels": LabelSettings,
 }
 """The settings of each command that takes overrides of its own; the others take those of pretrain."""
 
-PREFIX = {"sweep": "sweep.", "predict": "predict.", "labels": "labels."}
+PREFIX = {"sweep": "sweep.", "labels": "labels."}
 
 
 def write_pages(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import select
 import sys
 
 from beatray.cli_parser import parser
@@ -36,10 +37,23 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = _run(argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader (`| head`) has had enough
+    except BrokenPipeError as error:
+        if not _reader_is_gone():  # another pipe: of a store, a server, a worker
+            print(f"beatray: {_tellable(error)}", file=sys.stderr)
+            return 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     return code
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is our own output that nobody reads any more (`| head`), as the system tells of the pipe."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        return bool(watched.poll(0))
+    except (OSError, ValueError):  # no file at all
+        return False
 
 
 def _run(argv: list[str] | None) -> int:

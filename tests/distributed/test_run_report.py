@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,15 @@ def test_its_evaluation_is_found_and_its_errors_are_shown(
     assert page.count(" and the training recordings nearest to it: ") == min(
         10, int(np.sum(tested.str.startswith("ptbxl")))
     )
+
+
+def test_results_of_another_encoder_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((run / "evaluation" / "results.json").read_text())
+    assert list(document["encoder_sha256"]) == ["pretrained"]
+    document["encoder_sha256"]["pretrained"] = "0" * 64
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    assert main(["report", str(run), "--results", str(tmp_path)]) == 2
+    assert "is of another encoder than" in capsys.readouterr().err
 
 
 def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

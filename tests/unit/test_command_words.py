@@ -104,3 +104,14 @@ def test_the_help_of_ingest_names_every_source(capsys: pytest.CaptureFixture[str
         main(["ingest", "--help"])
     printed = capsys.readouterr().out
     assert [name for name in SOURCES if not re.search(rf"\b{name}\b", printed)] == []
+
+
+def test_a_pipe_of_somebody_else_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(words: list[str] | None) -> int:
+        raise BrokenPipeError(32, "Broken pipe", "/runs/fifo")
+
+    monkeypatch.setattr("beatray.cli._run", broken)
+    assert main(["doctor"]) == 1
+    assert "Broken pipe: /runs/fifo" in capsys.readouterr().err

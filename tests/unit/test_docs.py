@@ -46,6 +46,9 @@ def test_commands_settings_and_methods_are_those_of_the_code(site: Path) -> None
         "predict.recordings_per_task",
     ):
         assert key in settings
+    for command, words in (("embed", "embed.beat_pooling"), ("predict", "predict.workers")):
+        section = settings[settings.index(f'id="{command}"') :]
+        assert words in section and re.search(r">out<|<code[^>]*>[^<]*<span[^>]*>out</span>", section)
     methods = (site / "generated" / "methods.html").read_text()
     for name in (*objective_classes(), *supervised_classes(), *encoder_classes()):
         assert f"<h3>{name}" in methods

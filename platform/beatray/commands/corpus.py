@@ -122,6 +122,8 @@ def show_splits(uri: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
     policy = build(CorpusSettings, compose("pretrain", overrides)["corpus"], "corpus.")
     index = open_corpus(uri).index
     roles = assign_roles(index, policy_of(policy))
+    if policy.most_recordings is not None:
+        raise SettingsError("splits shows who trains at most; corpus.most_recordings= takes some of them")
     counts = {
         source: {role.name.lower(): int(((index["source"] == source) & (roles == role)).sum()) for role in Role}
         for source in sorted(index["source"].unique())

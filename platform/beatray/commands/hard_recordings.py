@@ -34,7 +34,7 @@ def hard_recordings(evaluation: Evaluation, rows: Rows, encoder: str) -> list[Ha
     wrong = hardest(part.truth, decided.scores)
     tested = np.array([position_of[part.test_ids[number]] for number in wrong], np.int64)
     train = np.array([position_of[each] for each in part.train_ids], np.int64)
-    features = _features(rows.take(np.concatenate([train, tested])), encoder, evaluation.settings.pooling)
+    features = _features(rows, np.concatenate([train, tested]), encoder, evaluation.settings.pooling)
     near, cosines = nearest(features, np.arange(len(train)), np.arange(len(train), len(features)))
     found = []
     for number, position, neighbours, alike in zip(wrong, tested, near, cosines, strict=True):
@@ -56,10 +56,10 @@ def _probed(evaluation: Evaluation) -> Decisions | None:
     return best.outcome if best is not None and isinstance(best.outcome, Decisions) else None
 
 
-def _features(rows: Rows, location: str, pooling: str) -> NDArray[np.float32]:
+def _features(rows: Rows, positions: NDArray[np.int64], location: str, pooling: str) -> NDArray[np.float32]:
     encoder, found = cast(Encoder, load_encoder(location)), []
-    for first in range(0, len(rows), CHUNK):
-        part = slice(first, first + CHUNK)
+    for first in range(0, len(positions), CHUNK):
+        part = positions[first : first + CHUNK]
         x_mv, n_samples = prepared(rows.signal_uv[part], rows.n_samples[part]), rows.n_samples[part].astype(np.int64)
         peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=n_samples) if pooling == "stages_beat" else None
         found.append(pooled_features(encoder, x_mv, n_samples, pooling, r_peaks=peaks))

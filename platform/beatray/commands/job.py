@@ -7,12 +7,13 @@ import sys
 from itertools import pairwise
 
 from beatray.corpus.label_settings import is_place
+from beatray.ingest.sources.registry import SOURCES
 
 _TABLE = ("labels", "labels.table", "labels.id_key_file", "objective.table.table", "objective.table.id_key_file")
-_EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file")
+_EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file", "evaluate.robustness.noise_folder")
 
 PLACES = {
-    "ingest": ("ptbxl", "ludb", "cinc", "wfdb", "files", "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
+    "ingest": (*SOURCES, "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
     "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
     "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", *_TABLE),
     "sweep": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out", *_TABLE, *_EVALUATED),

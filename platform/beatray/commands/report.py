@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from beatray.augment.draws import Draws, record_key
 from beatray.augment.vcg import ecg_to_vcg
+from beatray.commands.console import say
 from beatray.commands.hard_recordings import hard_recordings
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
@@ -84,6 +85,17 @@ def run_material(
         hard=hard,
         tracking=tracking,
     )
+
+
+def rows_of(corpus: Corpus, evaluation: Evaluation) -> Rows | None:
+    """The rows of all recordings that were learned from or tested; None, with a word, where the corpus lacks some."""
+    parts = evaluation.parts.values()
+    names = {each for part in parts for ids in (part.train_ids, part.test_ids) for each in ids}
+    wanted = np.flatnonzero(corpus.index["record_id"].isin(names).to_numpy())
+    if len(wanted) < len(names):
+        say("  without pictures of recordings: this corpus lacks some that were evaluated (say --corpus PATH)")
+        return None
+    return corpus.rows(wanted)
 
 
 def _corpus_facts(corpus: Corpus) -> dict[str, object]:

@@ -16,14 +16,14 @@ import numpy as np
 import yaml
 
 from beatray.commands.console import say
-from beatray.commands.report import described, run_material
+from beatray.commands.report import described, rows_of, run_material
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
 from beatray.evaluate.older import results_today
-from beatray.evaluate.results import Evaluation, evaluation_of
+from beatray.evaluate.results import MAPS, Evaluation, evaluation_of
 from beatray.evaluate.settings import MAIN_PROTOCOL
-from beatray.models.encoder_folder import ENCODER_FOLDER
+from beatray.models.encoder_folder import ENCODER_FOLDER, encoder_sha256
 from beatray.report.build import build_report
 from beatray.schema import build
 from beatray.settings import CorpusSettings
@@ -31,7 +31,7 @@ from beatray.storage.store import Store
 from beatray.track.memory import MEMORY, how_to_open
 from beatray.train.run_folder import EVALUATION_FOLDER, METRICS, SETTINGS, RunFolder
 
-RESULTS, MAPS = "results.json", "predictions.npz"
+RESULTS = "results.json"
 FEWEST_BEATS = 5
 """Of the recording that is drawn."""
 
@@ -42,9 +42,16 @@ def write(folder: Store, out: Path, corpus_path: str | None = None, results: str
     place.pull(SETTINGS, METRICS, MEMORY)
     settings = yaml.safe_load((place.scratch / SETTINGS).read_text())
     evaluation = _evaluation(folder, results)
+    finished = folder.child(ENCODER_FOLDER).size("encoder.json") is not None
+    known = set() if evaluation is None else set(evaluation.encoder_sha256.values())
+    if finished and known and encoder_sha256(folder.location) not in known:
+        place = results or folder.child(EVALUATION_FOLDER).where()
+        raise SettingsError(
+            f"{place} is of another encoder than {folder.where()} holds now: evaluate it again (overwrite=true), or say "
+            "--results"
+        )
     corpus = _corpus(corpus_path or settings["corpus"]["path"])
     rows, shown = (None, None) if corpus is None else _rows(corpus, settings, evaluation)
-    finished = folder.child(ENCODER_FOLDER).size("encoder.json") is not None
     opened = how_to_open(place.scratch)
     material = run_material(
         title=f"beatray run {settings['run']}",
@@ -81,13 +88,18 @@ def _evaluation(folder: Store, results: str | None) -> Evaluation | None:
 
 
 def _with_maps(evaluation: Evaluation, maps: bytes) -> Evaluation:
-    """The evaluation with the label maps beside it in the run that kept them: the first seed with all labels."""
+    """The evaluation with the label maps beside it in the run that kept them: the first seed, with all labels."""
     with np.load(io.BytesIO(maps), allow_pickle=False) as archive:
         predictions = archive["predictions"]
-    wanted = ("segment", MAIN_PROTOCOL["segment"], "pretrained", "clean")
-    runs = [r for r in evaluation.runs if (r.task, r.protocol, r.variant, r.condition) == wanted]
-    first = max(runs, key=lambda run: (run.fraction, -run.seed), default=None)
-    kept = [replace(run, predictions=predictions) if run is first else run for run in evaluation.runs]
+    protocol, settings = MAIN_PROTOCOL["segment"], evaluation.settings
+    seed, fraction = settings.seeds_of("segment", protocol)[0], max(settings.segment_fractions)
+    wanted = ("segment", protocol, "pretrained", "clean", seed, fraction)
+    kept = [
+        replace(run, predictions=predictions)
+        if (run.task, run.protocol, run.variant, run.condition, run.seed, run.fraction) == wanted
+        else run
+        for run in evaluation.runs
+    ]
     return replace(evaluation, runs=tuple(kept))
 
 
@@ -104,16 +116,10 @@ def _rows(corpus: Corpus, settings: dict[str, Any], evaluation: Evaluation | Non
     index = corpus.index
     if evaluation is None:
         roles = assign_roles(index, policy_of(build(CorpusSettings, dict(settings["corpus"]), "corpus.")))
-        wanted = np.flatnonzero(roles == Role.TRAIN)[:1]
+        rows: Rows | None = corpus.rows(np.flatnonzero(roles == Role.TRAIN)[:1])
     else:
-        parts = evaluation.parts.values()
-        names = {each for part in parts for ids in (part.train_ids, part.test_ids) for each in ids}
-        wanted = np.flatnonzero(index["record_id"].isin(names).to_numpy())
-        if len(wanted) < len(names):
-            say("  without pictures of recordings: this corpus lacks some that were evaluated (say --corpus PATH)")
-            return None, None
-    if not len(wanted):
+        rows = rows_of(corpus, evaluation)
+    if rows is None or not len(rows):
         return None, None
-    rows = corpus.rows(wanted)
     with_beats = (n for n in range(len(rows)) if len(rows.r_peaks[n]) > FEWEST_BEATS)
     return rows, next(with_beats, 0)

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from beatray.commands import run_report
 from beatray.commands.console import say
 from beatray.commands.hard_recordings import hard_recordings
-from beatray.commands.report import example_of
+from beatray.commands.report import example_of, rows_of
 from beatray.commands.sweep import where_to_look
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
@@ -179,7 +178,7 @@ def _of_corpus(
         return {}
     rows = corpus.rows(tested[:MOST_EMBEDDED])
     whole = _with_controls(trial)
-    labelled = corpus.rows(_positions(corpus, whole))
+    labelled = rows_of(corpus, whole)
     shown = next((n for n in range(len(rows)) if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5), 0)
     return {
         "overlays": _overlays(folder, trial, corpus, evaluation),
@@ -187,7 +186,7 @@ def _of_corpus(
         "embeddings": _embeddings(folder, trial, rows, evaluation),
         "evaluation": whole,
         "rows": labelled,
-        "hard": hard_recordings(whole, labelled, folder.child(trial.trial).location),
+        "hard": [] if labelled is None else hard_recordings(whole, labelled, folder.child(trial.trial).location),
         "example": example_of(
             rows, shown, settings["objective"], settings["encoder"], feature_statistics(corpus), settings["seed"]
         ),
@@ -200,12 +199,6 @@ def _with_controls(trial: Evaluated) -> Evaluation:
     if not trial.controls or trial.controls["tasks"] != trial.results["tasks"]:
         return own
     return replace(own, runs=(*own.runs, *evaluation_of(trial.controls).runs))
-
-
-def _positions(corpus: Corpus, evaluation: Evaluation) -> NDArray[np.int64]:
-    """The rows of all recordings that were learned from or tested."""
-    wanted = {each for part in evaluation.parts.values() for ids in (part.train_ids, part.test_ids) for each in ids}
-    return np.flatnonzero(corpus.index["record_id"].isin(wanted).to_numpy())
 
 
 def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: EvaluateSettings) -> list[ecg.Overlay]:

@@ -13,14 +13,14 @@ import numpy as np
 from beatray.evaluate.detail_tables import class_rows, classes_markdown, wave_rows, waves_markdown
 from beatray.evaluate.groups import code_rows, codes_markdown, group_rows, groups_markdown
 from beatray.evaluate.names import score_name
-from beatray.evaluate.results import VALIDATION_AUROC, VARIANTS, Evaluation, plain, write_results
+from beatray.evaluate.results import MAPS, VALIDATION_AUROC, VARIANTS, Evaluation, plain, write_results
 from beatray.evaluate.table import as_markdown, as_rows, as_text, make_table
 
 if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
 
 NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "waves.md", "groups.md", "codes.md")
-"""All there may be, beside the label maps of one run (predictions.npz)."""
+"""All there may be, beside the label maps of one run (`MAPS`)."""
 
 
 def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
@@ -28,6 +28,8 @@ def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
 
     `rows` are those that were evaluated: ages, sexes, flags and codes come from there.
     """
+    for name in (*NAMES, MAPS):  # of an evaluation that this one takes the place of
+        (folder / name).unlink(missing_ok=True)
     write_results(evaluation, folder)
     table, by_class = make_table(evaluation), class_rows(evaluation)
     by_wave, by_group, by_code = wave_rows(evaluation), group_rows(evaluation, rows), code_rows(evaluation, rows)

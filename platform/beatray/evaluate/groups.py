@@ -5,8 +5,9 @@ of the group alone. Then, for classes that several codes make (PTB-XL superclass
 row for each code: the recordings that carry it against those without the class, by AUROC, and the share of them that
 is found at the class's threshold. A class can look fair while one of its codes is missed.
 
-What is compared is the main protocol and fine-tuning, with all labels, on clean recordings. Intervals are over test
-patients and seeds (`intervals`); groups are small, so they are wide, and none of the rows is a test.
+What is compared is the main protocol and fine-tuning, with the most labels that were tried, on clean recordings.
+Intervals are over test patients and seeds (`intervals`); groups are small, so they are wide, and none of the rows is a
+test.
 
 Contract: `rows` is a `corpus.reader.Rows` that holds the test recordings. A group or code with fewer than `FEWEST`
 recordings has no row; a class without both answers in a group has NaN.
@@ -26,7 +27,8 @@ from beatray.evaluate.detail_tables import interval_text, markdown_table
 from beatray.evaluate.intervals import Interval, class_intervals, own_intervals, row_patients
 from beatray.evaluate.label_spaces import SPACES, label_space
 from beatray.evaluate.metrics import SegmentCounts, macro_auroc, pooled_f1
-from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart
+from beatray.evaluate.recordings import count
+from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, percent
 from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
 from beatray.record import WAVE_KINDS
 
@@ -97,11 +99,12 @@ def group_rows(evaluation: Evaluation, rows: Rows) -> list[GroupRow]:
         members = {name: np.array([name in each for each in groups]) for name in names}
         for runs in _compared(evaluation, task):
             for name, inside in members.items():
-                if inside.sum() >= FEWEST:
+                recordings = _recordings(part, inside)
+                if recordings >= FEWEST:
                     macro, parts = _scores(runs, part, inside, evaluation.settings)
                     first = runs[0]
                     about = (task, first.protocol, first.fraction, first.variant, first.encoder)
-                    found.append(GroupRow(*about, name, int(inside.sum()), macro, parts))
+                    found.append(GroupRow(*about, name, recordings, macro, parts))
     return found
 
 
@@ -123,7 +126,8 @@ def code_rows(evaluation: Evaluation, rows: Rows) -> list[CodeRow]:
         for column, name in enumerate(part.classes):
             for code in codes.get(name, []) if len(codes.get(name, [])) > 1 else []:
                 has = np.array([code in each for each in carried])
-                if has.sum() < FEWEST:
+                recordings = _recordings(part, has)
+                if recordings < FEWEST:
                     continue
                 chosen_rows = np.flatnonzero(has | (part.truth[:, column] == 0))
                 outcomes = [
@@ -135,7 +139,7 @@ def code_rows(evaluation: Evaluation, rows: Rows) -> list[CodeRow]:
                 share = np.mean([(o.scores[has, column] >= o.thresholds[column]).mean() for o in _decisions(runs)])
                 first = runs[0]
                 about = (first.protocol, first.fraction, first.variant, first.encoder)
-                found.append(CodeRow(*about, name, code, int(has.sum()), area, float(share)))
+                found.append(CodeRow(*about, name, code, recordings, area, float(share)))
     return found
 
 
@@ -144,7 +148,8 @@ def groups_markdown(rows: Sequence[GroupRow]) -> str:
     tables = []
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
-        note = f"{SCORED[task]} with all labels. macro: their mean, with its interval over patients and seeds."
+        scored = f"{SCORED[task]} with {percent(of_task[0].fraction)} of the labels"
+        note = f"{scored}. macro: their mean, with its interval over patients and seeds."
         tables.append(markdown_table(group_header(of_task), [group_cells(row) for row in of_task], note))
     return "\n".join(tables)
 
@@ -183,6 +188,11 @@ def codes_markdown(rows: Sequence[CodeRow]) -> str:
         "class's threshold, which was chosen without the test part."
     )
     return markdown_table(CODE_HEADER, [code_cells(row) for row in rows], note)
+
+
+def _recordings(part: TaskPart, inside: NDArray[np.bool_]) -> int:
+    """How many recordings the chosen rows of the test part are of."""
+    return count([part.test_ids[row] for row in np.flatnonzero(inside)])
 
 
 def _compared(evaluation: Evaluation, task: str) -> Iterator[list[Run]]:

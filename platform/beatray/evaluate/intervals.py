@@ -154,6 +154,8 @@ def _resampled(
         share = seeds.reshape(seeds.shape + (1,) * (by_seed.ndim - 2))
         mixed = np.where(share > 0, by_seed * share, 0.0).sum(axis=1)
         low, high = _quantiles(mixed)
+        if len(set(patients)) < 2:  # nothing to draw from: a width of zero would pass for certainty
+            low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
         found[name] = value, low, high
     return found
 

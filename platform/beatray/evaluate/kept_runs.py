@@ -1,8 +1,9 @@
 """The runs of finished units, kept on disk while an evaluation goes on: one that was killed does not do them again.
 
 A unit's file lies beside the encoders' outputs and is named by the hash of what its runs depend on: corpus and
-recordings, the truth, who trains, validates and tests, the encoder, and the settings. Numbers come back as they were,
-to the bit; plain arrays and JSON, no pickle. Files are whole or absent.
+recordings, the truth, who trains, validates and tests, the encoder, the settings, and the versions of what computes.
+Numbers come back as they were, to the bit; plain arrays and JSON, no pickle. Files are whole or absent, and go when the
+evaluation is whole, also where outputs are kept: an evaluation that is asked for again is done again.
 
 Contract: `read` gives None for a unit that was not finished, or under other settings.
 """
@@ -13,13 +14,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from beatray.dsp import analyse
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.outputs import Outputs, digest, source_of, write_whole
 from beatray.evaluate.results import Decisions, Run
@@ -28,6 +30,8 @@ from beatray.evaluate.worker import WorkUnit
 
 VERSION = 1
 """Changes when the same unit would give other runs."""
+
+RUNS_SUFFIX = ".npz"
 
 NO_PART_OF_RUNS = ("workers", "keep_outputs", "bootstraps", "baselines", "permutations", "tasks")
 """Settings that decide which units there are, or what becomes of their runs, but not the runs."""
@@ -75,8 +79,9 @@ class KeptRuns:
         spec, encoder = unit.spec, None
         if spec is not None:
             encoder = [self.outputs.identity(spec), spec.random().key(), source_of(spec, unit.seed)[1], spec.label]
-        about = [VERSION, torch.__version__, self.parts[unit.task], self.settings]
-        return self.outputs.folder / f"{digest(about, unit.protocol, unit.variant, encoder, unit.seed)}.npz"
+        code = [VERSION, analyse.VERSION, *(version(name) for name in ("beatray", "torch", "scikit-learn"))]
+        about = [code, self.parts[unit.task], self.settings]
+        return self.outputs.folder / f"{digest(about, unit.protocol, unit.variant, encoder, unit.seed)}{RUNS_SUFFIX}"
 
 
 def _part(outputs: Outputs, task: str) -> list[Any]:

@@ -126,11 +126,12 @@ class Outputs:
             np.float32, copy=False
         )
 
-    def remove(self) -> None:
-        """Delete what is kept here, and the folder if nothing else lies in it: a user named the one above."""
+    def remove(self, suffix: str = "") -> None:
+        """Delete what is kept here (what ends with `suffix`), and the folder if nothing else lies in it: a user named
+        the one above."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                if KEPT_NAME.fullmatch(path.name):
+                if KEPT_NAME.fullmatch(path.name) and path.name.endswith(suffix):
                     path.unlink()
             with contextlib.suppress(OSError):
                 self.folder.rmdir()

@@ -47,6 +47,9 @@ VARIANTS = {
 """What a head may read, and how it is shown: the encoder under test; the same from random weights; measured features;
 the encoder's together with them; the encoder's under permuted labels. The second, third and fifth are baselines."""
 
+MAPS = "predictions.npz"
+"""The label maps of one run, beside results.json."""
+
 PREFIX = "eval/"
 """How the names of scores begin, as metrics of a run."""
 
@@ -124,6 +127,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     encoders: tuple[str, ...] = field(default=())
+    encoder_sha256: Mapping[str, str] = field(default_factory=dict)  # of those with weights, by label
 
 
 def score(
@@ -155,7 +159,7 @@ def write_results(evaluation: Evaluation, folder: Path) -> Path:
     path.write_text(json.dumps(plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     kept = next((run for run in evaluation.runs if run.predictions is not None), None)
     if kept is not None and kept.predictions is not None:
-        np.savez_compressed(folder / "predictions.npz", predictions=kept.predictions)
+        np.savez_compressed(folder / MAPS, predictions=kept.predictions)
     return path
 
 
@@ -165,6 +169,7 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
         "settings": asdict(evaluation.settings),
         "notes": list(evaluation.notes),
         "seconds": evaluation.seconds,
+        "encoder_sha256": dict(evaluation.encoder_sha256),
         "tasks": {
             name: {
                 "train_ids": part.train_ids,
@@ -218,7 +223,8 @@ def evaluation_of(document: Mapping[str, Any]) -> Evaluation:
         parts[name] = TaskPart(name, truth=truth, title=part["title"], too_few=tuple(part["too_few_to_learn"]), **given)
     settings = build(EvaluateSettings, dict(document["settings"]), "evaluate.")
     runs = tuple(_run_of(run) for run in document["runs"])
-    return Evaluation(settings, parts, runs, tuple(document["notes"]), document["seconds"])
+    hashes = document.get("encoder_sha256", {})
+    return Evaluation(settings, parts, runs, tuple(document["notes"]), document["seconds"], tuple(hashes), dict(hashes))
 
 
 def _run_of(document: Mapping[str, Any]) -> Run:

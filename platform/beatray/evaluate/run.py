@@ -31,7 +31,7 @@ import torch
 
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec
-from beatray.evaluate.kept_runs import KeptRuns
+from beatray.evaluate.kept_runs import RUNS_SUFFIX, KeptRuns
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.outputs import Outputs, Piece
 from beatray.evaluate.own_labels import TableSpace
@@ -40,6 +40,7 @@ from beatray.evaluate.settings import PROBES, PROTOCOLS, EvaluateSettings
 from beatray.evaluate.split import Index, refuse_shared_patients
 from beatray.evaluate.tasks import TaskData, patient_of, task_data
 from beatray.evaluate.worker import Worker, WorkUnit, read_by, start_process
+from beatray.models.encoder_folder import encoder_sha256
 
 if TYPE_CHECKING:
     from beatray.corpus.reader import Rows
@@ -122,10 +123,10 @@ def evaluate(
             runs[position] = found_runs
             if progress is not None:
                 progress(done, len(units), f"{units[position].name()} seed {units[position].seed}")
-        if not settings.keep_outputs:
-            outputs.remove()
+        outputs.remove(RUNS_SUFFIX if settings.keep_outputs else "")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
-    return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels)
+    hashes = {spec.label: encoder_sha256(spec.weights) for spec in encoders if spec.weights is not None}
+    return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels, hashes)
 
 
 def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: EvaluateSettings) -> list[WorkUnit]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from beatray.evaluate.detail_tables import interval_text
 from beatray.evaluate.groups import COMPARED, EVERYBODY, SCORED, CodeRow, GroupRow
+from beatray.evaluate.results import percent
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, to_svg
 from beatray.report.html import Picture, Section, plain_table
@@ -28,8 +29,9 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
             Section(
                 title="For whom it is worse",
                 paragraphs=[
-                    "The frozen encoder with all labels on groups of the test recordings. Groups are small and differ "
-                    "in their diagnoses: the intervals (over patients and seeds) say how little a difference may mean. "
+                    f"The frozen encoder with {percent(main[0].fraction)} of the labels on groups of the test "
+                    "recordings. Groups are small and differ in their diagnoses: the intervals (over patients and "
+                    "seeds) say how little a difference may mean. "
                     f"Classes and waves by themselves: {main[0].encoder}."
                 ],
                 html="".join(

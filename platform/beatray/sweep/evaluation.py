@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from beatray.corpus.label_file import read_bytes
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import OWN_PATIENTS
+from beatray.dsp import analyse
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import table_scores, write_tables
@@ -185,6 +186,8 @@ def _made_of(run_spec: RunSpec, settings: EvaluateSettings, encoder: str) -> dic
     if set(run_spec.settings.corpus.hashed_test_sources) <= set(OWN_PATIENTS):
         left_out.add("hashed_test_by")  # it changes nothing, and is not among what older scores were made of
     split = {key: value for key, value in as_dict(run_spec.settings.corpus).items() if key not in left_out}
+    if settings.pooling == "stages_beat":  # R-peaks are looked for when encoders are read
+        kind["analysis"] = analyse.VERSION
     if settings.labels.table:
         kind["labels_sha256"] = hashlib.sha256(read_bytes(settings.labels.table)).hexdigest()
     return dict(plain({**kind, "manifest": run_spec.manifest_hash, "split": split, "evaluate": about}))

@@ -106,10 +106,13 @@ def _is_half_made(path: Path) -> bool:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
             own = [name for name in ("experiments", "runs", "registered_models") if name in tables]
-            rows = [database.execute(f"select count(*) from {name}").fetchone()[0] for name in own]
+            begun = bool(own or "alembic_version" in tables)
+            if not own:  # before MLflow's first table; others keep their versions by Alembic, too
+                own = sorted(tables - {"alembic_version"})
+            rows = [database.execute(f'select count(*) from "{name}"').fetchone()[0] for name in own]
     except sqlite3.Error:
         return False  # no database, or a busy one: MLflow says which
-    return bool(own or "alembic_version" in tables) and not any(rows)
+    return begun and not any(rows)
 
 
 def _set_aside(path: Path) -> None:
