@@ -45,10 +45,10 @@ def write(folder: Store, out: Path, corpus_path: str | None = None, results: str
     finished = folder.child(ENCODER_FOLDER).size("encoder.json") is not None
     known = set() if evaluation is None else set(evaluation.encoder_sha256.values())
     if finished and known and encoder_sha256(folder.location) not in known:
-        place = results or folder.child(EVALUATION_FOLDER).where()
+        where = results or folder.child(EVALUATION_FOLDER).where()
         raise SettingsError(
-            f"{place} is of another encoder than {folder.where()} holds now: evaluate it again (overwrite=true), or say "
-            "--results"
+            f"{where} is of another encoder than {folder.where()} holds now: evaluate that again (overwrite=true), or "
+            "name its results by --results"
         )
     corpus = _corpus(corpus_path or settings["corpus"]["path"])
     rows, shown = (None, None) if corpus is None else _rows(corpus, settings, evaluation)
