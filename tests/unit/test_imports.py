@@ -79,7 +79,7 @@ LOWER: dict[str, set[str]] = {
         *("storage", "corpus", "settings", "augment", "preprocess", "models", "objectives", "train", "evaluate"),
     },
     "sweep": {
-        *("storage", "corpus", "models", "objectives", "settings", "config", "track", "ray_job"),
+        *("storage", "dsp", "corpus", "models", "objectives", "settings", "config", "track", "ray_job"),
         *("train", "evaluate", "finetune"),
     },
     "infer": {"storage", "corpus", "ingest", "settings", "augment", "preprocess", "models", "objectives", "evaluate"},

@@ -122,7 +122,7 @@ class Objective(nn.Module):
     reads: tuple[str, ...] = ("signal_uv", "n_samples", "record_key")
     """Arrays of the corpus that `views` needs; a method that needs more says so when it is built."""
 
-    frozen: Sequence[nn.Module] = ()
+    frozen_modules: Sequence[nn.Module] = ()
     """Parts of the encoder that are not trained: they stay in evaluation mode, whatever the rest is in."""
 
     static_shapes: bool = False
@@ -137,7 +137,7 @@ class Objective(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Training mode of all that is trained."""
         super().train(mode)
-        for module in self.frozen:
+        for module in self.frozen_modules:
             module.eval()
         return self
 

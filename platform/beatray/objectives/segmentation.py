@@ -77,7 +77,7 @@ class Segmentation(Objective):
     ) -> None:
         super().__init__(encoder, settings, statistics)
         self.reads = (*Objective.reads, "target")
-        self.frozen = freeze(encoder, settings.trained, settings.last_layers)
+        self.frozen_modules = freeze(encoder, settings.trained, settings.last_layers)
         self.head_description = described_decoder(settings)
         self.head = build_head(encoder, self.head_description)
         self.train()

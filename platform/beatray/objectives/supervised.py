@@ -101,7 +101,7 @@ class Supervised(Objective):
         if not count:
             raise ValueError("objective.names is empty: what is learned is filled in by `beatray finetune labels=...`")
         self.reads = (*Objective.reads, "target")
-        self.frozen = freeze(encoder, s.trained, s.last_layers)
+        self.frozen_modules = freeze(encoder, s.trained, s.last_layers)
         sizes = {"hidden": s.hidden, "dropout": s.dropout} if s.hidden else {}
         self.head_description: dict[str, Any] = {
             "name": "mlp" if s.hidden else "linear",
