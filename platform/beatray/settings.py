@@ -237,6 +237,11 @@ class PretrainSettings:
     cluster: ClusterSettings = setting(ClusterSettings)
     tracking: TrackingSettings = setting(TrackingSettings)
 
+    @property
+    def first_weights(self) -> str | None:
+        """The encoder whose weights the run begins with; None where they are drawn, `encoder_weights` said or not."""
+        return None if self.objective.get("from_scratch") else self.encoder_weights
+
     def __post_init__(self) -> None:
         check(self)
         check_run_name(self.run)

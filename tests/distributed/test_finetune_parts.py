@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import CheckpointError, LabelError
+from beatray.errors import CheckpointError, LabelError, SettingsError
 from beatray.evaluate.label_spaces import superclass_targets
 from beatray.finetune.finish import make_model
 from beatray.finetune.prepare import assignment
@@ -18,6 +19,7 @@ from beatray.models.model_folder import describe_model
 from beatray.train.loop import train
 from beatray.train.prepare import hashes_of
 from beatray.train.ranks import Ranks
+from beatray.train.run_spec import build_model
 from finetuning import spec_of
 from label_tables import written
 from pretraining import train_here
@@ -70,8 +72,29 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     assert train(spec, Ranks())
     assert make_model(spec) == {}
     description = describe_model(spec.run.location)
+    assert description["started_from"] == spec.settings.encoder_weights_sha256
     assert description["records"]["test"] == 0 and description["records"]["test_seen"] > 0
     assert "left out" in (tmp_path / "tuned" / "model" / "README.md").read_text()
+
+    scratch = spec_of(sample_corpus, tmp_path, "scratch", *words, "seen_tests=leave_out", "from_scratch=true")
+    fresh, pretrained = (
+        build_model(one.settings.objective, one.settings.encoder, 0, one.statistics, one.settings.first_weights)
+        for one in (scratch, spec)
+    )
+    drawn = build_model(spec.settings.objective, spec.settings.encoder, 0, spec.statistics)
+    for name, matrix in fresh.encoder.state_dict().items():
+        assert torch.equal(matrix, drawn.encoder.state_dict()[name]), name
+    there = pretrained.encoder.state_dict()
+    assert not all(torch.equal(matrix, there[name]) for name, matrix in fresh.encoder.state_dict().items())
+    assert (scratch.settings.objective["encoder_lr"], spec.settings.objective["encoder_lr"]) == (1.0, 0.1)
+    assert len(scratch.trained_on) < len(spec.trained_on)  # it has seen what teaches it, and nothing else
+    assert train(scratch, Ranks())
+    assert make_model(scratch) == {}
+    description = describe_model(scratch.run.location)  # tested on the same recordings: none
+    assert description["records"]["test"] == 0 and description["records"]["test_seen"] > 0
+    assert description["started_from"] is None
+    with pytest.raises(SettingsError, match="say which"):
+        spec_of(sample_corpus, tmp_path, "nobody", "from_scratch=true")
 
 
 def superclasses(corpus: str, folder: Path, owner: str = "") -> str:

@@ -14,7 +14,7 @@ from beatray.finetune.settings import finetune_settings
 from beatray.models.encoder_folder import export_encoder
 from beatray.models.registry import build_encoder
 from beatray.storage.store import Store
-from beatray.sweep.plan import plan_from
+from beatray.sweep.plan import config_of, plan_from
 from beatray.train.composed import pretrain_settings
 
 
@@ -78,3 +78,25 @@ def test_fractions_parts_and_seeds_are_a_sweep(encoder: str, tmp_path: Path) -> 
     assert all(list(trial.settings.encoder["channels"]) == [16, 16, 48] for trial in plan.trials)
     with pytest.raises(SettingsError, match="did you mean 'validation_auroc'"):
         plan_from([*(word.replace("_auroc", "_auroq") for word in words), *space])
+
+
+def test_what_pretraining_saves_in_labels_is_a_sweep(encoder: str, tmp_path: Path) -> None:
+    words = ["sweep=label_efficiency", f"encoder.weights={encoder}", "corpus=/c", f"out={tmp_path}"]
+    plan = plan_from([*words, "labels=sex", "train.epochs=3"])
+    rows, fractions, seeds = 4, 5, 3
+    assert len(plan.trials) == rows * fractions * seeds and plan.sweep.metric == "validation_auroc"
+    first, last = plan.trials[0], plan.trials[-1]
+    assert first.name == "pretrained_frozen__fraction-0.01__seed-0" and first.settings.first_weights == encoder
+    assert last.settings.first_weights is None and last.settings.encoder_weights == encoder
+    assert {trial.settings.objective["labels"] for trial in plan.trials} == {"sex"}
+    assert {trial.settings.train.epochs for trial in plan.trials} == {3}
+    assert {trial.settings.objective["fraction_seed"] for trial in plan.trials} == {None}  # that of the training
+    assert config_of([*words, "labels=sex"])["objective"]["labels"] == "sex"
+
+    table = ["labels=./labels.csv", "labels.targets.low=lvef < 40", "labels.columns=[lvef]"]
+    learned = plan_from([*words, *table]).trials[0].settings.objective
+    assert learned["labels"] == "table" and learned["table"]["table"] == "./labels.csv"
+    assert learned["table"]["targets"] == {"low": "lvef < 40"} and list(learned["table"]["columns"]) == ["lvef"]
+
+    numbers = ["labels=age", "objective.task=regress", "sweep.metric=validation_mae", "sweep.mode=min"]
+    assert plan_from([*words, *numbers]).trials[0].settings.objective["task"] == "regress"

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from beatray.commands import run_report
+from beatray.commands import model_sweep_report, run_report
 from beatray.commands.console import say
 from beatray.commands.hard_recordings import hard_recordings
+from beatray.commands.model_sweep_report import shared_settings
 from beatray.commands.report import example_of, rows_of
 from beatray.commands.sweep import where_to_look
 from beatray.corpus.reader import Corpus, Rows, open_corpus
@@ -36,10 +37,11 @@ from beatray.report.sweep_methods import costs_csv
 from beatray.report.sweep_page import build_sweep_report
 from beatray.report.sweep_scores import compared
 from beatray.report.sweep_table import make_table, name_of
-from beatray.schema import build, flat
+from beatray.schema import build
 from beatray.settings import CorpusSettings
 from beatray.storage.store import Store
 from beatray.sweep.budget import read_costs
+from beatray.sweep.model_results import read_models
 from beatray.sweep.ranking import as_text
 from beatray.sweep.record import REPORT, SweepRecord, read
 from beatray.sweep.results import Evaluated, Method, SweepResults, best_method, by_worth, read_results
@@ -74,7 +76,13 @@ def run(parent: str, corpus: str | None = None, against: str | None = None, resu
         else:
             if results is not None:
                 raise SettingsError("--results is for the report of a single run: a sweep has evaluated its own")
-            written = write(folder, record, read_results(folder, record), out, corpus, against)
+            models = read_models(folder, record)
+            if models.methods:
+                if against is not None:
+                    raise SettingsError("--against is for a sweep over ways to pretrain; this one is over labels")
+                written = model_sweep_report.write(folder, record, models, out)
+            else:
+                written = write(folder, record, read_results(folder, record), out, corpus, against)
         if not folder.is_local:
             for path in written:
                 folder.child(REPORT).write(path.name, path.read_bytes())
@@ -112,7 +120,7 @@ def write(
             "shown in the pictures": f"{name_of(best)}, trial {trial.trial}",
             "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
         },
-        settings=yaml.safe_dump(_shared(folder, record, results), sort_keys=True),
+        settings=yaml.safe_dump(shared_settings(folder, record, trial.trial), sort_keys=True),
         ranking=as_text(record),
         against=against,
         journals={trial.trial: _journal(folder, trial) for method in results.methods for trial in method.trials},
@@ -239,18 +247,6 @@ def _embeddings(folder: Store, trial: Evaluated, rows: Rows, evaluation: Evaluat
             "source": [str(source) for source in rows.source],
         },
     )
-
-
-def _shared(folder: Store, record: SweepRecord, results: SweepResults) -> dict[str, Any]:
-    """The settings of a trial without what the trials differ in and without places."""
-    settings = flat(yaml.safe_load(folder.child(results.methods[0].trials[0].trial).read(SETTINGS)))
-    varied = {key for trial in record.trials for key in trial.changes}
-    places = ("out", "run", "tracking", "cluster", "corpus.path")
-    return {
-        key: value
-        for key, value in settings.items()
-        if not any(key == other or key.startswith(f"{other}.") for other in (*varied, *places))
-    }
 
 
 def _track(folder: Store, written: list[Path]) -> list[str]:

@@ -20,7 +20,7 @@ from beatray.evaluate.metrics import best_thresholds
 from beatray.finetune.card import model_card
 from beatray.finetune.lessons import WAVES, Index
 from beatray.finetune.outputs import logits_of, masks_of
-from beatray.finetune.prepare import Assignment, Parts, assignment
+from beatray.finetune.prepare import Assignment, Parts, assignment, settings_of
 from beatray.finetune.scores import Scores, class_of_scores, multilabel_scores, number_scores, wave_scores_of
 from beatray.models.calibration import Calibration, fitted
 from beatray.models.encoder_folder import describe_encoder, seen_by
@@ -81,7 +81,7 @@ def trained_model(run_spec: RunSpec) -> tuple[LabelledModel, dict[str, Any]]:
 
 def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device: torch.device) -> dict[str, Any]:
     """model.json, but for the head."""
-    settings, parts = found.settings, found.parts
+    settings, parts, own = found.settings, found.parts, settings_of(found.settings)
     test, seen = _clean(run_spec, found.corpus, parts.test)
     scored = Parts(parts.train, parts.validation, test)
     kind = found.taught.kind
@@ -104,7 +104,7 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
         "manifest_hash": run_spec.manifest_hash,
         "sources": run_spec.sources,
         "records": counts,
-        "started_from": run_spec.settings.encoder_weights_sha256,
+        "started_from": None if own.from_scratch else run_spec.settings.encoder_weights_sha256,
         "seed": run_spec.settings.seed,
         "made_of": made_of,
     }

@@ -80,6 +80,11 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
     """All a rank needs, for any objective; clear errors before anything starts."""
     if not objective_class(settings.objective["name"]).supervised:
         return pretraining.prepare_run(settings)
+    if settings.objective.get("from_scratch") and settings.encoder_weights is None:
+        raise SettingsError(
+            "from_scratch=true compares with an encoder: say which (encoder=PATH, in a sweep encoder.weights=PATH); "
+            "encoder=random alone trains from random weights"
+        )
     found = assignment(settings)
     refuse_seen_tests(found)
     used = np.union1d(found.parts.train, found.parts.validation)
@@ -89,7 +94,7 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
     told: dict[str, Any] = {"names": found.taught.names, "targets_sha256": table.sha256()}
     own = settings_of(found.settings)
     if own.encoder_lr is None:
-        told["encoder_lr"] = RANDOM_RATE if settings.encoder_weights is None else PRETRAINED_RATE
+        told["encoder_lr"] = RANDOM_RATE if settings.first_weights is None else PRETRAINED_RATE
     if isinstance(own, SupervisedSettings):
         told |= _told(found, own)
     try:
@@ -117,6 +122,7 @@ def assignment(settings: PretrainSettings) -> Assignment:
     if isinstance(own, SupervisedSettings) and own.table.table:
         own = replace(own, table=replace(own.table, table=absolute_place(own.table.table)))
         settings = replace(settings, objective={"name": settings.objective["name"], **asdict(own)})
+    seed = settings.seed if own.fraction_seed is None else own.fraction_seed
     roles = assign_roles(corpus.index, policy_of(settings.corpus))
     taught = _taught(corpus, own, roles)
     of_role = [taught.rows[roles[taught.rows] == role] for role in (Role.TRAIN, Role.VALIDATION, Role.TEST)]
@@ -132,14 +138,14 @@ def assignment(settings: PretrainSettings) -> Assignment:
         index = index.assign(patient_id=np.array(taught.owners, object))
     groups = [str(group) for group in tied_groups(index).tolist()]  # patients, and copies of one signal
     if not len(validation):
-        pool = nested_fractions(groups, train, [own.validation_share], VALIDATION_SEED + own.fraction_seed)
+        pool = nested_fractions(groups, train, [own.validation_share], VALIDATION_SEED + seed)
         taken = next(iter(pool.values()))
         train = np.setdiff1d(train, taken)
-        some = nested_fractions(groups, taken, [own.fraction], own.fraction_seed, LEAST_VALIDATION)
+        some = nested_fractions(groups, taken, [own.fraction], seed, LEAST_VALIDATION)
         validation = next(iter(some.values()))
     if not len(train):
         raise SettingsError(f"{what}: the training part is one patient; nobody is left to train on")
-    chosen = next(iter(nested_fractions(groups, train, [own.fraction], own.fraction_seed).values()))
+    chosen = next(iter(nested_fractions(groups, train, [own.fraction], seed).values()))
     most = settings.corpus.most_recordings
     if most is not None:
         chosen = chosen[drawn_patients(index.iloc[chosen], most, settings.corpus.fold_rotation)]

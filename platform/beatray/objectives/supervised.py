@@ -178,8 +178,9 @@ class Supervised(Objective):
 
     @classmethod
     def curves(cls, settings: SupervisedSettings) -> Sequence[Curve]:
-        """The scores of the validation."""
-        return [Curve(f"validation_{name}", f"validation: {name}", name != "mae") for name in SCORES[settings.kind]]
+        """The scores of the validation; `kind` is known once the labels have been read."""
+        kind: Kind = "numbers" if settings.task == "regress" else settings.kind
+        return [Curve(f"validation_{name}", f"validation: {name}", name != "mae") for name in SCORES[kind]]
 
 
 def selected(select: str, usual: str, scores: Mapping[str, float]) -> float:

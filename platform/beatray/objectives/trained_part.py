@@ -40,12 +40,17 @@ class LabelledSettings:
     fraction: float = setting(
         1.0, "of the labelled training patients; smaller sets lie in larger", above=0.0, at_most=1.0
     )
-    fraction_seed: int = setting(0, "which patients those are, and who validates where no folds say so", at_least=0)
+    fraction_seed: int | None = setting(
+        None, "which patients those are, and who validates where no folds say so; null: seed", at_least=0
+    )
     validation_share: float = setting(
         0.2,
         "of the training patients, where the splits name no labelled recording to validate on",
         above=0.0,
         below=1.0,
+    )
+    from_scratch: bool = setting(
+        False, "the network of the encoder with random weights, to compare with; tested on the same recordings"
     )
     trained: Trained = setting("all", "of the network: head (frozen encoder), last (layers), all")
     last_layers: int = setting(1, "with trained=last: so many", at_least=1)

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beatray.config import PATH_OVERRIDES, compose, config_folder
+from beatray.corpus.label_settings import is_place, labels_said
 from beatray.errors import SettingsError
+from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.schema import build, today
 from beatray.settings import PretrainSettings
@@ -29,6 +31,8 @@ from beatray.train.run_spec import keys_marked
 from beatray.train.timing import StepCost
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
+GROUPS = ("objective", "encoder", "recipe", "train", "checkpoint")
+"""Words that choose a file of settings."""
 SMALL = "_tiny"
 """How the names of small recipes end."""
 RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, COSTS, REPORT}
@@ -76,8 +80,13 @@ def folder_of(base: PretrainSettings) -> Store:
 
 def config_of(overrides: Iterable[str]) -> dict[str, Any]:
     """The composed content of `configs/sweep.yaml` under the overrides; `sweep` holds the sweep's own."""
-    plain_overrides, dotted = _split(overrides)
-    content = pretrain_content("sweep", plain_overrides, kinds={"sweep": SweepSettings, "evaluate": EvaluateSettings})
+    plain_overrides, dotted = _split(with_labels(overrides))
+    kinds = {"sweep": SweepSettings, "evaluate": EvaluateSettings}
+    # a sweep may fix the method and its schedule, whose settings the other words are about
+    own = compose("sweep", [word for word in plain_overrides if _is_of(word, "sweep")], kinds=kinds)["sweep"]
+    said = {_key(word) for word in plain_overrides}
+    chosen = [_word(key, value) for key, value in (own.get("fixed") or {}).items() if key in GROUPS and key not in said]
+    content = pretrain_content("sweep", [*chosen, *plain_overrides], kinds=kinds)
     if (kind := content["sweep"].get("recipes")) in RECIPES:
         content["sweep"]["rows"] = {**recipe_rows(kind), **(content["sweep"].get("rows") or {})}
     for part, key, value in dotted:
@@ -98,7 +107,7 @@ def recipe_rows(kind: str) -> dict[str, dict[str, str]]:
 
 def plan_from(overrides: Iterable[str]) -> SweepPlan:
     """The plan that the overrides mean; SettingsError names the trial and the key that does not fit."""
-    overrides = list(overrides)
+    overrides = with_labels(overrides)
     content = config_of(overrides)
     sweep = build(SweepSettings, content.pop("sweep"), "sweep.")
     if not sweep.space and not sweep.rows:
@@ -172,6 +181,17 @@ def described(plan: SweepPlan) -> str:
     """The trials of a plan, as comment lines for `--print-config`."""
     names = "\n".join(f"#   {trial.name}" for trial in plan.trials)
     return f"# {len(plan.trials)} trials into {plan.folder.where()}:\n{names}"
+
+
+def with_labels(overrides: Iterable[str]) -> list[str]:
+    """The words with `labels=` and `labels.KEY=` of `beatray finetune` as what they say of the objective."""
+    said, words = labels_said(list(overrides))
+    place = said.pop("table", "")
+    if place and not is_place(place):
+        words.append(_word("objective.labels", place))
+    elif place:
+        words += [_word("objective.labels", TABLE), _word("objective.table.table", place)]
+    return [*words, *(_word(f"objective.table.{key}", value) for key, value in said.items())]
 
 
 def _split(overrides: Iterable[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:

@@ -9,7 +9,7 @@ Contract: a trial that is not finished, or was not evaluated, is left out and na
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,7 +101,7 @@ def read_results(folder: Store, record: SweepRecord) -> SweepResults:
     controls: dict[str, Mapping[str, Any]] = {}
     for trial in record.trials:
         changes = without_repeats(trial.present)
-        name, repeat = _split_name(trial, short)
+        name, repeat = split_name(trial, short)
         _, _, found = groups.setdefault(json.dumps(changes, sort_keys=True), (name, changes, []))
         evaluated = _read_trial(folder, trial, repeat, controls)
         if evaluated is None:
@@ -156,12 +156,13 @@ def _read_trial(
     return Evaluated(trial.name, repeat, name, results, controls[name], objective, settings, trial.figures)
 
 
-def _split_name(trial: TrialRecord, short: Mapping[str, str]) -> tuple[str, str]:
-    """(what the method is called, what the repeat is called)."""
-    marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(REPEATS))
+def split_name(trial: TrialRecord, short: Mapping[str, str], repeats: Sequence[str] = REPEATS) -> tuple[str, str]:
+    """(what the method is called, what the repeat is called): the parts of a trial's name that `repeats` do not make,
+    and those that they do."""
+    marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(repeats))
     parts = trial.name.split("__")
-    repeats = [part for part in parts if marks and part.startswith(marks)]
-    return "__".join(part for part in parts if part not in repeats) or "all", "__".join(repeats) or "-"
+    told = [part for part in parts if marks and part.startswith(marks)]
+    return "__".join(part for part in parts if part not in told) or "all", "__".join(told) or "-"
 
 
 def best_method(results: SweepResults, metric: str, mode: str) -> Method:

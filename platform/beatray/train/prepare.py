@@ -163,7 +163,7 @@ def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson
         statistics=statistics,
         recipe=corpus.recipe,
         manifest_hash=corpus.manifest.hash,
-        trained_on=_with_earlier(hashes_of(chosen), settings.encoder_weights),
+        trained_on=_with_earlier(hashes_of(chosen), settings.first_weights),
         key_sum=key_sum(record_key(name) for name in chosen["record_id"]),
         sources={str(name): int(count) for name, count in sorted(chosen["source"].value_counts().items())},
     )
@@ -204,7 +204,7 @@ def _patients(corpus: Corpus, groups: tuple[RowGroup, ...], chosen: pd.DataFrame
 def _reads(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
     """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
     try:
-        built = build_model(settings.objective, settings.encoder, settings.seed, statistics, settings.encoder_weights)
+        built = build_model(settings.objective, settings.encoder, settings.seed, statistics, settings.first_weights)
     except (ValueError, TypeError) as error:
         raise SettingsError(str(error)) from error
     unknown = [name for name in built.reads if name not in ARRAYS]

@@ -97,7 +97,7 @@ class Learner:
             settings.train.overlap == "auto" and ranks.device.type == "cuda"
         )
         self.objective: Objective = build_model(
-            settings.objective, settings.encoder, settings.seed, run_spec.statistics, settings.encoder_weights
+            settings.objective, settings.encoder, settings.seed, run_spec.statistics, settings.first_weights
         )
         self.objective.to(ranks.device)
         if settings.train.precision == "fp64":
