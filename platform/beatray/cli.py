@@ -172,6 +172,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from beatray.commands import sweep_report
 
             return sweep_report.run(args.parent, args.corpus, args.against, args.results)
+        if args.command == "models":
+            from beatray.commands import models
+
+            return models.run(args.name)
         if args.command == "bench":
             from beatray.commands import bench
 

@@ -220,6 +220,14 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=120.0, help="about how long, in all (default: 120)")
     bench.add_argument("--json", metavar="FILE", help="write all of it there")
 
+    models = commands.add_parser(
+        "models",
+        help="the pretrained weights that come with beatray",
+        description="List them with their data, licence, size and scores; with a NAME, print its card. A name stands "
+        "wherever a path of an encoder or a model does: encoder=NAME, beatray.load_encoder(NAME).",
+    )
+    models.add_argument("name", nargs="?", metavar="NAME", help="print the card of these weights")
+
     track = commands.add_parser(
         "track",
         help="send to MLflow what an outage kept back",

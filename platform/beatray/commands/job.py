@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from beatray.corpus.label_settings import is_place
 from beatray.ingest.sources.registry import SOURCES
+from beatray.models import bundled
 
 _TABLE = ("labels", "labels.table", "labels.id_key_file", "objective.table.table", "objective.table.id_key_file")
 _EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file", "evaluate.robustness.noise_folder")
@@ -21,7 +22,7 @@ PLACES = {
     "predict": ("corpus", "corpus.path", "files", "model", "out"),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
 }
-NOT_PLACES = ("random", "null")
+NOT_PLACES = ("random", "null", *bundled.names())
 NEEDED = "out"
 
 

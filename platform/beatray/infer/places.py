@@ -17,8 +17,7 @@ class CorpusPlace:
 
 def absolute(path: str) -> str:
     """A local path from the root, so that it holds in every process; a URI as it is."""
-    store = Store(path)
-    return str(store.folder) if store.is_local else path
+    return path if "://" in path else str(Store(path).folder)
 
 
 def refuse_inside(out: Store, said: str, place: Store, what: str) -> None:

@@ -31,6 +31,7 @@ from beatray.infer.files import (
 )
 from beatray.infer.places import CorpusPlace, absolute, refuse_inside
 from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
+from beatray.models.bundled import place_of
 from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_encoder
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
@@ -113,7 +114,7 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
         raise SettingsError("of which corpus? say corpus=PATH (make one with `beatray ingest`)")
     if command.level not in (*LEVELS, "both"):
         raise SettingsError(f"level={command.level} is not one of {', '.join(LEVELS)}, both")
-    encoder, out = absolute(command.encoder_path), Store(absolute(command.out))
+    encoder, out = absolute(place_of(command.encoder_path)), Store(absolute(command.out))
     corpus = open_corpus(absolute(command.corpus.path))
     refuse_inside(out, command.out, corpus.store, "the corpus")
     loaded: Any = load_encoder(_exported(encoder))

@@ -20,6 +20,7 @@ from beatray.infer.prediction_place import Place, place_of
 from beatray.infer.windows import Part, parts_of_corpus, parts_of_files
 from beatray.ingest.plan import IngestSettings, list_items, recipe_of
 from beatray.ingest.sources.registry import SOURCES, Unlisted
+from beatray.models import bundled
 from beatray.models.encoder_folder import check_recipe
 from beatray.models.model_folder import model_sha256
 from beatray.plugins import nearest
@@ -93,7 +94,7 @@ class PredictPlan:
 
 def prepare_plan(command: PredictCommand) -> PredictPlan:
     """Open the models and the recordings and check that they fit; SettingsError, CorpusError or CheckpointError."""
-    models = tuple(absolute(path) for path in paths_in(command.model))
+    models = tuple(absolute(bundled.place_of(path)) for path in paths_in(command.model))
     if not models:
         raise SettingsError("which model? say model=PATH (a run folder of `beatray finetune`, or its model/ folder)")
     if bool(command.corpus.path) == bool(command.files):

@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from beatray.errors import CheckpointError
+from beatray.models.bundled import place_of
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import read_folder, write_folder
 from beatray.storage.store import Store
@@ -88,8 +89,13 @@ def load_encoder(path: str) -> nn.Module:
     return encoder.eval()
 
 
+def is_encoder(path: str) -> bool:
+    """Whether an exported encoder lies at `path`: a run folder, its encoder/ folder, or the name of a bundled one."""
+    return _encoder_store(path).size("encoder.json") is not None
+
+
 def _encoder_store(path: str) -> Store:
-    store = Store(str(path))
+    store = Store(place_of(str(path)))
     return store if store.size("encoder.json") is not None else store.child(ENCODER_FOLDER)
 
 

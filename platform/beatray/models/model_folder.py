@@ -19,6 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from beatray.errors import CheckpointError
+from beatray.models.bundled import place_of
 from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel, build_head
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import read_folder, write_folder
@@ -91,14 +92,17 @@ def read_model(path: str) -> LoadedModel:
 
 def is_model(path: str) -> bool:
     """Whether a model lies at `path`: a run folder, or its model/ folder."""
-    store = Store(str(path))
-    return store.size(DESCRIPTION) is not None or store.child(MODEL_FOLDER).size(DESCRIPTION) is not None
+    return _model_store(path).size(DESCRIPTION) is not None
 
 
 def model_files(path: str) -> dict[str, bytes]:
     """The files of the model at `path`, every hash checked."""
-    store = Store(str(path))
-    place = store if store.size(DESCRIPTION) is not None else store.child(MODEL_FOLDER)
+    place = _model_store(path)
     if place.size(DESCRIPTION) is None:
         raise CheckpointError(f"there is no model at {path} (a run folder of `beatray finetune`, or its model/ folder)")
     return read_folder(place)
+
+
+def _model_store(path: str) -> Store:
+    store = Store(place_of(str(path)))
+    return store if store.size(DESCRIPTION) is not None else store.child(MODEL_FOLDER)

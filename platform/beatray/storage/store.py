@@ -33,6 +33,9 @@ from beatray.storage.remote import patiently
 
 T = TypeVar("T")
 
+PACKAGE_SCHEME = "beatray"
+PACKAGED = Path(__file__).parents[1] / "weights"
+"""What a location beatray://NAME is below: a part of the package, wherever a node has it."""
 TEMPORARY_PREFIX = ".writing-"
 CLAIM_VALID_S = 600.0
 CLAIM_ATTEMPTS = 6
@@ -64,8 +67,9 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """True for a plain path or a file:// URI."""
-        return urlsplit(self.location).scheme in ("", "file") or len(urlsplit(self.location).scheme) == 1
+        """True for a plain path, a file:// URI or what comes with the package (beatray://)."""
+        scheme = urlsplit(self.location).scheme
+        return scheme in ("", "file", PACKAGE_SCHEME) or len(scheme) == 1
 
     @property
     def folder(self) -> Path:
@@ -74,6 +78,8 @@ class Store:
             raise StoreError(f"{self.location} is not a local folder")
         if self.location.startswith("file://"):
             return Path(unquote(self.location.removeprefix("file://"))).absolute()
+        if self.location.startswith(f"{PACKAGE_SCHEME}://"):
+            return PACKAGED / self.location.removeprefix(f"{PACKAGE_SCHEME}://")
         return Path(self.location).absolute()
 
     def where(self, name: str = "") -> str:

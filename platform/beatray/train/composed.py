@@ -13,13 +13,12 @@ from typing import Any
 
 from beatray.config import GROUPS, Named, compose
 from beatray.errors import CheckpointError, SettingsError
+from beatray.models import bundled
 from beatray.models import registry as networks
-from beatray.models.encoder_folder import ENCODER_FOLDER, describe_encoder
+from beatray.models.encoder_folder import describe_encoder, is_encoder
 from beatray.objectives import registry as methods
 from beatray.schema import build, today
 from beatray.settings import PretrainSettings
-from beatray.storage.hashed_folder import FILES
-from beatray.storage.store import Store
 
 
 class _Methods:
@@ -75,10 +74,10 @@ def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[st
 
 def described_encoder(path: str) -> dict[str, Any]:
     """encoder.json of an exported encoder; SettingsError where there is none."""
-    store = Store(path)
-    if store.size(FILES) is None and store.child(ENCODER_FOLDER).size(FILES) is None:
+    if not is_encoder(path):
         raise SettingsError(
-            f"there is no exported encoder at {path} (a run folder that has ended, or its encoder/ folder)"
+            f"there is no exported encoder at {path} (a run folder that has ended, or its encoder/ folder"
+            f"{bundled.told()})"
         )
     try:
         return describe_encoder(path)

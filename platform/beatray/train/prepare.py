@@ -17,6 +17,7 @@ from beatray.augment.draws import record_key
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of
 from beatray.errors import SettingsError
+from beatray.models.bundled import place_of
 from beatray.models.encoder_folder import check_recipe, describe_encoder, encoder_sha256, trained_on
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.plugins import nearest
@@ -98,8 +99,8 @@ def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
         path = str(corpus_store.folder)
         settings = replace(settings, corpus=replace(settings.corpus, path=path))
     if settings.encoder_weights is not None:
-        weights = Store(settings.encoder_weights)
-        place = str(weights.folder) if weights.is_local else settings.encoder_weights
+        place = place_of(settings.encoder_weights)
+        place = place if "://" in place else str(Store(place).folder)
         settings = replace(settings, encoder_weights=place, encoder_weights_sha256=encoder_sha256(place))
     return settings, open_corpus(settings.corpus.path)
 
