@@ -91,8 +91,10 @@ class TrainSettings:
     augment_on: Literal["device", "workers"] = setting(
         "device", "where views are made: the training device or Ray Data workers", was="views.place", resumable=True
     )
-    precision: Literal["fp32", "bf16", "fp64"] = setting(
-        "fp32", "bf16: autocast, weights and losses stay fp32; fp64: the same curve on any number of workers"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
+        "fp32",
+        "bf16: autocast, weights and losses stay fp32; auto: bf16 where all processors have it, else fp32; fp64: the "
+        "same curve on any number of workers",
     )
     compile: Literal["none", "encoder", "step", "graphs"] = setting(
         "none",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from beatray.bench.peak import matmul_roof, step_flop
 from beatray.bench.plain import PlainLoop
 from beatray.bench.timing import Timing, time_feed, time_steps
 from beatray.train.order import MicroBatch, share
+from beatray.train.precision import agreed
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec, ViewsOnWorker, shown_settings
 from beatray.train.step import Learner
@@ -83,8 +84,11 @@ def measure(run_spec: RunSpec, folder: Path, ends: float, *, ray: bool, say: Cal
     torch.set_num_threads(train.threads_per_worker)
     fed, last = first_batch(run_spec), run_spec.steps - 1
     flop = step_flop(run_spec, device, fed)
+    ranks = Ranks(device=device)
+    train = replace(train, precision=agreed(train.precision, ranks))
+    run_spec = replace(run_spec, settings=replace(run_spec.settings, train=train))
     roof = matmul_roof(device, train.precision)
-    learner = Learner(run_spec, Ranks(device=device))
+    learner = Learner(run_spec, ranks)
     arrays = first_rows(run_spec, min(run_spec.rows, max(PLAIN_ROWS, train.batch_size)))
     plain = PlainLoop(run_spec, device, folder, arrays, train.readers_per_worker)
     del arrays

@@ -182,7 +182,10 @@ def _end_epoch(t: Training, number: int, epoch: int) -> dict[str, float] | None:
         return None
     t.watchdog.step()
     at = t.learner.progress(number, epoch)
-    return t.validation.scores(t.learner.objective, lambda arrays, of: t.learner.views(arrays, of, make=True), at)
+    learner = t.learner
+    return t.validation.scores(
+        learner.objective, lambda arrays, of: learner.views(arrays, of, make=True), at, learner.precision
+    )
 
 
 def _log_faults(t: Training, number: int, batch: Batch, verdict: Verdict) -> None:

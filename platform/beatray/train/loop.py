@@ -62,7 +62,9 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
         last = run_spec.steps if settings.stop_after_steps is None else min(run_spec.steps, settings.stop_after_steps)
         first = None
         if ranks.is_first:
-            first = stack.enter_context(RankZero(run_spec, done, hooks.start, state.get("validation_loss")))
+            first = stack.enter_context(
+                RankZero(run_spec, done, hooks.start, state.get("validation_loss"), learner.precision)
+            )
         t = Training(
             run_spec=run_spec,
             ranks=ranks,
@@ -135,6 +137,7 @@ def _resume(run_spec: RunSpec, ranks: Ranks, learner: Learner) -> dict[str, Any]
     found = chosen or checkpoints.load(run_spec.run, name)
     check_same_run(run_spec, found.state)
     checkpoints.restore(found, learner.objective, learner.optimizer)
+    learner.precision = found.state.get("precision", learner.precision)
     return found.state
 
 

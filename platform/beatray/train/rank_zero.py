@@ -34,12 +34,15 @@ LOOK_EVERY_S = 5.0
 class RankZero:
     """Use as a context manager, from the step `done` on; `start` is the id of this start of the run.
 
-    `selection` is that of the checkpoint the run continues from, if it was validated there. Raises
+    `selection` is that of the checkpoint the run continues from, if it was validated there, `precision` the arithmetic
+    that the ranks agreed on. Raises
     SupersededError before it touches anything if the run belongs to another start.
     """
 
-    def __init__(self, run_spec: RunSpec, done: int, start: str | None, selection: float | None) -> None:
-        self._run_spec, self._saved = run_spec, done
+    def __init__(
+        self, run_spec: RunSpec, done: int, start: str | None, selection: float | None, precision: str
+    ) -> None:
+        self._run_spec, self._saved, self._precision = run_spec, done, precision
         self._lease = RunLease(run_spec.run, start)
         self._folder = RunFolder.open(run_spec.run)
         self._folder.pull(*JOURNALS)
@@ -152,6 +155,7 @@ class RankZero:
             "account": None if audit is None else [audit.rows, audit.keys, audit.dropped],
             "validation_loss": selection,  # what the best has least of, whatever it is
             "stopping": stopping,
+            "precision": self._precision,
             "settings": shown_settings(self._run_spec.settings),
             "recipe": self._run_spec.recipe,
             "manifest_hash": self._run_spec.manifest_hash,
@@ -192,6 +196,7 @@ class RankZero:
             "ended_at": ended_at,
             "validation_loss": None if objective.supervised else loss,
             "seed": run_spec.settings.seed,
+            "precision": self._precision,
         }
         try:
             encoder_folder.export_encoder(run_spec.run, encoder, description, run_spec.trained_on)

@@ -34,6 +34,7 @@ from beatray.objectives.objective import Objective, Progress
 from beatray.train.blocks import Arrays
 from beatray.train.optimizer import build_optimizer, learning_rate, set_schedule, weight_decay
 from beatray.train.order import MicroBatch, steps_per_epoch
+from beatray.train.precision import agreed
 from beatray.train.prefetcher import Prefetcher
 from beatray.train.ranks import Ranks
 from beatray.train.rollback import Rollback
@@ -93,6 +94,7 @@ class Learner:
     def __init__(self, run_spec: RunSpec, ranks: Ranks) -> None:
         settings = run_spec.settings
         self._run_spec, self._ranks = run_spec, ranks
+        self.precision = agreed(settings.train.precision, ranks)
         self.overlaps = settings.train.overlap == "always" or (
             settings.train.overlap == "auto" and ranks.device.type == "cuda"
         )
@@ -100,7 +102,7 @@ class Learner:
             settings.objective, settings.encoder, settings.seed, run_spec.statistics, settings.first_weights
         )
         self.objective.to(ranks.device)
-        if settings.train.precision == "fp64":
+        if self.precision == "fp64":
             self.objective.double()
         # where a shape follows from what recordings hold, the device is waited for, and a graph taken anew
         self.objective.static_shapes = ranks.device.type == "cuda" or settings.train.compile in ("step", "graphs")
@@ -185,7 +187,7 @@ class Learner:
         views = to_tensors(arrays, self._ranks.device)
         if make:
             views = self.objective.views(views, Draws.of(views, self._run_spec.settings.seed, epoch))
-        if self._run_spec.settings.train.precision == "fp64":
+        if self.precision == "fp64":
             views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
         return views
 
@@ -201,7 +203,7 @@ class Learner:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Forward and backward over the micro-batches: float64 means and counts, and whether all losses are finite."""
         settings, model, kind = self._run_spec.settings, self._model, self._ranks.device.type
-        half = settings.train.precision == "bf16"
+        half = self.precision == "bf16"
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         finite: list[Tensor] = []

@@ -65,7 +65,11 @@ class Validation:
 
     @torch.no_grad()
     def scores(
-        self, objective: Objective, to_views: Callable[[Arrays, int], dict[str, Tensor]], at: Progress
+        self,
+        objective: Objective,
+        to_views: Callable[[Arrays, int], dict[str, Tensor]],
+        at: Progress,
+        precision: str = "fp32",
     ) -> dict[str, float]:
         """`validation_loss`, the mean loss over the validation recordings at that point of the run, and what the
         objective tells of its outputs as `validation_NAME`; every rank must call it.
@@ -75,7 +79,6 @@ class Validation:
         random = torch.random.get_rng_state()
         total = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
         outputs: list[Arrays] = []
-        precision = self._run_spec.settings.train.precision
         for arrays, rows in zip(self._batches, self._weights, strict=True):
             if not rows:
                 continue  # on every rank
