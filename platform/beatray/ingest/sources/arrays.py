@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -148,16 +148,18 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
     rows = {file for file in files if plan.stacked or file.lower().endswith(".parquet")}
     if rows and len(files) > 1 and "row" not in plan.columns:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.row is needed, there are {len(files)} files")
-    spelling = {word: file for file in files for word in (file.rpartition("/")[2], file.rpartition(".")[0], file)}
-    for file in files:
-        spelling.setdefault(file.rpartition("/")[2].rpartition(".")[0], file)
+    file_of = _by_word(files)
     keys = list(plan.columns)
     found: dict[tuple[str, int | None], dict[str, str]] = {}
     lines = read_columns(tree, as_spelt(tree, folder + plan.table), tuple(plan.columns.values()))
     for number, values in enumerate(lines):
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
         word = cells.pop("file", files[0])
-        file, text = spelling.get(word, word[:80]), cells.pop("row", str(number))
+        file, text = file_of(word), cells.pop("row", str(number))
+        if file is None:
+            raise RecordError(
+                Reason.METADATA, f"{plan.table} line {number + 1}: {word[:80]!r} may be several files: write the path"
+            )
         row = maybe_whole(text) if file in rows else None
         if file in rows and row is None:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
@@ -166,6 +168,31 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
         found[key] = cells
     return found
+
+
+def _by_word(files: list[str]) -> Callable[[str], str | None]:
+    """The file that a table's word means, by path or name, with or without suffix; None where it may mean several.
+
+    What is written exactly so goes first, then what differs in case only, as in `spelling.as_spelt`; a path goes before
+    a name. A word that no file has stands for itself.
+    """
+    forms: tuple[dict[str, str | None], ...] = ({}, {}, {}, {})
+    lower: dict[str, str | None] = {}
+    for file in files:
+        name = file.rpartition("/")[2]
+        words = (file, file.rpartition(".")[0], name, name.rpartition(".")[0])
+        for form, word in zip(forms, words, strict=True):
+            form[word] = None if word in form else file
+        for low in {word.lower() for word in words}:
+            lower[low] = None if low in lower else file
+
+    def file_of(word: str) -> str | None:
+        for form in forms:
+            if word in form:
+                return form[word]
+        return lower.get(word.lower(), word[:80])
+
+    return file_of
 
 
 def _values(tree: Tree, path: str, row: int | None, plan: ArraysPlan) -> NDArray[Any]:
