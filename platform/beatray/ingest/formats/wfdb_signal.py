@@ -20,6 +20,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.channel_names import is_known
 from beatray.ingest.formats.mat4 import check_mat4
 from beatray.ingest.formats.wfdb_fallback import decode_rare, flac_bytes_limit
 from beatray.ingest.formats.wfdb_header import Header, SignalLine
@@ -171,17 +172,21 @@ def _check_against_header(adc: Counts, lines: tuple[SignalLine, ...]) -> tuple[s
                 notes.append("checksum_absent")
             elif (line.checksum - total) & 0xFFFF:
                 raise RecordError(
-                    Reason.CHECKSUM, f"signal {line.name!r}: samples sum to {total}, the header says {line.checksum}"
+                    Reason.CHECKSUM, f"{_called(line)}: samples sum to {total}, the header says {line.checksum}"
                 )
     for line, first in zip(lines, adc[0].tolist(), strict=True):
         if line.initial_value == first:
             continue
         if line.initial_value:
             raise RecordError(
-                Reason.CHECKSUM, f"signal {line.name!r} starts at {first}, the header says {line.initial_value}"
+                Reason.CHECKSUM, f"{_called(line)} starts at {first}, the header says {line.initial_value}"
             )
         notes.append("initial_value_absent")
     return tuple(dict.fromkeys(notes))
+
+
+def _called(line: SignalLine) -> str:
+    return f"signal {line.name!r}" if is_known(line.name) else "a signal that is no known lead"
 
 
 def _remove_skew(
