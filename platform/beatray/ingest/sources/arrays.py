@@ -21,7 +21,7 @@ from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
 from beatray.ingest.formats.numbers import maybe_whole
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
-from beatray.ingest.formats.people import age_in, id_of, is_rounded_id, is_unknown, labels_of, sex_of
+from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.member_checks import is_one_line
 from beatray.ingest.random_file import RandomFile
@@ -105,15 +105,16 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
-    name = id_of(cells.get("id")) or (stem if row is None else f"{stem}/{row}")
+    place_name = stem if row is None else f"{stem}/{row}"
+    if "refused" in cells:
+        return Item(place_name, folder + file, cells)
+    name = id_of(cells.get("id")) or place_name
     problem = name_problem(name) or ("" if is_one_line(name) and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
     if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
         problem = f"fold {fold[:40]!r} is not 0 to 127"
-    if any(is_rounded_id(cells.get(key, "")) for key in ("id", "patient")):
-        problem = "a spreadsheet has rounded its id or its patient's, as in 1.23457E+11: write the column as text"
     if problem:
-        return Item(f"{stem}/{row}" if row is not None else stem, folder + file, {"refused": problem})
+        return Item(place_name, folder + file, {"refused": problem})
     meta = {key: value for key, value in cells.items() if key != "id" and value}
     if row is not None:
         meta["row"] = str(row)
@@ -129,7 +130,8 @@ def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dic
             if plan.table is not None or not wanted:
                 return [(row, {}) for row in range(table.n_rows)]
             words = read_words(table, list(dict.fromkeys(wanted.values())))
-            return [(row, {key: cells[name] for key, name in wanted.items()}) for row, cells in enumerate(words)]
+            told = ({key: cells[name] for key, name in wanted.items()} for cells in words)
+            return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(told)]
         if not plan.stacked:
             return [(None, {})]
         with _array_file(file, plan) as array:
@@ -166,8 +168,16 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
         key = (file, row)
         if key in found:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
-        found[key] = cells
+        found[key] = _with_ids(f"{plan.table} line {number + 1}", cells)
     return found
+
+
+def _with_ids(where: str, cells: dict[str, str]) -> dict[str, str]:
+    """The cells of a row; only why it is refused, where an id in it cannot be told from others."""
+    for key in ("id", "patient"):
+        if problem := id_problem(cells.get(key)):
+            return {"refused": f"{where}, {key}: {problem}"}
+    return cells
 
 
 def _by_word(files: list[str]) -> Callable[[str], str | None]:
