@@ -99,6 +99,26 @@ def test_a_missing_signal_file_is_called_as_the_header_calls_it(tmp_path: Path) 
     assert caught.value.reason is Reason.MISSING_FILE
 
 
+def test_the_signal_of_another_recording_is_not_taken(tmp_path: Path) -> None:
+    other = ecg_counts(3000, seed=5)
+    write_record(tmp_path, "a", COUNTS)
+    write_record(tmp_path, "A", other)
+    (tmp_path / "A.dat").unlink()
+    wfdb = SOURCES["wfdb"]
+    tree = open_tree(str(tmp_path))
+    upper, lower = wfdb.find(tree)
+    assert (upper.name, lower.name) == ("A", "a") and len(list(wfdb.read(tree, lower))) == 1
+    with pytest.raises(RecordError, match=r"A\.dat is not there"):
+        list(wfdb.read(tree, upper))
+    (tmp_path / "A.hea").rename(tmp_path / "A.HEA")  # of a FAT disk, whose header still says a.dat
+    (tmp_path / "A.HEA").write_text(header_text("a", other, file_name="a.dat"))
+    (tmp_path / "A.DAT").write_bytes(pack(other, 16))
+    tree = open_tree(str(tmp_path))
+    for item, expected in zip(wfdb.find(tree), (other, COUNTS), strict=True):
+        (record,) = wfdb.read(tree, item)
+        np.testing.assert_array_equal(np.rint(record.signal_mv * 1000), expected.T)
+
+
 def test_names_with_dots_stay_whole(tmp_path: Path) -> None:
     names = ("ECG.001", "ECG.002", "1.2.840.10008.17", "smith.2024.01")
     for name in names:

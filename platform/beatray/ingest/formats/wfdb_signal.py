@@ -92,12 +92,12 @@ def _read_file(tree: Tree, path: str, lines: tuple[SignalLine, ...], header: Hea
     fmt, byte_offset, n_samples = lines[0].fmt, lines[0].byte_offset, header.n_samples
     total = n_samples * len(lines)
     if fmt in FLAC_FORMATS:
-        data = read_any_case(tree, path, flac_bytes_limit(fmt, total))
+        data = read_any_case(tree, path, header.record_name, flac_bytes_limit(fmt, total))
         return decode_rare(data, lines, n_samples)
     least, most = (byte_offset + size for size in _stored_bytes(fmt, total))
     if least > MAX_FILE_BYTES:
         raise RecordError(Reason.ABSURD_SIZE, f"the header promises {least} bytes in {path}, limit {MAX_FILE_BYTES}")
-    data = read_any_case(tree, path, most, too_long=Reason.TRAILING_BYTES)
+    data = read_any_case(tree, path, header.record_name, most, too_long=Reason.TRAILING_BYTES)
     if len(data) < least:
         raise RecordError(Reason.TRUNCATED, f"{path} has {len(data)} bytes, the header promises {least}")
     if len(data) not in (least, most):

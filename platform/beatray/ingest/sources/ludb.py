@@ -54,9 +54,10 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     check_not_refused(item)
     leads = read_twelve_leads(tree, item.path)
     stem = item.path.rpartition(".")[0]
+    name = split_path(stem)[1]
     waves: list[Wave] = []
     for lead, lead_name in enumerate(LEADS):
-        marks = parse_annotations(read_any_case(tree, f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
+        marks = parse_annotations(read_any_case(tree, f"{stem}.{lead_name.lower()}", name, MAX_ANNOTATION_BYTES))
         waves += waves_of_lead(marks, lead, leads.header.n_samples)
     yield Record(
         record_id=f"{NAME}/{item.name}",
