@@ -135,7 +135,7 @@ def test_hidden_files_are_counted_and_not_read(tmp_path: Path) -> None:
     for below in (".Trash", ".ipynb_checkpoints", "x/.dvc", "__MACOSX"):
         (tmp_path / below).mkdir(parents=True)
         write_record(tmp_path / below, "a", COUNTS)
-    (tmp_path / "._a.hea").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "._a.hea").write_bytes(b"\0\5\x16\7")  # and two files in each of four folders
     ((_, (items, unlisted)),) = list_items(IngestSettings(out="none", sources={"wfdb": str(tmp_path)})).items()
     assert [item.name for item in items] == ["a"]
-    assert [(other.reason, other.count) for other in unlisted] == [(Reason.HIDDEN, 5)]
+    assert [(other.reason, other.count) for other in unlisted] == [(Reason.HIDDEN, 9)]
