@@ -78,15 +78,38 @@ def test_a_third_of_a_kilohertz_in_every_format(tmp_path: Path) -> None:
         assert [window.n_samples for window in to_windows(record)] == [4500]
 
 
-@pytest.mark.parametrize("huffman", [False, True])
-@pytest.mark.parametrize("last", [3000, 2999])
-def test_scp_samples_counted_from_0(tmp_path: Path, huffman: bool, last: int) -> None:
-    bodies = made.scp_bodies(COUNTS, huffman=huffman, order=0 if not huffman else 2)
+def counted(bodies: dict[int, bytes], ranges: dict[int, tuple[int, int]]) -> bytes:
+    """An SCP-ECG record whose leads, by their place, have these first and last samples."""
     section = bytearray(bodies[3])
-    for number in range(section[0]):
-        struct.pack_into("<II", section, 2 + 9 * number, 0, last)
-    (record,) = read(tmp_path, "SCP-ECG", "a.scp", made.scp_record({**bodies, 3: bytes(section)}))
+    for number, (first, last) in ranges.items():
+        struct.pack_into("<II", section, 2 + 9 * number, first, last)
+    return made.scp_record({**bodies, 3: bytes(section)})
+
+
+@pytest.mark.parametrize("huffman", [False, True])
+@pytest.mark.parametrize(("n_samples", "is_count"), [(3000, True), (3000, False), (2997, True), (2996, False)])
+def test_scp_samples_counted_from_0(tmp_path: Path, huffman: bool, n_samples: int, is_count: bool) -> None:
+    counts = COUNTS[:n_samples]
+    bodies = made.scp_bodies(counts, huffman=huffman, order=2 if huffman else 0)
+    last = n_samples if is_count else n_samples - 1
+    (record,) = read(tmp_path, "SCP-ECG", "a.scp", counted(bodies, dict.fromkeys(range(8), (0, last))))
+    np.testing.assert_array_equal(uv(record)[:, EIGHT], counts[:, EIGHT])
+
+
+def test_scp_leads_that_are_not_used_say_nothing_of_how_samples_are_counted(tmp_path: Path) -> None:
+    bodies = made.scp_bodies(COUNTS, leads=(*made.EIGHT, "V6"))
+    other = bytearray(bodies[3])
+    other[2 + 9 * 8 + 8] = 200  # the ninth lead is none of the twelve
+    bodies[3] = bytes(other)
+    (record,) = read(tmp_path, "SCP-ECG", "a.scp", counted(bodies, {8: (0, 2999)}))
     np.testing.assert_array_equal(uv(record)[:, EIGHT], COUNTS[:, EIGHT])
+    both = refusal(tmp_path, "SCP-ECG", "b.scp", counted(bodies, {0: (0, 2999)}))
+    assert both.reason is Reason.HEADER and "I 0, II 1, V1 1" in both.detail
+    flags = bytearray(bodies[3])
+    flags[1] |= 1
+    beats = counted({**bodies, 3: bytes(flags)}, dict.fromkeys(range(8), (0, 2999)))
+    subtracted = refusal(tmp_path, "SCP-ECG", "c.scp", beats)
+    assert subtracted.reason is Reason.FORMAT and "export it without subtraction of beats" in subtracted.detail
 
 
 def test_edf_marked_as_interrupted(tmp_path: Path) -> None:
