@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beatray.corpus.label_parquet import has_words
 from beatray.ingest.formats.parquet_footer import Group, read_footer
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
@@ -82,8 +83,11 @@ def read_words(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
     for number in range(len(table.firsts)):
         lists: dict[str, list[str]] = {}
         for column in columns:
-            values = _read(table, number, column).to_pylist()
-            lists[column] = [_word(value) for value in values]
+            values = _read(table, number, column)
+            if not has_words(values.type, lists=True):
+                what = f"{table.file.member}: the values of column {column!r} are {values.type}, no words"
+                raise RecordError(Reason.METADATA, f"{what}: write them as text")
+            lists[column] = [_word(value) for value in values.to_pylist()]
         size = len(next(iter(lists.values()), []))
         rows += [{column: cells[row] for column, cells in lists.items()} for row in range(size)]
     return rows
@@ -137,8 +141,8 @@ def _word(value: object) -> str:
         return ""
     if isinstance(value, list):
         return ";".join(_word(part) for part in value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float) and value.is_integer():  # beyond 2**53 two ids can be one: shown as rounded
+        return str(int(value)) if abs(value) < 2**53 else f"{value:.5e}"
     return str(value)
 
 
