@@ -51,6 +51,7 @@ def wfdb(folder: Path, **fields: object) -> TwelveLeads:
         (333.333, Fraction(3, 2)),
         (float(Fraction(2000, 7)), Fraction(7, 4)),
         (128.0, Fraction(125, 32)),
+        (1e6 / 1953, Fraction(1953, 2000)),
         (360.01, Fraction(50000, 36001)),
     ],
 )
@@ -60,7 +61,7 @@ def test_a_rate_is_the_simple_fraction_that_it_rounds(rate: float, ratio: Fracti
 
 def test_a_rate_that_is_no_simple_fraction_is_refused() -> None:
     for rate in (333.34123, 500.123456789):
-        with pytest.raises(RecordError, match="no simple ratio"):
+        with pytest.raises(RecordError, match=r"no simple ratio .*: write the rate of the device"):
             rate_ratio(rate)
 
 
@@ -117,11 +118,14 @@ def test_edf_marked_as_interrupted(tmp_path: Path) -> None:
     (record,) = read(tmp_path, "EDF", "a.edf", whole)
     np.testing.assert_array_equal(uv(record), COUNTS)
     late = whole.replace(b"+4\x14\x14", b"+7\x14\x14")
-    assert "a gap of 3 s before data record 5" in refusal(tmp_path, "EDF", "b.edf", late).detail
+    assert (
+        "a gap of 3 s before data record 5; parts are not joined: export each as a file"
+        in refusal(tmp_path, "EDF", "b.edf", late).detail
+    )
     timeless = refusal(tmp_path, "EDF", "c.edf", whole.replace(b"+2\x14\x14", b"    "))
-    assert timeless.reason is Reason.FORMAT and "data record 3 has no time" in timeless.detail
+    assert timeless.reason is Reason.FORMAT and "data record 3 has no time: export it again" in timeless.detail
     unnamed = refusal(tmp_path, "EDF", "d.edf", whole.replace(b"EDF Annotations", b"Something else "))
-    assert "without the times of its data records" in unnamed.detail
+    assert "without the times of its data records: export it with the signal EDF Annotations" in unnamed.detail
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,11 @@ def _parse_record_line(line: str, stem: str) -> tuple[str, int, float, int, tupl
     name, _, segments = fields[0].partition("/")
     notes: tuple[str, ...] = ()
     if segments.isdigit() and name.lower() == stem.lower():
-        raise RecordError(Reason.FORMAT, f"multi-segment record ({_short(segments)} segments): not supported")
+        raise RecordError(
+            Reason.FORMAT,
+            f"multi-segment record ({shown(segments)} segments), whose parts are read by headers of their own: to "
+            "have it whole, write it as one (wfdb.rdrecord, then wfdb.wrsamp)",
+        )
     if "/" in fields[0]:
         name, notes = fields[0].rpartition("/")[2], ("record_name_with_folder",)
     if name.lower() == f"{stem}.mat".lower():
@@ -189,7 +193,11 @@ def _parse_storage(field: str, rate_hz: float) -> tuple[int, int, int]:
         raise RecordError(Reason.FORMAT, f"storage format {fmt} is not a WFDB signal format")
     frame = int(match["frame"] or 1)
     if frame != 1:
-        raise RecordError(Reason.FORMAT, f"{frame} samples per frame: records of several rates are not supported")
+        raise RecordError(
+            Reason.FORMAT,
+            f"{frame} samples per frame: records of several rates are not read; write it at one (wfdb.rdrecord, then "
+            "wfdb.wrsamp)",
+        )
     skew = int(match["skew"] or 0)
     if not 0 <= skew <= rate_hz:
         raise RecordError(Reason.ABSURD_SIZE, f"skew of {skew} samples, allowed 0 to one second")
