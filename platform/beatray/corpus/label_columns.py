@@ -3,8 +3,8 @@
 The guess is made from the distinct words alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
 semicolon, or the one that was said) in at least one cell makes several labels; numbers are numbers, with a decimal
 point or a decimal comma; few words that come again are classes. Dates, free text, structs, bytes and empty columns
-are no labels. What
-is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more than a question.
+are no labels. What is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more
+than a question.
 
 Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not said; it raises LabelError
 with the column, a count, an example and a remedy. Unknown cells are masked, never read as no.

@@ -1,8 +1,9 @@
 """Parquet tables with one recording per row: a column of signals, and columns that say whose they are.
 
 Contract: `open_table(file)` gives a `ParquetTable` on an open `RandomFile`; its footer was bounded before it was read.
-`read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null; `read_signal(table,
-column, row, dtype)` the numbers of one cell as a flat array and, for a list of lists, the length of its inner lists.
+`read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null (bytes and structs are
+no words: METADATA); `read_signal(table, column, row, dtype)` the numbers of one cell as a flat array and, for a list of
+lists, the length of its inner lists.
 A signal is a list of numbers, a list of equally long lists, or bytes of type `dtype`. A row group is read at once and
 the last one is kept, so it may take at most `MAX_GROUP_BYTES`; what a group is to unpack to is compared with what is
 stored before it is read. Raises `RecordError`: FORMAT, TRUNCATED, ABSURD_SIZE, METADATA (no such column, or a null).

@@ -125,8 +125,8 @@ def counted_from_one(leads: list[Lead], used: dict[int, int], coded: Coded, tabl
 
     The last number is that of the last sample or the count of all, whichever the bytes of every lead hold. Codes can be
     shorter than a byte, so that packed ones may hold both: a bit that is set after the count then belongs to a sample,
-    since what fills a byte up is zeros. With zeros alone it is the count, unless one more
-    makes whole tenths of a second.
+    since what fills a byte up is zeros. With zeros alone it is the count, unless one more makes a multiple of ten, as
+    recordings of whole tenths of a second have it.
     """
     mine = [leads[number] for number in used.values()]
     if any(lead.first != 0 for lead in mine):

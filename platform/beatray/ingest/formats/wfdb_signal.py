@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.ingest.formats.channel_names import is_known
+from beatray.ingest.formats.channels import lead_shown
 from beatray.ingest.formats.mat4 import check_mat4
 from beatray.ingest.formats.wfdb_fallback import decode_rare, flac_bytes_limit
 from beatray.ingest.formats.wfdb_header import Header, SignalLine
@@ -186,7 +187,8 @@ def _check_against_header(adc: Counts, lines: tuple[SignalLine, ...]) -> tuple[s
 
 
 def _called(line: SignalLine) -> str:
-    return f"signal {line.name!r}" if is_known(line.name) else "a signal that is no known lead"
+    """A signal for a message: by its name if that is known, else by its lead."""
+    return f"signal {line.name!r}" if is_known(line.name) else lead_shown(line.name)
 
 
 def _remove_skew(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
-from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.numbers import maybe_whole, shown
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
 from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
@@ -112,7 +112,7 @@ def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, 
     problem = name_problem(name) or ("" if is_one_line(name) and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
     if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
-        problem = f"fold {fold[:40]!r} is not 0 to 127"
+        problem = f"fold {shown(fold)} is not 0 to 127"
     if problem:
         return Item(place_name, folder + file, {"refused": problem})
     meta = {key: value for key, value in cells.items() if key != "id" and value}
@@ -164,7 +164,7 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
             )
         row = maybe_whole(text) if file in rows else None
         if file in rows and row is None:
-            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
+            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {shown(text)} is no number")
         key = (file, row)
         if key in found:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.numbers import maybe_whole, shown
 from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
@@ -37,7 +37,7 @@ def find(tree: Tree) -> list[Item]:
             continue  # spreadsheets leave empty rows behind
         number = maybe_whole(row["ID"])
         if number is None or number in items:
-            why = f"row {line} of {index}: ID {row['ID'].strip()[:40]!r} is " + (
+            why = f"row {line} of {index}: ID {shown(row['ID'])} is " + (
                 "no number" if number is None else "there twice"
             )
             unusable.append(Item(f"row-{line}", index, {"refused": why}, unnamed=True))

@@ -91,10 +91,10 @@ def _row_meta(row: dict[str, str]) -> tuple[dict[str, str], str]:
         return {}, _no_number("patient_id", row)
     fold = maybe_whole(row["strat_fold"])
     if fold is None or not 1 <= fold <= 10:
-        return {}, f"strat_fold {row['strat_fold'][:40]!r} is not 1 to 10"
+        return {}, f"strat_fold {shown(row['strat_fold'])} is not 1 to 10"
     codes = _parse_codes(row["scp_codes"])
     if codes is None:
-        return {}, f"scp_codes {row['scp_codes'][:40]!r} is not a table of codes"
+        return {}, f"scp_codes, {shown(row['scp_codes'])}, is not a table of codes"
     sex = {"0": "M", "1": "F", "0.0": "M", "1.0": "F"}.get(row["sex"].strip(), "")
     meta = {"patient": f"{NAME}/{patient}", "fold": str(fold), "labels": " ".join(codes), "age": row["age"], "sex": sex}
     return meta, ""
