@@ -67,18 +67,26 @@ def test_one_person_however_a_table_writes_the_id_and_nobody_where_it_says_so(tm
     plan += "columns: {id: id, patient: mrn, age: age, sex: sex, labels: codes}\n"
     same, nobody = ("1234", "1234.0", " 1234.00"), ("nan", "NaN", "None", "NA", "<NA>", "unknown", "", "anonymous")
     others = ("01234", "0", "A-12.0")
-    ids = [*same, *nobody, *others, "1.23457E+11"]
+    cut_short = ("1.23457E+11", '"1,23457E+11"', "1E+11", "x" * 129)
+    ids = [*same, *nobody, *others, *cut_short]
     lines = [f"{'nan' if n == 0 else f'{n}.0'},{mrn},{'nan' if n else 91},Unknown,nan; A;" for n, mrn in enumerate(ids)]
     data = npy(np.stack([STACK[0]] * len(ids)))
     tree = folder(tmp_path, plan, all__npy=data, t__csv="\n".join(["id,mrn,age,sex,codes", *lines]))
-    *items, rounded = arrays.find(tree)
+    found = arrays.find(tree)
+    items, refused = found[: -len(cut_short)], found[-len(cut_short) :]
     records = [record for item in items for record in arrays.read(tree, item)]
     expected = ["arrays/1234"] * 3 + [None] * len(nobody) + ["arrays/01234", "arrays/0", "arrays/A-12.0"]
     assert [record.patient_id for record in records] == expected
     assert [record.record_id for record in records[:3]] == ["arrays/all/0", "arrays/1", "arrays/2"]
     assert {(record.labels, record.sex) for record in records} == {(("A",), None)}
     assert [record.age for record in records] == [90.0] + [None] * (len(records) - 1)
-    assert "rounded its id" in rounded.meta["refused"] and "as text" in rounded.meta["refused"]
+    first = len(items)
+    for number, item in enumerate(refused):
+        assert (item.name, list(item.meta)) == (f"all/{first + number}", ["refused"])
+        assert item.meta["refused"].startswith(f"t.csv line {first + number + 1}, patient: ")
+    rounded, too_long = refused[:-1], refused[-1]
+    assert all("has rounded an id" in item.meta["refused"] and "as text" in item.meta["refused"] for item in rounded)
+    assert "an id of 129 characters: give one of at most 128" in too_long.meta["refused"]
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "packed.npz"])

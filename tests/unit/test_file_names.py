@@ -14,7 +14,7 @@ from beatray.ingest.plan import IngestSettings, list_items
 from beatray.ingest.sources import arrays, files, ptbxl
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.spelling import as_spelt
-from beatray.ingest.tree import open_tree
+from beatray.ingest.tree import Tree, open_tree
 from beatray.record import LEADS, Reason, RecordError
 from wfdb_files import ecg_counts, header_text, pack, write_record
 
@@ -53,14 +53,30 @@ def test_tables_find_files_in_capitals(tmp_path: Path) -> None:
     assert (item.path, record.patient_id) == ("RECORDS500/00001_HR.HEA", "ptbxl/7")
 
 
-def test_arrays_in_capitals(tmp_path: Path) -> None:
-    (tmp_path / "A.NPY").write_bytes(npy(COUNTS.T.astype("<i2")))
-    (tmp_path / "PEOPLE.CSV").write_text("name,mrn\nA,7\n")
-    plan = f"files: '*.npy'\nrate_hz: 500\nunits: uV\nleads: [{', '.join(LEADS)}]\ntable: people.csv\n"
-    (tmp_path / "recordings.yaml").write_text(plan + "columns: {file: name, patient: mrn}\n")
-    tree = open_tree(str(tmp_path))
+def arrays_of(folder: Path, names: tuple[str, ...], table: str) -> Tree:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(npy(COUNTS.T.astype("<i2")))
+    (folder / "PEOPLE.CSV").write_text(f"name,mrn\n{table}")
+    plan = f"files: ['*.npy', 'x/*.npy']\nrate_hz: 500\nunits: uV\nleads: [{', '.join(LEADS)}]\ntable: people.csv\n"
+    (folder / "recordings.yaml").write_text(plan + "columns: {file: name, patient: mrn}\n")
+    return open_tree(str(folder))
+
+
+@pytest.mark.parametrize("cell", ["A", "a", "A.NPY", "a.npy", "A.npy"])
+def test_arrays_in_capitals(tmp_path: Path, cell: str) -> None:
+    tree = arrays_of(tmp_path, ("A.NPY",), f"{cell},7\n")
     (item,) = arrays.find(tree)
     assert (item.name, next(arrays.read(tree, item)).patient_id) == ("A", "arrays/7")
+
+
+def test_a_word_of_a_table_means_one_file_or_none(tmp_path: Path) -> None:
+    names = ("a.NPY", "A.npy", "x/a.NPY", "x/b.NPY")
+    tree = arrays_of(tmp_path, names, "a.NPY,1\nA.npy,2\nx/a.npy,3\nb.npy,4\n")
+    assert {item.path: item.meta["patient"] for item in arrays.find(tree)} == dict(zip(names, "1234", strict=True))
+    for cell in ("a.npy", "A.Npy"):
+        with pytest.raises(RecordError, match=f"line 1: '{cell}' may be several files: write the path"):
+            arrays.find(arrays_of(tmp_path, names, f"{cell},1\n"))
 
 
 def test_two_names_that_differ_only_in_case_are_two(tmp_path: Path) -> None:
@@ -83,6 +99,26 @@ def test_a_missing_signal_file_is_called_as_the_header_calls_it(tmp_path: Path) 
     assert caught.value.reason is Reason.MISSING_FILE
 
 
+def test_the_signal_of_another_recording_is_not_taken(tmp_path: Path) -> None:
+    other = ecg_counts(3000, seed=5)
+    write_record(tmp_path, "a", COUNTS)
+    write_record(tmp_path, "A", other)
+    (tmp_path / "A.dat").unlink()
+    wfdb = SOURCES["wfdb"]
+    tree = open_tree(str(tmp_path))
+    upper, lower = wfdb.find(tree)
+    assert (upper.name, lower.name) == ("A", "a") and len(list(wfdb.read(tree, lower))) == 1
+    with pytest.raises(RecordError, match=r"A\.dat is not there"):
+        list(wfdb.read(tree, upper))
+    (tmp_path / "A.hea").rename(tmp_path / "A.HEA")  # of a FAT disk, whose header still says a.dat
+    (tmp_path / "A.HEA").write_text(header_text("a", other, file_name="a.dat"))
+    (tmp_path / "A.DAT").write_bytes(pack(other, 16))
+    tree = open_tree(str(tmp_path))
+    for item, expected in zip(wfdb.find(tree), (other, COUNTS), strict=True):
+        (record,) = wfdb.read(tree, item)
+        np.testing.assert_array_equal(np.rint(record.signal_mv * 1000), expected.T)
+
+
 def test_names_with_dots_stay_whole(tmp_path: Path) -> None:
     names = ("ECG.001", "ECG.002", "1.2.840.10008.17", "smith.2024.01")
     for name in names:
@@ -99,7 +135,7 @@ def test_hidden_files_are_counted_and_not_read(tmp_path: Path) -> None:
     for below in (".Trash", ".ipynb_checkpoints", "x/.dvc", "__MACOSX"):
         (tmp_path / below).mkdir(parents=True)
         write_record(tmp_path / below, "a", COUNTS)
-    (tmp_path / "._a.hea").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "._a.hea").write_bytes(b"\0\5\x16\7")  # and two files in each of four folders
     ((_, (items, unlisted)),) = list_items(IngestSettings(out="none", sources={"wfdb": str(tmp_path)})).items()
     assert [item.name for item in items] == ["a"]
-    assert [(other.reason, other.count) for other in unlisted] == [(Reason.HIDDEN, 5)]
+    assert [(other.reason, other.count) for other in unlisted] == [(Reason.HIDDEN, 9)]

@@ -86,6 +86,12 @@ def test_what_cells_say_about_a_person() -> None:
     ids = ("1234", "1234.0", " 01234 ", "12.7", "X1", "0", 0, 1234.0, "1.2.840.0")
     assert [id_of(text) for text in ids] == ["1234", "1234", "01234", "12.7", "X1", "0", "0", "1234", "1.2.840.0"]
     assert [id_of(text) for text in (None, "", " ", "nan", "NA", "None", "Unknown", "ANONYMOUS")] == [None] * 8
+    cut_short = ("1.23457E+11", "1,23457e+11", "1E+11", " 12.3E+010 ", 1e22, "7" * 129)
+    for number, text in enumerate(cut_short):
+        with pytest.raises(RecordError, match="at most 128$" if number == len(cut_short) - 1 else "ids as text$"):
+            id_of(text)
+    whole = ("1E11", "E+11", "1.2.E+11", "A1E+11", "1E+1111", "7" * 128)
+    assert [id_of(text) for text in whole] == list(whole)
     assert labels_of(["B", " A", "nan", "", "Unknown", "B"]) == ("B", "A")
     assert [maybe_whole(text) for text in ("7", "7.0", "007", "7.5", "-7", "", None)] == [
         7,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from beatray.corpus.id_key import RECIPE_KEY, IdKey
@@ -83,34 +81,6 @@ def test_hashed_patient_ids_are_met_by_hashing_those_of_the_table(tmp_path: Path
         read(table, f"labels.id_key_file={secret}", index=index)
 
 
-def test_no_message_shows_an_id_where_ids_are_hashed(tmp_path: Path) -> None:
-    id_key = IdKey(SECRET)
-    index = index_of(["files/a", "files/b"], [f"files/{id_key.hashed('1234')}", f"files/{id_key.hashed('77')}"])
-    secret = written(tmp_path, SECRET, "id-key")
-    for rows in ("1234,1\n77,0\n9999,1\n", "1234,1\n1234,0\n", "9998,1\n9999,1\n"):
-        with pytest.raises(LabelError) as refused:
-            words = (f"labels.id_key_file={secret}", "labels.key_kind=patient")
-            read(written(tmp_path, f"mrn,ill\n{rows}"), *words, index=index, recipe={RECIPE_KEY: id_key.fingerprint})
-        told = str(refused.value)
-        assert "in rows " in told and not any(word in told for word in ("1234", "999", id_key.hashed("1234")))
-
-
-@pytest.mark.parametrize("column", ["mrn", "id", "Fallnr", "file"])
-def test_no_message_shows_what_may_be_an_id(tmp_path: Path, column: str) -> None:
-    """Hashed, or dropped at ingest; where the column's name says that it holds files, they are shown."""
-    id_key = IdKey(SECRET)
-    secret = written(tmp_path, SECRET, "id-key")
-    table = written(tmp_path, f"{column},ill\n5551234,1\n5551235,0\n")
-    hashed = index_of(["files/a", "files/b"], [f"files/{id_key.hashed('1')}", f"files/{id_key.hashed('2')}"])
-    for index, words, recipe in (
-        (hashed, [f"labels.id_key_file={secret}"], {RECIPE_KEY: id_key.fingerprint}),
-        (index_of(["files/a", "files/b"], [None, None]), [], {}),
-    ):
-        with pytest.raises(LabelError) as refused:
-            read(table, *words, index=index, recipe=recipe)
-        assert ("5551234" in str(refused.value)) == (column == "file")
-
-
 def test_a_column_of_patients_is_never_read_as_one_of_recordings(tmp_path: Path) -> None:
     id_key = IdKey(SECRET)
     records = [f"files/{k}" for k in range(1, 6)]
@@ -147,16 +117,6 @@ def test_what_stands_behind_a_dot_is_a_part_of_the_name(tmp_path: Path, key: str
     for suffix in (".xml", ".DCM", ".hea", ".edf.gz"):
         found = read(written(tmp_path, f"record,ill\nx/{records[0][6:]}{suffix},1\n"), index=index_of(records, [None]))
         assert values(found, "ill") == [True]
-
-
-def test_files_of_folders_that_the_corpus_does_not_know_apart_are_refused(tmp_path: Path) -> None:
-    index = index_of(["files/0001", "files/0002"], [None, None])
-    assert values(read(written(tmp_path, "file,ill\na/0001.xml,1\na/0002.xml,0\n"), index=index), "ill") == [
-        True,
-        False,
-    ]
-    with pytest.raises(LabelError, match=r"a/0001\.xml and b/0002\.xml lie in folders .*\(a and b\)"):
-        read(written(tmp_path, "file,ill\na/0001.xml,1\nb/0002.xml,0\n"), index=index)
 
 
 def test_unknown_numbers_are_known_by_their_value(tmp_path: Path) -> None:
@@ -269,30 +229,6 @@ def test_a_row_said_twice_counts_once_if_it_says_the_same(tmp_path: Path) -> Non
     found = read(written(tmp_path, "record,lvef,note\n00001,35,a\nptbxl/00001,35.0,b\n00002,60,c\n", "twice.csv"),
                  "labels.columns=[lvef]")  # fmt: skip
     assert found.repeated == 1 and values(found, "lvef")[:2] == [35.0, 60.0]
-
-
-def test_the_rows_of_a_parquet_table_are_those_of_the_csv(tmp_path: Path) -> None:
-    frame = pd.DataFrame(
-        {
-            "record": [1.0, 2.0, 17.0],
-            "lvef": [35.5, np.nan, 60.0],
-            "ill": pd.array([True, None, False], "boolean"),
-            "site": pd.Categorical(["a", "b", None]),
-            "codes": [["MI", "AF"], [], None],
-        }
-    )
-    frame.to_parquet(tmp_path / "labels.parquet")
-    found = read(tmp_path / "labels.parquet", "labels.source=ptbxl")
-    assert values(found, "lvef")[:3] == [35.5, None, 60.0] and values(found, "ill")[:3] == [True, None, False]
-    assert values(found, "site")[:3] == [{"a"}, {"b"}, None] and values(found, "codes")[:3] == [
-        {"MI", "AF"},
-        set(),
-        None,
-    ]
-    plain = frame.assign(codes=["MI|AF", "|", None]).to_csv(index=False).encode()
-    packed = read(written(tmp_path, gzip.compress(plain), "labels.csv.gz"), "labels.source=ptbxl")
-    for name in ("lvef", "ill", "site", "codes"):
-        assert values(packed, name) == values(found, name)
 
 
 def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from beatray.ingest.pieces import PIECE_SAMPLES, pieces, resample
 from beatray.ingest.plan import IngestSettings, plan, recipe_of
 from beatray.ingest.sources.registry import Item
 from beatray.ingest.tree import open_tree
-from beatray.record import LEADS, WINDOW_SAMPLES, Reason, Record, RecordError
+from beatray.record import LEADS, WAVE_KINDS, WINDOW_SAMPLES, Reason, Record, RecordError, Wave
 from wfdb_files import ecg_counts, write_record
 
 SECONDS = 44
@@ -56,6 +58,40 @@ def test_pieces_put_together_are_the_whole_to_the_bit(rate_hz: float) -> None:
     assert len(parts) >= 2
     assert all(start % WINDOW_SAMPLES == 0 for start in starts)
     assert np.array_equal(np.concatenate(parts, axis=1), resample(signal, ratio))
+
+
+def test_what_stands_on_both_sides_of_a_seam_is_what_the_whole_recording_has() -> None:
+    """11 minutes at 257 Hz, nowhere the same, are three pieces and half a second that is in no window."""
+    rate_hz, n_windows, seam = 257.0, 66, PIECE_SAMPLES
+    ratio, rng = rate_ratio(rate_hz), np.random.default_rng(3)
+    signal_mv, frank_mv = (rng.normal(0, 0.3, (leads, 660 * 257 + 137)) for leads in (12, 3))
+    peaks = [100, *(round(seam / ratio) + k for k in (-30, -1, 0, 1, 30)), 100_000, 660 * 257 + 2]
+    waves = [Wave(lead, "QRS", peak - 20, peak, peak + 20) for lead, peak in enumerate(peaks)]
+    long = Record("test/r", "test", signal_mv, rate_hz, waves=tuple(waves), frank_mv=frank_mv)
+    whole_uv, whole_frank = (np.rint(resample(mv, ratio) * 1000.0).astype(np.int16) for mv in (signal_mv, frank_mv))
+    gapped = windows_of(gaps_of(long, (8, 401.0, 402.0)))  # V3, in window 40, of the second piece
+    for windows, lost in ((to_windows(long), None), (gapped, 40)):
+        assert [w.record_id for w in windows] == [f"test/r#{number}" for number in range(n_windows)]
+        for number, window in enumerate(windows):
+            start, stop = number * WINDOW_SAMPLES, (number + 1) * WINDOW_SAMPLES
+            expected = whole_uv[:, start:stop].copy()
+            if number == lost:
+                expected[8] = 0
+            assert window.lead_mask == (0xFFF & ~(1 << 8) if number == lost else 0xFFF)
+            np.testing.assert_array_equal(window.signal_uv, expected)
+            np.testing.assert_array_equal(window.frank_uv, whole_frank[:, start:stop])
+            found = [tuple(wave) for wave in window.waves.tolist()]
+            assert found == ([] if lost else [w for w in map(on_the_grid(ratio, start), waves) if w[3] >= 0])
+
+
+def on_the_grid(ratio: Fraction, start: int) -> Callable[[Wave], tuple[int, ...]]:
+    """A wave as lead, kind, onset, peak and offset from `start` on, -1 for what lies in another window."""
+
+    def at(sample: int | None) -> int:
+        place = round((sample or 0) * ratio) - start
+        return place if 0 <= place < WINDOW_SAMPLES else -1
+
+    return lambda wave: (wave.lead, WAVE_KINDS.index(wave.kind), at(wave.onset), at(wave.peak), at(wave.offset))
 
 
 @pytest.mark.parametrize("gaps", [False, True])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from beatray.errors import CorpusError
-from beatray.ingest import tar_tree
+from beatray.ingest import folder_tree, tar_tree
 from beatray.ingest.member_checks import Cause, is_plain_path, told
 from beatray.ingest.plan import IngestSettings, list_items
 from beatray.ingest.tree import Tree, open_tree
@@ -124,19 +124,33 @@ def test_links_and_pipes_in_a_folder(tmp_path: Path) -> None:
     assert reason_of(tree, "sub/good.hea") is Reason.UNSAFE_PATH
 
 
-def test_ordinary_names_of_any_script_are_read_and_hidden_ones_counted(tmp_path: Path) -> None:
+def test_ordinary_names_of_any_script_are_read_and_hidden_ones_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ordinary = ("a\u00a0b", "\u5c71\u7530\u3000\u592a\u90ce", "a\u200eb", "a:b", "smith.2024.01", "lost+found")
-    hidden = (".Trash/x", ".ipynb_checkpoints/x", "d/._x", "__MACOSX/x", "$RECYCLE.BIN/x")
+    hidden = (".Trash/x", ".Trash/y/z", ".ipynb_checkpoints/x", "d/._x", "__MACOSX/x", "$RECYCLE.BIN/x")
     unfit = ("turned\u202etxt", "two\u2028lines", "bell\a", "back\\slash")
+    folder = tmp_path / "folder"
     for name in (*ordinary, *hidden, *unfit):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")).mkdir()
-    tree = open_tree(str(tmp_path))
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    latin = Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller"))
+    latin.mkdir()
+    for name in ("a.hea", "a.dat"):
+        (latin / name).write_bytes(b"x")
+    (folder / ".empty" / "y").mkdir(parents=True)
+    tree = open_tree(str(folder))
     assert tree.names() == tuple(sorted(ordinary))
     assert all(tree.read(name) == name.encode() for name in ordinary)
-    assert tree.passed_over == {Cause.HIDDEN: 5, Cause.NAME: 4, Cause.NOT_UTF8: 1}
-    assert "names that are not UTF-8 (convmv -r -f latin1 -t utf8 --notest renames them): 1" in told(tree.passed_over)
+    assert tree.passed_over == {Cause.HIDDEN: 6, Cause.NAME: 4, Cause.NOT_UTF8: 2}
+    with tarfile.open(tmp_path / "same.tar", "w") as packed:
+        packed.add(folder, ".")
+    assert open_tree(str(tmp_path / "same.tar")).passed_over == tree.passed_over
+    monkeypatch.setattr(folder_tree, "MAX_COUNTED", 0)
+    few = open_tree(str(folder))
+    assert few.names() == tree.names()
+    assert few.passed_over == {Cause.HIDDEN: 6, Cause.NAME: 4, Cause.NOT_UTF8: 1}  # d/._x and 5 folders
+    assert "names that are not UTF-8 (convmv -r -f latin1 -t utf8 --notest renames them): 2" in told(tree.passed_over)
 
 
 def test_a_folder_that_may_not_be_opened_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

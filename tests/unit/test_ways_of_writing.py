@@ -51,6 +51,7 @@ def wfdb(folder: Path, **fields: object) -> TwelveLeads:
         (333.333, Fraction(3, 2)),
         (float(Fraction(2000, 7)), Fraction(7, 4)),
         (128.0, Fraction(125, 32)),
+        (1e6 / 1953, Fraction(1953, 2000)),
         (360.01, Fraction(50000, 36001)),
     ],
 )
@@ -60,7 +61,7 @@ def test_a_rate_is_the_simple_fraction_that_it_rounds(rate: float, ratio: Fracti
 
 def test_a_rate_that_is_no_simple_fraction_is_refused() -> None:
     for rate in (333.34123, 500.123456789):
-        with pytest.raises(RecordError, match="no simple ratio"):
+        with pytest.raises(RecordError, match=r"no simple ratio .*: write the rate of the device"):
             rate_ratio(rate)
 
 
@@ -78,15 +79,38 @@ def test_a_third_of_a_kilohertz_in_every_format(tmp_path: Path) -> None:
         assert [window.n_samples for window in to_windows(record)] == [4500]
 
 
-@pytest.mark.parametrize("huffman", [False, True])
-@pytest.mark.parametrize("last", [3000, 2999])
-def test_scp_samples_counted_from_0(tmp_path: Path, huffman: bool, last: int) -> None:
-    bodies = made.scp_bodies(COUNTS, huffman=huffman, order=0 if not huffman else 2)
+def counted(bodies: dict[int, bytes], ranges: dict[int, tuple[int, int]]) -> bytes:
+    """An SCP-ECG record whose leads, by their place, have these first and last samples."""
     section = bytearray(bodies[3])
-    for number in range(section[0]):
-        struct.pack_into("<II", section, 2 + 9 * number, 0, last)
-    (record,) = read(tmp_path, "SCP-ECG", "a.scp", made.scp_record({**bodies, 3: bytes(section)}))
+    for number, (first, last) in ranges.items():
+        struct.pack_into("<II", section, 2 + 9 * number, first, last)
+    return made.scp_record({**bodies, 3: bytes(section)})
+
+
+@pytest.mark.parametrize("huffman", [False, True])
+@pytest.mark.parametrize(("n_samples", "is_count"), [(3000, True), (3000, False), (2997, True), (2996, False)])
+def test_scp_samples_counted_from_0(tmp_path: Path, huffman: bool, n_samples: int, is_count: bool) -> None:
+    counts = COUNTS[:n_samples]
+    bodies = made.scp_bodies(counts, huffman=huffman, order=2 if huffman else 0)
+    last = n_samples if is_count else n_samples - 1
+    (record,) = read(tmp_path, "SCP-ECG", "a.scp", counted(bodies, dict.fromkeys(range(8), (0, last))))
+    np.testing.assert_array_equal(uv(record)[:, EIGHT], counts[:, EIGHT])
+
+
+def test_scp_leads_that_are_not_used_say_nothing_of_how_samples_are_counted(tmp_path: Path) -> None:
+    bodies = made.scp_bodies(COUNTS, leads=(*made.EIGHT, "V6"))
+    other = bytearray(bodies[3])
+    other[2 + 9 * 8 + 8] = 200  # the ninth lead is none of the twelve
+    bodies[3] = bytes(other)
+    (record,) = read(tmp_path, "SCP-ECG", "a.scp", counted(bodies, {8: (0, 2999)}))
     np.testing.assert_array_equal(uv(record)[:, EIGHT], COUNTS[:, EIGHT])
+    both = refusal(tmp_path, "SCP-ECG", "b.scp", counted(bodies, {0: (0, 2999)}))
+    assert both.reason is Reason.HEADER and "I 0, II 1, V1 1" in both.detail
+    flags = bytearray(bodies[3])
+    flags[1] |= 1
+    beats = counted({**bodies, 3: bytes(flags)}, dict.fromkeys(range(8), (0, 2999)))
+    subtracted = refusal(tmp_path, "SCP-ECG", "c.scp", beats)
+    assert subtracted.reason is Reason.FORMAT and "export it without subtraction of beats" in subtracted.detail
 
 
 def test_edf_marked_as_interrupted(tmp_path: Path) -> None:
@@ -94,11 +118,14 @@ def test_edf_marked_as_interrupted(tmp_path: Path) -> None:
     (record,) = read(tmp_path, "EDF", "a.edf", whole)
     np.testing.assert_array_equal(uv(record), COUNTS)
     late = whole.replace(b"+4\x14\x14", b"+7\x14\x14")
-    assert "a gap of 3 s before data record 5" in refusal(tmp_path, "EDF", "b.edf", late).detail
+    assert (
+        "a gap of 3 s before data record 5; parts are not joined: export each as a file"
+        in refusal(tmp_path, "EDF", "b.edf", late).detail
+    )
     timeless = refusal(tmp_path, "EDF", "c.edf", whole.replace(b"+2\x14\x14", b"    "))
-    assert timeless.reason is Reason.FORMAT and "data record 3 has no time" in timeless.detail
+    assert timeless.reason is Reason.FORMAT and "data record 3 has no time: export it again" in timeless.detail
     unnamed = refusal(tmp_path, "EDF", "d.edf", whole.replace(b"EDF Annotations", b"Something else "))
-    assert "without the times of its data records" in unnamed.detail
+    assert "without the times of its data records: export it with the signal EDF Annotations" in unnamed.detail
 
 
 @pytest.mark.parametrize(
@@ -142,7 +169,7 @@ def test_names_of_leads_in_other_languages_and_standards(tmp_path: Path) -> None
         (("I", "II"), "I and II only; I, II and a chest lead are needed"),
         (("II",), r"a single lead \(II\); I, II and a chest lead"),
         (("MLII", "V5"), r"found: V5, beside 1 other channels \(MLII\)"),
-        (("A", "B", "C"), r"found: none of the twelve, beside 3 other channels \(A, B, C\)"),
+        (("A", "MCL1", "C"), r"found: none of the twelve, beside 3 other channels \(MCL1, \.\.\.\)"),
         (("I", "II", "Flow of a longer name"), "I and II only, beside 1 other channels; I, II"),
     ],
 )

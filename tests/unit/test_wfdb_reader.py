@@ -54,7 +54,7 @@ def test_a_byte_order_mark_and_a_folder_in_front_of_the_name(tmp_path: Path) -> 
     folder = "record_name_with_folder"
     assert notes == {"bom": (), "slash": (folder,), "both": (folder, "record_name_case")}
     for said in ("r/3", "other", "folder/other", "3/r/4"):
-        with pytest.raises(RecordError, match="multi-segment" if said == "r/3" else "does not match"):
+        with pytest.raises(RecordError, match="multi-segment .*wfdb.wrsamp" if said == "r/3" else "does not match"):
             parse_header(header_text(said, ecg_counts(50)).encode(), "r")
 
 

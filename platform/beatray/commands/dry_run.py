@@ -22,7 +22,7 @@ from beatray.ingest.plan import IngestSettings, id_key_for, known_items, list_it
 from beatray.ingest.slices import read_item
 from beatray.ingest.sources.registry import Item
 from beatray.ingest.tree import open_tree
-from beatray.record import RecordError, Window
+from beatray.record import Window
 from beatray.storage.store import Store
 
 TRIED = 16
@@ -70,10 +70,9 @@ def _estimate(location: str, source: str, items: Sequence[Item]) -> tuple[float,
     windows: list[Window] = []
     refused: Counter[str] = Counter()
     for position in chosen:
-        try:
-            windows += read_item(tree, source, items[position])[1]
-        except RecordError as error:
-            refused[error.reason.value] += 1
+        read = read_item(tree, source, items[position])
+        windows += read.windows
+        refused.update(row["reason"] for row in read.refused)
     told = f"from {len(chosen)} recordings read: {len(windows)} rows"
     if refused:
         told += ", refused " + ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))

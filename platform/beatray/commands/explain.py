@@ -1,8 +1,8 @@
 """`beatray ingest explain PATH [MEMBER]`: what the reader finds in one file, check by check, and what becomes of it.
 
-Contract: prints one line per check that is passed, in order, with the value seen, and then either how many rows the
-recording would be kept as or the reason why it is refused and what to do. Exit code 0 or 1. Writes nothing, needs no
-corpus, and shows nothing about the person but age and sex.
+Contract: prints one line per check that is passed, in order, with the value seen, and then how many rows would be kept,
+and for each recording that is refused the reason and what to do. Exit code 1 where one is refused, else 0. Writes
+nothing, needs no corpus, and shows nothing about the person but age and sex.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from beatray.dsp.features import RECORD_FEATURES
 from beatray.dsp.quality import Flag
 from beatray.errors import SettingsError
 from beatray.ingest.canonical import WindowFlag
+from beatray.ingest.each_record import each_record, refusal_of
 from beatray.ingest.formats.checks import listening
 from beatray.ingest.formats.registry import FORMATS, HEAD_BYTES, recognise, unsupported
 from beatray.ingest.long_record import windows_of
@@ -105,16 +106,26 @@ def _explain(tree: Tree, path: str) -> int:
         known = f"it looks like {unsupported(head)}, which is not read" if unsupported(head) else "of no known format"
         raise RecordError(Reason.FORMAT, f"{known}; read are {', '.join(FORMATS)}")
     _line("ok", "format", f"{found.name}, recognised by its {by}")
-    rows = 0
+    rows = refused = 0
     with listening(lambda what, seen: _line("ok", what, seen)):
-        for record in found.read(tree, path):
+        for number, record in each_record(lambda: found.read(tree, path)):
+            if number > 1:
+                say(f"recording {number} of the file")
+            try:
+                if isinstance(record, RecordError):
+                    raise record
+                windows = windows_of(record)
+            except Exception as error:
+                why = refusal_of(error)
+                refused += _refused(why.reason, why.detail)
+                continue
             _person(record)
-            windows = windows_of(record)
             rows += len(windows)
             _signal(record, windows)
             _measured(record, windows)
-    say(f"would be kept as {rows} row{'s' if rows != 1 else ''}")
-    return 0
+    if rows:
+        say(f"would be kept as {rows} row{'s' if rows != 1 else ''}")
+    return 1 if refused else 0
 
 
 def _line(state: str, what: str, seen: str) -> None:

@@ -2,8 +2,9 @@
 
 The guess is made from the distinct words alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
 semicolon, or the one that was said) in at least one cell makes several labels; numbers are numbers, with a decimal
-point or a decimal comma; few words that come again are classes. Dates, free text and empty columns are no labels. What
-is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more than a question.
+point or a decimal comma; few words that come again are classes. Dates, free text, structs, bytes and empty columns
+are no labels. What is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more
+than a question.
 
 Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not said; it raises LabelError
 with the column, a count, an example and a remedy. Unknown cells are masked, never read as no.
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.corpus.label_file import IN_LISTS, Words
+from beatray.corpus.label_file import Words
+from beatray.corpus.label_parquet import IN_LISTS
 from beatray.corpus.label_settings import UNKNOWN, LabelSettings
 from beatray.errors import LabelError
 
@@ -76,6 +78,8 @@ class NoLabel:
 
 def read_column(name: str, words: Words, settings: LabelSettings, kind: str | None = None) -> Column | NoLabel:
     """The label that a column is; `kind` overrides the guess."""
+    if words.wordless:
+        return NoLabel(name, f"its values are {words.wordless}, neither words nor numbers")
     said = kind or settings.types.get(name)
     unknown = unknown_words(settings)
     numbers = {_number_of(word) for word in unknown if _is_number(word)}

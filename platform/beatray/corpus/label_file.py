@@ -16,24 +16,21 @@ import gzip
 import hashlib
 import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beatray.corpus.label_parquet import read_parquet
 from beatray.errors import LabelError
 from beatray.storage.store import Store
 
 DELIMITERS = (",", ";", "\t", "|")
-IN_LISTS = "\x1f"
-"""Stands between the entries of a Parquet list, where no word has it; alone it is an empty list."""
 LOOKED_AT = 20
 """Lines that tell the delimiter."""
 BLOCK_BYTES = 1 << 24
@@ -41,10 +38,12 @@ BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One column: `codes` (n,) are positions in `distinct`."""
+    """One column: `codes` (n,) are positions in `distinct`. `wordless` is the type of a column that has no words
+    (structs, bytes), which is empty in every row."""
 
     distinct: tuple[str, ...]
     codes: NDArray[np.int64]
+    wordless: str = ""
 
     def of_rows(self) -> NDArray[np.object_]:
         """The word of every row."""
@@ -70,10 +69,11 @@ def read_table(location: str, encoding: str = "auto") -> Table:
         content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise LabelError(f"{place} is damaged: it cannot be unpacked ({error})") from error
-    found = _parquet(content, place) if content[:4] == b"PAR1" else _text_table(content, place, encoding)
+    is_parquet = content[:4] == b"PAR1"
+    found, wordless = read_parquet(content, place) if is_parquet else (_text_table(content, place, encoding), {})
     names = [name.strip() for name in found.column_names]
     _check_names(names, place)
-    columns = {name: _words(found.column(position)) for position, name in enumerate(names)}
+    columns = {name: _words(found.column(position), wordless.get(position, "")) for position, name in enumerate(names)}
     columns, rows = _without_blank_rows(columns, found.num_rows)
     if not rows:
         raise LabelError(f"{place} has column names and no rows")
@@ -126,7 +126,8 @@ def _without_blank_rows(columns: dict[str, Words], rows: int) -> tuple[dict[str,
         blank &= words.codes == words.distinct.index("")
     if not blank.any():
         return columns, rows
-    return {name: Words(words.distinct, words.codes[~blank]) for name, words in columns.items()}, int((~blank).sum())
+    kept = {name: replace(words, codes=words.codes[~blank]) for name, words in columns.items()}
+    return kept, int((~blank).sum())
 
 
 def _refuse_second_header(columns: dict[str, Words], place: str) -> None:
@@ -226,37 +227,7 @@ def _delimiter(text: str, place: str) -> str:
     return best
 
 
-def _parquet(data: bytes, place: str) -> pa.Table:
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise LabelError(f"{place} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
-    return pa.table([_as_text(column) for column in table.columns], names=table.column_names)
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The words of a Parquet column; null is an empty word. What has none (structs, bytes) is told by its type."""
-    try:
-        return _cast(column)
-    except pa.ArrowException:
-        return pa.chunked_array([pa.array([f"<{column.type}>"] * len(column), pa.string())])
-
-
-def _cast(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        entries = column.cast(pa.list_(pa.string()))
-        joined = pc.binary_join(entries, IN_LISTS)
-        nothing = pc.fill_null(pc.equal(pc.list_value_length(entries), 0), False)
-        return pc.fill_null(pc.if_else(nothing, IN_LISTS, joined), "")
-    if pa.types.is_nested(kind) or kind in (pa.binary(), pa.large_binary()) or pa.types.is_fixed_size_binary(kind):
-        raise pa.ArrowNotImplementedError(f"no words in {kind}")
-    return pc.fill_null(column.cast(pa.string()), "")
-
-
-def _words(column: pa.ChunkedArray) -> Words:
+def _words(column: pa.ChunkedArray, wordless: str) -> Words:
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -264,4 +235,4 @@ def _words(column: pa.ChunkedArray) -> Words:
     distinct = tuple(dict.fromkeys(stripped))
     where = {word: position for position, word in enumerate(distinct)}
     codes = np.array([where[word] for word in stripped], np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
-    return Words(distinct, codes)
+    return Words(distinct, codes, wordless)

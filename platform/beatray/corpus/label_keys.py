@@ -14,7 +14,7 @@ patient.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,8 +89,10 @@ def _plain_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.lower())
 
 
-def match(keys: Sequence[str], units: Units, id_key: IdKey | None = None) -> NDArray[np.int64]:
-    """The unit that each key means."""
+def match(
+    keys: Sequence[str], units: Units, id_key: IdKey | None = None, hidden: Callable[[int], str] | None = None
+) -> NDArray[np.int64]:
+    """The unit that each key means; `hidden` says where in the table the key at a position is, if none may be shown."""
     forms = _forms(units)
     sources = {name.partition("/")[0] for name in units.names}
     if units.kind == "patient":
@@ -99,7 +101,7 @@ def match(keys: Sequence[str], units: Units, id_key: IdKey | None = None) -> NDA
             candidates = (tuple(_hashed(each, sources, id_key) for each in some) for some in candidates)
         return _looked_up(candidates, forms)
     by_last: dict[str, list[int]] = {}
-    folders: dict[str, tuple[str, str]] = {}  # by source: what stood in front of the first file of it, and that file
+    folders: dict[str, tuple[str, int]] = {}  # by source: what stood in front of the first file, and its position
     found = np.empty(len(keys), np.int64)
     for position, key in enumerate(keys):
         number = forms.get(key)
@@ -111,11 +113,13 @@ def match(keys: Sequence[str], units: Units, id_key: IdKey | None = None) -> NDA
             number, front = _by_path(key, units, by_last, sources)
             if number >= 0:
                 source = units.names[number].partition("/")[0]
-                other, first = folders.setdefault(source, (front, key))
+                other, first = folders.setdefault(source, (front, position))
                 if front != other:
+                    two = [hidden(at) if hidden else keys[at] for at in (first, position)]
+                    which = "" if hidden else f" ({other or '.'} and {front or '.'})"
                     raise LabelError(
-                        f"the files {first} and {key} lie in folders that the corpus does not know apart "
-                        f"({other or '.'} and {front or '.'}): make a table for each, or ingest their parent folder"
+                        f"the files {' and '.join(two)} lie in folders that the corpus does not know apart{which}: "
+                        "make a table for each, or ingest their parent folder"
                     )
         found[position] = number
     return found

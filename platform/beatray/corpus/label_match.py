@@ -11,7 +11,7 @@ Contract: `matched` gives the units of the corpus (`label_keys.Units`), the unit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.label_columns import Column
-from beatray.corpus.label_file import Table
+from beatray.corpus.label_file import Table, Words
 from beatray.corpus.label_keys import (
     NOTHING,
     SEVERAL,
@@ -53,6 +53,7 @@ def matched(
     else:
         others = np.zeros(len(index), np.bool_)
     words = table.columns[key]
+    private = is_private(settings, index, recipe)
     by_name = kind_by_name(key)
     named = settings.key_kind if settings.key_kind != "auto" else by_name
     kinds = (named,) if named else ("recording", "patient")
@@ -61,7 +62,9 @@ def matched(
         units = _without(recordings_of(index) if kind == "recording" else patients_of(index), others)
         if kind == "patient" and named:
             _check_patients(units, settings, recipe)
-        found = match(words.distinct, units, _id_key(settings, recipe) if kind == "patient" else None)[words.codes]
+        hidden = _row_of(words) if _hides(private, kind, key) else None
+        id_key = _id_key(settings, recipe) if kind == "patient" else None
+        found = match(words.distinct, units, id_key, hidden)[words.codes]
         fits.append((units, found, int((found != NOTHING).sum())))
     fits.sort(key=lambda fit: -fit[2])
     (units, found, hits), *others_fit = fits
@@ -72,6 +75,16 @@ def matched(
             "labels.key_kind=recording or labels.key_kind=patient"
         )
     return units, found, words.of_rows().tolist()
+
+
+def _hides(private: bool, kind: str, key: str) -> bool:
+    """Whether no message may show a key, since it may be the id of a patient whom the corpus does not show."""
+    return private and not (kind == "recording" and kind_by_name(key) == "recording")
+
+
+def _row_of(words: Words) -> Callable[[int], str]:
+    """What stands for a word of the key column in a message."""
+    return lambda position: f"of row {int(np.flatnonzero(words.codes == position)[0]) + 1}"
 
 
 def _without(units: Units, rows: NDArray[np.bool_]) -> Units:
@@ -132,7 +145,7 @@ def refuse_bad_keys(
 
     `private`: the corpus does not show whose its recordings are, so no message may show what could be a patient's id.
     """
-    hide = private and not (units.kind == "recording" and kind_by_name(key) == "recording")
+    hide = _hides(private, units.kind, key)
 
     def some(rows: NDArray[np.int64]) -> str:
         if hide:

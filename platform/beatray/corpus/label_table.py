@@ -71,6 +71,12 @@ def read_labels(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, 
     table = read_table(settings.table, settings.encoding)
     key = _named("key", settings.key, table) if settings.key else key_column(list(table.columns))
     owner = _named("patient", settings.patient, table) if settings.patient else owner_column(list(table.columns))
+    for name in filter(None, (key, owner)):
+        if kind := table.columns[name].wordless:
+            raise LabelError(
+                f"{table.place}: column {name!r} is read as ids, and its values are {kind}: write them as text, or say "
+                f"another column, labels.{'key' if name == key else 'patient'}=COLUMN"
+            )
     columns, left_out, conditions = _columns(table, key, settings)
     units, found, keys = matched(table, key, settings, index, recipe)
     repeated = refuse_bad_keys(table, key, columns, settings, is_private(settings, index, recipe), units, found, keys)

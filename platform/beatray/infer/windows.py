@@ -19,9 +19,9 @@ from beatray.corpus.reader import Corpus, read_row_group
 from beatray.corpus.schema import SIGNAL_BYTES
 from beatray.infer.stream import Unit
 from beatray.ingest.plan import IngestSettings, Listed, Slice, plan, stamp_of
-from beatray.ingest.slices import read_item, refusal
+from beatray.ingest.slices import read_item
 from beatray.ingest.tree import open_tree
-from beatray.record import RecordError, Window
+from beatray.record import Window
 from beatray.storage.store import Store
 
 COLUMNS = pa.schema(
@@ -79,14 +79,9 @@ def read_slice(part: Slice, unit: int) -> list[pa.Table]:
     tree = open_tree(part.location)
     rows: list[dict[str, Any]] = []
     for item in part.items:
-        try:
-            _, windows, _ = read_item(tree, part.source, item)
-        except RecordError as error:
-            told = refusal(part.source, item, error)
-            told["record_id"] = told.pop("item")
-            rows.append({"unit": unit, **told})
-            continue
-        rows += [_row(window, unit) for window in windows]
+        read = read_item(tree, part.source, item)
+        rows += [_row(window, unit) for window in read.windows]
+        rows += [{"unit": unit, "record_id": row["item"], **row} for row in read.refused]
     return [pa.Table.from_pylist(rows, schema=COLUMNS)]
 
 

@@ -163,11 +163,19 @@ def rate_ratio(rate_hz: float) -> Fraction:
     if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
         raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz, allowed 50 to 10000")
     ratio = RATE_HZ / Fraction(repr(float(rate_hz)))  # the decimal that the header wrote, not its binary neighbour
-    if max(ratio.numerator, ratio.denominator) > MAX_RATIO_TERM:
+    too_fine = max(ratio.numerator, ratio.denominator) > MAX_RATIO_TERM
+    interval_us = round(1e6 / rate_hz)
+    if too_fine and math.isclose(1e6 / interval_us, rate_hz, rel_tol=1e-12):
+        return Fraction(RATE_HZ * interval_us, 1_000_000)  # 1953 us between samples, as SCP-ECG and aECG write it
+    if too_fine:
         # 1000/3 Hz has no end as a decimal: the simple fraction that what is written rounds
         near = Fraction(rate_hz).limit_denominator(MAX_RATE_DENOMINATOR)
         if abs(near - Fraction(rate_hz)) > near * RATE_TOLERANCE:
-            raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz")
+            raise RecordError(
+                Reason.BAD_RATE,
+                f"sampling rate {rate_hz} Hz has no simple ratio to {RATE_HZ} Hz: write the rate of the device if this "
+                "is one that was measured, or resample the recording",
+            )
         ratio = RATE_HZ / near
     return ratio
 

@@ -1,7 +1,9 @@
 """A folder on a local or mounted disk as a tree.
 
-Contract: as `ingest.tree`. Files are opened one path component at a time without following links, so that nothing can
-be swapped in between listing and reading. An I/O error of the disk itself is not caught.
+Contract: as `ingest.tree`. What lies in a folder that is not listed is counted file by file, as archives have it, up to
+`MAX_COUNTED`: such a folder can hold copies of a whole disk. Files are opened one path component at a time without
+following links, so that nothing can be swapped in between listing and reading. An I/O error of the disk itself is not
+caught.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from collections import Counter
 from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_plain_path, check_size, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
+
+MAX_COUNTED = 1_000_000
+"""Entries passed over after which a folder that is not listed counts as one."""
 
 
 class FolderTree:
@@ -80,6 +85,9 @@ def _walk(root: str) -> tuple[list[str], Counter[Cause]]:
     folders = [""]
     while folders:
         prefix = folders.pop()
+        if prefix and passed_over.total() >= MAX_COUNTED and (cause := problem_of(prefix[:-1])) is not None:
+            passed_over[cause] += 1
+            continue
         try:
             with os.scandir(os.path.join(root, prefix)) as listed:  # noqa: PTH118 (a Path per file is 5x slower)
                 entries = list(listed)
@@ -90,10 +98,10 @@ def _walk(root: str) -> tuple[list[str], Counter[Cause]]:
             continue
         for entry in entries:
             name = prefix + entry.name
-            if (cause := problem_of(name)) is not None:
-                passed_over[cause] += 1
-            elif entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
                 folders.append(name + "/")
+            elif (cause := problem_of(name)) is not None:
+                passed_over[cause] += 1
             elif entry.is_file(follow_symlinks=False):
                 found.append(name)
             else:

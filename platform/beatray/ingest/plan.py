@@ -25,6 +25,7 @@ from beatray.corpus.reader import Corpus
 from beatray.dsp import analyse, features
 from beatray.dsp.analyse import Detector
 from beatray.errors import CorpusError
+from beatray.ingest.each_record import PART
 from beatray.ingest.member_checks import told
 from beatray.ingest.patients import other_id_key
 from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
@@ -185,16 +186,19 @@ def _spaced(items: Sequence[T], limit: int | None) -> Sequence[T]:
 
 
 def known_items(store: Store, manifest: Manifest | None, *, retry_refused: bool) -> set[tuple[str, str]]:
-    """(source, item) of everything the corpus holds and, unless they are to be tried again, has refused."""
+    """(source, item) of everything the corpus holds and, unless they are to be tried again, has refused.
+
+    An item whose first recording was refused and a later one kept is not tried again: that one would come twice.
+    """
     if manifest is None:
         return set()
-    known = set()
+    known: set[tuple[str, str]] = set()
     for record_id in Corpus(store, manifest).index["record_id"]:
         source, _, name = str(record_id).partition("#")[0].partition("/")
         known.add((source, name))
-    if not retry_refused:
-        known |= {(row["source"], row["item"]) for row in read_quarantine(store, manifest)}
-    return known
+    refused = {(row["source"], row["item"]) for row in read_quarantine(store, manifest)}
+    in_part = {(source, name.rpartition(PART)[0]) for source, name in known}
+    return known | (refused & in_part if retry_refused else refused)
 
 
 def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:

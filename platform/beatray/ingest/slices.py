@@ -7,9 +7,7 @@ a function of the recordings and of the recipe; only the note says that a slice 
 from __future__ import annotations
 
 import json
-import traceback
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,13 @@ from beatray.dsp import analyse
 from beatray.dsp.analyse import Detector
 from beatray.dsp.quality import Flag
 from beatray.ingest.canonical import WindowFlag
+from beatray.ingest.each_record import each_record, part_name, refusal_of
 from beatray.ingest.long_record import windows_of
 from beatray.ingest.patients import protect
 from beatray.ingest.plan import Slice, stamp_of
 from beatray.ingest.sources.registry import SOURCES, Item
 from beatray.ingest.tree import Tree, open_tree
-from beatray.record import Reason, RecordError, Window
+from beatray.record import Record, RecordError, Window
 from beatray.storage.store import Store
 
 STAGING = "staging"
@@ -67,14 +66,12 @@ def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey |
         tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
 
     for item in part.items:
-        try:
-            records, fresh, dropped = read_item(tree, part.source, item, id_key)
-        except RecordError as error:
-            refused.append(refusal(part.source, item, error))
-            continue
-        tallies.append(records)
-        windows += fresh
-        ids_dropped += dropped
+        read = read_item(tree, part.source, item, id_key)
+        refused += read.refused
+        if read.windows:
+            tallies.append(read.tally)
+        windows += read.windows
+        ids_dropped += read.ids_dropped
         while len(windows) >= schema.ROWS_PER_GROUP:
             write_group()
     if windows:
@@ -94,30 +91,37 @@ def _measure(windows: list[Window], signals: NDArray[np.int16], detector: Detect
     )
 
 
-def _where(error: Exception) -> str:
-    """File and line where an exception came up, for a report."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(last.filename).name}, line {last.lineno}"
+@dataclass(slots=True)
+class ItemRead:
+    """What one item gave: the windows of its recordings and their tally, how many of these lost a private patient id
+    for want of an id key, and one row per recording that cannot be trusted."""
+
+    windows: list[Window] = field(default_factory=list)
+    tally: Tally = field(default_factory=dict)
+    ids_dropped: int = 0
+    refused: list[dict[str, str]] = field(default_factory=list)
 
 
-def refusal(source: str, item: Item, error: RecordError) -> dict[str, str]:
-    """What is kept of an item that cannot be trusted."""
-    return {"source": source, "item": item.name, "reason": error.reason.value, "detail": error.detail}
+def read_item(tree: Tree, source: str, item: Item, id_key: IdKey | None = None) -> ItemRead:
+    """All recordings of one item, each for itself: one that cannot be trusted is refused and costs no other.
 
-
-def read_item(tree: Tree, source: str, item: Item, id_key: IdKey | None = None) -> tuple[Tally, list[Window], int]:
-    """The tally and all windows of one item, and how many records lost a private patient id for want of an id key.
-
-    RecordError if any part of the item cannot be trusted, also for a fault of the reader, which must cost one recording
-    and no more; OSError for a disk or network fault, which is no property of the recording: the task is tried again.
+    A fault of the reader is a refusal, too; OSError is raised for a disk or network fault, which is no property of the
+    recording: the task is tried again.
     """
-    try:
-        protected = [protect(record, id_key) for record in SOURCES[source].read(tree, item)]
-        windows = [window for record, _ in protected for window in windows_of(record)]
-    except (RecordError, OSError):
-        raise
-    except Exception as error:
-        detail = f"the reader failed: {type(error).__name__} in {_where(error)}"  # its text may quote the file
-        raise RecordError(Reason.READER_FAULT, detail) from error
-    tally = tally_recordings(source, [record for record, _ in protected])
-    return tally, windows, sum(dropped for _, dropped in protected)
+    found = ItemRead()
+    kept: list[Record] = []
+    for number, record in each_record(lambda: SOURCES[source].read(tree, item)):
+        try:
+            if isinstance(record, RecordError):
+                raise record
+            protected, dropped = protect(record, id_key)
+            found.windows += windows_of(protected)
+        except Exception as error:
+            why = refusal_of(error)
+            row = {"source": source, "item": part_name(item.name, number)}
+            found.refused.append({**row, "reason": why.reason.value, "detail": why.detail})
+            continue
+        kept.append(protected)
+        found.ids_dropped += dropped
+    found.tally = tally_recordings(source, kept)
+    return found

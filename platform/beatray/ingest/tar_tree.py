@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio
-from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, path_problem, problem_of
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
@@ -89,11 +89,10 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> Open
         with tarfile.open(fileobj=source, mode="r:" if plain else "r|") as archive:
             while (info := archive.next()) is not None:
                 name = info.name.removeprefix("./")
-                cause = _cause(info, name, members, packed=plain is None)
-                if cause is not None:
-                    passed_over[cause] += 1
-                elif info.isdir():
+                if info.isdir():
                     pass
+                elif (cause := _cause(info, name, members, packed=plain is None)) is not None:
+                    passed_over[cause] += 1
                 elif plain is not None:
                     members[name] = (info.offset_data, info.size)
                 else:
@@ -113,9 +112,7 @@ def _index_tar(location: str, source: IO[bytes], plain: BinaryIO | None) -> Open
 
 
 def _cause(info: tarfile.TarInfo, name: str, members: dict[str, Content], *, packed: bool) -> Cause | None:
-    """Why a member is not listed; None if it is, or is a folder to which nothing is wrong."""
-    if info.isdir():
-        return None if name in ("", ".") else path_problem(name)
+    """Why a member is not listed; None if it is."""
     if (cause := problem_of(name)) is not None:
         return cause
     if not info.isreg() or info.issparse():

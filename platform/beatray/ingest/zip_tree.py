@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import IO, cast
 
 from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio, place
-from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, path_problem, problem_of
+from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
 
@@ -105,12 +105,11 @@ def _open_zip(location: str, stamp: Stamp) -> OpenedZip:
     for info in archive.infolist():
         name = info.orig_filename.replace("\\", "/")
         if info.is_dir() or name.endswith("/"):
-            cause = path_problem(name.rstrip("/"))
+            continue
+        cause = _cause(info, name, members)
+        if cause is None:
+            members[name] = info
         else:
-            cause = _cause(info, name, members)
-            if cause is None:
-                members[name] = info
-        if cause is not None:
             passed_over[cause] += 1
     return Opened(archive, members, tuple(sorted(members)), passed_over)
 

@@ -1,7 +1,8 @@
 """HL7 version 3 annotated ECG (aECG): the rhythm series, not the derived beat.
 
 A series holds sets of sequences: one of times, the others of leads, each a list of whole numbers with a scale and an
-origin. Contract: `read(tree, path)` gives one Record for each set of a rhythm series with enough leads.
+origin. Contract: `read(tree, path)` gives one Record for each set of a rhythm series with enough leads; a set that
+cannot be used costs no other.
 Times must be an even grid with a written increment (GLIST_TS or GLIST_PQ), signals SLIST_PQ. Measurements are the
 annotations of that series, or of the beat derived from it: the median where a value is written for every beat. Raises
 `RecordError`: HEADER, FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED and as `formats.channels`.
@@ -12,6 +13,8 @@ and its example file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import starmap
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -57,16 +60,22 @@ def looks_like(head: bytes) -> bool:
 
 
 def read(tree: Tree, path: str) -> Iterator[Record]:
-    """The recordings of a file, one for each rhythm set that has enough leads. Raises RecordError."""
+    """The recordings of a file, one for each rhythm set that has enough leads. Raises RecordError, for a set that
+    cannot be used when its turn comes: the others are read."""
     root = parse_xml(tree.read(path, MAX_XML_BYTES), ROOT)
-    for series, sequences in _rhythms(root):
-        rate_hz = _rate(sequences)
-        leads = [sequence for sequence in sequences if lead_of_name(_code(sequence)) is not None]
-        channels = [_channel(sequence) for sequence in leads]
-        scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
-        passed("signal", f"{len(channels)} leads as lists of whole numbers")
-        passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
-        yield to_record(path, channels, rate_hz, _about(root, series))
+    return starmap(partial(_record, path, root), _rhythms(root))
+
+
+def _record(path: str, root: Element, series: Element, sequences: list[Element]) -> Record:
+    if len(sequences) > MAX_SEQUENCES:
+        raise RecordError(Reason.ABSURD_SIZE, f"{len(sequences)} sequences in a set, at most {MAX_SEQUENCES}")
+    rate_hz = _rate(sequences)
+    leads = [sequence for sequence in sequences if lead_of_name(_code(sequence)) is not None]
+    channels = [_channel(sequence) for sequence in leads]
+    scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
+    passed("signal", f"{len(channels)} leads as lists of whole numbers")
+    passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
+    return to_record(path, channels, rate_hz, _about(root, series))
 
 
 def _code(element: Element) -> str:
@@ -79,7 +88,7 @@ def _kind(value: Element) -> str:
 
 
 def _rhythms(root: Element) -> list[tuple[Element, list[Element]]]:
-    """Each rhythm series with each set of it that holds enough leads, as the sequences of that set."""
+    """Each rhythm series with each set of it that is a recording, as the sequences of that set."""
     sets = 0
     found: list[tuple[Element, list[Element]]] = []
     for number, series in enumerate(s for component in named(root, "component") for s in named(component, "series")):
@@ -88,9 +97,7 @@ def _rhythms(root: Element) -> list[tuple[Element, list[Element]]]:
         for group in (g for component in named(series, "component") for g in named(component, "sequenceSet")):
             sequences = [s for component in named(group, "component") for s in named(component, "sequence")]
             sets += 1
-            if len(sequences) > MAX_SEQUENCES:
-                raise RecordError(Reason.ABSURD_SIZE, f"{len(sequences)} sequences in a set, at most {MAX_SEQUENCES}")
-            if is_enough(columns_of_leads([_code(sequence) for sequence in sequences])):
+            if _is_meant(sequences):
                 found.append((series, sequences))
                 passed("series", f"rhythm, number {number + 1} of the file; derived beats are not read")
     if found:
@@ -98,6 +105,14 @@ def _rhythms(root: Element) -> list[tuple[Element, list[Element]]]:
     if not sets:
         raise RecordError(Reason.HEADER, "there is no series of code RHYTHM with a sequenceSet")
     raise RecordError(Reason.LEADS_MISSING, f"none of {sets} sets of the rhythm series has I, II and a chest lead")
+
+
+def _is_meant(sequences: list[Element]) -> bool:
+    """Whether a set is a recording: it has enough leads, or so many that it is told why not when it is read."""
+    try:
+        return len(sequences) > MAX_SEQUENCES or is_enough(columns_of_leads([_code(each) for each in sequences]))
+    except RecordError:
+        return True
 
 
 def _rate(sequences: list[Element]) -> float:

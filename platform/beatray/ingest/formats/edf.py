@@ -103,7 +103,11 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     if kind == "EDF+D":
         number = next((k for k, signal in enumerate(signals) if signal.label == ANNOTATIONS), None)
         if number is None:
-            raise RecordError(Reason.FORMAT, "an interrupted recording (EDF+D) without the times of its data records")
+            raise RecordError(
+                Reason.FORMAT,
+                f"an interrupted recording (EDF+D) without the times of its data records: export it with the signal "
+                f"{ANNOTATIONS}, or as EDF+C if it has no gap",
+            )
         _check_no_gap(table[:, starts[number] : starts[number + 1]], record_s, 0.5 / rate_hz)
     channels = [
         _channel(signals[number], table[:, starts[number] : starts[number + 1]].reshape(-1))
@@ -120,7 +124,11 @@ def _check_no_gap(annotations: NDArray[np.int16], record_s: Fraction, tolerance_
     for number, words in enumerate(annotations):
         found = _ONSET.match(words.tobytes())
         if found is None:
-            raise RecordError(Reason.FORMAT, f"an interrupted recording (EDF+D): data record {number + 1} has no time")
+            raise RecordError(
+                Reason.FORMAT,
+                f"an interrupted recording (EDF+D): data record {number + 1} has no time: export it again, as EDF+C if "
+                "it has no gap",
+            )
         onset = Fraction(found[1].decode())
         begun = onset if begun is None else begun
         gap_s = float(onset - begun - number * record_s)
@@ -128,7 +136,7 @@ def _check_no_gap(annotations: NDArray[np.int16], record_s: Fraction, tolerance_
             raise RecordError(
                 Reason.FORMAT,
                 f"an interrupted recording (EDF+D): a gap of {gap_s:g} s before data record {number + 1}; parts "
-                "are not joined",
+                "are not joined: export each as a file of its own",
             )
     passed("gaps between data records", f"none: {len(annotations)} follow each other, though marked EDF+D")
 

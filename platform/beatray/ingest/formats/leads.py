@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.channel_names import is_known
 from beatray.record import ALL_LEADS_MASK, LEAD_INDEX, LEADS, Reason, RecordError
 
 MAX_GAP_S = 0.020
@@ -48,8 +49,6 @@ _LATIN = {"di": 0, "dii": 1, "diii": 2}
 _AFTER = re.compile(r"\s*\((?:einthoven|goldberger|wilson|mason[- ]likar|standard|[um\u00b5\u03bc]v)\)$")
 MAX_SHOWN = 24
 """Names of channels that a refusal spells out."""
-_SHOWABLE = re.compile(r"(?:(?:E[CKE]G|Lead)[ _:]?)?[A-Za-z]{0,4}\d{0,2}(?:[+-][A-Za-z]{0,4}\d{0,2})?")
-"""What can be a lead or an electrode, and hardly a person: in a damaged file anything can stand there."""
 _PREFIX = re.compile(r"(?:mdc_ecg_lead_|mdc_ecg_elec_potl_|(?:e[ck]g[ _:]+)?(?:lead[ _:]*)?)", re.ASCII)
 
 
@@ -107,7 +106,7 @@ def check_enough(columns: Sequence[int], names: Sequence[str]) -> None:
         what = f"a single lead ({found[0]})"
     else:
         what = f"found: {', '.join(found) or 'none of the twelve'}"
-    shown = [name for name in dict.fromkeys(others) if name and _SHOWABLE.fullmatch(name)][:MAX_SHOWN]
+    shown = [name for name in dict.fromkeys(others) if is_known(name)][:MAX_SHOWN]
     beside = f", beside {len(others)} other channels" if others else ""
     beside += f" ({', '.join(shown)}{', ...' if len(shown) < len(others) else ''})" if shown else ""
     raise RecordError(Reason.LEADS_MISSING, f"{what}{beside}; I, II and a chest lead are needed")

@@ -1,8 +1,9 @@
 """Parquet tables with one recording per row: a column of signals, and columns that say whose they are.
 
 Contract: `open_table(file)` gives a `ParquetTable` on an open `RandomFile`; its footer was bounded before it was read.
-`read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null; `read_signal(table,
-column, row, dtype)` the numbers of one cell as a flat array and, for a list of lists, the length of its inner lists.
+`read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null (bytes and structs are
+no words: METADATA); `read_signal(table, column, row, dtype)` the numbers of one cell as a flat array and, for a list of
+lists, the length of its inner lists.
 A signal is a list of numbers, a list of equally long lists, or bytes of type `dtype`. A row group is read at once and
 the last one is kept, so it may take at most `MAX_GROUP_BYTES`; what a group is to unpack to is compared with what is
 stored before it is read. Raises `RecordError`: FORMAT, TRUNCATED, ABSURD_SIZE, METADATA (no such column, or a null).
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beatray.corpus.label_parquet import has_words
 from beatray.ingest.formats.parquet_footer import Group, read_footer
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
@@ -82,8 +84,11 @@ def read_words(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
     for number in range(len(table.firsts)):
         lists: dict[str, list[str]] = {}
         for column in columns:
-            values = _read(table, number, column).to_pylist()
-            lists[column] = [_word(value) for value in values]
+            values = _read(table, number, column)
+            if not has_words(values.type, lists=True):
+                what = f"{table.file.member}: the values of column {column!r} are {values.type}, no words"
+                raise RecordError(Reason.METADATA, f"{what}: write them as text")
+            lists[column] = [_word(value) for value in values.to_pylist()]
         size = len(next(iter(lists.values()), []))
         rows += [{column: cells[row] for column, cells in lists.items()} for row in range(size)]
     return rows
@@ -137,8 +142,8 @@ def _word(value: object) -> str:
         return ""
     if isinstance(value, list):
         return ";".join(_word(part) for part in value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float) and value.is_integer():  # beyond 2**53 two ids can be one: shown as rounded
+        return str(int(value)) if abs(value) < 2**53 else f"{value:.5e}"
     return str(value)
 
 

@@ -3,8 +3,10 @@
 A cell that says that nothing is known (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
 and no label. A whole number that a spreadsheet or a data frame wrote as 1234.0 is the id 1234; zeros in front stay,
 since they can be part of an id. Ages above 89 become 90, as in the public data sets: exact high ages point to single
-people. Dates of birth are only ever turned into ages here; a day that is no day gives None. Nothing in this file raises
-or quotes what it was given.
+people. Dates of birth are only ever turned into ages here; a day that is no day gives None.
+
+Contract: only `id_of` raises, RecordError(METADATA), for an id that a spreadsheet has rounded or that is too long: cut
+short, either would stand for several people. Nothing in this file quotes what it was given.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from datetime import date
 from typing import Any
 
 from beatray.corpus.label_settings import UNKNOWN
+from beatray.record import Reason, RecordError
 
 OLDEST = 90.0
 MASKED = 300.0
@@ -25,7 +28,8 @@ NOBODY = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
 
 _SEXES = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _WHOLE_AS_DECIMAL = re.compile(r"(\d+)\.0+", re.ASCII)
-_ROUNDED = re.compile(r"\d\.\d+[eE]\+\d{2,}", re.ASCII)
+_ROUNDED = re.compile(r"\d{1,3}(?:[.,]\d+)?[eE]\+\d{1,3}", re.ASCII)
+"""As spreadsheets and data frames write large numbers: 1.23457E+11, 1,23457E+11, 1E+11, 123.5E+9."""
 _AGE = re.compile(
     r"(\d{1,6}(?:\.\d*)?|\.\d+)\s*(y|yr|yrs|year|years|m|month|months|w|week|weeks|d|day|days)?", re.ASCII
 )
@@ -39,17 +43,24 @@ def is_unknown(text: Any) -> bool:
 
 
 def id_of(text: Any) -> str | None:
-    """An id as one line of at most 128 characters; None where there is none."""
-    cell = "".join(ch for ch in str("" if text is None else text) if ch.isprintable()).strip()[:MAX_ID_CHARS]
+    """An id as one line of at most 128 characters; None where there is none. Raises RecordError(METADATA)."""
+    if problem := id_problem(text):
+        raise RecordError(Reason.METADATA, problem)
+    cell = "".join(ch for ch in str("" if text is None else text) if ch.isprintable()).strip()
     if cell.lower() in NOBODY:
         return None
     whole = _WHOLE_AS_DECIMAL.fullmatch(cell)
     return whole[1] if whole else cell
 
 
-def is_rounded_id(text: str) -> bool:
-    """Whether a spreadsheet has cut an id short, to 1.23457E+11: that stands for several people."""
-    return bool(_ROUNDED.fullmatch(text.strip()))
+def id_problem(text: Any) -> str:
+    """Why a cell is no id that can be told from others, and the remedy; empty if nothing is wrong with it."""
+    cell = str("" if text is None else text).strip()
+    if len(cell) > MAX_ID_CHARS:
+        return f"an id of {len(cell)} characters: give one of at most {MAX_ID_CHARS}"
+    if _ROUNDED.fullmatch(cell):
+        return "a spreadsheet has rounded an id, as in 1.23457E+11: write the ids as text"
+    return ""
 
 
 def labels_of(words: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The file formats that can be read, and how a file is recognised: by what it begins with, then by its suffix.
 
 Contract: `FORMATS[name].read(tree, path)` yields the Records of one file, with `record_id` the path without its suffix
-and `source` empty (the source fills both in), or raises `RecordError`. `format_of(tree, path)` gives the Format or
+and `source` empty (the source fills both in), or raises `RecordError`; of several recordings one that cannot be used
+costs no other (`ingest.each_record`). `format_of(tree, path)` gives the Format or
 None; a suffix that several formats share (.xml) recognises nothing by itself. What a reader checks can be heard through
 `formats.checks`. Suffixes are compared in lower case.
 """

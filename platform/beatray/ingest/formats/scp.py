@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.channels import Channel, check_gain, check_rate, pick_leads, to_record
 from beatray.ingest.formats.checks import passed
-from beatray.ingest.formats.scp_huffman import HuffmanTable, decode, tables_of
+from beatray.ingest.formats.scp_huffman import HuffmanTable, decode, rest_after, tables_of
 from beatray.ingest.formats.scp_sections import MARK, MARK_AT, Lead, Section, about_of, leads_of, sections_of
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -78,10 +78,14 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     gain = check_gain(coded.nanovolts * 1e-6, "the rhythm")
     passed("gain", f"{coded.nanovolts} nV per count")
     used = pick_leads([lead.name for lead in leads])
-    if any(lead.first == 0 for lead in leads):
+    if any(leads[number].first == 0 for number in used.values()):
         if subtracted:
-            raise RecordError(Reason.HEADER, "samples are counted from 0 and reference beats subtracted: not supported")
-        leads = counted_from_one(leads, coded, bool(tables))
+            raise RecordError(
+                Reason.FORMAT,
+                "samples are counted from 0 and reference beats subtracted, which leaves open where they belong: "
+                "export it without subtraction of beats",
+            )
+        leads = counted_from_one(leads, used, coded, tables)
     first = max(leads[number].first for number in used.values())
     last = min(leads[number].last for number in used.values())
     if last <= first:
@@ -116,19 +120,43 @@ def _coded(section: Section, number: int, n_leads: int) -> Coded:
     )
 
 
-def counted_from_one(leads: list[Lead], coded: Coded, packed: bool) -> list[Lead]:
-    """The leads of a device that counts samples from 0, counted from 1.
+def counted_from_one(leads: list[Lead], used: dict[int, int], coded: Coded, tables: list[HuffmanTable]) -> list[Lead]:
+    """The leads of a device that counts samples from 0; those in `used` counted from 1. Raises RecordError(HEADER).
 
-    Where samples are stored plainly, the bytes tell whether the last number is that of the last sample or the count of
-    all; where they are packed, the count is the one of the two that is a multiple of ten, as recordings of whole tenths
-    of a second have it.
+    The last number is that of the last sample or the count of all, whichever the bytes of every lead hold. Codes can be
+    shorter than a byte, so that packed ones may hold both: a bit that is set after the count then belongs to a sample,
+    since what fills a byte up is zeros. With zeros alone it is the count, unless one more makes a multiple of ten, as
+    recordings of whole tenths of a second have it.
     """
-    found: list[Lead] = []
-    for lead, data in zip(leads, coded.leads, strict=True):
-        is_count = lead.last % 10 == 0 if packed else len(data) == 2 * (lead.last - lead.first)
-        found.append(Lead(lead.name, lead.first + 1, lead.last + (not is_count)))
+    mine = [leads[number] for number in used.values()]
+    if any(lead.first != 0 for lead in mine):
+        begin = ", ".join(f"{lead.name} {lead.first}" for lead in mine)
+        raise RecordError(
+            Reason.HEADER, f"some leads are counted from sample 0, others begin later ({begin}): export it again"
+        )
+    by_count, by_last = (
+        [_rest(tables, coded.leads[number], leads[number].last + more) for number in used.values()] for more in (0, 1)
+    )
+    if (None in by_count) != (None in by_last):
+        more = int(None in by_count)
+    else:
+        more = int(any("1" in (rest or "") for rest in by_count) or all(lead.last % 10 == 9 for lead in mine))
     passed("sample numbers", "counted from 0 instead of 1")
+    found = list(leads)
+    for number in used.values():
+        found[number] = Lead(leads[number].name, 1, leads[number].last + more)
     return found
+
+
+def _rest(tables: list[HuffmanTable], data: bytes, n_samples: int) -> str | None:
+    """The bits that fill the last byte of a lead of so many samples; None where its bytes hold fewer or more."""
+    if not tables:
+        return "" if len(data) == 2 * n_samples else None
+    try:
+        rest = rest_after(tables, data, n_samples)
+    except RecordError:
+        return None
+    return rest if len(rest) < 8 else None
 
 
 def _samples(tables: list[HuffmanTable], coded: Coded, number: int, n_samples: int) -> NDArray[np.int64]:

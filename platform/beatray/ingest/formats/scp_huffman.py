@@ -79,14 +79,25 @@ def tables_of(body: bytes) -> list[HuffmanTable]:
 
 
 def decode(tables: list[HuffmanTable], data: bytes, n_values: int) -> NDArray[np.int64]:
-    """The first `n_values` values coded in `data`."""
+    """The `n_values` values coded in `data`."""
+    values, rest = _cut(tables, data, n_values)
+    if len(rest) >= SPARE_BITS:
+        raise RecordError(Reason.TRAILING_BYTES, f"{len(rest)} bits are left after {n_values} samples")
+    return np.array(values, np.int64)
+
+
+def rest_after(tables: list[HuffmanTable], data: bytes, n_values: int) -> str:
+    """The bits that follow the first `n_values` values. Raises RecordError(TRUNCATED) where there are fewer values."""
+    return _cut(tables, data, n_values)[1]
+
+
+def _cut(tables: list[HuffmanTable], data: bytes, n_values: int) -> tuple[list[int], str]:
+    """The first `n_values` values coded in `data`, and the bits that follow them."""
     bits = format(int.from_bytes(data, "big"), f"0{8 * len(data)}b") if data else ""
     if n_values > len(bits):
         raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes cannot hold {n_values} samples")
     values, used = _plain(tables[0], bits, n_values) if len(tables) == 1 else _switching(tables, bits, n_values)
-    if len(bits) - used >= SPARE_BITS:
-        raise RecordError(Reason.TRAILING_BYTES, f"{len(bits) - used} bits are left after {n_values} samples")
-    return np.array(values, np.int64)
+    return values, bits[used:]
 
 
 def _row(row: tuple[int, int, int, int, int], n_tables: int) -> tuple[str, int, int, int | None]:

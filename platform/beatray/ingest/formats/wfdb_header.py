@@ -13,12 +13,12 @@ Source: WFDB Applications Guide, header(5); Goldberger et al., Circulation 101:e
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from beatray.ingest.formats.numbers import decimal, shown, whole
 from beatray.record import Reason, RecordError
 
 MAX_HEADER_BYTES = 256 * 1024
@@ -30,8 +30,6 @@ MAX_CACHED_LINE = 256
 """A longer signal line is parsed each time: no file may fill the cache with more than a few kilobytes."""
 KNOWN_FORMATS = (8, 16, 24, 32, 61, 80, 160, 212, 310, 311, 508, 516, 524)
 
-_NUMBER = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?", re.ASCII)
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _STORAGE = re.compile(
     r"(?P<fmt>\d{1,4})(?:x(?P<frame>\d{1,18}))?(?::(?P<skew>[+-]?\d{1,18}))?(?:\+(?P<offset>\d{1,18}))?", re.ASCII
 )
@@ -116,7 +114,11 @@ def _parse_record_line(line: str, stem: str) -> tuple[str, int, float, int, tupl
     name, _, segments = fields[0].partition("/")
     notes: tuple[str, ...] = ()
     if segments.isdigit() and name.lower() == stem.lower():
-        raise RecordError(Reason.FORMAT, f"multi-segment record ({_short(segments)} segments): not supported")
+        raise RecordError(
+            Reason.FORMAT,
+            f"multi-segment record ({shown(segments)} segments), whose parts are read by headers of their own: to "
+            "have it whole, write it as one (wfdb.rdrecord, then wfdb.wrsamp)",
+        )
     if "/" in fields[0]:
         name, notes = fields[0].rpartition("/")[2], ("record_name_with_folder",)
     if name.lower() == f"{stem}.mat".lower():
@@ -132,7 +134,7 @@ def _parse_record_line(line: str, stem: str) -> tuple[str, int, float, int, tupl
         reason = Reason.ABSURD_SIZE if n_signals > MAX_SIGNALS else Reason.HEADER
         raise RecordError(reason, f"{n_signals} signals, allowed 1 to {MAX_SIGNALS}")
     # 250/360(0): only the first number is the sampling rate; the rest is a counter for display.
-    rate_hz = _number(fields[2].partition("/")[0], Reason.BAD_RATE, "sampling rate")
+    rate_hz = decimal(fields[2].partition("/")[0], Reason.BAD_RATE, "sampling rate")
     if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
         raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz, allowed 50 to 10000")
     n_samples = _integer(fields[3], "number of samples")
@@ -147,7 +149,7 @@ def _parse_record_line(line: str, stem: str) -> tuple[str, int, float, int, tupl
 def _parse_signal_line(line: str, rate_hz: float) -> SignalLine:
     fields = line.split(maxsplit=8)
     if len(fields) < 2:
-        raise RecordError(Reason.HEADER, f"signal line {_short(line)} has no storage format")
+        raise RecordError(Reason.HEADER, f"a signal line of {len(line)} characters has no storage format")
     parse = _parse_fields if len(line) <= MAX_CACHED_LINE else _parse_fields.__wrapped__
     fmt, skew, byte_offset, gain, baseline, units = parse(fields[0], rate_hz, *fields[1:5], *fields[7:8])
     initial_value = _integer(fields[5], "initial value") if len(fields) > 5 else None
@@ -185,13 +187,17 @@ def _parse_storage(field: str, rate_hz: float) -> tuple[int, int, int]:
         return 16, 0, 0
     match = _STORAGE.fullmatch(field)
     if match is None:
-        raise RecordError(Reason.HEADER, f"storage format {_short(field)} is not FORMAT[xN][:SKEW][+OFFSET]")
+        raise RecordError(Reason.HEADER, f"storage format is {shown(field)}, not FORMAT[xN][:SKEW][+OFFSET]")
     fmt = int(match["fmt"])
     if fmt not in KNOWN_FORMATS:
         raise RecordError(Reason.FORMAT, f"storage format {fmt} is not a WFDB signal format")
     frame = int(match["frame"] or 1)
     if frame != 1:
-        raise RecordError(Reason.FORMAT, f"{frame} samples per frame: records of several rates are not supported")
+        raise RecordError(
+            Reason.FORMAT,
+            f"{frame} samples per frame: records of several rates are not read; write it at one (wfdb.rdrecord, then "
+            "wfdb.wrsamp)",
+        )
     skew = int(match["skew"] or 0)
     if not 0 <= skew <= rate_hz:
         raise RecordError(Reason.ABSURD_SIZE, f"skew of {skew} samples, allowed 0 to one second")
@@ -204,8 +210,8 @@ def _parse_storage(field: str, rate_hz: float) -> tuple[int, int, int]:
 def _parse_gain(field: str, adc_zero: int) -> tuple[float, int, str]:
     match = _GAIN.fullmatch(field)
     if match is None:
-        raise RecordError(Reason.BAD_GAIN, f"gain {_short(field)} is not GAIN[(BASELINE)][/UNITS]")
-    gain = _number(match["gain"], Reason.BAD_GAIN, "gain")
+        raise RecordError(Reason.BAD_GAIN, f"gain is {shown(field)}, not GAIN[(BASELINE)][/UNITS]")
+    gain = decimal(match["gain"], Reason.BAD_GAIN, "gain")
     if gain <= 0:
         # Readers commonly put 200 for a zero gain, which made voltages five times wrong in a public data set.
         raise RecordError(Reason.BAD_GAIN, f"gain {gain}: the signal is not calibrated")
@@ -230,18 +236,7 @@ def _check_groups(signals: tuple[SignalLine, ...]) -> None:
 def _integer(field: str, what: str) -> int:
     digits = field.removeprefix("-")
     plain = digits.isdigit() and digits.isascii() and len(digits) <= 18  # nearly every field; spares the pattern
-    if not plain and not _INTEGER.fullmatch(field):
-        raise RecordError(Reason.HEADER, f"{what} {_short(field)} is not a whole number")
-    return int(field)
-
-
-def _number(field: str, reason: Reason, what: str) -> float:
-    if not _NUMBER.fullmatch(field):
-        raise RecordError(reason, f"{what} {_short(field)} is not a plain number")
-    value = float(field)
-    if not math.isfinite(value):
-        raise RecordError(reason, f"{what} {_short(field)} is not finite")
-    return value
+    return int(field) if plain else whole(field, Reason.HEADER, what)
 
 
 def _short(text: str) -> str:

@@ -30,6 +30,7 @@ from beatray.ingest.formats.leads import (
     is_enough,
     mark_gaps,
 )
+from beatray.ingest.formats.numbers import shown
 from beatray.ingest.formats.wfdb_header import MAX_HEADER_BYTES, Header, SignalLine, parse_header
 from beatray.ingest.formats.wfdb_signal import Signals, read_signals, to_physical
 from beatray.ingest.tree import Tree
@@ -182,7 +183,7 @@ def _scale(line: SignalLine, notes: list[str]) -> tuple[float, float]:
     """Counts per unit and millivolts per unit of one lead."""
     unit = MV_PER_UNIT.get(line.units.lower())
     if unit is None:
-        raise RecordError(Reason.BAD_UNITS, f"lead {line.name} is in {line.units[:40]!r}, not in nV, uV, mV or V")
+        raise RecordError(Reason.BAD_UNITS, f"lead {line.name} is in {shown(line.units)}, not in nV, uV, mV or V")
     if line.units not in USUAL_UNITS:
         notes.append("unit_spelling")
     if line.gain is None:

@@ -20,6 +20,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.ingest.formats.channel_names import is_known
+from beatray.ingest.formats.channels import lead_shown
 from beatray.ingest.formats.mat4 import check_mat4
 from beatray.ingest.formats.wfdb_fallback import decode_rare, flac_bytes_limit
 from beatray.ingest.formats.wfdb_header import Header, SignalLine
@@ -91,12 +93,12 @@ def _read_file(tree: Tree, path: str, lines: tuple[SignalLine, ...], header: Hea
     fmt, byte_offset, n_samples = lines[0].fmt, lines[0].byte_offset, header.n_samples
     total = n_samples * len(lines)
     if fmt in FLAC_FORMATS:
-        data = read_any_case(tree, path, flac_bytes_limit(fmt, total))
+        data = read_any_case(tree, path, header.record_name, flac_bytes_limit(fmt, total))
         return decode_rare(data, lines, n_samples)
     least, most = (byte_offset + size for size in _stored_bytes(fmt, total))
     if least > MAX_FILE_BYTES:
         raise RecordError(Reason.ABSURD_SIZE, f"the header promises {least} bytes in {path}, limit {MAX_FILE_BYTES}")
-    data = read_any_case(tree, path, most, too_long=Reason.TRAILING_BYTES)
+    data = read_any_case(tree, path, header.record_name, most, too_long=Reason.TRAILING_BYTES)
     if len(data) < least:
         raise RecordError(Reason.TRUNCATED, f"{path} has {len(data)} bytes, the header promises {least}")
     if len(data) not in (least, most):
@@ -171,17 +173,22 @@ def _check_against_header(adc: Counts, lines: tuple[SignalLine, ...]) -> tuple[s
                 notes.append("checksum_absent")
             elif (line.checksum - total) & 0xFFFF:
                 raise RecordError(
-                    Reason.CHECKSUM, f"signal {line.name!r}: samples sum to {total}, the header says {line.checksum}"
+                    Reason.CHECKSUM, f"{_called(line)}: samples sum to {total}, the header says {line.checksum}"
                 )
     for line, first in zip(lines, adc[0].tolist(), strict=True):
         if line.initial_value == first:
             continue
         if line.initial_value:
             raise RecordError(
-                Reason.CHECKSUM, f"signal {line.name!r} starts at {first}, the header says {line.initial_value}"
+                Reason.CHECKSUM, f"{_called(line)} starts at {first}, the header says {line.initial_value}"
             )
         notes.append("initial_value_absent")
     return tuple(dict.fromkeys(notes))
+
+
+def _called(line: SignalLine) -> str:
+    """A signal for a message: by its name if that is known, else by its lead."""
+    return f"signal {line.name!r}" if is_known(line.name) else lead_shown(line.name)
 
 
 def _remove_skew(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
-from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.numbers import maybe_whole, shown
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
-from beatray.ingest.formats.people import age_in, id_of, is_rounded_id, is_unknown, labels_of, sex_of
+from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.member_checks import is_one_line
 from beatray.ingest.random_file import RandomFile
@@ -105,15 +105,16 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
-    name = id_of(cells.get("id")) or (stem if row is None else f"{stem}/{row}")
+    place_name = stem if row is None else f"{stem}/{row}"
+    if "refused" in cells:
+        return Item(place_name, folder + file, cells)
+    name = id_of(cells.get("id")) or place_name
     problem = name_problem(name) or ("" if is_one_line(name) and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
     if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
-        problem = f"fold {fold[:40]!r} is not 0 to 127"
-    if any(is_rounded_id(cells.get(key, "")) for key in ("id", "patient")):
-        problem = "a spreadsheet has rounded its id or its patient's, as in 1.23457E+11: write the column as text"
+        problem = f"fold {shown(fold)} is not 0 to 127"
     if problem:
-        return Item(f"{stem}/{row}" if row is not None else stem, folder + file, {"refused": problem})
+        return Item(place_name, folder + file, {"refused": problem})
     meta = {key: value for key, value in cells.items() if key != "id" and value}
     if row is not None:
         meta["row"] = str(row)
@@ -129,7 +130,8 @@ def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dic
             if plan.table is not None or not wanted:
                 return [(row, {}) for row in range(table.n_rows)]
             words = read_words(table, list(dict.fromkeys(wanted.values())))
-            return [(row, {key: cells[name] for key, name in wanted.items()}) for row, cells in enumerate(words)]
+            told = ({key: cells[name] for key, name in wanted.items()} for cells in words)
+            return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(told)]
         if not plan.stacked:
             return [(None, {})]
         with _array_file(file, plan) as array:
@@ -148,24 +150,59 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
     rows = {file for file in files if plan.stacked or file.lower().endswith(".parquet")}
     if rows and len(files) > 1 and "row" not in plan.columns:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.row is needed, there are {len(files)} files")
-    spelling = {word: file for file in files for word in (file.rpartition("/")[2], file.rpartition(".")[0], file)}
-    for file in files:
-        spelling.setdefault(file.rpartition("/")[2].rpartition(".")[0], file)
+    file_of = _by_word(files)
     keys = list(plan.columns)
     found: dict[tuple[str, int | None], dict[str, str]] = {}
     lines = read_columns(tree, as_spelt(tree, folder + plan.table), tuple(plan.columns.values()))
     for number, values in enumerate(lines):
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
         word = cells.pop("file", files[0])
-        file, text = spelling.get(word, word[:80]), cells.pop("row", str(number))
+        file, text = file_of(word), cells.pop("row", str(number))
+        if file is None:
+            raise RecordError(
+                Reason.METADATA, f"{plan.table} line {number + 1}: {word[:80]!r} may be several files: write the path"
+            )
         row = maybe_whole(text) if file in rows else None
         if file in rows and row is None:
-            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {text[:40]!r} is no number")
+            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {shown(text)} is no number")
         key = (file, row)
         if key in found:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
-        found[key] = cells
+        found[key] = _with_ids(f"{plan.table} line {number + 1}", cells)
     return found
+
+
+def _with_ids(where: str, cells: dict[str, str]) -> dict[str, str]:
+    """The cells of a row; only why it is refused, where an id in it cannot be told from others."""
+    for key in ("id", "patient"):
+        if problem := id_problem(cells.get(key)):
+            return {"refused": f"{where}, {key}: {problem}"}
+    return cells
+
+
+def _by_word(files: list[str]) -> Callable[[str], str | None]:
+    """The file that a table's word means, by path or name, with or without suffix; None where it may mean several.
+
+    What is written exactly so goes first, then what differs in case only, as in `spelling.as_spelt`; a path goes before
+    a name. A word that no file has stands for itself.
+    """
+    forms: tuple[dict[str, str | None], ...] = ({}, {}, {}, {})
+    lower: dict[str, str | None] = {}
+    for file in files:
+        name = file.rpartition("/")[2]
+        words = (file, file.rpartition(".")[0], name, name.rpartition(".")[0])
+        for form, word in zip(forms, words, strict=True):
+            form[word] = None if word in form else file
+        for low in {word.lower() for word in words}:
+            lower[low] = None if low in lower else file
+
+    def file_of(word: str) -> str | None:
+        for form in forms:
+            if word in form:
+                return form[word]
+        return lower.get(word.lower(), word[:80])
+
+    return file_of
 
 
 def _values(tree: Tree, path: str, row: int | None, plan: ArraysPlan) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from beatray.ingest.formats.hdf5 import Array, open_hdf5, plain_array, read_rows
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.numbers import maybe_whole
-from beatray.ingest.formats.people import age_in
+from beatray.ingest.formats.people import age_in, id_problem
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.member_checks import is_plain_path
 from beatray.ingest.random_file import RandomFile
@@ -72,7 +72,8 @@ def find(tree: Tree) -> list[Item]:
     for line, cells in enumerate(read_columns(tree, index, _COLUMNS), start=1):
         exam, patient = maybe_whole(cells[0]), maybe_whole(cells[1])
         if exam is None or patient is None or not is_plain_path(cells[4].strip()):
-            problem = f"row {line} of {INDEX}: exam_id, patient_id or trace_file cannot be used"
+            why = id_problem(cells[0]) or id_problem(cells[1]) or "exam_id, patient_id or trace_file cannot be used"
+            problem = f"row {line} of {INDEX}: {why}"
             items.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
         exams = listed.setdefault(cells[4].strip(), {})

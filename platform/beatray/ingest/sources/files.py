@@ -3,8 +3,8 @@
 Contract: `find(tree)` lists one Item per recording, by path; the record id is `files/<path without suffix>`. Two files
 that would share an id are not both read: the second is refused by name. A file with the suffix of a format but another
 content is listed, so that it is refused with a reason. `others(tree)` counts what is not listed, with the reason;
-signal and annotation files that belong to a WFDB header are neither. `read` gives one Record, whose patient id is the
-hospital's own and marked as private. Raises RecordError.
+signal and annotation files that belong to a WFDB header are neither. `read` gives the Records of a file, whose patient
+id is the hospital's own and marked as private. Raises RecordError.
 
 Paths become record ids and are stored: where file names hold names or numbers of patients, rename the files first.
 """
@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import count
 
+from beatray.ingest.each_record import part_name
 from beatray.ingest.formats import dicom, safe_xml, wfdb
 from beatray.ingest.formats.channels import stem_of
 from beatray.ingest.formats.registry import FORMATS, HEAD_BYTES, recognise, unsupported
@@ -49,18 +51,21 @@ def others(tree: Tree) -> list[Unlisted]:
 
 
 def read(tree: Tree, item: Item) -> Iterator[Record]:
-    """The recordings of an item, of which one of several has its number behind the name. Raises RecordError."""
+    """The recordings of an item, of which one of several has its number behind the name. Raises RecordError, for one
+    of several when its turn comes."""
     check_not_refused(item)
-    for number, record in enumerate(FORMATS[item.meta["format"]].read(tree, item.path), start=1):
-        name = item.name if number == 1 else f"{item.name}/rhythm-{number}"
-        patient = None if record.patient_id is None else f"{NAME}/{record.patient_id}"
-        yield replace(
-            record,
-            signal_mv=record.given_mv,
-            record_id=f"{NAME}/{name}",
-            source=NAME,
-            patient_id=patient,
-        )
+    # `map` takes a number before it asks for the record, so that one that is refused keeps its own
+    return map(partial(_named, item), count(1), FORMATS[item.meta["format"]].read(tree, item.path))
+
+
+def _named(item: Item, number: int, record: Record) -> Record:
+    return replace(
+        record,
+        signal_mv=record.given_mv,
+        record_id=f"{NAME}/{part_name(item.name, number)}",
+        source=NAME,
+        patient_id=None if record.patient_id is None else f"{NAME}/{record.patient_id}",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.numbers import maybe_whole, shown
 from beatray.ingest.formats.people import age_in, labels_of, sex_of
 from beatray.ingest.formats.wfdb_annotation import MAX_ANNOTATION_BYTES, parse_annotations, waves_of_lead
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
@@ -37,7 +37,7 @@ def find(tree: Tree) -> list[Item]:
             continue  # spreadsheets leave empty rows behind
         number = maybe_whole(row["ID"])
         if number is None or number in items:
-            why = f"row {line} of {index}: ID {row['ID'].strip()[:40]!r} is " + (
+            why = f"row {line} of {index}: ID {shown(row['ID'])} is " + (
                 "no number" if number is None else "there twice"
             )
             unusable.append(Item(f"row-{line}", index, {"refused": why}, unnamed=True))
@@ -54,9 +54,10 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
     check_not_refused(item)
     leads = read_twelve_leads(tree, item.path)
     stem = item.path.rpartition(".")[0]
+    name = split_path(stem)[1]
     waves: list[Wave] = []
     for lead, lead_name in enumerate(LEADS):
-        marks = parse_annotations(read_any_case(tree, f"{stem}.{lead_name.lower()}", MAX_ANNOTATION_BYTES))
+        marks = parse_annotations(read_any_case(tree, f"{stem}.{lead_name.lower()}", name, MAX_ANNOTATION_BYTES))
         waves += waves_of_lead(marks, lead, leads.header.n_samples)
     yield Record(
         record_id=f"{NAME}/{item.name}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from beatray.ingest.formats.numbers import maybe_whole
+from beatray.ingest.formats.people import id_problem
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_columns
 from beatray.ingest.spelling import as_spelt
@@ -48,7 +49,8 @@ def find(tree: Tree) -> list[Item]:
         number, patient = maybe_whole(study), maybe_whole(subject)
         problem = ""
         if number is None or patient is None:
-            problem = f"row {line} of {INDEX}: study_id or subject_id is no number"
+            why = id_problem(study) or id_problem(subject) or "study_id or subject_id is no number"
+            problem = f"row {line} of {INDEX}: {why}"
         elif number in items:
             problem = f"row {line} of {INDEX}: study_id {number} is there twice"
         if problem or number is None:

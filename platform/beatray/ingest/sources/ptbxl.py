@@ -12,8 +12,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from beatray.ingest.formats.numbers import maybe_whole
-from beatray.ingest.formats.people import age_in
+from beatray.ingest.formats.numbers import maybe_whole, shown
+from beatray.ingest.formats.people import age_in, id_problem
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
 from beatray.ingest.spelling import as_spelt
@@ -41,24 +41,24 @@ def find(tree: Tree) -> list[Item]:
     folder = split_path(index)[0]
     items: list[tuple[int, Item]] = []
     seen: set[int] = set()
-    for row in read_table(tree, index, _COLUMNS):
+    for line, row in enumerate(read_table(tree, index, _COLUMNS), start=1):
         ecg_id = maybe_whole(row["ecg_id"])
         meta, problem = _row_meta(row)
         if ecg_id is None:
-            problem = f"ecg_id {row['ecg_id'][:40]!r} is not a number"
+            problem = _no_number("ecg_id", row)
         elif ecg_id in seen:
             problem = f"ecg_id {ecg_id} is in the table twice"
         elif ecg_id in WITHDRAWN:
             problem = "withdrawn by the authors after release 1.0.1"
         seen.add(ecg_id or 0)
         if problem:
-            meta = {"refused": problem}
+            meta = {"refused": f"row {line} of {index}: {problem}"}
         path = folder + row["filename_hr"] + ".hea"
         if path not in tree:
             found = as_spelt(tree, path), as_spelt(tree, folder + row["filename_lr"] + ".hea")
             path = next((each for each in found if each in tree), path)
-        name = row["ecg_id"] if ecg_id is None else f"{ecg_id:05d}"
-        items.append((ecg_id or 0, Item(name, path, meta)))
+        name = f"row-{line}" if ecg_id is None else f"{ecg_id:05d}"
+        items.append((ecg_id or 0, Item(name, path, meta, unnamed=ecg_id is None)))
     items.sort(key=lambda pair: (pair[0], pair[1].name))
     return [item for _, item in items]
 
@@ -88,16 +88,20 @@ def _row_meta(row: dict[str, str]) -> tuple[dict[str, str], str]:
     """Table cells in canonical form, and what is wrong with the row (empty if nothing)."""
     patient = maybe_whole(row["patient_id"])
     if patient is None:
-        return {}, f"patient_id {row['patient_id'][:40]!r} is not a number"
+        return {}, _no_number("patient_id", row)
     fold = maybe_whole(row["strat_fold"])
     if fold is None or not 1 <= fold <= 10:
-        return {}, f"strat_fold {row['strat_fold'][:40]!r} is not 1 to 10"
+        return {}, f"strat_fold {shown(row['strat_fold'])} is not 1 to 10"
     codes = _parse_codes(row["scp_codes"])
     if codes is None:
-        return {}, f"scp_codes {row['scp_codes'][:40]!r} is not a table of codes"
+        return {}, f"scp_codes, {shown(row['scp_codes'])}, is not a table of codes"
     sex = {"0": "M", "1": "F", "0.0": "M", "1.0": "F"}.get(row["sex"].strip(), "")
     meta = {"patient": f"{NAME}/{patient}", "fold": str(fold), "labels": " ".join(codes), "age": row["age"], "sex": sex}
     return meta, ""
+
+
+def _no_number(column: str, row: dict[str, str]) -> str:
+    return f"{column}: {id_problem(row[column]) or f'{shown(row[column])} is no number'}"
 
 
 def _parse_codes(text: str) -> list[str] | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from beatray.ingest.formats.people import age_in, id_of, is_unknown, sex_of
+from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, sex_of
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import (
     Item,
@@ -46,10 +46,11 @@ def find(tree: Tree) -> list[Item]:
     for line, cells in enumerate(read_columns(tree, index, _COLUMNS), start=1):
         file_name, name, patient, age, sex, findings, diagnoses = (cell.strip() for cell in cells)
         problem = name_problem(name)
-        patient = id_of(patient) or ""
-        unnamed = is_unknown(name) or not name.isprintable() or not _PATIENT.fullmatch(patient)
+        why = id_problem(name) or id_problem(patient)
+        patient = "" if why else id_of(patient) or ""
+        unnamed = bool(why) or is_unknown(name) or not name.isprintable() or not _PATIENT.fullmatch(patient)
         if unnamed:
-            name, problem = f"row-{line}", f"row {line} of {INDEX}: ECG_ID or Patient_ID cannot be used"
+            name, problem = f"row-{line}", f"row {line} of {INDEX}: {why or 'ECG_ID or Patient_ID cannot be used'}"
         places = [as_spelt(tree, f"{folder}{below}{file_name}.hea") for below in ("Child_ecg/", "")]
         path = next((place for place in places if place in tree), places[-1])
         labels = [f"aha:{code}" for code in _entries(findings)] + [f"icd10:{code}" for code in _entries(diagnoses)]

@@ -1,0 +1,81 @@
+"""A Parquet table of labels as text, column by column, decided by type alone.
+
+Yes and no, numbers, days, times and text have words, also where they are encoded as a dictionary; lists of them have
+their entries. Structs, bytes and what is nested deeper have none: such a column is told by its type, and no value of it
+is taken for a word.
+
+Contract: `read_parquet(data, place)` gives a table of strings, empty where a cell is null, and the types of the columns
+that have no words by position; those are empty in every row. Raises LabelError for a file that cannot be read and for
+text that is no UTF-8, with the column and a remedy.
+Source: Apache Parquet format, "Logical types"; Apache Arrow columnar format.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beatray.errors import LabelError
+
+IN_LISTS = "\x1f"
+"""Stands between the entries of a list, where no word has it; alone it is an empty list."""
+
+_WITH_WORDS = (
+    *(pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null),
+)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+def read_parquet(data: bytes, place: str) -> tuple[pa.Table, dict[int, str]]:
+    """The words of a Parquet file; see the module's contract."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise LabelError(f"{place} is no Parquet file that can be read: {str(error).splitlines()[0]}") from error
+    wordless = {k: str(field.type) for k, field in enumerate(table.schema) if not has_words(field.type, lists=True)}
+    columns = [
+        pa.chunked_array([pa.array([""] * table.num_rows, pa.string())])
+        if k in wordless
+        else _as_text(column, f"{place}: column {name!r}")
+        for k, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True))
+    ]
+    return pa.table(columns, names=table.column_names), wordless
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    """The type of the values themselves, of whatever encoding."""
+    while True:
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        elif isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        else:
+            return kind
+
+
+def has_words(kind: pa.DataType, *, lists: bool) -> bool:
+    """Whether values of a type can be words; `lists`: also each of several."""
+    kind = _decoded(kind)
+    if lists and any(is_kind(kind) for is_kind in _LISTS):
+        return has_words(kind.value_type, lists=False)
+    return not pa.types.is_interval(kind) and any(is_kind(kind) for is_kind in _WITH_WORDS)
+
+
+def _as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """The words of a column that has some. Raises LabelError."""
+    try:
+        column.validate(full=True)
+        plain = column.cast(_decoded(column.type))
+        if not any(is_kind(plain.type) for is_kind in _LISTS):
+            return pc.fill_null(plain.cast(pa.string()), "")
+        entries = plain.cast(pa.list_(pa.string()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise LabelError(
+            f"{where} holds a value that its type {column.type} does not allow, such as text that is no UTF-8: write "
+            "the table again, with text in UTF-8"
+        ) from error
+    joined = pc.binary_join(entries, IN_LISTS)
+    nothing = pc.fill_null(pc.equal(pc.list_value_length(entries), 0), False)
+    return pc.fill_null(pc.if_else(nothing, IN_LISTS, joined), "")
