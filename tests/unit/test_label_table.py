@@ -158,6 +158,20 @@ def test_owners_are_those_of_the_table_where_the_corpus_has_none(tmp_path: Path)
     assert owners[0] == owners[1] is not None and owners[2:] == [None, "mine/p"]
 
 
+def test_whom_the_corpus_knows_by_one_recording_alone_is_one_patient_with_the_others_of_the_table(
+    tmp_path: Path,
+) -> None:
+    names, patients = [f"mine/{n}" for n in range(6)], ["mine/p", None, None, None, "mine/q", None]
+    table = written(tmp_path, "record_id,patient,af\n0,7,1\n1,7,0\n2,8,1\n3,8,0\n4,9,1\n5,,0\n")
+    found = read(table, "labels.patient=patient", index=index_of(names, patients))
+    owners = found.owners(np.arange(6), patients)
+    assert owners[:2] == ["mine/p", "mine/p"] and owners[4:] == ["mine/q", None]
+    assert owners[2] == owners[3] not in (None, "mine/p", "mine/q")
+    backwards = found.owners(np.arange(6)[::-1], patients[::-1])
+    assert backwards[::-1] == owners
+    assert found.owners(np.arange(0), []) == []
+
+
 def test_keys_of_no_telling_name_that_fit_both_are_refused(tmp_path: Path) -> None:
     index = index_of([f"mine/{k}" for k in range(9)], [f"mine/{8 - k}" for k in range(9)])
     table = written(tmp_path, "no,ill\n" + "".join(f"{k},{k % 2}\n" for k in range(9)))

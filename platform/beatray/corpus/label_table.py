@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from beatray.corpus.label_columns import Column, NoLabel, read_column, unknown_words, whole_number
 from beatray.corpus.label_file import Table, Words, read_table
@@ -29,6 +31,9 @@ from beatray.corpus.label_settings import LabelSettings
 from beatray.corpus.label_targets import Condition, parse, target
 from beatray.errors import LabelError, SettingsError
 from beatray.schema import nearest_to
+
+OF_TABLE = "table/"
+"""How the name of a patient begins whom the table alone knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,27 @@ class Labels:
     """That patient's number in each row of the table, -1 where it is not said."""
 
     def owners(self, rows: NDArray[np.int64], known: Sequence[str | None]) -> list[str | None]:
-        """Whose the corpus rows at these positions are: the patients that the corpus knows, else those of the table."""
+        """Whose the corpus rows at these positions are: the patients that the corpus knows, else those of the table.
+
+        Rows that either ties together are one patient's, so that nobody is two where the corpus knows her by one
+        recording alone.
+        """
         place = self.table_row[rows]
         own = np.where(place >= 0, self.owner_of_row[place], -1)
-        return [
-            patient or (f"table/{number}" if number >= 0 else None)
+        called = [
+            [*([patient] if patient else []), *([f"{OF_TABLE}{number}"] if number >= 0 else [])]
             for patient, number in zip(known, own.tolist(), strict=True)
         ]
+        # the corpus' own names come first, so that a group is called by one of them where it has one
+        names = sorted({name for each in called for name in each}, key=lambda name: (name.startswith(OF_TABLE), name))
+        number_of = {name: len(rows) + number for number, name in enumerate(names)}
+        ties = [(row, number_of[name]) for row, each in enumerate(called) for name in each]
+        size = len(rows) + len(names)
+        one, other = np.array(ties, np.int64).reshape(-1, 2).T
+        graph = coo_array((np.ones(len(ties), np.int8), (one, other)), shape=(size, size))
+        groups = connected_components(graph, directed=False)[1].tolist() if size else []
+        first = {groups[len(rows) + number]: name for number, name in reversed(list(enumerate(names)))}
+        return [first.get(group) for group in groups[: len(rows)]]
 
     @property
     def rows_known(self) -> int:
