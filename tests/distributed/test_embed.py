@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.data import DataContext
 
 import beatray
 from beatray.cli import main
@@ -131,8 +132,9 @@ def test_every_beat_with_enough_of_its_box_inside_has_a_vector(both: str, sample
 
 
 def test_the_same_bytes_whoever_computes_them_and_after_an_interruption(
-    both: str, encoder: str, sample_corpus: str, tmp_path: Path
+    both: str, encoder: str, sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 2**18)  # a row group is 2 MB
     words = ("level=both", "embed.workers=2", "embed.readers=3")
     plan = prepare_plan(settings_from([f"encoder={encoder}", f"corpus={sample_corpus}", f"out={tmp_path}", *words]))
 

@@ -15,13 +15,14 @@ import wfdb
 
 import beatray
 from beatray.commands.predict import settings_from
-from beatray.errors import SettingsError
+from beatray.errors import CorpusError, SettingsError
 from beatray.infer.found_waves import found_waves, peak_within
 from beatray.infer.predict import predict, read_listing, remove
 from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
 from beatray.infer.prediction_parts import Answered, write_part
 from beatray.infer.prediction_place import place_of
 from beatray.infer.predictor import Predictor, Work
+from beatray.infer.stream import Unit, one_each
 from beatray.infer.worker import unpacked
 from beatray.ingest.plan import SAMPLE
 from beatray.record import LEADS, WAVE_KINDS
@@ -154,6 +155,24 @@ def test_peaks_lie_where_cardiologists_put_them() -> None:
     signal = np.zeros((12, 100), np.int16)
     signal[3, 25] = -500
     assert found_waves(mask, signal).tolist() == [(-1, 1, 10, 25, 39)]
+
+
+def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
+    units = [Unit(f"shard-{number // 2}", 1, {"unit": number}, list) for number in range(4)]
+    whole: list[dict[str, Any]] = [{"unit": number, "answers": number} for number in range(4)]
+    assert list(one_each(units, whole)) == whole and list(one_each([], [])) == []
+    for rows, said, before in (
+        ([whole[0], whole[1], whole[1], whole[2], whole[3]], r"more than one answer for shard-0 \(unit 1\)", 1),
+        ([*whole, whole[3]], r"more than one answer for shard-1 \(unit 3\)", 3),
+        ([whole[0], whole[2], whole[3]], r"no answer, or one out of turn, for shard-0 \(unit 1\)", 1),
+        (whole[:3], r"for shard-1 \(unit 3\)", 3),
+        ([whole[1], whole[0], *whole[2:]], r"for shard-0 \(unit 0\)", 0),
+    ):
+        kept = []
+        with pytest.raises(CorpusError, match=said):
+            for row in one_each(units, rows):
+                kept.append(row)
+        assert kept == whole[:before]
 
 
 def test_names_of_what_belongs_to_a_table(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -119,9 +120,7 @@ def _answered(plan: PredictPlan, waiting: Sequence[Part], gpu: bool) -> Iterator
     units = [unit for part in waiting for unit in part.units]
     rows = answers(units, Predictor, work, s, gpu)
     for part in waiting:
-        own = [row for _, row in zip(part.units, rows, strict=False)]
-        if len(own) != len(part.units):
-            raise CorpusError(f"Ray Data delivered only a part of {part.name}")
+        own = list(islice(rows, len(part.units)))
         refused = [told for row in own for told in json.loads(row["refused"])]
         found = Answered(pa.concat_tables([unpacked(row["answers"]) for row in own]), refused)
         parts_at_rest.write_part(plan.place.store, plan.place.parts, plan.key, part, found)
