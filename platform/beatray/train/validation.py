@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beatray.augment.draws import VALIDATION_EPOCH
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
 from beatray.errors import CorpusError
@@ -25,9 +26,6 @@ from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
-
-VIEWS_EPOCH = 2**31 - 1
-"""The epoch of the views' random draws: far beyond any that trains."""
 
 
 class Validation:
@@ -79,7 +77,7 @@ class Validation:
         for arrays, rows in zip(self._batches, self._weights, strict=True):
             if not rows:
                 continue  # on every rank
-            views = to_views(arrays, VIEWS_EPOCH)
+            views = to_views(arrays, VALIDATION_EPOCH)
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 result = objective(views, at)
             total += result.means["loss"].double() * rows
