@@ -111,6 +111,9 @@ class Objective(nn.Module):
     supervised: ClassVar[bool] = False
     """Whether it learns from labels: such a one is no method of pretraining."""
 
+    mean_over: ClassVar[str | None] = None
+    """The count of `forward` that its "loss" is a mean over, by which a validation weighs its batches; None: rows."""
+
     remedy: ClassVar[str] = "lower the learning rate or the temperature, or sharpen the targets"
     """What to do when embeddings collapse, as a warning says it."""
 

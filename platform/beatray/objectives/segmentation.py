@@ -65,6 +65,7 @@ class Segmentation(LabelledObjective):
     title = "Segmentation"
     Settings = SegmentationSettings
     views_text = "A view is the stretch whose waves are learned."
+    mean_over = "scored_samples"
 
     def __init__(
         self, encoder: Encoder, settings: SegmentationSettings, statistics: FeatureStatistics | None = None

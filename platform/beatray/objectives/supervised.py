@@ -83,6 +83,7 @@ class Supervised(LabelledObjective):
     title = "Supervised"
     Settings = SupervisedSettings
     views_text = "A view is the stretch that the label is learned from."
+    mean_over = "known_targets"
     weights: Tensor
     mean: Tensor
     sd: Tensor
