@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from beatray.corpus.label_settings import without_places
 from beatray.corpus.reader import Corpus
-from beatray.errors import CheckpointError
+from beatray.errors import CheckpointError, TrainingError
 from beatray.evaluate.metrics import best_thresholds
 from beatray.finetune.card import model_card
 from beatray.finetune.lessons import WAVES, Index
@@ -42,23 +42,25 @@ def is_made(run_spec: RunSpec) -> bool:
     if not objective_class(run_spec.settings.objective["name"]).supervised:
         return True
     try:
-        made = describe_model(run_spec.run.location)
-        return bool(made["made_of"] == _made_of(run_spec))
+        made = describe_model(run_spec.run.location)["made_of"]
+        return bool({"test_targets": run_spec.test_targets, **made} == _made_of(run_spec))  # older ones do not say
     except (CheckpointError, KeyError):
         return False
 
 
-def make_model(run_spec: RunSpec) -> dict[str, float]:
+def make_model(run_spec: RunSpec, found: Assignment | None = None) -> dict[str, float]:
     """Write `model/` of a finished run, unless it is there; returns its scores by name. Nothing without labels.
 
-    CheckpointError where the weights are not there any more, or the folder cannot be written.
+    `found` is what the run was prepared from; without it corpus and labels are read again. CheckpointError where the
+    weights are not there any more, or the folder cannot be written; TrainingError where corpus or labels are others.
     """
     if not objective_class(run_spec.settings.objective["name"]).supervised:
         return {}
     if is_made(run_spec):
         return figures(describe_model(run_spec.run.location))
+    found = found or assignment(run_spec.settings)
+    refuse_changed(run_spec, found)
     model, head = trained_model(run_spec)
-    found = assignment(run_spec.settings)
     use_gpu = torch.cuda.is_available() and run_spec.settings.train.device != "cpu"
     description = described(run_spec, found, model, torch.device("cuda" if use_gpu else "cpu"))
     description["head"] = head
@@ -67,6 +69,27 @@ def make_model(run_spec: RunSpec) -> dict[str, float]:
     except OSError as error:
         raise CheckpointError(describe(error, f"model could be written to {run_spec.run.where()}")) from error
     return figures(description)
+
+
+def refuse_changed(run_spec: RunSpec, found: Assignment) -> None:
+    """Raise TrainingError unless corpus and labels are those that the run was prepared with."""
+    told, tested = run_spec.settings.objective, found.table(found.parts.test)
+    differing = [
+        what
+        for what, now, then in (
+            ("snapshot of the corpus", found.corpus.manifest.hash, run_spec.manifest_hash),
+            ("names of outputs", list(found.taught.names), list(told["names"])),
+            ("targets trained or validated on", found.learned().sha256(), told["targets_sha256"]),
+            ("test targets", tested.sha256(), run_spec.test_targets),
+        )
+        if now != then
+    ]
+    if differing:
+        raise TrainingError(
+            f"run {run_spec.settings.run} has no model yet, and its corpus or labels have changed since it began "
+            f"(different: {', '.join(differing)}): thresholds and scores would be of others than it learned from. Put "
+            "back those it began with and start the same command again, or choose another run="
+        )
 
 
 def trained_model(run_spec: RunSpec) -> tuple[LabelledModel, dict[str, Any]]:
@@ -203,6 +226,6 @@ def _clean(run_spec: RunSpec, corpus: Corpus, test: Index) -> tuple[Index, int]:
 
 
 def _made_of(run_spec: RunSpec) -> dict[str, Any]:
-    """Which weights of the run its encoder/ holds, and so its model."""
+    """Which weights of the run its encoder/ holds, and so its model, and which targets score it."""
     made = describe_encoder(run_spec.run.location)
-    return {name: made[name] for name in MADE_OF}
+    return {**{name: made[name] for name in MADE_OF}, "test_targets": run_spec.test_targets}

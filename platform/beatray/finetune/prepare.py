@@ -75,17 +75,28 @@ class Assignment:
         found: NDArray[Any] = self.taught.values[np.searchsorted(self.taught.rows, rows)]
         return found
 
+    def table(self, rows: Index) -> TargetTable:
+        """The same by record key."""
+        keys = np.array([record_key(name) for name in self.corpus.index["record_id"].iloc[rows]], np.int64)
+        return TargetTable.of(keys, self.values(rows), self.taught.nothing)
+
+    def learned(self) -> TargetTable:
+        """The targets that are trained or validated on."""
+        return self.table(np.union1d(self.parts.train, self.parts.validation))
+
 
 def prepare_run(settings: PretrainSettings) -> RunSpec:
     """All a rank needs, for any objective; clear errors before anything starts."""
+    return prepared(settings)[0]
+
+
+def prepared(settings: PretrainSettings) -> tuple[RunSpec, Assignment | None]:
+    """The same, with what the model at the end is made of, for an objective that learns from labels."""
     if not objective_class(settings.objective["name"]).supervised:
-        return pretraining.prepare_run(settings)
+        return pretraining.prepare_run(settings), None
     found = assignment(settings)
     refuse_seen_tests(found)
-    used = np.union1d(found.parts.train, found.parts.validation)
-    ids = found.corpus.index["record_id"].iloc[used]
-    keys = np.array([record_key(name) for name in ids], np.int64)
-    table = TargetTable.of(keys, found.values(used), found.taught.nothing)
+    table = found.learned()
     told: dict[str, Any] = {"names": found.taught.names, "targets_sha256": table.sha256()}
     own = settings_of(found.settings)
     if own.encoder_lr is None:
@@ -98,7 +109,8 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
         raise SettingsError(f"objective.{error}") from error
     settings = replace(found.settings, objective={"name": settings.objective["name"], **asdict(own)})
     lesson = Lesson(found.parts.train, found.parts.validation, table)
-    return pretraining.prepare_run(settings, found.corpus, lesson)
+    run_spec = pretraining.prepare_run(settings, found.corpus, lesson)
+    return replace(run_spec, test_targets=found.table(found.parts.test).sha256()), found
 
 
 def settings_of(settings: PretrainSettings) -> SupervisedSettings | SegmentationSettings:
