@@ -23,8 +23,9 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of, tied_groups
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.label_spaces import TABLE
+from beatray.evaluate.recordings import recording_of
 from beatray.evaluate.split import nested_fractions
-from beatray.finetune.lessons import Index, Taught, taught_by
+from beatray.finetune.lessons import WAVES, Index, Taught, taught_by
 from beatray.finetune.own_tables import taught_by_table
 from beatray.models.encoder_folder import seen_by
 from beatray.objectives.registry import objective_class, objective_settings
@@ -67,8 +68,22 @@ class Assignment:
         patients = index["patient_id"].tolist() if known is None else known
         records = index["record_id"].tolist()
         return [
-            patients[row] if isinstance(patients[row], str) else records[row].partition("#")[0] for row in rows.tolist()
+            patients[row] if isinstance(patients[row], str) else recording_of(records[row]) for row in rows.tolist()
         ]
+
+    def recordings(self, rows: Index) -> tuple[Index, Index]:
+        """The rows with the windows of each recording side by side, and where each recording begins among them.
+
+        Windows of one recording that are taught different things (a table may do so) stand for themselves; of waves,
+        each window has its own.
+        """
+        names: list[Any] = [recording_of(name) for name in self.corpus.index["record_id"].iloc[rows]]
+        if self.taught.kind != WAVES:
+            names = [(name, value.tobytes()) for name, value in zip(names, self.values(rows), strict=True)]
+        numbers: dict[Any, int] = {}
+        numbered = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+        order = np.argsort(numbered, kind="stable")
+        return rows[order], np.flatnonzero(np.diff(numbered[order], prepend=-1))
 
     def values(self, rows: Index) -> NDArray[Any]:
         """The targets of rows that have some."""
