@@ -9,26 +9,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import wfdb
 
 import beatray
 from beatray.commands.predict import settings_from
+from beatray.corpus.schema import SIGNAL_BYTES
 from beatray.errors import CorpusError, SettingsError
 from beatray.infer.found_waves import found_waves, peak_within
+from beatray.infer.model import EcgModel
 from beatray.infer.predict import predict, read_listing, remove
 from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
 from beatray.infer.prediction_parts import Answered, write_part
 from beatray.infer.prediction_place import place_of
-from beatray.infer.predictor import Predictor, Work
+from beatray.infer.predictor import Predictor, Work, answers_of
 from beatray.infer.stream import Unit, one_each
+from beatray.infer.windows import COLUMNS
 from beatray.infer.worker import unpacked
 from beatray.ingest.plan import SAMPLE
 from beatray.record import LEADS, WAVE_KINDS
 from beatray.storage.store import Store
 from evaluation_rows import read_rows
-from made_models import made_model
+from made_models import KINDS, made_model
 from s3_server import S3Server
 from wards import ward_folder
 
@@ -155,6 +159,14 @@ def test_peaks_lie_where_cardiologists_put_them() -> None:
     signal = np.zeros((12, 100), np.int16)
     signal[3, 25] = -500
     assert found_waves(mask, signal).tolist() == [(-1, 1, 10, 25, 39)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slice_whose_recordings_are_all_refused_has_no_answers(kind: str, tmp_path: Path) -> None:
+    model = EcgModel([made_model(tmp_path / str(seed), kind, seed=seed) for seed in range(2)])
+    row = {"record_id": "a", "source": "files", "n_samples": 5000, "signal": bytes(SIGNAL_BYTES)}
+    none, one = (answers_of(model, pa.Table.from_pylist([row] * count, schema=COLUMNS)) for count in (0, 1))
+    assert len(none) == 0 and len(one) == 1 and pa.concat_tables([none, one]).equals(one)
 
 
 def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
