@@ -20,7 +20,7 @@ from beatray.corpus.schema import SIGNAL_BYTES
 from beatray.errors import CorpusError, SettingsError
 from beatray.infer.found_waves import found_waves, peak_within
 from beatray.infer.model import EcgModel
-from beatray.infer.predict import predict, read_listing, remove
+from beatray.infer.predict import predict, read_listing, remove, there_already
 from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
 from beatray.infer.prediction_parts import Answered, write_part
 from beatray.infer.prediction_place import place_of
@@ -167,6 +167,50 @@ def test_a_slice_whose_recordings_are_all_refused_has_no_answers(kind: str, tmp_
     row = {"record_id": "a", "source": "files", "n_samples": 5000, "signal": bytes(SIGNAL_BYTES)}
     none, one = (answers_of(model, pa.Table.from_pylist([row] * count, schema=COLUMNS)) for count in (0, 1))
     assert len(none) == 0 and len(one) == 1 and pa.concat_tables([none, one]).equals(one)
+
+
+def test_files_of_the_users_own_are_neither_replaced_nor_deleted(waves: str, ward: Path, tmp_path: Path) -> None:
+    def again(out: str, *words: str) -> None:
+        predicted(waves, ward / "ludb", tmp_path / out, *words)
+
+    for name in ("a.csv", "a.refused.csv", "a.html", "a.annotations/1.waves", "a.parts/mine.txt"):
+        own = tmp_path / name
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("mine")
+        plan = prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={tmp_path / 'a.csv'}"]))
+        with pytest.raises(SettingsError, match=rf"{name.split('/')[0]}.* is there, and a\.json .*overwrite=true"):
+            there_already(plan)
+        assert own.read_text() == "mine"
+        remove(plan.place)  # as overwrite=true does
+        assert there_already(plan) is None
+    again("b.csv", "predict.annotations=false")
+    (tmp_path / "b.annotations").mkdir()
+    plan = prepare_plan(settings_from([f"model={waves}", f"files={ward / 'ludb'}", f"out={tmp_path / 'b.csv'}"]))
+    with pytest.raises(SettingsError, match=r"b\.annotations/ is there"):
+        predict(plan)
+    (tmp_path / "b.annotations").rmdir()
+    again("b.csv")
+    again("b.csv")  # what beatray wrote, it replaces
+
+
+def test_a_table_is_made_again_unless_all_that_belongs_to_it_is_there(waves: str, ward: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for path in sorted((ward / "ludb").iterdir())[:4]:  # two recordings
+        shutil.copy(path, folder)
+    (folder / "notes.txt").write_text("nothing to read")
+    plan = predicted(waves, folder, tmp_path / "w.csv")
+    files = {path: path.read_bytes() for path in sorted(tmp_path.glob("w.*")) if path.is_file()}
+    assert predict(plan).computed == 0  # and no Ray is needed
+    one_of_many = next(path for path in tmp_path.rglob("*.waves"))
+    for lost in (tmp_path / "w.refused.csv", one_of_many):
+        lost.unlink()
+        predicted(waves, folder, tmp_path / "w.csv")
+        assert lost.is_file() and all(path.read_bytes() == content for path, content in files.items())
+    (folder / "more.txt").write_text("nothing to read either")
+    predicted(waves, folder, tmp_path / "w.csv")
+    (told,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
+    assert told.startswith("2 files are of no known format")
 
 
 def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
