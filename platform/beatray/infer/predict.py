@@ -148,7 +148,7 @@ def _is_whole(plan: PredictPlan, listing: dict[str, Any]) -> bool:
     store, place = plan.place.store, plan.place
     if listing["annotations"] != plan.annotated or store.size(place.table) != listing["table"]["bytes"]:
         return False
-    annotated = store.child(place.annotations).walk() if listing["annotated"] else {}
+    annotated = store.child(place.annotations).walk() if store.exists(place.annotations) else {}
     return store.size(place.refused) is not None and len(annotated) >= listing["annotated"]
 
 

@@ -83,11 +83,11 @@ def embed(plan: EmbedPlan, on_progress: OnProgress = lambda done, total: None) -
 
 
 def _tidy(store: Store, listing: Listing) -> None:
-    """Remove the notes, and files of shards that the corpus no longer has."""
+    """Remove the notes, and vectors of shards that the corpus no longer has."""
     listed = {part.name for part in listing.parts}
     for level in LEVELS:
         for name in store.names(level):
-            if f"{level}/{name}" not in listed:
+            if f"{level}/{name}" not in listed and name.endswith(".parquet"):
                 store.delete(f"{level}/{name}")
     store.delete_folder(STAGING)
 
