@@ -17,6 +17,7 @@ from beatray.models.encoder_folder import describe_encoder
 from beatray.objectives.objective import Progress
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
+from beatray.train.launch import ended_at
 from beatray.train.loop import train
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
@@ -96,8 +97,14 @@ def test_a_run_that_gets_no_better_ends_early_and_stays_ended(sample_corpus: str
     assert epochs < 20
     made = describe_encoder(str(tmp_path / "early"))
     assert made["ended_at"] == lines[-1]["step"] + 1 and made["steps"] < made["ended_at"] < made["run_steps"]
-    assert train(spec, Ranks())
+    assert train(spec, Ranks()) and ended_at(spec) == made["ended_at"]
     assert len(read_lines(tmp_path / "early" / "metrics.jsonl")) == len(lines)
+    patient = spec_of(sample_corpus, tmp_path, "early", *words, "objective.select=f1", "train.patience=4")
+    assert ended_at(patient) is None and train(patient, Ranks())  # two more validations
+    more = read_lines(tmp_path / "early" / "metrics.jsonl")
+    assert more[: len(lines)] == lines and more[-1]["epoch"] + 1 == epochs + 2
+    assert ended_at(patient) == describe_encoder(str(tmp_path / "early"))["ended_at"] == more[-1]["step"] + 1
+    assert ended_at(spec) == ended_at(patient)  # with less patience it has ended all the more
 
 
 def test_pretraining_goes_on_from_an_encoder(sample_corpus: str, pretrained: Path, tmp_path: Path) -> None:
