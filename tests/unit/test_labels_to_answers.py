@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
+from sklearn.metrics import r2_score
 
 from beatray.errors import SettingsError
 from beatray.evaluate.metrics import record_dice, segment_counts
 from beatray.finetune.lessons import OwnLabel, side_by_side
-from beatray.finetune.scores import wave_scores_of
+from beatray.finetune.scores import number_scores, wave_scores_of
 from beatray.models.calibration import Calibration, fitted
 from beatray.train.early_stopping import EarlyStopping
 from beatray.train.targets import TargetTable
@@ -88,6 +89,20 @@ def test_of_several_windows_the_means_of_recordings_are_calibrated(kind: str) ->
     assert found.nll(logits, truth, starts) == pytest.approx(-np.log(likelihood).mean())
     one_each = fitted(kind, logits[starts], truth, np.arange(len(starts)))
     assert one_each == fitted(kind, logits[starts], truth)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e9, -3e12])
+def test_r_squared_is_that_of_scikit_learn_whatever_the_size_of_the_numbers(level: float) -> None:
+    generator = np.random.default_rng(0)
+    truth = level + generator.normal(0, 10, (60, 3))
+    predicted = truth + generator.normal(0, 5, truth.shape)
+    truth[:20, 1], truth[:, 2] = np.nan, level + 0.1
+    told = number_scores(predicted, truth, [f"p{k}" for k in range(60)], ["all", "some", "constant"])["each"]
+    for name, column, rows in (("all", 0, slice(None)), ("some", 1, slice(20, None))):
+        expected = r2_score(truth[rows, column], predicted[rows, column])
+        assert told[name]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
+        assert told[name]["r2"]["low"] < expected < told[name]["r2"]["high"]
+    assert told["constant"]["r2"] == {"value": None, "low": None, "high": None}
 
 
 def test_the_dice_of_a_recording_is_of_all_its_windows() -> None:

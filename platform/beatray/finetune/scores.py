@@ -77,16 +77,22 @@ def number_scores(
     known = np.isfinite(truth)
     wanted = np.where(known, truth, 0.0).astype(np.float64)
     errors = np.where(known, predicted - wanted, 0.0)
+    centred = np.where(known, wanted - _medians(truth), 0.0)  # squares of large numbers would cancel
 
     def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         with np.errstate(invalid="ignore", divide="ignore"):
             count = weights @ known
-            mean = weights @ wanted / count
-            spread = weights @ wanted**2 / count - mean**2
+            spread = weights @ centred**2 / count - (weights @ centred / count) ** 2
             square = weights @ errors**2 / count
             return {"mae": weights @ np.abs(errors) / count, "r2": np.where(spread > 0, 1 - square / spread, np.nan)}
 
     return _told(scored, patients, names)
+
+
+def _medians(truth: NDArray[Any]) -> NDArray[np.float64]:
+    """Of the known numbers of each column; 0 where there are none. Of equal numbers it is that number, to the bit."""
+    known = [column[np.isfinite(column)].astype(np.float64) for column in truth.T]
+    return np.array([np.median(column) if len(column) else 0.0 for column in known])
 
 
 def wave_scores_of(
