@@ -169,7 +169,13 @@ def assignment(settings: PretrainSettings) -> Assignment:
     chosen = next(iter(nested_fractions(groups, train, [own.fraction], own.fraction_seed).values()))
     most = settings.corpus.most_recordings
     if most is not None:
-        chosen = chosen[drawn_patients(index.iloc[chosen], most, settings.corpus.fold_rotation)]
+        few = chosen[drawn_patients(index.iloc[chosen], most, settings.corpus.fold_rotation)]
+        if not len(few):
+            raise SettingsError(
+                f"{what}: corpus.most_recordings={most} holds no whole patient of the {len(chosen)} recordings to "
+                "train on; raise it"
+            )
+        chosen = few
     return Assignment(corpus, settings, taught, Parts(chosen, validation, test))
 
 
@@ -218,6 +224,13 @@ def _told(found: Assignment, own: SupervisedSettings) -> dict[str, Any]:
         raise SettingsError(f"{_said(own, taught)} are {what}: say task={task}")
     told: dict[str, Any] = {"kind": taught.kind}
     if taught.kind == "numbers":
+        unknown = [name for name, each in zip(taught.names, np.isfinite(values).T, strict=True) if not each.any()]
+        if unknown:
+            raise SettingsError(
+                f"{_said(own, taught)}: {unknown[0]} is known in none of the {len(values)} recordings to train on; "
+                "leave it out (labels.columns=[...]), or let some of those that have it train (corpus.test_folds, "
+                "corpus.hashed_test_sources, fraction)"
+            )
         mean, sd = np.nanmean(values.astype(np.float64), 0), np.nanstd(values.astype(np.float64), 0)
         constant = [name for name, each in zip(taught.names, sd, strict=True) if not each > 0]
         if constant:
