@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.data import DataContext
 
 import beatray
 from beatray.cli import main
@@ -131,8 +132,9 @@ def test_every_beat_with_enough_of_its_box_inside_has_a_vector(both: str, sample
 
 
 def test_the_same_bytes_whoever_computes_them_and_after_an_interruption(
-    both: str, encoder: str, sample_corpus: str, tmp_path: Path
+    both: str, encoder: str, sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 2**18)  # a row group is 2 MB
     words = ("level=both", "embed.workers=2", "embed.readers=3")
     plan = prepare_plan(settings_from([f"encoder={encoder}", f"corpus={sample_corpus}", f"out={tmp_path}", *words]))
 
@@ -230,6 +232,9 @@ def test_mistakes_are_told_before_anything_starts(
     other = export(Store(str(tmp_path / "other")), open_corpus(sample_corpus).recipe, seed=1)
     foreign = export(Store(str(tmp_path / "foreign")), {**open_corpus(sample_corpus).recipe, "rate_hz": 250})
     places = (f"encoder={encoder}", f"corpus={sample_corpus}")
+    for name in ("a/recording/mine.parquet", "b/staging/mine.json", "c/beat/2020/mine.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
     for words, code, said in (
         ((places[1],), 2, "which encoder?"),
         ((places[0],), 2, "of which corpus?"),
@@ -243,6 +248,10 @@ def test_mistakes_are_told_before_anything_starts(
         ((f"encoder={foreign}", places[1]), 1, "rate_hz: 250 against 500"),
         ((f"encoder={other}", places[1], f"out={both}", "level=both"), 2, "made otherwise (different: encoder)"),
         ((*places, f"out={both}"), 2, "(different: beats, levels)"),
+        *(
+            ((*places, f"out={tmp_path / each}"), 2, f"{name} is there, and no embeddings.json")
+            for each, name in (("a", "mine.parquet"), ("b", "mine.json"), ("c", "2020/mine.csv"))
+        ),
         ((*places, f"out={tmp_path / 'out'}", "embed.workers=50"), 2, "50 workers need 25 CPUs"),
         ((*places, f"out={tmp_path / 'out'}", "embed.device=cuda"), 2, "workers need as many GPUs"),
     ):

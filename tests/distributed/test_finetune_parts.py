@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import CheckpointError, LabelError, SettingsError
+from beatray.errors import CheckpointError, LabelError, SettingsError, TrainingError
 from beatray.evaluate.label_spaces import superclass_targets
-from beatray.finetune.finish import make_model
+from beatray.finetune.finish import is_made, make_model, refuse_changed
 from beatray.finetune.prepare import assignment
 from beatray.models.encoder_folder import trained_on
 from beatray.models.model_folder import describe_model
@@ -142,14 +143,25 @@ def test_numbers_and_conditions_of_a_table_become_models(sample_corpus: str, tmp
         f"{name};{'' if age is None else age};{'' if number % 7 == 3 else 'abc'[number % 3]}"
         for number, (name, age) in enumerate(zip(index["record_id"], ages, strict=True))
     ]
-    table = written(tmp_path, "record;years;kind\n" + "\n".join(lines))
+    content = "record;years;kind\n" + "\n".join(lines)
     for run, words, kind, names in (
         ("numbers", ("task=regress",), "numbers", ("years",)),
         ("both", ("labels.targets.old=years >= 65",), "multilabel", ("kind=a", "kind=b", "kind=c", "old")),
     ):
-        spec = spec_of(sample_corpus, tmp_path, run, f"labels={table}", "train.epochs=1", *words)
+        table = written(tmp_path, content)
+        words = (f"labels={table}", "train.epochs=1", *words)
+        spec = spec_of(sample_corpus, tmp_path, run, *words)
         assert train(spec, Ranks())
-        scores = make_model(spec)
+        found = assignment(spec.settings)
+        for part, what in ((found.parts.train, "targets trained or validated on"), (found.parts.test, "test targets")):
+            others = [f"{line.partition(';')[0]};33;b" if k in part else line for k, line in enumerate(lines)]
+            written(tmp_path, "\n".join(["record;years;kind", *others]))
+            with pytest.raises(TrainingError, match=rf"changed since it began \(different: {what}\).*another run="):
+                make_model(spec)
+        scores = make_model(spec, found)  # of the labels that it was prepared with
+        assert is_made(spec) and not is_made(spec_of(sample_corpus, tmp_path, run, *words))
+        with pytest.raises(TrainingError, match="snapshot of the corpus"):
+            refuse_changed(replace(spec, manifest_hash="another"), found)
         description = describe_model(spec.run.location)
         assert (description["kind"], tuple(description["names"])) == (kind, names) and scores
         about = description["labels"]

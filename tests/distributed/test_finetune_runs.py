@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from beatray.corpus.reader import open_corpus
 from beatray.errors import TrainingError
 from beatray.finetune.prepare import prepare_run
 from beatray.models.encoder_folder import describe_encoder
+from beatray.objectives.objective import Progress
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
+from beatray.train.launch import ended_at
 from beatray.train.loop import train
 from beatray.train.ranks import Ranks
+from beatray.train.step import Learner
+from beatray.train.validation import Validation
 from finetuning import SPLIT, VARIED, spec_of
 from label_tables import written
 from pretraining import WORDS, losses, same_weights
@@ -64,6 +69,25 @@ def test_random_labels_are_learned_by_heart_and_give_chance(
     assert 0.3 < np.mean(areas) < 0.7, areas
 
 
+@pytest.mark.parametrize("words", [("labels=TABLE",), ("task=segment", "labels=waves", "dice_weight=0")])
+def test_a_validation_weighs_its_batches_by_what_is_known_in_them(
+    words: tuple[str, ...], sample_corpus: str, tmp_path: Path
+) -> None:
+    """A mean over all known targets or scored samples does not depend on how they fall into batches."""
+    records = open_corpus(sample_corpus).index["record_id"]
+    cells = np.random.default_rng(5).choice(["0", "1", ""], (len(records), 4), p=[0.2, 0.2, 0.6])
+    lines = [f"{name},{','.join(row)}" for name, row in zip(records, cells.tolist(), strict=True)]
+    table = written(tmp_path, "record,a,b,c,d\n" + "\n".join(lines))
+    told = [word.replace("TABLE", str(table)) for word in words]
+    found, learner = [], None
+    for size in (3, 16, 1000):
+        spec = spec_of(sample_corpus, tmp_path, "r", *told, f"train.batch_size={size}")
+        learner = learner or Learner(spec, Ranks())
+        to_views = functools.partial(learner.views, make=True)
+        found.append(Validation(spec, Ranks()).scores(learner.objective, to_views, Progress())["validation_loss"])
+    assert found == pytest.approx([found[-1]] * 3, rel=1e-6) and found[-1] > 0
+
+
 def test_a_run_that_gets_no_better_ends_early_and_stays_ended(sample_corpus: str, tmp_path: Path) -> None:
     words = ("trained=head", "train.learning_rate=1e-12", "train.epochs=20", "train.patience=2")
     spec = spec_of(sample_corpus, tmp_path, "early", *words, "objective.select=f1")
@@ -73,8 +97,14 @@ def test_a_run_that_gets_no_better_ends_early_and_stays_ended(sample_corpus: str
     assert epochs < 20
     made = describe_encoder(str(tmp_path / "early"))
     assert made["ended_at"] == lines[-1]["step"] + 1 and made["steps"] < made["ended_at"] < made["run_steps"]
-    assert train(spec, Ranks())
+    assert train(spec, Ranks()) and ended_at(spec) == made["ended_at"]
     assert len(read_lines(tmp_path / "early" / "metrics.jsonl")) == len(lines)
+    patient = spec_of(sample_corpus, tmp_path, "early", *words, "objective.select=f1", "train.patience=4")
+    assert ended_at(patient) is None and train(patient, Ranks())  # two more validations
+    more = read_lines(tmp_path / "early" / "metrics.jsonl")
+    assert more[: len(lines)] == lines and more[-1]["epoch"] + 1 == epochs + 2
+    assert ended_at(patient) == describe_encoder(str(tmp_path / "early"))["ended_at"] == more[-1]["step"] + 1
+    assert ended_at(spec) == ended_at(patient)  # with less patience it has ended all the more
 
 
 def test_pretraining_goes_on_from_an_encoder(sample_corpus: str, pretrained: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from ray.data import DataContext
 
 import beatray
 from beatray.cli import main
@@ -81,8 +82,9 @@ def test_the_table_is_what_the_models_say_in_memory(
 
 
 def test_the_same_bytes_by_two_workers_and_after_an_interruption(
-    of_corpus: Path, models: dict[str, str], sample_corpus: str, tmp_path: Path
+    of_corpus: Path, models: dict[str, str], sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 2**18)  # a row group is 2 MB
     words = (f"corpus={sample_corpus}", "predict.workers=2", "predict.readers=3")
     plan = prepare_plan(settings_from([f"model=[{models['a']},{models['b']}]", f"out={tmp_path}", *words]))
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
+from sklearn.metrics import r2_score
 
 from beatray.errors import SettingsError
+from beatray.evaluate.metrics import record_dice, segment_counts
 from beatray.finetune.lessons import OwnLabel, side_by_side
+from beatray.finetune.scores import number_scores, wave_scores_of
 from beatray.models.calibration import Calibration, fitted
 from beatray.train.early_stopping import EarlyStopping
 from beatray.train.targets import TargetTable
@@ -47,6 +52,69 @@ def test_platt_is_the_minimum_of_the_smoothed_likelihood() -> None:
 
     best = minimize(lost, [0.1, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
     assert (found.slope[1], found.offset[1]) == pytest.approx(tuple(best.x), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "classes"])
+def test_of_several_windows_the_means_of_recordings_are_calibrated(kind: str) -> None:
+    logits, labels = drawn()
+    starts = np.array([0, 1, 4, 6, *range(7, 395, 3), 395, 399])
+    of_recording = np.repeat(np.arange(len(starts)), np.diff([*starts, 400]))
+    truth = labels[starts] if kind == "multilabel" else np.where(labels[starts, 0] < 0, -1, logits[starts].argmax(1))
+    logits = logits + np.random.default_rng(2).normal(0, 2, logits.shape)  # windows do not say the same
+    found = fitted(kind, logits, truth, starts)
+
+    def chances(calibration: Calibration) -> np.ndarray:
+        each = calibration.probabilities(logits)
+        return np.stack([each[of_recording == number].mean(0) for number in range(len(starts))])
+
+    np.testing.assert_allclose(found.probabilities(logits, starts), chances(found))
+    known = truth >= 0
+
+    def lost(calibration: Calibration) -> float:
+        chance = chances(calibration)
+        if kind == "classes":
+            return float(-np.log(chance[known, truth[known]]).sum())
+        positives, negatives = (truth == 1).sum(0), (truth == 0).sum(0)
+        wanted = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        return float(-(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance))[known].sum())
+
+    best = lost(found)
+    for step in (1.01, 0.99):
+        assert lost(replace(found, slope=tuple(step * slope for slope in found.slope))) > best
+        if kind == "multilabel":
+            assert lost(replace(found, offset=tuple(step * offset for offset in found.offset))) > best
+    chance = chances(found)
+    likelihood = np.where(truth == 1, chance, 1 - chance) if kind == "multilabel" else chance
+    likelihood = likelihood[known] if kind == "multilabel" else likelihood[known, truth[known]]
+    assert found.nll(logits, truth, starts) == pytest.approx(-np.log(likelihood).mean())
+    one_each = fitted(kind, logits[starts], truth, np.arange(len(starts)))
+    assert one_each == fitted(kind, logits[starts], truth)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e9, -3e12])
+def test_r_squared_is_that_of_scikit_learn_whatever_the_size_of_the_numbers(level: float) -> None:
+    generator = np.random.default_rng(0)
+    truth = level + generator.normal(0, 10, (60, 3))
+    predicted = truth + generator.normal(0, 5, truth.shape)
+    truth[:20, 1], truth[:, 2] = np.nan, level + 0.1
+    told = number_scores(predicted, truth, [f"p{k}" for k in range(60)], ["all", "some", "constant"])["each"]
+    for name, column, rows in (("all", 0, slice(None)), ("some", 1, slice(20, None))):
+        expected = r2_score(truth[rows, column], predicted[rows, column])
+        assert told[name]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
+        assert told[name]["r2"]["low"] < expected < told[name]["r2"]["high"]
+    assert told["constant"]["r2"] == {"value": None, "low": None, "high": None}
+
+
+def test_the_dice_of_a_recording_is_of_all_its_windows() -> None:
+    truth, predicted = np.random.default_rng(0).integers(0, 4, (2, 5, 2, 500)).astype(np.int8)
+    told = wave_scores_of(predicted, truth, ["a", "b"], np.array([0, 3]))
+    of_recordings = []
+    for windows in (slice(0, 3), slice(3, 5)):
+        long = (masks[windows].swapaxes(0, 1).reshape(2, -1) for masks in (truth, predicted))
+        of_recordings.append(record_dice(segment_counts(*long)))
+    expected = np.concatenate(of_recordings).mean()
+    assert told["dice"]["value"] == pytest.approx(expected)
+    assert wave_scores_of(predicted, truth, list("abcde"), np.arange(5))["dice"]["value"] != pytest.approx(expected)
 
 
 def test_a_temperature_keeps_the_order_of_classes() -> None:

@@ -9,25 +9,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import wfdb
 
 import beatray
 from beatray.commands.predict import settings_from
-from beatray.errors import SettingsError
+from beatray.corpus.schema import SIGNAL_BYTES
+from beatray.errors import CorpusError, SettingsError
 from beatray.infer.found_waves import found_waves, peak_within
-from beatray.infer.predict import predict, read_listing, remove
+from beatray.infer.model import EcgModel
+from beatray.infer.predict import predict, read_listing, remove, there_already
 from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
 from beatray.infer.prediction_parts import Answered, write_part
 from beatray.infer.prediction_place import place_of
-from beatray.infer.predictor import Predictor, Work
+from beatray.infer.predictor import Predictor, Work, answers_of
+from beatray.infer.stream import Unit, one_each
+from beatray.infer.windows import COLUMNS
 from beatray.infer.worker import unpacked
 from beatray.ingest.plan import SAMPLE
 from beatray.record import LEADS, WAVE_KINDS
 from beatray.storage.store import Store
 from evaluation_rows import read_rows
-from made_models import made_model
+from made_models import KINDS, made_model
 from s3_server import S3Server
 from wards import ward_folder
 
@@ -154,6 +159,76 @@ def test_peaks_lie_where_cardiologists_put_them() -> None:
     signal = np.zeros((12, 100), np.int16)
     signal[3, 25] = -500
     assert found_waves(mask, signal).tolist() == [(-1, 1, 10, 25, 39)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slice_whose_recordings_are_all_refused_has_no_answers(kind: str, tmp_path: Path) -> None:
+    model = EcgModel([made_model(tmp_path / str(seed), kind, seed=seed) for seed in range(2)])
+    row = {"record_id": "a", "source": "files", "n_samples": 5000, "signal": bytes(SIGNAL_BYTES)}
+    none, one = (answers_of(model, pa.Table.from_pylist([row] * count, schema=COLUMNS)) for count in (0, 1))
+    assert len(none) == 0 and len(one) == 1 and pa.concat_tables([none, one]).equals(one)
+
+
+def test_files_of_the_users_own_are_neither_replaced_nor_deleted(waves: str, ward: Path, tmp_path: Path) -> None:
+    def again(out: str, *words: str) -> None:
+        predicted(waves, ward / "ludb", tmp_path / out, *words)
+
+    for name in ("a.csv", "a.refused.csv", "a.html", "a.annotations/1.waves", "a.parts/mine.txt"):
+        own = tmp_path / name
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("mine")
+        plan = prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={tmp_path / 'a.csv'}"]))
+        with pytest.raises(SettingsError, match=rf"{name.split('/')[0]}.* is there, and a\.json .*overwrite=true"):
+            there_already(plan)
+        assert own.read_text() == "mine"
+        remove(plan.place)  # as overwrite=true does
+        assert there_already(plan) is None
+    again("b.csv", "predict.annotations=false")
+    (tmp_path / "b.annotations").mkdir()
+    plan = prepare_plan(settings_from([f"model={waves}", f"files={ward / 'ludb'}", f"out={tmp_path / 'b.csv'}"]))
+    with pytest.raises(SettingsError, match=r"b\.annotations/ is there"):
+        predict(plan)
+    (tmp_path / "b.annotations").rmdir()
+    again("b.csv")
+    again("b.csv")  # what beatray wrote, it replaces
+
+
+def test_a_table_is_made_again_unless_all_that_belongs_to_it_is_there(waves: str, ward: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for path in sorted((ward / "ludb").iterdir())[:4]:  # two recordings
+        shutil.copy(path, folder)
+    (folder / "notes.txt").write_text("nothing to read")
+    plan = predicted(waves, folder, tmp_path / "w.csv")
+    files = {path: path.read_bytes() for path in sorted(tmp_path.glob("w.*")) if path.is_file()}
+    assert predict(plan).computed == 0  # and no Ray is needed
+    one_of_many = next(path for path in tmp_path.rglob("*.waves"))
+    for lost in (tmp_path / "w.refused.csv", one_of_many):
+        lost.unlink()
+        predicted(waves, folder, tmp_path / "w.csv")
+        assert lost.is_file() and all(path.read_bytes() == content for path, content in files.items())
+    (folder / "more.txt").write_text("nothing to read either")
+    predicted(waves, folder, tmp_path / "w.csv")
+    (told,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
+    assert told.startswith("2 files are of no known format")
+
+
+def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
+    units = [Unit(f"shard-{number // 2}", 1, {"unit": number}, list) for number in range(4)]
+    whole: list[dict[str, Any]] = [{"unit": number, "answers": number} for number in range(4)]
+    assert list(one_each(units, whole)) == whole and list(one_each([], [])) == []
+    for rows, said, before in (
+        ([whole[0], whole[1], whole[1], whole[2], whole[3]], r"more than one answer for shard-0 \(unit 1\)", 1),
+        ([*whole, whole[3]], r"more than one answer for shard-1 \(unit 3\)", 3),
+        ([whole[0], whole[2], whole[3]], r"no answer, or one out of turn, for shard-0 \(unit 1\)", 1),
+        (whole[:3], r"for shard-1 \(unit 3\)", 3),
+        ([whole[1], whole[0], *whole[2:]], r"for shard-0 \(unit 0\)", 0),
+    ):
+        kept = []
+        with pytest.raises(CorpusError, match=said):
+            for row in one_each(units, rows):
+                kept.append(row)
+        assert kept == whole[:before]
 
 
 def test_names_of_what_belongs_to_a_table(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _VIEW_STEP = 1 << 16
 
+VALIDATION_EPOCH = 2**31 - 1
+"""The epoch of what is drawn to validate: far beyond any that trains."""
+
 
 class Stream(IntEnum):
     """Purposes whose streams were numbered by hand. Part of the contract: changing one changes every run."""
@@ -56,6 +59,11 @@ class Draws:
     keys: NDArray[np.int64]
     seed: int
     epoch: int
+
+    @property
+    def validates(self) -> bool:
+        """Whether what is made with these draws is validated on, not learned from."""
+        return self.epoch == VALIDATION_EPOCH
 
     @classmethod
     def of(cls, batch: dict[str, Tensor], seed: int, epoch: int) -> Draws:

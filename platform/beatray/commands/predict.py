@@ -9,7 +9,7 @@ from beatray.commands.predicted_page import page_lead, page_title, recordings_sh
 from beatray.config import compose
 from beatray.errors import SettingsError
 from beatray.infer.attribution import need_captum
-from beatray.infer.predict import predict, read_listing, remove
+from beatray.infer.predict import predict, remove, there_already
 from beatray.infer.predict_plan import PredictCommand, PredictPlan, PredictSettings, prepare_plan
 from beatray.ray_session import RaySettings, session
 from beatray.report.prediction_page import prediction_page
@@ -36,7 +36,7 @@ def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
         need_captum()
     if command.overwrite:
         remove(place)
-    read_listing(place)  # a damaged one is told before anything starts
+    there_already(plan)  # what must not be replaced is told before anything starts
     what = "rows of the corpus" if "corpus" in plan.of else "recordings"
     say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {place.store.where(place.table)}")
     with session(RaySettings(**as_dict(command.cluster))), progress("predict", "recordings") as update:

@@ -11,7 +11,7 @@ from typing import Any
 
 from beatray.commands.console import progress, say
 from beatray.finetune.finish import make_model
-from beatray.finetune.prepare import prepare_run
+from beatray.finetune.prepare import prepared
 from beatray.objectives.objective import Progress
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.ray_session import RaySettings, session
@@ -33,7 +33,7 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
 
 def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
     """Train and tell the user what came of it; an objective that learns from labels leaves a model, too."""
-    run_spec = prepare_run(settings)
+    run_spec, found = prepared(settings)
     place = run_spec.run.location
     what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
     say(f"{command} {run_spec.settings.objective['name']} on {what}, into {place}")
@@ -43,7 +43,7 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
         with stop_on_signals() as stop, tracked(run_spec, folder=folder) as tracker:
             with _watched(run_spec, folder, command):
                 result = pretrain(run_spec, stop=stop)
-            scores = make_model(run_spec) if result.finished else {}
+            scores = make_model(run_spec, found) if result.finished else {}
             if tracker is not None and scores:
                 tracker.metrics({f"model/{name}": value for name, value in scores.items()})
             if tracker is not None:

@@ -23,8 +23,9 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of, tied_groups
 from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.label_spaces import TABLE
+from beatray.evaluate.recordings import recording_of
 from beatray.evaluate.split import nested_fractions
-from beatray.finetune.lessons import Index, Taught, taught_by
+from beatray.finetune.lessons import WAVES, Index, Taught, taught_by
 from beatray.finetune.own_tables import taught_by_table
 from beatray.models.encoder_folder import seen_by
 from beatray.objectives.registry import objective_class, objective_settings
@@ -67,19 +68,47 @@ class Assignment:
         patients = index["patient_id"].tolist() if known is None else known
         records = index["record_id"].tolist()
         return [
-            patients[row] if isinstance(patients[row], str) else records[row].partition("#")[0] for row in rows.tolist()
+            patients[row] if isinstance(patients[row], str) else recording_of(records[row]) for row in rows.tolist()
         ]
+
+    def recordings(self, rows: Index) -> tuple[Index, Index]:
+        """The rows with the windows of each recording side by side, and where each recording begins among them.
+
+        Windows of one recording that are taught different things (a table may do so) stand for themselves; of waves,
+        each window has its own.
+        """
+        names: list[Any] = [recording_of(name) for name in self.corpus.index["record_id"].iloc[rows]]
+        if self.taught.kind != WAVES:
+            names = [(name, value.tobytes()) for name, value in zip(names, self.values(rows), strict=True)]
+        numbers: dict[Any, int] = {}
+        numbered = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+        order = np.argsort(numbered, kind="stable")
+        return rows[order], np.flatnonzero(np.diff(numbered[order], prepend=-1))
 
     def values(self, rows: Index) -> NDArray[Any]:
         """The targets of rows that have some."""
         found: NDArray[Any] = self.taught.values[np.searchsorted(self.taught.rows, rows)]
         return found
 
+    def table(self, rows: Index) -> TargetTable:
+        """The same by record key."""
+        keys = np.array([record_key(name) for name in self.corpus.index["record_id"].iloc[rows]], np.int64)
+        return TargetTable.of(keys, self.values(rows), self.taught.nothing)
+
+    def learned(self) -> TargetTable:
+        """The targets that are trained or validated on."""
+        return self.table(np.union1d(self.parts.train, self.parts.validation))
+
 
 def prepare_run(settings: PretrainSettings) -> RunSpec:
     """All a rank needs, for any objective; clear errors before anything starts."""
+    return prepared(settings)[0]
+
+
+def prepared(settings: PretrainSettings) -> tuple[RunSpec, Assignment | None]:
+    """The same, with what the model at the end is made of, for an objective that learns from labels."""
     if not objective_class(settings.objective["name"]).supervised:
-        return pretraining.prepare_run(settings)
+        return pretraining.prepare_run(settings), None
     if settings.objective.get("from_scratch") and settings.encoder_weights is None:
         raise SettingsError(
             "from_scratch=true compares with an encoder: say which (encoder=PATH, in a sweep encoder.weights=PATH); "
@@ -87,10 +116,7 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
         )
     found = assignment(settings)
     refuse_seen_tests(found)
-    used = np.union1d(found.parts.train, found.parts.validation)
-    ids = found.corpus.index["record_id"].iloc[used]
-    keys = np.array([record_key(name) for name in ids], np.int64)
-    table = TargetTable.of(keys, found.values(used), found.taught.nothing)
+    table = found.learned()
     told: dict[str, Any] = {"names": found.taught.names, "targets_sha256": table.sha256()}
     own = settings_of(found.settings)
     if own.encoder_lr is None:
@@ -103,7 +129,8 @@ def prepare_run(settings: PretrainSettings) -> RunSpec:
         raise SettingsError(f"objective.{error}") from error
     settings = replace(found.settings, objective={"name": settings.objective["name"], **asdict(own)})
     lesson = Lesson(found.parts.train, found.parts.validation, table)
-    return pretraining.prepare_run(settings, found.corpus, lesson)
+    run_spec = pretraining.prepare_run(settings, found.corpus, lesson)
+    return replace(run_spec, test_targets=found.table(found.parts.test).sha256()), found
 
 
 def settings_of(settings: PretrainSettings) -> SupervisedSettings | SegmentationSettings:
@@ -148,7 +175,13 @@ def assignment(settings: PretrainSettings) -> Assignment:
     chosen = next(iter(nested_fractions(groups, train, [own.fraction], seed).values()))
     most = settings.corpus.most_recordings
     if most is not None:
-        chosen = chosen[drawn_patients(index.iloc[chosen], most, settings.corpus.fold_rotation)]
+        few = chosen[drawn_patients(index.iloc[chosen], most, settings.corpus.fold_rotation)]
+        if not len(few):
+            raise SettingsError(
+                f"{what}: corpus.most_recordings={most} holds no whole patient of the {len(chosen)} recordings to "
+                "train on; raise it"
+            )
+        chosen = few
     return Assignment(corpus, settings, taught, Parts(chosen, validation, test))
 
 
@@ -197,6 +230,13 @@ def _told(found: Assignment, own: SupervisedSettings) -> dict[str, Any]:
         raise SettingsError(f"{_said(own, taught)} are {what}: say task={task}")
     told: dict[str, Any] = {"kind": taught.kind}
     if taught.kind == "numbers":
+        unknown = [name for name, each in zip(taught.names, np.isfinite(values).T, strict=True) if not each.any()]
+        if unknown:
+            raise SettingsError(
+                f"{_said(own, taught)}: {unknown[0]} is known in none of the {len(values)} recordings to train on; "
+                "leave it out (labels.columns=[...]), or let some of those that have it train (corpus.test_folds, "
+                "corpus.hashed_test_sources, fraction)"
+            )
         mean, sd = np.nanmean(values.astype(np.float64), 0), np.nanstd(values.astype(np.float64), 0)
         constant = [name for name, each in zip(taught.names, sd, strict=True) if not each > 0]
         if constant:

@@ -4,8 +4,8 @@ The scores of a yes-or-no target are those of evaluate/metrics.py over the recor
 are means over the targets for which they are defined. Intervals are percentiles over resampled patients
 (evaluate/intervals.py), so the spread of a repeated training is not in them.
 
-Contract: probabilities (n, C), truth (n, C) int8 or (n,) with -1, numbers (n, C) with NaN; `patients` names the owner
-of each row. A score is {"value", "low", "high"}, null where it is not defined.
+Contract: probabilities (n, C), truth (n, C) int8 or (n,) with -1, numbers (n, C) with NaN, all of recordings;
+`patients` names the owner of each. A score is {"value", "low", "high"}, null where it is not defined.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.evaluate.intervals import LEVEL, class_scores, own_intervals, patient_weights, row_patients
-from beatray.evaluate.metrics import segment_counts
+from beatray.evaluate.metrics import SegmentCounts, segment_counts
 from beatray.evaluate.results import Decisions, score
 from beatray.evaluate.waves import wave_counts, wave_scores
 
@@ -77,25 +77,38 @@ def number_scores(
     known = np.isfinite(truth)
     wanted = np.where(known, truth, 0.0).astype(np.float64)
     errors = np.where(known, predicted - wanted, 0.0)
+    centred = np.where(known, wanted - _medians(truth), 0.0)  # squares of large numbers would cancel
 
     def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         with np.errstate(invalid="ignore", divide="ignore"):
             count = weights @ known
-            mean = weights @ wanted / count
-            spread = weights @ wanted**2 / count - mean**2
+            spread = weights @ centred**2 / count - (weights @ centred / count) ** 2
             square = weights @ errors**2 / count
             return {"mae": weights @ np.abs(errors) / count, "r2": np.where(spread > 0, 1 - square / spread, np.nan)}
 
     return _told(scored, patients, names)
 
 
-def wave_scores_of(predicted: NDArray[np.int8], truth: NDArray[np.int8], patients: Sequence[str]) -> Scores:
-    """F1 of samples and Dice with intervals, and how well the waves and their ends were found. Both (n, M, 5000)."""
+def _medians(truth: NDArray[Any]) -> NDArray[np.float64]:
+    """Of the known numbers of each column; 0 where there are none. Of equal numbers it is that number, to the bit."""
+    known = [column[np.isfinite(column)].astype(np.float64) for column in truth.T]
+    return np.array([np.median(column) if len(column) else 0.0 for column in known])
+
+
+def wave_scores_of(
+    predicted: NDArray[np.int8], truth: NDArray[np.int8], patients: Sequence[str], starts: NDArray[np.int64]
+) -> Scores:
+    """F1 of samples and Dice with intervals, and how well the waves and their ends were found. Both (n, M, 5000).
+
+    Rows are windows; recordings, of `patients`, begin at `starts`.
+    """
     if not len(truth):
         return {"f1": _score(np.nan, np.nan, np.nan), "dice": _score(np.nan, np.nan, np.nan), "waves": {}}
     flat_truth, flat = (masks.reshape(-1, masks.shape[-1]) for masks in (truth, predicted))
-    owners = row_patients(patients, len(flat_truth))
-    counts = segment_counts(flat_truth, flat)
+    found = segment_counts(flat_truth, flat)
+    by_window = ((each.reshape(len(truth), -1, each.shape[1])) for each in (found.both, found.truth, found.predicted))
+    counts = SegmentCounts(*(np.add.reduceat(each, starts).reshape(-1, each.shape[2]) for each in by_window))
+    owners = row_patients(patients, len(counts.both))
     told: Scores = {
         name: _score(each.value, each.low, each.high)
         for name, each in own_intervals([counts], None, owners, RESAMPLES).items()

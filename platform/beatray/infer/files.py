@@ -139,6 +139,14 @@ def read_note(store: Store, made_by: str, shard: str) -> tuple[VectorFile, ...]:
         return ()  # not there or of another version: the shard is simply done again
 
 
+def is_note(store: Store, name: str) -> bool:
+    """Whether a file in `staging` is a note, of whatever run."""
+    try:
+        return name.endswith(".json") and {"made_by", "parts"} <= set(json.loads(store.read(f"{STAGING}/{name}")))
+    except (ValueError, TypeError):
+        return False
+
+
 def digest_of(content: dict[str, Any]) -> str:
     """SHA-256 of JSON content, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

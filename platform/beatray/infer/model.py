@@ -26,7 +26,7 @@ from beatray.corpus.id_key import RECIPE_KEY
 from beatray.errors import CheckpointError
 from beatray.infer.found_waves import Waves, found_waves
 from beatray.infer.transform import missing_leads, recordings_of, warn_of_doubts, windows_of
-from beatray.models.calibration import Calibration
+from beatray.models.calibration import Calibration, window_means
 from beatray.models.model_folder import LoadedModel, read_model
 from beatray.models.segmentation import CLASSES
 from beatray.preprocess import prepare
@@ -223,15 +223,6 @@ def refuse_other_kind(path: str, first: dict[str, Any], other: str, description:
             raise CheckpointError(
                 f"{path} and {other} are no ensemble: they differ in {what} ({read(first)} and {read(description)})"
             )
-
-
-def window_means(values_knc: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Values of windows to those of recordings, whose first windows lie at `starts`: (K, n, C) to (K, B, C)."""
-    if not len(starts):
-        return values_knc
-    counts = np.diff(np.concatenate([starts, [values_knc.shape[1]]]))
-    means: NDArray[np.float64] = np.add.reduceat(values_knc, starts, axis=1) / counts[:, None]
-    return means
 
 
 def seconds_of(windows: Sequence[Waves], numbers: NDArray[np.int64]) -> tuple[FoundWave, ...]:

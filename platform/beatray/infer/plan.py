@@ -26,6 +26,7 @@ from beatray.infer.files import (
     Listing,
     VectorFile,
     digest_of,
+    is_note,
     read_listing,
     read_note,
 )
@@ -36,7 +37,7 @@ from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_enc
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
 from beatray.storage.hashed_folder import read_folder
-from beatray.storage.store import Store
+from beatray.storage.store import TEMPORARY_PREFIX, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,8 @@ def finished_parts(plan: EmbedPlan) -> dict[str, tuple[VectorFile, ...]]:
             )
         for part in listing.parts:
             listed.setdefault(part.shard, []).append(part)
+    else:
+        _refuse_own(plan)
     noted = set(store.names(STAGING))
     found = {}
     for shard in plan.corpus.manifest.shards:
@@ -225,6 +228,22 @@ def finished_parts(plan: EmbedPlan) -> dict[str, tuple[VectorFile, ...]]:
         if _whole(plan, shard, parts):
             found[shard.name] = parts
     return found
+
+
+def _refuse_own(plan: EmbedPlan) -> None:
+    """Raise SettingsError where no embeddings are listed and folders of theirs hold something of the user's."""
+    store = plan.out
+    notes = [name for name in store.names(STAGING) if is_note(store, name)]
+    shards = {shard.name for shard in plan.corpus.manifest.shards} | {name.removesuffix(".json") for name in notes}
+    ours = {**dict.fromkeys(LEVELS, shards), STAGING: set(notes)}
+    for folder, names in ours.items():
+        there = store.child(folder).walk() if store.exists(folder) else {}
+        own = [name for name in there if name not in names and not name.startswith(TEMPORARY_PREFIX)]
+        if own:
+            raise SettingsError(
+                f"{store.where(f'{folder}/{own[0]}')} is there, and no {LISTING} says that beatray made it: choose "
+                "another out=, or say overwrite=true, which removes the folder"
+            )
 
 
 def _differs(listing: Listing, plan: EmbedPlan, key: str) -> bool:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -51,13 +52,10 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
 
     Raises SettingsError for a plan that cannot run, CorpusError for a damaged corpus or where nothing can be read.
     """
-    place, inputs = plan.place, digest_of({"parts": [[part.name, part.stamp] for part in plan.parts]})
-    listing = read_listing(place)
-    if listing is not None:
-        _refuse_other(plan, listing)
-        whole = place.store.size(place.table) == listing["table"]["bytes"]
-        if whole and (listing["inputs"], listing["annotations"]) == (inputs, plan.annotated):
-            return Predicted(listing, 0, len(plan.parts))
+    place, inputs = plan.place, _digest_of_inputs(plan)
+    listing = there_already(plan)
+    if listing is not None and listing["inputs"] == inputs and _is_whole(plan, listing):
+        return Predicted(listing, 0, len(plan.parts))
     there = {part.name for part in plan.parts if _read(plan, part) is not None}
     waiting = [part for part in plan.parts if part.name not in there]
     if waiting:
@@ -70,6 +68,18 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
             done += part.rows
             on_progress(done, plan.recordings)
     return Predicted(_finish(plan, inputs), len(waiting), len(there))
+
+
+def there_already(plan: PredictPlan) -> dict[str, Any] | None:
+    """The listing of the table that is there; None where there is none.
+
+    SettingsError where it is damaged, or what is there was made otherwise, or is none of ours.
+    """
+    listing = read_listing(plan.place)
+    if listing is not None:
+        _refuse_other(plan, listing)
+    _refuse_own(plan.place, listing)
+    return listing
 
 
 def read_listing(place: Place) -> dict[str, Any] | None:
@@ -108,6 +118,40 @@ def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:
         )
 
 
+def _refuse_own(place: Place, listing: dict[str, Any] | None) -> None:
+    """Raise SettingsError where a name that belongs to the table is that of something of the user's."""
+    if parts_at_rest.any_part(place.store, place.parts):
+        return  # of an interrupted run, which began only where nothing of the user's was
+    names = (place.table, place.refused, place.page) if listing is None else ()
+    found = [name for name in names if place.store.size(name) is not None]
+    if (listing is None or not listing["annotations"]) and place.store.exists(place.annotations):
+        found.append(f"{place.annotations}/")
+    if place.store.names(place.parts):
+        found.append(f"{place.parts}/")
+    if found:
+        raise SettingsError(
+            f"{place.store.where(found[0])} is there, and {place.listing} does not say that beatray made it: choose "
+            "another out=, or say overwrite=true, which replaces it"
+        )
+
+
+def _digest_of_inputs(plan: PredictPlan) -> str:
+    """Equal for the same recordings, those refused unread included."""
+    inputs: dict[str, Any] = {"parts": [[part.name, part.stamp] for part in plan.parts]}
+    if plan.unlisted:
+        inputs["unlisted"] = [[other.reason.value, other.detail] for other in plan.unlisted]
+    return digest_of(inputs)
+
+
+def _is_whole(plan: PredictPlan, listing: dict[str, Any]) -> bool:
+    """Whether all that the plan asks for is there as the listing says."""
+    store, place = plan.place.store, plan.place
+    if listing["annotations"] != plan.annotated or store.size(place.table) != listing["table"]["bytes"]:
+        return False
+    annotated = store.child(place.annotations).walk() if store.exists(place.annotations) else {}
+    return store.size(place.refused) is not None and len(annotated) >= listing["annotated"]
+
+
 def _read(plan: PredictPlan, part: Part) -> Answered | None:
     return parts_at_rest.read_part(plan.place.store, plan.place.parts, plan.key, part)
 
@@ -119,9 +163,7 @@ def _answered(plan: PredictPlan, waiting: Sequence[Part], gpu: bool) -> Iterator
     units = [unit for part in waiting for unit in part.units]
     rows = answers(units, Predictor, work, s, gpu)
     for part in waiting:
-        own = [row for _, row in zip(part.units, rows, strict=False)]
-        if len(own) != len(part.units):
-            raise CorpusError(f"Ray Data delivered only a part of {part.name}")
+        own = list(islice(rows, len(part.units)))
         refused = [told for row in own for told in json.loads(row["refused"])]
         found = Answered(pa.concat_tables([unpacked(row["answers"]) for row in own]), refused)
         parts_at_rest.write_part(plan.place.store, plan.place.parts, plan.key, part, found)

@@ -18,6 +18,7 @@ from beatray.infer.windows import Part
 from beatray.infer.worker import packed, unpacked
 from beatray.storage.store import Store
 
+SUFFIX = ".part"
 _ABOUT = b"beatray.part"
 _DIGEST_BYTES = 32
 
@@ -53,6 +54,11 @@ def read_part(store: Store, folder: str, made_by: str, part: Part) -> Answered |
     return Answered(table.replace_schema_metadata(None), about["refused"])
 
 
+def any_part(store: Store, folder: str) -> bool:
+    """Whether some part is there, of whatever recordings."""
+    return any(name.endswith(SUFFIX) for name in store.names(folder))
+
+
 def joined(parts: Sequence[Answered]) -> Answered:
     """All parts as one, in order."""
     tables = [part.answers for part in parts]
@@ -60,4 +66,4 @@ def joined(parts: Sequence[Answered]) -> Answered:
 
 
 def _name(folder: str, part: Part) -> str:
-    return f"{folder}/{part.name}.part"
+    return f"{folder}/{part.name}{SUFFIX}"

@@ -22,7 +22,8 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from beatray.corpus.writer import parquet_bytes
-from beatray.infer.model import EcgModel, window_means
+from beatray.infer.model import EcgModel
+from beatray.models.calibration import window_means
 from beatray.record import LEADS, RATE_HZ, WAVE_KINDS, WINDOW_SAMPLES
 
 ROWS_PER_GROUP = 65536

@@ -77,7 +77,8 @@ def answers_of(model: EcgModel, windows: pa.Table) -> pa.Table:
     if name == "waves":
         lists = _lists(model.waves(signal_uv, n_samples))
     else:
-        lists = pa.array(list(model.values(signal_uv, n_samples).swapaxes(0, 1).reshape(len(windows), -1)))
+        values = model.values(signal_uv, n_samples)
+        lists = pa.array(list(values.swapaxes(0, 1).reshape(len(windows), len(values) * values.shape[2])))
     schema = OF_WINDOWS[name]
     about = {"record_id": windows["record_id"], "source": windows["source"]}
     return pa.table({**about, name: lists.cast(schema.field(name).type)}).cast(schema)

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from beatray.corpus.manifest import Shard
 from beatray.corpus.reader import read_row_group
-from beatray.errors import CorpusError
 from beatray.infer.files import (
     LEVELS,
     LISTING,
@@ -84,11 +83,11 @@ def embed(plan: EmbedPlan, on_progress: OnProgress = lambda done, total: None) -
 
 
 def _tidy(store: Store, listing: Listing) -> None:
-    """Remove the notes, and files of shards that the corpus no longer has."""
+    """Remove the notes, and vectors of shards that the corpus no longer has."""
     listed = {part.name for part in listing.parts}
     for level in LEVELS:
         for name in store.names(level):
-            if f"{level}/{name}" not in listed:
+            if f"{level}/{name}" not in listed and name.endswith(".parquet"):
                 store.delete(f"{level}/{name}")
     store.delete_folder(STAGING)
 
@@ -104,10 +103,11 @@ def read_unit(store: Store, shard_number: int, shard: Shard, group: int) -> list
 def _units(plan: EmbedPlan, number: int) -> list[Unit]:
     """What is read of a shard: its row groups."""
     shard = plan.corpus.manifest.shards[number]
-    return [
-        Unit(shard.name, rows, functools.partial(read_unit, plan.corpus.store, number, shard, group))
-        for group, rows in enumerate(shard.row_groups)
-    ]
+    units = []
+    for group, rows in enumerate(shard.row_groups):
+        read = functools.partial(read_unit, plan.corpus.store, number, shard, group)
+        units.append(Unit(shard.name, rows, {"shard": number, "group": group}, read))
+    return units
 
 
 def _computed(plan: EmbedPlan, waiting: Sequence[int], gpu: bool) -> Iterator[tuple[int, tuple[VectorFile, ...]]]:
@@ -128,9 +128,6 @@ def _computed(plan: EmbedPlan, waiting: Sequence[int], gpu: bool) -> Iterator[tu
                 yield done, future.result()
         for done, future in writing:
             yield done, future.result()
-    if gathered:
-        missing = ", ".join(shards[number].name for number in gathered)
-        raise CorpusError(f"Ray Data delivered only a part of the row groups of {missing}")
 
 
 def _write(plan: EmbedPlan, shard: Shard, groups: dict[int, dict[str, Any]]) -> tuple[VectorFile, ...]:

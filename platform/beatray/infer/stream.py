@@ -1,14 +1,15 @@
 """A network over many recordings with Ray Data: read tasks in order, a pool of workers, their answers in order.
 
-Each unit of reading is one Ray Data read task, each worker an actor with its own copy of the network and a GPU where
-there is one. Contract: what comes back does not depend on the number of workers or readers; an error of the corpus, the
-store or the network inside a task is raised here as what it is.
+Each unit of reading is one Ray Data read task and one block, each worker an actor with its own copy of the network and
+a GPU where there is one. Contract: what comes back does not depend on the number of workers or readers: one answer for
+each unit, in the order of the units, or CorpusError; an error of the corpus, the store or the network inside a task is
+raised here as what it is.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,10 +46,14 @@ class Parallel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one task reads: `read` gives its tables; `rows` is how many are expected, `name` what messages call it."""
+    """What one task reads: `read` gives its tables; `rows` is how many are expected, `name` what messages call it.
+
+    `place` tells it from all other units: columns of what is read, and of the worker's answer, with their values.
+    """
 
     name: str
     rows: int
+    place: Mapping[str, int]
     read: Callable[[], list[pa.Table]]
 
 
@@ -108,7 +113,7 @@ def check_resources(settings: Parallel, total: dict[str, float], group: str) -> 
 def answers(
     units: Sequence[Unit], worker: type[Any], work: Any, settings: Parallel, gpu: bool
 ) -> Iterator[dict[str, Any]]:
-    """The rows that `worker(work=work)` returns for the units' tables, in order, through Ray Data."""
+    """The row that `worker(work=work)` returns for each unit's tables, in order, through Ray Data."""
     s = settings
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are no news to a user
     for first in range(0, len(units), CHUNK_UNITS):
@@ -129,12 +134,42 @@ def answers(
             compute=ray.data.ActorPoolStrategy(size=s.workers, max_tasks_in_flight_per_actor=WANTED_PER_ACTOR),
         )
         data.context.execution_options.preserve_order = True
+        data.context.target_max_block_size = None  # one block a task: each slice of a larger one would be answered
         data.context.enable_progress_bars = False
         try:
-            for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from table.to_pylist()
+            yield from one_each(chunk, _rows(data))
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
+
+
+def _rows(data: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_pylist()
+
+
+def one_each(units: Sequence[Unit], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, if they are one answer for each unit, in order; CorpusError that names the first unit where not.
+
+    A row is handed on when it is known that the next one is not of the same unit: nobody keeps a part for the whole.
+    """
+    coming = iter(rows)
+    row = next(coming, None)
+    for number, unit in enumerate(units, 1):
+        if row is None or not _is_of(row, unit):
+            raise CorpusError(f"Ray Data delivered no answer, or one out of turn, for {_called(unit)}")
+        following = next(coming, None)
+        if following is not None and (number == len(units) or _is_of(following, unit)):
+            raise CorpusError(f"Ray Data delivered more than one answer for {_called(unit)}")
+        yield row
+        row = following
+
+
+def _is_of(row: Mapping[str, Any], unit: Unit) -> bool:
+    return all(row[name] == value for name, value in unit.place.items())
+
+
+def _called(unit: Unit) -> str:
+    return f"{unit.name} ({', '.join(f'{name} {value}' for name, value in unit.place.items())})"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -55,7 +55,7 @@ def parts_of_corpus(corpus: Corpus) -> list[Part]:
         units = []
         for group, rows in enumerate(shard.row_groups):
             read = functools.partial(_of_row_group, corpus.store, shard, group, number)
-            units.append(Unit(shard.name, rows, read))
+            units.append(Unit(shard.name, rows, {"unit": number}, read))
             number += 1
         parts.append(Part(shard.name, shard.sha256, shard.rows, tuple(units)))
     return parts
@@ -63,15 +63,12 @@ def parts_of_corpus(corpus: Corpus) -> list[Part]:
 
 def parts_of_files(listed: Listed, settings: IngestSettings, recipe: dict[str, Any]) -> list[Part]:
     """Slices of the recordings that ingest lists, a unit for each."""
-    return [
-        Part(
-            part.name,
-            stamp_of(part),
-            len(part.items),
-            (Unit(part.name, sum(item.rows for item in part.items), functools.partial(read_slice, part, number)),),
-        )
-        for number, part in enumerate(plan(settings, recipe, listed, set()))
-    ]
+    parts = []
+    for number, part in enumerate(plan(settings, recipe, listed, set())):
+        rows = sum(item.rows for item in part.items)
+        unit = Unit(part.name, rows, {"unit": number}, functools.partial(read_slice, part, number))
+        parts.append(Part(part.name, stamp_of(part), len(part.items), (unit,)))
+    return parts
 
 
 def read_slice(part: Slice, unit: int) -> list[pa.Table]:

@@ -8,8 +8,9 @@ Contract, which one test holds for every method there is (tests/unit/test_every_
 tests/distributed/test_every_objective_on_ranks.py):
 
 - `views` draws all that is random in what is learned from `Draws`, which depend on seed, epoch and record alone; what
-  it returns has one row per record, whatever the batch, the worker or the device. Dropout is the one random thing that
-  may depend on the rank.
+  it returns has one row per record, whatever the batch, the worker or the device. They are made ahead of their step, by
+  a thread or a process of their own: whether they are to learn from or to validate on is what `draws.validates` says,
+  not the mode of the module. Dropout is the one random thing that may depend on the rank.
 - `forward` runs under data parallel training on any number of ranks with any number of records on each, zero included.
   Its loss is backpropagated on this rank; `means` and `counts` are over the global batch (see reduce.py), so k ranks
   give loss and gradient of one rank on the global batch. In evaluation mode it changes no tensor.
@@ -109,6 +110,9 @@ class Objective(nn.Module):
 
     supervised: ClassVar[bool] = False
     """Whether it learns from labels: such a one is no method of pretraining."""
+
+    mean_over: ClassVar[str | None] = None
+    """The count of `forward` that its "loss" is a mean over, by which a validation weighs its batches; None: rows."""
 
     remedy: ClassVar[str] = "lower the learning rate or the temperature, or sharpen the targets"
     """What to do when embeddings collapse, as a warning says it."""

@@ -8,8 +8,8 @@ Milletari et al., 3DV 2016). A sample that is not scored counts in nothing. The 
 models/segmentation.py; with a target for each lead the last layer has four classes for each of 12 leads.
 
 Contract: `target` (B, 5000) or (B, 12, 5000) int8 as `evaluate.labels` makes it, -1 where a sample is not scored; it is
-cropped with its recording. In evaluation mode recordings are whole, and the outputs are counts of samples for each
-recording and wave, (B, 3): in both, in the truth, in the prediction.
+cropped with its recording. In evaluation mode the outputs are counts of samples for each recording and wave, (B, 3): in
+both, in the truth, in the prediction.
 """
 
 from __future__ import annotations
@@ -25,19 +25,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from beatray.augment.crops import crop
-from beatray.augment.draws import Draws
-from beatray.augment.light import lightly_changed
-from beatray.augment.two_views import crop_window
 from beatray.evaluate.metrics import IGNORE, SegmentCounts, mean_of_known, pooled_f1, record_dice
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, at_least_float32
-from beatray.models.labelled_heads import build_head
 from beatray.models.segmentation import CLASSES
-from beatray.objectives.objective import Curve, Objective, ParameterGroup, Progress, StepResult, Tensors
+from beatray.objectives.objective import Curve, Progress, StepResult, Tensors
 from beatray.objectives.reduce import counted_mean, gather_rows, world_size
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.supervised import selected
-from beatray.objectives.trained_part import LabelledSettings, freeze, layer_groups
+from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_words
 from beatray.record import LEADS
 
 N_CLASSES = len(CLASSES)
@@ -63,35 +58,24 @@ class SegmentationSettings(LabelledSettings):
             raise ValueError(f"decoder_kernel must be odd, not {self.decoder_kernel}")
 
 
-class Segmentation(Objective):
+class Segmentation(LabelledObjective):
     """The objective: see the module text."""
 
     name = "segmentation"
     title = "Segmentation"
     Settings = SegmentationSettings
-    supervised = True
     views_text = "A view is the stretch whose waves are learned."
+    mean_over = "scored_samples"
 
     def __init__(
         self, encoder: Encoder, settings: SegmentationSettings, statistics: FeatureStatistics | None = None
     ) -> None:
-        super().__init__(encoder, settings, statistics)
-        self.reads = (*Objective.reads, "target")
-        self.frozen_modules = freeze(encoder, settings.trained, settings.last_layers)
-        self.head_description = described_decoder(settings)
-        self.head = build_head(encoder, self.head_description)
-        self.train()
+        super().__init__(encoder, settings, described_decoder(settings), statistics)
 
-    def views(self, batch: Tensors, draws: Draws) -> Tensors:
-        """`view_1` (B, 12, L), n_valid (B,) and the target of the same samples, (B, M, L), M masks."""
-        out = crop_window(batch, self.settings.augment.crop_seconds if self.training else None, draws)
-        x_mv, n_valid = out["plain"], out["n_valid"]
-        target = batch["target"]
-        target = target[:, None] if target.dim() == 2 else target
-        cut = crop(target - IGNORE, out["crop_start"].cpu(), x_mv.shape[-1]) + IGNORE  # what is filled in is not scored
-        if self.training:
-            x_mv = lightly_changed(x_mv, n_valid, self.settings.augment, draws)
-        return {"view_1": x_mv, "n_valid": n_valid, "target": cut}
+    def targets_of(self, target: Tensor, start: Tensor, length: int) -> Tensor:
+        """The target of the same samples as the signal's, (B, M, L), M masks; what is filled in is not scored."""
+        masks = target[:, None] if target.dim() == 2 else target
+        return crop(masks - IGNORE, start.cpu(), length) + IGNORE
 
     def forward(self, views: Tensors, at: Progress) -> StepResult:
         """The loss of the module text."""
@@ -128,27 +112,21 @@ class Segmentation(Objective):
         counts = SegmentCounts(*(outputs[name].astype(np.int64) for name in ("both", "truth", "predicted")))
         return {"f1": pooled_f1(counts).value, "dice": mean_of_known(record_dice(counts))}
 
-    def selection(self, scores: Mapping[str, float]) -> float:
-        """The chosen score, so that less is better; the loss where it is not defined."""
-        return selected(self.settings.select, SCORES[0], scores)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """The decoder, and the layers of the encoder that are trained, each at its own rate."""
-        return layer_groups(
-            self.encoder, self.head.parameters(), self.settings.encoder_lr or 1.0, self.settings.layer_decay
-        )
-
     @classmethod
     def described(cls, settings: SegmentationSettings) -> str:
         """By which decoder, and with what of the encoder."""
-        part = {"head": "the decoder alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
-        return f"{cls.title}, {settings.decoder} decoder, {part[settings.trained]}"
+        return f"{cls.title}, {settings.decoder} decoder, {trained_words(settings, 'decoder')}"
+
+    @classmethod
+    def told_scores(cls, settings: SegmentationSettings) -> Sequence[str]:
+        """The same for all settings."""
+        return SCORES
 
     @classmethod
     def curves(cls, settings: SegmentationSettings) -> Sequence[Curve]:
         """Both parts of the loss, and the scores of the validation."""
         parts = [Curve("waves/entropy", "cross-entropy"), Curve("waves/dice_loss", "1 - soft Dice", True)]
-        return [*parts, *(Curve(f"validation_{name}", f"validation: {name}", True) for name in SCORES)]
+        return [*parts, *super().curves(settings)]
 
 
 def described_decoder(settings: SegmentationSettings) -> dict[str, Any]:

@@ -11,8 +11,7 @@ An unknown target counts in nothing. Balanced weights are n / (2 n_y) for each v
 each of K classes, with the counts of the training part: the average weight over that part is 1.
 
 Contract: `target` is (B, C) int8 with -1 for unknown (multilabel), (B,) int16 with -1 (classes) or (B, C) float32 with
-NaN (numbers, in their own units). While training, a window is cropped and lightly changed (augment/light.py); in
-evaluation mode it is the whole recording as it is. Outputs are logits, of numbers in their own units.
+NaN (numbers, in their own units). Outputs are logits, of numbers in their own units.
 """
 
 from __future__ import annotations
@@ -27,19 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from beatray.augment.draws import Draws
-from beatray.augment.light import lightly_changed
-from beatray.augment.two_views import crop_window
 from beatray.corpus.label_settings import LabelSettings, file_name
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.metrics import auroc, f1_per_class, mean_of_known
 from beatray.fields import check, setting
 from beatray.models.encoder import Encoder, at_least_float32
-from beatray.models.labelled_heads import build_head
-from beatray.objectives.objective import Curve, Objective, ParameterGroup, Progress, StepResult, Tensors
+from beatray.objectives.objective import Progress, StepResult, Tensors
 from beatray.objectives.reduce import counted_mean
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.trained_part import LabelledSettings, freeze, layer_groups
+from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_words
 
 Kind = Literal["multilabel", "classes", "numbers"]
 Select = Literal["auto", "auroc", "f1", "accuracy", "mae", "loss"]
@@ -48,7 +43,7 @@ SCORES: dict[Kind, tuple[str, ...]] = {
     "classes": ("auroc", "f1", "accuracy"),
     "numbers": ("mae",),
 }
-"""What the validation of each kind tells, beside the loss; the first one chooses the best unless said otherwise."""
+"""What the validation of each kind tells, beside the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +76,14 @@ class SupervisedSettings(LabelledSettings):
             raise ValueError(f"select={self.select} is no score of {self.kind}: {', '.join(SCORES[self.kind])}, loss")
 
 
-class Supervised(Objective):
+class Supervised(LabelledObjective):
     """The objective: see the module text. ValueError without names of outputs."""
 
     name = "supervised"
     title = "Supervised"
     Settings = SupervisedSettings
-    supervised = True
     views_text = "A view is the stretch that the label is learned from."
+    mean_over = "known_targets"
     weights: Tensor
     mean: Tensor
     sd: Tensor
@@ -96,33 +91,17 @@ class Supervised(Objective):
     def __init__(
         self, encoder: Encoder, settings: SupervisedSettings, statistics: FeatureStatistics | None = None
     ) -> None:
-        super().__init__(encoder, settings, statistics)
         s, count = settings, len(settings.names)
         if not count:
             raise ValueError("objective.names is empty: what is learned is filled in by `beatray finetune labels=...`")
-        self.reads = (*Objective.reads, "target")
-        self.frozen_modules = freeze(encoder, s.trained, s.last_layers)
-        sizes = {"hidden": s.hidden, "dropout": s.dropout} if s.hidden else {}
-        self.head_description: dict[str, Any] = {
-            "name": "mlp" if s.hidden else "linear",
-            "outputs": count,
-            "standardise": s.standardise,
-            **sizes,
-        }
-        self.head = build_head(encoder, self.head_description)
+        head: dict[str, Any] = {"name": "linear", "outputs": count, "standardise": s.standardise}
+        if s.hidden:
+            head |= {"name": "mlp", "hidden": s.hidden, "dropout": s.dropout}
+        super().__init__(encoder, settings, head, statistics)
         values = 2 * count if s.kind == "multilabel" else count
         self.register_buffer("weights", torch.tensor(s.weights or [1.0] * values), persistent=False)
         self.register_buffer("mean", torch.tensor(s.mean or [0.0] * count), persistent=False)
         self.register_buffer("sd", torch.tensor(s.sd or [1.0] * count), persistent=False)
-        self.train()
-
-    def views(self, batch: Tensors, draws: Draws) -> Tensors:
-        """`view_1` (B, 12, L), n_valid (B,) and the targets."""
-        out = crop_window(batch, self.settings.augment.crop_seconds if self.training else None, draws)
-        x_mv, n_valid = out["plain"], out["n_valid"]
-        if self.training:
-            x_mv = lightly_changed(x_mv, n_valid, self.settings.augment, draws)
-        return {"view_1": x_mv, "n_valid": n_valid, "target": batch["target"]}
 
     def forward(self, views: Tensors, at: Progress) -> StepResult:
         """The loss of the module text."""
@@ -159,37 +138,17 @@ class Supervised(Objective):
         """AUROC, F1 at the threshold of equal chances, accuracy or the mean absolute error, over known targets."""
         return scores_of(self.settings.kind, outputs["output"].astype(np.float64), outputs["target"])
 
-    def selection(self, scores: Mapping[str, float]) -> float:
-        """The chosen score, so that less is better; the loss where it is not defined."""
-        return selected(self.settings.select, SCORES[self.settings.kind][0], scores)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """The head, and the layers of the encoder that are trained, each at its own rate."""
-        return layer_groups(
-            self.encoder, self.head.parameters(), self.settings.encoder_lr or 1.0, self.settings.layer_decay
-        )
-
     @classmethod
     def described(cls, settings: SupervisedSettings) -> str:
         """What is learned, and by what."""
-        part = {"head": "the head alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
         table = file_name(settings.table.table)
-        return f"{cls.title}, {table or settings.labels or 'labels'} ({settings.kind}), {part[settings.trained]}"
+        learned = f"{table or settings.labels or 'labels'} ({settings.kind})"
+        return f"{cls.title}, {learned}, {trained_words(settings, 'head')}"
 
     @classmethod
-    def curves(cls, settings: SupervisedSettings) -> Sequence[Curve]:
-        """The scores of the validation; `kind` is known once the labels have been read."""
-        kind: Kind = "numbers" if settings.task == "regress" else settings.kind
-        return [Curve(f"validation_{name}", f"validation: {name}", name != "mae") for name in SCORES[kind]]
-
-
-def selected(select: str, usual: str, scores: Mapping[str, float]) -> float:
-    """A score as what is to be made small: the loss and errors as they are, all others with a minus."""
-    name = usual if select == "auto" else select
-    value = scores.get(f"validation_{name}", float("nan"))
-    if not np.isfinite(value):
-        return scores["validation_loss"]
-    return value if name in ("loss", "mae") else -value
+    def told_scores(cls, settings: SupervisedSettings) -> Sequence[str]:
+        """By the kind of the labels, which is known once they have been read."""
+        return SCORES["numbers" if settings.task == "regress" else settings.kind]
 
 
 def scores_of(kind: Kind, output_nc: NDArray[np.float64], target: NDArray[Any]) -> dict[str, float]:

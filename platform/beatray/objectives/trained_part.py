@@ -7,26 +7,37 @@ running statistics, so that it is the pretrained encoder to the bit. Layers that
 
 the layer-wise decay of Clark et al. (ELECTRA, ICLR 2020, appendix) and Bao et al. (BEiT, ICLR 2022).
 
-`LabelledSettings` is what all objectives that learn from labels have in common. The last fields are no choices: they
-say what the labels of a corpus turned out to be, and are filled in before a run begins, so that a run that is continued
-must find the same.
+`LabelledSettings` and `LabelledObjective` are what all objectives that learn from labels have in common. The last
+fields of the settings are no choices: they say what the labels of a corpus turned out to be, and are filled in before a
+run begins, so that a run that is continued must find the same.
+
+To learn from, a window is cropped and lightly changed (augment/light.py); to validate on, it is the whole recording as
+it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
-from beatray.augment.light import LightSettings
+from beatray.augment.draws import Draws
+from beatray.augment.light import LightSettings, lightly_changed
+from beatray.augment.two_views import crop_window
 from beatray.fields import setting
 from beatray.models.depth import layers_of
 from beatray.models.encoder import Encoder
-from beatray.objectives.objective import ParameterGroup, grouped
+from beatray.models.labelled_heads import build_head
+from beatray.objectives.objective import Curve, Objective, ParameterGroup, Tensors, grouped
+from beatray.objectives.statistics import FeatureStatistics
 
 Trained = Literal["head", "last", "all"]
+
+ERRORS = ("loss", "mae")
+"""What is better the less there is of it; of all other scores more is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,74 @@ class LabelledSettings:
     augment: LightSettings = setting(LightSettings, "how recordings are varied")
     names: tuple[str, ...] = setting((), "filled in: what the outputs are called")
     targets_sha256: str = setting("", "filled in: of the targets of all recordings trained or validated on")
+
+
+class LabelledObjective(Objective):
+    """Encoder and head, what is trained of them, their views and what chooses the best.
+
+    A subclass says which head, gives `forward` and `validated`, and names its scores.
+    """
+
+    supervised = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        settings: LabelledSettings,
+        head: dict[str, Any],
+        statistics: FeatureStatistics | None = None,
+    ) -> None:
+        super().__init__(encoder, settings, statistics)
+        self.reads = (*Objective.reads, "target")
+        self.frozen_modules = freeze(encoder, settings.trained, settings.last_layers)
+        self.head_description = head
+        self.head = build_head(encoder, head)
+        self.train()
+
+    def views(self, batch: Tensors, draws: Draws) -> Tensors:
+        """`view_1` (B, 12, L), n_valid (B,) and the targets."""
+        light = self.settings.augment
+        out = crop_window(batch, None if draws.validates else light.crop_seconds, draws)
+        x_mv, n_valid = out["plain"], out["n_valid"]
+        target = self.targets_of(batch["target"], out["crop_start"], x_mv.shape[-1])
+        if not draws.validates:
+            x_mv = lightly_changed(x_mv, n_valid, light, draws)
+        return {"view_1": x_mv, "n_valid": n_valid, "target": target}
+
+    def targets_of(self, target: Tensor, start: Tensor, length: int) -> Tensor:
+        """The targets of windows of `length` samples that begin at `start` (B,): those of the recordings."""
+        return target
+
+    def selection(self, scores: Mapping[str, float]) -> float:
+        """The chosen score, so that less is better; the loss where it is not defined."""
+        select = self.settings.select
+        name = self.told_scores(self.settings)[0] if select == "auto" else select
+        value = scores.get(f"validation_{name}", float("nan"))
+        if not np.isfinite(value):
+            return scores["validation_loss"]
+        return value if name in ERRORS else -value
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The head, and the layers of the encoder that are trained, each at its own rate."""
+        s = self.settings
+        return layer_groups(self.encoder, self.head.parameters(), s.encoder_lr or 1.0, s.layer_decay)
+
+    @classmethod
+    def told_scores(cls, settings: Any) -> Sequence[str]:
+        """What `validated` tells beside the loss; the first one chooses the best unless said otherwise."""
+        raise NotImplementedError(f"{cls.__name__} names no scores")
+
+    @classmethod
+    def curves(cls, settings: Any) -> Sequence[Curve]:
+        """The scores of the validation."""
+        names = cls.told_scores(settings)
+        return [Curve(f"validation_{name}", f"validation: {name}", name not in ERRORS) for name in names]
+
+
+def trained_words(settings: LabelledSettings, head: str) -> str:
+    """What is trained, in a few words; `head` is what the head is called."""
+    words = {"head": f"the {head} alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
+    return words[settings.trained]
 
 
 def freeze(encoder: Encoder, trained: Trained, last_layers: int = 1) -> list[nn.Module]:

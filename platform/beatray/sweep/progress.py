@@ -29,6 +29,7 @@ from beatray.sweep.settings import SweepSettings
 from beatray.track.setup import default_uri
 from beatray.train import checkpoint as checkpoints
 from beatray.train.composed import changes_today
+from beatray.train.launch import ended_at
 from beatray.train.run_folder import SETTINGS
 from beatray.train.run_spec import RunSpec, check_same_run
 
@@ -162,6 +163,6 @@ def is_finished(run_spec: RunSpec) -> bool:
     except (CheckpointError, FileNotFoundError):
         return False
     check_same_run(run_spec, {"manifest_hash": made["manifest_hash"], "settings": settings})
-    names = checkpoints.names(run_spec.run)
-    whole = names[-1] == checkpoints.name_of(made.get("ended_at", run_spec.steps)) if names else True
+    names, ended = checkpoints.names(run_spec.run), ended_at(run_spec)
+    whole = ended is not None and (not names or names[-1] == checkpoints.name_of(ended))
     return bool(whole and is_made(run_spec) and settings["train"]["epochs"] == run_spec.settings.train.epochs)

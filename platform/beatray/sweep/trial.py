@@ -23,7 +23,7 @@ from ray.util.queue import Queue
 
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.finetune.finish import make_model
-from beatray.finetune.prepare import prepare_run
+from beatray.finetune.prepare import prepared
 from beatray.settings import PretrainSettings
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import evaluate_trial
@@ -49,11 +49,11 @@ def run_trial(
 ) -> Outcome:
     """Train with these settings, to the end or on from the run's own checkpoint, and evaluate the encoder where the
     sweep wants that. Needs an open Ray session."""
-    run_spec = prepare_run(settings)
+    run_spec, found = prepared(settings)
     result = pretrain(run_spec, callbacks)
     figures = figures_of(run_spec)
     if result.finished:
-        figures |= make_model(run_spec)  # of an objective that learns from labels; else nothing
+        figures |= make_model(run_spec, found)  # of an objective that learns from labels; else nothing
     if evaluation is None or not result.finished:
         return Outcome(result.finished, result.steps, figures)
     if asked_to_stop():

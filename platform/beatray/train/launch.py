@@ -32,6 +32,7 @@ from beatray.storage.hashed_folder import FILES
 from beatray.train import checkpoint as checkpoints
 from beatray.train import watchdog
 from beatray.train.account import Hooks
+from beatray.train.early_stopping import EarlyStopping
 from beatray.train.loop import FOR_GOOD, train
 from beatray.train.ranks import Ranks
 from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
@@ -75,7 +76,7 @@ def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
                 f"run {run_spec.settings.run} has already done {done} steps, more than the {run_spec.steps} asked for. "
                 "Choose another run=, or at least as many train.epochs."
             )
-    elif _ended_at(run_spec) is not None:
+    elif ended_at(run_spec) is not None:
         made = encoder_folder.describe_encoder(run_spec.run.location)
         objective = json.loads(json.dumps(run_spec.settings.objective))  # as it was written down
         if made["manifest_hash"] != run_spec.manifest_hash or made["objective"] != objective:
@@ -86,16 +87,21 @@ def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
     return newest
 
 
-def _ended_at(run_spec: RunSpec) -> int | None:
+def ended_at(run_spec: RunSpec) -> int | None:
     """The step at which the run ended: its last, or an earlier one where it stopped getting better.
 
-    None unless encoder/ is that of the whole run, not of one with fewer epochs that is being continued.
+    None unless encoder/ is that of the whole run: not of one with fewer epochs, or with less patience, that goes on.
     """
     if run_spec.run.child(encoder_folder.ENCODER_FOLDER).size(FILES) is None:
         return None
     described = encoder_folder.describe_encoder(run_spec.run.location)
-    whole = described["run_steps"] == run_spec.steps
-    return int(described.get("ended_at", run_spec.steps)) if whole else None
+    if described["run_steps"] != run_spec.steps:
+        return None
+    ended = int(described.get("ended_at", run_spec.steps))
+    newest = checkpoints.latest(run_spec.run) if ended < run_spec.steps else None
+    if newest is not None and not EarlyStopping.of(run_spec.settings.train.patience, newest.state.get("stopping")).over:
+        return None
+    return ended
 
 
 def pretrain(
@@ -112,7 +118,7 @@ def pretrain(
     settings, run = run_spec.settings, run_spec.run
     newest = check(run_spec)
     began = int(newest.state["global_step"]) if newest else 0
-    ended = _ended_at(run_spec)
+    ended = ended_at(run_spec)
     if ended is not None and (newest is None or began == ended):
         return RunResult(run.where(), ended, True, ended)
     if stop is not None and stop.is_set():
@@ -134,7 +140,7 @@ def pretrain(
     if why is not None:
         raise TrainingError(_advice(settings, why)) from failure
     steps = checkpoints.newest_step(run)
-    ended = _ended_at(run_spec)
+    ended = ended_at(run_spec)
     finished = ended is not None and steps in (0, ended)
     stopped = run.size(STOP) is not None
     return RunResult(run.where(), ended if finished and ended is not None else steps, finished, began, stopped)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beatray.augment.draws import VALIDATION_EPOCH
 from beatray.corpus.reader import read_row_group
 from beatray.corpus.schema import SCHEMA
 from beatray.errors import CorpusError
@@ -25,9 +26,6 @@ from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
-
-VIEWS_EPOCH = 2**31 - 1
-"""The epoch of the views' random draws: far beyond any that trains."""
 
 
 class Validation:
@@ -61,7 +59,7 @@ class Validation:
         for cut, _ in shares:
             picked = [(held[g], row) for g, row in order[cut].tolist() if g in held]
             self._batches.append(_rows(picked) if picked else nothing)
-        self._weights = ranks.sums([len(arrays["record_key"]) for arrays in self._batches])
+        self._rows = ranks.sums([len(arrays["record_key"]) for arrays in self._batches])
 
     @torch.no_grad()
     def scores(
@@ -71,25 +69,27 @@ class Validation:
         at: Progress,
         precision: str = "fp32",
     ) -> dict[str, float]:
-        """`validation_loss`, the mean loss over the validation recordings at that point of the run, and what the
-        objective tells of its outputs as `validation_NAME`; every rank must call it.
+        """`validation_loss`, the mean loss at that point of the run over all validation recordings, or over what the
+        objective says it is a mean of; and what it tells of its outputs as `validation_NAME`. Every rank must call it.
         """
         was_training = objective.training
         objective.eval()
         random = torch.random.get_rng_state()
-        total = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        total, weights = torch.zeros(2, dtype=torch.float64, device=self._ranks.device)
         outputs: list[Arrays] = []
-        for arrays, rows in zip(self._batches, self._weights, strict=True):
+        for arrays, rows in zip(self._batches, self._rows, strict=True):
             if not rows:
                 continue  # on every rank
-            views = to_views(arrays, VIEWS_EPOCH)
+            views = to_views(arrays, VALIDATION_EPOCH)
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 result = objective(views, at)
-            total += result.means["loss"].double() * rows
+            weight = rows if objective.mean_over is None else result.counts[objective.mean_over].double()
+            total += result.means["loss"].double() * weight
+            weights += weight
             outputs.append({name: value.float().cpu().numpy() for name, value in result.outputs.items()})
         torch.random.set_rng_state(random)
         objective.train(was_training)
-        told = {"validation_loss": float(total) / max(sum(self._weights), 1)}
+        told = {"validation_loss": float(total) / max(float(weights), 1.0)}
         if outputs and outputs[0]:
             parts = [part for of_rank in self._ranks.gather(outputs) for part in of_rank]
             whole = {name: np.concatenate([part[name] for part in parts]) for name in outputs[0]}
