@@ -88,6 +88,14 @@ class TrainSettings:
     gradient_accumulation_steps: int = setting(
         1, "micro-batches of a step; a contrast sees only its own micro-batch", at_least=1, was="accumulate"
     )
+    lead_dropout: float = setting(
+        0.0,
+        "each lead of a recording is left out of all its views with this probability, never all, as if it had not been "
+        "recorded; not in validation",
+        at_least=0.0,
+        below=1.0,
+        absent=0.0,
+    )
     augment_on: Literal["device", "workers"] = setting(
         "device", "where views are made: the training device or Ray Data workers", was="views.place", resumable=True
     )

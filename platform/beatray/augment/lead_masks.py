@@ -17,11 +17,22 @@ from beatray.record import LEADS
 _TRIES = 8
 
 
-def mask_leads(x: Tensor, draws: Draws, view: int, probability: float) -> Tensor:
+def mask_leads(x: Tensor, draws: Draws, view: int, probability: float, purpose: str = "leads") -> Tensor:
     """A copy with each lead zeroed with this probability, never all: (B, 12, T) -> (B, 12, T)."""
-    drawn = draws.uniform("leads", _TRIES * len(LEADS), view).reshape(-1, _TRIES, len(LEADS))
+    drawn = draws.uniform(purpose, _TRIES * len(LEADS), view).reshape(-1, _TRIES, len(LEADS))
     kept = torch.from_numpy(kept_leads(drawn, probability)).to(x.device)
-    return x.masked_fill(~kept[..., None], 0.0)
+    return x.masked_fill(~kept[..., None], 0)
+
+
+def without_leads(batch: dict[str, Tensor], draws: Draws, probability: float) -> dict[str, Tensor]:
+    """A batch of the corpus whose recordings have lost some leads, as if these had not been recorded.
+
+    Its signal_uv (B, 12, T) is a copy with each lead of a recording zeroed with this probability, never all; all views
+    of a recording are made of what is left. Batches that validate lose nothing.
+    """
+    if probability <= 0.0 or draws.validates:
+        return batch
+    return {**batch, "signal_uv": mask_leads(batch["signal_uv"], draws, 0, probability, "lead_dropout")}
 
 
 def kept_leads(drawn: NDArray[np.float64], probability: float) -> NDArray[np.bool_]:

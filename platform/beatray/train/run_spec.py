@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from beatray.augment.draws import Draws
+from beatray.augment.lead_masks import without_leads
 from beatray.config import renamed
 from beatray.corpus.splits import OWN_PATIENTS
 from beatray.errors import TrainingError
@@ -92,6 +93,14 @@ def build_model(
     return build_objective(objective["name"], built, settings, FeatureStatistics.from_dict(statistics))
 
 
+def views_of(
+    objective: Objective, batch: dict[str, Tensor], seed: int, epoch: int, lead_dropout: float
+) -> dict[str, Tensor]:
+    """The objective's views of a batch of the corpus, wherever they are made; in training recordings lose leads."""
+    draws = Draws.of(batch, seed, epoch)
+    return objective.views(without_leads(batch, draws, lead_dropout), draws)
+
+
 @dataclass(frozen=True, slots=True)
 class ViewsOnWorker:
     """The objective's views as a function of arrays, for Ray Data workers: pure, so the weights do not matter."""
@@ -100,19 +109,21 @@ class ViewsOnWorker:
     encoder: str
     statistics: str
     seed: int
+    lead_dropout: float = 0.0
 
     @classmethod
     def of(cls, run_spec: RunSpec) -> ViewsOnWorker:
         """The views that a run makes."""
         settings = run_spec.settings
         objective, encoder = json.dumps(settings.objective), json.dumps(settings.encoder)
-        return cls(objective, encoder, json.dumps(run_spec.statistics), settings.seed)
+        statistics = json.dumps(run_spec.statistics)
+        return cls(objective, encoder, statistics, settings.seed, settings.train.lead_dropout)
 
     def __call__(self, arrays: Arrays, epoch: int) -> Arrays:
         torch.set_num_threads(1)
         objective = _objective_of_process(self.objective, self.encoder, self.statistics)
         batch = to_tensors(arrays, torch.device("cpu"))
-        made = objective.views(batch, Draws.of(batch, self.seed, epoch))
+        made = views_of(objective, batch, self.seed, epoch, self.lead_dropout)
         return {name: tensor.numpy() for name, tensor in made.items()}
 
 

@@ -27,7 +27,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from beatray.augment.draws import Draws
 from beatray.models.encoder import Encoder
 from beatray.objectives.ema import Queue
 from beatray.objectives.objective import Objective, Progress
@@ -38,7 +37,7 @@ from beatray.train.precision import agreed
 from beatray.train.prefetcher import Prefetcher
 from beatray.train.ranks import Ranks
 from beatray.train.rollback import Rollback
-from beatray.train.run_spec import RunSpec, build_model, to_tensors
+from beatray.train.run_spec import RunSpec, build_model, to_tensors, views_of
 
 Views = dict[str, Tensor]
 Logs = dict[str, float]
@@ -186,7 +185,8 @@ class Learner:
         """What the objective is called with: its views of the arrays, or the arrays if views were made on workers."""
         views = to_tensors(arrays, self._ranks.device)
         if make:
-            views = self.objective.views(views, Draws.of(views, self._run_spec.settings.seed, epoch))
+            settings = self._run_spec.settings
+            views = views_of(self.objective, views, settings.seed, epoch, settings.train.lead_dropout)
         if self.precision == "fp64":
             views = {name: value.double() if value.is_floating_point() else value for name, value in views.items()}
         return views
