@@ -12,7 +12,6 @@ are used) is written into the objective's settings: a run that is continued must
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from beatray.objectives.registry import objective_class, objective_settings
 from beatray.objectives.segmentation import SegmentationSettings
 from beatray.objectives.supervised import SupervisedSettings
 from beatray.settings import PretrainSettings
+from beatray.storage.store import absolute
 from beatray.train import prepare as pretraining
 from beatray.train.prepare import Lesson, opened
 from beatray.train.run_spec import RunSpec
@@ -147,7 +147,7 @@ def assignment(settings: PretrainSettings) -> Assignment:
     settings, corpus = opened(settings)
     own = settings_of(settings)
     if isinstance(own, SupervisedSettings) and own.table.table:
-        own = replace(own, table=replace(own.table, table=absolute_place(own.table.table)))
+        own = replace(own, table=replace(own.table, table=absolute(own.table.table)))
         settings = replace(settings, objective={"name": settings.objective["name"], **asdict(own)})
     seed = settings.seed if own.fraction_seed is None else own.fraction_seed
     roles = assign_roles(corpus.index, policy_of(settings.corpus))
@@ -209,11 +209,6 @@ def _taught(corpus: Corpus, own: SupervisedSettings | SegmentationSettings, role
 def _said(own: SupervisedSettings | SegmentationSettings, taught: Taught) -> str:
     """What was said of the labels, for messages."""
     return f"labels={taught.title if own.labels in ('', TABLE) else own.labels}"
-
-
-def absolute_place(location: str) -> str:
-    """A path from the root, so that a run is continued from any folder; a URI as it is."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def _elsewhere(count: int) -> str:

@@ -15,11 +15,6 @@ class CorpusPlace:
     path: str = ""
 
 
-def absolute(path: str) -> str:
-    """A local path from the root, so that it holds in every process; a URI as it is."""
-    return path if "://" in path else str(Store(path).folder)
-
-
 def refuse_inside(out: Store, said: str, place: Store, what: str) -> None:
     """Raise SettingsError if `out` lies inside `place`, where it would be taken for a part of `what` is there."""
     if f"{out.where()}/".startswith(f"{place.where().rstrip('/')}/"):

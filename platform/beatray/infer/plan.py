@@ -8,7 +8,6 @@ be the same.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,14 +29,13 @@ from beatray.infer.files import (
     read_listing,
     read_note,
 )
-from beatray.infer.places import CorpusPlace, absolute, refuse_inside
+from beatray.infer.places import CorpusPlace, refuse_inside
 from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
 from beatray.models.bundled import place_of
-from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, load_encoder
+from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, encoder_sha256, load_encoder
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
-from beatray.storage.hashed_folder import read_folder
-from beatray.storage.store import TEMPORARY_PREFIX, Store
+from beatray.storage.store import TEMPORARY_PREFIX, Store, absolute
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
     check_recipe(made_for["recipe"], corpus.recipe, f"the encoder {command.encoder_path}")
     levels = LEVELS if command.level == "both" else (command.level,)
     boxes = _boxes(command.embed, made_for.get("objective", {}))
-    sha256 = encoder_sha256(encoder)
+    sha256 = encoder_sha256(encoder, listed=True)
     made_by = {
         "version": VERSION,
         "encoder": {"name": made_for["name"], "settings": loaded.described_settings(), "sha256": sha256},
@@ -163,16 +161,6 @@ def _exported(path: str) -> str:
             )
         raise SettingsError(f"encoder={path}: there is no exported encoder (a run folder, or its encoder/ folder)")
     return path
-
-
-def encoder_sha256(path: str) -> str:
-    """SHA-256 of the weights and the architecture of an exported encoder; where it lies does not count."""
-    store = Store(path)
-    files = read_folder(store if store.size("encoder.json") is not None else store.child(ENCODER_FOLDER))
-    described = json.loads(files["encoder.json"])
-    digest = hashlib.sha256(digest_of({"name": described["name"], "settings": described["settings"]}).encode())
-    digest.update(files["model.safetensors"])
-    return digest.hexdigest()
 
 
 def _boxes(settings: EmbedSettings, objective: dict[str, Any]) -> BeatBoxes:

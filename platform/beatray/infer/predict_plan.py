@@ -15,7 +15,7 @@ from beatray.errors import CheckpointError, SettingsError
 from beatray.fields import check, setting
 from beatray.infer.files import digest_of
 from beatray.infer.model import EcgModel
-from beatray.infer.places import CorpusPlace, absolute, refuse_inside
+from beatray.infer.places import CorpusPlace, refuse_inside
 from beatray.infer.prediction_place import Place, place_of
 from beatray.infer.windows import Part, parts_of_corpus, parts_of_files
 from beatray.ingest.plan import IngestSettings, list_items, recipe_of
@@ -25,7 +25,7 @@ from beatray.models.encoder_folder import check_recipe
 from beatray.models.model_folder import model_sha256
 from beatray.plugins import nearest
 from beatray.settings import ClusterSettings
-from beatray.storage.store import Store
+from beatray.storage.store import Store, absolute
 
 VERSION = 1
 

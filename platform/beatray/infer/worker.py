@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from beatray.corpus.schema import signals_of
 from beatray.errors import CheckpointError, CorpusError
 from beatray.infer.files import table_of
-from beatray.infer.plan import EmbedPlan, encoder_sha256
+from beatray.infer.plan import EmbedPlan
 from beatray.infer.vectors import BeatBoxes, embed_rows
-from beatray.models.encoder_folder import load_encoder
+from beatray.models.encoder_folder import encoder_sha256, load_encoder
 
 COLUMNS = ("record_id", "source", "fold", "signal", "n_samples", "r_peaks")
 """What it needs of a corpus; two more columns, shard and group, say where the rows belong."""
@@ -62,7 +62,7 @@ class Embedder:
         if work.use_gpu:
             torch.backends.cudnn.allow_tf32 = False  # the vectors of a CPU, but for the rounding of sums
             torch.backends.cudnn.deterministic = True
-        if encoder_sha256(work.encoder) != work.encoder_sha256:
+        if encoder_sha256(work.encoder, listed=True) != work.encoder_sha256:
             raise CheckpointError(f"{work.encoder} is not the same encoder on every node, or was replaced meanwhile")
         self._encoder: Any = load_encoder(work.encoder).to("cuda" if work.use_gpu else "cpu")
         self._work = work

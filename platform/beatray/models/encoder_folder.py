@@ -61,12 +61,18 @@ def seen_by(path: str, content_hashes: Iterable[bytes]) -> NDArray[np.bool_]:
     return np.isin(hashes, trained_on(path))
 
 
-def encoder_sha256(path: str) -> str:
-    """SHA-256 of the architecture and the weights of an exported encoder; where it lies does not count."""
+def encoder_sha256(path: str, *, listed: bool = False) -> str:
+    """SHA-256 of the architecture and the weights of an exported encoder; where it lies does not count.
+
+    `listed`: as embeddings.json has it, where the architecture counts by a SHA-256 of its own.
+    """
     files = encoder_files(path)
     described = json.loads(files["encoder.json"])
-    architecture = json.dumps({key: described[key] for key in ("name", "settings")}, sort_keys=True)
-    return hashlib.sha256(architecture.encode() + files["model.safetensors"]).hexdigest()
+    about = {key: described[key] for key in ("name", "settings")}
+    architecture = json.dumps(about, sort_keys=True, separators=(",", ":") if listed else None).encode()
+    if listed:
+        architecture = hashlib.sha256(architecture).hexdigest().encode()
+    return hashlib.sha256(architecture + files["model.safetensors"]).hexdigest()
 
 
 def load_encoder(path: str) -> nn.Module:

@@ -51,7 +51,7 @@ from beatray.objectives.soft_targets import Features
 from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
-from beatray.storage.store import Store
+from beatray.storage.store import absolute
 
 
 class Slots(NamedTuple):
@@ -156,8 +156,7 @@ class BeatSsl(Objective):
         """With the place and the digest of the beat classifier, where there is one."""
         if settings.beat_positives != "aami":
             return settings
-        place = Store(str(settings.beat_classifier))
-        path = str(place.folder) if place.is_local else str(settings.beat_classifier)
+        path = absolute(str(settings.beat_classifier))
         try:
             digest = settings.beat_classifier_digest or classifier.digest_of(path)
         except (CheckpointError, OSError) as error:

@@ -13,6 +13,7 @@ S3: keys come from the environment, a profile or the machine's role, the server 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -260,6 +261,19 @@ class Store:
             raise StoreError(f"{self.where()} cannot be written to: {error}") from error
         if not whole:
             raise StoreError(f"{self.where()} gives back other bytes than were written to it")
+
+
+def absolute(path: str) -> str:
+    """A local path from the root, so that it holds in every process and folder; a URI as it is.
+
+    beatray://NAME stays, too: every node has a copy of its own of it.
+    """
+    if path.startswith("~"):
+        with contextlib.suppress(RuntimeError):  # nobody is called so
+            path = str(Path(path).expanduser())
+    store = Store(path)
+    stays = not store.is_local or path.startswith(f"{PACKAGE_SCHEME}://")
+    return path if stays else str(store.folder)
 
 
 @lru_cache(maxsize=64)

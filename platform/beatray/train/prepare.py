@@ -22,7 +22,7 @@ from beatray.models.encoder_folder import check_recipe, describe_encoder, encode
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.plugins import nearest
 from beatray.settings import CorpusSettings, PretrainSettings
-from beatray.storage.store import Store
+from beatray.storage.store import Store, absolute
 from beatray.track.setup import check_place
 from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
@@ -94,13 +94,9 @@ def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
             f"out={settings.out} is an object store, which cannot hold MLflow's database: say tracking.uri= (or set "
             "MLFLOW_TRACKING_URI), or tracking.uri=null for none"
         )
-    corpus_store = Store(settings.corpus.path)
-    if corpus_store.is_local:
-        path = str(corpus_store.folder)
-        settings = replace(settings, corpus=replace(settings.corpus, path=path))
+    settings = replace(settings, corpus=replace(settings.corpus, path=absolute(settings.corpus.path)))
     if settings.encoder_weights is not None:
-        place = place_of(settings.encoder_weights)
-        place = place if "://" in place else str(Store(place).folder)
+        place = absolute(place_of(settings.encoder_weights))
         settings = replace(settings, encoder_weights=place, encoder_weights_sha256=encoder_sha256(place))
     return settings, open_corpus(settings.corpus.path)
 

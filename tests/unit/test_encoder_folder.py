@@ -1,0 +1,48 @@
+"""What an exported encoder and the places of a run are known by, in files that older versions wrote."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from beatray.models.encoder_folder import encoder_sha256
+from beatray.storage.store import absolute
+
+OLD_ENCODERS = Path(__file__).parents[1] / "data" / "encoders-0.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "in_runs", "in_embeddings"),
+    [
+        (
+            "tiny",
+            "718e743d11b02d709f428d66425d70e693f9bc60d12656ae8c409d12496973f0",
+            "de811a9550905eeb1c30b72292a8542155a7d2c8c8939f3be4bdd09ea7606ef9",
+        ),
+        (
+            "xresnet1d18",
+            "76dbb329ca3ca0635e591cb2e307c74ce52c545a27297858ac21a8a8c63ceec6",
+            "935badc28db6a19cd9b5fe4a7b641d51260d743ed4da6b9f0a527e263fce8c1f",
+        ),
+    ],
+)
+def test_an_encoder_is_known_by_what_runs_and_embeddings_have_written_down(
+    name: str, in_runs: str, in_embeddings: str, tmp_path: Path
+) -> None:
+    elsewhere = shutil.copytree(OLD_ENCODERS / name, tmp_path / "run")
+    for place in (OLD_ENCODERS / name, elsewhere, elsewhere / "encoder"):
+        assert encoder_sha256(str(place)) == in_runs
+        assert encoder_sha256(str(place), listed=True) == in_embeddings
+
+
+def test_a_place_is_from_the_root_or_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert absolute("runs/a.csv") == str(tmp_path / "runs" / "a.csv") and absolute("/d/a") == "/d/a"
+    assert absolute("~/a") == "/home/somebody/a" and absolute("~no-such-user/a") == str(
+        tmp_path / "~no-such-user" / "a"
+    )
+    assert absolute("file:///d/a%20b") == "/d/a b" and absolute("s3://b/a?region=x") == "s3://b/a?region=x"
+    assert absolute("beatray://beatray-small") == "beatray://beatray-small"
