@@ -106,7 +106,7 @@ def wave_scores_of(
         return {"f1": _score(np.nan, np.nan, np.nan), "dice": _score(np.nan, np.nan, np.nan), "waves": {}}
     flat_truth, flat = (masks.reshape(-1, masks.shape[-1]) for masks in (truth, predicted))
     found = segment_counts(flat_truth, flat)
-    by_window = ((each.reshape(len(truth), -1, each.shape[1])) for each in (found.both, found.truth, found.predicted))
+    by_window = (each.reshape(len(truth), -1, each.shape[1]) for each in (found.both, found.truth, found.predicted))
     counts = SegmentCounts(*(np.add.reduceat(each, starts).reshape(-1, each.shape[2]) for each in by_window))
     owners = row_patients(patients, len(counts.both))
     told: Scores = {
