@@ -14,7 +14,7 @@ from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError, LabelError, SettingsError, TrainingError
 from beatray.evaluate.label_spaces import superclass_targets
 from beatray.finetune.finish import is_made, make_model, refuse_changed
-from beatray.finetune.prepare import assignment
+from beatray.finetune.prepare import assignment, without_test
 from beatray.models.encoder_folder import trained_on
 from beatray.models.model_folder import describe_model
 from beatray.train.loop import train
@@ -170,3 +170,11 @@ def test_numbers_and_conditions_of_a_table_become_models(sample_corpus: str, tmp
         card = (tmp_path / run / "model" / "README.md").read_text()
         assert "Labels: `labels.csv`" in card and str(tmp_path) not in card
         assert ("`old` is `years >= 65`" in card) == ("old" in names)
+
+
+def test_a_model_that_nothing_will_test_is_warned_of(sample_corpus: str, tmp_path: Path) -> None:
+    tested = assignment(spec_of(sample_corpus, tmp_path, "r").settings)
+    assert without_test(tested) is None
+    words = ("corpus.test_folds=[]", "corpus.hashed_test_sources=[]")
+    warning = without_test(assignment(spec_of(sample_corpus, tmp_path, "r", *words).settings))
+    assert warning is not None and "corpus.hashed_test_sources=[ptbxl] holds out" in warning

@@ -11,7 +11,7 @@ from typing import Any
 
 from beatray.commands.console import progress, say
 from beatray.finetune.finish import make_model
-from beatray.finetune.prepare import prepared
+from beatray.finetune.prepare import prepared, without_test
 from beatray.objectives.objective import Progress
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.ray_session import RaySettings, session
@@ -37,6 +37,8 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
     place = run_spec.run.location
     what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
     say(f"{command} {run_spec.settings.objective['name']} on {what}, into {place}")
+    if found is not None and (doubt := without_test(found)) is not None:
+        say(f"  warning: {doubt}")
     with session(RaySettings(**as_dict(settings.cluster))):
         check(run_spec)  # before tracking: a start that is refused must not touch the run's record
         folder = RunFolder.open(run_spec.run)

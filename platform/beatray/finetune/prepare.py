@@ -185,6 +185,19 @@ def assignment(settings: PretrainSettings) -> Assignment:
     return Assignment(corpus, settings, taught, Parts(chosen, validation, test))
 
 
+def without_test(found: Assignment) -> str | None:
+    """What to say where no labelled recording is held out to test the model on; None where some are."""
+    if len(found.parts.test):
+        return None
+    sources = sorted(set(found.corpus.index["source"].iloc[found.parts.train]))
+    held = sorted({*found.settings.corpus.hashed_test_sources, *sources})
+    return (
+        "no labelled recording is held out, so nothing will test the model: corpus.hashed_test_sources="
+        f"[{','.join(held)}] holds out two fifths of the patients of sources without published folds, "
+        "corpus.test_folds=[N,...] published folds"
+    )
+
+
 def refuse_seen_tests(found: Assignment) -> None:
     """Raise CheckpointError where the encoder was pretrained on labelled test recordings, unless they are left out."""
     weights, test = found.settings.encoder_weights, found.parts.test
