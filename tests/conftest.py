@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from s3_server import S3Server
 
 for name, value in s3_server.KEYS.items():
     os.environ[name] = value  # before any Ray starts, because its workers inherit them
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # some hundred child processes import the package: compile it once
+sys.dont_write_bytecode = False
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would leave its workers next to nothing beside other tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many small tensors on shared cores are faster alone
 SOURCES = str(Path(__file__).resolve().parents[1] / "platform")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))  # for child processes
@@ -125,6 +129,16 @@ def sample_corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> 
     out = str(tmp_path_factory.mktemp("sample") / "corpus")
     sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
     ingest(IngestSettings(sources, out, items_per_shard=16, limit=60))
+    return out
+
+
+@pytest.fixture(scope="session")
+def on_two_workers(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run `w2`: three epochs on two workers of Ray Train, undisturbed."""
+    from pretraining import start
+
+    out = tmp_path_factory.mktemp("runs")
+    assert start(sample_corpus, out, "w2", "train.workers=2").finished
     return out
 
 

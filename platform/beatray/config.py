@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
@@ -36,6 +36,9 @@ from beatray.settings import (
     TrackingSettings,
     TrainSettings,
 )
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 GROUPS: dict[str, type[Any]] = {
     "corpus": CorpusSettings,
@@ -111,7 +114,7 @@ def compose(
     folder = config_folder()
     dotted = [_override(override, {**PATH_OVERRIDES, **(extra or {})}) for override in overrides]
     chosen = [override for override in dotted if _is_choice(override, folder)]
-    base = _composed(top, tuple(chosen), str(folder))
+    base = _composed(top, tuple(chosen), (), str(folder))
     kinds = {**GROUPS, **(kinds or {})}
     schemas = {name: kind for name, kind in kinds.items() if name in base}
     for group, schema in (named or {}).items():
@@ -140,7 +143,8 @@ def compose(
         if older.get(key) in said:
             raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")
     own = _over_recipe(dotted, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
-    content = _composed(top, (*chosen, *own, *(w if w in chosen else _forced(w) for w in dotted)), str(folder))
+    values = (*own, *(_forced(word) for word in dotted if word not in chosen))
+    content = _composed(top, tuple(chosen), values, str(folder))
     for old, new in moved(schemas).items():
         move_key(content, old, new)
     for group, schema in (named or {}).items():
@@ -153,29 +157,59 @@ def compose(
     return content
 
 
-def _composed(top: str, dotted: tuple[str, ...], folder: str) -> dict[str, Any]:
-    """One composition by Hydra; those of choices alone are kept, since a sweep composes every trial from them."""
-    plain: dict[str, Any] = copy.deepcopy(_cached(top, dotted, folder))
-    return plain
-
-
-@lru_cache(maxsize=64)
-def _cached(top: str, dotted: tuple[str, ...], folder: str) -> dict[str, Any]:
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+def _composed(top: str, chosen: tuple[str, ...], words: tuple[str, ...], folder: str) -> dict[str, Any]:
+    """The file under choices and then words, as plain dicts. Raises SettingsError with what Hydra says against it."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    try:
+        composed = _laid_over(_by_hydra(top, chosen, folder), words)
+        if composed is None:
+            composed = _by_hydra(top, (*chosen, *words), folder)
+        content: Any = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SettingsError(_choice_error((*chosen, *words), Path(folder), str(error))) from error
+    return {str(key): value for key, value in content.items()}
+
+
+@lru_cache(maxsize=64)
+def _by_hydra(top: str, dotted: tuple[str, ...], folder: str) -> DictConfig:
+    """One composition by Hydra, a tenth of a second: kept, since a sweep makes every trial from the same choices."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
     said = ["~recipe" if override == NO_RECIPE else override for override in dotted]  # a group cannot be set to null
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
-        try:
-            content: Any = OmegaConf.to_container(hydra_compose(top, overrides=said), resolve=True)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise SettingsError(_choice_error(dotted, Path(folder), str(error))) from error
-    return {str(key): value for key, value in content.items()}
+        composed: DictConfig = hydra_compose(top, overrides=said)
+    return composed
+
+
+def _laid_over(base: DictConfig, words: tuple[str, ...]) -> DictConfig | None:
+    """A composition under words `++key=value`, read by Hydra's grammar and laid over it as Hydra does.
+
+    None where a word is another kind of override or does not fit: Hydra then composes the whole, or says what is wrong.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not words:
+        return base
+    if not all(word.startswith("++") for word in words):
+        return None
+    laid = copy.deepcopy(base)
+    try:
+        for override in OverridesParser.create().parse_overrides(list(words)):
+            if override.package is not None or override.is_sweep_override() or "/" in override.key_or_group:
+                return None
+            OmegaConf.update(laid, override.key_or_group, override.value(), merge=True, force_add=True)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return None
+    return laid
 
 
 def _name_of(group: str, dotted: Sequence[str], base: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from beatray.cli import main
 from beatray.corpus.reader import open_corpus
 from beatray.evaluate.settings import MAIN_PROTOCOL
 
@@ -105,10 +106,13 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     assert other.returncode == 2 and "--overwrite" in other.stderr and "seed" in other.stderr
 
 
-def test_a_folder_of_somebody_else_is_not_touched(installed: Path, tmp_path: Path) -> None:
+def test_a_folder_of_somebody_else_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "beatray-demo").mkdir()
     (tmp_path / "beatray-demo" / "thesis.txt").write_text("mine")
     for words in ([], ["--overwrite"]):
-        done = demo(installed, tmp_path, *words)
-        assert done.returncode == 2 and "was not made by beatray demo" in done.stderr
+        assert main(["demo", *words]) == 2
+        assert "was not made by beatray demo" in capsys.readouterr().err
     assert (tmp_path / "beatray-demo" / "thesis.txt").read_text() == "mine"

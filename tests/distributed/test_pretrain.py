@@ -32,12 +32,10 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def runs(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(sample_corpus: str, on_two_workers: Path) -> Path:
     """The same run on one worker and on two."""
-    out = tmp_path_factory.mktemp("runs")
-    assert train_here(sample_corpus, out, "w1")
-    assert start(sample_corpus, out, "w2", "train.workers=2").finished
-    return out
+    assert train_here(sample_corpus, on_two_workers, "w1")
+    return on_two_workers
 
 
 def test_two_workers_train_on_the_same_global_batches(runs: Path, sample_corpus: str) -> None:
