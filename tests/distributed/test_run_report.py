@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from beatray.cli import main
 from beatray.commands import evaluate
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles
-from pretraining import start
+from beatray.train.run_folder import SETTINGS
+from beatray.train.run_spec import shown_settings
+from pretraining import run_spec_of, train_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
@@ -26,7 +29,10 @@ QUICK = [
 @pytest.fixture(scope="module")
 def run(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reported")
-    assert start(sample_corpus, out, "one", "train.epochs=2", *QUICK[-2:]).finished
+    words = ("train.workers=1", "train.epochs=2", *QUICK[-2:])
+    run_spec = run_spec_of(sample_corpus, out, "one", *words)
+    run_spec.run.write(SETTINGS, yaml.safe_dump(shown_settings(run_spec.settings)).encode())  # as a start leaves them
+    assert train_here(sample_corpus, out, "one", *words)
     return out / "one"
 
 
