@@ -35,6 +35,7 @@ from beatray.record import Reason, RecordError
 
 FILE_NAME = "recordings.yaml"
 MAX_BYTES = 64 * 1024
+DEEPEST = 16
 SUFFIXES = (".npy", ".npz", ".parquet")
 KEYS = ("files", "rate_hz", "leads", "units", "axes", "array", "dtype", "table", "columns", "separator")
 COLUMNS = ("file", "row", "id", "patient", "age", "sex", "labels", "fold")
@@ -107,8 +108,13 @@ def _load(data: bytes) -> dict[Any, Any]:
         raise _error(f"{len(data)} bytes, limit {MAX_BYTES}")
     try:
         text = data.decode("utf-8-sig")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise _error("an alias (*name) is not allowed")  # a few of them can stand for gigabytes
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise _error("an alias (*name) is not allowed")  # a few of them can stand for gigabytes
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # the parser's time grows with the square of the depth
+                raise _error(f"it is nested more than {DEEPEST} deep")
         content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         if isinstance(error, RecordError):
