@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
+from beatray.commands.pretrain import watched
+from beatray.train.launch import pretrain
+from beatray.train.run_folder import RunFolder
 from counts import count
-from pretraining import ids, kill_a_rank, losses, same_weights, start, strikes_at, train_here
+from pretraining import ids, kill_a_rank, losses, run_spec_of, same_weights, start, strikes_at, train_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
-def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path) -> None:
+def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL a rank at seeded random steps: ids, losses and final weights are those of the undisturbed run."""
     kills = count(1, 20)
     epochs = count(3, 24)
@@ -21,8 +25,14 @@ def test_killed_workers_change_nothing(sample_corpus: str, tmp_path: Path) -> No
     assert start(sample_corpus, tmp_path, "whole", *words).finished
     total = len(losses(tmp_path, "whole"))
     steps = sorted(random.Random(7).sample(range(1, total - 1), kills))
-    with strikes_at(tmp_path / "killed" / "metrics.jsonl", steps, kill_a_rank) as struck:
-        assert start(sample_corpus, tmp_path, "killed", *words).finished
+    spec = run_spec_of(sample_corpus, tmp_path, "killed", *words)
+    journal, folder = tmp_path / "killed" / "metrics.jsonl", RunFolder.open(spec.run)
+    with strikes_at(journal, steps, kill_a_rank) as struck, watched(spec, folder, "pretrain"):
+        assert pretrain(spec).finished
+    told = capsys.readouterr().err
+    died = re.findall(r"rank [01] \(node \S+, process \d+\) died: The actor is dead", told)
+    goes_on = re.findall(r"pretrain: goes on from step \d+ with 2 workers$", told, re.MULTILINE)
+    assert len(died) >= len(struck) - 1 and len(goes_on) >= len(struck) - 1, told
     print(f"killed a worker {len(struck)} times, at steps {struck} of {total}")
     assert len(struck) >= max(1, kills - 1)  # the last may come too late
     assert ids(tmp_path, "killed") == ids(tmp_path, "whole")

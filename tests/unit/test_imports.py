@@ -17,6 +17,7 @@ HEAVY = {
         "ingest/convert.py",
         "train/read.py",
         "train/launch.py",
+        "train/worker_news.py",
         "sweep/asha.py",
         "sweep/callback.py",
         "sweep/evaluation.py",

@@ -22,6 +22,11 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """One line on stderr, at once; above the bar where there is one."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def print_table(table: Table) -> None:
     """A table as wide as the terminal; 120 columns in a log."""
     from rich.console import Console

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from beatray.commands.console import progress, say
+from beatray.commands.console import progress, say, warn
 from beatray.finetune.finish import make_model
 from beatray.finetune.prepare import prepare_run
 from beatray.objectives.objective import Progress
@@ -24,6 +24,7 @@ from beatray.train.launch import RunResult, check, pretrain
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
 from beatray.train.run_spec import RunSpec
 from beatray.train.tracked import tracked
+from beatray.train.worker_news import WorkerNews
 
 
 def settings_from(overrides: list[str]) -> PretrainSettings:
@@ -41,7 +42,7 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
         check(run_spec)  # before tracking: a start that is refused must not touch the run's record
         folder = RunFolder.open(run_spec.run)
         with stop_on_signals() as stop, tracked(run_spec, folder=folder) as tracker:
-            with _watched(run_spec, folder, command):
+            with watched(run_spec, folder, command):
                 result = pretrain(run_spec, stop=stop)
             scores = make_model(run_spec) if result.finished else {}
             if tracker is not None and scores:
@@ -107,9 +108,9 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None]:
-    """Progress from the run's own journal, and a warning when the embedding collapses."""
-    tail, stop = Tail(folder.scratch / METRICS), threading.Event()
+def watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None]:
+    """Progress from the run's own journal, a warning when the embedding collapses, and what becomes of the workers."""
+    tail, stop, news = Tail(folder.scratch / METRICS), threading.Event(), WorkerNews(run_spec.run)
     tail.fresh()
 
     told: set[str] = set()
@@ -118,6 +119,8 @@ def _watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[Non
 
         def look() -> None:
             try:
+                for told_of in news.fresh():
+                    warn(f"  {command}: {told_of}")
                 folder.pull(METRICS)
             except OSError:
                 return  # a store that does not answer for a moment

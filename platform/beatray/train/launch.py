@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import threading
 import time
 import uuid
@@ -37,6 +38,7 @@ from beatray.train.ranks import Ranks
 from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
 from beatray.train.run_folder import ALIVE, OWNER, SETTINGS, STOP, STOPPED, is_superseded, read_text
 from beatray.train.run_spec import RunSpec, check_same_run, shown_settings
+from beatray.train.worker_news import Deaths, note_group
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +217,7 @@ def _trainer(run_spec: RunSpec, start: str, callbacks: Sequence[ray.train.UserCa
                 max_failures=settings.max_failures,
                 controller_failure_limit=max(1, round(60 * settings.start_minutes / group_start_s)),
             ),
-            callbacks=list(callbacks),
+            callbacks=[Deaths(run_spec.run), *callbacks],
         ),
     )
 
@@ -259,10 +261,17 @@ def _rank_main(config: dict[str, Any]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     if ranks.from_first(ranks.is_first and _is_over(run_spec, config["start"])):
         return
+
+    def begin(step: int) -> None:
+        workers = ranks.gather((platform.node(), os.getpid()))
+        if ranks.is_first:
+            note_group(run_spec.run, step, workers)
+
     hooks = Hooks(
         start=config["start"],
         report=lambda metrics: ray.train.report(metrics),
         preempted=lambda: ray.train.get_preemption_info() is not None,
+        begin=begin,
     )
     try:
         if not ranks.all_true(run_spec.run.size(SETTINGS) is not None):
