@@ -48,7 +48,7 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
             if tracker is not None and scores:
                 tracker.metrics({f"model/{name}": value for name, value in scores.items()})
             if tracker is not None:
-                tracker.status = "FINISHED" if result.finished else "KILLED"
+                tracker.status = result.mlflow_status
     _tell(run_spec, result, folder)
     return result
 
@@ -103,6 +103,8 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
         say(f"  MLflow: {opened}")
     if result.finished:
         say(f"  encoder: {result.folder}/encoder")
+    elif result.as_asked:
+        say(f"  ended at step {result.steps:,}, as train.stop_after_steps asks; without it the same command goes on")
     else:
         say("  stopped before the end; the same command continues it")
 

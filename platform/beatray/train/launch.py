@@ -55,11 +55,17 @@ class RunResult:
     finished: bool
     continued_from: int
     stopped_on_request: bool = False
+    as_asked: bool = False  # not finished, but at the step of train.stop_after_steps
 
     @property
     def exit_code(self) -> int:
         """0 when finished; 75 when stopped on request with a checkpoint (EX_TEMPFAIL of sysexits.h: try again)."""
         return 0 if self.finished else 75 if self.stopped_on_request else 1
+
+    @property
+    def mlflow_status(self) -> str:
+        """A run that did all that it was asked for is FINISHED, though a later start may go on with it."""
+        return "FINISHED" if self.finished or self.as_asked else "KILLED"
 
 
 def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
@@ -139,7 +145,15 @@ def pretrain(
     ended = _ended_at(run_spec)
     finished = ended is not None and steps in (0, ended)
     stopped = run.size(STOP) is not None
-    return RunResult(run.where(), ended if finished and ended is not None else steps, finished, began, stopped)
+    asked = settings.train.stop_after_steps
+    return RunResult(
+        folder=run.where(),
+        steps=ended if finished and ended is not None else steps,
+        finished=finished,
+        continued_from=began,
+        stopped_on_request=stopped,
+        as_asked=not finished and asked is not None and steps >= asked,
+    )
 
 
 def request_stop(run_spec: RunSpec) -> None:
