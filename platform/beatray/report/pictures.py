@@ -6,6 +6,7 @@ finite leave a gap. Nothing here reads a file or knows a run folder.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, Row
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, quiet_grid
 
 SMOOTHING_SHARE = 0.03  # of the steps, on each side
+TITLE_LETTERS = 24
+"""More of a title would run into that of the next panel."""
 PANELS_PER_ROW = 5
 
 
@@ -55,7 +58,7 @@ def training_curves(
                 level, text = marks[name]
                 axes.axhline(level, color=ORANGE, linewidth=1.2, linestyle="--", label=text)
                 axes.legend(fontsize=7, loc="best")
-            axes.set_title(name)
+            axes.set_title(textwrap.fill(name, TITLE_LETTERS))
             axes.set_xlabel("step")
             axes.margins(x=0.01)
             if name in shares:

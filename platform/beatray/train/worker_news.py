@@ -87,15 +87,13 @@ class WorkerNews:
         self._known = set(run.names(WORKERS))
         self._workers: list[tuple[str, int]] = []
 
-    def fresh(self) -> list[str]:
+    def fresh(self) -> Iterator[str]:
         """A line for each event since the last call; none for the first group of workers, which is no news."""
-        names = [name for name in self._run.names(WORKERS) if name not in self._known]
-        lines: list[str] = []
-        for name in names:
-            event = json.loads(self._run.read(f"{WORKERS}/{name}"))
-            self._known.add(name)
-            lines += self._lost(event["lost"]) if "lost" in event else self._goes_on(event)
-        return lines
+        for name in self._run.names(WORKERS):
+            if name not in self._known:
+                event = json.loads(self._run.read(f"{WORKERS}/{name}"))
+                self._known.add(name)
+                yield from self._lost(event["lost"]) if "lost" in event else self._goes_on(event)
 
     def _lost(self, lost: Mapping[str, str]) -> Iterator[str]:
         for rank, why in sorted(lost.items(), key=lambda item: int(item[0])):
