@@ -35,7 +35,8 @@ PRETRAINING = (
 )
 SEGMENTING = ("task=segment", "labels=waves", "train.workers=1", "seed=0", *HELD_OUT)
 EVALUATING = (
-    "evaluate.protocols=[linear_probe,mlp,frozen_decoder]",
+    "evaluate.protocols=[linear_probe,frozen_decoder]",
+    "evaluate.permutations=0",
     "evaluate.seeds=[0]",
     "evaluate.pooling=stages_beat",
     "evaluate.classify_fractions=[0.1,1.0]",

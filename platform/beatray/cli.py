@@ -85,19 +85,29 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        reported = _tellable(error)
+        reported = _tellable(error, _out(args))
         if reported is None:
             raise  # a fault of ours: the traceback is what a report needs
         print(f"beatray {args.command}: {reported}", file=sys.stderr)
         return 1
 
 
-def _tellable(error: BaseException) -> str | None:
-    """One line for an error of the disk, the network or Ray; None for any other."""
+def _out(args: argparse.Namespace) -> str | None:
+    """Where the command writes, as far as it was said."""
+    said = [word.removeprefix("out=") for word in getattr(args, "overrides", None) or [] if word.startswith("out=")]
+    return getattr(args, "out", None) or (said[-1] if said else None)
+
+
+def _tellable(error: BaseException, out: str | None = None) -> str | None:
+    """One line for an error of the disk, the network or Ray; None for any other. `out` is where the command writes."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
-        return _tellable(cause) or f"{type(cause).__name__}: {cause}"
+        return _tellable(cause, out) or f"{type(cause).__name__}: {cause}"
     if isinstance(error, OSError):
+        from beatray.full_disk import NO_ROOM, full_places
+
+        if error.errno in NO_ROOM and not error.filename:
+            return f"{error.strerror}: {full_places(out)}"
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     library = type(error).__module__.split(".")[0]
     return f"{library}: {str(error).splitlines()[0]}" if library in ("ray", "pyarrow") and str(error) else None

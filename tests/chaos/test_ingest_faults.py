@@ -116,7 +116,8 @@ def test_a_full_disk(local_ray: None, tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
     told = {path.name: path.read_text()[-1500:] for path in said.iterdir() if path.is_file()}
     assert done.returncode == 0, (done.stderr, told)
-    assert told["code"].strip() == "1" and "No space left on device" in told["full"], told
+    assert told["code"].strip() == "1" and "No space left on device: " in told["full"], told
+    assert str(disk) in told["full"].partition("No space left on device")[2], told
     assert "Traceback" not in told["full"]
     assert "whole" in told["verify"] and "manifest-0.json" in told["names"] and "manifest-1" not in told["names"]
     corpus = said / "corpus"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from beatray.commands.pretrain import watched
+from beatray.train.launch import pretrain
+from beatray.train.run_folder import RunFolder
 from counts import count
-from pretraining import ids, kill_a_rank, losses, start, strikes_at, train_here, weights
+from pretraining import ids, kill_a_rank, losses, run_spec_of, start, strikes_at, train_here, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
-def test_killed_workers_change_nothing(sample_corpus: str, on_two_workers: Path, tmp_path: Path) -> None:
+def test_killed_workers_change_nothing(
+    sample_corpus: str, on_two_workers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL a rank at seeded random steps: ids, losses and final weights are those of the undisturbed run."""
     kills = count(1, 20)
     words = ("train.workers=2", f"train.epochs={count(3, 24)}", f"train.max_failures={kills + 5}")
@@ -24,10 +30,17 @@ def test_killed_workers_change_nothing(sample_corpus: str, on_two_workers: Path,
         assert start(sample_corpus, *whole, *words).finished
     total = len(losses(*whole))
     steps = sorted(random.Random(7).sample(range(1, total - 1), kills))
-    with strikes_at(tmp_path / "killed" / "metrics.jsonl", steps, kill_a_rank) as struck:
-        assert start(sample_corpus, tmp_path, "killed", *words).finished
+    spec = run_spec_of(sample_corpus, tmp_path, "killed", *words)
+    journal, folder = tmp_path / "killed" / "metrics.jsonl", RunFolder.open(spec.run)
+    with strikes_at(journal, steps, kill_a_rank) as struck, watched(spec, folder, "pretrain"):
+        assert pretrain(spec).finished
+    told = capsys.readouterr().err
+    died = re.findall(r"rank [01] \(node \S+, process \d+\) died: The actor is dead", told)
+    goes_on = re.findall(r"pretrain: goes on from step \d+ with 2 workers$", told, re.MULTILINE)
+    at_least = max(1, len(struck) - 1)  # the last may come too late
+    assert len(died) >= at_least and len(goes_on) >= at_least, told
     print(f"killed a worker {len(struck)} times, at steps {struck} of {total}")
-    assert len(struck) >= max(1, kills - 1)  # the last may come too late
+    assert len(struck) >= max(1, kills - 1)
     assert ids(tmp_path, "killed") == ids(*whole)
     assert losses(tmp_path, "killed") == losses(*whole)
     ours, theirs = weights(tmp_path, "killed"), weights(*whole)
@@ -51,7 +64,7 @@ def test_resumed_on_other_numbers_of_workers(sample_corpus: str, tmp_path: Path)
         result = start(
             sample_corpus, tmp_path, "moved", *words, f"train.workers={workers}", f"train.stop_after_steps={until}"
         )
-        assert result.steps == until
+        assert result.steps == until and result.as_asked == (until < total)
     assert ids(tmp_path, "moved") == ids(tmp_path, "alone")
     one, other = losses(tmp_path, "alone"), losses(tmp_path, "moved")
     apart = max(abs(a - b) for a, b in zip(one, other, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,13 @@ from beatray.commands.demo import SAMPLE
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
 from beatray.errors import CorpusError
+from beatray.ingest import convert
 from beatray.ingest.convert import ingest
-from beatray.ingest.plan import IngestSettings, read_quarantine
+from beatray.ingest.plan import IngestSettings, list_items, plan, read_quarantine, recipe_of
+from beatray.ingest.slices import convert_slice
 from beatray.ingest.sources.ptbxl import find as find_ptbxl
 from beatray.ingest.sources.registry import SOURCES
+from beatray.ingest.told import Listener
 from beatray.ingest.tree import open_tree
 from beatray.storage.store import Store
 from wfdb_files import ecg_counts
@@ -223,3 +227,33 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
     reference = open_corpus(str(tmp_path / "whole")).index.set_index("record_id")["content_hash"]
     index = open_corpus(plan.out).index
     assert [reference[name] for name in index["record_id"]] == index["content_hash"].tolist()
+
+
+def test_progress_within_a_slice(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tasks tell reaches the driver: the slices that run, each once however often it was tried."""
+    listener = Listener(every_s=0.0)
+    first, second = listener.teller("a"), listener.teller("b")
+    for teller, read in ((first, 20), (second, 5), (first, 3)):  # the first was tried again
+        teller.far(read, 1)
+    deadline = time.monotonic() + 60
+    while listener.far(["a", "b", "not begun"]) != (8, 2) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert listener.far(["a", "b"]) == (8, 2) and listener.far(["b"]) == (5, 1)
+    monkeypatch.setattr(convert, "WORTH_TELLING", 1)
+    heard: list[convert.Progress] = []
+    ingest(replace(PLAN, out=str(tmp_path / "c"), limit=2), heard.append)
+    counts = [progress.done for progress in heard]
+    assert counts == sorted(counts) and counts[-1] == heard[-1].total == 4
+
+
+def test_a_slice_tells_how_far_it_is(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+
+    class Listening:
+        def far(self, read: int, refused: int) -> None:
+            heard.append((read, refused))
+
+    settings, store = replace(PLAN, out=str(tmp_path), limit=3), Store(str(tmp_path))
+    part = next(plan(settings, recipe_of(settings), list_items(settings), set()))
+    convert_slice(store, part, "beatray", teller=Listening())  # type: ignore[arg-type]
+    assert heard == [(1, 0), (2, 0), (3, 0)]

@@ -6,17 +6,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import device_files as made
+from array_files import code15_part, mat, npy
 from beatray.cli import main
 from beatray.commands.explain import REMEDIES
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.record import Reason
-from wfdb_files import ecg_counts, write_record
+from wfdb_files import ecg_counts, mat4, write_record
 
 COUNTS = ecg_counts(5000)
 FILES = {
@@ -167,3 +169,44 @@ def test_neither_starts_nor_imports_ray(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code.replace("'ray' not in sys.modules and ", "")], check=True, cwd=tmp_path)
     assert shutil.which("ray") is None or not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("A1.mat", lambda: mat(ECG={"sex": "Male", "data": np.ones((12, 50))}), "beatray ingest cpsc=FOLDER"),
+        ("A1.mat", lambda: mat(val=np.ones((12, 50)), fs=500.0), "a MATLAB file with val (12 x 50), fs (1 x 1), of no"),
+        (
+            "A1.mat",
+            lambda: mat4(COUNTS),
+            "a MATLAB level 4 matrix, the signal file of a WFDB record as in",
+        ),
+        ("A1.mat", lambda: mat4(COUNTS), "its header A1.hea, which tells leads, gain and rate, is missing beside it"),
+        ("A1.mat", lambda: b"MATLAB 7.3 MAT-file, Platform" + bytes(600), "save it again with -v7"),
+        ("A1.mat", lambda: mat(ECG={"data": np.ones((12, 50))})[:-9], "a MATLAB level 5 file that cannot be read"),
+        ("a.dat", lambda: bytes(600), "its header a.hea is missing beside it"),
+        ("a.npy", lambda: npy(np.ones((12, 50))), "beatray ingest arrays=FOLDER"),
+    ],
+)
+def test_a_file_that_is_no_recording_by_itself_names_its_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: Callable[[], bytes], told: str
+) -> None:
+    (tmp_path / name).write_bytes(content())
+    code, said = explain(capsys, tmp_path / name)
+    assert code == 1 and said.splitlines()[-1].startswith("not read by itself: ") and told in said
+    assert "Male" not in said
+
+
+def test_signal_files_send_to_their_header_and_hdf5_to_its_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(tmp_path, "r", COUNTS)
+    assert "say its header, r.hea, instead" in explain(capsys, tmp_path / "r.dat")[1]
+    code15_part(tmp_path / "exams_part0.hdf5", [7], [np.ones((2934, 12))])
+    assert (
+        "beatray ingest code15=FOLDER` (FOLDER: where it lies), with exams.csv"
+        in explain(capsys, tmp_path / "exams_part0.hdf5")[1]
+    )
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+        packed.write(tmp_path / "exams_part0.hdf5", "other.hdf5")
+    assert "beatray ingest code15=FOLDER" in explain(capsys, tmp_path / "set.zip")[1]

@@ -15,8 +15,10 @@ PACKAGE = ROOT / "platform" / "beatray"
 HEAVY = {
     "ray": {
         "ingest/convert.py",
+        "ingest/told.py",
         "train/read.py",
         "train/launch.py",
+        "train/worker_news.py",
         "sweep/asha.py",
         "sweep/callback.py",
         "sweep/evaluation.py",
@@ -46,13 +48,14 @@ NO_TORCH = (
     "ray_session.py",
 )
 
-GROUND = {"record", "errors", "fields", "plugins", "schema"}
+GROUND = {"record", "errors", "fields", "full_disk", "plugins", "schema"}
 """What every room may import."""
 
 LOWER: dict[str, set[str]] = {
     "record": set(),
     "errors": set(),
     "fields": set(),
+    "full_disk": set(),
     "plugins": set(),
     "schema": {"fields"},
     "settings": set(),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from beatray.commands.job import main
+from beatray.commands.job import PLACES, main
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,9 @@ from beatray.commands.job import main
         ("ingest", ["ludb=/data/ludb", "--out", "corpus"], "out=corpus is relative"),
         ("ingest", ["ludb=data/ludb.zip", "--out=/shared/corpus"], "ludb=data/ludb.zip is relative"),
         ("evaluate", ["encoder=runs/a", "corpus=s3://bucket/corpus", "out=/shared/e"], "encoder=runs/a is relative"),
+        ("report", ["runs/first"], "PLACE=runs/first is relative"),
+        ("report", ["/runs/first", "--corpus=corpus"], "--corpus=corpus is relative"),
+        ("report", ["0123456789abcdef" * 2, "--results", "results.json"], "--results=results.json is relative"),
         ("embed", ["encoder=/runs/a", "corpus=corpus", "out=s3://bucket/e"], "corpus=corpus is relative"),
     ],
 )
@@ -24,3 +31,19 @@ def test_relative_places_are_refused_by_name(
     assert main(command, words) == 2
     said = capsys.readouterr().err
     assert named in said and "absolute path" in said
+
+
+def test_a_report_of_an_absolute_place_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # the job sets it where it is not
+    assert main("report", [str(tmp_path), "--against", "byol"]) == 2
+    assert "holds neither sweep.json nor settings.yaml" in capsys.readouterr().err
+
+
+def test_every_command_with_places_has_its_job() -> None:
+    scripts = {path.stem: path.read_text() for path in (ROOT / "jobs").glob("*.py")}
+    assert set(scripts) == set(PLACES)
+    told = (ROOT / "docs" / "cluster.md").read_text()
+    for name, text in scripts.items():
+        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py WORDS" in text and f"{name}.py" in told

@@ -84,6 +84,7 @@ def test_the_command_writes_the_page_and_the_tables(sweep: Path, capsys: pytest.
     page = (sweep / "report" / "report.html").read_text()
     assert "What pretraining gave" in page and "+0.150 (2 of 2)" in page and page.count("<figure>") == 1
     assert "random__fraction-1__seed-2" in page and "7 of 8" not in page
+    assert "c (/c), manifest 0000000000000000<" in page and "tested on 9, validated on none" in page
     table = (sweep / "report" / "table.md").read_text()
     assert "| pretrained | 0.760 ± 0.071 | 0.710 ± 0.028 |" in table
     with (sweep / "report" / "scores.csv").open() as file:

@@ -16,6 +16,7 @@ import pytest
 from beatray.config import config_folder
 from beatray.errors import SettingsError, TrainingError
 from beatray.evaluate.settings import MAIN_PROTOCOL
+from beatray.objectives.registry import objective_classes
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_methods import cost_rows, costs_csv, watch
 from beatray.report.sweep_page import build_sweep_report
@@ -306,6 +307,14 @@ def test_every_method_has_a_page_that_the_table_leads_to(page: str) -> None:
     assert targets <= set(places) and len(places) == len(set(places))
     assert {"method-simclr", "method-byol", "method-cpc"} <= targets
     assert page.count('class="page"') == 3 and page.count("Collapse watch: nothing in 2 trials.") == 2
+
+
+def test_every_method_names_its_paper_and_bold_is_explained(page: str) -> None:
+    for kind in objective_classes().values():
+        assert re.search(r"[ ,]20\d\d\b", kind.paper), kind.name
+    assert "arXiv 2006.07733" in page and "arXiv 2002.05709" in page and "arXiv 1807.03748" in page
+    assert "Bold is the highest mean of the methods in a column" in page
+    assert "details::details-content { content-visibility: visible;" in page.partition("@media print")[2]
 
 
 def test_conditions_are_in_order_and_begin_with_the_clean_recordings(page: str) -> None:

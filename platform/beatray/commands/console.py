@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from beatray.commands.pace import Pace, in_words
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -22,6 +24,11 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """One line on stderr, at once; above the bar where there is one."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def print_table(table: Table) -> None:
     """A table as wide as the terminal; 120 columns in a log."""
     from rich.console import Console
@@ -31,35 +38,36 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Update]:
-    """A bar with rate and time left on a terminal; a line every few seconds elsewhere."""
+    """A bar with the time left on a terminal; a line every few seconds elsewhere."""
+    pace = Pace()
+
+    def time_left(total: int) -> str:
+        left = pace.seconds_left(total, time.monotonic())
+        return "" if left is None else f"{in_words(left)} left"
+
     if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
         from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=None, note="")
-            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+
+            def show(done: int, total: int, note: str) -> None:
+                pace.add(time.monotonic(), done)
+                note = ", ".join(filter(None, (time_left(total), note)))
+                bar.update(task, completed=done, total=total, note=note)
+
+            yield show
         return
     said = time.monotonic()
-    first: tuple[float, int] | None = None  # the rate is taken from the first news on: starting up says nothing of it
 
     def update(done: int, total: int, note: str) -> None:
-        nonlocal said, first
+        nonlocal said
         now = time.monotonic()
-        if first is None and done:
-            first = (now, done)
+        pace.add(now, done)
         if now - said >= LINE_EVERY_S:
             said = now
-            rate = (done - first[1]) / max(now - first[0], 1e-9) if first else 0.0
-            left = f", {(total - done) / rate:.0f} s left" if rate else ""
-            say(f"  {title}: {done}/{total} {unit}{left}{', ' + note if note else ''}")
+            say(f"  {title}: {', '.join(filter(None, (f'{done}/{total} {unit}', time_left(total), note)))}")
 
     yield update

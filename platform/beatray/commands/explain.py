@@ -1,8 +1,9 @@
 """`beatray ingest explain PATH [MEMBER]`: what the reader finds in one file, check by check, and what becomes of it.
 
 Contract: prints one line per check that is passed, in order, with the value seen, and then how many rows would be kept,
-and for each recording that is refused the reason and what to do. Exit code 1 where one is refused, else 0. Writes
-nothing, needs no corpus, and shows nothing about the person but age and sex.
+and for each recording that is refused the reason and what to do; of a file that is no recording by itself, which source
+reads it. Exit code 1 where one is refused or the file is none, else 0. Writes nothing, needs no corpus, and shows
+nothing about the person but age and sex.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from beatray.ingest.each_record import each_record, refusal_of
 from beatray.ingest.formats.checks import listening
 from beatray.ingest.formats.registry import FORMATS, HEAD_BYTES, recognise, unsupported
 from beatray.ingest.long_record import windows_of
+from beatray.ingest.read_by import read_by
 from beatray.ingest.tree import ARCHIVE_SUFFIXES, Tree, open_tree
 from beatray.record import LEADS, Reason, Record, RecordError, Window
 
@@ -103,6 +105,9 @@ def _explain(tree: Tree, path: str) -> int:
     head = tree.head(path, HEAD_BYTES)
     found, by = recognise(head, path)
     if found is None:
+        if told := read_by(tree, path):
+            say(f"not read by itself: {told}")
+            return 1
         known = f"it looks like {unsupported(head)}, which is not read" if unsupported(head) else "of no known format"
         raise RecordError(Reason.FORMAT, f"{known}; read are {', '.join(FORMATS)}")
     _line("ok", "format", f"{found.name}, recognised by its {by}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from itertools import pairwise
 
+from beatray.cli_parser import parser
 from beatray.corpus.label_settings import is_place
 from beatray.ingest.sources.registry import SOURCES
 from beatray.models import bundled
@@ -21,9 +23,12 @@ PLACES = {
     "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out", *_TABLE, *_EVALUATED),
     "predict": ("corpus", "corpus.path", "files", "model", "out"),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
+    "report": ("PLACE", "--corpus", "--results"),
 }
 NOT_PLACES = ("random", "null", *bundled.names())
 NEEDED = "out"
+MLFLOW_ID = r"[0-9a-f]{32}"
+"""What `beatray report` takes in place of a folder."""
 
 
 def main(command: str, argv: list[str]) -> int:
@@ -33,7 +38,7 @@ def main(command: str, argv: list[str]) -> int:
     """
     from beatray.cli import main as run
 
-    places = dict(_pairs(argv))
+    places = _of_report(argv) if command == "report" else dict(_pairs(argv))
     for key in PLACES[command]:
         value = places.get(key)
         if value is None or value in NOT_PLACES or _names_labels(command, key, value):
@@ -41,7 +46,7 @@ def main(command: str, argv: list[str]) -> int:
         each = value.strip("[]").split(",") if key == "model" else [value]
         if not all(place.startswith("/") or "://" in place for place in each):
             return _refuse(command, f"{key}={value} is relative")
-    if NEEDED not in places and "--help" not in argv:
+    if NEEDED not in places and command != "report" and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not said")
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])
@@ -50,6 +55,13 @@ def main(command: str, argv: list[str]) -> int:
 def _names_labels(command: str, key: str, value: str) -> bool:
     """Whether the word is the name of labels that the corpus has, and no place at all."""
     return command == "finetune" and key == "labels" and not is_place(value)
+
+
+def _of_report(argv: list[str]) -> dict[str, str]:
+    """The places of `beatray report`, which has no overrides but a word of its own and options."""
+    said = parser().parse_args(["report", *argv])
+    places = {"PLACE": said.parent, "--corpus": said.corpus, "--results": said.results}
+    return {key: place for key, place in places.items() if place is not None and not re.fullmatch(MLFLOW_ID, place)}
 
 
 def _pairs(argv: list[str]) -> list[tuple[str, str]]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from beatray.commands.console import say
+from beatray.commands.what_ran import what_ran
+from beatray.corpus.reader import open_corpus
+from beatray.errors import CorpusError
+from beatray.models.encoder_folder import describe_encoder
+from beatray.objectives.registry import objective_class
 from beatray.report.model_sweep import (
     ModelSweepMaterial,
     as_markdown,
@@ -37,12 +44,12 @@ def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) 
         what=f"{learned} ({', '.join(description['names'][:5])}{', ...' if len(description['names']) > 5 else ''})",
         results=results,
         facts={
+            **what_ran(folder, settings, description["manifest_hash"], _recordings(settings)),
             "trials": f"{len(finished)} of {len(record.trials)} finished",
             "labels": learned,
             "network": description["encoder"]["name"],
             "encoder": settings["encoder_weights"] or "random weights",
-            "corpus": f"{settings['corpus']['path']} ({description['manifest_hash'][:16]})",
-            "tested on folds": settings["corpus"]["test_folds"],
+            **_pretraining(settings["encoder_weights"]),
             "time of all trials": f"{sum(each.seconds for each in record.trials) / 60:.0f} min",
         },
         settings=yaml.safe_dump(shared_settings(folder, record, first.trial), sort_keys=True),
@@ -55,6 +62,25 @@ def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) 
         (out / name).write_text(text, encoding="utf-8")
     say(as_text(results))
     return [build_model_sweep_report(out / "report.html", material), *(out / name for name in texts)]
+
+
+def _recordings(settings: Mapping[str, Any]) -> int | None:
+    """Of the whole corpus; None where it is not there any more."""
+    try:
+        return int(open_corpus(settings["corpus"]["path"]).manifest.statistics["recordings"])
+    except (OSError, CorpusError):
+        return None
+
+
+def _pretraining(weights: str | None) -> dict[str, str]:
+    """By which method the encoder was pretrained, and its paper; nothing where the encoder is gone or had none."""
+    if not weights:
+        return {}
+    try:
+        kind = objective_class(str(describe_encoder(weights)["objective"]["name"]))
+    except (OSError, KeyError, ValueError):  # CheckpointError is a ValueError
+        return {}
+    return {"pretrained by": kind.title, **({"paper": kind.paper} if kind.paper else {})}
 
 
 def shared_settings(folder: Store, record: SweepRecord, trial: str) -> dict[str, object]:

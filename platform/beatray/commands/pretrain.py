@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from beatray.commands.console import progress, say
+from beatray.commands.console import progress, say, warn
 from beatray.finetune.finish import make_model
 from beatray.finetune.prepare import prepared, without_test
 from beatray.objectives.objective import Progress
@@ -24,6 +24,7 @@ from beatray.train.launch import RunResult, check, pretrain
 from beatray.train.run_folder import METRICS, SKIPPED, RunFolder
 from beatray.train.run_spec import RunSpec
 from beatray.train.tracked import tracked
+from beatray.train.worker_news import WorkerNews
 
 
 def settings_from(overrides: list[str]) -> PretrainSettings:
@@ -43,13 +44,13 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
         check(run_spec)  # before tracking: a start that is refused must not touch the run's record
         folder = RunFolder.open(run_spec.run)
         with stop_on_signals() as stop, tracked(run_spec, folder=folder) as tracker:
-            with _watched(run_spec, folder, command):
+            with watched(run_spec, folder, command):
                 result = pretrain(run_spec, stop=stop)
             scores = make_model(run_spec, found) if result.finished else {}
             if tracker is not None and scores:
                 tracker.metrics({f"model/{name}": value for name, value in scores.items()})
             if tracker is not None:
-                tracker.status = "FINISHED" if result.finished else "KILLED"
+                tracker.status = result.mlflow_status
     _tell(run_spec, result, folder)
     return result
 
@@ -104,14 +105,16 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
         say(f"  MLflow: {opened}")
     if result.finished:
         say(f"  encoder: {result.folder}/encoder")
+    elif result.as_asked:
+        say(f"  ended at step {result.steps:,}, as train.stop_after_steps asks; without it the same command goes on")
     else:
         say("  stopped before the end; the same command continues it")
 
 
 @contextmanager
-def _watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None]:
-    """Progress from the run's own journal, and a warning when the embedding collapses."""
-    tail, stop = Tail(folder.scratch / METRICS), threading.Event()
+def watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None]:
+    """Progress from the run's own journal, a warning when the embedding collapses, and what becomes of the workers."""
+    tail, stop, news = Tail(folder.scratch / METRICS), threading.Event(), WorkerNews(run_spec.run)
     tail.fresh()
 
     told: set[str] = set()
@@ -120,6 +123,8 @@ def _watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[Non
 
         def look() -> None:
             try:
+                for told_of in news.fresh():
+                    warn(f"  {command}: {told_of}")
                 folder.pull(METRICS)
             except OSError:
                 return  # a store that does not answer for a moment

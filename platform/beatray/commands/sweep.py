@@ -13,6 +13,7 @@ from beatray.sweep.progress import Prepared, alone, prepare
 from beatray.sweep.ranking import as_json, as_text
 from beatray.sweep.record import ENDED, SweepRecord, read
 from beatray.sweep.run import run as run_trials
+from beatray.sweep.starts import note_start
 from beatray.sweep.tracking import settle
 from beatray.track.memory import how_to_compare, how_to_open
 
@@ -31,6 +32,8 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
     with alone(plan):
         say(f"sweep {plan.name}: {plan.sweep.search}, {len(plan.trials)} trials, into {plan.folder.where()}")
         prepared = prepare(budgeted(plan, say))
+        if prepared.todo:
+            note_start(plan.folder, overrides)
         record = _run(prepared)
     say(as_text(record))
     for line in where_to_look(plan.folder, record):

@@ -21,15 +21,16 @@ from beatray.commands.hard_recordings import hard_recordings
 from beatray.commands.model_sweep_report import shared_settings
 from beatray.commands.report import example_of, rows_of
 from beatray.commands.sweep import where_to_look
+from beatray.commands.what_ran import what_ran
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import SettingsError
+from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.results import Evaluation, evaluation_of
 from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
 from beatray.infer.vectors import embed_rows
-from beatray.models.encoder_folder import load_encoder
+from beatray.models.encoder_folder import describe_encoder, load_encoder
 from beatray.report import ecg, sweep_table_forms
 from beatray.report.build import overlays_of
 from beatray.report.sweep_material import Embeddings, SweepMaterial, compares_methods
@@ -105,7 +106,9 @@ def write(
     best = best_method(results, record.metric, record.mode)
     trial = best.trials[0]
     settings = yaml.safe_load(folder.child(trial.trial).read(SETTINGS))
-    found = _of_corpus(folder, best, trial, settings, corpus)
+    opened = _opened(settings, corpus)
+    found = {} if opened is None else _of_corpus(folder, best, trial, settings, opened)
+    made = _made(folder.child(trial.trial))
     finished = [each for each in record.trials if each.status == "finished"]
     material = SweepMaterial(
         title=f"beatray sweep {record.run}",
@@ -113,6 +116,13 @@ def write(
         results=results,
         best=best,
         facts={
+            **what_ran(
+                folder,
+                settings,
+                made.get("manifest_hash"),
+                None if opened is None else int(opened.manifest.statistics["recordings"]),
+                sum(made.get("sources", {}).values()),
+            ),
             "trials": f"{len(finished)} of {len(record.trials)} finished",
             "encoder": _each(results, "encoder", "name"),
             "epochs": _each(results, "train", "epochs"),
@@ -169,16 +179,28 @@ def _folder_of(parent: str) -> str:
     return found
 
 
-def _of_corpus(
-    folder: Store, best: Method, trial: Evaluated, settings: Mapping[str, Any], corpus_path: str | None
-) -> dict[str, Any]:
-    """What is drawn of recordings; nothing, with a word, where the corpus is not there any more."""
-    policy = build(CorpusSettings, dict(settings["corpus"]), "corpus.")
+def _made(place: Store) -> dict[str, Any]:
+    """What a trial's encoder says of itself; nothing where its folder is gone."""
     try:
-        corpus = open_corpus(corpus_path or policy.path)
-    except Exception as error:  # a report without these pictures is still a report
-        say(f"  without pictures of recordings: {error} (say --corpus PATH)")
+        return describe_encoder(place.location)
+    except (OSError, CheckpointError):
         return {}
+
+
+def _opened(settings: Mapping[str, Any], corpus_path: str | None) -> Corpus | None:
+    """The corpus of the sweep; None, with a word, where it is not there any more."""
+    try:
+        return open_corpus(corpus_path or settings["corpus"]["path"])
+    except Exception as error:  # a report without pictures of recordings is still a report
+        say(f"  without pictures of recordings: {error} (say --corpus PATH)")
+        return None
+
+
+def _of_corpus(
+    folder: Store, best: Method, trial: Evaluated, settings: Mapping[str, Any], corpus: Corpus
+) -> dict[str, Any]:
+    """What is drawn of recordings; nothing, with a word, where the corpus has none of those that were tested."""
+    policy = build(CorpusSettings, dict(settings["corpus"]), "corpus.")
     evaluation = build(EvaluateSettings, dict(trial.results["settings"]), "evaluate.")
     tested = np.flatnonzero(assign_roles(corpus.index, policy_of(policy)) == Role.TEST)
     if not len(tested):

@@ -37,6 +37,7 @@ from beatray.evaluate.encoders import FORWARD_BATCH, EncoderSpec, build, feature
 from beatray.evaluate.robustness import CLEAN, in_chunks, leads_left, without_leads
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.tasks import TaskData
+from beatray.full_disk import named
 from beatray.models.encoder_folder import encoder_files
 from beatray.models.registry import encoder_class
 from beatray.record import RATE_HZ
@@ -201,6 +202,6 @@ def write_whole(path: Path, save: Callable[[IO[bytes]], None]) -> None:
     """A whole file or none, also when several processes write the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.part")
-    with part.open("wb") as handle:
+    with named(path), part.open("wb") as handle:
         save(handle)
     part.replace(path)

@@ -115,14 +115,20 @@ def evaluate(
         runs: dict[int, list[Run]] = {}
         outputs = Outputs(folder if folder and corpus else Path(scratch) / "outputs", corpus, tasks, settings)
 
-        def reading(piece: Piece) -> None:
+        def tell(note: str) -> None:
             if progress is not None:
-                progress(0, len(units), piece.name())
+                progress(len(runs), len(units), note)
 
-        for done, (position, found_runs) in enumerate(_work(outputs, units, settings, reading), start=1):
+        kept = KeptRuns(outputs)
+        for position, unit in enumerate(units):
+            done = kept.read(unit)
+            if done is not None:
+                runs[position] = done  # not told one by one: nobody can take their pace for that of a fit
+        left = [position for position in range(len(units)) if position not in runs]
+        for position, found_runs in _work(outputs, units, left, settings, lambda piece: tell(piece.name())):
+            kept.write(units[position], found_runs)
             runs[position] = found_runs
-            if progress is not None:
-                progress(done, len(units), f"{units[position].name()} seed {units[position].seed}")
+            tell(f"{units[position].name()} seed {units[position].seed}")
         outputs.remove(RUNS_SUFFIX if settings.keep_outputs else "")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     hashes = {spec.label: encoder_sha256(spec.weights) for spec in encoders if spec.weights is not None}
@@ -157,18 +163,14 @@ def plan(tasks: Sequence[str], encoders: Sequence[EncoderSpec], settings: Evalua
 
 
 def _work(
-    outputs: Outputs, units: Sequence[WorkUnit], settings: EvaluateSettings, on_piece: Callable[[Piece], None]
+    outputs: Outputs,
+    units: Sequence[WorkUnit],
+    left: Sequence[int],
+    settings: EvaluateSettings,
+    on_piece: Callable[[Piece], None],
 ) -> Iterator[tuple[int, list[Run]]]:
-    """The runs of each unit by its position, as they are done: those that were kept first, and before the others
-    `on_piece` for each job of the encoders."""
-    kept = KeptRuns(outputs)
-    left: list[int] = []
-    for position, unit in enumerate(units):
-        done = kept.read(unit)
-        if done is None:
-            left.append(position)
-        else:
-            yield position, done
+    """The runs of the units at the positions `left`, as they are done, and before them `on_piece` for each job of the
+    encoders."""
     pieces = outputs.missing(each for position in left for each in read_by(units[position], settings))
     if settings.workers <= 1:
         for piece in pieces:
@@ -176,9 +178,7 @@ def _work(
             on_piece(piece)
         worker = Worker(outputs.tasks, settings, outputs)
         for position in left:
-            runs = worker.run(units[position])
-            kept.write(units[position], runs)
-            yield position, runs
+            yield position, worker.run(units[position])
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(settings.workers, context, _start, (outputs,)) as pool:
@@ -186,9 +186,7 @@ def _work(
             on_piece(piece)
         waiting = {pool.submit(_run, units[position]): position for position in left}
         for finished in as_completed(waiting):
-            runs, position = finished.result(), waiting[finished]
-            kept.write(units[position], runs)
-            yield position, runs
+            yield waiting[finished], finished.result()
 
 
 def _start(outputs: Outputs) -> None:

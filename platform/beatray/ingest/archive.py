@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from beatray.ingest.member_checks import Cause, check_plain_path
+from beatray.ingest.web_file import is_web, size_of
 from beatray.record import Reason, RecordError
 from beatray.storage.store import Store
 
@@ -81,6 +82,8 @@ class ArchiveTree(ABC, Generic[Handle, Member]):
 
 def archive_stamp(location: str) -> Stamp:
     """What tells one state of an archive from another; the process belongs to it, as forks share file offsets."""
+    if is_web(location):
+        return (os.getpid(), 0, size_of(location), 0)
     if "://" in location:
         folder, name = place(location)
         return (os.getpid(), 0, folder.size(name) or 0, 0)

@@ -31,6 +31,7 @@ from beatray.ingest.patients import other_id_key
 from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import Tree, is_remote, open_tree
+from beatray.ingest.web_file import is_web, size_of
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES, RecordError
 from beatray.storage.store import Store
 
@@ -210,6 +211,8 @@ def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
 
 def stamp_of(part: Slice) -> str:
     """Place, sizes and times of what a slice reads: the archive, or each item's file and those of WFDB beside it."""
+    if is_web(part.location):
+        return hashlib.blake2b(f"{part.location}\0{size_of(part.location)}".encode(), digest_size=16).hexdigest()
     if is_remote(part.location):
         store = Store(part.location)
         sizes = [store.size("")] if part.location.partition("?")[0].endswith(".zip") else []

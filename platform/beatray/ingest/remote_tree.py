@@ -1,9 +1,9 @@
 """A data set that lies on an object store or another remote place, read file by file where it lies.
 
-Any URI is read that pyarrow or fsspec can open (s3://, gs://, hdfs://, https:// with fsspec's own extras); keys come
-from the environment, as for a corpus. Contract: as `ingest.tree`; a member that is to be read in pieces is read whole
-first, and refused beyond `MAX_FILE_BYTES`. Listing takes one request for a thousand files,
-reading one for each file, so that a zip is the faster way for many small files.
+Any URI is read that pyarrow or fsspec can open (s3://, gs://, hdfs://, ...), except those of the web (`web_file`); keys
+come from the environment, as for a corpus. Contract: as `ingest.tree`; a member that is to be read in pieces is read
+whole first, and refused beyond `MAX_FILE_BYTES`. Listing takes one request for a thousand files, reading one for each
+file, so that a zip is the faster way for many small files.
 """
 
 from __future__ import annotations

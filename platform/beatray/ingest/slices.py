@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Record, RecordError, Window
 from beatray.storage.store import Store
 
+if TYPE_CHECKING:
+    from beatray.ingest.told import Teller
+
 STAGING = "staging"
 FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}
 
@@ -46,8 +49,14 @@ class SliceResult:
     ids_dropped: int = 0  # recordings whose private patient id was not stored, for want of an id key
 
 
-def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey | None = None) -> SliceResult:
-    """The task: read every item, measure the windows, write the shards, leave the note."""
+def convert_slice(
+    store: Store,
+    part: Slice,
+    detector: Detector,
+    id_key: IdKey | None = None,
+    teller: Teller | None = None,
+) -> SliceResult:
+    """The task: read every item, measure the windows, write the shards, leave the note; `teller` hears how far."""
     stamp = stamp_of(part)
     tree = open_tree(part.location)
     writer = ShardWriter(store, part.name, part.source)
@@ -65,7 +74,7 @@ def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey |
         writer.add_group(schema.to_table(group, measured, signals))
         tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
 
-    for item in part.items:
+    for number, item in enumerate(part.items, start=1):
         read = read_item(tree, part.source, item, id_key)
         refused += read.refused
         if read.windows:
@@ -74,6 +83,8 @@ def convert_slice(store: Store, part: Slice, detector: Detector, id_key: IdKey |
         ids_dropped += read.ids_dropped
         while len(windows) >= schema.ROWS_PER_GROUP:
             write_group()
+        if teller is not None:
+            teller.far(number, len(refused))
     if windows:
         write_group()
     shards = [asdict(shard) for shard in writer.finish()]

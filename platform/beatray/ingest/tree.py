@@ -23,6 +23,7 @@ from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.remote_tree import RemoteTree
 from beatray.ingest.tar_tree import TarTree
+from beatray.ingest.web_file import is_web, size_of
 from beatray.ingest.zip_tree import ZipTree
 from beatray.record import Reason
 
@@ -51,7 +52,7 @@ class Tree(Protocol):
 
 
 def open_tree(location: str) -> Tree:
-    """Open a folder, .zip, .tar, .tar.gz or .tar.xz; a folder or .zip behind a URI.
+    """Open a folder, .zip, .tar, .tar.gz or .tar.xz; a folder or .zip behind a URI, over http only a .zip.
 
     Raises FileNotFoundError when nothing is there, ValueError when it is none of these. A damaged archive raises
     RecordError(CORRUPT_ARCHIVE) when it is first listed or read.
@@ -74,6 +75,9 @@ def is_remote(location: str) -> bool:
 
 
 def _open_remote(location: str) -> Tree:
+    if is_web(location):
+        size_of(location)  # refuses, with the remedy, what cannot be read there
+        return ZipTree(location)
     place = location.partition("?")[0].lower()
     if place.endswith(".zip"):
         return ZipTree(location)

@@ -67,6 +67,7 @@ class BeatSsl(Objective):
 
     name = "beat_ssl"
     title = "Beat-SSL"
+    paper = "Rizqyawan, Macfarlane, Hadjidemetriou and Deligianni, Beat-SSL, ISBI 2026, arXiv 2601.16147"
     views_text = (
         "A view turns and stretches the heart, goes back to 12 leads and loses a stretch of each lead; where leads are "
         "masked the loop is bent or falls to zero."

@@ -28,6 +28,7 @@ from beatray.objectives.contrast import unit_rows
 from beatray.objectives.ema import Teacher, cosine_momentum
 from beatray.objectives.objective import Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import encode_views
+from beatray.objectives.published import FOR_ECGS
 from beatray.objectives.reduce import embedding_std, global_mean
 from beatray.objectives.statistics import FeatureStatistics
 
@@ -57,6 +58,10 @@ class Byol(Objective):
 
     name = "byol"
     title = "BYOL"
+    paper = (
+        "Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020, "
+        f"arXiv 2006.07733; {FOR_ECGS}"
+    )
     remedy = "raise objective.momentum or lower the learning rate"
     Settings = ByolSettings
 

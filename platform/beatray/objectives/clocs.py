@@ -56,6 +56,10 @@ class Clocs(Objective):
 
     name = "clocs"
     title = "CLOCS"
+    paper = (
+        "Kiyasseh, Zhu and Clifton, CLOCS: Contrastive Learning of Cardiac Signals Across Space, Time, and "
+        "Patients, ICML 2021, arXiv 2005.13249"
+    )
     views_text = "The views are stretches of the recording as they are, one after the other, or its leads."
     Settings = ClocsSettings
 

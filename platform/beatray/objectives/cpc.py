@@ -22,6 +22,7 @@ from beatray.augment.two_views import crop_window
 from beatray.fields import setting
 from beatray.models.encoder import Encoder, valid_cells
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, needs_tokens
+from beatray.objectives.published import FOR_ECGS
 from beatray.objectives.statistics import FeatureStatistics
 from beatray.objectives.token_prediction import PredictionSettings, TokenPrediction, prediction_curves
 
@@ -38,6 +39,10 @@ class Cpc(Objective):
 
     name = "cpc"
     title = "CPC"
+    paper = (
+        "van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018, "
+        f"arXiv 1807.03748; {FOR_ECGS}; on state-space networks ECG-CPC, 2025, arXiv 2509.25095"
+    )
     remedy = "lower the learning rate, or take more negatives"
     Settings = CpcSettings
 

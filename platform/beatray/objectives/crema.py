@@ -66,6 +66,11 @@ class Crema(Objective):
 
     name = "crema"
     title = "CREMA"
+    paper = (
+        "Song et al., Foundation Models for ECG: Leveraging Hybrid Self-Supervised Learning, 2024, arXiv "
+        "2407.07110; without the contrast He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR "
+        "2022, arXiv 2111.06377"
+    )
     Settings = CremaSettings
 
     def __init__(self, encoder: Encoder, settings: CremaSettings, statistics: FeatureStatistics | None = None) -> None:

@@ -68,6 +68,10 @@ class EcgFm(Objective):
 
     name = "ecg_fm"
     title = "ECG-FM"
+    paper = (
+        "Oh, Chung and Choi, Lead-agnostic Self-supervised Learning for Local and Global Representations of "
+        "Electrocardiogram, CHIL 2022, arXiv 2203.06889; McKeen et al., ECG-FM, 2024, arXiv 2408.05178"
+    )
     remedy = "lower the learning rate, or objective.patient_weight"
     views_text = "The views are two stretches, one right after the other, each with about half of its leads zeroed."
     Settings = EcgFmSettings

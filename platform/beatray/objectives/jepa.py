@@ -62,6 +62,10 @@ class Jepa(LatentPrediction):
 
     name = "jepa"
     title = "ECG-JEPA"
+    paper = (
+        "Weimann and Conrad, Self-Supervised Pre-Training with Joint-Embedding Predictive Architecture Boosts "
+        "ECG Classification Performance, 2024, arXiv 2410.13867"
+    )
     Settings = JepaSettings
 
     def __init__(self, encoder: Encoder, settings: JepaSettings, statistics: FeatureStatistics | None = None) -> None:

@@ -71,6 +71,7 @@ class LeadContrast(Objective):
 
     name = "lead_contrast"
     title = "Lead contrast"
+    paper = "Dade et al., Robust ECG-based cardiac classification, Heart Rhythm O2 2026"
     views_text = "A view turns and stretches the heart, goes back to 12 leads, and leads are zeroed by chance."
     Settings = LeadContrastSettings
 

@@ -120,6 +120,9 @@ class Objective(nn.Module):
     views_text: ClassVar[str] = "A view is what the method makes of the same stretch."
     """What a report says below the pictures of views."""
 
+    paper: ClassVar[str] = ""
+    """Authors, title, place and year of what it follows, with its number at arXiv: a report's page of it says so."""
+
     published: ClassVar[PublishedTable | None] = None
     """The table of its paper: the report of a sweep stands beside it."""
 

@@ -95,6 +95,10 @@ class PhysioContrast(Objective):
 
     name = "physio_contrast"
     title = "Physio-contrast"
+    paper = (
+        "after Maghsoodi et al., Domain Knowledge is Power: Leveraging Physiological Priors for "
+        "Self-Supervised Representation Learning in Electrocardiography, 2025, arXiv 2509.08116"
+    )
     remedy = "raise objective.threshold or lower the learning rate"
     views_text = (
         "The first view is the stretch as recorded, the second has its heartbeats in another order; "

@@ -1,4 +1,4 @@
-"""The table of a method's paper, as data that a sweep's report stands beside.
+"""What a method's paper says: its table, as data that a sweep's report stands beside, and a paper that many follow.
 
 Absolute values are not ours to match (other data, encoder and labels); directions are.
 """
@@ -12,6 +12,13 @@ from typing import Any
 AUROC, F1, SEGMENT_F1 = "classify/auroc", "classify/f1", "segment/f1"
 PUBLISHED_SCORES = (AUROC, F1, SEGMENT_F1)
 """The scores that a table may have."""
+
+
+FOR_ECGS = (
+    "for ECGs Mehari and Strodthoff, Self-supervised representation learning from 12-lead ECG data, Comput. Biol. Med. "
+    "2022, arXiv 2103.12676"
+)
+"""The paper that set several methods up for 12-lead ECGs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ class S4Jepa(LatentPrediction):
 
     name = "s4_jepa"
     title = "S4-JEPA"
+    paper = (
+        "a study of pretraining on ECGs, 2026, arXiv 2605.12241; targets=data2vec Baevski et al., data2vec, "
+        "ICML 2022, arXiv 2202.03555"
+    )
     Settings = S4JepaSettings
 
     def __init__(self, encoder: Encoder, settings: S4JepaSettings, statistics: FeatureStatistics | None = None) -> None:

@@ -16,6 +16,7 @@ from beatray.models.encoder import Encoder
 from beatray.models.heads import ProjectionHead
 from beatray.objectives.objective import Objective, Progress, StepResult, Tensors
 from beatray.objectives.pairs import nt_xent_step
+from beatray.objectives.published import FOR_ECGS
 from beatray.objectives.statistics import FeatureStatistics
 
 
@@ -37,6 +38,10 @@ class SimClr(Objective):
 
     name = "simclr"
     title = "SimCLR"
+    paper = (
+        "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, arXiv "
+        f"2002.05709; {FOR_ECGS}"
+    )
     Settings = SimClrSettings
 
     def __init__(self, encoder: Encoder, settings: SimClrSettings, statistics: FeatureStatistics | None = None) -> None:

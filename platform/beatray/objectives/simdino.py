@@ -91,6 +91,10 @@ class SimDino(Objective):
 
     name = "simdino"
     title = "SimDINO"
+    paper = (
+        "Wu et al., Simplifying DINO via Coding Rate Regularization, ICML 2025, arXiv 2502.10385; for ECGs "
+        "xECG, 2025, arXiv 2509.10151"
+    )
     remedy = "raise objective.expansion or lower the learning rate"
     views_text = "A view is a cut of the same stretch without some of its leads; smaller cuts are not shown."
     Settings = SimDinoSettings

@@ -40,6 +40,7 @@ from beatray.models.heads import ProjectionHead
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.ema import Queue
 from beatray.objectives.objective import Curve, Objective, Progress, StepResult, Tensors, embedding_curves
+from beatray.objectives.published import FOR_ECGS
 from beatray.objectives.reduce import embedding_std, gather_counts, gather_rows, global_mean, rank
 from beatray.objectives.statistics import FeatureStatistics
 
@@ -81,6 +82,10 @@ class Swav(Objective):
 
     name = "swav"
     title = "SwAV"
+    paper = (
+        "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS "
+        f"2020, arXiv 2006.09882; {FOR_ECGS}"
+    )
     remedy = "lower objective.epsilon or the learning rate, or freeze the prototypes longer (objective.freeze)"
     views_text = (
         "A view is a window of the recording at its own moment that lost a stretch of each lead and one of all."

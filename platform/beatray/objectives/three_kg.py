@@ -37,6 +37,10 @@ class ThreeKg(Objective):
 
     name = "three_kg"
     title = "3KG"
+    paper = (
+        "Gopal et al., 3KG: Contrastive Learning of 12-Lead Electrocardiograms using Physiologically-Inspired "
+        "Augmentations, PMLR 158, 2021, arXiv 2106.04452"
+    )
     views_text = (
         "A view turns and stretches the heart, goes back to 12 leads and loses a stretch of each lead; where leads are "
         "masked the loop is bent or falls to zero."

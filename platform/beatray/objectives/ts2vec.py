@@ -87,6 +87,11 @@ class TS2Vec(Objective):
 
     name = "ts2vec"
     title = "TS2Vec"
+    paper = (
+        "Yue et al., TS2Vec: Towards Universal Representation of Time Series, AAAI 2022, arXiv 2106.10466; "
+        "soft targets Lee, Park and Lee, Soft Contrastive Learning for Time Series, ICLR 2024, arXiv "
+        "2312.16424"
+    )
     remedy = "lower the learning rate"
     views_text = (
         "View 2 begins later than view 1, which is the recording itself; the moments that both hold are compared."

@@ -59,6 +59,10 @@ class Vicreg(Objective):
 
     name = "vicreg"
     title = "VICReg"
+    paper = (
+        "Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised "
+        "Learning, ICLR 2022, arXiv 2105.04906"
+    )
     remedy = "raise objective.variance or lower the learning rate"
     Settings = VicregSettings
 

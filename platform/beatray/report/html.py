@@ -17,6 +17,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from beatray.full_disk import named
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -57,7 +59,8 @@ def write_report(path: Path, title: str, lead: Sequence[str], sections: Sequence
     """Write the page to `path` (its folder is made) and return it. `lead` are the first sentences under the title."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    aside.write_text(page(title, lead, sections, footer), encoding="utf-8")
+    with named(path):
+        aside.write_text(page(title, lead, sections, footer), encoding="utf-8")
     return aside.replace(path)
 
 

@@ -6,6 +6,7 @@ finite leave a gap. Nothing here reads a file or knows a run folder.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES, Row
 from beatray.report.canvas import BLUE, GREY, ORANGE, STYLE, new_figure, quiet_grid
 
 SMOOTHING_SHARE = 0.03  # of the steps, on each side
+TITLE_LETTERS = 24
+"""More of a title would run into that of the next panel."""
 PANELS_PER_ROW = 5
 
 
@@ -43,18 +46,19 @@ def training_curves(
     with rc_context(STYLE):
         figure = new_figure(2.5 * columns, 2.2 * lines)
         panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+        keys: dict[str, Artist] = {}
         for axes, (name, values) in zip(panels, curves.items(), strict=False):
             raw = np.asarray(values, np.float64)
             for at, beside in (others or {}).get(name, ()):
                 smooth = running_median(np.asarray(beside, np.float64))
-                axes.plot(np.asarray(at, np.float64), smooth, color=GREY, linewidth=0.9)
-            axes.plot(steps, raw, color=BLUE, alpha=0.3, linewidth=0.8)
-            axes.plot(steps, running_median(raw), color=BLUE, linewidth=1.6)
+                (keys["other trials"],) = axes.plot(np.asarray(at, np.float64), smooth, color=GREY, linewidth=0.9)
+            (keys["as measured"],) = axes.plot(steps, raw, color=BLUE, alpha=0.3, linewidth=0.8)
+            (keys["running median"],) = axes.plot(steps, running_median(raw), color=BLUE, linewidth=1.6)
             if name in marks:
                 level, text = marks[name]
                 axes.axhline(level, color=ORANGE, linewidth=1.2, linestyle="--", label=text)
                 axes.legend(fontsize=7, loc="best")
-            axes.set_title(name)
+            axes.set_title(textwrap.fill(name, TITLE_LETTERS))
             axes.set_xlabel("step")
             axes.margins(x=0.01)
             if name in shares:
@@ -62,6 +66,8 @@ def training_curves(
             quiet_grid(axes)
         for axes in panels[len(curves) :]:
             axes.set_axis_off()
+        if keys:
+            figure.legend(list(keys.values()), list(keys), loc="outside lower left", ncols=len(keys), fontsize=7)
     return figure
 
 
@@ -83,8 +89,9 @@ def target_course(
                 middle = bands.shape[1] // 2
                 for edge in range(middle):
                     axes.fill_between(steps, bands[:, edge], bands[:, -1 - edge], color=BLUE, alpha=0.2, linewidth=0)
-                axes.plot(steps, bands[:, middle], color=BLUE, linewidth=1.4)
+                axes.plot(steps, bands[:, middle], color=BLUE, linewidth=1.4, label="median")
                 axes.set_title(f"{name}: {title}")
+                axes.legend(fontsize=7, loc="best")
             axes = line[2]
             axes.plot(steps, np.asarray(values["entropy"], np.float64), color=BLUE, label="target entropy")
             axes.plot(steps, np.asarray(values["own_mass"], np.float64), color=GREY, label="mass on the positive pair")

@@ -5,7 +5,7 @@ Contract: plain numbers in, a matplotlib `Figure` out (see `canvas`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +57,13 @@ def curves(
             axes.set_title(title)
             axes.set_xlabel(x_label)
             quiet_grid(axes)
-        handles, labels = found[0].get_legend_handles_labels()
+        keys = _keys(found)
         if reference_label:
-            handles.append(found[0].plot([], [], color=INK, linewidth=1.0, linestyle="--")[0])
-            labels.append(reference_label)
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), fontsize=8)
+            keys[reference_label] = found[0].plot([], [], color=INK, linewidth=1.0, linestyle="--")[0]
+        labels = list(keys)
+        figure.legend(
+            list(keys.values()), labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), fontsize=8
+        )
     return figure
 
 
@@ -147,10 +149,15 @@ def boxes(
             axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.grid(axis="x", color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
-        handles, labels = found[0].get_legend_handles_labels()
-        if labels:
-            figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), fontsize=8)
+        keys = _keys(found)
+        if keys:
+            figure.legend(list(keys.values()), list(keys), loc="outside lower center", ncols=len(keys), fontsize=8)
     return figure
+
+
+def _keys(panels: Iterable[Axes]) -> dict[str, Any]:
+    """What all panels draw, by its name, once: a panel may have a line that the first has not."""
+    return {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
 
 
 def _curve(axes: Axes, name: str, curve: Curve, colour: str, marker: str) -> None:

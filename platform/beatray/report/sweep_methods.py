@@ -161,6 +161,7 @@ def _method_section(
     used = _with_sd(cost["core-min mean"], cost["core-min SD"])
     facts: dict[str, object] = {
         "method": kind.described(settings),
+        **({"paper": kind.paper} if kind.paper else {}),
         "recipe": first.settings.get("recipe"),
         "network": f"{cost['network']}, {_count(cost['encoder parameters'])} parameters"
         if cost["encoder parameters"]
@@ -188,6 +189,12 @@ def _method_section(
         anchor=anchor,
         of=PAGES,
     )
+
+
+def papers(material: SweepMaterial) -> list[str]:
+    """The papers of all methods of the sweep, each once."""
+    kinds = [_objective(method.trials[0])[0] for method in material.results.methods]
+    return list(dict.fromkeys(kind.paper for kind in kinds if kind.paper))
 
 
 def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:

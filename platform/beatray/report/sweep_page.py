@@ -14,7 +14,7 @@ from beatray.report.html import Section, write_report
 from beatray.report.sweep_conditions import few_labels_section, robustness_sections
 from beatray.report.sweep_encoder import classes_section, embedding_section, heart_section
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_methods import anchors, cost_section, method_sections
+from beatray.report.sweep_methods import anchors, cost_section, method_sections, papers
 from beatray.report.sweep_scores import labels_section, number_sections, scatter_section
 from beatray.report.sweep_table import GAIN, SweepTable, Verdict, shown, task_title, verdicts
 from beatray.report.sweep_table_forms import as_html
@@ -61,6 +61,8 @@ def _table_section(material: SweepMaterial) -> Section:
         f"Mean ± SD over {trials_said} of each method, the encoder frozen unless a column says otherwise. "
         + " ".join(f"{task_title(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
     ]
+    if len(table.lines) > 1:
+        paragraphs.append("Bold is the highest mean of the methods in a column; it is no test.")
     if material.compares_methods:
         paragraphs.append(
             "The best first, by the score that the sweep ranks by; a name leads to how that method learned. Random "
@@ -116,7 +118,8 @@ def _run_section(material: SweepMaterial) -> Section:
     folded = {"Ranking of all trials": material.ranking, "All settings that the trials share": material.settings}
     return Section(
         title="What was run",
-        facts=material.facts,
+        # of a sweep over methods the page of each names its own
+        facts={**material.facts, **({} if material.compares_methods else {"papers": "; ".join(papers(material))})},
         preformatted="\n".join(material.tracking),
         folded={title: text for title, text in folded.items() if text},
     )

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from beatray.errors import CheckpointError
+from beatray.full_disk import named
 from beatray.storage.store import TEMPORARY_PREFIX, Store, sync_folder
 
 FILES = "files.json"
@@ -37,7 +38,7 @@ def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
     try:
         aside.mkdir()
         for file, data in {**files, FILES: listing}.items():
-            with (aside / file).open("xb") as stream:
+            with named(parent.folder / name / file), (aside / file).open("xb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())

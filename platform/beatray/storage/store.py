@@ -29,6 +29,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from beatray.full_disk import named
 from beatray.storage.remote import StoreError as StoreError
 from beatray.storage.remote import patiently
 
@@ -206,7 +207,7 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
-            with aside.open("xb") as stream:
+            with named(target), aside.open("xb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -101,6 +101,8 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
             reports = tuple(old for old in self._record[name].reports if old["step"] < report["step"])
             steps, seconds = int(report["step"]) + 1, self._seconds(name)
             self._record.change(name, steps=steps, seconds=seconds, reports=(*reports, report))
+        for lost in result.get("lost", ()):
+            self._tell(f"  {name}: {lost}; it goes on from its newest checkpoint")
         if "error" in result:
             self._errors[name] = str(result["error"])
         if "outcome" in result:

@@ -30,6 +30,7 @@ from beatray.sweep.evaluation import evaluate_trial
 from beatray.sweep.ranking import figures_of
 from beatray.train.launch import pretrain
 from beatray.train.run_folder import STOP
+from beatray.train.worker_news import reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,18 @@ def run_trial(
 
 
 class Reports(ray.train.UserCallback):  # type: ignore[misc]
-    """Puts what the first rank reports into a queue; lives in the controller of the training run."""
+    """Puts what the first rank reports, and which ranks were lost, into a queue; lives in the controller of the run."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self._queue.put(metrics[0])
+        self._queue.put({"report": metrics[0]})
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        lost = [f"worker of rank {rank} {why}" for rank, why in reasons(worker_exceptions).items()]
+        if lost:
+            self._queue.put({"lost": lost})
 
 
 @contextmanager
@@ -78,7 +84,7 @@ def relayed() -> Iterator[Reports]:
 
     def relay() -> None:
         while (report := queue.get()) is not None:
-            ray.tune.report({"report": report})
+            ray.tune.report(report)
 
     thread = threading.Thread(target=relay, name="beatray-reports", daemon=True)
     thread.start()

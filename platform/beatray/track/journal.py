@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+from beatray.full_disk import named
+
 
 class Journal:
     """An append-only file of JSON lines, each with an integer `step` (the global step, from 0)."""
@@ -30,7 +32,7 @@ class Journal:
         kept = [json.dumps(line) for line in read_lines(self.path) if int(line["step"]) < step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_suffix(".writing")
-        with aside.open("w") as file:
+        with named(self.path), aside.open("w") as file:
             file.write("".join(f"{line}\n" for line in kept))
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +54,8 @@ class Journal:
         while self._file is not None and self._waiting:
             data = self._waiting[0]
             try:
-                written = self._file.write(data)
+                with named(self.path):
+                    written = self._file.write(data)
             except OSError:
                 written = 0
                 raise
@@ -68,7 +71,8 @@ class Journal:
         """Make what was written durable; nothing if it is not open."""
         if self._file is not None:
             self._flush()
-            os.fsync(self._file.fileno())
+            with named(self.path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Make it durable and close."""

@@ -38,6 +38,7 @@ class Hooks:
     start: str | None = None  # the id of this start of the run
     report: Callable[[dict[str, Any]], None] = lambda metrics: None  # called by all ranks at the same steps
     preempted: Callable[[], bool] = lambda: False  # likewise: is a node about to be taken away?
+    begin: Callable[[int], None] = lambda step: None  # likewise, once, with the step before the first
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import threading
 import time
 import uuid
@@ -38,6 +39,7 @@ from beatray.train.ranks import Ranks
 from beatray.train.resources import check_readers_fit, check_resources, missing_now, use_gpu
 from beatray.train.run_folder import ALIVE, OWNER, SETTINGS, STOP, STOPPED, is_superseded, read_text
 from beatray.train.run_spec import RunSpec, check_same_run, shown_settings
+from beatray.train.worker_news import Deaths, note_group
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +56,17 @@ class RunResult:
     finished: bool
     continued_from: int
     stopped_on_request: bool = False
+    as_asked: bool = False  # not finished, but at the step of train.stop_after_steps
 
     @property
     def exit_code(self) -> int:
         """0 when finished; 75 when stopped on request with a checkpoint (EX_TEMPFAIL of sysexits.h: try again)."""
         return 0 if self.finished else 75 if self.stopped_on_request else 1
+
+    @property
+    def mlflow_status(self) -> str:
+        """A run that did all that it was asked for is FINISHED, though a later start may go on with it."""
+        return "FINISHED" if self.finished or self.as_asked else "KILLED"
 
 
 def check(run_spec: RunSpec) -> checkpoints.Checkpoint | None:
@@ -143,7 +151,15 @@ def pretrain(
     ended = ended_at(run_spec)
     finished = ended is not None and steps in (0, ended)
     stopped = run.size(STOP) is not None
-    return RunResult(run.where(), ended if finished and ended is not None else steps, finished, began, stopped)
+    asked = settings.train.stop_after_steps
+    return RunResult(
+        folder=run.where(),
+        steps=ended if finished and ended is not None else steps,
+        finished=finished,
+        continued_from=began,
+        stopped_on_request=stopped,
+        as_asked=not finished and asked is not None and steps >= asked,
+    )
 
 
 def request_stop(run_spec: RunSpec) -> None:
@@ -221,7 +237,7 @@ def _trainer(run_spec: RunSpec, start: str, callbacks: Sequence[ray.train.UserCa
                 max_failures=settings.max_failures,
                 controller_failure_limit=max(1, round(60 * settings.start_minutes / group_start_s)),
             ),
-            callbacks=list(callbacks),
+            callbacks=[Deaths(run_spec.run), *callbacks],
         ),
     )
 
@@ -265,10 +281,17 @@ def _rank_main(config: dict[str, Any]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     if ranks.from_first(ranks.is_first and _is_over(run_spec, config["start"])):
         return
+
+    def begin(step: int) -> None:
+        workers = ranks.gather((platform.node(), os.getpid()))
+        if ranks.is_first:
+            note_group(run_spec.run, step, workers)
+
     hooks = Hooks(
         start=config["start"],
         report=lambda metrics: ray.train.report(metrics),
         preempted=lambda: ray.train.get_preemption_info() is not None,
+        begin=begin,
     )
     try:
         if not ranks.all_true(run_spec.run.size(SETTINGS) is not None):

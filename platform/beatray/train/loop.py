@@ -59,6 +59,7 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
         state = _resume(run_spec, ranks, learner)
         done, per_epoch = int(state.get("global_step", 0)), steps_per_epoch(run_spec.rows, settings.batch_size)
         counted = state.get("account", [0, 0, 0])
+        hooks.begin(done)
         last = run_spec.steps if settings.stop_after_steps is None else min(run_spec.steps, settings.stop_after_steps)
         first = None
         if ranks.is_first:
