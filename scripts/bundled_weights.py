@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     beatray("finetune", f"encoder={small}", corpus, runs, "run=waves", *SEGMENTING)
     command = f"python scripts/bundled_weights.py {' '.join(f'--ptbxl PTBXL-{n + 1}' for n in range(len(said.ptbxl)))}"
     write_encoder(small, work / "evaluation", f"{command} --ludb LUDB --work WORK")
-    write_model(waves, f"{command} --ludb LUDB --work WORK")
+    write_model(waves, small, f"{command} --ludb LUDB --work WORK")
     return 0
 
 
@@ -93,9 +93,10 @@ def beatray(*words: str) -> None:
 def write_encoder(run: Path, evaluation: Path, command: str) -> None:
     """`beatray-small`: the encoder of the run, its card and what it is worth."""
     from beatray.evaluate.names import score_name
-    from beatray.models.encoder_folder import describe_encoder, load_encoder
+    from beatray.models.encoder_folder import describe_encoder, encoder_files, export_encoder, load_encoder
+    from beatray.storage.store import Store
 
-    description = describe_encoder(str(run))
+    description, encoder = describe_encoder(str(run)), load_encoder(str(run))
     scores = json.loads((evaluation / "table.json").read_text())["rows"]
     told = []
     for row in scores:
@@ -108,19 +109,22 @@ def write_encoder(run: Path, evaluation: Path, command: str) -> None:
     about = {
         "title": "a small convolutional encoder, pretrained without labels (heartbeats and measured features)",
         "kind": "encoder",
-        "parameters": sum(p.numel() for p in load_encoder(str(run)).parameters()),
+        "parameters": sum(p.numel() for p in encoder.parameters()),
         "data": _data(description["sources"]),
         "scores": told,
         "use": 'encoder=beatray-small, beatray.load_encoder("beatray-small"), beatray.EcgEncoder("beatray-small")',
         "made_by": command,
         "words": list(PRETRAINING),
     }
-    _write("beatray-small", run / "encoder", about)
+    place = _described("beatray-small", about)
+    description["corpus_settings"].pop("path")  # of the machine that made it
+    export_encoder(Store(str(place)), encoder, description, encoder_files(str(run))["trained_on.bin"])
 
 
-def write_model(run: Path, command: str) -> None:
-    """`beatray-waves`: the model of the run, its card and what it is worth."""
-    from beatray.models.model_folder import read_model
+def write_model(run: Path, encoder: Path, command: str) -> None:
+    """`beatray-waves`: the model of the run, made from that encoder, its card and what it is worth."""
+    from beatray.models.encoder_folder import describe_encoder
+    from beatray.models.model_folder import MODEL_FOLDER, read_model
 
     model = read_model(str(run))
     test = model.description["scores"]["test"]
@@ -131,30 +135,32 @@ def write_model(run: Path, command: str) -> None:
         if isinstance(value, dict) and value.get("value") is not None
     ]
     about = {
-        "title": "marks onset, peak and offset of P, QRS and T; beatray-small, taught by cardiologists' marks",
+        "title": "marks onset, peak and offset of P, QRS and T: beatray-small, trained on cardiologists' marks of "
+        f"{model.description['records']['train']} recordings of LUDB",
         "kind": "model",
         "parameters": sum(p.numel() for p in model.network.parameters()),
-        "data": [*_data({"ludb": model.description["records"]["train"]})],
+        "data": _data(describe_encoder(str(encoder))["sources"]),
         "scores": told,
         "use": 'beatray predict model=beatray-waves files=FOLDER out=OUT, beatray.load_model("beatray-waves")',
         "made_by": command,
         "words": list(SEGMENTING),
     }
-    _write("beatray-waves", run / "model", about)
+    shutil.copytree(run / MODEL_FOLDER, _described("beatray-waves", about) / MODEL_FOLDER)
 
 
 def _data(sources: dict[str, int]) -> list[dict[str, Any]]:
     return [{**SOURCES[name], "recordings": count} for name, count in sorted(sources.items(), reverse=True)]
 
 
-def _write(name: str, folder: Path, about: dict[str, Any]) -> None:
-    """The folder of the weights, whole: what was there is gone."""
+def _described(name: str, about: dict[str, Any]) -> Path:
+    """The folder of the weights with its card; what was there is gone."""
     place = WEIGHTS / name
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(folder, place / folder.name)
+    place.mkdir(parents=True)
     (place / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     (place / "README.md").write_text(card(name, about), encoding="utf-8")
     print(f"  {place}")
+    return place
 
 
 def card(name: str, about: dict[str, Any]) -> str:
@@ -166,7 +172,7 @@ def card(name: str, about: dict[str, Any]) -> str:
     scores = "\n".join(f"- {score}" for score in about["scores"])
     return f"""# {name}
 
-{about["title"].capitalize()}. {about["parameters"]:,} parameters.
+{about["title"][:1].upper()}{about["title"][1:]}. {about["parameters"]:,} parameters.
 
 Use: `{about["use"]}`
 
@@ -181,12 +187,12 @@ hash of every recording that it was trained on, so that an evaluation on one of 
 
 {scores}
 
-Fold 9 was looked at when the recipe was chosen, so its figures are a little too good; fold 10 was not.
+Fold 9 and LUDB were looked at when recipes were chosen, so these figures are a little too good; fold 10 was not.
 
 ## Limits
 
 - Not a medical device: it makes no diagnosis, and nothing here was tested for clinical use.
-- It learned from ECGs at rest, of 10 s, from two institutions (Germany, Russia). How it fares on other devices,
+- It was trained on ECGs at rest, of 10 s, from Germany and Russia. How it fares on other devices,
   populations and rare diagnoses is not known before you measure it.
 - Recordings are brought to 500 Hz and filtered as the corpus recipe in its description says; beatray does so by itself.
 - The licences of the data ask for attribution: keep this card with the weights.
