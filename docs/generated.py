@@ -64,7 +64,7 @@ def commands() -> str:
     )
     for name, command in subparsers.choices.items():
         lines += ["", f"## beatray {name}", "", _text(command.description or ""), ""]
-        lines += _table(("word", "what it is"), list(_options(command)))
+        lines += _table(("argument", "what it is"), list(_options(command)))
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +87,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Every key of every command, made from the dataclasses that check them. A key is said on the command line "
+        "Every key of every command, made from the dataclasses that check them. A key is given on the command line "
         "(`train.epochs=200`) or in a YAML file of `configs/`; a wrong one is answered with the nearest right one. "
         "`objective.*` and `encoder.*` depend on the method and the network: see [Methods and networks](methods.md).",
     ]

@@ -1,4 +1,4 @@
-"""beatray: self-supervised pretraining on clinical 12-lead ECGs, from recordings to a proven encoder.
+"""beatray: self-supervised pretraining on clinical 12-lead ECGs, from recordings to an evaluated encoder.
 
 Importing the package is cheap; torch, ray and mlflow are imported where they are used.
 """

@@ -30,7 +30,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; errors a user can mend are one readable line."""
+    """Run one command; errors that a user can fix are one readable line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of places in letters that a terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The words of the command line: every command with its options and help. It imports nothing that takes time."""
+"""The parser of the command line: every command with its options and help. It imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def parser() -> argparse.ArgumentParser:
     """All commands with their help."""
     top = argparse.ArgumentParser(
         prog="beatray",
-        description="Self-supervised pretraining on clinical 12-lead ECGs, from recordings to a proven encoder, and "
-        "from there to a model that reads ECGs.",
+        description="Self-supervised pretraining on clinical 12-lead ECGs, from recordings to an evaluated encoder, "
+        "and from there to a model that reads ECGs.",
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
         "once, from the first that has its file. "
         "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
     )
-    keys = "limit= items_per_shard= detector=beatray|neurokit retry_refused=true cluster.cpus="
+    found_by = "detector=beatray|neurokit|neurokit+dwt|beatray+prominence|beatray+dwt"
+    keys = f"limit= items_per_shard= {found_by} retry_refused=true cluster.cpus="
     ingest.add_argument("overrides", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
     ingest.add_argument("--out", help="the corpus folder (default: corpus)")
     ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
@@ -51,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         "corpus",
         help="look into a corpus: show, refused, verify, splits",
         description="show: counts, hours, refusals by reason. refused: every refused recording and why. verify: every "
-        "byte against the manifest. splits: what may be trained on, by the policy that pretrain would have under the "
-        "same words. Example: beatray corpus splits /data/corpus corpus.test_folds=[8,9]",
+        "byte against the manifest. splits: what may be trained on, by the policy that pretrain would have with the "
+        "same settings. Example: beatray corpus splits /data/corpus corpus.test_folds=[8,9]",
     )
     corpus.add_argument("action", choices=("show", "refused", "verify", "splits"))
     corpus.add_argument("path", metavar="CORPUS", help="folder or URI of the corpus")
@@ -83,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     finetune = commands.add_parser(
         "finetune",
-        help="teach an encoder by labels: classify, regress or segment; leaves a model",
+        help="train an encoder on labels: classify, regress or segment; leaves a model",
         description="Train a head on an encoder, or both, on the labels of a corpus or of your own table, with Ray "
         "Train; the same command continues an interrupted run. The best by validation becomes a model folder with "
         "thresholds, calibration, scores and a card. Overrides: encoder=PATH|random corpus= "
@@ -121,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="prove an encoder on both tasks, beside its controls",
+        help="evaluate an encoder on both tasks, beside baselines",
         description="PTB-XL superclasses and LUDB segmentation, beside random weights, training from scratch and "
         "hand-made features. Overrides: encoder=PATH|random corpus= out= task=classify|segment|all evaluate.KEY= ...",
     )
@@ -172,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
         "export",
         help="an encoder or a model to hand to others: safetensors, torch.export, ONNX and a model card",
         description="Write a folder with the weights, a model card (data, licences, recipe, settings, scores, limits) "
-        "and programs for torch.export and ONNX, proven equal to the encoder on real recordings. Of a run of finetune "
+        "and programs for torch.export and ONNX, checked against the encoder on real recordings. Of a run of finetune "
         "it is the whole model, calibration included; RUN/encoder is its encoder alone. "
         "Example: beatray export runs/first --out first-encoder --results runs/first/evaluation",
     )
@@ -199,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
         "doctor",
         help="would a run work here? each line ok, warn or fail, with the remedy",
         description="Check versions, devices, CPUs and memory against the plan, ports, Ray's token, storage and the "
-        "tracking server, for the overrides of `beatray pretrain` or, after the word finetune, of `beatray finetune`. "
+        "tracking server, for the overrides of `beatray pretrain` or, after `finetune`, of `beatray finetune`. "
         "Example: beatray doctor corpus=/data/corpus "
         "out=/shared/runs train.workers=8 --multi-node",
     )

@@ -109,7 +109,7 @@ def compose(
     `kinds` are the dataclasses of groups and `named` those of groups that are chosen by name: what they know may be
     said although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
     overrides to dotted keys; `other_words` are known to the command alone and only help to name the nearest right one.
-    Raises SettingsError for a word that fits nothing.
+    Raises SettingsError for an override that fits nothing.
     """
     folder = config_folder()
     dotted = [_override(override, {**PATH_OVERRIDES, **(extra or {})}) for override in overrides]

@@ -1,4 +1,4 @@
-"""Why work cannot go on, in words a user can act on. Free of heavy imports, so that the command line can know them.
+"""Why work cannot go on, in messages a user can act on. Free of heavy imports, so that the command line can know them.
 
 Errors of one recording are `record.RecordError`; those of a room alone stand in that room.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class SettingsError(ValueError):
-    """A word on the command line, or a line of a YAML file, that does not fit."""
+    """A setting on the command line, or in a YAML file, that does not fit."""
 
 
 class CorpusError(ValueError):
@@ -15,7 +15,7 @@ class CorpusError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training stopped for a reason that running on would not mend; the message names the remedy."""
+    """Training stopped for a reason that running on would not fix; the message names the remedy."""
 
 
 class CheckpointError(ValueError):

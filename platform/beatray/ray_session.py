@@ -27,7 +27,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-import ray.exceptions
 
 PACKAGE = Path(__file__).parent
 QUIET = {
@@ -127,7 +126,7 @@ def _start_local(settings: RaySettings, options: dict[str, Any]) -> None:
                 object_store_memory=settings.object_store_mb * 2**20,
                 **options,
             )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises a plain Exception when its first processes are too slow
             ray.shutdown()
             if "AF_UNIX" in str(error):
                 raise UnreachableRayError(

@@ -47,6 +47,11 @@ def read(folder: Path) -> tuple[list[str], NDArray[np.int16], NDArray[np.bool_]]
     return names, np.stack(signals), np.array(acceptable)
 
 
+def second_half(names: list[str]) -> NDArray[np.bool_]:
+    """Which recordings no threshold was chosen on."""
+    return np.array([hashlib.sha256(name.encode()).digest()[0] % 2 == 1 for name in names])
+
+
 def percent(hits: int, of: int) -> str:
     """A share in percent and its exact interval of 95 %."""
     interval = binomtest(hits, of).proportion_ci(0.95, "exact")
@@ -70,7 +75,7 @@ def main() -> None:
         with tarfile.open(data_for_benchmark() / "misc" / "cinc2011_quality" / "cinc2011-quality.tar.xz") as tar:
             tar.extractall(folder, filter="data")
         names, signal_uv, acceptable = read(Path(folder))
-    other = np.array([hashlib.sha256(name.encode()).digest()[0] % 2 == 1 for name in names])
+    other = second_half(names)
     for name, value in thresholds(signal_uv[~other & acceptable]).items():
         print(f"{name}: 95 % of the acceptable of the first half below {value:.3f}, set to {getattr(quality, name):g}")
     flags = analyse(signal_uv[other], 5000, 4095).flags

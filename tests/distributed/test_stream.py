@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray.data
 import torch
 
 from beatray.augment.draws import Draws, record_key
@@ -66,6 +67,12 @@ def expected_keys(run_spec: RunSpec, epochs: int) -> list[list[int]]:
 def together(parts: list[list[Batch]], name: str) -> list[np.ndarray]:
     """One array of every global step from the batches of all ranks."""
     return [np.concatenate([batch.arrays[name] for batch in step]) for step in zip(*parts, strict=True)]
+
+
+def test_the_same_rows_come_where_ray_hides_its_blocks(run_spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ray.data.Dataset, "iter_internal_ref_bundles")
+    steps = list(batches(run_spec.stream, 0, 1, (0, 0), steps_per_epoch(run_spec.rows, 12)))
+    assert [step.arrays["record_key"].tolist() for step in steps] == expected_keys(run_spec, 1)
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1024])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from synthetic_ecg import synthetic_ecg
 
-from beatray.dsp.analyse import VERSION, Analysis, analyse
+from beatray.dsp import neurokit
+from beatray.dsp.analyse import DETECTORS, VERSION, Analysis, Detector, analyse
 from beatray.dsp.clean import decimate
-from beatray.dsp.delineate import BEAT_WAVES, find_waves
+from beatray.dsp.delineate import BEAT_WAVES, FIELDS, find_waves
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
 from beatray.dsp.peaks import find_r_peaks
 from beatray.dsp.quality import Flag, assess
@@ -98,12 +99,38 @@ def test_flat_lead_has_no_amplitudes() -> None:
     assert np.isfinite(record["r_v2_mv"])
 
 
-def test_neurokit_gives_the_same_beats() -> None:
+@pytest.mark.parametrize("detector", [name for name in DETECTORS if name != "beatray"])
+def test_neurokit_gives_the_same_beats_and_waves_where_it_is_asked_for(detector: Detector) -> None:
     signal = np.rint(synthetic_ecg(R) * 1000).astype(np.int16)
-    ours, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, detector="neurokit")
+    ours, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, detector=detector)
     assert np.abs(ours.r_peaks[0] - theirs.r_peaks[0]).max() <= 3
-    silent = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector="neurokit")
+    late = signal.copy()
+    late[:, 1] = np.roll(signal[:, 1], 100)  # the only lead that NeuroKit2 reads
+    behind = np.median(analyse(late, 5000, 4095, detector=detector).r_peaks[0] - ours.r_peaks[0])
+    assert behind < 50 if detector.startswith("beatray") else behind > 50
+    assert ours.waves[0].tobytes() != theirs.waves[0].tobytes()
+    both = (ours.waves[0]["t_peak"] >= 0) & (theirs.waves[0]["t_peak"] >= 0)
+    assert both.sum() >= 5 and np.abs(ours.waves[0]["t_peak"] - theirs.waves[0]["t_peak"])[both].max() <= 20
+    silent = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector=detector)
     assert len(silent.r_peaks[0]) == 0
+
+
+def test_the_two_methods_of_neurokit_differ_and_both_keep_the_order_of_a_beat() -> None:
+    signal = np.rint(synthetic_ecg(R) * 1000 + np.random.default_rng(1).normal(0, 60, (1, 12, 5000))).astype(np.int16)
+    found = [analyse(signal, 5000, 4095, detector=name).waves[0] for name in ("beatray+prominence", "beatray+dwt")]
+    assert found[0].tobytes() != found[1].tobytes()
+    for waves in found:
+        for beat in waves:
+            there = [beat[name] for name in FIELDS if beat[name] >= 0]
+            assert there == sorted(there)
+
+
+def test_a_boundary_out_of_order_is_left_out_and_the_qrs_stays() -> None:
+    waves = np.array([(10, 30, 60, 50, 70, 90, 80, 120, 140), (60, 40, -1, 50, 70, 60, 100, 130, 120)], BEAT_WAVES)
+    assert neurokit._ordered(waves).tolist() == [
+        (10, 30, -1, 50, 70, 90, -1, 120, 140),
+        (-1, 40, -1, 50, 70, -1, 100, 130, -1),
+    ]
 
 
 def test_empty_batch_and_bad_arguments() -> None:

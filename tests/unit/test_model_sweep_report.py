@@ -73,7 +73,7 @@ def test_means_counts_and_gains_are_those_of_the_models(sweep: Path) -> None:
     assert lines == [
         ["pretrained", "0.760 ± 0.071", "0.710 ± 0.028"],
         ["random", "0.610 ± 0.000", "0.700 ± 0.000"],
-        ["recordings that taught", "10", "100"],
+        ["recordings trained on", "10", "100"],
     ]
     assert gains_of(results, "auroc")[1] == [["pretrained", "+0.150 (2 of 2)", "+0.010 (1 of 2)"]]
 

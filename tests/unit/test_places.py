@@ -11,7 +11,7 @@ import pytest
 
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
-from beatray.errors import CorpusError
+from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.places import each_name_once, one_holds_the_other, places_of
 from beatray.ingest.plan import SAMPLE, IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.sources import ptbxl
@@ -188,3 +188,12 @@ def test_a_part_that_another_place_has_is_not_refused_where_it_is_missing() -> N
 )
 def test_a_place_in_another_is_seen(one: str, other: str, same: bool) -> None:
     assert one_holds_the_other(one, other) is same and one_holds_the_other(other, one) is same
+
+
+def test_who_finds_beats_and_waves_is_part_of_the_recipe() -> None:
+    found_by = ("detector=beatray", "detector=beatray+dwt")
+    ours, theirs = (recipe_of(settings_from(["ludb=/data/ludb", each], None)[0]) for each in found_by)
+    assert {key for key in ours if ours[key] != theirs[key]} == {"detector", "dsp_version"}
+    assert ours == recipe_of(settings_from(["ludb=/data/ludb"], None)[0])
+    with pytest.raises(SettingsError, match=r"detector='dwt' is not one of beatray, neurokit, neurokit\+dwt, beatray"):
+        settings_from(["ludb=/data/ludb", "detector=dwt"], None)

@@ -47,7 +47,7 @@ def train(path: str, out: str, *, leads: str = "II", epochs: int | None = None, 
 
 
 def read_folder_of(path: str, leads: tuple[str, ...]) -> list[AnnotatedBeats]:
-    """The beats of all recordings below `path` that have annotations and the leads; the others are told."""
+    """The beats of all recordings below `path` that have annotations and the leads; the others are reported."""
     try:
         tree = open_tree(path)
         headers = [name for name, _ in paths_with(tree, ".hea")]

@@ -118,7 +118,7 @@ def show_splits(uri: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
     (`corpus.test_folds=[8,9]`)."""
     strange = [word for word in overrides if not word.startswith("corpus.")]
     if strange:
-        raise SettingsError(f"splits takes words of the corpus policy (corpus.test_folds=[8,9]), not {strange[0]}")
+        raise SettingsError(f"splits takes settings of the corpus policy (corpus.test_folds=[8,9]), not {strange[0]}")
     policy = build(CorpusSettings, compose("pretrain", overrides)["corpus"], "corpus.")
     index = open_corpus(uri).index
     roles = assign_roles(index, policy_of(policy))

@@ -46,7 +46,7 @@ REMEDIES = {
     Reason.FLAT: "no electrode was connected, or the gain is wrong by far: look at the header",
     Reason.AMPLITUDE: "the gain or its unit is wrong by far: correct the header if you know the right one",
     Reason.ANNOTATION: "restore the annotation file from a copy",
-    Reason.METADATA: "mend the source's table, or rename the file",
+    Reason.METADATA: "correct the source's table, or rename the file",
     Reason.READER_FAULT: "this is a fault of beatray: please report it, with the file if it may be shared",
     Reason.CORRUPT_ARCHIVE: "copy or download the archive again",
 }

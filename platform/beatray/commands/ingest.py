@@ -111,7 +111,7 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     if done.known:
         say(
             f"  {done.known:,} recordings are known by source and name and were not read again (where a path is the "
-            "name, ingest another folder with the same paths through a common parent folder; for mended files that "
+            "name, ingest another folder with the same paths through a common parent folder; for corrected files that "
             "were refused, add retry_refused=true)"
         )
     for (source, _), (_, unlisted) in listed.items():

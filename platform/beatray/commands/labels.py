@@ -26,7 +26,7 @@ SPLITS = tuple(role.name.lower() for role in Role)
 
 
 def settings_from(overrides: list[str]) -> tuple[LabelSettings, CorpusSettings]:
-    """The table and the corpus that the words name; one word without a sign is the table."""
+    """The table and the corpus that the arguments name; one argument without a sign is the table."""
     plain = [word for word in overrides if "=" not in word]
     said, others = labels_said([word for word in overrides if "=" in word])
     if len(plain) > 1 or (plain and "table" in said):

@@ -41,7 +41,7 @@ class LabelSettings:
     columns: tuple[str, ...] = setting((), "the columns that are labels; empty: all that can be")
     types: dict[str, str] = setting({}, "by column: binary, classes, multilabel or numbers, where the guess is wrong")
     separator: str = setting("", "between several labels in one cell; empty: | or ; where they occur")
-    unknown: tuple[str, ...] = setting(UNKNOWN, "words of a cell that mean: not known; upper and lower case are one")
+    unknown: tuple[str, ...] = setting(UNKNOWN, "values of a cell that mean: not known; upper and lower case are one")
     targets: dict[str, str] = setting({}, "by name: a condition on numbers, as lvef < 40 or age >= 18 and lvef < 40")
     patient: str = setting("", "a column that says whose recording it is, to be held against the splits")
     unmatched: str = setting(
@@ -79,7 +79,7 @@ def without_places(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What the words `labels=` and `labels.KEY=` say, as content for `LabelSettings`; and the other words."""
+    """What `labels=` and `labels.KEY=` say, as content for `LabelSettings`; and the other overrides."""
     said: dict[str, Any] = {}
     others = []
     for word in words:

@@ -1,4 +1,4 @@
-"""The table of checks: by subject, in the order in which a user should mend what they find."""
+"""The table of checks: by subject, in the order in which a user should fix what they find."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def examine(settings: PretrainSettings) -> Iterator[tuple[str, Finding]]:
             findings = check(settings)
         except Exception as error:
             what = without_secrets(f"this could not be checked: {type(error).__name__}: {error}")
-            findings = [fail(what, "mend what the message names; if it names nothing, report it as a fault of beatray")]
+            findings = [fail(what, "fix what the message names; if it names nothing, report it as a fault of beatray")]
         for finding in findings:
             yield subject, finding

@@ -224,7 +224,7 @@ def _each(members: Sequence[Node], calls: Sequence[Any], what: str) -> tuple[lis
             remedy = "look whether a firewall stands between the nodes, and whether the node has resources free"
             findings.append(fail(f"{node.name} {what}: no answer within {PATIENCE_S:.0f} s", remedy))
         except Exception as error:
-            findings.append(fail(f"{node.name} {what}: {_reason(error)}", "the message names the cause; mend it there"))
+            findings.append(fail(f"{node.name} {what}: {_reason(error)}", "the message names the cause; fix it there"))
     return findings, answers
 
 

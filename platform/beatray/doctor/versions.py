@@ -145,7 +145,7 @@ def check_ray_parts(has: Callable[[str], object] = find_spec) -> list[Finding]:
     if not missing:
         return []
     what = f"ray was installed without its dashboard ({', '.join(missing)} missing): jobs and sweeps need it"
-    return [warn(what, "pip install 'ray[default]>=2.60,<2.61'")]
+    return [warn(what, "pip install 'ray[default]>=2.58,<2.61'")]
 
 
 def check() -> list[Finding]:

@@ -24,8 +24,18 @@ from beatray.record import LEADS, RATE_HZ
 VERSION = "dsp-3"
 """Changes whenever any number that `analyse` gives for some recording would change; part of every corpus recipe."""
 
-DETECTORS = ("beatray", "neurokit")
-Detector = Literal["beatray", "neurokit"]
+Detector = Literal["beatray", "neurokit", "neurokit+dwt", "beatray+prominence", "beatray+dwt"]
+DETECTORS: dict[str, tuple[str, str]] = {
+    "beatray": ("beatray", "beatray"),
+    "neurokit": ("neurokit", "prominence"),
+    "neurokit+dwt": ("neurokit", "dwt"),
+    "beatray+prominence": ("beatray", "prominence"),
+    "beatray+dwt": ("beatray", "dwt"),
+}
+"""Who finds the R-peaks, and who the waves: this package, or NeuroKit2 by that method."""
+
+NEUROKIT_VERSION = "neurokit-2"
+"""Changes with the numbers of the detectors that use NeuroKit2 alone."""
 
 CHUNK = 32
 """Records per pass: fewer pay more for starting each operation than they gain in the cache."""
@@ -33,6 +43,11 @@ BLOCK = 4
 """Records that are thinned out while their millivolts are still in the cache."""
 STEP = round(RATE_HZ / WORKING_RATE_HZ)
 ALL = tuple(range(len(LEADS)))
+
+
+def version_of(detector: Detector) -> str:
+    """What `analyse` with this detector is called in a corpus recipe."""
+    return VERSION if detector == "beatray" else f"{VERSION}, {NEUROKIT_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +75,7 @@ def analyse(
 ) -> Analysis:
     """Analyses (B, 12, T) recordings of `n_samples` (B,) valid samples with the leads of `lead_mask` (B,).
 
-    `detector` chooses who finds R-peaks and waves: this package, or NeuroKit2 on one lead (for comparison; slow).
+    `detector` chooses who finds R-peaks and waves, see `DETECTORS`; NeuroKit2 reads one lead, and is slow.
     Raises ValueError for a wrong shape or an unknown detector.
     """
     if detector not in DETECTORS:
@@ -111,10 +126,13 @@ def _beats(
     masks: NDArray[np.int64],
     detector: Detector,
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.void]]]:
-    if detector == "neurokit":
-        from beatray.dsp import neurokit  # imports NeuroKit2, which takes seconds
+    of_r_peaks, of_waves = DETECTORS[detector]
+    if of_r_peaks == "beatray":
+        r_peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=lengths, lead_mask=masks, low_mv_blt=low_mv)
+        if of_waves == "beatray":
+            return r_peaks, find_waves(x_mv, RATE_HZ, r_peaks, n_samples=lengths, lead_mask=masks)
+    from beatray.dsp import neurokit  # imports NeuroKit2, which takes seconds
 
+    if of_r_peaks == "neurokit":
         r_peaks = neurokit.find_r_peaks(x_mv, RATE_HZ, n_samples=lengths, lead_mask=masks)
-        return r_peaks, neurokit.find_waves(x_mv, RATE_HZ, r_peaks, n_samples=lengths, lead_mask=masks)
-    r_peaks = find_r_peaks(x_mv, RATE_HZ, n_samples=lengths, lead_mask=masks, low_mv_blt=low_mv)
-    return r_peaks, find_waves(x_mv, RATE_HZ, r_peaks, n_samples=lengths, lead_mask=masks)
+    return r_peaks, neurokit.find_waves(x_mv, RATE_HZ, r_peaks, n_samples=lengths, lead_mask=masks, method=of_waves)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from beatray.dsp.clean import repair
-from beatray.dsp.delineate import BEAT_WAVES
+from beatray.dsp.delineate import BEAT_WAVES, FIELDS
 
 LEAD_ORDER = (1, 10, 0, 11, 9, 8, 7, 6, 5, 2, 4, 3)
 FLAT_MV = 0.01
@@ -67,7 +67,10 @@ def find_waves(
     lead_mask: ArrayLike | None = None,
     method: str = "prominence",
 ) -> list[NDArray[np.void]]:
-    """Waves of every beat by `ecg_delineate`; `method` "prominence" (its most accurate on LUDB) or "dwt"."""
+    """Waves of every beat by `ecg_delineate`; `method` "prominence" (its most accurate on LUDB) or "dwt".
+
+    A boundary out of order is left out, -1: of a QRS and its P or T wave that overlap, the QRS stays.
+    """
     found = []
     for signal, r in zip(_signals(x_mv_blt, n_samples, lead_mask), r_peaks, strict=True):
         waves = np.full(len(r), -1, BEAT_WAVES)
@@ -93,8 +96,12 @@ def _ordered(waves: NDArray[np.void]) -> NDArray[np.void]:
     for left, right in (("p_onset", "p_peak"), ("p_peak", "p_offset"), ("t_onset", "t_peak"), ("t_peak", "t_offset")):
         wrong = (waves[left] >= 0) & (waves[right] >= 0) & (waves[left] > waves[right])
         waves[left if left.endswith("onset") else right][wrong] = -1
-    waves["qrs_onset"][waves["qrs_onset"] > waves["r_peak"]] = -1
-    waves["qrs_offset"][waves["qrs_offset"] < waves["r_peak"]] = -1
+    middle = FIELDS.index("r_peak")
+    for names, sign in ((FIELDS[middle - 1 :: -1], -1), (FIELDS[middle + 1 :], 1)):  # outwards, from the R-peak on
+        reached = waves["r_peak"].copy()
+        for name in names:
+            waves[name][sign * (waves[name] - reached) < 0] = -1
+            reached = np.where(waves[name] >= 0, waves[name], reached)
     return waves
 
 

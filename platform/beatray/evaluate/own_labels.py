@@ -65,7 +65,7 @@ def table_space(labels: Labels) -> TableSpace:
 
 
 def with_table(content: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an evaluation, as plain content, with the words about a table; they choose it as label space."""
+    """The settings of an evaluation, as plain content, with those of a table; they choose it as label space."""
     if not said:
         return content
     classify = {"labels": TABLE, **content.get("classify", {})}

@@ -1,4 +1,4 @@
-"""What the evaluation does unless told otherwise.
+"""What the evaluation does unless set otherwise.
 
 The defaults are sized for a laptop: a few hundred labelled records and an encoder of some hundred thousand parameters
 take two to three minutes on two cores. Training lengths are given in optimizer steps, not epochs, so that a run on a
@@ -250,7 +250,7 @@ def quick() -> EvaluateSettings:
 
 
 def protocols_today(words: Iterable[str]) -> list[str]:
-    """Protocols by the names of today, in the tasks that the words of before 0.2 were about.
+    """Protocols by the names of today, in the tasks that the names of before 0.2 were about.
 
     There `linear` was of the segmentation alone, and `frozen` the decoder there and the logistic probe of the
     classification.

@@ -75,7 +75,7 @@ def model_card(
         _recipe(description),
         _usage(shape, programs, proven_on),
         _metrics(results),
-        _use("taught by labels, last of all," if description.get("supervised") else "pretrained without labels"),
+        _use("trained on labels, last of all," if description.get("supervised") else "pretrained without labels"),
         "## Settings\n\n"
         + _block({"encoder": {"name": name, **dict(description.get("settings") or {})}, "objective": objective}),
     ]

@@ -55,7 +55,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         f"Outputs: {', '.join(d['names'])}. Network: {d['encoder']['name']}, from {start}; "
         f"trained: {objective['trained']}; "
         f"seed {d['seed']}, step {d['made_of']['steps']} of {d['made_of']['run_steps']}.",
-        "## What taught it\n\n"
+        "## What it was trained on\n\n"
         f"{records['train']:,} recordings trained ({percent(objective['fraction'])} of the labelled patients), "
         f"{records['validation']:,} chose the step{_chosen(d)}; sources of the training part: "
         f"{', '.join(f'{name} {count:,}' for name, count in sorted(d['sources'].items()))}. "
@@ -80,7 +80,7 @@ def _chosen(d: Mapping[str, Any]) -> str:
 
 
 def _labels(d: Mapping[str, Any]) -> list[str]:
-    """The table that taught it, where one did."""
+    """The table it was trained on, where there was one."""
     table = d["labels"]
     if table is None:
         return []

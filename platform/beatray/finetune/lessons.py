@@ -1,4 +1,4 @@
-"""What the recordings of a corpus are taught: targets by row of its index, from the labels that the corpus holds.
+"""What is learned of the recordings of a corpus: targets by row of its index, from the labels that the corpus holds.
 
 A `Label` lies over all rows of the index and says of which it knows anything; it may come from the codes of a label
 space (label_spaces.py), from age or sex, or from a table (own_tables.py). A `Taught` is what an objective reads: labels

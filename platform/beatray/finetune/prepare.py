@@ -209,7 +209,7 @@ def refuse_seen_tests(found: Assignment) -> None:
         raise CheckpointError(
             f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} labelled test recordings "
             f"({', '.join(rows['record_id'][seen].head(3))}, ...): scores on them would mean nothing. Say the corpus. "
-            "words it was pretrained with, or seen_tests=leave_out, which scores the others alone"
+            "settings it was pretrained with, or seen_tests=leave_out, which scores the others alone"
         )
 
 

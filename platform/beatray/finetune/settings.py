@@ -1,4 +1,4 @@
-"""From the words of `beatray finetune` to settings: a training run whose objective learns from labels.
+"""From the overrides of `beatray finetune` to settings: a training run whose objective learns from labels.
 
 `encoder=PATH` names the weights to start from, `encoder=random` none (then `encoder.name=` and `encoder.KEY=` say which
 network). `labels=NAME` names labels that the corpus has, `labels=PATH` a table of the user's own, which `labels.KEY=`
@@ -23,14 +23,14 @@ from beatray.train.composed import pretrain_content
 
 OBJECTIVES = {"classify": "supervised", "regress": "supervised", "segment": "segmentation"}
 FILLED = ("names", "targets_sha256", "kind", "mean", "sd", "weights")
-"""What no word may say: it is found in the corpus."""
+"""What no override may set: it is found in the corpus."""
 OWN_WORDS = ("labels", "table")
-"""Fields whose words are read here."""
+"""Fields whose overrides are read here."""
 RANDOM = "encoder=random"
 
 
 def finetune_settings(overrides: Sequence[str]) -> PretrainSettings:
-    """The settings that the words mean; SettingsError names the key that does not fit."""
+    """The settings that the overrides mean; SettingsError names the key that does not fit."""
     said, words = labels_said(overrides)
     task = "classify"
     for word in [word for word in words if word.startswith("task=")]:

@@ -50,7 +50,7 @@ class IngestSettings:
 
     sources: Mapping[str, Places]  # source name -> folder, archive or URI, or several of them
     out: str
-    detector: Detector = "beatray"  # or "neurokit"
+    detector: Detector = "beatray"  # who finds R-peaks and waves: `analyse.DETECTORS`
     items_per_shard: int = (
         1024  # counted in expected rows, so that a task of long recordings is not a hundred times longer
     )
@@ -84,7 +84,7 @@ def recipe_of(settings: IngestSettings, id_key: IdKey | None = None) -> dict[str
         "leads": list(LEADS),
         "resampling": "polyphase, scipy.signal.resample_poly",
         "detector": settings.detector,
-        "dsp_version": analyse.VERSION,
+        "dsp_version": analyse.version_of(settings.detector),
         "beat_features": list(features.BEAT_FEATURES),
         "record_features": list(features.RECORD_FEATURES),
     }

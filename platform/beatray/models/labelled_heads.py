@@ -1,4 +1,4 @@
-"""The heads of models that were taught by labels, from a description that a model folder can hold.
+"""The heads of models that were trained on labels, from a description that a model folder can hold.
 
 `{"name": "linear", "outputs": 5, "standardise": true}`, `mlp` (hidden, dropout): logits of a recording from its pooled
 vector, whose numbers have scales of their own: means and deviations of channels. Brought to one scale by a batch norm,

@@ -2,7 +2,7 @@
 
 `model/` holds model.safetensors (encoder.* and head.*), model.json (the task, names of outputs, thresholds and
 calibration chosen on validation, mean and SD of numbers, networks, recipe of the corpus, scores), trained_on.bin (the
-content hashes of the recordings that taught it, those of its pretraining included) and README.md, the card.
+content hashes of the recordings it was trained on, those of its pretraining included) and README.md, the card.
 
 Contract: what is read was checked against its hashes; CheckpointError names what is missing or damaged. A loaded model
 gives the logits of the one that was written.

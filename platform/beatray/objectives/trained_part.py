@@ -44,7 +44,7 @@ ERRORS = ("loss", "mae")
 class LabelledSettings:
     """What is learned from, and what of the encoder learns."""
 
-    labels: str = setting("", "what recordings are taught: a label space, waves, age, sex or table")
+    labels: str = setting("", "what is learned: a label space, waves, age, sex or table")
     seen_tests: Literal["refuse", "leave_out"] = setting(
         "refuse", "test recordings that the encoder was pretrained on; leave_out: counted, and not scored"
     )

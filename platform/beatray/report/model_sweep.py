@@ -43,7 +43,7 @@ def build_model_sweep_report(path: Path, material: ModelSweepMaterial) -> Path:
     """Draw, lay out and write the report; returns its path."""
     lead = [
         f"{len(material.results.methods)} ways from labels to a model of {material.what}, each scored on recordings "
-        "that neither taught nor chose it."
+        "that were used neither to train nor to choose it."
     ]
     sections = [_scores_section(material), _gain_section(material.results), _run_section(material)]
     return write_report(path, material.title, lead, [section for section in sections if section is not None])
@@ -55,7 +55,7 @@ def table_of(results: ModelResults, score: str) -> tuple[list[str], list[list[st
     lines = [
         [method.name, *(_cell(method, score, fraction) for fraction in results.fractions)] for method in results.methods
     ]
-    taught = ["recordings that taught", *(_counts(results, fraction) for fraction in results.fractions)]
+    taught = ["recordings trained on", *(_counts(results, fraction) for fraction in results.fractions)]
     return header, [*lines, taught]
 
 
@@ -160,8 +160,8 @@ def _gain_section(results: ModelResults) -> Section | None:
     return Section(
         title="What pretraining gave",
         paragraphs=[
-            f"{NAMES[main]} of the pretrained encoder less that of the same network from random weights, taught "
-            f"by the same recordings ({'less' if main in ERRORS else 'more'} is better): the mean over the repeats, "
+            f"{NAMES[main]} of the pretrained encoder less that of the same network from random weights, trained "
+            f"on the same recordings ({'less' if main in ERRORS else 'more'} is better): the mean over the repeats, "
             "and in how many of them pretraining was better."
         ],
         html=plain_table(header, lines),

@@ -15,10 +15,9 @@ from typing import Any
 
 import ray
 import ray.tune
-from ray._private.state import state  # the public table of placement groups does not say who made them
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 
+from beatray.ray_internals import groups_of_dead_actors
 from beatray.sweep.plan import SweepPlan
 from beatray.sweep.progress import Prepared
 from beatray.sweep.ranking import metric_of, with_metric
@@ -31,8 +30,6 @@ STOP_PATIENCE_S = 20.0
 """How long a sweep that was asked to stop waits for the checkpoints of its trials."""
 STOP_EVERY_S = 2.0
 TIDY_EVERY_S = 5.0
-NO_ACTOR = b"\xff" * 12
-"""How the id of the maker begins where that is a driver; those of Tune are of this kind."""
 Tell = Callable[[str], None]
 
 
@@ -189,17 +186,7 @@ def free_leftovers() -> int:
     job that the sweep is lives. Ray Train's own cleaner needs a dashboard, and gives up on a machine with two Rays; the
     head node knows without either whose maker is dead.
     """
-    job = ray.get_runtime_context().get_job_id()
-    groups = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
-    left = [
-        ray.PlacementGroupID(group.placement_group_id)
-        for group in groups
-        if group.creator_actor_dead
-        and not group.creator_actor_id.startswith(NO_ACTOR)
-        and group.creator_job_id.hex() == job
-        and not group.is_detached
-        and group.state != PlacementGroupTableData.REMOVED
-    ]
-    for identity in left:
-        remove_placement_group(PlacementGroup(identity))
+    left = groups_of_dead_actors(ray.get_runtime_context().get_job_id())
+    for group in left:
+        remove_placement_group(group)
     return len(left)

@@ -184,7 +184,7 @@ def described(plan: SweepPlan) -> str:
 
 
 def with_labels(overrides: Iterable[str]) -> list[str]:
-    """The words with `labels=` and `labels.KEY=` of `beatray finetune` as what they say of the objective."""
+    """The overrides with `labels=` and `labels.KEY=` of `beatray finetune` as what they say of the objective."""
     said, words = labels_said(list(overrides))
     place = said.pop("table", "")
     if place and not is_place(place):

@@ -61,7 +61,7 @@ class SweepSettings:
         above=1.0,
         was="reduction",
     )
-    fixed: dict[str, Any] = setting({}, "settings of all trials, by dotted key; words on the command line win")
+    fixed: dict[str, Any] = setting({}, "settings of all trials, by dotted key; those on the command line win")
     space: dict[str, Any] = setting(
         {}, "dotted key: [values] or {uniform|log_uniform|int_uniform: [low, high]}; sweep.space.KEY=[VALUE,VALUE]"
     )

@@ -180,7 +180,7 @@ def overall(trials: Sequence[TrialRecord]) -> str:
 
 
 def _params(plan: SweepPlan) -> dict[str, object]:
-    """What describes the sweep itself, few and readable: how it searches, over what, and the words it was given."""
+    """What describes the sweep itself, few and readable: how it searches, over what, and the overrides it was given."""
     about = as_dict(plan.sweep)
     space, fixed, rows = about.pop("space"), about.pop("fixed"), about.pop("rows") or {}
     if plan.sweep.search not in ("asha", "pbt"):

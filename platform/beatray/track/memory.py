@@ -89,7 +89,7 @@ class Memory:
         return self.records.setdefault(uri, TrackedRun(uri, experiment, run_name))
 
     def save(self) -> None:
-        """Write all of it; a full disk is told once and ends nothing."""
+        """Write all of it; a full disk is reported once and ends nothing."""
         aside = self._path.with_suffix(".writing")
         with self._one_writer:
             content = {"newest": self.newest, "runs": {uri: asdict(record) for uri, record in self.records.items()}}

@@ -127,7 +127,7 @@ class Server:
         self._in_batches(metrics, BATCH, lambda batch: self._client.log_batch(run_id, metrics=batch))
 
     def _in_batches(self, items: list[T], size: int, send: Callable[[list[T]], object]) -> None:
-        """Send all; an item that will never be taken is found by halving, told and left out."""
+        """Send all; an item that will never be taken is found by halving, reported and left out."""
         for start in range(0, len(items), size):
             batch = items[start : start + size]
             try:

@@ -159,7 +159,7 @@ def account(t: Training, step: UnderWay) -> None:
 
 
 def checkpoint_now(t: Training, done: int) -> None:
-    """Write a checkpoint now and wait for it; a failure is told before the next step, to all ranks."""
+    """Write a checkpoint now and wait for it; a failure is reported before the next step, to all ranks."""
     if t.first is not None:
         t.watchdog.step()
         _save(t, done)

@@ -46,7 +46,7 @@ from beatray.train.validation import Validation
 from beatray.train.watchdog import Watchdog
 
 FOR_GOOD = (TrainingError, CorpusError, CheckpointError)
-"""Errors that starting again would not mend."""
+"""Errors that starting again would not fix."""
 
 
 def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:

@@ -1,6 +1,6 @@
 """From settings to a `RunSpec`: opens the corpus, chooses its rows and fixes everything a rank needs.
 
-Everything that can be wrong with the words of a user is found here, before Ray starts.
+Everything that can be wrong with the settings of a user is found here, before Ray starts.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ class RankZero:
             raise CheckpointError(describe(error, f"encoder could be written to {run_spec.run.where()}")) from error
 
     def _log(self, name: str, line: dict[str, Any]) -> None:
-        """Append to a journal. A full disk is told once; the line is kept and written when there is room again."""
+        """Append to a journal. A full disk is reported once; the line is kept and written when there is room again."""
         try:
             self._journals[name].write(line)
         except OSError as error:

@@ -9,24 +9,20 @@ closing the generator ends the execution.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data import ExecutionResources
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from beatray.ray_internals import blocks_of, rest_while_ahead
 from beatray.train.blocks import Packed, pack, unpack
 from beatray.train.order import Unit
 from beatray.train.stream_settings import RowGroup
 from beatray.train.units import ReadSettings, read_unit, row_bytes
-
-REST_S = 0.02
 
 Work = tuple[Unit, RowGroup]
 """A row group, and as which unit of the plan it is read."""
@@ -66,19 +62,6 @@ class _RowGroups(Datasource):  # type: ignore[misc]  # ray ships no types
         return made
 
 
-class RestWhileAhead(ExecutionCallback):  # type: ignore[misc]  # ray ships no types
-    """Lets Ray Data's scheduling loop rest while finished blocks wait to be taken.
-
-    With nothing to start and nothing to wait for, the loop turns without a pause, and holds the interpreter's lock for
-    half of the time that training needs it.
-    """
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Called by Ray Data after every turn of the loop."""
-        if not executor._consumer_idling():
-            time.sleep(REST_S)
-
-
 def _tasks(work: Sequence[Work], bytes_of_row: int, limit: int) -> list[list[Work]]:
     """The work in order, as many row groups together as stay within `limit` bytes."""
     tasks: list[list[Work]] = []
@@ -113,14 +96,10 @@ def read_units(
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=room)
     context.target_max_block_size = biggest  # one block a task, and Ray Data knows beforehand how big
-    context.custom_execution_callback_classes = [RestWhileAhead]
+    rest_while_ahead(context)
     context.memory_usage_poll_interval_s = None  # it takes a thread in every task
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Not iter_batches: it holds several more blocks on their way through its threads. Whatever is bound to a name here
-    # stays in the object store while the next block is awaited.
-    for bundle in data.iter_internal_ref_bundles():
-        references = [block.ref for block in bundle.blocks]
-        del bundle
-        while references:
-            yield from unpack(ray.get(references.pop(0)))
+    for block in blocks_of(data):
+        yield from unpack(block)
+        del block  # what is bound to a name stays in the object store while the next one is awaited

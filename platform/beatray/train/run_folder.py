@@ -33,7 +33,7 @@ METRICS, IDS = "metrics.jsonl", "ids.jsonl"
 REFUSED = "refused_steps.jsonl"
 """The recordings of every step that was refused."""
 SKIPPED = "skipped_shards.jsonl"
-"""The shards that could not be read, where the run was told to go on without them."""
+"""The shards that could not be read, where the run was set to go on without them."""
 JOURNALS = (METRICS, IDS, REFUSED, SKIPPED)
 SETTINGS = "settings.yaml"
 OWNER = "owner.txt"
