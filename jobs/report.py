@@ -1,6 +1,6 @@
-"""What `ray job submit` runs for `beatray report`, with the same words, on the job's node.
+"""What `ray job submit` runs for `beatray report`, with the same arguments, on the job's node.
 
-    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/report.py WORDS
+    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/report.py OVERRIDES
 
 The cluster needs only the dependencies: the package is taken from the submitted source tree. Places must be absolute
 paths that every node sees, because the job runs in a temporary copy of the tree.

@@ -46,4 +46,4 @@ def test_every_command_with_places_has_its_job() -> None:
     assert set(scripts) == set(PLACES)
     told = (ROOT / "docs" / "cluster.md").read_text()
     for name, text in scripts.items():
-        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py WORDS" in text and f"{name}.py" in told
+        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py OVERRIDES" in text and f"{name}.py" in told
