@@ -2,7 +2,7 @@
 
     python scripts/bundled_weights.py --ptbxl FOLDER [--ptbxl FOLDER ...] --ludb PLACE --work FOLDER
 
-ingests the recordings, pretrains, evaluates on recordings that were left out, teaches the segmentation of waves, and
+ingests the recordings, pretrains, evaluates on recordings that were left out, trains the segmentation of waves, and
 writes platform/beatray/weights/. Every step goes on where it was stopped. Data: PTB-XL (folds 9 and 10 left out) and
 LUDB (its test part left out). Two cores take about half an hour.
 """
