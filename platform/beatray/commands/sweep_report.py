@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from beatray.commands.what_ran import what_ran
 from beatray.corpus.reader import Corpus, Rows, open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError, SettingsError
-from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import SegmentCounts
 from beatray.evaluate.results import Evaluation, evaluation_of
 from beatray.evaluate.settings import MAIN_PROTOCOL, EvaluateSettings
@@ -213,7 +212,7 @@ def _of_corpus(
     return {
         "overlays": _overlays(folder, trial, corpus, evaluation),
         "min_leads": evaluation.min_leads,
-        "embeddings": _embeddings(folder, trial, rows, evaluation),
+        "embeddings": _embeddings(folder, trial, rows),
         "evaluation": whole,
         "rows": labelled,
         "hard": [] if labelled is None else hard_recordings(whole, labelled, folder.child(trial.trial).location),
@@ -251,20 +250,28 @@ def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: Evalu
     return overlays_of(predictions, counts, part["test_ids"], rows, evaluation.min_leads)
 
 
-def _embeddings(folder: Store, trial: Evaluated, rows: Rows, evaluation: EvaluateSettings) -> Embeddings:
+def tested_classes(results: Mapping[str, Any], record_ids: Sequence[str]) -> list[str]:
+    """The one class that a results.json says each recording has, "several", or nothing where it says none."""
+    part = results["tasks"].get("classify")
+    if part is None:
+        return [""] * len(record_ids)
+    has = {
+        name: [label for label, there in zip(part["classes"], truth, strict=True) if there]
+        for name, truth in zip(part["test_ids"], part["truth"], strict=True)
+    }
+    found = (has.get(name, []) for name in record_ids)
+    return [each[0] if len(each) == 1 else "several" if each else "" for each in found]
+
+
+def _embeddings(folder: Store, trial: Evaluated, rows: Rows) -> Embeddings:
     encoder = load_encoder(folder.child(trial.trial).location)
     vectors = embed_rows(encoder, rows.signal_uv, rows.n_samples.astype(np.int64)).recording  # type: ignore[arg-type]
-    space = label_space(evaluation.classify.labels, rows.labels, 1, evaluation.classify.snomed_classes)
-    classes = []
-    for there in space.targets(rows.labels):
-        has = [name for name, has_it in zip(space.classes, there, strict=True) if has_it]
-        classes.append(has[0] if len(has) == 1 else "several" if has else "")
     owners = [f"patient {owner}" if owner else "" for owner in rows.patient_id]
     several = Counter(owners)
     return Embeddings(
         vectors,
         {
-            "class": classes,
+            "class": tested_classes(trial.results, rows.record_id),
             "patient": [owner if several[owner] > 1 else "" for owner in owners],
             "source": [str(source) for source in rows.source],
         },
