@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from cluster_schema import problems
 
@@ -139,11 +140,11 @@ def pods() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
 
 def test_ray_is_the_pinned_version_everywhere() -> None:
     requirement = next(r for r in PROJECT["dependencies"] if r.startswith("ray["))
-    least = re.search(r">=(\d+\.\d+)", requirement)
-    assert least
+    range_of = SpecifierSet(requirement.partition("]")[2])
+    assert len(range_of) == 2
     for name in KUBERNETES[:3]:
         versions = {value for document in documents(name) for value in found(document, "rayVersion")}
-        assert len(versions) == 1 and (version := versions.pop()).startswith(f"{least[1]}."), (name, versions)
+        assert len(versions) == 1 and (version := versions.pop()) in range_of, (name, versions)
         images = {value for document in documents(name) for value in found(document, "image")}
         assert images == {f"beatray:ray-{version}"}
         assert f"ARG RAY_VERSION={version}" in (CLUSTER / "Dockerfile").read_text()

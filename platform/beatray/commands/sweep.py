@@ -13,7 +13,6 @@ from beatray.sweep.progress import Prepared, alone, prepare
 from beatray.sweep.ranking import as_json, as_text
 from beatray.sweep.record import ENDED, SweepRecord, read
 from beatray.sweep.run import run as run_trials
-from beatray.sweep.starts import note_start
 from beatray.sweep.tracking import settle
 from beatray.track.memory import how_to_compare, how_to_open
 
@@ -32,9 +31,7 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
     with alone(plan):
         say(f"sweep {plan.name}: {plan.sweep.search}, {len(plan.trials)} trials, into {plan.folder.where()}")
         prepared = prepare(budgeted(plan, say))
-        if prepared.todo:
-            note_start(plan.folder, overrides)
-        record = _run(prepared)
+        record = _run(prepared, overrides)
     say(as_text(record))
     for line in where_to_look(plan.folder, record):
         say(f"  {line}")
@@ -47,13 +44,13 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
     return 1 if "failed" in statuses else 0
 
 
-def _run(prepared: Prepared) -> SweepRecord:
+def _run(prepared: Prepared, overrides: list[str]) -> SweepRecord:
     if not prepared.todo:
         say("  nothing to do: every trial has ended")
         settle(prepared)
         return prepared.record.snapshot()
     with session(RaySettings(**as_dict(prepared.plan.base.cluster))):
-        return run_trials(prepared, say)
+        return run_trials(prepared, say, overrides)
 
 
 def where_to_look(folder: Store, record: SweepRecord) -> list[str]:

@@ -250,7 +250,7 @@ def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: Evalu
     return overlays_of(predictions, counts, part["test_ids"], rows, evaluation.min_leads)
 
 
-def tested_classes(results: Mapping[str, Any], record_ids: Sequence[str]) -> list[str]:
+def classes_tested(results: Mapping[str, Any], record_ids: Sequence[str]) -> list[str]:
     """The one class that a results.json says each recording has, "several", or nothing where it says none."""
     part = results["tasks"].get("classify")
     if part is None:
@@ -271,7 +271,7 @@ def _embeddings(folder: Store, trial: Evaluated, rows: Rows) -> Embeddings:
     return Embeddings(
         vectors,
         {
-            "class": tested_classes(trial.results, rows.record_id),
+            "class": classes_tested(trial.results, rows.record_id),
             "patient": [owner if several[owner] > 1 else "" for owner in owners],
             "source": [str(source) for source in rows.source],
         },

@@ -25,6 +25,7 @@ from beatray.sweep.ranking import refuse_unknown_metric
 from beatray.sweep.record import CONTROLS, COSTS, NAME, REPORT, metric_today
 from beatray.sweep.settings import RECIPES, SweepSettings
 from beatray.sweep.space import points, varied
+from beatray.sweep.starts import NAME as STARTS
 from beatray.track.memory import MEMORY
 from beatray.train.composed import changes_today, pretrain_content, pretrain_settings
 from beatray.train.run_spec import keys_marked
@@ -35,7 +36,7 @@ GROUPS = ("objective", "encoder", "recipe", "train", "checkpoint")
 """Words that choose a file of settings."""
 SMALL = "_tiny"
 """How the names of small recipes end."""
-RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, COSTS, REPORT}
+RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, COSTS, REPORT, STARTS}
 """What else is in the sweep's folder: no trial may be called so."""
 
 

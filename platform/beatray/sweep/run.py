@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
@@ -33,6 +33,7 @@ from beatray.sweep.ranking import tables
 from beatray.sweep.record import ENDED, SweepRecord
 from beatray.sweep.resources import DRIVER_CPUS, at_a_time, check_trial
 from beatray.sweep.space import shown
+from beatray.sweep.starts import note_start
 from beatray.sweep.tracking import SweepTracking
 from beatray.sweep.trial import trial_main
 from beatray.train.checkpoint import newest_step
@@ -50,9 +51,10 @@ TUNE_SETTINGS = {
 }
 
 
-def run(prepared: Prepared, tell: Tell) -> SweepRecord:
+def run(prepared: Prepared, tell: Tell, overrides: Sequence[str] = ()) -> SweepRecord:
     """Run what is left of a sweep and return its record. Needs an open Ray session; raises SettingsError before the
-    first trial starts if one of them cannot work. `tell` hears a line for every trial that ends."""
+    first trial starts if one of them cannot work. `tell` hears a line for every trial that ends; `overrides` are those
+    that the sweep was started with, for its report."""
     plan = prepared.plan
     todo = {name: prepared.run_specs[name] for name in prepared.todo}
     available = ray.cluster_resources()
@@ -63,6 +65,7 @@ def run(prepared: Prepared, tell: Tell) -> SweepRecord:
         except (SettingsError, TrainingError) as error:
             raise SettingsError(f"trial {name}: {error}") from error
     at_once = at_a_time([run_spec.settings for run_spec in todo.values()], available, plan.sweep.max_concurrent_trials)
+    note_start(plan.folder, overrides)
     with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
         tracking.settle_ended()
         tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beatray.commands.sweep_report import tested_classes
+from beatray.commands.sweep_report import classes_tested
 
 
 def test_classes_are_those_that_were_tested() -> None:
@@ -11,6 +11,6 @@ def test_classes_are_those_that_were_tested() -> None:
         "test_ids": ["a", "b", "c", "d"],
         "truth": [[1, 0], [1, 1], [0, 0], [None, 1]],  # a table of labels leaves some unknown
     }
-    found = tested_classes({"tasks": {"classify": part}}, ["d", "c", "b", "a", "elsewhere"])
+    found = classes_tested({"tasks": {"classify": part}}, ["d", "c", "b", "a", "elsewhere"])
     assert found == ["LBBB", "", "several", "AF", ""]
-    assert tested_classes({"tasks": {}}, ["a"]) == [""]
+    assert classes_tested({"tasks": {}}, ["a"]) == [""]
