@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
         "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
     )
     found_by = "detector=beatray|neurokit|neurokit+dwt|beatray+prominence|beatray+dwt"
-    keys = f"limit= items_per_shard= {found_by} retry_refused=true cluster.cpus="
+    measured_by = f"{found_by} quality=beatray|beatray+neurokit hrv=none|neurokit"
+    keys = f"limit= items_per_shard= {measured_by} retry_refused=true cluster.cpus="
     ingest.add_argument("overrides", nargs="*", metavar="SOURCE=PATH|key=value", help=f"sources, and settings: {keys}")
     ingest.add_argument("--out", help="the corpus folder (default: corpus)")
     ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")

@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import device_files
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
-from beatray.corpus.reader import open_corpus
+from beatray.corpus.reader import open_corpus, verify
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
+from beatray.dsp.features import HRV_FEATURES, RECORD_FEATURES
 from beatray.errors import CorpusError
 from beatray.ingest import convert
 from beatray.ingest.convert import ingest
@@ -28,6 +30,7 @@ from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.told import Listener
 from beatray.ingest.tree import open_tree
 from beatray.storage.store import Store
+from beatray.train.blocks import decode
 from wfdb_files import ecg_counts
 
 pytestmark = pytest.mark.ray
@@ -81,6 +84,29 @@ def test_new_recordings_become_a_new_manifest_and_the_old_snapshot_stays(local_r
     assert set(open_corpus(out, 0).index["source"]) == {"ludb"}
     with pytest.raises(CorpusError, match="detector"):
         ingest(IngestSettings({"ludb": PLAN.sources["ludb"]}, out, detector="neurokit"))
+
+
+def test_quality_and_variability_of_neurokit_are_in_the_corpus_where_they_are_asked_for(
+    local_ray: None, tmp_path: Path
+) -> None:
+    sources, out = {"ludb": PLAN.sources["ludb"]}, str(tmp_path / "c")
+    manifest = ingest(IngestSettings(sources, out, quality="beatray+neurokit", hrv="neurokit", limit=12)).manifest
+    names = [*RECORD_FEATURES, *HRV_FEATURES]
+    assert manifest.recipe["record_features"] == names
+    assert manifest.statistics["record_features"]["names"] == names
+    corpus = open_corpus(out)
+    assert list(verify(corpus)) == []
+    rows = corpus.rows(np.arange(12))
+    assert rows.record_features.shape == (12, len(names))
+    column = dict(zip(names, rows.record_features.T, strict=True))
+    assert column["HRV_MeanNN"] == pytest.approx(1e3 * column["rr_mean_s"], rel=1e-5)
+    table = pq.read_table(next((tmp_path / "c").rglob("*.parquet")))
+    assert table.schema.metadata[b"beatray.record_features"].decode().split() == names
+    read = decode(table, ["record_features"], None)["record_features"]
+    at = [rows.record_id.index(name) for name in table["record_id"].to_pylist()]
+    assert np.array_equal(read, rows.record_features[at], equal_nan=True)
+    with pytest.raises(CorpusError, match="different: dsp_version, hrv, quality, record_features"):
+        ingest(IngestSettings(sources, out, limit=20))
 
 
 def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_on(

@@ -5,10 +5,10 @@ import pytest
 from synthetic_ecg import synthetic_ecg
 
 from beatray.dsp import neurokit
-from beatray.dsp.analyse import DETECTORS, VERSION, Analysis, Detector, analyse
+from beatray.dsp.analyse import DETECTORS, VERSION, Analysis, AnalysisSettings, Detector, analyse
 from beatray.dsp.clean import decimate
 from beatray.dsp.delineate import BEAT_WAVES, FIELDS, find_waves
-from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.dsp.features import BEAT_FEATURES, HRV_FEATURES, RECORD_FEATURES
 from beatray.dsp.peaks import find_r_peaks
 from beatray.dsp.quality import Flag, assess
 
@@ -102,22 +102,24 @@ def test_flat_lead_has_no_amplitudes() -> None:
 @pytest.mark.parametrize("detector", [name for name in DETECTORS if name != "beatray"])
 def test_neurokit_gives_the_same_beats_and_waves_where_it_is_asked_for(detector: Detector) -> None:
     signal = np.rint(synthetic_ecg(R) * 1000).astype(np.int16)
-    ours, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, detector=detector)
+    ours, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, AnalysisSettings(detector))
     assert np.abs(ours.r_peaks[0] - theirs.r_peaks[0]).max() <= 3
     late = signal.copy()
     late[:, 1] = np.roll(signal[:, 1], 100)  # the only lead that NeuroKit2 reads
-    behind = np.median(analyse(late, 5000, 4095, detector=detector).r_peaks[0] - ours.r_peaks[0])
+    behind = np.median(analyse(late, 5000, 4095, AnalysisSettings(detector)).r_peaks[0] - ours.r_peaks[0])
     assert behind < 50 if detector.startswith("beatray") else behind > 50
     assert ours.waves[0].tobytes() != theirs.waves[0].tobytes()
     both = (ours.waves[0]["t_peak"] >= 0) & (theirs.waves[0]["t_peak"] >= 0)
     assert both.sum() >= 5 and np.abs(ours.waves[0]["t_peak"] - theirs.waves[0]["t_peak"])[both].max() <= 20
-    silent = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector=detector)
+    silent = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, AnalysisSettings(detector))
     assert len(silent.r_peaks[0]) == 0
 
 
 def test_the_two_methods_of_neurokit_differ_and_both_keep_the_order_of_a_beat() -> None:
     signal = np.rint(synthetic_ecg(R) * 1000 + np.random.default_rng(1).normal(0, 60, (1, 12, 5000))).astype(np.int16)
-    found = [analyse(signal, 5000, 4095, detector=name).waves[0] for name in ("beatray+prominence", "beatray+dwt")]
+    found = [
+        analyse(signal, 5000, 4095, AnalysisSettings(name)).waves[0] for name in ("beatray+prominence", "beatray+dwt")
+    ]
     assert found[0].tobytes() != found[1].tobytes()
     for waves in found:
         for beat in waves:
@@ -133,10 +135,44 @@ def test_a_boundary_out_of_order_is_left_out_and_the_qrs_stays() -> None:
     ]
 
 
+def test_heart_rate_variability_of_neurokit_is_that_of_the_definitions() -> None:
+    """Task Force, Circulation 1996, 93:1043, table 1: SDNN, RMSSD, and the share of differences beyond 50 ms."""
+    r = np.array([300, 730, 1180, 1560, 2100, 2530, 2890, 3400, 3850, 4300], np.int32)
+    rr_ms = np.diff(r) * 2.0
+    three = neurokit.hrv([r, r[:2], r[:3]], 500)
+    known = dict(zip(HRV_FEATURES, three[0].tolist(), strict=True))
+    assert known["HRV_MeanNN"] == pytest.approx(rr_ms.mean())
+    assert known["HRV_SDNN"] == pytest.approx(rr_ms.std(ddof=1))
+    assert known["HRV_RMSSD"] == pytest.approx(np.sqrt(np.mean(np.diff(rr_ms) ** 2)))
+    assert known["HRV_MinNN"] == rr_ms.min() and known["HRV_MaxNN"] == rr_ms.max()
+    assert np.isfinite(three[0]).all()
+    assert np.isnan(three[1]).all()
+    assert three[2][HRV_FEATURES.index("HRV_MeanNN")] == pytest.approx(880.0)
+
+
+def test_quality_and_variability_of_neurokit_stand_beside_ours_and_change_nothing_else() -> None:
+    signal, lengths, masks = _rows()
+    signal, lengths, masks = signal[18:24], lengths[18:24], masks[18:24]
+    signal[0, 1] = np.cumsum(np.random.default_rng(3).normal(0, 50, 5000))  # the lead that NeuroKit2 reads
+    ours = analyse(signal, lengths, masks)
+    both = analyse(signal, lengths, masks, AnalysisSettings(quality="beatray+neurokit", hrv="neurokit"))
+    assert both.record_feature_names == (*RECORD_FEATURES, *HRV_FEATURES)
+    assert both.record_features.shape == (6, len(both.record_feature_names))
+    assert both.record_features[:, : len(RECORD_FEATURES)].tobytes() == ours.record_features.tobytes()
+    assert (both.flags & ~Flag.NEUROKIT_UNACCEPTABLE == ours.flags).all() and (ours.flags < 4096).all()
+    refused = both.flags & Flag.NEUROKIT_UNACCEPTABLE != 0
+    assert refused[[0, 2, 3]].all()  # drift, zeros, no samples
+    assert not refused[[1, 4]].any()
+    mean_nn, enough = both.record_features[:, len(RECORD_FEATURES)], [len(r) >= 3 for r in ours.r_peaks]
+    assert (np.isfinite(mean_nn) == enough).all()
+    rr_ms = 1e3 * ours.record_features[:, RECORD_FEATURES.index("rr_mean_s")]
+    assert mean_nn[enough] == pytest.approx(rr_ms[enough], rel=1e-5)
+
+
 def test_empty_batch_and_bad_arguments() -> None:
     assert analyse(np.zeros((0, 12, 5000), np.int16), [], []).record_features.shape == (0, len(RECORD_FEATURES))
     with pytest.raises(ValueError, match="detector must be one of"):
-        analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, detector="other")  # type: ignore[arg-type]
+        AnalysisSettings("other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch, 12, time"):
         analyse(np.zeros((1, 8, 5000), np.int16), 5000, 255)
 

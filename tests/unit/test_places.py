@@ -11,6 +11,7 @@ import pytest
 
 from beatray.cli import main
 from beatray.commands.ingest import settings_from
+from beatray.dsp.features import HRV_FEATURES
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.places import each_name_once, one_holds_the_other, places_of
 from beatray.ingest.plan import SAMPLE, IngestSettings, list_items, plan, recipe_of
@@ -195,5 +196,8 @@ def test_who_finds_beats_and_waves_is_part_of_the_recipe() -> None:
     ours, theirs = (recipe_of(settings_from(["ludb=/data/ludb", each], None)[0]) for each in found_by)
     assert {key for key in ours if ours[key] != theirs[key]} == {"detector", "dsp_version"}
     assert ours == recipe_of(settings_from(["ludb=/data/ludb"], None)[0])
+    more = recipe_of(settings_from(["ludb=/data/ludb", "quality=beatray+neurokit", "hrv=neurokit"], None)[0])
+    assert {k for k in more if ours.get(k) != more[k]} == {"quality", "hrv", "dsp_version", "record_features"}
+    assert more["record_features"] == [*ours["record_features"], *HRV_FEATURES]
     with pytest.raises(SettingsError, match=r"detector='dwt' is not one of beatray, neurokit, neurokit\+dwt, beatray"):
         settings_from(["ludb=/data/ludb", "detector=dwt"], None)

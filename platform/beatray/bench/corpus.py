@@ -51,7 +51,7 @@ def _bundled(count: int) -> tuple[pa.Table, dict[str, Any], dict[str, Any]]:
         settings, store = IngestSettings(sources, folder, limit=count), Store(folder)
         recipe = recipe_of(settings)
         slices = plan(settings, recipe, list_items(settings), set())
-        done = [convert_slice(store, part, settings.detector) for part in slices]
+        done = [convert_slice(store, part, settings.analysis()) for part in slices]
         shards = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for part in done for s in part.shards)
         places = [(shard, group) for shard in shards for group in range(len(shard.row_groups))]
         real = pa.concat_tables([read_row_group(store, *place, SCHEMA.names) for place in places])

@@ -39,7 +39,11 @@ def show_corpus(uri: str, as_json: bool) -> int:
     print_table(_by_source(public["sources"]))
     size = sum(shard.bytes for shard in manifest.shards)
     say(f"  shards      {len(manifest.shards)} ({size / 1e6:.1f} MB)")
-    say(f"  detector    {manifest.recipe['detector']}")
+    chosen = [
+        manifest.recipe["detector"],
+        *(f"{k}={manifest.recipe[k]}" for k in ("quality", "hrv") if k in manifest.recipe),
+    ]
+    say(f"  detector    {', '.join(chosen)}")
     return 0
 
 

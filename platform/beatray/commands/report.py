@@ -17,7 +17,7 @@ from beatray.commands.console import say
 from beatray.commands.hard_recordings import hard_recordings
 from beatray.corpus.reader import Corpus, Rows
 from beatray.corpus.summary import show
-from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.dsp.features import BEAT_FEATURES
 from beatray.evaluate.encoders import prepared
 from beatray.evaluate.results import Evaluation
 from beatray.objectives.objective import Curve, Objective
@@ -171,7 +171,7 @@ def _batch_of(one: Rows, reads: Sequence[str]) -> dict[str, torch.Tensor]:
         "record_key": key,
         "patient_key": key,
         "r_peaks": peaks if peaks.shape[1] else torch.full((1, 1), -1),
-        "record_features": torch.full((1, len(RECORD_FEATURES)), torch.nan),
+        "record_features": torch.full(one.record_features.shape, torch.nan),
         "beat_features": torch.full((1, beats, len(BEAT_FEATURES)), torch.nan),
         "beat_class": torch.full((1, beats), -1),
         "target": torch.full((1, one.signal_uv.shape[-1]), -1, dtype=torch.int8),

@@ -34,6 +34,8 @@ WAVE_TYPE = pa.struct(
     ]
 )
 
+RECORD_FEATURE_NAMES = b"beatray.record_features"
+
 SCHEMA = pa.schema(
     [
         pa.field("record_id", pa.string(), nullable=False),
@@ -60,7 +62,7 @@ SCHEMA = pa.schema(
         b"beatray.leads": " ".join(LEADS).encode(),
         b"beatray.signal": f"int16 little endian, {len(LEADS)}x{WINDOW_SAMPLES}, 1 uV, {RATE_HZ} Hz".encode(),
         b"beatray.beat_features": " ".join(BEAT_FEATURES).encode(),
-        b"beatray.record_features": " ".join(RECORD_FEATURES).encode(),
+        RECORD_FEATURE_NAMES: " ".join(RECORD_FEATURES).encode(),
     },
 )
 
@@ -117,7 +119,8 @@ def to_table(windows: Sequence[Window], analysis: Analysis, signals: NDArray[np.
         column if isinstance(column, pa.Array) else pa.array(column, SCHEMA.field(name).type, from_pandas=False)
         for name, column in columns.items()
     ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    names = {RECORD_FEATURE_NAMES: " ".join(analysis.record_feature_names).encode()}
+    return pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({**(SCHEMA.metadata or {}), **names}))
 
 
 def signals_of(column: pa.ChunkedArray | pa.Array) -> NDArray[np.int16]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beatray.dsp.analyse import Analysis
-from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.dsp.features import BEAT_FEATURES
 from beatray.record import LEADS, Record, Window
 
 Tally = dict[str, Any]
@@ -40,7 +40,7 @@ def tally_rows(source: str, windows: Sequence[Window], analysis: Analysis, flag_
                 "leads": dict(zip(LEADS, usable, strict=True)),
             }
         },
-        "record_features": describe(analysis.record_features, RECORD_FEATURES),
+        "record_features": describe(analysis.record_features, analysis.record_feature_names),
         "beat_features": describe(beats, BEAT_FEATURES),
     }
 

@@ -9,16 +9,16 @@ Never raises on content; a recording without beats has empty arrays, NaN feature
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from beatray.dsp.clean import WORKING_RATE_HZ, decimate
 from beatray.dsp.delineate import find_waves
-from beatray.dsp.features import RECORD_FEATURES, measure
+from beatray.dsp.features import HRV_FEATURES, RECORD_FEATURES, measure
 from beatray.dsp.peaks import find_r_peaks
-from beatray.dsp.quality import assess
+from beatray.dsp.quality import Flag, assess
 from beatray.record import LEADS, RATE_HZ
 
 VERSION = "dsp-3"
@@ -34,8 +34,15 @@ DETECTORS: dict[str, tuple[str, str]] = {
 }
 """Who finds the R-peaks, and who the waves: this package, or NeuroKit2 by that method."""
 
+Quality = Literal["beatray", "beatray+neurokit"]
+"""Whose judgement of the signal becomes flags: this package's, or beside it NeuroKit2's of one lead."""
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+Hrv = Literal["none", "neurokit"]
+"""Whether NeuroKit2's measures of heart rate variability are record features, too."""
+HRVS: tuple[Hrv, ...] = get_args(Hrv)
+
 NEUROKIT_VERSION = "neurokit-2"
-"""Changes with the numbers of the detectors that use NeuroKit2 alone."""
+"""Changes with the numbers that come from NeuroKit2 alone."""
 
 CHUNK = 32
 """Records per pass: fewer pay more for starting each operation than they gain in the cache."""
@@ -45,9 +52,32 @@ STEP = round(RATE_HZ / WORKING_RATE_HZ)
 ALL = tuple(range(len(LEADS)))
 
 
-def version_of(detector: Detector) -> str:
-    """What `analyse` with this detector is called in a corpus recipe."""
-    return VERSION if detector == "beatray" else f"{VERSION}, {NEUROKIT_VERSION}"
+@dataclass(frozen=True, slots=True)
+class AnalysisSettings:
+    """Who measures what: see `DETECTORS`, `Quality` and `Hrv`; NeuroKit2 reads one lead, and is slow.
+
+    Raises ValueError for a name that is not known.
+    """
+
+    detector: Detector = "beatray"
+    quality: Quality = "beatray"
+    hrv: Hrv = "none"
+
+    def __post_init__(self) -> None:
+        for name, known in (("detector", tuple(DETECTORS)), ("quality", QUALITIES), ("hrv", HRVS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def version(self) -> str:
+        """What an analysis with these settings is called in a corpus recipe."""
+        return VERSION if self == DEFAULT else f"{VERSION}, {NEUROKIT_VERSION}"
+
+    def record_features(self) -> tuple[str, ...]:
+        """Names of the columns of `Analysis.record_features`."""
+        return RECORD_FEATURES if self.hrv == "none" else (*RECORD_FEATURES, *HRV_FEATURES)
+
+
+DEFAULT = AnalysisSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +85,8 @@ class Analysis:
     """What was measured, one entry per recording; ragged columns are lists.
 
     `r_peaks` int32 (n_beats,) samples at 500 Hz; `waves` `delineate.BEAT_WAVES` (n_beats,); `beat_features` float32
-    (n_beats, len(BEAT_FEATURES)); `record_features` float32 (B, len(RECORD_FEATURES)); `flags` int32 (B,) bits of
-    `quality.Flag`; `lead_mask` int16 (B,) leads fit to be read.
+    (n_beats, len(BEAT_FEATURES)); `record_features` float32 (B, G), named by `record_feature_names`; `flags` int32 (B,)
+    bits of `quality.Flag`; `lead_mask` int16 (B,) leads fit to be read.
     """
 
     r_peaks: list[NDArray[np.int32]]
@@ -65,21 +95,19 @@ class Analysis:
     record_features: NDArray[np.float32]
     flags: NDArray[np.int32]
     lead_mask: NDArray[np.int16]
+    record_feature_names: tuple[str, ...] = RECORD_FEATURES
 
 
 def analyse(
     signal_uv_blt: NDArray[np.int16],
     n_samples: ArrayLike,
     lead_mask: ArrayLike,
-    detector: Detector = "beatray",
+    settings: AnalysisSettings = DEFAULT,
 ) -> Analysis:
     """Analyses (B, 12, T) recordings of `n_samples` (B,) valid samples with the leads of `lead_mask` (B,).
 
-    `detector` chooses who finds R-peaks and waves, see `DETECTORS`; NeuroKit2 reads one lead, and is slow.
-    Raises ValueError for a wrong shape or an unknown detector.
+    Raises ValueError for a wrong shape.
     """
-    if detector not in DETECTORS:
-        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}")
     x_blt = np.asarray(signal_uv_blt)
     if x_blt.ndim != 3 or x_blt.shape[1] != len(LEADS):
         raise ValueError(f"signal_uv_blt must be (batch, 12, time), got shape {x_blt.shape}")
@@ -89,24 +117,34 @@ def analyse(
     r_peaks: list[NDArray[np.int32]] = []
     waves: list[NDArray[np.void]] = []
     beat_features: list[NDArray[np.float32]] = []
-    record_features = np.full((n_records, len(RECORD_FEATURES)), np.nan, np.float32)
+    names = settings.record_features()
+    record_features = np.full((n_records, len(names)), np.nan, np.float32)
     flags = np.zeros(n_records, np.int32)
     usable = np.zeros(n_records, np.int16)
     buffer = np.empty((min(CHUNK, n_records), *x_blt.shape[1:]), np.float32)  # fresh pages cost more than the product
     for start in range(0, n_records, CHUNK):
         part = slice(start, start + CHUNK)
         x_mv, low_mv = _in_mv(x_blt[part], buffer[: n_records - start])
-        some_r, some_waves = _beats(x_mv, low_mv, lengths[part], masks[part], detector)
+        some_r, some_waves = _beats(x_mv, low_mv, lengths[part], masks[part], settings.detector)
         flags[part], usable[part] = assess(
             x_mv, lengths[part], masks[part], r_peaks=some_r, waves=some_waves, low_mv_blt=low_mv
         )
-        some_beats, record_features[part] = measure(
+        some_beats, record_features[part, : len(RECORD_FEATURES)] = measure(
             x_mv, RATE_HZ, some_waves, n_samples=lengths[part], lead_mask=usable[part]
         )
+        if settings.quality != "beatray":
+            from beatray.dsp import neurokit  # imports NeuroKit2, which takes seconds
+
+            bad = neurokit.unacceptable(x_mv, RATE_HZ, n_samples=lengths[part], lead_mask=masks[part])
+            flags[part] |= np.where(bad, np.int32(Flag.NEUROKIT_UNACCEPTABLE), np.int32(0))
+        if settings.hrv != "none":
+            from beatray.dsp import neurokit
+
+            record_features[part, len(RECORD_FEATURES) :] = neurokit.hrv(some_r, RATE_HZ)
         r_peaks.extend(some_r)
         waves.extend(some_waves)
         beat_features.extend(some_beats)
-    return Analysis(r_peaks, waves, beat_features, record_features, flags, usable)
+    return Analysis(r_peaks, waves, beat_features, record_features, flags, usable, names)
 
 
 def _in_mv(x_blt: NDArray[np.int16], x_mv: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

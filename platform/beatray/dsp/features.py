@@ -60,6 +60,16 @@ RECORD_FEATURES: tuple[str, ...] = (
     *(f"{kind}_{lead}_mv" for lead in AMPLITUDE_LEADS for kind in ("r", "s", "t", "st")),
 )
 
+HRV_FEATURES: tuple[str, ...] = tuple(
+    f"HRV_{name}"
+    for name in (
+        *("MeanNN", "SDNN", "RMSSD", "SDSD", "CVNN", "CVSD", "MedianNN", "MadNN", "MCVNN", "IQRNN", "SDRMSSD"),
+        *("Prc20NN", "Prc80NN", "pNN50", "pNN20", "MinNN", "MaxNN"),
+    )
+)
+"""Record features that NeuroKit2 measures where an ingest asks for them, by its names (milliseconds, shares and per
+cent). Its measures of minutes and hours (SDANN, SDNNI, HTI, TINN, spectra) say nothing about a window of 10 s."""
+
 BASE_S = 0.02
 QRS_LIMIT_S = 0.2
 ST_AFTER_S = 0.06

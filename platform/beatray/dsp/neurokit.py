@@ -1,9 +1,11 @@
-"""NeuroKit2's R-peaks and delineation behind this package's interface, to compare with or to choose by setting.
+"""NeuroKit2's R-peaks, delineation, signal quality and heart rate variability behind this package's interface, to
+compare with or to choose by setting.
 
 NeuroKit2 (Makowski et al., Behav Res Methods 2021, 53:1689) reads one lead of one recording at a time and raises on
 some signals; here such a recording has no beats, or beats without P and T.
 
-Contract: as `peaks.find_r_peaks` and `delineate.find_waves`. Lead II is read, or the next best usable one.
+Contract: as `peaks.find_r_peaks` and `delineate.find_waves`; the others say it themselves. Lead II is read, or the next
+best usable one.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from beatray.dsp.clean import repair
 from beatray.dsp.delineate import BEAT_WAVES, FIELDS
+from beatray.dsp.features import HRV_FEATURES
 
 LEAD_ORDER = (1, 10, 0, 11, 9, 8, 7, 6, 5, 2, 4, 3)
 FLAT_MV = 0.01
+LEAST_BEATS = 3
 
 _KEYS = {
     "p_onset": "ECG_P_Onsets",
@@ -88,6 +92,53 @@ def find_waves(
             except _FAILURES:
                 pass  # the beats stay, without waves
         found.append(_ordered(waves))
+    return found
+
+
+def unacceptable(
+    x_mv_blt: NDArray[np.generic],
+    rate_hz: float,
+    *,
+    n_samples: ArrayLike | None = None,
+    lead_mask: ArrayLike | None = None,
+) -> NDArray[np.bool_]:
+    """Whether `ecg_quality` calls a record's lead "Unacceptable", or cannot judge it; (B,).
+
+    Its method is that of Zhao and Zhang (Front Physiol 2018, 9:727): the kurtosis, the power of QRS complexes and that
+    of the baseline, and how alike beats are. A record in which no lead moves is unacceptable.
+    """
+    found = []
+    for signal in _signals(x_mv_blt, n_samples, lead_mask):
+        bad = True
+        if signal is not None:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    cleaned = nk.ecg_clean(signal, sampling_rate=int(rate_hz))
+                    bad = nk.ecg_quality(cleaned, sampling_rate=int(rate_hz), method="zhao2018") == "Unacceptable"
+            except _FAILURES:
+                pass  # a signal in which the library finds no beats to judge
+        found.append(bool(bad))
+    return np.array(found, np.bool_)
+
+
+def hrv(r_peaks: list[NDArray[np.int32]], rate_hz: float) -> NDArray[np.float32]:
+    """`features.HRV_FEATURES` of every record by `hrv_time`, float32 (B, len(HRV_FEATURES)); NaN where it has none.
+
+    All beats count as normal ones. Records of less than three beats have none.
+    """
+    found = np.full((len(r_peaks), len(HRV_FEATURES)), np.nan, np.float32)
+    for record, r in zip(found, r_peaks, strict=True):
+        if len(r) < LEAST_BEATS:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                values = nk.hrv_time(np.asarray(r), sampling_rate=int(rate_hz)).iloc[0]
+        except _FAILURES:
+            continue
+        known = np.array([values.get(name, np.nan) for name in HRV_FEATURES], np.float64)
+        record[:] = np.where(np.isfinite(known), known, np.nan)
     return found
 
 

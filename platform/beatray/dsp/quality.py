@@ -37,6 +37,7 @@ class Flag(IntFlag):
     SHORT = 512  # less than SHORT_S of signal
     NOT_FINITE = 1024  # a lead with invalid samples (NaN, infinite) in more than half of the recording
     LARGE_LEAD = 2048  # a lead is beyond HUGE_MV for HUGE_SHARE of the time: mostly a loose electrode
+    NEUROKIT_UNACCEPTABLE = 4096  # NeuroKit2's word on one lead, only where an ingest asks for it
 
 
 FLAT_MV = 0.01
@@ -67,6 +68,7 @@ MEANINGS = {
     Flag.SHORT: f"Less than {SHORT_S:g} s of signal.",
     Flag.NOT_FINITE: "A lead has invalid samples in more than half of the recording.",
     Flag.LARGE_LEAD: f"More than {HUGE_SHARE:.0%} of a lead is beyond {HUGE_MV:g} mV, as with a loose electrode.",
+    Flag.NEUROKIT_UNACCEPTABLE: "NeuroKit2 calls lead II, or the next best, unacceptable (quality=beatray+neurokit).",
 }
 """What each bit says, with its threshold, for those who look at a corpus."""
 

@@ -118,8 +118,9 @@ def prepare_plan(command: PredictCommand) -> PredictPlan:
     else:
         location = absolute(command.files)
         refuse_inside(place.store, command.out, Store(location), "the files")
+        chosen = {key: recipe[key] for key in ("detector", "quality", "hrv") if key in recipe}
         reading = IngestSettings(
-            {command.source: location}, "", recipe.get("detector", "beatray"), command.predict.recordings_per_task
+            {command.source: location}, "", **chosen, items_per_shard=command.predict.recordings_per_task
         )
         check_recipe(recipe, recipe_of(reading), f"the model {models[0]}")
         listed = list_items(reading)

@@ -24,7 +24,7 @@ from beatray.corpus.reader import Corpus
 from beatray.corpus.summary import statistics_of, tally_of
 from beatray.corpus.tally import merge_all
 from beatray.corpus.writer import FOLDER, QUARANTINE_SCHEMA, parquet_bytes
-from beatray.dsp.analyse import Detector
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.errors import CorpusError
 from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import (
@@ -90,7 +90,7 @@ def _ingest(
     id_key = id_key_for(settings, before)
     recipe = recipe_of(settings, id_key)
     if before and before.recipe != recipe:
-        differing = sorted(key for key in recipe if before.recipe.get(key) != recipe[key])
+        differing = sorted(key for key in {*recipe, *before.recipe} if before.recipe.get(key) != recipe.get(key))
         raise CorpusError(
             f"the corpus at {settings.out} was made by another recipe (different: {', '.join(differing)}). "
             "Choose another --out, or pass --overwrite to make it anew."
@@ -107,7 +107,7 @@ def _ingest(
         if before is None:
             raise CorpusError("the sources hold no recordings; nothing was written")
         return Ingested(before, n_known)
-    results = _run(store, slices, settings.detector, id_key, on_progress)
+    results = _run(store, slices, settings.analysis(), id_key, on_progress)
     unlisted = [(source, other) for (source, _), (_, others) in listed.items() for other in others]
     ids_dropped = sum(result.ids_dropped for result in results.values())
     return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known, ids_dropped)
@@ -116,7 +116,7 @@ def _ingest(
 def _run(
     store: Store,
     slices: list[Slice],
-    detector: Detector,
+    analysis: AnalysisSettings,
     id_key: IdKey | None,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, SliceResult]:
@@ -139,7 +139,7 @@ def _run(
         while waiting and len(running) < at_once:
             part = waiting.pop(0)
             teller = None if listener is None else listener.teller(part.name)
-            running[task.remote(store, part, detector, id_key, teller)] = part
+            running[task.remote(store, part, analysis, id_key, teller)] = part
         done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in done:
             results[running.pop(reference).name] = ray.get(reference)

@@ -22,8 +22,8 @@ from beatray.corpus import schema
 from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.manifest import Manifest
 from beatray.corpus.reader import Corpus
-from beatray.dsp import analyse, features
-from beatray.dsp.analyse import Detector
+from beatray.dsp import features
+from beatray.dsp.analyse import DEFAULT, AnalysisSettings, Detector, Hrv, Quality
 from beatray.errors import CorpusError
 from beatray.ingest.each_record import PART
 from beatray.ingest.member_checks import told
@@ -51,12 +51,18 @@ class IngestSettings:
     sources: Mapping[str, Places]  # source name -> folder, archive or URI, or several of them
     out: str
     detector: Detector = "beatray"  # who finds R-peaks and waves: `analyse.DETECTORS`
+    quality: Quality = "beatray"  # whose judgement of the signal becomes flags
+    hrv: Hrv = "none"  # measures of heart rate variability among the record features
     items_per_shard: int = (
         1024  # counted in expected rows, so that a task of long recordings is not a hundred times longer
     )
     limit: int | None = None  # at most so many items of each source, evenly spaced
     retry_refused: bool = False  # read recordings again that an earlier ingest refused
     id_key_file: str | None = None  # secret with which patient ids are hashed
+
+    def analysis(self) -> AnalysisSettings:
+        """Who measures what."""
+        return AnalysisSettings(self.detector, self.quality, self.hrv)
 
 
 Listed = dict[tuple[str, str], tuple[Sequence[Item], Sequence[Unlisted]]]
@@ -75,19 +81,26 @@ class Slice:
 
 def recipe_of(settings: IngestSettings, id_key: IdKey | None = None) -> dict[str, Any]:
     """Everything that decides the numbers in a row, apart from the recording itself, and the id key's fingerprint."""
-    return ({} if id_key is None else {RECIPE_KEY: id_key.fingerprint}) | {
-        "schema_version": schema.VERSION,
-        "ingest_version": VERSION,
-        "rate_hz": RATE_HZ,
-        "window_samples": WINDOW_SAMPLES,
-        "unit": "1 uV, int16, unfiltered",
-        "leads": list(LEADS),
-        "resampling": "polyphase, scipy.signal.resample_poly",
-        "detector": settings.detector,
-        "dsp_version": analyse.version_of(settings.detector),
-        "beat_features": list(features.BEAT_FEATURES),
-        "record_features": list(features.RECORD_FEATURES),
-    }
+    analysis = settings.analysis()
+    more = {"quality": analysis.quality, "hrv": analysis.hrv}  # only where they are chosen: older corpora do not say
+    of_key = {} if id_key is None else {RECIPE_KEY: id_key.fingerprint}
+    return (
+        of_key
+        | {key: value for key, value in more.items() if value != getattr(DEFAULT, key)}
+        | {
+            "schema_version": schema.VERSION,
+            "ingest_version": VERSION,
+            "rate_hz": RATE_HZ,
+            "window_samples": WINDOW_SAMPLES,
+            "unit": "1 uV, int16, unfiltered",
+            "leads": list(LEADS),
+            "resampling": "polyphase, scipy.signal.resample_poly",
+            "detector": analysis.detector,
+            "dsp_version": analysis.version(),
+            "beat_features": list(features.BEAT_FEATURES),
+            "record_features": list(analysis.record_features()),
+        }
+    )
 
 
 def id_key_for(settings: IngestSettings, manifest: Manifest | None) -> IdKey | None:

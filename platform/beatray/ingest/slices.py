@@ -18,7 +18,6 @@ from beatray.corpus.id_key import IdKey
 from beatray.corpus.tally import Tally, merge_all, tally_recordings, tally_rows
 from beatray.corpus.writer import ShardWriter
 from beatray.dsp import analyse
-from beatray.dsp.analyse import Detector
 from beatray.dsp.quality import Flag
 from beatray.ingest.canonical import WindowFlag
 from beatray.ingest.each_record import each_record, part_name, refusal_of
@@ -52,7 +51,7 @@ class SliceResult:
 def convert_slice(
     store: Store,
     part: Slice,
-    detector: Detector,
+    analysis: analyse.AnalysisSettings,
     id_key: IdKey | None = None,
     teller: Teller | None = None,
 ) -> SliceResult:
@@ -70,7 +69,7 @@ def convert_slice(
         group = windows[: schema.ROWS_PER_GROUP]
         del windows[: schema.ROWS_PER_GROUP]
         signals = stack.of(group)
-        measured = _measure(group, signals, detector)
+        measured = _measure(group, signals, analysis)
         writer.add_group(schema.to_table(group, measured, signals))
         tallies.append(tally_rows(part.source, group, measured, FLAG_NAMES))
 
@@ -93,12 +92,12 @@ def convert_slice(
     return result
 
 
-def _measure(windows: list[Window], signals: NDArray[np.int16], detector: Detector) -> analyse.Analysis:
+def _measure(windows: list[Window], signals: NDArray[np.int16], settings: analyse.AnalysisSettings) -> analyse.Analysis:
     return analyse.analyse(
         signals,
         np.array([w.n_samples for w in windows], np.int32),
         np.array([w.lead_mask for w in windows], np.int16),
-        detector=detector,
+        settings,
     )
 
 

@@ -90,7 +90,9 @@ def decode(
         out["patient_key"] = patient_keys(table["patient_id"].to_pylist(), out["record_key"])
     if "record_features" in arrays:
         features = _one_chunk(table["record_features"]).flatten().to_numpy(zero_copy_only=False)
-        out["record_features"] = features.astype(np.float32).reshape(n, len(RECORD_FEATURES))
+        out["record_features"] = features.astype(np.float32).reshape(
+            n, len(features) // n if n else len(RECORD_FEATURES)
+        )
     if "target" in arrays:
         if targets is None:
             raise ValueError("targets are asked for, and there are none")
