@@ -216,6 +216,24 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(kind: str, trained:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_have_the_mean_and_the_gradient_of_the_whole_batch(kind: str) -> None:
+    """Also where their shares of known targets are not their shares of the rows."""
+    arrays, statistics = labelled_rows(kind, ROWS)
+    if kind != "waves":
+        arrays["target"][:2] = np.nan if kind == "numbers" else -1
+    alike = {"waves": ("objective.decoder_depth=0", "objective.dice_weight=0.0")}  # dice is no mean over samples
+    words = ("objective.trained=head", *alike.get(kind, ("objective.standardise=false",)), "train.precision=fp64")
+    found = []
+    for cuts in ((8,), (2, 6), (3, 4, 1)):
+        learner = Learner(run_spec_for(settings_for(kind, *words), statistics, ROWS), Ranks())
+        mine = {name: values for name, values in arrays.items() if name in learner.objective.reads}
+        logs, norm = learner.step(0, mine, 0, tuple(MicroBatch(rows, rows) for rows in cuts))
+        assert logs is not None and norm > 0
+        found.append({**logs, "norm": norm, "waves/dice_loss": 0.0})
+    assert found[1] == pytest.approx(found[0], rel=1e-6) and found[2] == pytest.approx(found[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_goes_on_to_the_bit_and_a_refused_step_leaves_no_trace(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

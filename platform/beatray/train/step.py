@@ -205,9 +205,11 @@ class Learner:
         settings, model, kind = self._run_spec.settings, self._model, self._ranks.device.type
         half = self.precision == "bf16"
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
         finite: list[Tensor] = []
         total = sum(part.global_rows for part in parts)
+        counted = self.objective.mean_over if sum(part.global_rows > 0 for part in parts) > 1 else None
         if settings.train.compile == "graphs":
             torch.compiler.cudagraph_mark_step_begin()
         for number, (part, views) in enumerate(zip(parts, ready.taken(), strict=True)):
@@ -219,11 +221,20 @@ class Learner:
                 with torch.autocast(kind, torch.bfloat16, enabled=half):
                     result = model(views, at)
                 finite.append(torch.isfinite(result.loss.detach()))
-                (result.loss * (part.global_rows / settings.train.batch_size)).backward()
+                # what its mean is over: rows, or what the objective counts
+                items = part.global_rows if counted is None else result.counts[counted].double()
+                (result.loss * (items / settings.train.batch_size)).backward()
             for name, value in result.means.items():
-                sums[name] = sums.get(name, 0.0) + value.double() * part.global_rows / total
+                means[name] = means.get(name, 0.0) + value.double() * items / total
             for name, value in result.counts.items():
-                sums[name] = sums.get(name, 0.0) + value.double()
+                counts[name] = counts.get(name, 0.0) + value.double()
+        if counted is not None:  # their sum is known after the last one
+            rows_per_item = total / counts[counted].clamp_min(1.0)
+            means = {name: value * rows_per_item for name, value in means.items()}
+            for weight in self._trained:
+                if weight.grad is not None:
+                    weight.grad.mul_(rows_per_item)
+        sums = means | counts
         everywhere = torch.stack(finite).all()
         if self._ranks.world > 1:
             shared = everywhere.to(torch.uint8)
