@@ -44,7 +44,7 @@ def load_model(path: str | Sequence[str], rate_hz: float = 500.0, device: str = 
 def read_embeddings(path: str, level: str | None = None) -> Embeddings:
     """The vectors that `beatray embed` wrote to `path`, as numpy arrays; level recording (default) or beat.
 
-    Raises embed.files.EmbeddingsError when they are unfinished or damaged.
+    Raises beatray.infer.files.EmbeddingsError when they are unfinished or damaged.
     """
     from beatray.infer.files import read
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-KEYS = "settings as dotted overrides, for example train.workers=8; see configs/"
+KEYS = "settings as dotted overrides, for example train.workers=8"
 
 
 def parser() -> argparse.ArgumentParser:

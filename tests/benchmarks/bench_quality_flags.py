@@ -2,8 +2,8 @@
 
     BEATRAY_DATA=... python tests/benchmarks/bench_quality_flags.py
 
-Prints the table of docs/recordings.md. Thresholds come from one half of the recordings, by a hash of their names; the
-table is of the other half, with exact (Clopper-Pearson) intervals of 95 %. Recordings were made with telephones by
+Prints the table of docs/signal-analysis.md. Thresholds come from one half of the recordings, by a hash of their names;
+the table is of the other half, with exact (Clopper-Pearson) intervals of 95 %. Recordings were made with telephones by
 people of all degrees of practice, and the gain of the copy used is inferred (200 counts per millivolt).
 """
 

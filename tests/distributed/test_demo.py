@@ -54,7 +54,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def demo(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "BEATRAY_"))}
-    environment |= {"PYTHONPATH": str(installed), "COLUMNS": "120"}
+    # Ray's usual niceness would leave its workers next to nothing beside other tests
+    environment |= {"PYTHONPATH": str(installed), "COLUMNS": "120", "RAY_worker_niceness": "0"}
     command = [sys.executable, "-m", "beatray", "demo", *words]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False

@@ -56,6 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": temporary,
+        "RAY_worker_niceness": "0",
     }
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
     start += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--min-worker-port=0"]

@@ -2,7 +2,7 @@
 
 Thresholds are absolute and in physical units. Those of NOISY, BASELINE_WANDER and LARGE_LEAD are what 95 of 100
 recordings stay below that experts called acceptable, in one half of set A of the Challenge 2011 (Silva, Moody & Celi,
-Computing in Cardiology 2011:273), rounded; what each flag finds in the other half is in docs/recordings.md, by
+Computing in Cardiology 2011:273), rounded; what each flag finds in the other half is in docs/signal-analysis.md, by
 `tests/benchmarks/bench_quality_flags.py`. The others lie well outside what LUDB and PTB-XL show. A flag means something
 unusual, not that a recording is of no use.
 
