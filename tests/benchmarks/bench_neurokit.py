@@ -3,9 +3,10 @@ rate variability.
 
     BEATRAY_DATA=... python tests/benchmarks/bench_neurokit.py
 
-Prints the figures of docs/signal-analysis.md: R-peaks and waves of LUDB (200 recordings, annotations of lead II), of the
-half of Challenge 2011, set A, that set no threshold, the recordings that experts called unacceptable, and measures of
-heart rate variability. NeuroKit2 reads lead II; its quality is the method of Zhao and Zhang (Front Physiol 2018, 9:727).
+Prints the figures of docs/signal-analysis.md: R-peaks and waves of LUDB (200 recordings, annotations of lead II), of
+the half of Challenge 2011, set A, that set no threshold, the recordings that experts called unacceptable, and measures
+of heart rate variability. NeuroKit2 reads lead II; its quality is the method of Zhao and Zhang (Front Physiol 2018,
+9:727).
 """
 
 from __future__ import annotations
