@@ -169,6 +169,9 @@ def test_labels_in_the_objective(artifact: Path) -> None:
     assert (classes[-1] == -1).all() and (classes[:-1] >= 0).any()
     alone = views_of(made, {name: value[2:3] for name, value in batch().items()})
     assert torch.equal(alone["beat_class"][0], classes[2])
+    given = batch()
+    lost = {**given, "signal_uv": torch.zeros_like(given["signal_uv"]), "recorded_uv": given["signal_uv"]}
+    assert torch.equal(views_of(made, lost)["beat_class"], classes)  # of the recording, whatever leads a view has left
     result = step_of(made, batch())
     result.loss.backward()
     assert torch.isfinite(result.loss) and result.counts["beats"] == (views["beat_index"] >= 0).sum()

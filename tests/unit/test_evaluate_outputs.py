@@ -157,7 +157,9 @@ def test_a_killed_evaluation_goes_on_and_a_finished_one_leaves_nothing(
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_other_weights_have_files_of_their_own(rows: Rows, encoder: EncoderSpec, tmp_path: Path) -> None:
+def test_other_weights_and_versions_have_files_of_their_own(
+    rows: Rows, encoder: EncoderSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outputs = Outputs(tmp_path / "kept", "corpus", parts(rows, ASKED, tmp_path), ASKED)
     other = build(EncoderSpec("tiny"), seed=8)
     export_encoder(Store(str(tmp_path / "b")), other, {"name": "tiny", "settings": other.described_settings()})
@@ -171,6 +173,9 @@ def test_other_weights_have_files_of_their_own(rows: Rows, encoder: EncoderSpec,
     fresh = Outputs(tmp_path / "kept", "corpus", outputs.tasks, ASKED)  # trained again into the same folder
     assert fresh._path("classify", "clean", specs[1], 0) not in names
     assert fresh._path("classify", "clean", specs[0], 0) in names
+    with monkeypatch.context() as patch:
+        patch.setattr("beatray.evaluate.outputs.version", lambda name: "99" if name == "torch" else "0")
+        assert fresh._path("classify", "clean", specs[0], 0) not in names
     (tmp_path / "noise").mkdir()
     asked = replace(ASKED, robustness=replace(ASKED.robustness, noise_folder=str(tmp_path / "noise")))
     by_noise = [Outputs(tmp_path / "kept", "corpus", outputs.tasks, asked)._path("classify", "1 lead", specs[0], 0)]

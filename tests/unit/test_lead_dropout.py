@@ -83,6 +83,44 @@ def test_all_views_are_made_of_what_is_left_here_and_on_workers(sample_corpus: s
     assert crop_window(given, None, Draws.of(given, 0, 2))["plain"].shape == (6, 12, 5000)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("objective=three_kg", "objective.augment.mask_fraction=0"),
+        ("objective=beat_ssl", "objective.augment.mask_fraction=0"),
+        ("objective=beat_ssl", "objective.augment.mask_fraction=0", "objective.augment.mode=project"),
+    ],
+)
+def test_a_rotated_heart_gives_no_lead_that_was_not_recorded(
+    words: tuple[str, ...], sample_corpus: str, tmp_path: Path
+) -> None:
+    run_spec = run_spec_of(sample_corpus, tmp_path, "r", *words)
+    rows = read_rows(ludb=(str(SAMPLE / "ludb-sample.zip"), 6))
+    signal_uv = rows.signal_uv.copy()
+    signal_uv[0, 7] = 0
+    signal_uv[1, [0, *range(2, 12)]] = 0
+    peaks = np.stack([np.resize(r, 12) for r in rows.r_peaks]).astype(np.int64)
+    arrays = {"signal_uv": signal_uv, "n_samples": rows.n_samples.astype(np.int64), "record_key": np.arange(6)}
+    given = to_tensors({**arrays, "r_peaks": peaks}, torch.device("cpu"))
+    settings = run_spec.settings
+    objective = build_model(settings.objective, settings.encoder, 0, run_spec.statistics)
+    given |= {name: torch.zeros(6, 1) for name in set(objective.reads) - set(given)}
+    views = views_of(objective, given, settings.seed, 2, 0.3)
+    kept = (without_leads(given, Draws.of(given, settings.seed, 2), 0.3)["signal_uv"] != 0).any(-1)
+    assert not kept[0, 7] and kept[1].tolist() == [lead == 1 for lead in range(12)]
+    for view in ("view_1", "view_2"):
+        assert torch.equal((views[view] != 0).any(-1), kept)
+
+
+def test_a_lead_that_was_recorded_stays_where_others_are_missing() -> None:
+    few = batch()
+    few["signal_uv"] = few["signal_uv"].clone()
+    few["signal_uv"][:, [0, *range(2, 12)]] = 0
+    left = without_leads(few, Draws.of(few, 0, 3), 0.97)
+    assert (left["signal_uv"][:, 1] == 7).all()
+    assert left["recorded_uv"] is few["signal_uv"]
+
+
 def test_a_probability_of_one_is_refused() -> None:
     with pytest.raises(SettingsError, match="lead_dropout must be"):
         pretrain_settings(["corpus=/c", "train.lead_dropout=1.0"])

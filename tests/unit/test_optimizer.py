@@ -38,6 +38,14 @@ def test_a_warm_up_takes_at_most_half_of_the_run() -> None:
     assert [learning_rate(step, 10, 5, settings) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
+@pytest.mark.parametrize("epochs", [0.3, 0.5, 2.0, 2.1, 10.0])
+def test_no_warm_up_overshoots_also_where_it_ends_within_a_step(epochs: float) -> None:
+    settings = TrainSettings(learning_rate=1.0, warmup_epochs=epochs)
+    for total in range(1, 40):
+        found = [learning_rate(step, total, 5, settings) for step in range(total)]
+        assert max(found) <= 1.0 and found[: found.index(max(found))] == sorted(found[: found.index(max(found))])
+
+
 def test_weight_decay_may_move_along_a_half_cosine() -> None:
     still, moving = TrainSettings(weight_decay=0.01), TrainSettings(weight_decay=0.01, weight_decay_end=0.1)
     assert {weight_decay(step, 50, still) for step in range(50)} == {0.01}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from test_order import RAGGED, taken
 
 from beatray.augment.draws import record_key
 from beatray.train.blocks import patient_keys
-from beatray.train.order import OrderSettings, epoch_order, steps_per_epoch
+from beatray.train.order import OrderSettings, epoch_order, share, steps_per_epoch
 
 BATCH = 48
 
@@ -45,6 +46,20 @@ def test_a_window_over_the_whole_corpus_brings_every_patient_together() -> None:
     order = epoch_order(RAGGED, settings(keys, window=1000), 0)
     assert len({tuple(row) for row in order.tolist()}) == sum(RAGGED) == len(order)
     assert all(len(batches) == 1 for batches in batches_of(order, keys).values())
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_patient_is_in_one_micro_batch_of_its_batch(parts: int) -> None:
+    keys = patients(2)
+    order = epoch_order(RAGGED, replace(settings(keys, window=1000), parts=parts), 0)
+    assert len({tuple(row) for row in order.tolist()}) == sum(RAGGED) == len(order)
+    owner = keys[np.concatenate([[0], np.cumsum(RAGGED)[:-1]])[order[:, 0]] + order[:, 1]]
+    where: dict[int, set[tuple[int, int]]] = defaultdict(set)
+    for step in range(len(order) // BATCH):  # the short last batch has room for an odd number of rows in each
+        for part, (rows, _) in enumerate(share(len(order), BATCH, step, 0, 1, parts)):
+            for patient in owner[rows].tolist():
+                where[patient].add((step, part))
+    assert all(len(found) == 1 for found in where.values())
 
 
 def test_patients_whose_recordings_lie_close_meet_far_more_often_than_by_chance() -> None:

@@ -94,6 +94,23 @@ def test_a_step_that_is_read_late_gives_what_one_read_at_once_gives(
         assert torch.allclose(value.double(), other[name].double(), rtol=1e-6, atol=1e-8), name
 
 
+def test_micro_batches_weigh_by_what_the_loss_is_a_mean_over(rows: tuple[Arrays, dict[str, Any]]) -> None:
+    """Of JEPA the masked tokens: short recordings have few. No term of it looks at other recordings."""
+    found = []
+    for cuts in ((6,), (2, 4)):
+        learner = learner_of("jepa_tiny", rows[1], precision="fp64")
+        arrays = {name: values.copy() for name, values in arrays_of(learner, rows[0]).items()}
+        arrays["n_samples"][:2] = 500
+        arrays["signal_uv"][:2, :, 500:] = 0
+        for module in learner.objective.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        logs, norm = learner.step(0, arrays, 0, tuple(MicroBatch(n, n) for n in cuts))
+        assert logs is not None
+        found.append((logs["loss"], norm))
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("recipe", CHOSEN)
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_refused_step_that_is_read_late_leaves_everything_as_it_was(

@@ -121,6 +121,13 @@ def test_segmentation_loss_counts_scored_samples_alone(words: tuple[str, ...]) -
     assert int(counts["truth"].sum()) == ((target > 0) & scored).sum()
 
 
+def test_dice_of_leads_that_have_masks_is_that_of_each_lead() -> None:
+    objective, _ = built("waves", "objective.leads=per_lead")
+    two_leads = {"both": [[[1000, 0, 0], [0, 0, 0]]], "truth": [[[1000, 0, 0], [10, 0, 0]]]}
+    outputs = {name: np.array(values, np.float32) for name, values in two_leads.items()}
+    assert objective.validated({**outputs, "predicted": outputs["truth"]})["dice"] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_known_is_no_error_and_teaches_nothing(kind: str) -> None:
     objective, views = built(kind)

@@ -18,9 +18,14 @@ _TRIES = 8
 
 
 def mask_leads(x: Tensor, draws: Draws, view: int, probability: float, purpose: str = "leads") -> Tensor:
-    """A copy with each lead zeroed with this probability, never all: (B, 12, T) -> (B, 12, T)."""
+    """A copy with each lead zeroed with this probability, never all that are there: (B, 12, T) -> (B, 12, T)."""
     drawn = draws.uniform(purpose, _TRIES * len(LEADS), view).reshape(-1, _TRIES, len(LEADS))
     kept = torch.from_numpy(kept_leads(drawn, probability)).to(x.device)
+    there = (x != 0).any(-1)
+    # where only leads stay that were not recorded, so does the recorded one that came nearest to it in the last try
+    nearest = torch.from_numpy(drawn[:, -1]).to(x.device).masked_fill(~there, -1.0)
+    none_left = ~(kept & there).any(1, keepdim=True)
+    kept = kept | (none_left & (nearest == nearest.amax(1, keepdim=True)))
     return x.masked_fill(~kept[..., None], 0)
 
 
@@ -28,11 +33,13 @@ def without_leads(batch: dict[str, Tensor], draws: Draws, probability: float) ->
     """A batch of the corpus whose recordings have lost some leads, as if these had not been recorded.
 
     Its signal_uv (B, 12, T) is a copy with each lead of a recording zeroed with this probability, never all; all views
-    of a recording are made of what is left. Batches that validate lose nothing.
+    of a recording are made of what is left; `recorded_uv` is what it was. Batches that validate lose nothing.
     """
     if probability <= 0.0 or draws.validates:
         return batch
-    return {**batch, "signal_uv": mask_leads(batch["signal_uv"], draws, 0, probability, "lead_dropout")}
+    recorded = batch["signal_uv"]
+    left = mask_leads(recorded, draws, 0, probability, "lead_dropout")
+    return {**batch, "signal_uv": left, "recorded_uv": recorded}
 
 
 def kept_leads(drawn: NDArray[np.float64], probability: float) -> NDArray[np.bool_]:

@@ -103,8 +103,12 @@ def lead_matrices(heart: NDArray[np.float64], mode: Mode, transform: Transform) 
 
 
 def apply_leads(x_mv: Tensor, matrices: NDArray[np.float64], mode: Mode) -> Tensor:
-    """One batched product: (B, 12, T) and (B, 12, 12) -> a new tensor (B, 12, T), same type and device."""
+    """One batched product: (B, 12, T) and (B, 12, 12) -> a new tensor (B, 12, T), same type and device.
+
+    A lead that is zero throughout stays so.
+    """
     lead_by_lead = torch.as_tensor(matrices, dtype=x_mv.dtype).to(x_mv.device, non_blocking=True)
+    lead_by_lead = lead_by_lead * (x_mv != 0).any(-1)[..., None]  # what was not recorded is not made up from the rest
     if mode == "residual":
         return torch.baddbmm(x_mv, lead_by_lead, x_mv)
     return torch.bmm(lead_by_lead, x_mv)

@@ -2,12 +2,13 @@
 
 They are computed as views are made and not when rows are decoded: a view chooses at most a few beats of each record, so
 a third of the beats is classified, on the training device in one batch; decoding would classify all beats of every row
-on a reader's single core, again in every epoch that streams. A class depends on the clean record alone, so both views
-and every number of workers see the same.
+on a reader's single core, again in every epoch that streams. A class depends on the clean record alone (with
+`train.lead_dropout` on the record as it was), so both views and every number of workers see the same.
 
-Contract: `__call__(batch, index)` takes `signal_uv`, `n_samples` and `r_peaks` of a batch and the numbers (B, K) of the
-chosen beats, -1 for none; gives classes (B, K) int64, -1 where there is no beat, the network is not sure
-(`min_probability`), a lead it needs is flat, or the class is Q, whose beats have nothing in common.
+Contract: `__call__(batch, index)` takes `signal_uv` (or `recorded_uv`, of all leads), `n_samples` and `r_peaks` of a
+batch and the numbers (B, K) of the chosen beats, -1 for none; gives classes (B, K) int64, -1 where there is no beat,
+the network is not sure (`min_probability`), a lead it needs is flat, or the class is Q, whose beats have nothing in
+common.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class BeatLabels:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor], index: Tensor) -> Tensor:
-        signal, peaks = batch["signal_uv"], batch["r_peaks"]
+        signal, peaks = batch.get("recorded_uv", batch["signal_uv"]), batch["r_peaks"]
         net = self.net.to(signal.device)
         picked = signal[:, [LEADS.index(lead) for lead in self.leads]]
         x_mv = prepare(picked, rate_hz=RATE_HZ, n_samples=batch["n_samples"])

@@ -58,7 +58,10 @@ def rate_factor(step: int, steps: int) -> float:
 
 
 def batches(n_records: int, batch_size: int, steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """`steps` batches of at most `batch_size` positions; each epoch is a fresh permutation, cut evenly."""
+    """`steps` batches; each epoch is a fresh permutation, cut evenly into as many as come nearest to `batch_size`.
+
+    So a batch has up to half as many positions more, and all of them where they are fewer than 1.5 batches.
+    """
     generator = np.random.default_rng([seed, 0xBA7C])
     per_epoch = max(1, round(n_records / batch_size))
     done = 0

@@ -5,21 +5,24 @@ Contract: nothing that the encoder was pretrained on is tested, by the hash of i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from beatray.corpus.label_check import refuse_patients_in_two_splits
 from beatray.corpus.label_table import Labels, read_labels
 from beatray.corpus.reader import Corpus, Rows
-from beatray.corpus.splits import Role, assign_roles, policy_of
+from beatray.corpus.splits import Role, assign_roles, policy_of, tied_groups
 from beatray.errors import CheckpointError
 from beatray.evaluate.encoders import EncoderSpec
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.metrics import IGNORE
 from beatray.evaluate.own_labels import TableSpace, table_space
+from beatray.evaluate.recordings import recording_of
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.run import Progress, evaluate
 from beatray.evaluate.settings import EvaluateSettings
@@ -62,10 +65,28 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:
         wanted = wanted[roles[wanted] != Role.VALIDATION]
     rows, chosen = corpus.rows(wanted), roles[wanted]
+    index = corpus.index.iloc[wanted]
     if labels is not None:
-        rows = replace(rows, patient_id=labels.owners(wanted, rows.patient_id))
+        owners = labels.owners(wanted, rows.patient_id)
+        index = index.assign(patient_id=np.array(owners, object))
+        rows = replace(rows, patient_id=owners)
+    rows = replace(rows, patient_id=one_owner(rows.patient_id, index["record_id"], tied_groups(index)))
     train, validation, test = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
     return HeldOut(rows, train, validation, test, None if own is None else own.take(wanted))
+
+
+def one_owner(patients: Sequence[str | None], record_ids: Iterable[str], groups: NDArray[np.int64]) -> list[str | None]:
+    """The patients of rows, with one for all rows that are tied, as copies of one signal in two sources are.
+
+    So no copy chooses or tests what the other one trained. `groups` as `splits.tied_groups` gives them.
+    """
+    owners = [patient or recording_of(name) for patient, name in zip(patients, record_ids, strict=True)]
+    first: dict[int, str] = {}
+    pairs = list(zip(groups.tolist(), owners, strict=True))
+    several = {group for group, owner in pairs if first.setdefault(group, owner) != owner}
+    return [
+        first[group] if group in several else patient for group, patient in zip(groups.tolist(), patients, strict=True)
+    ]
 
 
 def evaluate_encoder(

@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,7 +82,7 @@ class Outputs:
     def __init__(self, folder: Path, corpus: str, tasks: Mapping[str, TaskData], settings: EvaluateSettings) -> None:
         self.folder, self.corpus, self.tasks, self.settings = folder, corpus, tasks, settings
         self.recordings = {name: digest(data.record_ids, data.n_samples.tolist()) for name, data in tasks.items()}
-        self.noise = _stamp(settings.robustness.noise_folder)
+        self.noise = stamp_of(settings.robustness.noise_folder)
         self._identities: dict[str, str] = {}  # by encoder: made once here and carried to the other processes
 
     def missing(self, wanted: Iterable[tuple[str, str, Source]]) -> list[Piece]:
@@ -160,7 +161,8 @@ class Outputs:
     def _path(self, task: str, condition: str, source: Source, first: int) -> Path:
         spec, seed = source
         chosen = self.settings
-        about: list[Any] = [VERSION, analyse.VERSION, self.corpus, self.recordings[task], task, condition]
+        about: list[Any] = [VERSION, version("beatray"), version("torch"), analyse.VERSION]
+        about += [self.corpus, self.recordings[task], task, condition]
         about += [first, PIECE[task], self.identity(spec), seed, chosen.pooling if task == "classify" else "maps"]
         if condition != CLEAN:
             about.append([self.noise, self.tasks[task].test.tolist()])
@@ -170,7 +172,7 @@ class Outputs:
         """What decides an encoder's numbers, apart from a seed."""
         key = spec.key()
         if key not in self._identities:
-            self._identities[key] = digest(_of_weights(spec.weights) if spec.weights else key, _own_code(spec))
+            self._identities[key] = digest(_of_weights(spec.weights) if spec.weights else key, own_code(spec))
         return self._identities[key]
 
 
@@ -179,13 +181,13 @@ def _of_weights(weights: str) -> str:
     return hashlib.blake2b(files["model.safetensors"] + files["encoder.json"], digest_size=16).hexdigest()
 
 
-def _own_code(spec: EncoderSpec) -> str:
+def own_code(spec: EncoderSpec) -> str:
     """The text of a user's own module that a network is from: it may change while its name does not."""
     module = inspect.getmodule(encoder_class(spec.name))
     return "" if module is None or module.__name__.startswith("beatray.") else inspect.getsource(module)
 
 
-def _stamp(folder: str | None) -> list[Any]:
+def stamp_of(folder: str | None) -> list[Any]:
     """A folder and its files with size and time of change: they are too large to be read for a name."""
     if folder is None:
         return []

@@ -24,6 +24,7 @@ from beatray.corpus.schema import waves_in
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import SPACES, label_space
 from beatray.evaluate.labels import lead_masks, wave_masks
+from beatray.evaluate.recordings import recording_of
 from beatray.objectives.segmentation import SegmentationSettings
 from beatray.objectives.supervised import SupervisedSettings
 from beatray.plugins import nearest
@@ -142,7 +143,9 @@ def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] 
 
 def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught:
     codes: list[Sequence[str]] = _column(corpus, "labels")
-    space = label_space(settings.labels, [codes[row] for row in train.tolist()], settings.min_positives)
+    names = corpus.index["record_id"].to_numpy()
+    of_recordings = {recording_of(names[row]): codes[row] for row in train.tolist()}  # not of windows
+    space = label_space(settings.labels, list(of_recordings.values()), settings.min_positives)
     if not space.classes:
         raise SettingsError(
             f"labels={settings.labels}: no class has {settings.min_positives} recordings in the training part; lower "

@@ -6,7 +6,8 @@ gives `forward_stages`. It is found by looking (`registry.py`); docs/adding-an-e
 Contract: input (B, 12, T) millivolts at 500 Hz, as `preprocess.prepare` makes them; `forward_stages` gives one map
 (B, C, T') per entry of `stages`, where cell j stands for input sample j * stride + offset; `forward_features` is the
 last of them; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0. `n_samples`
-(B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution.
+(B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution (in
+training it does enter the statistics of batch norms, which run over all cells of a batch).
 
 Methods that need more than maps ask for it when they are built: see `TokenEncoder`, `LayerEncoder` and `LeadEncoder`.
 """

@@ -44,6 +44,7 @@ class Cpc(Objective):
         f"arXiv 1807.03748; {FOR_ECGS}; on state-space networks ECG-CPC, 2025, arXiv 2509.25095"
     )
     remedy = "lower the learning rate, or take more negatives"
+    mean_over = "records"
     Settings = CpcSettings
 
     def __init__(self, encoder: Encoder, settings: CpcSettings, statistics: FeatureStatistics | None = None) -> None:

@@ -61,6 +61,7 @@ class LatentPrediction(Objective):
     """The teacher, the loss and the watch for collapse; a method adds what is masked and how it is predicted."""
 
     remedy = "raise objective.momentum, or lower the learning rate"
+    mean_over = "token/masked"
 
     def __init__(self, encoder: Encoder, settings: Any, statistics: FeatureStatistics | None = None) -> None:
         super().__init__(encoder, settings, statistics)

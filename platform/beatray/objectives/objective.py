@@ -112,7 +112,8 @@ class Objective(nn.Module):
     """Whether it learns from labels: such a one is no method of pretraining."""
 
     mean_over: ClassVar[str | None] = None
-    """The count of `forward` that its "loss" is a mean over, by which a validation weighs its batches; None: rows."""
+    """The count of `forward` that its "loss" is a mean over; None: rows. Micro-batches of a step, and batches of a
+    validation, are weighed by it."""
 
     remedy: ClassVar[str] = "lower the learning rate or the temperature, or sharpen the targets"
     """What to do when embeddings collapse, as a warning says it."""

@@ -108,8 +108,9 @@ class Segmentation(LabelledObjective):
         return 1.0 - dice
 
     def validated(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """F1 of samples pooled over recordings, and the mean Dice of recordings."""
-        counts = SegmentCounts(*(outputs[name].astype(np.int64) for name in ("both", "truth", "predicted")))
+        """F1 of samples pooled over recordings, and the mean Dice of recordings, of each lead that has its own mask."""
+        found = (outputs[name].astype(np.int64) for name in ("both", "truth", "predicted"))
+        counts = SegmentCounts(*(each.reshape(-1, each.shape[-1]) for each in found))
         return {"f1": pooled_f1(counts).value, "dice": mean_of_known(record_dice(counts))}
 
     @classmethod
@@ -139,9 +140,9 @@ def described_decoder(settings: SegmentationSettings) -> dict[str, Any]:
 
 
 def counts_of(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Scored samples of each recording (B, M, L) by wave, over all its masks: (B, 3) each."""
+    """Scored samples of each mask of each recording (B, M, L) by wave: (B, M, 3) each."""
     waves = torch.arange(1, N_CLASSES, device=target.device)[:, None, None]
     scored = (target != IGNORE)[:, None]
     truth, found = (target[:, None] == waves) & scored, (predicted[:, None] == waves) & scored
     named = {"both": truth & found, "truth": truth, "predicted": found}
-    return {name: marked.sum((2, 3)) for name, marked in named.items()}
+    return {name: marked.sum(3).transpose(1, 2) for name, marked in named.items()}

@@ -96,6 +96,7 @@ class TS2Vec(Objective):
     views_text = (
         "View 2 begins later than view 1, which is the recording itself; the moments that both hold are compared."
     )
+    mean_over = "records"
     Settings = TS2VecSettings
     averaged: Tensor
 

@@ -31,6 +31,7 @@ from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
 from beatray.evaluate.names import of_variant
 from beatray.evaluate.older import scores_today
+from beatray.evaluate.outputs import own_code, stamp_of
 from beatray.evaluate.results import PREFIX, plain
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.models.encoder_folder import ENCODER_FOLDER
@@ -188,6 +189,11 @@ def _made_of(run_spec: RunSpec, settings: EvaluateSettings, encoder: str) -> dic
     split = {key: value for key, value in as_dict(run_spec.settings.corpus).items() if key not in left_out}
     if settings.pooling == "stages_beat":  # R-peaks are looked for when encoders are read
         kind["analysis"] = analyse.VERSION
+    code = own_code(_architecture(run_spec))
+    if code:
+        kind["network_sha256"] = hashlib.sha256(code.encode()).hexdigest()
+    if settings.robustness.noise_folder:
+        kind["noise"] = stamp_of(settings.robustness.noise_folder)
     if settings.labels.table:
         kind["labels_sha256"] = hashlib.sha256(read_bytes(settings.labels.table)).hexdigest()
     return dict(plain({**kind, "manifest": run_spec.manifest_hash, "split": split, "evaluate": about}))

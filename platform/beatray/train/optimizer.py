@@ -23,7 +23,7 @@ def learning_rate(step: int, total: int, per_epoch: int, settings: TrainSettings
     """Of global step `step` of `total`: linear warm-up, then the schedule."""
     warmup = min(settings.warmup_epochs * per_epoch, total / 2)
     if step < warmup:
-        return settings.learning_rate * (step + 1) / max(warmup, 1)
+        return settings.learning_rate * min((step + 1) / max(warmup, 1), 1.0)  # a warm-up may end within a step
     if settings.schedule == "constant":
         return settings.learning_rate
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))

@@ -99,7 +99,7 @@ def epoch_order(sizes: Sequence[int], settings: OrderSettings, epoch: int) -> ND
     keys = settings.patients[starts[order[:, 0]] + order[:, 1]]
     rows_of_window = n_lanes * settings.window * len(order) // max(len(sizes), 1)
     batches = max(rows_of_window // settings.batch_size, 1)
-    return order[_patients_together(keys, settings.batch_size, batches, random)]
+    return order[_patients_together(keys, settings.batch_size, settings.parts, batches, random)]
 
 
 def _shuffle_lane(
@@ -112,10 +112,10 @@ def _shuffle_lane(
 
 
 def _patients_together(
-    keys: NDArray[np.int64], batch_size: int, batches: int, random: np.random.Generator
+    keys: NDArray[np.int64], batch_size: int, parts: int, batches: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
     """A new order of the rows with these patient keys: within each window of so many batches, the rows of a patient
-    come in one batch, unless they are more than fit. The sizes of the batches stay."""
+    come in one batch, and in one of its micro-batches, unless they are more than fit. The sizes of the batches stay."""
     placed = []
     for first in range(0, len(keys), batches * batch_size):
         rows = np.arange(first, min(first + batches * batch_size, len(keys)))
@@ -135,9 +135,30 @@ def _patients_together(
             missing = size - len(filled[number])
             filled[number] += left[:missing]
             left = left[missing:]
-            # by lane: so the share of a rank in a batch still comes from few row groups
-            placed.append(np.array(sorted(filled[number], key=lambda row: row % batch_size), np.int64))
+            placed.append(_dealt(filled[number], keys, batch_size, parts))
     return np.concatenate(placed) if placed else np.empty(0, np.int64)
+
+
+def _dealt(rows: list[int], keys: NDArray[np.int64], batch_size: int, parts: int) -> NDArray[np.int64]:
+    """The rows of one batch in an order in which `share` deals those of a patient to one micro-batch, where they fit.
+
+    Within a micro-batch they come by lane: so the share of a rank still comes from few row groups.
+    """
+    families: dict[int, list[int]] = {}
+    for row in sorted(rows, key=lambda row: row % batch_size):
+        families.setdefault(int(keys[row]), []).append(row)
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    room = [len(range(part, len(rows), parts)) for part in range(parts)]
+    for family in sorted(families.values(), key=len, reverse=True):
+        while family:
+            part = max(range(parts), key=lambda part: room[part] - len(dealt[part]))
+            fits = room[part] - len(dealt[part])
+            dealt[part] += family[:fits]
+            family = family[fits:]
+    placed = np.empty(len(rows), np.int64)
+    for part, some in enumerate(dealt):
+        placed[part::parts] = sorted(some, key=lambda row: row % batch_size)
+    return placed
 
 
 def steps_per_epoch(n_rows: int, batch_size: int) -> int:
