@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError as error:
         if not _reader_is_gone():  # another pipe: of a store, a server, a worker
-            print(f"beatray: {_tellable(error)}", file=sys.stderr)
+            print(f"beatray: {_user_message(error)}", file=sys.stderr)
             return 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Whether it is our own output that nobody reads any more (`| head`), as the system tells of the pipe."""
+    """Whether the reader of our own output has gone (`| head`), which the system reports as a broken pipe."""
     try:
         watched = select.poll()
         watched.register(sys.stdout.fileno(), 0)
@@ -85,7 +85,7 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        reported = _tellable(error, _out(args))
+        reported = _user_message(error, _out(args))
         if reported is None:
             raise  # a fault of ours: the traceback is what a report needs
         print(f"beatray {args.command}: {reported}", file=sys.stderr)
@@ -98,11 +98,11 @@ def _out(args: argparse.Namespace) -> str | None:
     return getattr(args, "out", None) or (said[-1] if said else None)
 
 
-def _tellable(error: BaseException, out: str | None = None) -> str | None:
+def _user_message(error: BaseException, out: str | None = None) -> str | None:
     """One line for an error of the disk, the network or Ray; None for any other. `out` is where the command writes."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
-        return _tellable(cause, out) or f"{type(cause).__name__}: {cause}"
+        return _user_message(cause, out) or f"{type(cause).__name__}: {cause}"
     if isinstance(error, OSError):
         from beatray.full_disk import NO_ROOM, full_places
 

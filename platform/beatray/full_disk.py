@@ -34,10 +34,12 @@ def full_places(out: str | None) -> str:
     """The places that are full, or all of them where none looks so (a quota), with what is free, and what to do."""
     free = {name: room for name, room in ((name, _room(place)) for name, place in _places(out)) if room is not None}
     full = {name: room for name, room in free.items() if room[0] < LITTLE or room[1] == 0} or free
-    told = [f"{name} has {'no more files' if files == 0 else _size(size)} free" for name, (size, files) in full.items()]
+    parts = [
+        f"{name} has {'no more files' if files == 0 else _size(size)} free" for name, (size, files) in full.items()
+    ]
     return (
-        f"{', '.join(told)}; make room there, or say another place: out=, TMPDIR= for temporary files, RAY_TMPDIR= for "
-        "Ray's, cluster.object_store_mb= for what Ray keeps in /dev/shm"
+        f"{', '.join(parts)}; make room there, or set another path: out=, TMPDIR= for temporary files, RAY_TMPDIR= "
+        "for Ray's, cluster.object_store_mb= for what Ray keeps in /dev/shm"
     )
 
 
@@ -52,7 +54,7 @@ def _places(out: str | None) -> Iterator[tuple[str, Path]]:
 
 
 def _room(place: Path) -> tuple[int, int] | None:
-    """Bytes and files that still fit where the place is, or will be; None where nobody tells."""
+    """Bytes and files that still fit where the path is, or will be; None where that is unknown."""
     place = place.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

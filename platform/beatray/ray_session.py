@@ -156,7 +156,7 @@ def _runtime_env(address: str | None) -> dict[str, Any]:
 
 
 def refuse_open_dashboard(url: str | None) -> None:
-    """Raise OpenDashboardError if the dashboard at `url`, as Ray tells it, is public and asks for no token."""
+    """Raise OpenDashboardError if the dashboard at `url`, as Ray names it, is public and asks for no token."""
     if not url:
         return
     url = url if "://" in url else f"http://{url}"
@@ -174,7 +174,7 @@ def is_public(host: str, port: int) -> bool:
     """True if the dashboard that Ray names `host:port` listens beyond its machine.
 
     Ray names the address of the head node for every dashboard that is not bound to loopback. A head node may itself
-    have a loopback address, as in a cluster on one machine; then the sockets of this machine tell.
+    have a loopback address, as in a cluster on one machine; then the sockets of this machine decide.
     """
     if host != "localhost" and not _is_loopback(host):
         return True
@@ -190,7 +190,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def listening_on(port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The addresses of this machine on which some process listens at `port`; empty where /proc does not tell."""
+    """The addresses of this machine on which some process listens at `port`; empty where /proc does not show them."""
     found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         try:

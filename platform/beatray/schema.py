@@ -165,7 +165,7 @@ def today(changes: Mapping[str, Any], schemas: Iterable[tuple[str, type[Any]]]) 
     """Settings by dotted key, as a sweep has them, under the names of today, without a word; others as they are.
 
     `schemas` are groups and their dataclasses; a key of today in one of them is not taken for an older one of another.
-    Of the older keys that are one now (`OLDER`), only one alone can be told.
+    Of the older keys that are one now (`OLDER`), only one may be given.
     """
     schemas = list(schemas)
     known = {key for group, kind in schemas for key, _ in walk(kind, f"{group}.")}

@@ -24,10 +24,10 @@ from beatray.errors import CorpusError
 from beatray.ingest import convert
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings, list_items, plan, read_quarantine, recipe_of
+from beatray.ingest.progress_board import ProgressReader
 from beatray.ingest.slices import convert_slice
 from beatray.ingest.sources.ptbxl import find as find_ptbxl
 from beatray.ingest.sources.registry import SOURCES
-from beatray.ingest.told import Listener
 from beatray.ingest.tree import open_tree
 from beatray.storage.store import Store
 from beatray.train.blocks import decode
@@ -144,9 +144,9 @@ def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_
     shutil.copy(ludb_dir / "data" / "2.dat", folder / "2.dat")  # mended: read again only when asked
     plan = IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c"))
     assert ingest(plan).manifest.number == 0
-    mended = ingest(replace(plan, retry_refused=True)).manifest
-    assert mended.number == 1 and mended.statistics["recordings"] == 3
-    assert "checksum" not in mended.statistics["quarantine_reasons"]
+    repaired = ingest(replace(plan, retry_refused=True)).manifest
+    assert repaired.number == 1 and repaired.statistics["recordings"] == 3
+    assert "checksum" not in repaired.statistics["quarantine_reasons"]
 
 
 def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
@@ -257,29 +257,29 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
 
 def test_progress_within_a_slice(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What tasks tell reaches the driver: the slices that run, each once however often it was tried."""
-    listener = Listener(every_s=0.0)
-    first, second = listener.teller("a"), listener.teller("b")
-    for teller, read in ((first, 20), (second, 5), (first, 3)):  # the first was tried again
-        teller.far(read, 1)
+    reader = ProgressReader(every_s=0.0)
+    first, second = reader.reporter("a"), reader.reporter("b")
+    for reporter, read in ((first, 20), (second, 5), (first, 3)):  # the first was tried again
+        reporter.report(read, 1)
     deadline = time.monotonic() + 60
-    while listener.far(["a", "b", "not begun"]) != (8, 2) and time.monotonic() < deadline:
+    while reader.counts(["a", "b", "not begun"]) != (8, 2) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert listener.far(["a", "b"]) == (8, 2) and listener.far(["b"]) == (5, 1)
+    assert reader.counts(["a", "b"]) == (8, 2) and reader.counts(["b"]) == (5, 1)
     monkeypatch.setattr(convert, "WORTH_TELLING", 1)
-    heard: list[convert.Progress] = []
-    ingest(replace(PLAN, out=str(tmp_path / "c"), limit=2), heard.append)
-    counts = [progress.done for progress in heard]
-    assert counts == sorted(counts) and counts[-1] == heard[-1].total == 4
+    reports: list[convert.Progress] = []
+    ingest(replace(PLAN, out=str(tmp_path / "c"), limit=2), reports.append)
+    counts = [progress.done for progress in reports]
+    assert counts == sorted(counts) and counts[-1] == reports[-1].total == 4
 
 
 def test_a_slice_tells_how_far_it_is(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
-    class Listening:
-        def far(self, read: int, refused: int) -> None:
-            heard.append((read, refused))
+    class Recording:
+        def report(self, read: int, refused: int) -> None:
+            reports.append((read, refused))
 
     settings, store = replace(PLAN, out=str(tmp_path), limit=3), Store(str(tmp_path))
     part = next(plan(settings, recipe_of(settings), list_items(settings), set()))
-    convert_slice(store, part, "beatray", teller=Listening())  # type: ignore[arg-type]
-    assert heard == [(1, 0), (2, 0), (3, 0)]
+    convert_slice(store, part, "beatray", reporter=Recording())  # type: ignore[arg-type]
+    assert reports == [(1, 0), (2, 0), (3, 0)]

@@ -181,7 +181,7 @@ def test_neither_starts_nor_imports_ray(tmp_path: Path) -> None:
             lambda: mat4(COUNTS),
             "a MATLAB level 4 matrix, the signal file of a WFDB record as in",
         ),
-        ("A1.mat", lambda: mat4(COUNTS), "its header A1.hea, which tells leads, gain and rate, is missing beside it"),
+        ("A1.mat", lambda: mat4(COUNTS), "its header A1.hea, which gives leads, gain and rate, is missing beside it"),
         ("A1.mat", lambda: b"MATLAB 7.3 MAT-file, Platform" + bytes(600), "save it again with -v7"),
         ("A1.mat", lambda: mat(ECG={"data": np.ones((12, 50))})[:-9], "a MATLAB level 5 file that cannot be read"),
         ("a.dat", lambda: bytes(600), "its header a.hea is missing beside it"),

@@ -12,8 +12,8 @@ from sklearn.metrics import r2_score
 
 from beatray.errors import SettingsError
 from beatray.evaluate.metrics import record_dice, segment_counts
-from beatray.finetune.lessons import OwnLabel, side_by_side
 from beatray.finetune.scores import number_scores, wave_scores_of
+from beatray.finetune.targets import OwnLabel, side_by_side
 from beatray.models.calibration import Calibration, fitted
 from beatray.train.early_stopping import EarlyStopping
 from beatray.train.targets import TargetTable

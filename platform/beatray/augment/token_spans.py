@@ -1,4 +1,4 @@
-"""Which tokens of a recording are masked: spans, up to an exact number, and which others each is to be told from.
+"""Which tokens of a recording are masked: spans, up to an exact number, and the negatives of each.
 
 Spans as in wav2vec 2.0 (Baevski et al., NeurIPS 2020, section 3.1): starts are drawn evenly, spans may overlap and lie
 inside the signal. Here they are drawn until at least the wanted number of tokens is covered, and tokens drawn evenly

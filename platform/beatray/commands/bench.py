@@ -64,7 +64,7 @@ def run(overrides: list[str], *, seconds: float, json_file: str | None) -> int:
         run_spec = prepare_run(settings)
         ray = find_spec("ray") is not None
         if ray:
-            import beatray.train.read  # noqa: F401  # sets up Ray Data's loggers, which would tell of every execution
+            import beatray.train.read  # noqa: F401  # sets up Ray Data's loggers, which would log every execution
             from beatray.ray_session import RaySettings, session
 
             logging.getLogger("ray.data").setLevel(logging.ERROR)

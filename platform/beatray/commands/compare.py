@@ -53,7 +53,7 @@ def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = A
 
 
 def methods(folders: Sequence[str]) -> dict[str, list[Path]]:
-    """Results files by method; one without a name is called by the part of its path that tells it from the others."""
+    """Results files by method; one without a name is called by the part of its path that sets it apart."""
     named = [["", word] if Path(word).exists() or "=" not in word else word.split("=", 1) for word in folders]
     bare = [Path(place) for name, place in named if not name]
     short = dict(zip(bare, _short_names(bare), strict=True))

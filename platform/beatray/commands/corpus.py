@@ -55,13 +55,13 @@ def _by_source(sources: dict[str, Any]) -> Table:
         common = Counter(about["labels"]).most_common(LABELS_SHOWN)
         labels = ", ".join(f"{name} {count:,}" for name, count in common)
         more = len(about["labels"]) - len(common)
-        leads = leads_told(about["leads"], about["rows"])
+        leads = lead_counts(about["leads"], about["rows"])
         counts = (f"{about[key]:,}" for key in ("recordings", "rows", "beats"))
         table.add_row(source, *counts, rates, leads, flags, labels + (f" and {more} more" if more else ""))
     return table
 
 
-def leads_told(leads: dict[str, int], rows: int) -> str:
+def lead_counts(leads: dict[str, int], rows: int) -> str:
     """In how many of the rows each lead is fit to be read, leads of one number together."""
     by_count: dict[int, list[str]] = {}
     for lead, count in leads.items():

@@ -1,7 +1,7 @@
 """`beatray demo`: the whole main job on the bundled real recordings, from archives to a report.
 
-Each stage looks at what is there: a finished stage is told and kept, an interrupted one continues, a folder that the
-demo did not make is left alone. Test records (PTB-XL folds 8 and 9, two fifths of LUDB) are never trained on.
+Each stage looks at what is there: a finished stage is reported and kept, an interrupted one continues, a folder that
+the demo did not make is left alone. Test records (PTB-XL folds 8 and 9, two fifths of LUDB) are never trained on.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ def _explain(tree: Tree, path: str) -> int:
     head = tree.head(path, HEAD_BYTES)
     found, by = recognise(head, path)
     if found is None:
-        if told := read_by(tree, path):
-            say(f"not read by itself: {told}")
+        if reader := read_by(tree, path):
+            say(f"not read by itself: {reader}")
             return 1
         known = f"it looks like {unsupported(head)}, which is not read" if unsupported(head) else "of no known format"
         raise RecordError(Reason.FORMAT, f"{known}; read are {', '.join(FORMATS)}")

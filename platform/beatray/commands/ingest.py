@@ -92,7 +92,7 @@ def _with_id_key(settings: IngestSettings) -> IngestSettings:
 
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
-    """Ingest and tell the user what came of it."""
+    """Ingest and print a summary."""
     from beatray.ingest.convert import ingest  # imports Ray, which takes a second
 
     store = Store(settings.out)

@@ -27,7 +27,7 @@ def content_of(overrides: list[str]) -> dict[str, Any]:
 
 
 def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
-    """Predict and tell the user what came of it; returns the listing. `show`: a page of so many recordings."""
+    """Predict and print a summary; returns the listing. `show`: a page of so many recordings."""
     if show < 0:
         raise SettingsError(f"--show {show}: say how many recordings the page shows")
     plan = prepare_plan(command)
@@ -36,7 +36,7 @@ def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
         need_captum()
     if command.overwrite:
         remove(place)
-    there_already(plan)  # what must not be replaced is told before anything starts
+    there_already(plan)  # what must not be replaced is refused before anything starts
     what = "rows of the corpus" if "corpus" in plan.of else "recordings"
     say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {place.store.where(place.table)}")
     with session(RaySettings(**as_dict(command.cluster))), progress("predict", "recordings") as update:
@@ -45,7 +45,7 @@ def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
         say("  nothing to do: all of them are answered already")
     elif done.kept:
         say(f"  {done.kept:,} of {done.kept + done.computed:,} parts were answered before and are kept")
-    tell(plan, done.listing)
+    print_listing(plan, done.listing)
     if show:
         shown = recordings_shown(plan, show)
         page = prediction_page(page_title(plan), page_lead(plan), shown)
@@ -54,8 +54,8 @@ def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
     return done.listing
 
 
-def tell(plan: PredictPlan, listing: dict[str, Any]) -> None:
-    """Counts and places."""
+def print_listing(plan: PredictPlan, listing: dict[str, Any]) -> None:
+    """Counts and paths."""
     place = plan.place
     rows = f" in {listing['table']['rows']:,} rows" if plan.model.kind == "waves" else ""
     say(f"  {listing['recordings']:,} recordings ({listing['windows']:,} windows of up to 10 s){rows}")

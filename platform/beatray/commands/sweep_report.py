@@ -284,13 +284,13 @@ def _track(folder: Store, written: list[Path]) -> list[str]:
         return []
     place = RunFolder.open(folder)
     place.pull(MEMORY)
-    told = []
+    lines = []
     for uri in Memory(place.scratch).records:
         tracker = Tracker(resume(place.scratch, uri))
         for path in written:
             tracker.artifact(path, REPORT)
         sent = tracker.finish(None, patience_s=10.0)
         arrived = f"MLflow: {uri}, run {tracker.run_id}, artifacts in {REPORT}/"
-        told.append(arrived if sent else f"not all sent to {uri}: give the command again when it answers")
+        lines.append(arrived if sent else f"not all sent to {uri}: give the command again when it answers")
     place.push(MEMORY)
-    return told
+    return lines

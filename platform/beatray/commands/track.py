@@ -25,12 +25,12 @@ def sync(places: list[str]) -> int:
             tracker = Tracker(resume(folder.scratch, uri))
             done = tracker.finish(None, PATIENCE_S)
             whole = whole and done
-            say(f"  {place}: {_told(done, uri, tracker)}")
+            say(f"  {place}: {_outcome(done, uri, tracker)}")
         folder.push(MEMORY)
     return 0 if whole else 1
 
 
-def _told(done: bool, uri: str, tracker: Tracker) -> str:
+def _outcome(done: bool, uri: str, tracker: Tracker) -> str:
     if not done:
         return f"not all of it could be sent to {uri}; the same command tries again"
     if tracker.known_status == RUNNING:

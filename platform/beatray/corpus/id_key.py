@@ -1,7 +1,7 @@
 """The id key of a hospital: the secret that its patient ids are hashed with, and the hash.
 
 A hashed id is 32 hex digits, the first 16 bytes of HMAC-SHA256 of the id: the same patient gives the same id under the
-same key, and nobody without the key can try ids out. The key is read by a command, goes to tasks in memory and is
+same key, and without the key no ids can be tried out. The key is read by a command, goes to tasks in memory and is
 written nowhere; what is kept is a fingerprint that tells two keys apart.
 
 Contract: `read_id_key` raises CorpusError; nothing here prints or raises with an id or the id key.

@@ -102,7 +102,7 @@ def _patients(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8], rows
             "patients",
             "",
             f"{nameless:,} labelled recordings have no patient id in the corpus, so one patient may lie in two splits: "
-            "labels.patient=COLUMN tells, --id-key-file at ingest keeps ids",
+            "labels.patient=COLUMN names the patients, --id-key-file at ingest keeps ids",
         )
 
 
@@ -161,7 +161,7 @@ def _ids(columns: list[Column], labels: Labels, rows: Rows) -> Iterator[Finding]
 
 
 def _giving_away(columns: list[Column], labels: Labels) -> Iterator[Finding]:
-    """Numbers that alone tell a class without a mistake."""
+    """Numbers that alone separate a class without a mistake."""
     for number in columns:
         if number.kind != "numbers":
             continue
@@ -179,7 +179,7 @@ def _giving_away(columns: list[Column], labels: Labels) -> Iterator[Finding]:
                     yield Finding(
                         "leak",
                         number.name,
-                        f"{number.name} alone tells {said} without a mistake (AUROC {area:g}): leave one out",
+                        f"{number.name} alone separates {said} without a mistake (AUROC {area:g}): leave one out",
                     )
 
 

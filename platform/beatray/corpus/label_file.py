@@ -32,7 +32,7 @@ from beatray.storage.store import Store
 
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT = 20
-"""Lines that tell the delimiter."""
+"""Lines by which the delimiter is found."""
 BLOCK_BYTES = 1 << 24
 
 

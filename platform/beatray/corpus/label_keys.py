@@ -80,7 +80,7 @@ def is_id_name(name: str) -> bool:
 
 
 def kind_by_name(name: str) -> str:
-    """What a column of keys holds, recording or patient; empty where its name does not tell."""
+    """What a column of keys holds, recording or patient; empty where its name does not show it."""
     plain = _plain_name(name)
     return "recording" if plain in RECORDING_NAMES else "patient" if plain in PATIENT_NAMES else ""
 

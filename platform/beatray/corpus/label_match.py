@@ -1,9 +1,9 @@
 """What the keys of a whole table mean in a corpus, and which tables are refused for it.
 
-Whether a key names recordings or patients is said, or told by the name of its column, else by what fits. A table whose
-keys match nothing, could mean two, or come twice with different values is refused with counts and examples, so that no
-label lands on the wrong recording in silence. Where patient ids are hashed or were dropped, messages name rows instead
-of keys that may be ids.
+Whether a key names recordings or patients is set, else follows from the name of its column, else from what fits. A
+table whose keys match nothing, could mean two, or come twice with different values is refused with counts and examples,
+so that no label lands on the wrong recording in silence. Where patient ids are hashed or were dropped, messages name
+rows instead of keys that may be ids.
 
 Contract: `matched` gives the units of the corpus (`label_keys.Units`), the unit of each row of the table, and its key;
 `refuse_bad_keys` gives how many rows repeat another one. LabelError and SettingsError name the remedy.

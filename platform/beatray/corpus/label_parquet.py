@@ -1,8 +1,8 @@
 """A Parquet table of labels as text, column by column, decided by type alone.
 
 Yes and no, numbers, days, times and text have words, also where they are encoded as a dictionary; lists of them have
-their entries. Structs, bytes and what is nested deeper have none: such a column is told by its type, and no value of it
-is taken for a word.
+their entries. Structs, bytes and what is nested deeper have none: such a column is reported by its type, and no value
+of it is taken for a word.
 
 Contract: `read_parquet(data, place)` gives a table of strings, empty where a cell is null, and the types of the columns
 that have no words by position; those are empty in every row. Raises LabelError for a file that cannot be read and for

@@ -1,8 +1,8 @@
 """Ray on this machine: who holds its ports, whether a dashboard is open to strangers, and the state of its token.
 
 Whoever reaches a dashboard that asks for no token can run commands on the cluster (CVE-2023-48022). Ray 2.60 makes a
-token at the first local start and from then on asks for it wherever it finds one, also a client that was never told:
-`ray job submit` then fails with 401 in a shell where it worked before.
+token at the first local start and from then on asks for it wherever it finds one, also from a client that was never
+given it: `ray job submit` then fails with 401 in a shell where it worked before.
 """
 
 from __future__ import annotations

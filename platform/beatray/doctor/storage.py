@@ -45,7 +45,7 @@ def check_writable(word: str, location: str) -> Finding:
 
 
 def _within_patience(call: Callable[[], T]) -> T:
-    """Object stores are asked again and again by pyarrow; a doctor tells the user sooner. TimeoutError after that."""
+    """pyarrow retries object stores for a long time; a doctor reports sooner. TimeoutError after that."""
     answers: Queue[Future[T]] = Queue()
 
     def work() -> None:

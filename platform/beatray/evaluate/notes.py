@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beatray.evaluate.metrics import Truth
-from beatray.evaluate.recordings import told
+from beatray.evaluate.recordings import count_text
 from beatray.evaluate.results import METRICS, Evaluation, TaskPart
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.statistics import compare
@@ -43,8 +43,8 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
         seeds = f"± is the SD over {len(seed_list)} seeds" if len(seed_list) > 1 else "One seed, so no spread"
         title = part.title or TASK_TITLES[task]
         notes.append(
-            f"{TASK_NAMES[task]} ({title}): {told(part.test_ids, 'test')} of {n_patients} patients, "
-            f"{told(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
+            f"{TASK_NAMES[task]} ({title}): {count_text(part.test_ids, 'test')} of {n_patients} patients, "
+            f"{count_text(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
         )
         if task == "segment" and settings.segment.folds:
             notes.append(
@@ -54,7 +54,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
         if part.truth is not None:
             where = "inner cross-validation by patient inside the training part"
             if part.validation_ids:
-                where = f"{told(part.validation_ids)} of the validation folds"
+                where = f"{count_text(part.validation_ids)} of the validation folds"
             notes.append(f"Hyper-parameters and thresholds of the diagnoses were chosen on {where}.")
             both = np.asarray((part.truth == 1).any(axis=0) & (part.truth == 0).any(axis=0))
             note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
@@ -133,7 +133,7 @@ def _unlearned(evaluation: Evaluation) -> list[str]:
 
 
 def reading(rows: Sequence[Row]) -> str:
-    """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
+    """One sentence on the main scores: where pretraining helped, hurt, or cannot be distinguished from chance."""
     rows = [row for row in rows if row.condition == "clean"]
     compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
     if not compared:

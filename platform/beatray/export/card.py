@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.recordings import told
+from beatray.evaluate.recordings import count_text
 from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
@@ -121,8 +121,9 @@ Without it, {files} take `{INPUT}` {shape} float32 and give `{OUTPUTS[0]}` (batc
 positions). `{INPUT}` is in millivolts at {RATE_HZ} Hz, leads {" ".join(LEADS)}, after a zero-phase high-pass with gain
 1 / (1 + (f_c / f)^4), f_c = {CUTOFF_HZ} Hz, and clipping to +-{CLIP_MV:g} mV. All samples given count: do not pad.
 
-Proven at export on {proven_on}: largest difference from the encoder {proofs} (allowed: {TOLERANCE:g} of 1 + the value).
-A .pt2 file can hold code: open only those you trust. safetensors and ONNX cannot. ONNX export needs `{INSTALL}`."""
+Verified at export on {proven_on}: largest difference from the encoder {proofs} (allowed: {TOLERANCE:g} of 1 + the
+value). A .pt2 file can hold code: open only those you trust. safetensors and ONNX cannot. ONNX export needs
+`{INSTALL}`."""
 
 
 def _metrics(results: Mapping[str, Any] | None) -> str:
@@ -155,7 +156,7 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
         )
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
-        f"{told(part['test_ids'], 'test')} of {_title(results, t)}" for t, part in results["tasks"].items()
+        f"{count_text(part['test_ids'], 'test')} of {_title(results, t)}" for t, part in results["tasks"].items()
     )
     return head + "\n".join(lines) + f"\n\nMean +- SD over the seeds of one evaluation, on {tests}; as given at export."
 

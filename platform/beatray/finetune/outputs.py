@@ -15,7 +15,7 @@ from torch import Tensor
 
 from beatray.corpus.reader import Corpus
 from beatray.corpus.schema import signals_of
-from beatray.finetune.lessons import Index
+from beatray.finetune.targets import Index
 from beatray.models.labelled_heads import LabelledModel
 from beatray.models.segmentation import CLASSES
 from beatray.preprocess import prepare

@@ -44,7 +44,7 @@ def multilabel_scores(
             columns.append(class_scores(outcome, truth[known, k : k + 1] > 0, weights[:, known]))
         return {name: np.concatenate([column[name] for column in columns], axis=1) for name in columns[0]}
 
-    return _told(scored, patients, names)
+    return _with_intervals(scored, patients, names)
 
 
 def class_of_scores(
@@ -67,7 +67,7 @@ def class_of_scores(
                 "accuracy": (own @ hits / own.sum(1))[:, None],
             }
 
-    return _told(scored, patients, names)
+    return _with_intervals(scored, patients, names)
 
 
 def number_scores(
@@ -86,7 +86,7 @@ def number_scores(
             square = weights @ errors**2 / count
             return {"mae": weights @ np.abs(errors) / count, "r2": np.where(spread > 0, 1 - square / spread, np.nan)}
 
-    return _told(scored, patients, names)
+    return _with_intervals(scored, patients, names)
 
 
 def _medians(truth: NDArray[Any]) -> NDArray[np.float64]:
@@ -109,23 +109,23 @@ def wave_scores_of(
     by_window = (each.reshape(len(truth), -1, each.shape[1]) for each in (found.both, found.truth, found.predicted))
     counts = SegmentCounts(*(np.add.reduceat(each, starts).reshape(-1, each.shape[2]) for each in by_window))
     owners = row_patients(patients, len(counts.both))
-    told: Scores = {
+    means: Scores = {
         name: _score(each.value, each.low, each.high)
         for name, each in own_intervals([counts], None, owners, RESAMPLES).items()
     }
-    by_wave = {name: value for name, value in score(counts, None).items() if name not in told}
+    by_wave = {name: value for name, value in score(counts, None).items() if name not in means}
     by_wave |= wave_scores(wave_counts(flat_truth, flat))
-    return {**told, "waves": {name: _finite(value) for name, value in by_wave.items()}}
+    return {**means, "waves": {name: _finite(value) for name, value in by_wave.items()}}
 
 
-def _told(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
+def _with_intervals(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
     """Macro scores and, under `each`, those of every output."""
     if not len(patients):
         return {"each": {}}
     plain = scored(np.ones((1, len(patients))))
     drawn = scored(patient_weights(patients, RESAMPLES, np.random.default_rng(_SEED)))
-    told: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name])) for name in plain}
-    told["each"] = {
+    scores: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name])) for name in plain}
+    scores["each"] = {
         output: {
             name: _interval(plain[name][:, k], drawn[name][:, k])
             for name in plain
@@ -133,7 +133,7 @@ def _told(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
         }
         for k, output in enumerate(names)
     }
-    return told
+    return scores
 
 
 def _interval(plain: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, float | None]:

@@ -20,7 +20,7 @@ Waves = NDArray[np.void]
 
 
 def found_waves(mask_mt: NDArray[np.int8], signal_lt: NDArray[np.int16]) -> Waves:
-    """The waves of one window, whose signal (12, T) in any unit tells the peaks."""
+    """The waves of one window, whose signal (12, T) in any unit gives the peaks."""
     found = []
     for row, mask in enumerate(mask_mt):
         lead = row if len(mask_mt) > 1 else -1

@@ -151,7 +151,7 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
 
 
 def _exported(path: str) -> str:
-    """The path, if an encoder lies there; SettingsError that tells a run that has not ended from a wrong path."""
+    """The path of an encoder; SettingsError if none is there, with another message for a run that has not ended."""
     store = Store(path)
     if store.size("encoder.json") is None and store.child(ENCODER_FOLDER).size("encoder.json") is None:
         if store.child("checkpoints").exists():

@@ -164,7 +164,7 @@ def _answered(plan: PredictPlan, waiting: Sequence[Part], gpu: bool) -> Iterator
     rows = answers(units, Predictor, work, s, gpu)
     for part in waiting:
         own = list(islice(rows, len(part.units)))
-        refused = [told for row in own for told in json.loads(row["refused"])]
+        refused = [refusal for row in own for refusal in json.loads(row["refused"])]
         found = Answered(pa.concat_tables([unpacked(row["answers"]) for row in own]), refused)
         parts_at_rest.write_part(plan.place.store, plan.place.parts, plan.key, part, found)
         yield part

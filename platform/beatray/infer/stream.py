@@ -48,7 +48,7 @@ class Parallel(Protocol):
 class Unit:
     """What one task reads: `read` gives its tables; `rows` is how many are expected, `name` what messages call it.
 
-    `place` tells it from all other units: columns of what is read, and of the worker's answer, with their values.
+    `place` identifies it among all units: columns of what is read, and of the worker's answer, with their values.
     """
 
     name: str

@@ -140,12 +140,12 @@ def warn_of_doubts(firsts: Sequence[Window], rate_hz: float, missing: Counter[in
 
     `firsts` are first windows of recordings; `missing` counts leads.
     """
-    for doubt in (rate_doubt(firsts, rate_hz), _told_missing(missing, recordings)):
+    for doubt in (rate_doubt(firsts, rate_hz), _missing_leads(missing, recordings)):
         if doubt:
             warnings.warn(doubt, UserWarning, stacklevel=3)
 
 
-def _told_missing(missing: Counter[int], recordings: int) -> str:
+def _missing_leads(missing: Counter[int], recordings: int) -> str:
     """Which leads the network read as zero, and in how many of the recordings."""
     if not missing:
         return ""

@@ -81,7 +81,7 @@ class ArchiveTree(ABC, Generic[Handle, Member]):
 
 
 def archive_stamp(location: str) -> Stamp:
-    """What tells one state of an archive from another; the process belongs to it, as forks share file offsets."""
+    """What identifies one state of an archive; the process belongs to it, as forks share file offsets."""
     if is_web(location):
         return (os.getpid(), 0, size_of(location), 0)
     if "://" in location:

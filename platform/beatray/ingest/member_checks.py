@@ -47,14 +47,14 @@ class Cause(Enum):
     def reason(self) -> Reason:
         return self.value[0]
 
-    def told(self, count: int) -> str:
+    def text(self, count: int) -> str:
         """That there are so many."""
         return f"{self.value[1]}: {count:,}"
 
 
-def told(passed_over: Mapping[Cause, int]) -> str:
+def passed_over_text(passed_over: Mapping[Cause, int]) -> str:
     """What a tree does not list, in one line; empty where it lists everything."""
-    parts = "; ".join(cause.told(passed_over[cause]) for cause in Cause if passed_over.get(cause))
+    parts = "; ".join(cause.text(passed_over[cause]) for cause in Cause if passed_over.get(cause))
     return f"not listed are {parts}" if parts else ""
 
 

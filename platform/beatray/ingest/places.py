@@ -7,7 +7,7 @@ place where none has it. The others are counted, the first by name, as not liste
 their recordings; where a path is the only name, the same path in two places is refused. The same signal under two names
 stays two recordings, which the splits keep in one part (`corpus.splits`).
 
-Contract: nothing here reads a recording, and nothing that is stored tells a path of the machine: places are numbered.
+Contract: nothing here reads a recording, and nothing that is stored shows a path of the machine: places are numbered.
 """
 
 from __future__ import annotations

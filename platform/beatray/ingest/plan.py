@@ -26,7 +26,7 @@ from beatray.dsp import features
 from beatray.dsp.analyse import DEFAULT, AnalysisSettings, Detector, Hrv, Quality
 from beatray.errors import CorpusError
 from beatray.ingest.each_record import PART
-from beatray.ingest.member_checks import told
+from beatray.ingest.member_checks import passed_over_text
 from beatray.ingest.patients import other_id_key
 from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
@@ -144,7 +144,7 @@ def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unli
     besides = ""
     try:
         tree = open_tree(location)
-        besides = told(tree.passed_over)
+        besides = passed_over_text(tree.passed_over)
         items = SOURCES[source].find(tree)
         others = SOURCES[source].others
         unlisted = list(others(tree)) if others is not None else []
@@ -154,7 +154,7 @@ def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unli
         raise CorpusError(f"{source}: {error}") from error
     if not items:
         raise CorpusError(f"{source}={location}: {besides + '; ' if besides else ''}no recordings found")
-    unlisted += [Unlisted(cause.reason, count, cause.told(count)) for cause, count in tree.passed_over.items()]
+    unlisted += [Unlisted(cause.reason, count, cause.text(count)) for cause, count in tree.passed_over.items()]
     return tree, items, unlisted
 
 

@@ -6,7 +6,7 @@ object get one that can only be read, and only within its member.
 
 Contract: `RandomFile` is a raw binary file object. Reads are by position on a descriptor of its own (or on bytes in
 memory), so one in a process never moves another; nothing before or after the member can be reached. `identity` is the
-same as long as the bytes are the same as far as the file system tells. `read_exactly` raises RecordError(TRUNCATED).
+same as long as the bytes are the same as far as the file system shows. `read_exactly` raises RecordError(TRUNCATED).
 An I/O error of the disk itself is not caught; it stays in `fault`, for libraries that turn it into one of their own.
 """
 

@@ -38,7 +38,7 @@ def read_by(tree: Tree, path: str) -> str:
     if _is_mat4(head):
         return (
             "it is a MATLAB level 4 matrix, the signal file of a WFDB record as in the PhysioNet/CinC Challenges: its "
-            f"header {header}, which tells leads, gain and rate, is missing beside it"
+            f"header {header}, which gives leads, gain and rate, is missing beside it"
         )
     if wfdb and path.lower().endswith((".dat", ".xyz")):
         return f"if it is the signal file of a WFDB record, its header {header} is missing beside it"
@@ -91,8 +91,8 @@ def _of_hdf5(tree: Tree, path: str) -> str:
         except RecordError as error:
             return f"it is an HDF5 file that cannot be read ({error.detail})"
     if {"tracings", "exam_id"} <= set(names):
-        told = "tracings and exam_id, as in CODE-15%, are read by `beatray ingest code15=FOLDER`"
-        return f"{told} {FOLDER}, with {code15.INDEX} there"
+        how = "tracings and exam_id, as in CODE-15%, are read by `beatray ingest code15=FOLDER`"
+        return f"{how} {FOLDER}, with {code15.INDEX} there"
     return (
         f"it is an HDF5 file with {', '.join(names[:SHOWN]) or 'nothing'}, of no source that is read here: {AS_ARRAYS}"
     )

@@ -30,7 +30,7 @@ from beatray.record import Record, RecordError, Window
 from beatray.storage.store import Store
 
 if TYPE_CHECKING:
-    from beatray.ingest.told import Teller
+    from beatray.ingest.progress_board import ProgressReporter
 
 STAGING = "staging"
 FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}
@@ -53,9 +53,9 @@ def convert_slice(
     part: Slice,
     analysis: analyse.AnalysisSettings,
     id_key: IdKey | None = None,
-    teller: Teller | None = None,
+    reporter: ProgressReporter | None = None,
 ) -> SliceResult:
-    """The task: read every item, measure the windows, write the shards, leave the note; `teller` hears how far."""
+    """The task: read every item, measure the windows, write shards and note; `reporter` gets the progress."""
     stamp = stamp_of(part)
     tree = open_tree(part.location)
     writer = ShardWriter(store, part.name, part.source)
@@ -82,8 +82,8 @@ def convert_slice(
         ids_dropped += read.ids_dropped
         while len(windows) >= schema.ROWS_PER_GROUP:
             write_group()
-        if teller is not None:
-            teller.far(number, len(refused))
+        if reporter is not None:
+            reporter.report(number, len(refused))
     if windows:
         write_group()
     shards = [asdict(shard) for shard in writer.finish()]

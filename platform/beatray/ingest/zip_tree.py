@@ -139,7 +139,7 @@ def _open_remote(location: str) -> IO[bytes]:
 
 
 def stored_start(read_at: Callable[[int, int], bytes], info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not tell."""
+    """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not give."""
     fixed = read_at(info.header_offset, _ZIP_HEADER_BYTES) if info.header_offset >= 0 else b""
     if len(fixed) < _ZIP_HEADER_BYTES or fixed[:4] != b"PK\3\4":
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{info.filename} lies outside the archive")

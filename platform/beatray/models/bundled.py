@@ -1,8 +1,8 @@
 """Pretrained weights that come with the package, called by name: `beatray-small`, an encoder; `beatray-waves`, a model.
 
 Each lies in `beatray/weights/NAME`: an exported encoder or a model folder, its card (README.md) and `about.json`, what
-`beatray models` tells. Contract: a name stands for the location beatray://NAME, which every node finds in its own copy
-of the package. A folder of one's own that is called so is said ./NAME.
+`beatray models` prints. Contract: a name stands for the location beatray://NAME, which every node finds in its own copy
+of the package. A local folder of the same name is given as ./NAME.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ def size_bytes(name: str) -> int:
     return sum(file.stat().st_size for file in (PACKAGED / name).rglob("*") if file.is_file())
 
 
-def told() -> str:
+def names_text() -> str:
     """The names, as a refusal lists them; nothing where there are none."""
     return f", or one of {', '.join(names())}" if names() else ""

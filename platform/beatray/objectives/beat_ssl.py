@@ -36,10 +36,10 @@ from beatray.beat_classifier.labels import BeatLabels
 from beatray.errors import CheckpointError, SettingsError
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, ProjectionHead
+from beatray.objectives.beat_ssl_description import curves, described, uniform_warnings, variant
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.objectives.beat_ssl_targets import soft_of
-from beatray.objectives.beat_ssl_words import curves, described, uniform_warnings, variant
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.dense_prediction import DensePrediction, Tokens
 from beatray.objectives.feature_regression import feature_loss
@@ -181,7 +181,7 @@ class BeatSsl(Objective):
 
     @classmethod
     def curves(cls, settings: BeatSslSettings) -> Sequence[Curve]:
-        """The terms that are contrasted, how well features are read, and how often the next moment is told."""
+        """The terms that are contrasted, how well features are predicted, and the accuracy of the next moment."""
         return curves(settings)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""CREMA: fill in what was masked, and tell the recording by what was left (hybrid learning; with weight 0 a plain MAE).
+"""CREMA: fill in what was masked, and identify the recording by the rest (hybrid learning; with weight 0 a plain MAE).
 
 Song et al., "Foundation Models for ECG: Leveraging Hybrid Self-Supervised Learning" (arXiv 2407.07110): a masked
 autoencoder (He et al., CVPR 2022) on a signal transformer, regularised by a contrast of two maskings of one window. The

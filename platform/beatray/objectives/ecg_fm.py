@@ -1,10 +1,10 @@
-"""ECG-FM: tell masked tokens by their context, and recordings of a patient by their segments (W2V + CMSC + RLM).
+"""ECG-FM: identify masked tokens by their context, and recordings of a patient by their segments (W2V + CMSC + RLM).
 
 Oh, Chung and Choi, "Lead-agnostic Self-supervised Learning for Local and Global Representations of Electrocardiogram"
 (CHIL 2022), as ECG-FM is trained (McKeen et al., arXiv:2408.05178; the code is fairseq-signals): wav2vec 2.0 (Baevski
 et al., NeurIPS 2020, sections 2 and 3), contrastive multi-segment coding of CLOCS, and random lead masking. Of two
 adjacent segments each lead is zeroed with probability `lead_mask`, never all twelve. A network makes tokens of both; a
-learned vector replaces spans of them, and their context c must tell the quantised token q from `n_negatives` other
+learned vector replaces spans of them, and their context c must identify the quantised token q among `n_negatives` other
 masked ones of the same segment. The loss is the weighted sum (`*_weight`) of
 
     token     the contrast of masked_contrast.py, as the mean over masked tokens,
@@ -18,7 +18,8 @@ part `feature_gradient`.
 
 Contract: M = round(mask_ratio T') of the T' tokens that hold signal are masked, in every segment alike. Works with any
 network of tokens that see both sides (`wav2vec`; `vit`; `s4d`, bidirectional): the tokens are masked before `encode`.
-What a network adds to its tokens to tell their place (`token_positions`) stays, and is neither quantised nor penalised.
+What a network adds to its tokens to encode their position (`token_positions`) stays, and is neither quantised nor
+penalised.
 
 Differences from the released code: the learned vector stands in before the network's norm and linear map, not behind
 them, and the quantiser has a norm of its own; exactly M tokens are masked, not as many as the batch can spare;
@@ -201,7 +202,7 @@ class EcgFm(Objective):
 
     @classmethod
     def curves(cls, settings: EcgFmSettings) -> Sequence[Curve]:
-        """How often a token is told, the use of each codebook, and the contrast of segments."""
+        """The accuracy of masked tokens, the use of each codebook, and the contrast of segments."""
         contrast, spread = embedding_curves("record")
         level = MIN_CODES * settings.codes
         return [

@@ -3,9 +3,9 @@
 The features are those of the whole recording.
 
 Contrast makes an encoder blind to what its views change, such as the electrical axis and the amplitudes that 3KG turns
-and scales; these are what hypertrophy and bundle branch blocks are told by. Reading the intervals, axes and amplitudes
-of a recording from its embedding keeps them there, in a form that a linear probe can use. No label is needed: the
-features come from the delineation of the corpus.
+and scales; these are what hypertrophy and bundle branch blocks are recognised by. Predicting the intervals, axes and
+amplitudes of a recording from its embedding keeps them there, in a form that a linear probe can use. No label is
+needed: the features come from the delineation of the corpus.
 
 Contract: the loss is the smooth L1 (Huber) distance in SDs of the corpus, over the features that were measured, as the
 mean over the global batch; values further than `FARTHEST_SD` count as that far.

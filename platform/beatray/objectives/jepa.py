@@ -3,7 +3,7 @@
 Weimann and Conrad, "Self-Supervised Pre-Training with Joint-Embedding Predictive Architecture Boosts ECG Classification
 Performance" (arXiv:2410.13867). The teacher encodes all tokens of a window. The student encodes the 15 to 25 % that are
 kept; the others are masked in blocks of at least 10 tokens (augment/token_masks.py). A predictor, half as wide
-(models/jepa.py), tells the teacher's output at the masked ones. Loss and teacher: see latent.py.
+(models/jepa.py), predicts the teacher's output at the masked ones. Loss and teacher: see latent.py.
 
 `loss=smooth_l1 normalise_targets=true` are the loss and the targets of the other method of this name (Kim,
 arXiv:2410.08559); its tokens of single leads and its attention are not here.

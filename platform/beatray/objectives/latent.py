@@ -9,10 +9,10 @@ masked tokens of the global batch, and over the coordinates, of
 
 No gradient reaches h. Its momentum m goes from `momentum` to `momentum_end` along a line.
 
-Nothing but the lag of the teacher keeps h from becoming a constant. Two means over coordinates tell: the SD of h over
-all tokens of the global batch, `token/target_std`, and that over the recordings at one place, `record/target_std`. The
-second is needed where tokens hold positions: h that knows its place and nothing of the signal is spread over tokens all
-the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most about 1.
+Nothing but the lag of the teacher keeps h from becoming a constant. Two means over coordinates show it: the SD of h
+over all tokens of the global batch, `token/target_std`, and that over the recordings at one place, `record/target_std`.
+The second is needed where tokens hold positions: h that knows its place and nothing of the signal is spread over tokens
+all the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most about 1.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class Objective(nn.Module):
     def selection(self, scores: Mapping[str, float]) -> float:
         """What the best checkpoint has least of: of `validation_loss` and, by `validation_NAME`, what `validated` gave.
 
-        NaN: it cannot be told.
+        NaN: it is unknown.
         """
         return scores["validation_loss"]
 
@@ -224,7 +224,7 @@ class Objective(nn.Module):
 
     @classmethod
     def warnings(cls, settings: Any, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """One sentence for each mean that tells that learning fails, by its key."""
+        """One sentence for each mean that shows that learning fails, by its key."""
         return collapse_warnings(means, at, cls.remedy)
 
 

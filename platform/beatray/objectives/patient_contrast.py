@@ -48,7 +48,7 @@ class PatientLoss:
     partners: Tensor
 
     def means(self, term: str) -> dict[str, Tensor]:
-        """What a step tells of the contrast, under the name of a term."""
+        """The means of the contrast that a step logs, under the name of a term."""
         found = {"loss": self.mean, "embedding_std": self.embedding_std, "partners": self.partners}
         return {f"{term}/{name}": value for name, value in found.items()}
 

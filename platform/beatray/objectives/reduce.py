@@ -113,7 +113,7 @@ def counted_mean(total: Tensor, count: Tensor | float, weight: float = 1.0) -> t
 def embedding_std(z: Tensor, there: Tensor | None = None) -> Tensor:
     """Mean SD over the global batch of the coordinates of unit rows (n, D), times sqrt(D): 1 all over the sphere.
 
-    0 when all rows are equal, or fewer than two: what tells a collapse. there (n,) bool: which rows count, None: all.
+    0 when all rows are equal, or fewer than two: the mark of a collapse. there (n,) bool: which rows count, None: all.
     One collective; any rank may have no row.
     """
     rows = z.detach().double()

@@ -2,8 +2,8 @@
 
 Latent masked prediction on state-space networks, as in a study of pretraining on ECGs (arXiv:2605.12241). Half of the
 tokens that the stem makes are replaced, in spans, by a learned token; the network keeps its even spacing in time, so
-that nothing is left out. A predictor of one block that sees both sides tells the teacher's output at the gaps. Loss and
-teacher: see latent.py; the targets are of mean 0 and variance 1 over the channels,
+that nothing is left out. A predictor of one block that sees both sides predicts the teacher's output at the gaps. Loss
+and teacher: see latent.py; the targets are of mean 0 and variance 1 over the channels,
 
     targets=jepa      LN(output of the last layer)
     targets=data2vec  LN(mean of the outputs of the last `top_layers` layers)   (Baevski et al., ICML 2022).
@@ -118,7 +118,7 @@ class S4Jepa(LatentPrediction):
         seen = torch.where(masked[..., None], gap, tokens)
         predicted = self.predictor(student.encode(seen, valid=there), there)
         with torch.no_grad():
-            h = self._targets(self._taught(x_mv, n_valid, there))
+            h = self._targets(self._compared(x_mv, n_valid, there))
         return self._result(predicted, h, masked, h, there)
 
     @classmethod
@@ -127,7 +127,7 @@ class S4Jepa(LatentPrediction):
         of = "last layer" if settings.targets == "jepa" else f"mean of the top {settings.top_layers} layers"
         return f"{cls.title}, {settings.mask_part:.0%} masked, targets of the {of}"
 
-    def _taught(self, x_mv: Tensor, n_valid: Tensor, there: Tensor) -> Tensor:
+    def _compared(self, x_mv: Tensor, n_valid: Tensor, there: Tensor) -> Tensor:
         """What the teacher makes of the whole signal, (B, T', channels), before it is normalised."""
         encoder = self.teacher.module
         tokens = needs_tokens(encoder, self.title).tokens(x_mv, n_valid)

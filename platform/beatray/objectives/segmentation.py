@@ -32,7 +32,7 @@ from beatray.models.segmentation import CLASSES
 from beatray.objectives.objective import Curve, Progress, StepResult, Tensors
 from beatray.objectives.reduce import counted_mean, gather_rows, world_size
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_words
+from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_text
 from beatray.record import LEADS
 
 N_CLASSES = len(CLASSES)
@@ -115,10 +115,10 @@ class Segmentation(LabelledObjective):
     @classmethod
     def described(cls, settings: SegmentationSettings) -> str:
         """By which decoder, and with what of the encoder."""
-        return f"{cls.title}, {settings.decoder} decoder, {trained_words(settings, 'decoder')}"
+        return f"{cls.title}, {settings.decoder} decoder, {trained_text(settings, 'decoder')}"
 
     @classmethod
-    def told_scores(cls, settings: SegmentationSettings) -> Sequence[str]:
+    def validation_scores(cls, settings: SegmentationSettings) -> Sequence[str]:
         """The same for all settings."""
         return SCORES
 

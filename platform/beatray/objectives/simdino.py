@@ -1,4 +1,4 @@
-"""SimDINO: a student's crops tell what a slow teacher says of larger crops; a coding rate keeps directions in use.
+"""SimDINO: a student's crops predict a slow teacher's output for larger crops; a coding rate keeps directions in use.
 
 Wu et al., "Simplifying DINO via Coding Rate Regularization" (ICML 2025, arXiv 2502.10385), as set up for ECGs by xECG
 (arXiv 2509.10151). Of one window come two global and some local crops. The student sees all, the teacher, a moving

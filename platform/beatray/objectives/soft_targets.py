@@ -19,7 +19,7 @@ A soft target is built in two steps: a raw similarity and the monotone map that 
 However sharp, a soft target over hundreds of columns leaves little on the own pair, and little mass means collapse.
 `fix_positive_mass` rescales the others so that own pairs hold an exact part of each row.
 
-Whether soft targets can teach anything shows in their distribution: raw cosines squeezed just below 1 make every target
+Whether soft targets carry any signal shows in their distribution: raw cosines squeezed just below 1 make every target
 1, and a sharpening that is too strong makes every target 0. So each step counts the raw similarities of all pairs of
 different things in a histogram, which adds up over ranks, and reads quantiles off it. The bins are fine where raw
 cosines lie: they are those of 1 - s, each 1/128 of a power of two wide, so that a quantile q is known to (1 - q) / 256

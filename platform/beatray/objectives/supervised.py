@@ -34,7 +34,7 @@ from beatray.models.encoder import Encoder, at_least_float32
 from beatray.objectives.objective import Progress, StepResult, Tensors
 from beatray.objectives.reduce import counted_mean
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_words
+from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_text
 
 Kind = Literal["multilabel", "classes", "numbers"]
 Select = Literal["auto", "auroc", "f1", "accuracy", "mae", "loss"]
@@ -43,7 +43,7 @@ SCORES: dict[Kind, tuple[str, ...]] = {
     "classes": ("auroc", "f1", "accuracy"),
     "numbers": ("mae",),
 }
-"""What the validation of each kind tells, beside the loss."""
+"""The validation scores of each kind, beside the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +143,10 @@ class Supervised(LabelledObjective):
         """What is learned, and by what."""
         table = file_name(settings.table.table)
         learned = f"{table or settings.labels or 'labels'} ({settings.kind})"
-        return f"{cls.title}, {learned}, {trained_words(settings, 'head')}"
+        return f"{cls.title}, {learned}, {trained_text(settings, 'head')}"
 
     @classmethod
-    def told_scores(cls, settings: SupervisedSettings) -> Sequence[str]:
+    def validation_scores(cls, settings: SupervisedSettings) -> Sequence[str]:
         """By the kind of the labels, which is known once they have been read."""
         return SCORES["numbers" if settings.task == "regress" else settings.kind]
 

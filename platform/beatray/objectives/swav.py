@@ -1,4 +1,4 @@
-"""SwAV: tell from one crop of a recording to which prototypes another of its crops belongs; no negatives, no teacher.
+"""SwAV: predict from one crop of a recording the prototypes of another of its crops; no negatives, no teacher.
 
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments" (NeurIPS 2020), equations 1
 to 4, as tried on 12-lead ECGs by Mehari and Strodthoff (Comput. Biol. Med. 2022). Two assign crops and some shorter

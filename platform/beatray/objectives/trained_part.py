@@ -113,7 +113,7 @@ class LabelledObjective(Objective):
     def selection(self, scores: Mapping[str, float]) -> float:
         """The chosen score, so that less is better; the loss where it is not defined."""
         select = self.settings.select
-        name = self.told_scores(self.settings)[0] if select == "auto" else select
+        name = self.validation_scores(self.settings)[0] if select == "auto" else select
         value = scores.get(f"validation_{name}", float("nan"))
         if not np.isfinite(value):
             return scores["validation_loss"]
@@ -125,19 +125,19 @@ class LabelledObjective(Objective):
         return layer_groups(self.encoder, self.head.parameters(), s.encoder_lr or 1.0, s.layer_decay)
 
     @classmethod
-    def told_scores(cls, settings: Any) -> Sequence[str]:
-        """What `validated` tells beside the loss; the first one chooses the best unless said otherwise."""
+    def validation_scores(cls, settings: Any) -> Sequence[str]:
+        """The scores that `validated` returns beside the loss; the first selects the best unless `select` is set."""
         raise NotImplementedError(f"{cls.__name__} names no scores")
 
     @classmethod
     def curves(cls, settings: Any) -> Sequence[Curve]:
         """The scores of the validation."""
-        names = cls.told_scores(settings)
+        names = cls.validation_scores(settings)
         return [Curve(f"validation_{name}", f"validation: {name}", name not in ERRORS) for name in names]
 
 
-def trained_words(settings: LabelledSettings, head: str) -> str:
-    """What is trained, in a few words; `head` is what the head is called."""
+def trained_text(settings: LabelledSettings, head: str) -> str:
+    """A phrase on what is trained; `head` is what the head is called."""
     words = {"head": f"the {head} alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
     return words[settings.trained]
 

@@ -10,8 +10,8 @@ makes of the moments that both hold is contrasted, at their own scale and at all
 `soft` is SoftCLT (Lee, Park and Lee, ICLR 2024): near recordings and near moments are positives too, with weights
 2 soft_alpha sigmoid(-tau_instance d_ij), d from 0 to 1, and 2 sigmoid(-tau_temporal 2^level |t - t'|). A tau of 0 is
 the hard term, as in the reference code. d_ij is the distance of the recordings' measured features
-(soft_targets.soft_2), where the paper takes dynamic time warping. `instance/row_weight` and `temporal/row_weight` tell
-how much the weights of a row are together; the own pair's is 1.
+(soft_targets.soft_2), where the paper takes dynamic time warping. `instance/row_weight` and `temporal/row_weight` are
+the sums of the weights of a row; the positive pair's is 1.
 
 `average`: the network that others get is the equal average of the weights at the start and after every step, as in the
 reference code (stochastic weight averaging); running statistics of batch norms are averaged with them.

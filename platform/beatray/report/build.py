@@ -1,7 +1,7 @@
 """The report of one pretraining run and its evaluation, section by section.
 
 Why a module of its own: `html` knows pages, `pictures`, `ecg` and `loops` know figures; this one knows what a reader
-wants to be told and in which order: what the encoder is worth beside its baselines, what was run, whether it learned,
+wants to know and in which order: the scores of the encoder beside its baselines, what was run, whether it learned,
 what the recordings and their augmented views look like, and where the rest is kept.
 
 Contract: a part that is absent from the `Material` leaves its section out. Nothing is read from disk.

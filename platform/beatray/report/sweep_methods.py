@@ -41,8 +41,8 @@ def cost_rows(material: SweepMaterial) -> list[dict[str, Any]]:
     rows = []
     for line, method in zip(material.table.lines, material.results.methods, strict=True):
         first = method.trials[0]
-        told = of_trial.get(first.trial, {})
-        cost = timed.get(told.get("step", ""), {}).get("cost", {})
+        budget = of_trial.get(first.trial, {})
+        cost = timed.get(budget.get("step", ""), {}).get("cost", {})
         step_mib = max(cost["peak_mib"] - cost["base_mib"], 0.0) if cost else None
         base = max(reference["peak_mib"] - reference["base_mib"], 1e-9) if reference else None
         used = np.array([trial.figures.get(CORE_MINUTES, np.nan) for trial in method.trials])
@@ -62,7 +62,7 @@ def cost_rows(material: SweepMaterial) -> list[dict[str, Any]]:
                 "process MiB": cost.get("peak_mib"),
                 "epochs": first.settings.get("train", {}).get("epochs"),
                 "steps": lines[0][-1]["step"] + 1 if lines[0] else None,
-                "budget core-min": told.get("core_minutes"),
+                "budget core-min": budget.get("core_minutes"),
                 "core-min mean": mean_sd(used)[0],
                 "core-min SD": mean_sd(used)[1],
                 "wall min mean": mean_sd(wall)[0],
@@ -78,8 +78,8 @@ def costs_csv(material: SweepMaterial) -> str:
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        told = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-        writer.writerow({key: "" if _unknown(row[key]) else value for key, value in told.items()})
+        cells = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow({key: "" if _unknown(row[key]) else value for key, value in cells.items()})
     return out.getvalue()
 
 
@@ -209,12 +209,12 @@ def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         at = Progress(int(line["step"]), steps, int(line["epoch"]), epochs)
         for key, sentence in kind.warnings(settings, known, at).items():
             held.setdefault(key, []).append((int(line["step"]) + 1, sentence))
-    told = []
+    lines = []
     for found in held.values():
         (first, sentence), last = found[0], found[-1][0]
         until = "to the end" if last == steps else f"last at step {last}"
-        told.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
-    return told
+        lines.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
+    return lines
 
 
 def _objective(trial: Evaluated) -> tuple[type[Objective], Any]:

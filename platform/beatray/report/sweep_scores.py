@@ -201,12 +201,12 @@ def scatter_section(material: SweepMaterial) -> Section:
         for each in comparisons
     }
     refusals = {each.statistics.refusal for each in comparisons if each.statistics.refusal}
-    told = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in sorted(refusals)]
+    paragraphs = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in sorted(refusals)]
     if left_out:
-        told.append(f"Not compared, since a trial that the others have is missing: {', '.join(left_out)}.")
+        paragraphs.append(f"Not compared, since a trial that the others have is missing: {', '.join(left_out)}.")
     return Section(
         title="How far the trials scatter",
-        paragraphs=told,
+        paragraphs=paragraphs,
         html=_tests_table(comparisons),
         pictures=[
             Picture(

@@ -197,7 +197,7 @@ class Store:
         raise FileExistsError(f"{self.where(name)} is being written by somebody else at this moment")
 
     def _rivals(self, name: str, claim: str) -> int:
-        """Claims on `name` besides ours that are young enough to count; the server's clock tells their age."""
+        """Claims on `name` besides this process's that are young enough to count, by the server's clock."""
         claims = [i for i in self._listed() if i.base_name.startswith(f"{TEMPORARY_PREFIX}{name}-")]
         mine = next(i.mtime_ns for i in claims if i.base_name == claim)
         return sum(i.base_name != claim and mine - i.mtime_ns < CLAIM_VALID_S * 1e9 for i in claims)

@@ -49,7 +49,7 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
         ended: Sequence[str],
         fall: Callable[[str], None],
     ) -> None:
-        """`fall` hears the name of a trial that is to stop."""
+        """`fall` gets the name of a trial that is to stop."""
         longest = max(pace.epochs for pace in paces.values())
         super().__init__(
             EPOCHS,

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 SCORES_VERSION = 3
-"""Counts up when an evaluation tells more or other than it did: what was evaluated before is evaluated again."""
+"""Counts up when the content of an evaluation changes: what was evaluated before is evaluated again."""
 NOT_MADE_OF = ("workers", "device", "baselines", "keep_outputs")
 """Settings of an evaluation that change none of its figures."""
 NO_PART_OF_SPLIT = ("path", "on_bad_shard", "most_recordings")

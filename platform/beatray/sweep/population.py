@@ -109,7 +109,7 @@ def stopped_after(run_spec: RunSpec, step: int) -> RunSpec:
 def score_at(run_spec: RunSpec, metric: str, step: int) -> float:
     """What the run's journal last says of a metric before a step; NaN, which ranks last, if that is nothing.
 
-    The journal is never behind the checkpoint of that step, whatever the driver has heard by then.
+    The journal is never behind the checkpoint of that step, whatever the driver has received by then.
     """
     try:
         lines = [json.loads(line) for line in run_spec.run.read(METRICS).splitlines() if line.endswith(b"}")]

@@ -64,7 +64,7 @@ def alone(plan: SweepPlan) -> Iterator[None]:
 
 
 def prepare(plan: SweepPlan) -> Prepared:
-    """Prove every trial's settings against the corpus and find out what is still to do.
+    """Check every trial's settings against the corpus and find out what is still to do.
 
     SettingsError names the trial that cannot work, or how the folder's sweep differs from this one.
     """

@@ -36,7 +36,7 @@ class Evaluated:
     """One trial's evaluation: results.json as it is, and the results of the controls that belong to it."""
 
     trial: str
-    repeat: str  # what tells it from the other trials of its method: "seed-0"
+    repeat: str  # what distinguishes it among the trials of its method: "seed-0"
     control: str  # the name of the controls: trials may share them
     results: Mapping[str, Any]
     controls: Mapping[str, Any]
@@ -161,8 +161,8 @@ def split_name(trial: TrialRecord, short: Mapping[str, str], repeats: Sequence[s
     and those that they do."""
     marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(repeats))
     parts = trial.name.split("__")
-    told = [part for part in parts if marks and part.startswith(marks)]
-    return "__".join(part for part in parts if part not in told) or "all", "__".join(told) or "-"
+    marked = [part for part in parts if marks and part.startswith(marks)]
+    return "__".join(part for part in parts if part not in marked) or "all", "__".join(marked) or "-"
 
 
 def best_method(results: SweepResults, metric: str, mode: str) -> Method:

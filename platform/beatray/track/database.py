@@ -3,7 +3,7 @@
 MLflow makes its tables in hundreds of steps and without a lock: two runs that begin together on a new folder, or one
 that is killed there, leave a database that no MLflow opens again. Contract: `opened(uri, open_it)` returns what
 `open_it` returns, with every other process of beatray kept out of the same file meanwhile; a database that never got
-so far as to hold anything is set aside, not deleted, and told. Raises BusyError where another program is at it; a
+so far as to hold anything is set aside, not deleted, and reported. Raises BusyError where another program is at it; a
 database that holds something is never touched.
 """
 

@@ -21,7 +21,7 @@ LOCAL_KEYS = ("out", "run", "cluster.", "tracking.", "corpus.path")
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Where to track; `folder` is the run folder with metrics.jsonl. `on_run` hears the id of the MLflow run.
+    """Where to track; `folder` is the run folder with metrics.jsonl. `on_run` gets the id of the MLflow run.
 
     `place` is what users call the run folder, where `folder` is only a scratch copy of it.
     """
@@ -88,7 +88,7 @@ def tracking_for(
 ) -> Tracking | None:
     """The tracking of one run; None when it is turned off. `settings` are dotted keys.
 
-    `on_run` hears the id of the MLflow run as soon as the server has given one.
+    `on_run` gets the id of the MLflow run as soon as the server has given one.
     """
     if uri is None:
         return None

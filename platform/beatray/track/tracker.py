@@ -54,7 +54,7 @@ class Tracker:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # for the record's waiting list, which the caller's thread adds to
         self._trouble: Trouble | None = None
-        self._heard = False  # the run id has been passed on
+        self._run_id_reported = False  # the run id has been passed on
 
     @property
     def run_id(self) -> str | None:
@@ -172,8 +172,8 @@ class Tracker:
             self._memory.save()
         if self._sent is None:
             self._sent = self._server.newest(record.run_id, record.figures)
-        if self._to.on_run is not None and not self._heard:
-            self._heard = True
+        if self._to.on_run is not None and not self._run_id_reported:
+            self._run_id_reported = True
             try:
                 self._to.on_run(record.run_id)
             except Exception as error:  # whoever listens must not keep the metrics back

@@ -77,7 +77,7 @@ def described_encoder(path: str) -> dict[str, Any]:
     if not is_encoder(path):
         raise SettingsError(
             f"there is no exported encoder at {path} (a run folder that has ended, or its encoder/ folder"
-            f"{bundled.told()})"
+            f"{bundled.names_text()})"
         )
     try:
         return describe_encoder(path)

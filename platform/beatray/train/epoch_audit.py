@@ -1,4 +1,4 @@
-"""Proves, epoch by epoch, that every recording was seen once: none left out, none doubled.
+"""Verifies, epoch by epoch, that every recording was seen once: none left out, none doubled.
 
 Counted over all ranks: the rows and the sum of their keys modulo 2^64. At the end of an epoch both must be those of the
 corpus. The running audit is part of a checkpoint, so the proof holds across restarts and any number of ranks.

@@ -1,4 +1,4 @@
-"""Starts a pretraining run on Ray Train: checks that it fits, runs the ranks, survives their deaths, tells the end.
+"""Starts a pretraining run on Ray Train: checks that it fits, runs the ranks, survives their deaths, reports the end.
 
 The run folder `out/run` must be visible to every node: a shared folder, or a place in an object store. It holds
 settings.yaml, metrics.jsonl, ids.jsonl (when asked for), checkpoints/ and, at the end, encoder/. Starting the same run
@@ -117,11 +117,11 @@ def pretrain(
 ) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
 
-    `callbacks` hear of the reports of the ranks, as a sweep does. Once `stop` is set, the ranks write a checkpoint and
-    end; the result says so.
+    `callbacks` receive the reports of the ranks, as those of a sweep do. Once `stop` is set, the ranks write a
+    checkpoint and end; the result records it.
 
     Raises SettingsError for a run that cannot work, SupersededError when another start has taken over, TrainingError
-    when it stopped for a reason that a retry does not mend.
+    when it stopped for a reason that a retry does not fix.
     """
     settings, run = run_spec.settings, run_spec.run
     newest = check(run_spec)
@@ -163,7 +163,7 @@ def pretrain(
 
 
 def request_stop(run_spec: RunSpec) -> None:
-    """Ask the ranks of a run for a checkpoint and an end; they hear it within a second or two."""
+    """Ask the ranks of a run for a checkpoint and an end; they get it within a second or two."""
     run_spec.run.write(STOP, b"stop with a checkpoint\n")
 
 
@@ -270,8 +270,8 @@ def _is_over(run_spec: RunSpec, start: str) -> bool:
 def _rank_main(config: dict[str, Any]) -> None:
     """One Ray Train worker: become a rank and train.
 
-    Ray restarts the group whenever a worker raises. For an error that a retry does not mend, the rank leaves a note,
-    so that the restarted group ends at once and the driver can tell the user.
+    Ray restarts the group whenever a worker raises. For an error that a retry does not fix, the rank leaves a note,
+    so that the restarted group ends at once and the driver can inform the user.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False

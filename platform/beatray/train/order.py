@@ -6,7 +6,7 @@ draw from [0, window). Every global batch takes the same number of rows from eac
 reads each row group once, while the batches themselves stay the same for every number of ranks. What is left when
 the shortest lane ends is shuffled and forms the tail; the last batch may be short.
 
-No Ray here, so that the order can be tested, and proven equal, alone.
+No Ray here, so that the order can be tested, and shown to be equal, alone.
 """
 
 from __future__ import annotations

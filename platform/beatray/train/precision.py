@@ -36,7 +36,7 @@ def has_bf16(device: torch.device) -> bool:
 
 @cache
 def cpu_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
-    """What the processor can do, as Linux tells it; nothing where it does not."""
+    """The features of the processor, as Linux lists them; none where it does not."""
     try:
         lines = Path(cpuinfo).read_text().splitlines()
     except OSError:

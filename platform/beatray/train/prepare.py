@@ -73,7 +73,7 @@ def hashes_of(rows: pd.DataFrame) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class LabelledParts:
     """What an objective that learns from labels learns: positions in the corpus index, and the targets."""
 
     train: NDArray[np.int64]
@@ -101,7 +101,9 @@ def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
     return settings, open_corpus(settings.corpus.path)
 
 
-def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson: Lesson | None = None) -> RunSpec:
+def prepare_run(
+    settings: PretrainSettings, corpus: Corpus | None = None, labelled: LabelledParts | None = None
+) -> RunSpec:
     """Choose the rows and fix everything a rank needs; clear errors before anything starts.
 
     With a `lesson` the settings and the corpus are as `opened` gave them, and the rows are those of the lesson.
@@ -111,10 +113,10 @@ def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson
     if settings.encoder_weights is not None:
         described = describe_encoder(settings.encoder_weights)
         check_recipe(described["recipe"], corpus.recipe, f"the encoder {settings.encoder_weights}")
-    if lesson is None:
+    if labelled is None:
         chosen, held_out = select_rows(corpus, settings.corpus)
     else:
-        chosen, held_out = corpus.index.iloc[lesson.train], corpus.index.iloc[lesson.validation]
+        chosen, held_out = corpus.index.iloc[labelled.train], corpus.index.iloc[labelled.validation]
     if settings.train.validate_every_epochs == 0:
         held_out = held_out.iloc[:0]
     groups = row_groups(corpus, chosen)
@@ -150,7 +152,7 @@ def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson
         cpus_per_reader=train_settings.cpus_per_reader,
         chunk_steps=train_settings.chunk_steps,
         cache_mb=train_settings.cache_mb,
-        targets=None if lesson is None else lesson.targets,
+        targets=None if labelled is None else labelled.targets,
         on_bad_shard=settings.corpus.on_bad_shard,
     )
     return RunSpec(
@@ -199,7 +201,7 @@ def _patients(corpus: Corpus, groups: tuple[RowGroup, ...], chosen: pd.DataFrame
 
 
 def _reads(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
-    """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
+    """What the objective reads of a corpus; building it here also checks its settings before anything starts."""
     try:
         built = build_model(settings.objective, settings.encoder, settings.seed, statistics, settings.first_weights)
     except (ValueError, TypeError) as error:

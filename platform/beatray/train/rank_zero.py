@@ -28,7 +28,7 @@ from beatray.train.writer import CheckpointWriter, describe
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-"""How often all ranks together ask Ray for news and tell it theirs; Ray takes reports only every second or two."""
+"""How often all ranks together ask Ray for news and report theirs; Ray takes reports only every second or two."""
 
 
 class RankZero:
@@ -208,11 +208,11 @@ class RankZero:
         try:
             self._journals[name].write(line)
         except OSError as error:
-            told = describe(error, f"line could be added to {name}")
+            reason = describe(error, f"line could be added to {name}")
             if self._run_spec.settings.checkpoint.required:
-                self._journal_fault = CheckpointError(told)
+                self._journal_fault = CheckpointError(reason)
             elif not self._journal_warned:
-                log.warning("%s; training goes on (checkpoint.required=false)", told)
+                log.warning("%s; training goes on (checkpoint.required=false)", reason)
                 self._journal_warned = True
 
     def _keep_journals(self) -> None:

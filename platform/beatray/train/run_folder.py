@@ -5,10 +5,10 @@ line, which an object store cannot do: for those a process appends to a scratch 
 checkpoint, so that no checkpoint is ever ahead of the journals. On a shared folder both are the same and `push` and
 `pull` do nothing.
 
-What the first rank and the outside tell each other while a run trains goes through small files there. Outwards: which
-group of workers owns the run, and that it is alive. Inwards: a wish to stop with a checkpoint, and that another start,
-or a newer group of this start, owns the run now. Files, because they reach a rank on any node from a driver on any
-other, through shared folders and object stores alike.
+Messages between the first rank and the outside while a run trains are small files there. Outwards: which
+group of workers owns the run, and that it is alive. Inwards: a request to stop with a checkpoint, and that another
+start, or a newer group of this start, owns the run now. Files, because they reach a rank on any node from a driver on
+any other, through shared folders and object stores alike.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _put_together(
         targets=settings.targets,
     )
     sizes, held = settings.sizes, held_rows(settings, reading)
-    empty, told = no_rows(reading), set[str]()
+    empty, reported = no_rows(reading), set[str]()
 
     def open_chunk(count: int) -> _Chunk:
         steps, units = plan.chunk(count)
@@ -110,8 +110,8 @@ def _put_together(
             chunk.left -= 1
             fault = packed.fault
             del packed  # it keeps a block in the object store
-            if fault and fault not in told:
-                told.add(fault)
+            if fault and fault not in reported:
+                reported.add(fault)
                 yield fault
 
     chunk, coming = open_chunk(min(settings.chunk_steps, n_steps)), None

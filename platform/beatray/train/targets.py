@@ -1,4 +1,4 @@
-"""What recordings are to be taught: one row of targets for each recording that has any, found by its record key.
+"""The targets of recordings: one row of targets for each recording that has any, found by its record key.
 
 Labels are no columns of a corpus: they come from a label space, from marked waves or from a table of somebody's own. So
 they travel beside the stream's settings, and a reader lays them beside the rows it reads, as one more array.

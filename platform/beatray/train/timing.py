@@ -2,7 +2,7 @@
 
 A step is the one that trains: views, forward, backward, optimizer and what follows it, of a whole global batch of the
 corpus' own recordings, on one core. Seconds are CPU time where the step runs on the CPU, so that a machine shared with
-others tells the same as an idle one; on a GPU they are wall time. Memory is the most that the process ever held
+others gives the same as an idle one; on a GPU they are wall time. Memory is the most that the process ever held
 (resident), of which `base_mib` was there before the model: the interpreter, the libraries and the recordings.
 
 Contract: nothing is written; the weights and draws are those the run would begin with.
@@ -71,8 +71,8 @@ def processor() -> str:
 def peak_mib() -> float:
     """The most this process ever held."""
     try:
-        told = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()
-        return int(told[0]) / 1024
+        fields = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()
+        return int(fields[0]) / 1024
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 

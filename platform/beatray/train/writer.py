@@ -88,11 +88,11 @@ class CheckpointWriter:
             writing.result()
         except OSError as error:
             self.failures += 1
-            told = describe(error, f"checkpoint could be written to {self._run.where(checkpoints.FOLDER)}")
+            reason = describe(error, f"checkpoint could be written to {self._run.where(checkpoints.FOLDER)}")
             if self._settings.required:
-                self._fault = CheckpointError(told)
+                self._fault = CheckpointError(reason)
             else:
-                log.warning("%s; training goes on (checkpoint.required=false)", told)
+                log.warning("%s; training goes on (checkpoint.required=false)", reason)
 
     def fault(self) -> CheckpointError | None:
         """The failure of a finished write; None if all is well or checkpoints are not required."""

@@ -1,4 +1,4 @@
-"""Lets somebody listen to what a reader finds in order, so that a refusal can be explained.
+"""Passes the checks of a reader to a listener, so that a refusal can be explained.
 
 Every reader calls `passed(what, seen)` after each of its checks. Nobody listens during an ingest and the call costs a
 look at one variable; `beatray ingest explain` listens and prints. Contract: `seen` is about the recording's technique
@@ -26,7 +26,7 @@ def passed(what: str, seen: object) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Hear every check that is passed inside the block."""
+    """Pass every check made inside the block to `listener`."""
     token = _LISTENER.set(listener)
     try:
         yield

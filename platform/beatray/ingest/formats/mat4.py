@@ -2,7 +2,7 @@
 
 The PhysioNet/CinC Challenge sets store their signals as one level 4 matrix `val` of 16-bit integers, a column per
 sample, and let the WFDB header skip the matrix header by a byte offset. Reading it for real, instead of skipping it,
-tells a matrix of another type, shape or byte order from one that only happens to have the right length.
+distinguishes a matrix of another type, shape or byte order from one that only happens to have the right length.
 
 Contract: `check_mat4(bytes, ...)` returns nothing or raises `RecordError` (FORMAT, HEADER); it reads 20 bytes and the
 name. Source: MathWorks, MAT-File Format, "Level 4 MAT-File Format"; wfdb2mat(1).

@@ -54,7 +54,7 @@ def id_of(text: Any) -> str | None:
 
 
 def id_problem(text: Any) -> str:
-    """Why a cell is no id that can be told from others, and the remedy; empty if nothing is wrong with it."""
+    """Why a cell is no unique id, and the remedy; empty if nothing is wrong with it."""
     cell = str("" if text is None else text).strip()
     if len(cell) > MAX_ID_CHARS:
         return f"an id of {len(cell)} characters: give one of at most {MAX_ID_CHARS}"

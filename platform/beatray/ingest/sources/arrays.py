@@ -67,7 +67,7 @@ def find(tree: Tree) -> list[Item]:
             items.append(_item(place, folder, file, row, {**cells, **table.pop((file, row), {})}, plan))
     for (file, row), _ in table.items():
         where = file if row is None else f"{file} row {row}"
-        items.append(Item(f"table/{where}", place, {"refused": f"{plan.table} tells of {where}, which is not there"}))
+        items.append(Item(f"table/{where}", place, {"refused": f"{plan.table} names {where}, which is not there"}))
     return refuse_second_names(items)
 
 
@@ -122,7 +122,7 @@ def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, 
 
 
 def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dict[str, str]]]:
-    """The recordings of one file by row (None: the file is one), and what it says of each itself."""
+    """The recordings of one file by row (None: the file is one), and its own columns for each."""
     with tree.open_random(path) as file:
         if path.lower().endswith(".parquet"):
             table = open_table(file)
@@ -130,8 +130,8 @@ def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dic
             if plan.table is not None or not wanted:
                 return [(row, {}) for row in range(table.n_rows)]
             words = read_words(table, list(dict.fromkeys(wanted.values())))
-            told = ({key: cells[name] for key, name in wanted.items()} for cells in words)
-            return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(told)]
+            named = ({key: cells[name] for key, name in wanted.items()} for cells in words)
+            return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(named)]
         if not plan.stacked:
             return [(None, {})]
         with _array_file(file, plan) as array:
@@ -142,7 +142,7 @@ def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dic
 
 
 def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[tuple[str, int | None], dict[str, str]]:
-    """What the table says, by file and row. Raises RecordError(METADATA)."""
+    """The cells of the table, by file and row. Raises RecordError(METADATA)."""
     if plan.table is None:
         return {}
     if "file" not in plan.columns and len(files) > 1:
@@ -167,13 +167,13 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {shown(text)} is no number")
         key = (file, row)
         if key in found:
-            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
+            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} names {word[:80]!r} a second time")
         found[key] = _with_ids(f"{plan.table} line {number + 1}", cells)
     return found
 
 
 def _with_ids(where: str, cells: dict[str, str]) -> dict[str, str]:
-    """The cells of a row; only why it is refused, where an id in it cannot be told from others."""
+    """The cells of a row; only the refusal, where an id in it is not unique."""
     for key in ("id", "patient"):
         if problem := id_problem(cells.get(key)):
             return {"refused": f"{where}, {key}: {problem}"}

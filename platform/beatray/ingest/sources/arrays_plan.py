@@ -1,4 +1,4 @@
-"""`recordings.yaml`: what the arrays of a plain folder mean. Read strictly, so that a slip is told and not guessed at.
+"""`recordings.yaml`: what the arrays of a plain folder mean. Read strictly: a slip is reported, not guessed at.
 
     files: ["signals/*.npy"]        # one pattern or several, relative to this file; .npy, .npz or .parquet
     rate_hz: 500

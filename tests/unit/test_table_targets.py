@@ -14,9 +14,9 @@ from beatray.commands.job import main as job
 from beatray.corpus.label_settings import label_settings, labels_said
 from beatray.corpus.splits import Role
 from beatray.errors import LabelError, SettingsError
-from beatray.finetune.lessons import Taught
-from beatray.finetune.own_tables import taught_by_table
 from beatray.finetune.settings import finetune_settings
+from beatray.finetune.table_targets import targets_of_table
+from beatray.finetune.targets import Targets
 from beatray.objectives.supervised import SupervisedSettings
 from beatray.sweep.plan import plan_from
 from label_tables import many, written
@@ -32,34 +32,34 @@ ROWS = (
 )
 
 
-def taught(folder: Path, *words: str, rows: tuple[str, ...] = ROWS, index: pd.DataFrame | None = None) -> Taught:
+def targets_from(folder: Path, *words: str, rows: tuple[str, ...] = ROWS, index: pd.DataFrame | None = None) -> Targets:
     said, others = labels_said([f"labels={written(folder, chr(10).join(rows))}", *words])
     changes: dict[str, Any] = dict(word.split("=") for word in others)
     settings = SupervisedSettings(labels="table", table=label_settings(said), **changes)
     corpus: Any = SimpleNamespace(index=many(6) if index is None else index, recipe={})
-    return taught_by_table(corpus, settings, ROLES)
+    return targets_of_table(corpus, settings, ROLES)
 
 
 def test_columns_become_what_one_head_can_learn(tmp_path: Path) -> None:
-    ill = taught(tmp_path, "labels.columns=[ill]")
+    ill = targets_from(tmp_path, "labels.columns=[ill]")
     assert (ill.kind, ill.names, ill.rows.tolist()) == ("multilabel", ("ill",), [0, 1, 3, 5])
     assert ill.values.tolist() == [[1], [0], [1], [0]] and ill.nothing == -1
-    rhythm = taught(tmp_path, "labels.columns=[rhythm]")
+    rhythm = targets_from(tmp_path, "labels.columns=[rhythm]")
     assert (rhythm.kind, rhythm.names, rhythm.rows.tolist()) == ("classes", ("AF", "SR"), [0, 1, 2, 5])
     assert rhythm.values.tolist() == [0, 1, 0, 1]
-    several = taught(tmp_path, "labels.columns=[findings]")
+    several = targets_from(tmp_path, "labels.columns=[findings]")
     assert (several.kind, several.names) == ("multilabel", ("LBBB", "MI"))
     assert several.rows.tolist() == [0, 1, 2, 5] and several.values.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0]]
-    one = taught(tmp_path, "labels.columns=[findings]", "one_class=yes")
+    one = targets_from(tmp_path, "labels.columns=[findings]", "one_class=yes")
     assert (one.kind, one.rows.tolist(), one.values.tolist()) == ("classes", [2, 5], [1, 0])
-    lvef = taught(tmp_path, "task=regress")
+    lvef = targets_from(tmp_path, "task=regress")
     assert (lvef.kind, lvef.names, lvef.rows.tolist()) == ("numbers", ("lvef",), [0, 2, 3, 5])
     assert lvef.values[:, 0].tolist() == [35.5, 61.0, 48.25, 20.0] and np.isnan(lvef.nothing)
     assert "ill: not of this task" in lvef.left_out
 
 
 def test_mixed_columns_are_yes_or_no_by_class_and_unknown_where_they_are_empty(tmp_path: Path) -> None:
-    found = taught(tmp_path, "labels.columns=[ill,rhythm]", "labels.targets.low=lvef < 40")
+    found = targets_from(tmp_path, "labels.columns=[ill,rhythm]", "labels.targets.low=lvef < 40")
     assert found.names == ("ill", "rhythm=AF", "rhythm=SR", "low") and found.kind == "multilabel"
     assert found.rows.tolist() == [0, 1, 2, 3, 5]
     assert found.values.tolist() == [[1, 1, 0, 1], [0, 0, 1, -1], [-1, 1, 0, 0], [1, -1, -1, 0], [0, 0, 1, 1]]
@@ -70,11 +70,11 @@ def test_mixed_columns_are_yes_or_no_by_class_and_unknown_where_they_are_empty(t
 def test_the_patients_of_the_table_stand_in_where_the_corpus_knows_none(tmp_path: Path) -> None:
     index = many(6)
     index["patient_id"] = pd.Series(["mine/p1", None, None, None, None, None], dtype=object)
-    owners = taught(tmp_path, "labels.patient=who", index=index).owners
+    owners = targets_from(tmp_path, "labels.patient=who", index=index).owners
     assert owners is not None and owners[0] == "mine/p1" and owners[4] is None
     assert owners[1] is not None and len({owners[1], owners[2], owners[3], owners[5]}) == 4
     with pytest.raises(LabelError, match="1 patients of column 'who' have recordings in two splits"):
-        taught(tmp_path, "labels.patient=who", rows=(*ROWS[:5], ROWS[5].replace("p4", "p1")))
+        targets_from(tmp_path, "labels.patient=who", rows=(*ROWS[:5], ROWS[5].replace("p4", "p1")))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_patients_of_the_table_stand_in_where_the_corpus_knows_none(tmp_path
 )
 def test_what_no_head_can_learn_is_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
-        taught(tmp_path, *words)
+        targets_from(tmp_path, *words)
 
 
 def test_a_path_is_told_from_a_name() -> None:

@@ -1,12 +1,12 @@
-"""Targets out of a user's own table: yes or no, one of several classes, several classes, or numbers.
+"""Targets from a user's own table: yes or no, one of several classes, several classes, or numbers.
 
 One column that chooses among classes is learned by a softmax. Any other columns that are no numbers become yes-or-no
 targets, one for each class, called and read as `beatray evaluate` reads the same table (evaluate/own_labels.py); with
 task=regress all columns of numbers are learned. An empty cell is unknown, which is not no.
 
-Contract: `taught_by_table` gives a `Taught` whose `owners` are the patients that the table knows where the corpus does
-not. LabelError for a table that does not fit the corpus or shows a patient in two splits, SettingsError for a task that
-it has no column for.
+Contract: `targets_of_table` returns `Targets` whose `owners` are the patients that the table knows where the corpus
+does not. LabelError for a table that does not fit the corpus or shows a patient in two splits, SettingsError for a task
+that it has no column for.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from beatray.corpus.reader import Corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.metrics import IGNORE
 from beatray.evaluate.own_labels import table_space
-from beatray.finetune.lessons import OwnLabel, Taught, side_by_side
+from beatray.finetune.targets import OwnLabel, Targets, side_by_side
 from beatray.objectives.supervised import SupervisedSettings
 
 
-def taught_by_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray[np.int8]) -> Taught:
+def targets_of_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray[np.int8]) -> Targets:
     """The targets of `settings.table`, row by row of the corpus; `roles` are those of its splits."""
     labels = read_labels(settings.table, corpus.index, corpus.recipe)
     refuse_patients_in_two_splits(labels, corpus.index, roles)
@@ -39,7 +39,7 @@ def taught_by_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray
             raise SettingsError(
                 f"{title} has no column of numbers ({', '.join(column.name for column in others)}): say task=classify"
             )
-        taught = side_by_side(numbers, title)
+        targets = side_by_side(numbers, title)
     elif not others:
         first = numbers[0].name
         raise SettingsError(
@@ -47,18 +47,18 @@ def taught_by_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray
             f"yes or no of them, as 'labels.targets.low={first} < 40'"
         )
     elif settings.one_class or (len(others) == 1 and others[0].kind == "classes"):
-        taught = side_by_side([_one_of_several(labels, title)], title)
+        targets = side_by_side([_one_of_several(labels, title)], title)
     else:
         space = table_space(labels)
         rows = np.flatnonzero((space.truth != IGNORE).any(axis=1))
-        taught = Taught("multilabel", space.classes, rows, space.truth[rows], title)
+        targets = Targets("multilabel", space.classes, rows, space.truth[rows], title)
     known = corpus.index["patient_id"]
     everyone = np.arange(len(known))
     owners = labels.owners(everyone, known.where(known.notna(), None).tolist())
     left_out = tuple(f"{each.name}: {each.why}" for each in labels.left_out)
-    unused = tuple(f"{column.name}: not of this task" for column in (numbers if taught.kind != "numbers" else others))
-    return Taught(
-        taught.kind, taught.names, taught.rows, taught.values, title, (*left_out, *unused), owners, _about(labels)
+    unused = tuple(f"{column.name}: not of this task" for column in (numbers if targets.kind != "numbers" else others))
+    return Targets(
+        targets.kind, targets.names, targets.rows, targets.values, title, (*left_out, *unused), owners, _about(labels)
     )
 
 
