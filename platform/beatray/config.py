@@ -141,7 +141,7 @@ def compose(
             words = [*known, *others, *_short_words(top, folder, extra)]
             raise SettingsError(f"there is no setting '{key}'{nearest_to(key, words)}")
         if older.get(key) in said:
-            raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")
+            raise SettingsError(f"{key} is called {older[key]} now, and both are set; set {older[key]} alone")
     own = _over_recipe(dotted, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
     values = (*own, *(_forced(word) for word in dotted if word not in chosen))
     content = _composed(top, tuple(chosen), values, str(folder))
@@ -230,7 +230,7 @@ def _over_recipe(dotted: Sequence[str], chosen: Sequence[str], recipe: str, fold
     The objective is what a recipe is about, so another one beside it is refused.
     """
     if any(override.partition("=")[0].lstrip("+") in ("objective", "objective.name") for override in dotted):
-        raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
+        raise SettingsError("recipe= chooses the objective; set recipe= or objective=, not both")
     of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
     for override in chosen:

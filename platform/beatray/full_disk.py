@@ -1,4 +1,4 @@
-"""What to say of a disk that is full: which file did not fit, or else which of the places that a command fills is full.
+"""The message for a full disk: which file did not fit, or else which of the paths that a command fills is full.
 
 The error of a write through a file object has a number and no name. `named` gives it the file's where that is known;
 `full_places` looks at the places themselves.

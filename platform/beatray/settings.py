@@ -219,7 +219,7 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         check(self)
         if self.uri == "":
-            raise SettingsError("uri is empty: say an address, auto, or null for no tracking")
+            raise SettingsError("uri is empty: set an address, auto, or null for no tracking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class PretrainSettings:
     )
     corpus: CorpusSettings = setting(CorpusSettings)
     encoder_weights: str | None = setting(
-        None, "said encoder.weights=: a run folder or exported encoder to start from", resumable=True
+        None, "set as encoder.weights=: a run folder or exported encoder to start from", resumable=True
     )
     encoder_weights_sha256: str | None = setting(None, "filled in: of that encoder", absent=None)
     encoder: dict[str, Any] = setting({})

@@ -94,7 +94,7 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     description = describe_model(scratch.run.location)  # tested on the same recordings: none
     assert description["records"]["test"] == 0 and description["records"]["test_seen"] > 0
     assert description["started_from"] is None
-    with pytest.raises(SettingsError, match="say which"):
+    with pytest.raises(SettingsError, match="name it"):
         spec_of(sample_corpus, tmp_path, "nobody", "from_scratch=true")
 
 

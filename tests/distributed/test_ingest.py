@@ -243,7 +243,7 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
     assert both.rows == 24
     refused = read_quarantine(Store(plan.out), both)
     (said,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
-    assert said.startswith("place 2 of 2: 1 recordings are in another place of the source too")
+    assert said.startswith("location 2 of 2: 1 recordings are at another location of the source too")
     assert ingest(plan).manifest.number == 0  # nothing is left to do
     grown = ingest(replace(plan, sources={"ptbxl": (a, b, c)})).manifest
     assert grown.number == 1 and grown.rows == 30

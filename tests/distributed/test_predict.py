@@ -146,15 +146,15 @@ def test_mistakes_are_told_before_anything_starts(
     foreign = made_model(tmp_path / "foreign", "multilabel", recipe={"rate_hz": 250})
     for words, code, said in (
         ((corpus,), 2, "which model?"),
-        ((model,), 2, "say one of corpus=PATH and files=PATH"),
-        ((model, corpus, f"files={ward}"), 2, "say one of corpus=PATH and files=PATH"),
+        ((model,), 2, "set one of corpus=PATH and files=PATH"),
+        ((model, corpus, f"files={ward}"), 2, "set one of corpus=PATH and files=PATH"),
         ((f"model={tmp_path}/none", corpus), 2, "there is no model at"),
         ((f"model={models['a']},{models['waves']}", corpus), 2, "are no ensemble: they differ in outputs"),
         ((f"model={foreign}", corpus), 1, "was made for another corpus recipe"),
         ((model, f"files={tmp_path}/nowhere"), 1, "no such folder or archive"),
         ((model, f"files={ward}", "source=ptbxxl"), 2, "did you mean 'ptbxl'"),
         ((model, corpus, f"out={sample_corpus}/p.csv"), 2, "lies inside the corpus"),
-        ((model, corpus, "out=x.csv", "format=parquet"), 2, "say two formats"),
+        ((model, corpus, "out=x.csv", "format=parquet"), 2, "name two formats"),
         ((model, corpus, "out=x.tsv"), 2, "as .parquet or .csv, or into a folder"),
         ((model, corpus, "predict.worker=2"), 2, "did you mean 'predict.workers'"),
         ((model, corpus, "predict.workers=50"), 2, "50 workers need 25 CPUs"),

@@ -107,7 +107,12 @@ def test_the_report_of_the_sweep(swept: list[str], capsys: pytest.CaptureFixture
     assert main(["report", str(folder)]) == 0
     assert "soft_1^50 / hard" in capsys.readouterr().out
     page = (folder / "report" / "report.html").read_text()
-    for title in ("What each method is worth", "What the paper says", "Class by class", "Where recordings lie"):
+    for title in (
+        "What each method is worth",
+        "The paper's findings, and those here",
+        "Class by class",
+        "Where recordings lie",
+    ):
         assert title in page
     assert "http://" not in page.replace("http://www.w3.org", "") and page.count("<img") >= 6
     with (folder / "report" / "table.csv").open() as file:

@@ -61,7 +61,7 @@ def test_a_wrong_path_is_told_before_an_old_corpus_is_removed(
         (["wfdb="], "c", "wfdb= is empty"),
         (["wfdb=data"], "", "--out is empty"),
         (["wfdb=proj/raw"], "proj", "lies inside --out"),
-        (["wfdb=a", "wfdb=b", "wfdb=a/"], "c", "a are one place, or one lies in the other: say it once"),
+        (["wfdb=a", "wfdb=b", "wfdb=a/"], "c", "a are one location, or one lies in the other: give it once"),
         (["ludbb=a"], "c", "did you mean 'ludb'"),
         (["wfdb=a", "limit=0"], "c", "at least 1"),
         ([], "c", "name at least one source"),

@@ -68,7 +68,7 @@ def test_wfdb_and_members_of_folders_and_archives(tmp_path: Path, capsys: pytest
         code, told = explain(capsys, place, member)
         assert code == 0 and told.splitlines()[1:] == plain.splitlines()[1:]
     assert main(["ingest", "explain", str(tmp_path / "set.zip")]) == 2
-    assert "holds 2 files; say which" in capsys.readouterr().err
+    assert "holds 2 files; name one" in capsys.readouterr().err
 
 
 def test_a_refusal_names_the_reason_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_signal_files_send_to_their_header_and_hdf5_to_its_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_record(tmp_path, "r", COUNTS)
-    assert "say its header, r.hea, instead" in explain(capsys, tmp_path / "r.dat")[1]
+    assert "give its header, r.hea, instead" in explain(capsys, tmp_path / "r.dat")[1]
     code15_part(tmp_path / "exams_part0.hdf5", [7], [np.ones((2934, 12))])
     assert (
         "beatray ingest code15=FOLDER` (FOLDER: where it lies), with exams.csv"

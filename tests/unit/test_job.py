@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ("command", "words", "named"),
     [
         ("pretrain", ["corpus=corpus/", "out=/shared/runs"], "corpus=corpus/ is relative"),
-        ("pretrain", ["corpus=/shared/corpus"], "out= is not said"),
+        ("pretrain", ["corpus=/shared/corpus"], "out= is not set"),
         ("ingest", ["ludb=/data/ludb", "--out", "corpus"], "out=corpus is relative"),
         ("ingest", ["ludb=data/ludb.zip", "--out=/shared/corpus"], "ludb=data/ludb.zip is relative"),
         ("evaluate", ["encoder=runs/a", "corpus=s3://bucket/corpus", "out=/shared/e"], "encoder=runs/a is relative"),

@@ -88,7 +88,7 @@ def test_a_column_of_patients_is_never_read_as_one_of_recordings(tmp_path: Path)
     with pytest.raises(LabelError, match="no recording of the corpus has a patient id"):
         read(table, index=index_of(records, [None] * 5))
     hashed = index_of(records, [f"files/{id_key.hashed(str(9 - k))}" for k in range(5)])
-    with pytest.raises(LabelError, match=r"hashed .*: say labels\.id_key_file=PATH"):
+    with pytest.raises(LabelError, match=r"hashed .*: set labels\.id_key_file=PATH"):
         read(table, index=hashed, recipe={RECIPE_KEY: id_key.fingerprint})
     said = read(table, "labels.key_kind=recording", index=index_of(records, [None] * 5))
     assert values(said, "ill") == [True, False, True, None, None]
@@ -175,7 +175,7 @@ def test_whom_the_corpus_knows_by_one_recording_alone_is_one_patient_with_the_ot
 def test_keys_of_no_telling_name_that_fit_both_are_refused(tmp_path: Path) -> None:
     index = index_of([f"mine/{k}" for k in range(9)], [f"mine/{8 - k}" for k in range(9)])
     table = written(tmp_path, "no,ill\n" + "".join(f"{k},{k % 2}\n" for k in range(9)))
-    with pytest.raises(LabelError, match=r"recordings in 9 and patients in 9 rows: say labels\.key_kind"):
+    with pytest.raises(LabelError, match=r"recordings in 9 and patients in 9 rows: set labels\.key_kind"):
         read(table, index=index)
     by_patient = read(table, "labels.key_kind=patient", index=index)
     by_record = read(table, "labels.key_kind=recording", index=index)
@@ -273,7 +273,7 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
         ("labels.targets.lvef=lvef < 40", "has the name of a column"),
         (
             "labels.targets.low=site < 40",
-            r"column 'site' is said to hold numbers, and holds 2 other values \('a', 'b'\)",
+            r"column 'site' is set to hold numbers, and holds 2 other values \('a', 'b'\)",
         ),
         ("labels.columns=[lvf]", r"labels\.columns: .* no column 'lvf'; did you mean 'lvef'"),
         ("labels.columns=[record]", "which is the key"),

@@ -217,7 +217,7 @@ def test_numbers_and_conditions(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     tested = corpus.index["record_id"][roles == Role.TEST]
     assert set(part.test_ids) == {name for name in tested if not np.isnan(age[name])} and not part.truth.all()
     notes = " ".join(found.notes)
-    assert "old: said as age >= 65." in notes and "Numbers are not classified: age" in notes and "SHA-256" in notes
+    assert "old: set as age >= 65." in notes and "Numbers are not classified: age" in notes and "SHA-256" in notes
 
 
 def test_a_patient_of_the_table_in_two_splits_is_refused(corpus: RowsOfCorpus, tmp_path: Path) -> None:
@@ -275,8 +275,8 @@ def test_the_words_of_the_command() -> None:
     assert settings.labels.targets == {"low": "lvef < 40"} and settings.labels.key == "a b"
     for wrong, told in (
         ([*words, "evaluate.classify.labels=rhythm"], r"classify\.labels=rhythm reads no table"),
-        ([*words[:2], "evaluate.classify.labels=table"], r"needs a table: say labels=PATH"),
-        ([*words[:2], "labels.key=a"], r"needs a table: say labels=PATH"),
+        ([*words[:2], "evaluate.classify.labels=table"], r"needs a table: set labels=PATH"),
+        ([*words[:2], "labels.key=a"], r"needs a table: set labels=PATH"),
         ([*words, "labels.kye=a"], r"there is no setting 'evaluate\.labels\.kye'; did you mean 'key'"),
     ):
         with pytest.raises(SettingsError, match=told):

@@ -69,9 +69,9 @@ def test_a_recording_in_both_is_read_once_and_that_is_said(tmp_path: Path) -> No
     assert len(names(listed, a)) == len(names(listed, b)) == 10 and not set(names(listed, a)) & set(names(listed, b))
     (said,) = listed["ptbxl", str(a)][1]
     assert said.detail.startswith(
-        "place 2 of 2: 3 recordings are in another place of the source too and are read there"
+        "location 2 of 2: 3 recordings are at another location of the source too and are read there"
     )
-    assert "say this one first to read them here" in said.detail
+    assert "give this one first to read them here" in said.detail
     assert said.count == 3 and all(name in said.detail for name in names(listed, b)[:3])
     assert not listed["ptbxl", str(b)][1]
 

@@ -65,7 +65,7 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
     [
         (["sweep.only=[simclear]"], "sweep.only: there is no row simclear"),
         (["sweep.time_reference=simclear"], "sweep.time_reference: there is no row simclear"),
-        (["sweep.budget=core_minutes", "train.epochs=3"], "core_minutes sets train.epochs: leave the word out"),
+        (["sweep.budget=core_minutes", "train.epochs=3"], "core_minutes sets train.epochs: leave it out"),
         (
             ["sweep.budget=core_minutes", "sweep.space.train.epochs=[3,4]", "sweep.fixed.train.epochs=null"],
             "sets train.epochs",

@@ -82,10 +82,10 @@ def test_the_patients_of_the_table_stand_in_where_the_corpus_knows_none(tmp_path
     [
         (
             ("labels.columns=[lvef]",),
-            r"numbers alone \(lvef\): say task=regress, or .*'labels\.targets\.low=lvef < 40'",
+            r"numbers alone \(lvef\): set task=regress, or .*'labels\.targets\.low=lvef < 40'",
         ),
-        (("labels.columns=[ill]", "task=regress"), r"no column of numbers \(ill\): say task=classify"),
-        (("one_class=yes",), "has 3: say labels.columns"),
+        (("labels.columns=[ill]", "task=regress"), r"no column of numbers \(ill\): set task=classify"),
+        (("one_class=yes",), "has 3: set labels.columns"),
         (("labels.columns=[ill]", "one_class=yes"), "has none"),
         (("labels.columns=[il]",), "did you mean 'ill'"),
     ],
@@ -107,8 +107,8 @@ def test_a_path_is_told_from_a_name() -> None:
     assert finetune_settings([*usual, "labels=rhythm"]).objective["labels"] == "rhythm"
     for words, message in (
         (["labels=rhythm", "labels.key=a"], r"labels=rhythm is no table"),
-        (["labels=table"], r"say labels=PATH \(\./table\)"),
-        (["labels.key=a"], r"labels\.key= is about a table: say labels=PATH"),
+        (["labels=table"], r"set labels=PATH \(\./table\)"),
+        (["labels.key=a"], r"labels\.key= is about a table: set labels=PATH"),
         (["labels=t.csv", "labels.kye=a"], r"'labels\.kye'; did you mean 'key'"),
         (["labels=t.csv", "task=segment"], r"task=segment learns labels=waves, not labels=t\.csv"),
         (["objective.labels=table"], r"labels=table needs a table"),

@@ -56,9 +56,9 @@ def settings_from(overrides: list[str]) -> EvaluateCommand:
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
     if (settings.encoder_path is None) == (settings.run is None):
-        raise SettingsError("which encoder? say one of encoder=PATH, encoder=random, run=RUN_FOLDER")
+        raise SettingsError("which encoder? set one of encoder=PATH, encoder=random, run=RUN_FOLDER")
     if not settings.corpus.path:
-        raise SettingsError("on which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("on which corpus? set corpus=PATH (make one with `beatray ingest`)")
     return settings
 
 
@@ -69,7 +69,7 @@ def run(settings: EvaluateCommand) -> Evaluation:
     plan = replace(settings.evaluate, tasks=tasks)
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
-        raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
+        raise SettingsError(f"{folder} holds results already; choose another out=, or set overwrite=true")
     runs = Path(settings.run).absolute().parent if settings.run else folder
     check_place(settings.tracking.uri, runs)
     evaluation, held = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)

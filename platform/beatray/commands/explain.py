@@ -27,14 +27,14 @@ from beatray.ingest.tree import ARCHIVE_SUFFIXES, Tree, open_tree
 from beatray.record import LEADS, Reason, Record, RecordError, Window
 
 REMEDIES = {
-    Reason.HEADER: "the file is damaged or not what its name says: export or download it again",
-    Reason.MISSING_FILE: "put the missing file beside this one under the name that is said above",
+    Reason.HEADER: "the file is damaged or not what its name indicates: export or download it again",
+    Reason.MISSING_FILE: "put the missing file beside this one under the name given above",
     Reason.UNSAFE_PATH: "put plain files into one folder, without links, and with plain names",
     Reason.HIDDEN: "rename it without the dot in front, if it is a recording",
     Reason.ABSURD_SIZE: "the file is damaged, or no resting ECG: look at its header, or cut a long recording up",
     Reason.FORMAT: "export the recording in another way: uncompressed, or in another of the formats",
     Reason.TRUNCATED: "the file was cut: copy or export it again",
-    Reason.TRAILING_BYTES: "the file is longer than it says: copy or export it again",
+    Reason.TRAILING_BYTES: "the file is longer than its header states: copy or export it again",
     Reason.CHECKSUM: "the samples were changed after they were written: restore the file from a copy",
     Reason.BAD_GAIN: "without a calibration no voltage is known: correct the header if you know it",
     Reason.BAD_UNITS: "without a unit of voltage no voltage is known: correct the header if you know it",
@@ -76,7 +76,7 @@ def _refused(reason: Reason, detail: str) -> int:
 def _place(args: list[str]) -> tuple[Tree, str]:
     """The tree and the path in it. Raises SettingsError."""
     if not 1 <= len(args) <= 2 or not all(args):
-        raise SettingsError("say beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
+        raise SettingsError("use beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
     place = Path(args[0]).expanduser().absolute()
     if not place.exists():
         raise SettingsError(f"{place}: no such file or folder")
@@ -93,7 +93,7 @@ def _place(args: list[str]) -> tuple[Tree, str]:
         raise SettingsError(error.detail) from error
     if len(names) != 1:
         example = next((name for name in names if name.lower().endswith(_suffixes())), "MEMBER")
-        raise SettingsError(f"{place} holds {len(names)} files; say which: beatray ingest explain {args[0]} {example}")
+        raise SettingsError(f"{place} holds {len(names)} files; name one: beatray ingest explain {args[0]} {example}")
     return tree, names[0]
 
 
@@ -138,7 +138,7 @@ def _line(state: str, what: str, seen: str) -> None:
 
 
 def _person(record: Record) -> None:
-    _line("ok", "age and sex", f"{'not said' if record.age is None else f'{record.age:g} years'}, {record.sex or '?'}")
+    _line("ok", "age and sex", f"{'not given' if record.age is None else f'{record.age:g} years'}, {record.sex or '?'}")
     if record.patient_id is not None:
         _line("ok", "patient id", "there (not shown); stored hashed with --id-key-file, dropped without")
 

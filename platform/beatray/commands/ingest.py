@@ -35,7 +35,7 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Places], list[str]]
             for other in found.setdefault(key, []):
                 if one_holds_the_other(place, other):
                     raise SettingsError(
-                        f"{key}={place} and {key}={other} are one place, or one lies in the other: say it once, or "
+                        f"{key}={place} and {key}={other} are one location, or one lies in the other: give it once, or "
                         "name folders that have nothing in common"
                     )
             found[key].append(place)
@@ -49,7 +49,7 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Places], list[str]]
 
 def _place(key: str, value: str) -> Path:
     if not value:
-        raise SettingsError(f"{key} is empty: say a folder or an archive (an unset variable?)")
+        raise SettingsError(f"{key} is empty: give a folder or an archive (an unset variable?)")
     return Path(value).expanduser().absolute()
 
 

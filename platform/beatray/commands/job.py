@@ -47,7 +47,7 @@ def main(command: str, argv: list[str]) -> int:
         if not all(place.startswith("/") or "://" in place for place in each):
             return _refuse(command, f"{key}={value} is relative")
     if NEEDED not in places and command != "report" and "--help" not in argv:
-        return _refuse(command, f"{NEEDED}= is not said")
+        return _refuse(command, f"{NEEDED}= is not set")
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])
 
@@ -72,7 +72,7 @@ def _pairs(argv: list[str]) -> list[tuple[str, str]]:
 
 def _refuse(command: str, why: str) -> int:
     print(
-        f"jobs/{command}.py: {why}. A job runs in a temporary copy of the tree that is lost with it: say an absolute "
+        f"jobs/{command}.py: {why}. A job runs in a temporary copy of the tree that is lost with it: give an absolute "
         "path that every node sees, or a URI.",
         file=sys.stderr,
     )

@@ -34,10 +34,10 @@ def settings_from(overrides: list[str]) -> tuple[LabelSettings, CorpusSettings]:
     if plain:
         said["table"] = plain[0]
     if not said.get("table"):
-        raise SettingsError("which table? say beatray labels check TABLE corpus=PATH")
+        raise SettingsError("which table? use beatray labels check TABLE corpus=PATH")
     corpus = build(CorpusSettings, compose("labels", others)["corpus"], "corpus.")
     if not corpus.path:
-        raise SettingsError("for which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("for which corpus? set corpus=PATH (make one with `beatray ingest`)")
     return label_settings(said), corpus
 
 

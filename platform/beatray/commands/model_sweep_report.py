@@ -29,7 +29,7 @@ from beatray.sweep.record import SweepRecord
 from beatray.train.run_folder import SETTINGS
 
 PLACES = ("out", "run", "tracking", "cluster", "corpus.path", "encoder_weights")
-"""Settings that say where things lie, and not what was done."""
+"""Settings that are paths, and do not change what was done."""
 
 
 def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) -> list[Path]:

@@ -29,7 +29,7 @@ def content_of(overrides: list[str]) -> dict[str, Any]:
 def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
     """Predict and print a summary; returns the listing. `show`: a page of so many recordings."""
     if show < 0:
-        raise SettingsError(f"--show {show}: say how many recordings the page shows")
+        raise SettingsError(f"--show {show}: give the number of recordings that the page shows")
     plan = prepare_plan(command)
     place = plan.place
     if show and plan.model.kind != "waves":

@@ -34,15 +34,15 @@ def page_lead(plan: PredictPlan) -> list[str]:
     about = plan.model.description
     of = plan.of.get("corpus") or plan.of.get("files")
     members = f", an ensemble of {len(plan.models)}" if len(plan.models) > 1 else ""
-    lead = [f"What the model {about['title']!r}{members} says of recordings of {of}. Not a medical device."]
+    lead = [f"Predictions of the model {about['title']!r}{members} for recordings of {of}. Not a medical device."]
     if plan.model.kind == "waves":
         return [*lead, "Bands are the waves that it finds: P, QRS and T, from onset to offset."]
     return [
         *lead,
-        "Colour says where the model looks for the output that is named: integrated gradients (Sundararajan et al., "
+        "Colour shows where the model looks for the output that is named: integrated gradients (Sundararajan et al., "
         "ICML 2017), summed over 40 ms. Orange speaks for the output (or a larger number), blue against it, and both "
         "add up to what this ECG moves the output by from a flat line. The percentage of a lead is its part of all "
-        "colour. It says what the model used, not what is ill. Values are those of the window that is shown.",
+        "colour. It shows what the model used, not what is ill. Values are those of the window that is shown.",
     ]
 
 

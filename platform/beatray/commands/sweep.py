@@ -66,7 +66,7 @@ def where_to_look(folder: Store, record: SweepRecord) -> list[str]:
 def show(overrides: list[str], *, json: bool) -> int:
     """Print the ranking of the sweep in a folder, running or not."""
     if len(overrides) != 1:
-        raise SettingsError("which sweep? say beatray sweep show FOLDER, the folder out/run of the sweep")
+        raise SettingsError("which sweep? use beatray sweep show FOLDER, the folder out/run of the sweep")
     record = read(Store(overrides[0]))
     if record is None:
         raise SettingsError(f"{overrides[0]} holds no sweep.json: it is not the folder of a sweep")

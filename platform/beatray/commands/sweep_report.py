@@ -171,10 +171,12 @@ def _folder_of(parent: str) -> str:
         return parent
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        raise SettingsError(f"{parent} looks like the id of an MLflow run: set MLFLOW_TRACKING_URI, or say the folder")
+        raise SettingsError(f"{parent} looks like the id of an MLflow run: set MLFLOW_TRACKING_URI, or give the folder")
     found = run_tags(uri, parent).get(FOLDER_TAG)
     if found is None:
-        raise SettingsError(f"{without_secrets(uri)} knows no sweep with run {parent}; say the sweep's folder, out/run")
+        raise SettingsError(
+            f"{without_secrets(uri)} knows no sweep with run {parent}; give the sweep's folder, out/run"
+        )
     return found
 
 

@@ -104,7 +104,7 @@ def read_column(name: str, words: Words, settings: LabelSettings, kind: str | No
     if guess == "binary":
         wrong = [word for word in seen if _truth(word) is None]
         if wrong:
-            raise LabelError(f"column {name!r} is no binary one: {_some(wrong)}; say labels.types.{name}=classes")
+            raise LabelError(f"column {name!r} is no binary one: {_some(wrong)}; set labels.types.{name}=classes")
         truth = np.array([bool(k and _truth(w)) for w, k in zip(words.distinct, is_known, strict=True)], np.bool_)
         return Column(name, guess, (name,), truth[words.codes][:, None], known)
     separator = _separator(name, seen, settings) if guess == "multilabel" else ""
@@ -148,7 +148,7 @@ def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings
     if 2 * len(numbers) > len(seen):
         wrong = [word for word in seen if not _is_number(word)]
         raise LabelError(
-            f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or say "
+            f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or set "
             f"labels.types.{name}=classes if the numbers are codes"
         )
     for mark in (IN_LISTS, *separators):
@@ -174,9 +174,7 @@ def _separator(name: str, seen: Sequence[str], settings: LabelSettings) -> str:
         return settings.separator
     found = [mark for mark in SEPARATORS if any(mark in word for word in seen)]
     if len(found) > 1:
-        raise LabelError(
-            f"column {name!r} holds both | and ;: say which one stands between labels, labels.separator='|'"
-        )
+        raise LabelError(f"column {name!r} holds both | and ;: set the one between labels, labels.separator='|'")
     return found[0] if found else SEPARATORS[0]
 
 
@@ -193,12 +191,12 @@ def _refuse_doubtful_words(
     mixed = [word for word, each in zip(words.distinct, parts, strict=True) if {p.lower() for p in each} & unknown]
     if mixed:
         raise LabelError(
-            f"column {name!r}: {mixed[0]!r} holds a word for unknown beside a class: make such cells empty, or say "
+            f"column {name!r}: {mixed[0]!r} holds a word for unknown beside a class: make such cells empty, or set "
             "labels.unknown=[...] without that word"
         )
     if settings.unknown == UNKNOWN and any(word.lower() == "none" for word in words.distinct):
         raise LabelError(
-            f"column {name!r} has classes and the word none, which may be one of them or mean unknown: say "
+            f"column {name!r} has classes and the word none, which may be one of them or mean unknown: set "
             "labels.unknown=[NA] or labels.unknown=[NA,none]"
         )
 
@@ -220,7 +218,7 @@ def _numbers(name: str, words: Words, is_known: NDArray[np.bool_], seen: Sequenc
     """The words with the mark whether they are known, once they are numbers in one way of writing."""
     wrong = [word for word in seen if not _is_number(word)]
     if wrong:
-        raise LabelError(f"column {name!r} is said to hold numbers, and holds {_some(wrong)}: make these empty")
+        raise LabelError(f"column {name!r} is set to hold numbers, and holds {_some(wrong)}: make these empty")
     with_comma = [word for word in seen if "," in word]
     with_point = [word for word in seen if "." in word]
     if with_comma and with_point:

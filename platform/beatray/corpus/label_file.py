@@ -94,7 +94,7 @@ def read_bytes(location: str) -> bytes:
             .absolute()
         )
         if path.is_dir():
-            raise LabelError(f"{path} is a folder: say the file in it that holds the table")
+            raise LabelError(f"{path} is a folder: give the file in it that holds the table")
         store, name, place = Store(str(path.parent)), path.name, str(path)
     try:
         return store.read(name)
@@ -204,7 +204,7 @@ def _decoded(data: bytes, place: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LabelError(
-            f"{place} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8, or say what it "
+            f"{place} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8, or set what it "
             "is, as labels.encoding=cp1252"
         ) from error
     if "\0" in text:

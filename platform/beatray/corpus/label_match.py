@@ -71,7 +71,7 @@ def matched(
     if others_fit and 10 * others_fit[0][2] >= hits > 0:
         said = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
         raise LabelError(
-            f"{table.place}: the {table.rows:,} rows of column {key!r} could mean {said} rows: say "
+            f"{table.place}: the {table.rows:,} rows of column {key!r} could mean {said} rows: set "
             "labels.key_kind=recording or labels.key_kind=patient"
         )
     return units, found, words.of_rows().tolist()
@@ -106,7 +106,7 @@ def _check_patients(units: Units, settings: LabelSettings, recipe: dict[str, Any
         )
     if recipe.get(RECIPE_KEY) and settings.id_key_file is None:
         raise LabelError(
-            f"the patient ids of the corpus are hashed with the id key of fingerprint {recipe[RECIPE_KEY]}: say "
+            f"the patient ids of the corpus are hashed with the id key of fingerprint {recipe[RECIPE_KEY]}: set "
             "labels.id_key_file=PATH, and those of the table are hashed in the same way"
         )
 
@@ -159,10 +159,10 @@ def refuse_bad_keys(
     if len(several):
         raise LabelError(
             f"{kind}, and {len(several):,} of {table.rows:,} rows could mean two of the corpus (e.g. {some(several)}): "
-            f"say labels.source=NAME, or write keys as in the corpus{look}"
+            f"set labels.source=NAME, or write keys as in the corpus{look}"
         )
     if len(lost) == table.rows or (2 * len(lost) > table.rows and settings.unmatched == "refuse"):
-        remedy = "say labels.key=COLUMN, or labels.key_kind=recording or patient"
+        remedy = "set labels.key=COLUMN, or labels.key_kind=recording or patient"
         if units.kind == "patient" or settings.key_kind == "auto":
             remedy += "; patient ids that were dropped or hashed at ingest need labels.id_key_file or another key"
         raise LabelError(
@@ -172,13 +172,13 @@ def refuse_bad_keys(
     if len(lost) and settings.unmatched == "refuse":
         raise LabelError(
             f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing in the corpus (e.g. {some(lost)}); if "
-            "these are not in it on purpose, say labels.unmatched=ignore"
+            "these are not in it on purpose, set labels.unmatched=ignore"
         )
     return _repeated(columns, kind, units, found, some)
 
 
 def _repeated(columns: Sequence[Column], kind: str, units: Units, found: NDArray[np.int64], some: Any) -> int:
-    """How many rows say once more what an earlier row of the same unit says; LabelError where they say otherwise."""
+    """How many rows repeat the values of an earlier row of the same unit; LabelError where their values differ."""
     matched = np.flatnonzero(found >= 0)
     order = matched[np.argsort(found[matched], kind="stable")]
     again = np.flatnonzero(np.diff(found[order]) == 0)

@@ -43,7 +43,7 @@ class LabelSettings:
     separator: str = setting("", "between several labels in one cell; empty: | or ; where they occur")
     unknown: tuple[str, ...] = setting(UNKNOWN, "values of a cell that mean: not known; upper and lower case are one")
     targets: dict[str, str] = setting({}, "by name: a condition on numbers, as lvef < 40 or age >= 18 and lvef < 40")
-    patient: str = setting("", "a column that says whose recording it is, to be held against the splits")
+    patient: str = setting("", "a column that names the patient, to be checked against the splits")
     unmatched: str = setting(
         "refuse", "rows of the table that match nothing; ignore counts them", choices=("refuse", "ignore")
     )
@@ -119,5 +119,5 @@ def _value(name: str, text: str) -> Any:
             raise SettingsError(f"labels.{name}={text} is no list of words: write [one,two]")
         return found
     if name in _BY_NAME:
-        raise SettingsError(f"say labels.{name}.NAME=..., not labels.{name}={text}")
+        raise SettingsError(f"set labels.{name}.NAME=..., not labels.{name}={text}")
     return None if text == "null" else text

@@ -93,7 +93,7 @@ def read_labels(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, 
     for name in filter(None, (key, owner)):
         if kind := table.columns[name].wordless:
             raise LabelError(
-                f"{table.place}: column {name!r} is read as ids, and its values are {kind}: write them as text, or say "
+                f"{table.place}: column {name!r} is read as ids, and its values are {kind}: write them as text, or set "
                 f"another column, labels.{'key' if name == key else 'patient'}=COLUMN"
             )
     columns, left_out, conditions = _columns(table, key, settings)
@@ -129,7 +129,7 @@ def _columns(
     ids = [] if settings.columns else [name for name in others if is_id_name(name) or name == settings.patient]
     wanted = settings.columns or [name for name in others if name not in ids]
     if key in wanted:
-        raise SettingsError(f"labels.columns names {key!r}, which is the key; say labels.key=COLUMN if another one is")
+        raise SettingsError(f"labels.columns names {key!r}, which is the key; set labels.key=COLUMN if another one is")
     found = [read_column(name, table.columns[name], settings) for name in wanted]
     labels = [each for each in found if isinstance(each, Column)]
     left_out = [each for each in found if isinstance(each, NoLabel)]

@@ -161,7 +161,7 @@ def _read(store: Store, shard: Shard, groups: Sequence[int], columns: Sequence[s
         with _named(shard):
             size = store.size(f"{FOLDER}/{shard.name}")
             if size != shard.bytes:
-                what = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
+                what = "is missing" if size is None else f"has {size} bytes where the manifest has {shard.bytes}"
                 raise CorpusError(f"shard {shard.name} {what}. Restore it from a copy or ingest again.")
             with store.open_input(f"{FOLDER}/{shard.name}") as source:
                 layout = _layout(source, shard)
@@ -170,7 +170,7 @@ def _read(store: Store, shard: Shard, groups: Sequence[int], columns: Sequence[s
     table = patiently(read, store.where(f"{FOLDER}/{shard.name}"))
     rows = sum(shard.row_groups[group] for group in groups)
     if table.num_rows != rows:
-        raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest says {rows}")
+        raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest has {rows}")
     return table
 
 
@@ -239,7 +239,7 @@ def verify(corpus: Corpus) -> Iterator[str]:
             continue
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns=["record_id"])
         if table.num_rows != shard.rows:
-            yield f"shard {shard.name}: {table.num_rows} rows where the manifest says {shard.rows}"
+            yield f"shard {shard.name}: {table.num_rows} rows where the manifest has {shard.rows}"
     refused = corpus.manifest.quarantine
     if refused:
         try:

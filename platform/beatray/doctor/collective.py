@@ -153,7 +153,7 @@ def _shared_folder(members: Sequence[Node], probes: Sequence[Any], out: str) -> 
         findings = [
             fail(
                 f"{node} does not see what {', '.join(others)} wrote under out={shown}",
-                "say a folder that all nodes share",
+                "give a folder that all nodes share",
             )
             for node, others in blind.items()
         ]

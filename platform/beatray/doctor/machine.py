@@ -145,7 +145,7 @@ def check_devices(
             remedy = "install the CUDA build of torch that the driver supports (nvidia-smi names its CUDA version)"
             return [fail(f"{len(driver)} GPUs ({driver[0]}), but {why}", remedy)]
         if train.device == "cuda":
-            return [fail("train.device=cuda, but there is no GPU", "say train.device=cpu, or use a machine with a GPU")]
+            return [fail("train.device=cuda, but there is no GPU", "set train.device=cpu, or use a machine with a GPU")]
         return [ok("no GPU: training on CPUs")]
     findings = [
         ok(f"GPU {number}: {gpu.name}, {gpu.memory_gib:.0f} GiB, {'bf16' if gpu.capability >= (8, 0) else 'no bf16'}")
@@ -153,7 +153,7 @@ def check_devices(
     ]
     if train.precision == "bf16" and any(gpu.capability < (8, 0) for gpu in gpus):
         what = "train.precision=bf16, but a GPU has no bf16 (it needs compute capability 8.0)"
-        findings.append(warn(what, "say train.precision=fp32: bf16 is emulated there, slowly"))
+        findings.append(warn(what, "set train.precision=fp32: bf16 is emulated there, slowly"))
     return findings
 
 

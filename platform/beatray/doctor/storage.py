@@ -101,7 +101,7 @@ def check_corpus(location: str) -> list[Finding]:
 def check_travels(word: str, location: str, joins_cluster: bool) -> list[Finding]:
     """On a cluster a path must mean the same on every node."""
     if joins_cluster and "://" not in location and not location.startswith("/"):
-        remedy = f"say an absolute path that every node sees, or a URI, for {word}="
+        remedy = f"give an absolute path that every node sees, or a URI, for {word}="
         return [fail(f"{word}={location} is relative: nodes would not find it, a job would lose it", remedy)]
     return []
 

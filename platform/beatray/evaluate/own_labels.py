@@ -44,7 +44,7 @@ def table_space(labels: Labels) -> TableSpace:
     numbers = [column.name for column in labels.targets if column.kind == "numbers"]
     if not columns:
         raise LabelError(
-            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), which are no classes: say a condition, "
+            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), which are no classes: set a condition, "
             f"as 'labels.targets.low={numbers[0]} < 40'"
         )
     several = len(columns) > 1
@@ -55,7 +55,7 @@ def table_space(labels: Labels) -> TableSpace:
         f"Labels: {labels.table.place} (SHA-256 {labels.table.sha256[:12]}), {labels.rows_known:,} rows of the corpus "
         f"by {labels.key!r}. A class is trained and scored on the recordings whose label is known."
     ]
-    notes += [f"{name}: said as {labels.conditions[name].text}." for name in labels.conditions]
+    notes += [f"{name}: set as {labels.conditions[name].text}." for name in labels.conditions]
     if numbers:
         notes.append(
             f"Numbers are not classified: {', '.join(numbers)} (labels.targets.NAME='{numbers[0]} < 40' does)."

@@ -80,7 +80,7 @@ def evaluate(
     train, test = np.unique(np.asarray(train, np.int64)), np.unique(np.asarray(test, np.int64))
     if settings.device.startswith("cuda") and int(settings.device[5:] or 0) >= torch.cuda.device_count():
         raise SettingsError(
-            f"evaluate.device={settings.device}: PyTorch sees {torch.cuda.device_count()} GPUs here; say cpu, or "
+            f"evaluate.device={settings.device}: PyTorch sees {torch.cuda.device_count()} GPUs here; set cpu, or "
             "a number that is there"
         )
     if "classify" in settings.tasks and settings.classify.labels == TABLE and own is None:

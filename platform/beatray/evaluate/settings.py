@@ -198,7 +198,7 @@ class EvaluateSettings:
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise SettingsError(f"device must be cpu, cuda or cuda:NUMBER, not {self.device!r}")
         if self.classify.labels == TABLE and not self.labels.table:
-            raise SettingsError("classify.labels=table needs a table: say labels=PATH")
+            raise SettingsError("classify.labels=table needs a table: set labels=PATH")
         if self.labels.table and self.classify.labels != TABLE:
             raise SettingsError(f"classify.labels={self.classify.labels} reads no table: leave it out, or labels=")
         for name in ("seeds", "finetune_seeds"):

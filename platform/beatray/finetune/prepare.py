@@ -111,7 +111,7 @@ def prepared(settings: PretrainSettings) -> tuple[RunSpec, Assignment | None]:
         return pretraining.prepare_run(settings), None
     if settings.objective.get("from_scratch") and settings.encoder_weights is None:
         raise SettingsError(
-            "from_scratch=true compares with an encoder: say which (encoder=PATH, in a sweep encoder.weights=PATH); "
+            "from_scratch=true compares with an encoder: name it (encoder=PATH, in a sweep encoder.weights=PATH); "
             "encoder=random alone trains from random weights"
         )
     found = assignment(settings)
@@ -186,7 +186,7 @@ def assignment(settings: PretrainSettings) -> Assignment:
 
 
 def without_test(found: Assignment) -> str | None:
-    """What to say where no labelled recording is held out to test the model on; None where some are."""
+    """The warning where no labelled recording is held out to test the model on; None where some are."""
     if len(found.parts.test):
         return None
     sources = sorted(set(found.corpus.index["source"].iloc[found.parts.train]))
@@ -208,7 +208,7 @@ def refuse_seen_tests(found: Assignment) -> None:
     if seen.any():
         raise CheckpointError(
             f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} labelled test recordings "
-            f"({', '.join(rows['record_id'][seen].head(3))}, ...): scores on them would mean nothing. Say the corpus. "
+            f"({', '.join(rows['record_id'][seen].head(3))}, ...): scores on them would mean nothing. Set the corpus. "
             "settings it was pretrained with, or seen_tests=leave_out, which scores the others alone"
         )
 
@@ -235,7 +235,7 @@ def _label_settings(found: Assignment, own: SupervisedSettings) -> dict[str, Any
     targets, values = found.targets, found.values(found.parts.train)
     if (targets.kind == "numbers") != (own.task == "regress"):
         what, task = ("numbers", "regress") if targets.kind == "numbers" else ("no numbers", "classify")
-        raise SettingsError(f"{_labels_text(own, targets)} are {what}: say task={task}")
+        raise SettingsError(f"{_labels_text(own, targets)} are {what}: set task={task}")
     filled: dict[str, Any] = {"kind": targets.kind}
     if targets.kind == "numbers":
         unknown = [name for name, each in zip(targets.names, np.isfinite(values).T, strict=True) if not each.any()]

@@ -39,12 +39,12 @@ def finetune_settings(overrides: Sequence[str]) -> PretrainSettings:
     if task not in OBJECTIVES:
         raise SettingsError(f"there is no task {task!r}{nearest(task, OBJECTIVES)}")
     if not any(word.partition("=")[0] in ("encoder", "encoder_weights", "encoder.weights") for word in words):
-        raise SettingsError("which encoder? say encoder=PATH (a run folder, or its encoder/ folder), or encoder=random")
+        raise SettingsError("which encoder? set encoder=PATH (a run folder, or its encoder/ folder), or encoder=random")
     words = [word for word in words if word != RANDOM]
     for word in words:
         key = word.partition("=")[0].lstrip("+")
         if key.startswith("objective.") and key.split(".")[1] in FILLED:
-            raise SettingsError(f"{key} is found in the corpus and cannot be said")
+            raise SettingsError(f"{key} is derived from the corpus and cannot be set")
     kind = objective_class(OBJECTIVES[task])
     short = {
         item.name: f"objective.{item.name}"
@@ -66,10 +66,10 @@ def _with_labels(objective: dict[str, Any], said: dict[str, Any]) -> dict[str, A
     place = said.get("table", "")
     if place and not is_place(place):
         if len(said) > 1 or place == TABLE:
-            raise SettingsError(f"labels={place} is no table, which labels.KEY= is about: say labels=PATH (./{place})")
+            raise SettingsError(f"labels={place} is no table, which labels.KEY= is about: set labels=PATH (./{place})")
         changed: dict[str, Any] = {"labels": place}
     elif not place:
-        raise SettingsError(f"labels.{next(iter(said))}= is about a table: say labels=PATH")
+        raise SettingsError(f"labels.{next(iter(said))}= is about a table: set labels=PATH")
     elif "table" not in objective:
         raise SettingsError(f"task=segment learns labels=waves, not labels={place}")
     else:

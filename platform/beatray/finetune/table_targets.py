@@ -37,13 +37,13 @@ def targets_of_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArra
     if settings.task == "regress":
         if not numbers:
             raise SettingsError(
-                f"{title} has no column of numbers ({', '.join(column.name for column in others)}): say task=classify"
+                f"{title} has no column of numbers ({', '.join(column.name for column in others)}): set task=classify"
             )
         targets = side_by_side(numbers, title)
     elif not others:
         first = numbers[0].name
         raise SettingsError(
-            f"{title} has numbers alone ({', '.join(column.name for column in numbers)}): say task=regress, or make "
+            f"{title} has numbers alone ({', '.join(column.name for column in numbers)}): set task=regress, or make "
             f"yes or no of them, as 'labels.targets.low={first} < 40'"
         )
     elif settings.one_class or (len(others) == 1 and others[0].kind == "classes"):
@@ -68,7 +68,7 @@ def _one_of_several(labels: Labels, title: str) -> OwnLabel:
     if len(several) != 1:
         raise SettingsError(
             f"objective.one_class=true learns one column of several classes, and {title} has "
-            f"{len(several) or 'none'}: say labels.columns=[COLUMN], or leave one_class out"
+            f"{len(several) or 'none'}: set labels.columns=[COLUMN], or leave one_class out"
         )
     column = several[0]
     marks = column.values.astype(bool)

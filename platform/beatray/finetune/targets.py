@@ -102,10 +102,10 @@ def targets_of(corpus: Corpus, settings: SupervisedSettings | SegmentationSettin
         raise SettingsError("labels=waves are learned with task=segment")
     if not labels:
         raise SettingsError(
-            f"which labels? say labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))}), or labels=PATH of a table"
+            f"which labels? set labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))}), or labels=PATH of a table"
         )
     raise SettingsError(
-        f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))} (a table is said as a path: "
+        f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))} (a table is given as a path: "
         f"labels.csv, ./{labels})"
     )
 

@@ -135,7 +135,7 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
         return probabilities
 
     def prediction_of(self, values_knc: NDArray[np.float64]) -> Prediction:
-        """What K members say of B recordings, as one answer."""
+        """The outputs of K members for B recordings, as one answer."""
         mean = values_knc.mean(0)
         spread = values_knc.std(0, ddof=1) if len(values_knc) > 1 else None
         if self.kind == "numbers":
@@ -177,7 +177,7 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
         key = (tuple(paths), str(self.device))
         if getattr(self, "_loaded", (None, []))[0] != key:
             if not paths:
-                raise CheckpointError("no model is named: say the path of at least one")
+                raise CheckpointError("no model is named: give the path of at least one")
             members = [read_model(path) for path in paths]
             for path, member in zip(paths, members, strict=True):
                 refuse_other_kind(paths[0], members[0].description, path, member.description)

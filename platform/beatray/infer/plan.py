@@ -108,9 +108,9 @@ class EmbedPlan:
 def prepare_plan(command: EmbedCommand) -> EmbedPlan:
     """Open the corpus and the encoder and check that they fit; SettingsError, CorpusError or CheckpointError."""
     if not command.encoder_path:
-        raise SettingsError("which encoder? say encoder=PATH (a run folder, or its encoder/ folder)")
+        raise SettingsError("which encoder? set encoder=PATH (a run folder, or its encoder/ folder)")
     if not command.corpus.path:
-        raise SettingsError("of which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("of which corpus? set corpus=PATH (make one with `beatray ingest`)")
     if command.level not in (*LEVELS, "both"):
         raise SettingsError(f"level={command.level} is not one of {', '.join(LEVELS)}, both")
     encoder, out = absolute(place_of(command.encoder_path)), Store(absolute(command.out))
@@ -201,7 +201,7 @@ def finished_parts(plan: EmbedPlan) -> dict[str, tuple[VectorFile, ...]]:
             differing = [key for key in sorted({*listing.made_by, *plan.made_by}) if _differs(listing, plan, key)]
             raise SettingsError(
                 f"out={store.where()} holds embeddings made otherwise (different: {', '.join(differing)}). Choose "
-                "another out=, or say overwrite=true"
+                "another out=, or set overwrite=true"
             )
         for part in listing.parts:
             listed.setdefault(part.shard, []).append(part)
@@ -229,8 +229,8 @@ def _refuse_own(plan: EmbedPlan) -> None:
         own = [name for name in there if name not in names and not name.startswith(TEMPORARY_PREFIX)]
         if own:
             raise SettingsError(
-                f"{store.where(f'{folder}/{own[0]}')} is there, and no {LISTING} says that beatray made it: choose "
-                "another out=, or say overwrite=true, which removes the folder"
+                f"{store.where(f'{folder}/{own[0]}')} is there, and no {LISTING} shows that beatray made it: choose "
+                "another out=, or set overwrite=true, which removes the folder"
             )
 
 

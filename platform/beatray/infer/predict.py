@@ -1,4 +1,4 @@
-"""What models say of a corpus or of files, with Ray Data: readers read, workers hold the models, the driver writes.
+"""Predictions for a corpus or for files, with Ray Data: readers read, workers hold the models, the driver writes.
 
 Parts (a shard, a slice of files) are kept one by one as they are answered (prediction_parts.py); when all are there,
 they become the table, the list of refusals and, of waves, the annotations; the listing, written last, makes it a whole,
@@ -94,7 +94,7 @@ def read_listing(place: Place) -> dict[str, Any] | None:
     except (ValueError, KeyError) as error:
         raise SettingsError(
             f"{place.store.where(place.listing)} is no list of predictions, or damaged ({error}): choose another out=, "
-            "or say overwrite=true"
+            "or set overwrite=true"
         ) from error
     return content
 
@@ -114,7 +114,7 @@ def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:
     if differing:
         raise SettingsError(
             f"{plan.place.store.where(plan.place.table)} was made otherwise (different: {', '.join(differing)}). "
-            "Choose another out=, or say overwrite=true"
+            "Choose another out=, or set overwrite=true"
         )
 
 
@@ -130,8 +130,8 @@ def _refuse_own(place: Place, listing: dict[str, Any] | None) -> None:
         found.append(f"{place.parts}/")
     if found:
         raise SettingsError(
-            f"{place.store.where(found[0])} is there, and {place.listing} does not say that beatray made it: choose "
-            "another out=, or say overwrite=true, which replaces it"
+            f"{place.store.where(found[0])} is there, and {place.listing} does not show that beatray made it: choose "
+            "another out=, or set overwrite=true, which replaces it"
         )
 
 

@@ -78,7 +78,7 @@ class PredictPlan:
 
     @property
     def key(self) -> str:
-        """Two plans share it only if they say the same of the same recording."""
+        """Two plans share it only if they predict the same for the same recording."""
         return digest_of(self.made_by)
 
     @property
@@ -96,9 +96,9 @@ def prepare_plan(command: PredictCommand) -> PredictPlan:
     """Open the models and the recordings and check that they fit; SettingsError, CorpusError or CheckpointError."""
     models = tuple(absolute(bundled.place_of(path)) for path in paths_in(command.model))
     if not models:
-        raise SettingsError("which model? say model=PATH (a run folder of `beatray finetune`, or its model/ folder)")
+        raise SettingsError("which model? set model=PATH (a run folder of `beatray finetune`, or its model/ folder)")
     if bool(command.corpus.path) == bool(command.files):
-        raise SettingsError("of which recordings? say one of corpus=PATH and files=PATH (a folder, zip, tar or URI)")
+        raise SettingsError("of which recordings? set one of corpus=PATH and files=PATH (a folder, zip, tar or URI)")
     if command.source not in SOURCES:
         raise SettingsError(f"there is no source {command.source!r}{nearest(command.source, SOURCES)}")
     place = place_of(absolute(command.out), command.format)

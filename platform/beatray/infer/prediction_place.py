@@ -68,6 +68,6 @@ def place_of(out: str, form: str = "auto") -> Place:
     if suffix.removeprefix(".") not in FORMATS:
         return Place(Store(out), STEM, "parquet" if form == "auto" else form)
     if form not in ("auto", suffix.removeprefix(".")):
-        raise SettingsError(f"out={out} and format={form} say two formats: leave one of them out")
+        raise SettingsError(f"out={out} and format={form} name two formats: leave one of them out")
     folder = path.rstrip("/")[: -len(name)].rstrip("/") or "/"
     return Place(Store(f"{folder}{mark}{options}"), name[: -len(suffix)], suffix.removeprefix("."))

@@ -1,4 +1,4 @@
-"""A worker of a prediction run: holds the models and turns windows into what they say of each.
+"""A worker of a prediction run: holds the models and turns windows into their outputs for each.
 
 No Ray here: Ray Data makes one `Predictor` per worker process and calls it with one unit of reading. Contract: what it
 returns depends on the unit and on `Work` alone, so that predictions are the same whoever computes them.
@@ -70,7 +70,7 @@ class Predictor:
 
 
 def answers_of(model: EcgModel, windows: pa.Table) -> pa.Table:
-    """What the models say of each window, as one of `OF_WINDOWS`."""
+    """The outputs of the models for each window, as one of `OF_WINDOWS`."""
     signal_uv = signals_of(windows["signal"]) if len(windows) else np.empty((0, 12, WINDOW_SAMPLES), np.int16)
     n_samples = windows["n_samples"].to_numpy().astype(np.int64)
     name = "waves" if model.kind == "waves" else "values"

@@ -25,7 +25,7 @@ Places = str | tuple[str, ...]
 """Where one source lies: a folder, archive or URI, or several."""
 
 ELSEWHERE = (
-    "recordings are in another place of the source too and are read there (say this one first to read them here)"
+    "recordings are at another location of the source too and are read there (give this one first to read them here)"
 )
 
 NAMED = 10
@@ -70,7 +70,7 @@ def each_name_once(
             else:
                 kept.append(item)
         nameless.update(item.name for item in kept if item.unnamed)
-        detail = f"place {number + 1} of {len(listed)}: {len(others):,} {ELSEWHERE}: {_some(others)}"
+        detail = f"location {number + 1} of {len(listed)}: {len(others):,} {ELSEWHERE}: {_some(others)}"
         found.append((kept, [Unlisted(Reason.METADATA, len(others), detail)] if others else []))
     return found
 
@@ -91,7 +91,7 @@ def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]
         if shared:
             raise CorpusError(
                 f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path in two places "
-                "need not be one recording: put both under one parent folder and say that, or make two corpora"
+                "need not be one recording: put both under one parent folder and give that, or make two corpora"
             )
         owner.update((item.name, tree.location) for item in items)
 

@@ -34,7 +34,7 @@ def read_by(tree: Tree, path: str) -> str:
     header = as_spelt(tree, f"{path.rpartition('.')[0]}.hea")
     wfdb = _is_mat4(head) or (path.lower().endswith(SIGNALS) and not head.startswith((MAT5, MAT73, HDF5)))
     if wfdb and header in tree:
-        return f"it is the signal file of a WFDB record: say its header, {header}, instead"
+        return f"it is the signal file of a WFDB record: give its header, {header}, instead"
     if _is_mat4(head):
         return (
             "it is a MATLAB level 4 matrix, the signal file of a WFDB record as in the PhysioNet/CinC Challenges: its "
@@ -51,7 +51,7 @@ def read_by(tree: Tree, path: str) -> str:
     if head.startswith(NPY) or path.lower().endswith(ARRAYS):
         return (
             f"arrays are read by `beatray ingest arrays=FOLDER` {FOLDER}, with a {arrays_plan.FILE_NAME} there that "
-            "says rate, unit and leads"
+            "gives rate, unit and leads"
         )
     return ""
 

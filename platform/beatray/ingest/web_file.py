@@ -24,7 +24,7 @@ ANSWER_S = 30.0
 PAUSES_S = (0.5, 2.0, 8.0)
 """Waits before a part is asked for again."""
 ZIP_BEGINS = b"PK"
-DOWNLOAD = "download it and say the folder or .zip here"
+DOWNLOAD = "download it and give the folder or .zip here"
 
 
 def is_web(location: str) -> bool:

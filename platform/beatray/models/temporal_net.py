@@ -102,7 +102,7 @@ class TemporalNet(Encoder):
 
 
 class LeadNet(nn.Module):
-    """One lead (N, 1, T) to its maps: the stem, what both towers say at each coarser scale, the output."""
+    """One lead (N, 1, T) to its maps: the stem, the output of both towers at each coarser scale, the output."""
 
     def __init__(self, settings: TemporalNetSettings) -> None:
         super().__init__()

@@ -186,7 +186,7 @@ class BeatSsl(Objective):
 
     @classmethod
     def warnings(cls, settings: BeatSslSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """Collapse, and targets that say nothing, with the setting to change."""
+        """Collapse, and uninformative targets, with the setting to change."""
         return {**super().warnings(settings, means, at), **uniform_warnings(settings, means)}
 
     def _encode(

@@ -55,7 +55,7 @@ def curves(settings: BeatSslSettings) -> Sequence[Curve]:
 
 
 def uniform_warnings(settings: BeatSslSettings, means: Mapping[str, float]) -> dict[str, str]:
-    """A sentence for each term whose targets say nothing, with the setting to change."""
+    """A sentence for each term whose targets are uninformative, with the setting to change."""
     found = {}
     for term in uniform_targets(means):
         key = f"{term}/target_entropy"

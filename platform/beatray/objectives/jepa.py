@@ -128,12 +128,12 @@ def kept(cells: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
 
 
 def predictor_settings(encoder: Encoder, settings: JepaSettings) -> ViTSettings:
-    """Sizes of the predictor. ValueError where neither the settings nor the network say them, or they do not fit."""
+    """Sizes of the predictor. ValueError where neither the settings nor the network give them, or they do not fit."""
     known = {item.name: getattr(encoder.settings, item.name) for item in fields(encoder.settings)}
     depth, heads = settings.predictor_depth or known.get("depth"), settings.predictor_heads or known.get("heads")
     if depth is None or heads is None:
         raise ValueError(
-            f"{encoder.name} has no depth and heads of its own: say objective.predictor_depth and predictor_heads"
+            f"{encoder.name} has no depth and heads of its own: set objective.predictor_depth and predictor_heads"
         )
     width = settings.predictor_width or encoder.channels // 2
     if width % 2 or width % heads:

@@ -50,7 +50,7 @@ SCORES: dict[Kind, tuple[str, ...]] = {
 class SupervisedSettings(LabelledSettings):
     """Settings of learning from labels of recordings."""
 
-    table: LabelSettings = setting(LabelSettings, "with labels=table: which, and how it is read; said labels.KEY=")
+    table: LabelSettings = setting(LabelSettings, "with labels=table: which, and how it is read; set as labels.KEY=")
     task: Literal["classify", "regress"] = setting("classify", "regress: the labels are numbers")
     one_class: bool = setting(False, "recordings that show just one class of the space, told apart by a softmax")
     min_positives: int = setting(20, "training recordings that a SNOMED class needs", at_least=1)
@@ -69,9 +69,9 @@ class SupervisedSettings(LabelledSettings):
     def __post_init__(self) -> None:
         check(self)
         if self.labels == TABLE and not self.table.table:
-            raise ValueError("labels=table needs a table: say labels=PATH (objective.table.table=PATH in a sweep)")
+            raise ValueError("labels=table needs a table: set labels=PATH (objective.table.table=PATH in a sweep)")
         if self.table.table and self.labels != TABLE:
-            raise ValueError(f"labels={self.labels} reads no table: say labels=table, or leave {self.table.table} out")
+            raise ValueError(f"labels={self.labels} reads no table: set labels=table, or leave {self.table.table} out")
         if self.names and self.select not in ("auto", "loss", *SCORES[self.kind]):
             raise ValueError(f"select={self.select} is no score of {self.kind}: {', '.join(SCORES[self.kind])}, loss")
 

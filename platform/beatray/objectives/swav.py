@@ -154,7 +154,7 @@ class Swav(Objective):
 
     @classmethod
     def warnings(cls, settings: SwavSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """Collapse of embeddings, targets that say nothing, and prototypes that nothing is assigned to."""
+        """Collapse of embeddings, uninformative targets, and prototypes that nothing is assigned to."""
         found = super().warnings(settings, means, at)
         if at.part <= 0.1 or means.get("record/rows", 2.0) < 2.0:
             return found

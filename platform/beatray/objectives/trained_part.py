@@ -52,7 +52,7 @@ class LabelledSettings:
         1.0, "of the labelled training patients; smaller sets lie in larger", above=0.0, at_most=1.0
     )
     fraction_seed: int | None = setting(
-        None, "which patients those are, and who validates where no folds say so; null: seed", at_least=0
+        None, "which patients those are, and who validates where no folds decide it; null: seed", at_least=0
     )
     validation_share: float = setting(
         0.2,

@@ -154,7 +154,7 @@ def _result_section(table: ResultTable) -> Section:
                 to_svg(pictures.comparison(table.rows)),
                 alt="Scores of the pretrained encoder, random weights and measured features, per protocol",
                 caption="Means over seeds; bars are one SD over seeds. Whether a difference outlasts the choice of "
-                "test recordings is what the intervals of the table say.",
+                "test recordings is in the intervals of the table.",
             )
         ],
         folded={"The same table as plain text": as_text(table)},

@@ -31,7 +31,7 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
                 paragraphs=[
                     f"The frozen encoder with {percent(main[0].fraction)} of the labels on groups of the test "
                     "recordings. Groups are small and differ in their diagnoses: the intervals (over patients and "
-                    "seeds) say how little a difference may mean. "
+                    "seeds) show how little a difference may mean. "
                     f"Classes and waves by themselves: {main[0].encoder}."
                 ],
                 html="".join(

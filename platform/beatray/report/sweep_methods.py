@@ -198,7 +198,7 @@ def papers(material: SweepMaterial) -> list[str]:
 
 
 def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the method's warnings say of a trial: each once, with the steps at which it held."""
+    """The method's warnings on a trial: each once, with the steps at which it held."""
     if not lines:
         return []
     kind, settings = _objective(trial)

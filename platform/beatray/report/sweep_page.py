@@ -95,7 +95,7 @@ def _claims_section(table: SweepTable) -> Section | None:
     found = verdicts(table)
     if not found:
         return None
-    head = ("what the paper's table says", "rows", "score", "paper", "here", "direction")
+    head = ("the paper's finding", "rows", "score", "paper", "here", "direction")
     rows = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _claim_cells(verdict))}</tr>" for verdict in found]
     html = (
         f"<table class='results'><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead>"
@@ -103,9 +103,7 @@ def _claims_section(table: SweepTable) -> Section | None:
     )
     counts = {mark: sum(verdict.mark == mark for verdict in found) for mark in ("same", "mixed", "opposite")}
     said = ", ".join(f"{count} {mark}" for mark, count in counts.items())
-    return Section(
-        title="What the paper says, and what happened here", paragraphs=[f"Of {len(found)}: {said}."], html=html
-    )
+    return Section(title="The paper's findings, and those here", paragraphs=[f"Of {len(found)}: {said}."], html=html)
 
 
 def _claim_cells(verdict: Verdict) -> tuple[str, ...]:

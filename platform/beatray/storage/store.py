@@ -63,7 +63,7 @@ class Store:
     def __post_init__(self) -> None:
         if "@" in urlsplit(self.location).netloc:
             raise StoreError(
-                "a path must not hold keys, because paths are logged: say s3://bucket/folder and give the keys as "
+                "a path must not hold keys, because paths are logged: write s3://bucket/folder and give the keys as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as a profile"
             )
 

@@ -113,15 +113,13 @@ def plan_from(overrides: Iterable[str]) -> SweepPlan:
     sweep = build(SweepSettings, content.pop("sweep"), "sweep.")
     if not sweep.space and not sweep.rows:
         offered = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "default")
-        raise SettingsError(f"which space? say sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
+        raise SettingsError(f"which space? set sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
     plain_overrides = [override for override in _split(overrides)[0] if not _is_of(override, "sweep")]
     base_overrides = [override for override in plain_overrides if not _is_of(override, "evaluate")]
     _refuse_swept_overrides(base_overrides, sweep)
     said = {_key_today(override) for override in plain_overrides}
     if sweep.budget == "core_minutes" and "train.epochs" in said:
-        raise SettingsError(
-            "sweep.budget=core_minutes sets train.epochs: leave the word out, or say sweep.budget=epochs"
-        )
+        raise SettingsError("sweep.budget=core_minutes sets train.epochs: leave it out, or set sweep.budget=epochs")
     fixed = {
         key: value
         for key, value in sweep.fixed.items()
@@ -168,7 +166,7 @@ def _trial_settings(overrides: list[str], name: str, changes: Mapping[str, Any],
 
 
 def _check_population(sweep: SweepSettings, base: PretrainSettings) -> None:
-    """Refuse a population over settings that cannot change while a trial trains: the fields say which can."""
+    """Refuse a population over settings that cannot change while a trial trains: the fields name those that can."""
     searchable = keys_marked(base, "searchable")
     fixed = [key for key in sweep.space if not set(changes_today({key: None})) <= searchable]
     if fixed:
@@ -185,7 +183,7 @@ def described(plan: SweepPlan) -> str:
 
 
 def with_labels(overrides: Iterable[str]) -> list[str]:
-    """The overrides with `labels=` and `labels.KEY=` of `beatray finetune` as what they say of the objective."""
+    """The overrides with `labels=` and `labels.KEY=` of `beatray finetune` as settings of the objective."""
     said, words = labels_said(list(overrides))
     place = said.pop("table", "")
     if place and not is_place(place):

@@ -95,7 +95,7 @@ def copy_checkpoint(source: Store, to: RunSpec, step: int) -> None:
     try:
         state["optimiser_groups"][0]["weight_decay"] = to.settings.train.weight_decay  # the schedule sets the rates
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"{source.where(name)} does not say how its optimiser is set: {error}") from error
+        raise CheckpointError(f"{source.where(name)} does not state how its optimiser is set: {error}") from error
     files["state.json"] = json.dumps(state, sort_keys=True).encode()
     write_folder(to.run.child(checkpoints.FOLDER), name, files)
 

@@ -112,7 +112,7 @@ def _refuse_other_rounds(plan: SweepPlan, rounds: tuple[Mapping[str, int], ...],
     ends = targets(run_spec, plan.sweep.grace_period) if rounds else []
     if any(each["number"] >= len(ends) or ends[each["number"]] != each["step"] for each in rounds):
         raise SettingsError(
-            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_period; say that one, or choose "
+            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_period; set that one, or choose "
             "another run="
         )
 

@@ -50,7 +50,7 @@ class SweepSettings:
         None, "null: as many as the resources hold", at_least=1, was="concurrent"
     )
     seed: int = setting(0, "of the draws; the training's own is seed=", at_least=0)
-    evaluate: bool = setting(False, "every trained encoder on both tasks, as the evaluate group says")
+    evaluate: bool = setting(False, "every trained encoder on both tasks, as the evaluate group sets it")
     retries: int = setting(1, "further attempts of a trial that failed", at_least=0)
     grace_period: int = setting(
         1, "epochs; asha: no trial is stopped before; pbt: of a round", at_least=1, was="grace_epochs"

@@ -45,7 +45,7 @@ def database_in(out: Path) -> str:
     if found := UNFIT.search(str(place)):
         raise SettingsError(
             f"MLflow cannot keep its database in {place}: {found[0]} in a folder's name means something else to it. "
-            "Choose another out=, or say tracking.uri= (or set MLFLOW_TRACKING_URI), or tracking.uri=null for none"
+            "Choose another out=, or set tracking.uri= or MLFLOW_TRACKING_URI, or tracking.uri=null for none"
         )
     return f"{PREFIX}{place / NAME}"
 

@@ -16,7 +16,7 @@ from beatray.track.memory import Memory
 from beatray.track.secrets import without_secrets
 
 LOCAL_KEYS = ("out", "run", "cluster.", "tracking.", "corpus.path")
-"""Settings that say where a run ran, not what it computed: they would only clutter a comparison of runs."""
+"""Settings of where a run ran, not of what it computed: they would only clutter a comparison of runs."""
 
 
 @dataclass(frozen=True, slots=True)

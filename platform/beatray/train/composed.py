@@ -97,7 +97,7 @@ def changes_today(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _schemas() -> tuple[tuple[str, type[Any]], ...]:
-    """Groups and dataclasses, of all methods and networks there are: changes do not say which they are of."""
+    """Groups and dataclasses, of all methods and networks there are: changes do not name theirs."""
     offered = {**methods.objective_classes(), **methods.supervised_classes()}
     kinds = [("objective", kind.Settings) for kind in offered.values()]
     kinds += [("encoder", kind.Settings) for kind in dict.fromkeys(networks.encoder_classes().values())]

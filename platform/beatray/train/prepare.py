@@ -84,14 +84,14 @@ class LabelledParts:
 def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
     """The corpus, and the settings with places that hold on every node. SettingsError for places that cannot."""
     if not settings.corpus.path:
-        raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("which corpus? set corpus=PATH (make one with `beatray ingest`)")
     out = Store(settings.out)
     if out.is_local:
         settings = replace(settings, out=str(out.folder))
         check_place(settings.tracking.uri, out.folder)
     elif settings.tracking.uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise SettingsError(
-            f"out={settings.out} is an object store, which cannot hold MLflow's database: say tracking.uri= (or set "
+            f"out={settings.out} is an object store, which cannot hold MLflow's database: set tracking.uri= (or set "
             "MLFLOW_TRACKING_URI), or tracking.uri=null for none"
         )
     settings = replace(settings, corpus=replace(settings.corpus, path=absolute(settings.corpus.path)))

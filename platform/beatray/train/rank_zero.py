@@ -168,7 +168,7 @@ class RankZero:
         self._writer.wait()
 
     def export(self, objective: Objective, ended_at: int) -> None:
-        """Write encoder/: the last weights, or the best by validation where the settings say so.
+        """Write encoder/: the last weights, or the best by validation where the settings ask for it.
 
         The run ended after so many steps. CheckpointError if it cannot be written.
         """

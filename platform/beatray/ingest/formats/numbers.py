@@ -63,7 +63,7 @@ def decimal(text: str | None, reason: Reason, what: str) -> float:
 
 
 def exact(text: str | None, reason: Reason, what: str) -> Fraction:
-    """A positive number as the fraction that its decimal digits say. Raises RecordError(reason)."""
+    """A positive number as the fraction that its decimal digits give. Raises RecordError(reason)."""
     if decimal(text, reason, what) <= 0.0:
         raise RecordError(reason, f"{what} is {shown(text)}, not above zero")
     return Fraction((text or "").strip())

@@ -1,4 +1,4 @@
-"""Parquet tables with one recording per row: a column of signals, and columns that say whose they are.
+"""Parquet tables with one recording per row: a column of signals, and columns that name the patient.
 
 Contract: `open_table(file)` gives a `ParquetTable` on an open `RandomFile`; its footer was bounded before it was read.
 `read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null (bytes and structs are
@@ -154,7 +154,7 @@ def _numbers(table: ParquetTable, column: str, cell: Any, dtype: str | None) -> 
     kind = cell.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         if dtype is None:
-            raise RecordError(Reason.METADATA, f"{where} holds bytes: say their dtype")
+            raise RecordError(Reason.METADATA, f"{where} holds bytes: set their dtype")
         data = cell.as_py()
         if len(data) % np.dtype(dtype).itemsize:
             raise RecordError(Reason.TRUNCATED, f"{where}: {len(data)} bytes are not a whole number of {dtype}")

@@ -1,4 +1,4 @@
-"""The frame of an SCP-ECG record: its checksums, its sections, and what sections 1, 3 and 7 say.
+"""The frame of an SCP-ECG record: its checksums, its sections, and the content of sections 1, 3 and 7.
 
 Contract: `sections_of(data)` gives the bodies of the sections that are there, after the length and the CRC of the whole
 record and of each of them were found right. `leads_of` reads section 3, `about_of` sections 1 and 7. Raises
