@@ -97,14 +97,14 @@ def _wrong(about: Mapping[str, Any], value: Any) -> str:
     largest = LARGEST[float if isinstance(value, float) else int]
     if about.get("at_most") is None and about.get("below") is None and abs(value) > largest:
         return f"between {-largest:g} and {largest:g}"
-    for bound, word, holds in (
+    for bound, relation, holds in (
         (about.get("above"), "above", lambda limit: value > limit),
         (about.get("at_least"), "at least", lambda limit: value >= limit),
         (about.get("below"), "below", lambda limit: value < limit),
         (about.get("at_most"), "at most", lambda limit: value <= limit),
     ):
         if bound is not None and not holds(bound):
-            return f"{word} {bound:g}"
+            return f"{relation} {bound:g}"
     return ""
 
 
@@ -129,5 +129,5 @@ def keys_with(kind: type[Any], mark: str, prefix: str = "") -> set[str]:
 
 def absent_values(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     """By dotted key, what a run did that was begun before the field existed."""
-    said = {key: item.metadata.get("absent", NOTHING) for key, item in walk(kind, prefix)}
-    return {key: value for key, value in said.items() if value is not NOTHING}
+    absent = {key: item.metadata.get("absent", NOTHING) for key, item in walk(kind, prefix)}
+    return {key: value for key, value in absent.items() if value is not NOTHING}

@@ -30,9 +30,9 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def full_places(out: str | None) -> str:
+def full_paths(out: str | None) -> str:
     """The places that are full, or all of them where none looks so (a quota), with what is free, and what to do."""
-    free = {name: room for name, room in ((name, _room(place)) for name, place in _places(out)) if room is not None}
+    free = {name: room for name, room in ((name, _room(path)) for name, path in _paths(out)) if room is not None}
     full = {name: room for name, room in free.items() if room[0] < LITTLE or room[1] == 0} or free
     parts = [
         f"{name} has {'no more files' if files == 0 else _size(size)} free" for name, (size, files) in full.items()
@@ -43,7 +43,7 @@ def full_places(out: str | None) -> str:
     )
 
 
-def _places(out: str | None) -> Iterator[tuple[str, Path]]:
+def _paths(out: str | None) -> Iterator[tuple[str, Path]]:
     if out and "://" not in out:
         yield f"out={out}", Path(out)
     temporary, ray = tempfile.gettempdir(), os.environ.get("RAY_TMPDIR", "/tmp")
@@ -53,13 +53,13 @@ def _places(out: str | None) -> Iterator[tuple[str, Path]]:
         yield f"Ray's folder {ray}/ray", Path(ray)
 
 
-def _room(place: Path) -> tuple[int, int] | None:
+def _room(path: Path) -> tuple[int, int] | None:
     """Bytes and files that still fit where the path is, or will be; None where that is unknown."""
-    place = place.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
     try:
-        about = os.statvfs(place)
+        about = os.statvfs(path)
     except OSError:
         return None
     return about.f_bavail * about.f_frsize, about.f_favail if about.f_files else -1  # some keep no count of files

@@ -85,8 +85,8 @@ def session(settings: RaySettings) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if address:
-        said = "cluster.address" if settings.address else "RAY_ADDRESS"
-        refuse_silent_address(address, said)
+        setting = "cluster.address" if settings.address else "RAY_ADDRESS"
+        refuse_silent_address(address, setting)
         context = ray.init(address=address, **options)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -99,18 +99,18 @@ def session(settings: RaySettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def refuse_silent_address(address: str, said: str, patience_s: float = ANSWER_S) -> None:
-    """Raise UnreachableRayError if nothing listens at an address that names a host; `said` is where it comes from."""
-    place = urlsplit(address if "://" in address else f"ray://{address}")
-    if address in ("auto", "local") or place.hostname is None:
+def refuse_silent_address(address: str, setting: str, patience_s: float = ANSWER_S) -> None:
+    """Raise UnreachableRayError if nothing listens at an address that names a host; `setting` is where it comes from."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if address in ("auto", "local") or parts.hostname is None:
         return
     try:
-        port = place.port or (10001 if "://" in address else RAY_PORT)
-        socket.create_connection((place.hostname, port), timeout=patience_s).close()
+        port = parts.port or (10001 if "://" in address else RAY_PORT)
+        socket.create_connection((parts.hostname, port), timeout=patience_s).close()
     except (OSError, ValueError) as error:
         raise UnreachableRayError(
-            f"no Ray answers at {said}={address} ({error}): is the cluster up, and may this machine reach it? Without "
-            f"{said} a small Ray is started here"
+            f"no Ray answers at {setting}={address} ({error}): is the cluster up, and may this machine reach it? "
+            f"Without {setting} a small Ray is started here"
         ) from error
 
 

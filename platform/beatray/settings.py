@@ -249,18 +249,18 @@ class PretrainSettings:
 
     @property
     def first_weights(self) -> str | None:
-        """The encoder whose weights the run begins with; None where they are drawn, `encoder_weights` said or not."""
+        """The encoder whose weights the run begins with; None where they are drawn, `encoder_weights` set or not."""
         return None if self.objective.get("from_scratch") else self.encoder_weights
 
     def __post_init__(self) -> None:
         check(self)
         check_run_name(self.run)
-        for said, wanted in (
+        for name, is_set in (
             ("checkpoint.export=best", self.checkpoint.export == "best"),
             ("train.patience", self.train.patience),
         ):
-            if wanted and not self.train.validate_every_epochs:
-                raise SettingsError(f"{said} needs a validation: set train.validate_every_epochs above 0")
+            if is_set and not self.train.validate_every_epochs:
+                raise SettingsError(f"{name} needs a validation: set train.validate_every_epochs above 0")
 
 
 def check_run_name(run: str) -> None:

@@ -32,7 +32,7 @@ def test_a_name_stands_for_the_weights_of_the_package_wherever_it_is(
 ) -> None:
     assert bundled.names() == (SMALL, WAVES)
     monkeypatch.chdir(tmp_path)
-    assert bundled.place_of(SMALL) == f"beatray://{SMALL}" and bundled.place_of(f"./{SMALL}") == f"./{SMALL}"
+    assert bundled.location_of(SMALL) == f"beatray://{SMALL}" and bundled.location_of(f"./{SMALL}") == f"./{SMALL}"
     encoder = beatray.load_encoder(SMALL)
     settings = pretrain_settings(["corpus=/c", f"encoder.weights={SMALL}"])
     assert list(settings.encoder["channels"]) == list(encoder.description["settings"]["channels"])

@@ -25,7 +25,7 @@ from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
 from beatray.models.encoder_folder import check_recipe
 from beatray.record import Record
-from beatray.schema import say_renamed
+from beatray.schema import warn_renamed
 from beatray.storage.store import Store
 from wfdb_files import ecg_counts
 
@@ -178,7 +178,7 @@ def test_the_older_name_of_the_id_key_means_the_same(
     assert main([*words, "--id-key-file", str(key)]) == 0
     now = capsys.readouterr().out
     assert not caplog.records
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     assert main([*words, "--salt-file", str(key)]) == 0
     assert capsys.readouterr().out == now and f"id_key_file: {key}" in now
     assert "--salt-file is called --id-key-file now" in caplog.text

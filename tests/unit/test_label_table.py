@@ -9,7 +9,7 @@ import pytest
 
 from beatray.corpus.id_key import RECIPE_KEY, IdKey
 from beatray.corpus.label_columns import whole_number
-from beatray.corpus.label_settings import label_settings, labels_said
+from beatray.corpus.label_settings import label_settings, split_label_overrides
 from beatray.corpus.label_targets import parse
 from beatray.errors import LabelError, SettingsError
 from label_tables import index_of, many, read, values, written
@@ -296,7 +296,7 @@ def test_words_that_fit_nothing_are_refused(tmp_path: Path, word: str, told: str
 
 
 def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
-    said, others = labels_said(
+    said, others = split_label_overrides(
         [
             "corpus=/c",
             "labels=/t.csv",
@@ -310,7 +310,7 @@ def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
     assert settings.types == {"LV EF.2": "numbers"} and settings.columns == ("LV EF.2", "age") and settings.key == "a=b"
     for word in ("labels=", "labels.targets=low", "labels.columns=[a"):
         with pytest.raises(SettingsError):
-            labels_said([word])
+            split_label_overrides([word])
 
 
 def test_one_spelling_of_whole_numbers() -> None:

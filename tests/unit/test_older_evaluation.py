@@ -34,9 +34,9 @@ RENAMED = [
 
 @pytest.mark.parametrize(("old", "new"), RENAMED)
 def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
-    from beatray.schema import say_renamed
+    from beatray.schema import warn_renamed
 
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):
         before = settings_from([*WORDS, old])
         assert len(caplog.records) == 1 and "the old name will go with the next version" in caplog.text

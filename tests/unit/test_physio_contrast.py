@@ -209,7 +209,7 @@ def test_the_decoder_draws_at_62_hz_around_its_cells(stage: Stage, parts: int) -
     decoder = SignalDecoder(stage, 4)
     cells = -(-1000 // stage.stride)
     assert decoder(torch.zeros(2, 8, cells)).shape == (2, 12, cells * parts)
-    places = decoder.places(cells, torch.device("cpu"))
+    places = decoder.sample_positions(cells, torch.device("cpu"))
     middles = places.view(cells, parts).double().mean(1)
     np.testing.assert_allclose(middles, np.arange(cells) * stage.stride, atol=0.5)
     assert (places.diff() > 0).all() and decoder.step_smp == pytest.approx(stage.stride / parts)

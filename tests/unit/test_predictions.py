@@ -23,7 +23,7 @@ from beatray.infer.model import EcgModel
 from beatray.infer.predict import predict, read_listing, remove, there_already
 from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
 from beatray.infer.prediction_parts import Answered, write_part
-from beatray.infer.prediction_place import place_of
+from beatray.infer.prediction_paths import output_paths
 from beatray.infer.predictor import Predictor, Work, answers_of
 from beatray.infer.stream import Unit, one_each
 from beatray.infer.windows import COLUMNS
@@ -56,7 +56,7 @@ def predicted(model: str, files: Path | str, out: Path | str, *words: str) -> Pr
     for part in plan.parts:
         (row,) = worker(part.units[0].read()[0]).to_pylist()
         answered = Answered(unpacked(row["answers"]), json.loads(row["refused"]))
-        write_part(plan.place.store, plan.place.parts, plan.key, part, answered)
+        write_part(plan.paths.store, plan.paths.parts, plan.key, part, answered)
     done = predict(plan)
     assert (done.computed, done.kept) == (0, len(plan.parts))
     return plan
@@ -80,7 +80,7 @@ def test_files_and_answers_may_lie_on_s3(waves: str, ward: Path, tmp_path: Path,
     plan = predicted(waves, f"{place}/ward.zip{mark}{options}", out)
     predicted(waves, copy, tmp_path / "day.csv")
     for name in ("day.csv", "day.refused.csv", "day.annotations/files/1.waves"):
-        assert plan.place.store.read(name) == (tmp_path / name).read_bytes()
+        assert plan.paths.store.read(name) == (tmp_path / name).read_bytes()
     assert not any(".parts" in key for key in s3.keys(bucket))
 
 
@@ -105,7 +105,7 @@ def test_numbers_of_long_recordings_are_means_of_their_windows(tmp_path: Path) -
 
 def test_waves_come_as_a_table_and_as_annotations(waves: str, ward: Path, tmp_path: Path) -> None:
     plan = predicted(waves, ward, tmp_path / "w.csv")
-    table, listing = pd.read_csv(tmp_path / "w.csv"), read_listing(plan.place)
+    table, listing = pd.read_csv(tmp_path / "w.csv"), read_listing(plan.paths)
     known = table.dropna(subset="wave")
     assert listing is not None and listing["recordings"] == table["record_id"].nunique() == 18
     assert listing["annotated"] == known["record_id"].nunique() > 10
@@ -181,7 +181,7 @@ def test_files_of_the_users_own_are_neither_replaced_nor_deleted(waves: str, war
         with pytest.raises(SettingsError, match=rf"{name.split('/')[0]}.* is there, and a\.json .*overwrite=true"):
             there_already(plan)
         assert own.read_text() == "mine"
-        remove(plan.place)  # as overwrite=true does
+        remove(plan.paths)  # as overwrite=true does
         assert there_already(plan) is None
     again("b.csv", "predict.annotations=false")
     (tmp_path / "b.annotations").mkdir()
@@ -232,14 +232,17 @@ def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
 
 
 def test_names_of_what_belongs_to_a_table(tmp_path: Path) -> None:
-    place = place_of("/data/day.csv")
+    place = output_paths("/data/day.csv")
     assert (place.store.location, place.table, place.refused) == ("/data", "day.csv", "day.refused.csv")
-    assert place_of("/data/out", "csv").table == "predictions.csv" and place_of("/data/out").table[-7:] == "parquet"
-    remote = place_of("s3://bucket/a/day.parquet?region=x")
+    assert (
+        output_paths("/data/out", "csv").table == "predictions.csv"
+        and output_paths("/data/out").table[-7:] == "parquet"
+    )
+    remote = output_paths("s3://bucket/a/day.parquet?region=x")
     assert (remote.store.location, remote.listing) == ("s3://bucket/a?region=x", "day.json")
     for out, form in (("/d/x.tsv", "auto"), ("/d/x.csv", "parquet"), ("/d/x", "xml")):
         with pytest.raises(SettingsError):
-            place_of(out, form)
+            output_paths(out, form)
     assert paths_in("a,b") == paths_in("[a, 'b']") == ["a", "b"] and paths_in("") == []
 
 
@@ -248,9 +251,9 @@ def test_changed_files_are_answered_anew_and_others_in_their_place_are_refused(
 ) -> None:
     folder = Path(shutil.copytree(ward / "ludb", tmp_path / "ludb"))
     plan = predicted(waves, folder, tmp_path / "w.csv")
-    before = read_listing(plan.place)
+    before = read_listing(plan.paths)
     shutil.copytree(ward / "ptbxl", folder / "more")
-    after = read_listing(predicted(waves, folder, tmp_path / "w.csv").place)
+    after = read_listing(predicted(waves, folder, tmp_path / "w.csv").paths)
     assert before is not None and after is not None and after["recordings"] > before["recordings"]
     other = prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={tmp_path / 'w.csv'}"]))
     with pytest.raises(SettingsError, match=r"made otherwise \(different: recordings\)"):
@@ -259,7 +262,7 @@ def test_changed_files_are_answered_anew_and_others_in_their_place_are_refused(
         prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={ward / 'w.csv'}"]))
     (tmp_path / "w.json").write_text("{}")
     with pytest.raises(SettingsError, match="is no list of predictions, or damaged"):
-        read_listing(plan.place)
+        read_listing(plan.paths)
     (tmp_path / "w.notes").write_text("mine")
-    remove(plan.place)
+    remove(plan.paths)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ludb", "w.notes"]

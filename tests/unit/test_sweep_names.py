@@ -12,7 +12,7 @@ from beatray.errors import SettingsError
 from beatray.evaluate.names import of_variant, parts_of, score_name, scores_of
 from beatray.evaluate.older import score_today
 from beatray.evaluate.settings import EvaluateSettings, RobustnessSettings
-from beatray.schema import say_renamed
+from beatray.schema import warn_renamed
 from beatray.storage.store import Store
 from beatray.sweep import results
 from beatray.sweep.plan import plan_from
@@ -37,7 +37,7 @@ F1 = "eval/segment/frozen_decoder/10pct/f1"
 def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
     few = [] if "trials=" in old else ["sweep.num_samples=4"]
     few = few if "concurrent" not in old else ["sweep.num_samples=4"]
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):
         before = plan_from([*WORDS, *few, old])
         assert len(caplog.records) == 1 and "the old name will go with the next version" in caplog.text
@@ -170,7 +170,7 @@ def test_the_record_of_an_older_sweep_is_read(tmp_path: Path) -> None:
 def test_the_older_name_of_the_rotation_is_understood_as_a_word_and_in_a_sweep(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     before = pretrain_settings(["corpus.split=3"])
     assert "corpus.split is called corpus.fold_rotation now" in caplog.text
     assert before == pretrain_settings(["corpus.fold_rotation=3"]) != pretrain_settings([])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from beatray.commands.job import main as job
-from beatray.corpus.label_settings import label_settings, labels_said
+from beatray.corpus.label_settings import label_settings, split_label_overrides
 from beatray.corpus.splits import Role
 from beatray.errors import LabelError, SettingsError
 from beatray.finetune.settings import finetune_settings
@@ -33,7 +33,7 @@ ROWS = (
 
 
 def targets_from(folder: Path, *words: str, rows: tuple[str, ...] = ROWS, index: pd.DataFrame | None = None) -> Targets:
-    said, others = labels_said([f"labels={written(folder, chr(10).join(rows))}", *words])
+    said, others = split_label_overrides([f"labels={written(folder, chr(10).join(rows))}", *words])
     changes: dict[str, Any] = dict(word.split("=") for word in others)
     settings = SupervisedSettings(labels="table", table=label_settings(said), **changes)
     corpus: Any = SimpleNamespace(index=many(6) if index is None else index, recipe={})

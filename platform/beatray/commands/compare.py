@@ -54,14 +54,14 @@ def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = A
 
 def methods(folders: Sequence[str]) -> dict[str, list[Path]]:
     """Results files by method; one without a name is called by the part of its path that sets it apart."""
-    named = [["", word] if Path(word).exists() or "=" not in word else word.split("=", 1) for word in folders]
-    bare = [Path(place) for name, place in named if not name]
+    named = [["", arg] if Path(arg).exists() or "=" not in arg else arg.split("=", 1) for arg in folders]
+    bare = [Path(path) for name, path in named if not name]
     short = dict(zip(bare, _short_names(bare), strict=True))
     if len(short) < len(bare):
         raise SettingsError("the same results are given twice; name them (A=FILE) to pool files of one method")
     found: dict[str, list[Path]] = {}
-    for name, place in named:
-        found.setdefault(name or short[Path(place)], []).append(Path(place))
+    for name, path in named:
+        found.setdefault(name or short[Path(path)], []).append(Path(path))
     return found
 
 

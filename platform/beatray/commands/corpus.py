@@ -82,10 +82,10 @@ def write_html(uri: str, path: str) -> int:
 
     corpus = open_corpus(uri)
     flags = {str(f.name).lower(): (int(f), text) for f, text in (QUALITY | READING).items()}
-    place = write_corpus_page(
+    written = write_corpus_page(
         Path(path).expanduser().absolute(), corpus, read_quarantine(corpus.store, corpus.manifest), flags
     )
-    say(f"  wrote {place}")
+    say(f"  wrote {written}")
     return 0
 
 
@@ -120,7 +120,7 @@ def show_refused(uri: str, as_json: bool) -> int:
 def show_splits(uri: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
     """Count rows by source and role, and the signals that came in more than once; `overrides` as pretrain takes them
     (`corpus.test_folds=[8,9]`)."""
-    strange = [word for word in overrides if not word.startswith("corpus.")]
+    strange = [override for override in overrides if not override.startswith("corpus.")]
     if strange:
         raise SettingsError(f"splits takes settings of the corpus policy (corpus.test_folds=[8,9]), not {strange[0]}")
     policy = build(CorpusSettings, compose("pretrain", overrides)["corpus"], "corpus.")

@@ -55,7 +55,7 @@ REMEDIES = {
 
 def run(args: list[str]) -> int:
     """Explain one file; the exit code is 0 if it would be kept."""
-    tree, path = _place(args)
+    tree, path = _file(args)
     say(f"{tree.location.rstrip('/')}/{path}")
     try:
         return _explain(tree, path)
@@ -73,18 +73,18 @@ def _refused(reason: Reason, detail: str) -> int:
     return 1
 
 
-def _place(args: list[str]) -> tuple[Tree, str]:
+def _file(args: list[str]) -> tuple[Tree, str]:
     """The tree and the path in it. Raises SettingsError."""
     if not 1 <= len(args) <= 2 or not all(args):
         raise SettingsError("use beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
-    place = Path(args[0]).expanduser().absolute()
-    if not place.exists():
-        raise SettingsError(f"{place}: no such file or folder")
-    if place.is_file() and not place.name.lower().endswith(ARCHIVE_SUFFIXES):
+    path = Path(args[0]).expanduser().absolute()
+    if not path.exists():
+        raise SettingsError(f"{path}: no such file or folder")
+    if path.is_file() and not path.name.lower().endswith(ARCHIVE_SUFFIXES):
         if len(args) == 2:
-            raise SettingsError(f"{place} is neither a folder nor an archive: it has no members")
-        return open_tree(str(place.parent)), place.name
-    tree = open_tree(str(place))
+            raise SettingsError(f"{path} is neither a folder nor an archive: it has no members")
+        return open_tree(str(path.parent)), path.name
+    tree = open_tree(str(path))
     if len(args) == 2:
         return tree, args[1]
     try:
@@ -93,7 +93,7 @@ def _place(args: list[str]) -> tuple[Tree, str]:
         raise SettingsError(error.detail) from error
     if len(names) != 1:
         example = next((name for name in names if name.lower().endswith(_suffixes())), "MEMBER")
-        raise SettingsError(f"{place} holds {len(names)} files; name one: beatray ingest explain {args[0]} {example}")
+        raise SettingsError(f"{path} holds {len(names)} files; name one: beatray ingest explain {args[0]} {example}")
     return tree, names[0]
 
 
@@ -174,9 +174,9 @@ def _measured(record: Record, windows: list[Window]) -> None:
         _line("ok", f"quality{which}", ", ".join(str(f.name).lower() for f in Flag if f in flags) or "no flags")
         beats = len(found.r_peaks[number])
         _line("ok", f"R-peaks{which}", f"{beats} in {window.n_samples / 500:g} s")
-    ours = dict(zip(RECORD_FEATURES, found.record_features[0], strict=True))
-    parts = [f"rate {6 * ours['heart_rate_per_10s']:.0f}/min"]
-    parts += [f"{name.upper()} {1e3 * ours[f'{name}_s']:.0f} ms" for name in ("pr", "qrs", "qt")]
+    measured = dict(zip(RECORD_FEATURES, found.record_features[0], strict=True))
+    parts = [f"rate {6 * measured['heart_rate_per_10s']:.0f}/min"]
+    parts += [f"{name.upper()} {1e3 * measured[f'{name}_s']:.0f} ms" for name in ("pr", "qrs", "qt")]
     _line("ok", "measured here", ", ".join(part for part in parts if "nan" not in part) or "nothing")
     if record.measured:
         _line("ok", "measured by device", ", ".join(f"{name} {value:g}" for name, value in record.measured.items()))

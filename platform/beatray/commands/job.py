@@ -8,14 +8,14 @@ import sys
 from itertools import pairwise
 
 from beatray.cli_parser import parser
-from beatray.corpus.label_settings import is_place
+from beatray.corpus.label_settings import is_path
 from beatray.ingest.sources.registry import SOURCES
 from beatray.models import bundled
 
 _TABLE = ("labels", "labels.table", "labels.id_key_file", "objective.table.table", "objective.table.id_key_file")
 _EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file", "evaluate.robustness.noise_folder")
 
-PLACES = {
+PATH_KEYS = {
     "ingest": (*SOURCES, "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
     "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
     "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", *_TABLE),
@@ -25,7 +25,7 @@ PLACES = {
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
     "report": ("PLACE", "--corpus", "--results"),
 }
-NOT_PLACES = ("random", "null", *bundled.names())
+NOT_PATHS = ("random", "null", *bundled.names())
 NEEDED = "out"
 MLFLOW_ID = r"[0-9a-f]{32}"
 """What `beatray report` takes in place of a folder."""
@@ -38,15 +38,15 @@ def main(command: str, argv: list[str]) -> int:
     """
     from beatray.cli import main as run
 
-    places = _of_report(argv) if command == "report" else dict(_pairs(argv))
-    for key in PLACES[command]:
-        value = places.get(key)
-        if value is None or value in NOT_PLACES or _names_labels(command, key, value):
+    given = _of_report(argv) if command == "report" else dict(_pairs(argv))
+    for key in PATH_KEYS[command]:
+        value = given.get(key)
+        if value is None or value in NOT_PATHS or _names_labels(command, key, value):
             continue
         each = value.strip("[]").split(",") if key == "model" else [value]
-        if not all(place.startswith("/") or "://" in place for place in each):
+        if not all(path.startswith("/") or "://" in path for path in each):
             return _refuse(command, f"{key}={value} is relative")
-    if NEEDED not in places and command != "report" and "--help" not in argv:
+    if NEEDED not in given and command != "report" and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not set")
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])
@@ -54,19 +54,19 @@ def main(command: str, argv: list[str]) -> int:
 
 def _names_labels(command: str, key: str, value: str) -> bool:
     """Whether the word is the name of labels that the corpus has, and no place at all."""
-    return command == "finetune" and key == "labels" and not is_place(value)
+    return command == "finetune" and key == "labels" and not is_path(value)
 
 
 def _of_report(argv: list[str]) -> dict[str, str]:
     """The places of `beatray report`, which has no overrides but a word of its own and options."""
-    said = parser().parse_args(["report", *argv])
-    places = {"PLACE": said.parent, "--corpus": said.corpus, "--results": said.results}
-    return {key: place for key, place in places.items() if place is not None and not re.fullmatch(MLFLOW_ID, place)}
+    parsed = parser().parse_args(["report", *argv])
+    given = {"PLACE": parsed.parent, "--corpus": parsed.corpus, "--results": parsed.results}
+    return {key: path for key, path in given.items() if path is not None and not re.fullmatch(MLFLOW_ID, path)}
 
 
 def _pairs(argv: list[str]) -> list[tuple[str, str]]:
-    pairs = [tuple(word.split("=", 1)) for word in argv if "=" in word]
-    pairs += [(word, after) for word, after in pairwise(argv) if word in ("--out", "--id-key-file", "--salt-file")]
+    pairs = [tuple(arg.split("=", 1)) for arg in argv if "=" in arg]
+    pairs += [(arg, after) for arg, after in pairwise(argv) if arg in ("--out", "--id-key-file", "--salt-file")]
     return [(key.lstrip("-"), value) for key, value in pairs]
 
 

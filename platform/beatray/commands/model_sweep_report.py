@@ -28,7 +28,7 @@ from beatray.sweep.model_results import ModelResults
 from beatray.sweep.record import SweepRecord
 from beatray.train.run_folder import SETTINGS
 
-PLACES = ("out", "run", "tracking", "cluster", "corpus.path", "encoder_weights")
+PATH_KEYS = ("out", "run", "tracking", "cluster", "corpus.path", "encoder_weights")
 """Settings that are paths, and do not change what was done."""
 
 
@@ -90,5 +90,5 @@ def shared_settings(folder: Store, record: SweepRecord, trial: str) -> dict[str,
     return {
         key: value
         for key, value in settings.items()
-        if not any(key == other or key.startswith(f"{other}.") for other in (*varied, *PLACES))
+        if not any(key == other or key.startswith(f"{other}.") for other in (*varied, *PATH_KEYS))
     }

@@ -33,7 +33,7 @@ class Pace:
         return max((total - done) / rate - (now_s - newest), 0.0)
 
 
-def in_words(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """7 s, 1:05 min, 2:30 h."""
     whole = round(seconds)
     if whole < 60:

@@ -49,15 +49,15 @@ def page_lead(plan: PredictPlan) -> list[str]:
 def _windows(plan: PredictPlan, count: int) -> Iterator[pa.Table]:
     """Tables of one window each, the first of its recording."""
     units = [unit for part in plan.parts for unit in part.units]
-    wanted = np.bincount(np.linspace(0, len(units) - 1, count).round().astype(int), minlength=len(units))
-    for unit, here in zip(units, wanted.tolist(), strict=True):
+    counts = np.bincount(np.linspace(0, len(units) - 1, count).round().astype(int), minlength=len(units))
+    for unit, here in zip(units, counts.tolist(), strict=True):
         if not here:
             continue
         (table,) = unit.read()
         table = table.filter(pc.is_valid(table["signal"])).combine_chunks()
         first = [n for n, name in enumerate(table["record_id"].to_pylist()) if "#" not in name or name.endswith("#0")]
-        for place in np.unique(np.linspace(0, len(first) - 1, min(here, len(first))).round().astype(int)).tolist():
-            yield table.slice(first[place], 1)
+        for row in np.unique(np.linspace(0, len(first) - 1, min(here, len(first))).round().astype(int)).tolist():
+            yield table.slice(first[row], 1)
 
 
 def _shown(plan: PredictPlan, record_id: str, signal_uv: NDArray[np.int16], n_samples: int) -> Shown:
@@ -80,9 +80,9 @@ def _answers(found: Prediction) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            format(values[0, place], digits),
-            "" if found.spread is None else f"± {found.spread[0, place]:.3g}",
-            "" if found.decisions is None else "yes" if found.decisions[0, place] else "no",
+            format(values[0, output], digits),
+            "" if found.spread is None else f"± {found.spread[0, output]:.3g}",
+            "" if found.decisions is None else "yes" if found.decisions[0, output] else "no",
         )
-        for place, name in enumerate(found.names)
+        for output, name in enumerate(found.names)
     ]

@@ -35,9 +35,9 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
 def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
     """Train and print a summary; an objective that learns from labels leaves a model, too."""
     run_spec, found = prepared(settings)
-    place = run_spec.run.location
+    location = run_spec.run.location
     what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
-    say(f"{command} {run_spec.settings.objective['name']} on {what}, into {place}")
+    say(f"{command} {run_spec.settings.objective['name']} on {what}, into {location}")
     if found is not None and (doubt := without_test(found)) is not None:
         say(f"  warning: {doubt}")
     with session(RaySettings(**as_dict(settings.cluster))):

@@ -91,11 +91,11 @@ def rows_of(corpus: Corpus, evaluation: Evaluation) -> Rows | None:
     """The rows of all recordings that were learned from or tested; None, with a word, where the corpus lacks some."""
     parts = evaluation.parts.values()
     names = {each for part in parts for ids in (part.train_ids, part.test_ids) for each in ids}
-    wanted = np.flatnonzero(corpus.index["record_id"].isin(names).to_numpy())
-    if len(wanted) < len(names):
+    rows = np.flatnonzero(corpus.index["record_id"].isin(names).to_numpy())
+    if len(rows) < len(names):
         say("  without pictures of recordings: this corpus lacks some that were evaluated (say --corpus PATH)")
         return None
-    return corpus.rows(wanted)
+    return corpus.rows(rows)
 
 
 def _corpus_facts(corpus: Corpus) -> dict[str, object]:

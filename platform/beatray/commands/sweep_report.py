@@ -160,9 +160,9 @@ def _each(results: SweepResults, group: str, key: str) -> str:
 
 def _journal(folder: Store, trial: Evaluated) -> list[dict[str, Any]]:
     """The lines of a trial's metrics.jsonl; none if it is gone."""
-    place = RunFolder.open(folder.child(trial.trial))
-    place.pull(METRICS)
-    return read_lines(place.scratch / METRICS)
+    run = RunFolder.open(folder.child(trial.trial))
+    run.pull(METRICS)
+    return read_lines(run.scratch / METRICS)
 
 
 def _folder_of(parent: str) -> str:
@@ -180,10 +180,10 @@ def _folder_of(parent: str) -> str:
     return found
 
 
-def _made(place: Store) -> dict[str, Any]:
+def _made(folder: Store) -> dict[str, Any]:
     """What a trial's encoder says of itself; nothing where its folder is gone."""
     try:
-        return describe_encoder(place.location)
+        return describe_encoder(folder.location)
     except (OSError, CheckpointError):
         return {}
 
@@ -233,19 +233,19 @@ def _with_controls(trial: Evaluated) -> Evaluation:
 
 
 def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: EvaluateSettings) -> list[ecg.Overlay]:
-    place = folder.child(trial.trial).child(EVALUATION_FOLDER)
+    store = folder.child(trial.trial).child(EVALUATION_FOLDER)
     part = trial.results["tasks"].get("segment")
-    if part is None or place.size("predictions.npz") is None:
+    if part is None or store.size("predictions.npz") is None:
         return []
     protocol = MAIN_PROTOCOL["segment"]
     fraction, seed = round(max(evaluation.segment_fractions), 6), evaluation.seeds_of("segment", protocol)[0]
-    wanted = ("segment", protocol, "pretrained", fraction, seed, "clean")
-    keys = ("task", "protocol", "variant", "fraction", "seed", "condition")
-    kept = next((run for run in trial.results["runs"] if tuple(run[key] for key in keys) == wanted), None)
+    shown = ("segment", protocol, "pretrained", fraction, seed, "clean")
+    fields = ("task", "protocol", "variant", "fraction", "seed", "condition")
+    kept = next((run for run in trial.results["runs"] if tuple(run[field] for field in fields) == shown), None)
     if kept is None:
         return []
     counts = SegmentCounts(*(np.array(kept["test"][name]) for name in ("both", "truth", "predicted")))
-    with np.load(io.BytesIO(place.read("predictions.npz")), allow_pickle=False) as archive:
+    with np.load(io.BytesIO(store.read("predictions.npz")), allow_pickle=False) as archive:
         predictions = archive["predictions"]
     ids = corpus.index["record_id"]
     rows = corpus.rows(np.flatnonzero(ids.isin(part["test_ids"]).to_numpy()))
@@ -284,15 +284,15 @@ def _track(folder: Store, written: list[Path]) -> list[str]:
     """Send the files to the sweep's MLflow run; says where they are."""
     if folder.size(MEMORY) is None:
         return []
-    place = RunFolder.open(folder)
-    place.pull(MEMORY)
+    run = RunFolder.open(folder)
+    run.pull(MEMORY)
     lines = []
-    for uri in Memory(place.scratch).records:
-        tracker = Tracker(resume(place.scratch, uri))
+    for uri in Memory(run.scratch).records:
+        tracker = Tracker(resume(run.scratch, uri))
         for path in written:
             tracker.artifact(path, REPORT)
         sent = tracker.finish(None, patience_s=10.0)
         arrived = f"MLflow: {uri}, run {tracker.run_id}, artifacts in {REPORT}/"
         lines.append(arrived if sent else f"not all sent to {uri}: give the command again when it answers")
-    place.push(MEMORY)
+    run.push(MEMORY)
     return lines

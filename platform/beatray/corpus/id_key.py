@@ -40,16 +40,16 @@ class IdKey:
         return _digest(self.secret, plain.encode(), ID_BYTES)
 
 
-def read_id_key(path: str, said: str = "--id-key-file ") -> IdKey:
-    """The id key in a file: its bytes without line ends after them. Raises CorpusError, with the word `said`."""
+def read_id_key(path: str, setting: str = "--id-key-file ") -> IdKey:
+    """The id key in a file: its bytes without line ends after them. Raises CorpusError that names `setting`."""
     try:
         with Path(path).expanduser().open("rb") as stream:
             secret = stream.read(MAX_KEY_BYTES + 1).rstrip(b"\r\n")
     except OSError as error:
-        raise CorpusError(f"{said}{path}: {error.strerror or 'cannot be read'}") from error
+        raise CorpusError(f"{setting}{path}: {error.strerror or 'cannot be read'}") from error
     if not MIN_KEY_BYTES <= len(secret) <= MAX_KEY_BYTES:
         raise CorpusError(
-            f"{said}{path} holds {'more than ' if len(secret) > MAX_KEY_BYTES else ''}"
+            f"{setting}{path} holds {'more than ' if len(secret) > MAX_KEY_BYTES else ''}"
             f"{min(len(secret), MAX_KEY_BYTES)} bytes; an id key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES}. Make one: "
             "head -c 32 /dev/urandom | base64 > id-key, and keep it where only you can read it"
         )

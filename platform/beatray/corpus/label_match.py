@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.label_columns import Column
-from beatray.corpus.label_file import Table, Words
+from beatray.corpus.label_file import Table, TextColumn
 from beatray.corpus.label_keys import (
     NOTHING,
     SEVERAL,
@@ -52,7 +52,7 @@ def matched(
         others = (index["source"] != settings.source).to_numpy()
     else:
         others = np.zeros(len(index), np.bool_)
-    words = table.columns[key]
+    column = table.columns[key]
     private = is_private(settings, index, recipe)
     by_name = kind_by_name(key)
     named = settings.key_kind if settings.key_kind != "auto" else by_name
@@ -62,19 +62,19 @@ def matched(
         units = _without(recordings_of(index) if kind == "recording" else patients_of(index), others)
         if kind == "patient" and named:
             _check_patients(units, settings, recipe)
-        hidden = _row_of(words) if _hides(private, kind, key) else None
+        hidden = _row_of(column) if _hides(private, kind, key) else None
         id_key = _id_key(settings, recipe) if kind == "patient" else None
-        found = match(words.distinct, units, id_key, hidden)[words.codes]
+        found = match(column.distinct, units, id_key, hidden)[column.codes]
         fits.append((units, found, int((found != NOTHING).sum())))
     fits.sort(key=lambda fit: -fit[2])
     (units, found, hits), *others_fit = fits
     if others_fit and 10 * others_fit[0][2] >= hits > 0:
-        said = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
+        options = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
         raise LabelError(
-            f"{table.place}: the {table.rows:,} rows of column {key!r} could mean {said} rows: set "
+            f"{table.location}: the {table.rows:,} rows of column {key!r} could mean {options} rows: set "
             "labels.key_kind=recording or labels.key_kind=patient"
         )
-    return units, found, words.of_rows().tolist()
+    return units, found, column.of_rows().tolist()
 
 
 def _hides(private: bool, kind: str, key: str) -> bool:
@@ -82,9 +82,9 @@ def _hides(private: bool, kind: str, key: str) -> bool:
     return private and not (kind == "recording" and kind_by_name(key) == "recording")
 
 
-def _row_of(words: Words) -> Callable[[int], str]:
+def _row_of(column: TextColumn) -> Callable[[int], str]:
     """What stands for a word of the key column in a message."""
-    return lambda position: f"of row {int(np.flatnonzero(words.codes == position)[0]) + 1}"
+    return lambda position: f"of row {int(np.flatnonzero(column.codes == position)[0]) + 1}"
 
 
 def _without(units: Units, rows: NDArray[np.bool_]) -> Units:
@@ -155,7 +155,7 @@ def refuse_bad_keys(
 
     lost, several = np.flatnonzero(found == NOTHING), np.flatnonzero(found == SEVERAL)
     look = "" if hide else f", such as {examples(units)}"
-    kind = f"{table.place}: column {key!r} was read as the key of {units.kind}s"
+    kind = f"{table.location}: column {key!r} was read as the key of {units.kind}s"
     if len(several):
         raise LabelError(
             f"{kind}, and {len(several):,} of {table.rows:,} rows could mean two of the corpus (e.g. {some(several)}): "

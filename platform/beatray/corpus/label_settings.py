@@ -63,46 +63,46 @@ class LabelSettings:
             raise SettingsError(f"separator must not be a letter or a digit, not {self.separator!r}")
 
 
-def is_place(word: str) -> bool:
-    """Whether a word after `labels=` is the place of a table: no name of labels has a dot or a slash."""
-    return any(sign in word for sign in "./\\")
+def is_path(text: str) -> bool:
+    """Whether the value of `labels=` is the path of a table: no name of labels has a dot or a slash."""
+    return any(sign in text for sign in "./\\")
 
 
-def file_name(place: str) -> str:
-    """The name of a table without its folders, which may be nobody else's business."""
-    return PurePosixPath(place.replace("\\", "/")).name
+def file_name(path: str) -> str:
+    """The name of a table without its folders, which may be private."""
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
-def without_places(table: dict[str, Any]) -> dict[str, Any]:
+def without_folders(table: dict[str, Any]) -> dict[str, Any]:
     """`LabelSettings` as content that may be handed to others: without the folders of this machine."""
     return {**table, "table": file_name(table["table"]), "id_key_file": None}
 
 
-def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What `labels=` and `labels.KEY=` say, as content for `LabelSettings`; and the other overrides."""
-    said: dict[str, Any] = {}
+def split_label_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What `labels=` and `labels.KEY=` set, as content for `LabelSettings`; and the other overrides."""
+    given: dict[str, Any] = {}
     others = []
-    for word in words:
-        key, sign, value = word.partition("=")
+    for override in overrides:
+        key, sign, value = override.partition("=")
         if key == "labels" and sign:
             if not value:
                 raise SettingsError("which labels? labels= is empty (an unset variable?)")
-            said["table"] = value
+            given["table"] = value
         elif key.startswith("labels.") and sign:
             name = key.removeprefix("labels.")
             group, dot, column = name.partition(".")
             if dot and group in _BY_NAME:
-                said.setdefault(group, {})[column] = value
+                given.setdefault(group, {})[column] = value
             else:
-                said[name] = _value(name, value)
+                given[name] = _value(name, value)
         else:
-            others.append(word)
-    return said, others
+            others.append(override)
+    return given, others
 
 
-def label_settings(said: dict[str, Any]) -> LabelSettings:
+def label_settings(given: dict[str, Any]) -> LabelSettings:
     """The settings; SettingsError names the key and the nearest right one."""
-    return build(LabelSettings, said, "labels.")
+    return build(LabelSettings, given, "labels.")
 
 
 def _value(name: str, text: str) -> Any:

@@ -67,10 +67,10 @@ def parse(name: str, text: str) -> Condition:
     for some in re.split(r"\s+or\s+", text.strip()):
         found = []
         for each in re.split(r"\s+and\s+", some):
-            said = _COMPARISON.fullmatch(each)
-            if said is None or any(sign in said["column"] for sign in "<>=!"):
+            match = _COMPARISON.fullmatch(each)
+            if match is None or any(sign in match["column"] for sign in "<>=!"):
                 raise LabelError(f"labels.targets.{name}: {each.strip()!r} is no comparison; write {GRAMMAR}")
-            found.append(Comparison(said["column"], said["sign"], float(said["number"])))
+            found.append(Comparison(match["column"], match["sign"], float(match["number"])))
         either.append(tuple(found))
     return Condition(text.strip(), tuple(either))
 

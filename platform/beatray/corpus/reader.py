@@ -98,15 +98,15 @@ class Corpus:
     def rows(self, positions: Sequence[int] | NDArray[Any] | None = None) -> Rows:
         """Load rows by their position in `index` (default: all), in the order asked for."""
         index = self.index
-        wanted = np.arange(len(index)) if positions is None else np.asarray(positions)
-        wanted = np.flatnonzero(wanted) if wanted.dtype == bool else wanted.astype(np.int64)
+        selected = np.arange(len(index)) if positions is None else np.asarray(positions)
+        selected = np.flatnonzero(selected) if selected.dtype == bool else selected.astype(np.int64)
         first = np.concatenate([[0], np.cumsum([s.rows for s in self.manifest.shards])]).astype(np.int64)
-        shard_of = np.searchsorted(first, wanted, side="right") - 1
+        shard_of = np.searchsorted(first, selected, side="right") - 1
         parts, order = [], []
         for number in np.unique(shard_of).tolist():
             here = np.flatnonzero(shard_of == number)
             table = self.columns(self.manifest.shards[number], None)
-            parts.append(table.take(pa.array(wanted[here] - first[number])))
+            parts.append(table.take(pa.array(selected[here] - first[number])))
             order.append(here)
         if not parts:
             return rows_of(schema.SCHEMA.empty_table())

@@ -170,9 +170,9 @@ def gpus_of_torch() -> tuple[list[Gpu], str | None]:
 
 def gpus_of_driver() -> list[str]:
     """Name, memory and driver version of each GPU, as nvidia-smi lists them."""
-    words = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listed.splitlines() if line.strip()]

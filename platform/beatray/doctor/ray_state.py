@@ -26,18 +26,18 @@ def holders(port: int, proc: Path = Path("/proc")) -> list[str] | None:
 
     None where somebody listens whom this user may not look at.
     """
-    wanted = set()
+    sockets = set()
     for table in ("tcp", "tcp6"):
         lines = (proc / "net" / table).read_text().splitlines()[1:] if (proc / "net" / table).exists() else []
-        for words in map(str.split, lines):
-            if words[3] == LISTENING and int(words[1].rsplit(":", 1)[1], 16) == port:
-                wanted.add(f"socket:[{words[9]}]")
-    if not wanted:
+        for cells in map(str.split, lines):
+            if cells[3] == LISTENING and int(cells[1].rsplit(":", 1)[1], 16) == port:
+                sockets.add(f"socket:[{cells[9]}]")
+    if not sockets:
         return []
     found = []
     for process in proc.glob("[0-9]*"):
         try:
-            if any(str(handle.readlink()) in wanted for handle in (process / "fd").iterdir()):
+            if any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
                 found.append((process / "cmdline").read_text().replace("\0", " ").strip())
         except OSError:
             continue  # another user's, or gone

@@ -107,11 +107,11 @@ def check_packages(requirements: Iterable[str], version_of: VersionOf = installe
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         found = version_of(requirement.name)
-        wanted = f"pip install '{requirement.name}{_extras(requirement)}{requirement.specifier}'"
+        remedy = f"pip install '{requirement.name}{_extras(requirement)}{requirement.specifier}'"
         if found is None:
-            findings.append(fail(f"{requirement.name} is not installed", wanted))
+            findings.append(fail(f"{requirement.name} is not installed", remedy))
         elif not requirement.specifier.contains(found, prereleases=True):
-            findings.append(fail(f"{requirement.name} {found}; needed {requirement.specifier}", wanted))
+            findings.append(fail(f"{requirement.name} {found}; needed {requirement.specifier}", remedy))
         else:
             fine += 1
     return [*findings, ok(f"{fine} packages within their bounds")]

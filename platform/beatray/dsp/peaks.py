@@ -202,8 +202,8 @@ def _typical_height(height: NDArray[np.float32], lengths: NDArray[np.int64], blo
 
 def _refine_leads(usable: NDArray[np.bool_], leads: tuple[int, ...], order: tuple[int, ...]) -> NDArray[np.int64]:
     ranked = np.array(order, np.int64)
-    place = np.array([leads.index(lead) for lead in order])
-    chosen: NDArray[np.int64] = ranked[usable[:, place].argmax(axis=1)]
+    row = np.array([leads.index(lead) for lead in order])
+    chosen: NDArray[np.int64] = ranked[usable[:, row].argmax(axis=1)]
     return chosen
 
 

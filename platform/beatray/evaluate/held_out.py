@@ -55,17 +55,17 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
         refuse_patients_in_two_splits(labels, corpus.index, roles)
         own = table_space(labels)
         with_waves = (corpus.index["source"] == "ludb").to_numpy() & ("segment" in plan.tasks)
-        wanted = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
+        selected = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
     else:
         sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
-        wanted = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
+        selected = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:
-        wanted = wanted[roles[wanted] != Role.VALIDATION]
-    rows, chosen = corpus.rows(wanted), roles[wanted]
+        selected = selected[roles[selected] != Role.VALIDATION]
+    rows, chosen = corpus.rows(selected), roles[selected]
     if labels is not None:
-        rows = replace(rows, patient_id=labels.owners(wanted, rows.patient_id))
+        rows = replace(rows, patient_id=labels.owners(selected, rows.patient_id))
     train, validation, test = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
-    return HeldOut(rows, train, validation, test, None if own is None else own.take(wanted))
+    return HeldOut(rows, train, validation, test, None if own is None else own.take(selected))
 
 
 def evaluate_encoder(

@@ -102,11 +102,11 @@ def _paired_folds(evaluation: Evaluation) -> list[str]:
     for protocol, encoder in dict.fromkeys((r.protocol, r.encoder) for r in runs if r.variant == "pretrained"):
         here = [r for r in runs if r.protocol == protocol]
         most = max(r.fraction for r in here)
-        ours = {r.seed: r for r in here if (r.encoder, r.fraction, r.variant) == (encoder, most, "pretrained")}
-        like = {r.architecture for r in ours.values()}
+        pretrained = {r.seed: r for r in here if (r.encoder, r.fraction, r.variant) == (encoder, most, "pretrained")}
+        like = {r.architecture for r in pretrained.values()}
         control = {r.seed: r for r in here if (r.fraction, r.variant) == (most, "random") and r.architecture in like}
-        seeds = sorted(ours.keys() & control.keys())
-        pairs = [[score["f1"] for seed in seeds for score in side[seed].fold_scores] for side in (ours, control)]
+        seeds = sorted(pretrained.keys() & control.keys())
+        pairs = [[score["f1"] for seed in seeds for score in side[seed].fold_scores] for side in (pretrained, control)]
         if len(pairs[0]) < 2 or not np.isfinite(pairs).all():
             continue
         found = compare({"pretrained": pairs[0], "random": pairs[1]})

@@ -79,8 +79,8 @@ def score_today(name: str) -> str:
     condition, _, variant = (rest or "").rpartition(".")
     if variant_today(variant) not in VARIANTS:
         condition, variant = rest or "", "pretrained"
-    said = [condition, "" if variant == "pretrained" else variant_today(variant)]
-    return "/".join([f"{PREFIX}{task}", protocol_today(task, protocol), f"{percent}pct", *filter(None, said), metric])
+    parts = [condition, "" if variant == "pretrained" else variant_today(variant)]
+    return "/".join([f"{PREFIX}{task}", protocol_today(task, protocol), f"{percent}pct", *filter(None, parts), metric])
 
 
 def _run_today(run: Mapping[str, Any]) -> dict[str, Any]:

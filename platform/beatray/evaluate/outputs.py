@@ -84,10 +84,10 @@ class Outputs:
         self.noise = _stamp(settings.robustness.noise_folder)
         self._identities: dict[str, str] = {}  # by encoder: made once here and carried to the other processes
 
-    def missing(self, wanted: Iterable[tuple[str, str, Source]]) -> list[Piece]:
+    def missing(self, needed: Iterable[tuple[str, str, Source]]) -> list[Piece]:
         """The jobs that bring what is wanted (task, condition, source) and not there yet."""
         by_part: dict[tuple[str, str], dict[tuple[str, int], Source]] = {}
-        for task, condition, source in wanted:
+        for task, condition, source in needed:
             by_part.setdefault((task, condition), {})[source[0].key(), source[1]] = source
         pieces = []
         for (task, condition), sources in by_part.items():

@@ -129,10 +129,10 @@ def runs_of(files: Mapping[str, Sequence[Path]], variants: Sequence[str] = ()) -
     documents = {name: [_read(path) for path in paths] for name, paths in files.items()}
     first = next(iter(documents))
     several = counts[first] > 1
-    wanted = [(name, name, "pretrained") for name in documents]
-    wanted += [(VARIANTS[variant], first, variant) for variant in variants]
+    lines = [(name, name, "pretrained") for name in documents]
+    lines += [(VARIANTS[variant], first, variant) for variant in variants]
     scores: dict[tuple[str, str, str], dict[int, float]] = {}
-    for method, source, variant in wanted:
+    for method, source, variant in lines:
         for number, document in enumerate(documents[source]):
             _check_alike(documents[first][number], document, files[first][number], files[source][number])
             here = [run for run in document["runs"] if run["variant"] == variant]

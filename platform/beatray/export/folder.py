@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.corpus.label_settings import without_places
+from beatray.corpus.label_settings import without_folders
 from beatray.export.card import model_card
 from beatray.export.programs import ExportError, Programs, to_programs
 from beatray.ingest.canonical import to_windows
@@ -81,5 +81,5 @@ def without_path(description: dict[str, Any]) -> dict[str, Any]:
             shown[part] = {name: value for name, value in shown[part].items() if name != key}
     objective = shown.get("objective")
     if isinstance(objective, dict) and isinstance(objective.get("table"), dict):
-        shown["objective"] = {**objective, "table": without_places(objective["table"])}
+        shown["objective"] = {**objective, "table": without_folders(objective["table"])}
     return shown

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from beatray.corpus.label_settings import without_places
+from beatray.corpus.label_settings import without_folders
 from beatray.errors import CheckpointError, TrainingError
 from beatray.evaluate.metrics import best_thresholds
 from beatray.evaluate.recordings import count, recording_of
@@ -143,7 +143,7 @@ def _shareable(objective: dict[str, Any]) -> dict[str, Any]:
     table = objective.get("table")
     if not table:
         return objective
-    return {**objective, "table": without_places(table)}
+    return {**objective, "table": without_folders(table)}
 
 
 def figures(description: dict[str, Any]) -> dict[str, float]:

@@ -75,9 +75,9 @@ def number_scores(
 ) -> Scores:
     """Mean absolute error and R squared of each number, and their means."""
     known = np.isfinite(truth)
-    wanted = np.where(known, truth, 0.0).astype(np.float64)
-    errors = np.where(known, predicted - wanted, 0.0)
-    centred = np.where(known, wanted - _medians(truth), 0.0)  # squares of large numbers would cancel
+    target = np.where(known, truth, 0.0).astype(np.float64)
+    errors = np.where(known, predicted - target, 0.0)
+    centred = np.where(known, target - _medians(truth), 0.0)  # squares of large numbers would cancel
 
     def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         with np.errstate(invalid="ignore", divide="ignore"):

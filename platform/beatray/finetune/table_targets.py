@@ -31,7 +31,7 @@ def targets_of_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArra
     """The targets of `settings.table`, row by row of the corpus; `roles` are those of its splits."""
     labels = read_labels(settings.table, corpus.index, corpus.recipe)
     refuse_patients_in_two_splits(labels, corpus.index, roles)
-    title = file_name(labels.table.place)
+    title = file_name(labels.table.location)
     numbers = [column for column in labels.targets if column.kind == "numbers"]
     others = [column for column in labels.targets if column.kind != "numbers"]
     if settings.task == "regress":
@@ -78,7 +78,7 @@ def _one_of_several(labels: Labels, title: str) -> OwnLabel:
 def _about(labels: Labels) -> dict[str, Any]:
     """What a model folder says of the table it was trained on: nothing of its rows."""
     return {
-        "table": file_name(labels.table.place),
+        "table": file_name(labels.table.location),
         "sha256": labels.table.sha256,
         "key": labels.key,
         "key_kind": labels.key_kind,

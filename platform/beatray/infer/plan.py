@@ -29,9 +29,9 @@ from beatray.infer.files import (
     read_listing,
     read_note,
 )
-from beatray.infer.places import CorpusPlace, refuse_inside
+from beatray.infer.locations import CorpusLocation, refuse_inside
 from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, encoder_sha256, load_encoder
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
@@ -76,7 +76,7 @@ class EmbedSettings:
 class EmbedCommand:
     """Everything `beatray embed` needs."""
 
-    corpus: CorpusPlace = field(default_factory=CorpusPlace)
+    corpus: CorpusLocation = field(default_factory=CorpusLocation)
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     encoder_path: str | None = None
@@ -113,7 +113,7 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
         raise SettingsError("of which corpus? set corpus=PATH (make one with `beatray ingest`)")
     if command.level not in (*LEVELS, "both"):
         raise SettingsError(f"level={command.level} is not one of {', '.join(LEVELS)}, both")
-    encoder, out = absolute(place_of(command.encoder_path)), Store(absolute(command.out))
+    encoder, out = absolute(location_of(command.encoder_path)), Store(absolute(command.out))
     corpus = open_corpus(absolute(command.corpus.path))
     refuse_inside(out, command.out, corpus.store, "the corpus")
     loaded: Any = load_encoder(_exported(encoder))
@@ -223,8 +223,8 @@ def _refuse_own(plan: EmbedPlan) -> None:
     store = plan.out
     notes = [name for name in store.names(STAGING) if is_note(store, name)]
     shards = {shard.name for shard in plan.corpus.manifest.shards} | {name.removesuffix(".json") for name in notes}
-    ours = {**dict.fromkeys(LEVELS, shards), STAGING: set(notes)}
-    for folder, names in ours.items():
+    known = {**dict.fromkeys(LEVELS, shards), STAGING: set(notes)}
+    for folder, names in known.items():
         there = store.child(folder).walk() if store.exists(folder) else {}
         own = [name for name in there if name not in names and not name.startswith(TEMPORARY_PREFIX)]
         if own:

@@ -80,9 +80,9 @@ def embed_rows(
         if boxes is None or r_peaks is None:
             continue
         before_smp, after_smp = boxes.before_s * RATE_HZ, boxes.after_s * RATE_HZ
-        place, index = all_beats(torch.from_numpy(r_peaks[part]), valid.cpu(), before_smp, after_smp)
+        position, index = all_beats(torch.from_numpy(r_peaks[part]), valid.cpu(), before_smp, after_smp)
         owner, slot = (index >= 0).nonzero(as_tuple=True)
-        regions = roi_align_1d(fmap, place[owner, slot].to(device), owner.to(device), encoder.stages[-1], boxes.bins)
+        regions = roi_align_1d(fmap, position[owner, slot].to(device), owner.to(device), encoder.stages[-1], boxes.bins)
         beats.append((regions.flatten(1) if boxes.pooling == "bins" else regions.mean(2)).cpu())
         number = index[owner, slot].numpy()
         rows.append(owner.numpy() + first)

@@ -69,10 +69,10 @@ class Embedder:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One row: where the row group belongs, and its tables of vectors as Arrow streams, one column per level."""
-        places = set(zip(table["shard"].to_pylist(), table["group"].to_pylist(), strict=True))
-        if len(places) != 1:
-            raise CorpusError(f"Ray Data mixed row groups: {sorted(places)}")
-        ((shard, group),) = places
+        groups = set(zip(table["shard"].to_pylist(), table["group"].to_pylist(), strict=True))
+        if len(groups) != 1:
+            raise CorpusError(f"Ray Data mixed row groups: {sorted(groups)}")
+        ((shard, group),) = groups
         work, table = self._work, table.combine_chunks()
         made = embed_rows(
             self._encoder,

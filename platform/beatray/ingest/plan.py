@@ -26,9 +26,9 @@ from beatray.dsp import features
 from beatray.dsp.analyse import DEFAULT, AnalysisSettings, Detector, Hrv, Quality
 from beatray.errors import CorpusError
 from beatray.ingest.each_record import PART
+from beatray.ingest.locations import Locations, each_name_once, locations_of, refuse_shared_paths
 from beatray.ingest.member_checks import passed_over_text
 from beatray.ingest.patients import other_id_key
-from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import Tree, is_remote, open_tree
 from beatray.ingest.web_file import is_web, size_of
@@ -48,7 +48,7 @@ VERSION = "2"
 class IngestSettings:
     """What to read, where to write and how."""
 
-    sources: Mapping[str, Places]  # source name -> folder, archive or URI, or several of them
+    sources: Mapping[str, Locations]  # source name -> folder, archive or URI, or several of them
     out: str
     detector: Detector = "beatray"  # who finds R-peaks and waves: `analyse.DETECTORS`
     quality: Quality = "beatray"  # whose judgement of the signal becomes flags
@@ -120,26 +120,28 @@ def list_items(settings: IngestSettings) -> Listed:
     places share a path that is all the name their recordings have.
     """
     found: dict[str, dict[str, tuple[Tree, list[Item], list[Unlisted]]]] = {}
-    for source, location in places_of(settings.sources):
+    for source, location in locations_of(settings.sources):
         if source not in SOURCES:
             raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
-        found.setdefault(source, {})[location] = _list_place(source, location)
+        found.setdefault(source, {})[location] = _list_location(source, location)
     listed: Listed = {}
-    for source, places in found.items():
-        trees = [(tree, items) for tree, items, _ in places.values()]
+    for source, by_location in found.items():
+        trees = [(tree, items) for tree, items, _ in by_location.values()]
         if SOURCES[source].names_are_paths:
             refuse_shared_paths(source, trees)
         once = each_name_once(trees)
-        everything = [(location, item) for location, (items, _) in zip(places, once, strict=True) for item in items]
-        chosen: dict[str, list[Item]] = {location: [] for location in places}
+        everything = [
+            (location, item) for location, (items, _) in zip(by_location, once, strict=True) for item in items
+        ]
+        chosen: dict[str, list[Item]] = {location: [] for location in by_location}
         for location, item in _spaced(everything, settings.limit):
             chosen[location].append(item)
-        for (location, (_, _, unlisted)), (_, elsewhere) in zip(places.items(), once, strict=True):
+        for (location, (_, _, unlisted)), (_, elsewhere) in zip(by_location.items(), once, strict=True):
             listed[source, location] = (chosen[location], [*unlisted, *elsewhere])
     return listed
 
 
-def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
+def _list_location(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
     """What one place of a source lists. Raises CorpusError."""
     besides = ""
     try:

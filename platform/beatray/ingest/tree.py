@@ -78,9 +78,9 @@ def _open_remote(location: str) -> Tree:
     if is_web(location):
         size_of(location)  # refuses, with the remedy, what cannot be read there
         return ZipTree(location)
-    place = location.partition("?")[0].lower()
-    if place.endswith(".zip"):
+    path = location.partition("?")[0].lower()
+    if path.endswith(".zip"):
         return ZipTree(location)
-    if place.endswith(ARCHIVE_SUFFIXES):
+    if path.endswith(ARCHIVE_SUFFIXES):
         raise ValueError(f"{location}: a tar is not read over the network: copy it here, or store it as zip or folder")
     return RemoteTree(location)

@@ -17,22 +17,22 @@ ABOUT, CARD = "about.json", "README.md"
 
 def names() -> tuple[str, ...]:
     """The weights there are."""
-    return tuple(sorted(place.parent.name for place in PACKAGED.glob(f"*/{ABOUT}")))
+    return tuple(sorted(file.parent.name for file in PACKAGED.glob(f"*/{ABOUT}")))
 
 
-def place_of(word: str) -> str:
-    """Where the weights lie that a word means: those of the package for one of their names, else the word itself."""
-    return f"{PACKAGE_SCHEME}://{word}" if word in names() else word
+def location_of(text: str) -> str:
+    """The location of weights: that in the package for one of their names, else the text itself."""
+    return f"{PACKAGE_SCHEME}://{text}" if text in names() else text
 
 
 def about(name: str) -> dict[str, Any]:
     """What is known of bundled weights: `about.json`."""
-    return dict(json.loads(Store(place_of(name)).read(ABOUT)))
+    return dict(json.loads(Store(location_of(name)).read(ABOUT)))
 
 
 def card(name: str) -> str:
     """The card of bundled weights, as markdown."""
-    return Store(place_of(name)).read(CARD).decode()
+    return Store(location_of(name)).read(CARD).decode()
 
 
 def size_bytes(name: str) -> int:

@@ -153,7 +153,7 @@ def lead_rows(x: Tensor, leads: Sequence[int]) -> Tensor:
     return torch.stack([x[:, lead] for lead in leads], 1)
 
 
-def places(chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+def chosen_positions(chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
     """Where the chosen tokens of each record are, in time order, and which of these there are: (B, T') -> (B, K) twice.
 
     K is the most that a record has, or `most`, which asks no device; what a record with fewer has beyond them are

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from beatray.errors import CheckpointError
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import read_folder, write_folder
 from beatray.storage.store import Store
@@ -101,7 +101,7 @@ def is_encoder(path: str) -> bool:
 
 
 def _encoder_store(path: str) -> Store:
-    store = Store(place_of(str(path)))
+    store = Store(location_of(str(path)))
     return store if store.size("encoder.json") is not None else store.child(ENCODER_FOLDER)
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from beatray.errors import CheckpointError
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel, build_head
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import read_folder, write_folder
@@ -97,12 +97,12 @@ def is_model(path: str) -> bool:
 
 def model_files(path: str) -> dict[str, bytes]:
     """The files of the model at `path`, every hash checked."""
-    place = _model_store(path)
-    if place.size(DESCRIPTION) is None:
+    store = _model_store(path)
+    if store.size(DESCRIPTION) is None:
         raise CheckpointError(f"there is no model at {path} (a run folder of `beatray finetune`, or its model/ folder)")
-    return read_folder(place)
+    return read_folder(store)
 
 
 def _model_store(path: str) -> Store:
-    store = Store(place_of(str(path)))
+    store = Store(location_of(str(path)))
     return store if store.size(DESCRIPTION) is not None else store.child(MODEL_FOLDER)

@@ -87,7 +87,7 @@ class TemporalNet(Encoder):
             valid = None if n_samples is None else n_samples.repeat_interleave(leads)
             flat = pool_over_time(maps[-1].flatten(0, 1), self.pooling, self.stages[-1], valid)
             pooled.append(flat.view(records, leads, self.lead_dim))
-        where = {lead: place for place, lead in enumerate(lead for group in self.lead_groups for lead in group)}
+        where = {lead: position for position, lead in enumerate(lead for group in self.lead_groups for lead in group)}
         return lead_rows(torch.cat(pooled, 1), [where[lead] for lead in sorted(where)])
 
     def _lead_maps(self, x_mv: Tensor) -> list[list[Tensor]]:

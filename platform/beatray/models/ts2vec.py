@@ -89,8 +89,8 @@ class TS2VecEncoder(Encoder):
         return [first.transpose(1, 2), self._context(tokens, self._valid(tokens, n_samples))]
 
     @staticmethod
-    def _at_stride(x: Tensor, now: int, wanted: int) -> Tensor:
-        while now < wanted:
+    def _at_stride(x: Tensor, now: int, target: int) -> Tensor:
+        while now < target:
             x, now = halve_rate(x), 2 * now
         return x
 

@@ -226,8 +226,8 @@ class BeatSsl(Objective):
         if not self.static_shapes:
             owner, slot = there.nonzero(as_tuple=True)
             return Slots(owner, slot, None)
-        place = torch.arange(there.numel(), device=there.device)
-        return Slots(place // there.shape[1], place % there.shape[1], there.flatten())
+        position = torch.arange(there.numel(), device=there.device)
+        return Slots(position // there.shape[1], position % there.shape[1], there.flatten())
 
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings

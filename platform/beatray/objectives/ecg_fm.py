@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from beatray.augment.draws import Draws
 from beatray.augment.lead_masks import mask_leads, standardise_leads
 from beatray.augment.segments import adjacent_segments
-from beatray.augment.token_spans import masked_tokens, other_places
+from beatray.augment.token_spans import masked_tokens, negative_positions
 from beatray.augment.two_views import VIEWS
 from beatray.models.encoder import Encoder, at_least_float32, cells_of, pool_over_time, valid_cells
 from beatray.objectives.contrast import unit_rows
@@ -110,9 +110,9 @@ class EcgFm(Objective):
         for view, segment in zip(VIEWS, segments, strict=True):
             out[f"view_{view}"] = mask_leads(segment, draws, view, s.lead_mask)
             masked = masked_tokens(draws, view, tokens, cells.cpu().numpy(), count, s.mask_span)[:, :most]
-            negatives = other_places(draws, view, most, count, s.n_negatives)
-            for name, places in (("masked", masked), ("negatives", negatives)):  # 16 bits: workers send them around
-                out[f"{name}_{view}"] = torch.from_numpy(places.astype(np.int16)).to(segment.device)
+            negatives = negative_positions(draws, view, most, count, s.n_negatives)
+            for name, positions in (("masked", masked), ("negatives", negatives)):  # 16 bits: workers send them around
+                out[f"{name}_{view}"] = torch.from_numpy(positions.astype(np.int16)).to(segment.device)
         seeds = np.stack([draws.uniform("gumbel", 1, view)[:, 0] for view in VIEWS], 1)
         out["gumbel"] = torch.from_numpy((seeds * 2.0**32).astype(np.int64)).to(out["n_valid"].device)
         return {**out, "patient_key": batch["patient_key"].to(out["n_valid"].device)}
@@ -123,17 +123,19 @@ class EcgFm(Objective):
         n_valid = views["n_valid"].repeat(2)
         tokens = network.tokens(torch.cat([views[f"view_{view}"] for view in VIEWS]), n_valid)
         tokens = scaled_gradient(tokens, s.feature_gradient, self.stop_gradient)
-        places = network.token_positions(tokens) if hasattr(network, "token_positions") else tokens.new_zeros(())
+        position_codes = (
+            network.token_positions(tokens) if hasattr(network, "token_positions") else tokens.new_zeros(())
+        )
         there = valid_cells(n_valid, self.stage, tokens.shape[1])
         masked = torch.cat([views[f"masked_{view}"] for view in VIEWS]).long()  # (2n, M)
         counted = torch.arange(masked.shape[1], device=tokens.device) < self.masked_count(there.sum(1))[:, None]
         hidden = torch.zeros_like(there).scatter(1, masked, counted)[..., None]
-        context = network.encode(torch.where(hidden, self.mask_token.to(tokens) + places, tokens), valid=there)
+        context = network.encode(torch.where(hidden, self.mask_token.to(tokens) + position_codes, tokens), valid=there)
         pooled_from = context
         if s.patient_weight > 0 and s.patient_tokens == "unmasked":
             pooled_from = network.encode(tokens, valid=there)
         with torch.autocast(tokens.device.type, enabled=False):
-            features = at_least_float32(tokens) - places
+            features = at_least_float32(tokens) - position_codes
             loss, means, counts = self._token_parts(
                 features, at_least_float32(_at(context, masked)), masked, counted, views, at
             )
@@ -242,6 +244,6 @@ def scaled_gradient(x: Tensor, part: float, stop: Stop = Tensor.detach) -> Tenso
     return fixed + part * (x - fixed)
 
 
-def _at(x: Tensor, places: Tensor) -> Tensor:
+def _at(x: Tensor, positions: Tensor) -> Tensor:
     """(B, T, D) at places (B, M) -> (B, M, D)."""
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))

@@ -29,7 +29,7 @@ from beatray.augment.draws import Draws
 from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, cells_of, places
+from beatray.models.encoder import Encoder, cells_of, chosen_positions
 from beatray.models.jepa import TokenPredictor
 from beatray.models.vit import ViTSettings
 from beatray.objectives.latent import LatentPrediction, LatentSettings
@@ -93,8 +93,8 @@ class Jepa(LatentPrediction):
         teacher = needs_tokens(self.teacher.module, self.title, drops=True)
         x_mv, n_valid, part = views["view_1"], views["n_valid"], views["part"]
         most_kept, most_masked = self._most(part.shape[1]) if self.static_shapes else (None, None)
-        kept_at, kept_there = places(part == KEPT, most_kept)
-        masked_at, masked_there = places(part == MASKED, most_masked)
+        kept_at, kept_there = chosen_positions(part == KEPT, most_kept)
+        masked_at, masked_there = chosen_positions(part == MASKED, most_masked)
         whole = not self.static_shapes and bool(  # attention is faster so
             kept_there.all() & masked_there.all() & (part != NO_SIGNAL).all()
         )
@@ -104,8 +104,8 @@ class Jepa(LatentPrediction):
         with torch.no_grad():
             seen = None if whole else part != NO_SIGNAL
             h = self._targets(teacher.encode(teacher.tokens(x_mv, n_valid), valid=seen))
-            wanted = h.gather(1, masked_at[..., None].expand(-1, -1, h.shape[2]))
-        return self._result(predicted, wanted, masked_there, h, part != NO_SIGNAL)
+            target = h.gather(1, masked_at[..., None].expand(-1, -1, h.shape[2]))
+        return self._result(predicted, target, masked_there, h, part != NO_SIGNAL)
 
     def _most(self, tokens: int) -> tuple[int, int]:
         """How many of so many tokens are kept at the most, and how many are masked, in any epoch."""

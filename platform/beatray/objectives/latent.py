@@ -103,10 +103,10 @@ class LatentPrediction(Objective):
             exact = at_least_float32(h)
             return layer_norm(exact) if self.settings.normalise_targets else exact
 
-    def _result(self, predicted: Tensor, wanted: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:
+    def _result(self, predicted: Tensor, target: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:
         """The loss of predicted, wanted (B, M, D) where `counted` (B, M); targets are h (B, T', D) where `there`."""
-        with torch.autocast(wanted.device.type, enabled=False):
-            errors = token_errors(predicted.to(wanted.dtype), wanted, self.settings.loss) * counted
+        with torch.autocast(target.device.type, enabled=False):
+            errors = token_errors(predicted.to(target.dtype), target, self.settings.loss) * counted
         tokens = counted.sum()
         loss, mean = global_mean(errors.sum(), tokens)
         over_tokens, over_records = target_stds(h, there)
@@ -131,15 +131,15 @@ def target_stds(h: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         return (squares / count - (sums / count).square()).clamp_min(0.0).sqrt().mean(-1)
 
     several = (count[:, 0] > 1).double()
-    at_places = (spread(sums, squares, count) * several).sum() / several.sum().clamp_min(1.0)
-    return spread(sums.sum(0), squares.sum(0), count.sum(0)).float(), at_places.float()
+    by_position = (spread(sums, squares, count) * several).sum() / several.sum().clamp_min(1.0)
+    return spread(sums.sum(0), squares.sum(0), count.sum(0)).float(), by_position.float()
 
 
-def token_errors(predicted: Tensor, wanted: Tensor, loss: str) -> Tensor:
+def token_errors(predicted: Tensor, target: Tensor, loss: str) -> Tensor:
     """The loss of each token, as the mean over its coordinates: (B, M, D) twice -> (B, M)."""
     if loss == "l1":
-        return (predicted - wanted).abs().mean(-1)
-    return functional.smooth_l1_loss(predicted, wanted, reduction="none", beta=1.0).mean(-1)
+        return (predicted - target).abs().mean(-1)
+    return functional.smooth_l1_loss(predicted, target, reduction="none", beta=1.0).mean(-1)
 
 
 def layer_norm(x: Tensor) -> Tensor:

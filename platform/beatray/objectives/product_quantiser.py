@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from beatray.objectives.objective import Progress
 
-_WORD = 0xFFFFFFFF
+_MASK32 = 0xFFFFFFFF
 _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))  # "lowbias32" of C. Wellons; the second as a negative number, so
 # that a product with a 32-bit word never leaves 64 bits
 _EPS = 1e-7  # in the logarithm of `perplexity`, as in the reference
@@ -97,7 +97,7 @@ def _mixed(word: Tensor) -> Tensor:
     """A bijection of 32-bit words, held in int64, that leaves no bit where it was."""
     first, second = _MULTIPLIERS
     word = word ^ (word >> 16)
-    word = (word * first) & _WORD
+    word = (word * first) & _MASK32
     word = word ^ (word >> 15)
-    word = (word * second) & _WORD
+    word = (word * second) & _MASK32
     return word ^ (word >> 16)

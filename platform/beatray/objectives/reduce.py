@@ -146,22 +146,22 @@ def median_over_ranks(parts: Callable[[], Iterable[tuple[Tensor, Tensor]]], devi
 
     upper = counts(lambda bits: bits >> 16)
     before = upper.cumsum(0)
-    wanted = (before[-1:] + 1) // 2  # the place of the lower median, counted from 1
-    high = torch.searchsorted(before, wanted).clamp_max(_DIGIT - 1)
+    rank = (before[-1:] + 1) // 2  # the place of the lower median, counted from 1
+    high = torch.searchsorted(before, rank).clamp_max(_DIGIT - 1)
     lower = counts(lambda bits: bits & (_DIGIT - 1), lambda bits: bits >> 16 == high)
-    within = wanted - before.gather(0, high) + upper.gather(0, high)
+    within = rank - before.gather(0, high) + upper.gather(0, high)
     low = torch.searchsorted(lower.cumsum(0), within).clamp_max(_DIGIT - 1)
     found = (high << 16 | low).to(torch.int32).view(torch.float32)
     return torch.where(before[-1:] > 0, found, torch.nan)[0]
 
 
-def bin_counts(place: Tensor, counted: Tensor, bins: int) -> Tensor:
+def bin_counts(index: Tensor, counted: Tensor, bins: int) -> Tensor:
     """How many of the int32 places 0 .. bins - 1 that count, bool of the same shape, are in each bin: (bins,) int64.
 
     `torch.bincount` asks the device how many bins there are.
     """
-    counts = torch.zeros(bins, dtype=torch.int32, device=place.device)
-    return counts.index_add_(0, place.flatten(), counted.flatten().int()).long()
+    counts = torch.zeros(bins, dtype=torch.int32, device=index.device)
+    return counts.index_add_(0, index.flatten(), counted.flatten().int()).long()
 
 
 def _on_device(count: Tensor | float, like: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from beatray.augment.lead_masks import mask_leads
 from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Stage, cells_of, places, valid_cells
+from beatray.models.encoder import Encoder, Stage, cells_of, chosen_positions, valid_cells
 from beatray.models.heads import ProjectionHead
 from beatray.objectives.coding_rate import coding_rate, rate_share
 from beatray.objectives.contrast import unit_rows
@@ -147,9 +147,9 @@ class SimDino(Objective):
             x_mv, n_valid = stacked(views, GLOBALS)
             fmap = self.teacher.module.encoder.forward_features(x_mv, n_valid)
             pooled = self.teacher.module.encoder.pool(fmap, n_valid)
-            wanted = unit_rows(self.teacher.module.projector(pooled)).unflatten(0, (2, records))
+            target = unit_rows(self.teacher.module.projector(pooled)).unflatten(0, (2, records))
         with torch.autocast(z.device.type, enabled=False):
-            loss, cosine = global_mean(cosines(wanted, z).sum(), records, -s.coefficient)
+            loss, cosine = global_mean(cosines(target, z).sum(), records, -s.coefficient)
             moments = z[:2].transpose(1, 2) @ z[:2]  # (2, d, d)
             everywhere = gather_rows(moments[None], [1] * world_size()).sum(0)  # the sum over ranks, with gradient
             rows = sum_over_ranks(z.new_full((), float(records), dtype=torch.float64))
@@ -227,7 +227,7 @@ class SimDino(Objective):
         if not self.static_shapes:
             return tokens[hidden], None
         most = int(to_hide(np.array([hidden.shape[1]]), self.settings.mask_ratio)[0])
-        at, there = places(hidden, most)
+        at, there = chosen_positions(hidden, most)
         return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[2])).flatten(0, 1), there.flatten()
 
     def _student(self) -> _Branch:

@@ -122,13 +122,13 @@ class Supervised(LabelledObjective):
         kind = self.settings.kind
         if kind == "numbers":
             known = torch.isfinite(target)
-            wanted = (target.to(logits.dtype) - self.mean) / self.sd
-            return (logits - torch.where(known, wanted, logits.detach())).square(), known.to(logits.dtype)
+            filled = (target.to(logits.dtype) - self.mean) / self.sd
+            return (logits - torch.where(known, filled, logits.detach())).square(), known.to(logits.dtype)
         known = target >= 0
         if kind == "classes":
-            wanted = target.clamp_min(0).long()
-            errors = functional.cross_entropy(logits, wanted, reduction="none")
-            return errors * self.weights.to(logits.dtype)[wanted], known.to(logits.dtype)
+            filled = target.clamp_min(0).long()
+            errors = functional.cross_entropy(logits, filled, reduction="none")
+            return errors * self.weights.to(logits.dtype)[filled], known.to(logits.dtype)
         truth = target.clamp_min(0).to(logits.dtype)
         no, yes = self.weights.to(logits.dtype).unflatten(0, (-1, 2)).unbind(1)
         errors = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")

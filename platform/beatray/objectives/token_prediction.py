@@ -204,10 +204,10 @@ def _sums(q: Tensor, z: Tensor, cells: Tensor, ahead: int, step: Tensor | None, 
     other recordings, None for none.
     """
     t = torch.arange(z.shape[1], device=z.device)
-    wanted = t + ahead
-    valid = (wanted >= 0) & (wanted < cells[:, None]) & (t < cells[:, None])  # (B, T')
+    target_at = t + ahead
+    valid = (target_at >= 0) & (target_at < cells[:, None]) & (t < cells[:, None])  # (B, T')
     scores = q @ z.transpose(1, 2)  # (B, T', T')
-    around = wanted.expand(len(z), -1).remainder(cells[:, None])
+    around = target_at.expand(len(z), -1).remainder(cells[:, None])
     positive = scores.gather(2, around[..., None])[..., 0]
     if step is None:
         hidden = (t >= cells[:, None])[:, None, :] | (t == around[..., None])

@@ -138,8 +138,8 @@ class LabelledObjective(Objective):
 
 def trained_text(settings: LabelledSettings, head: str) -> str:
     """A phrase on what is trained; `head` is what the head is called."""
-    words = {"head": f"the {head} alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
-    return words[settings.trained]
+    texts = {"head": f"the {head} alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
+    return texts[settings.trained]
 
 
 def freeze(encoder: Encoder, trained: Trained, last_layers: int = 1) -> list[nn.Module]:

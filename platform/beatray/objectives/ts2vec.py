@@ -212,15 +212,15 @@ class TS2Vec(Objective):
         seconds = settings.crop_seconds
         samples = WINDOW_SAMPLES if seconds is None else min(round(seconds * RATE_HZ), WINDOW_SAMPLES)
         cells = samples // self.stage.stride
-        said = f"objective.crop_seconds={seconds} gives {cells} cells"
+        problem = f"objective.crop_seconds={seconds} gives {cells} cells"
         if cells < self.least:
             raise ValueError(
-                f"{said}, and objective.temporal_unit={settings.temporal_unit} needs an overlap of {self.least}; take "
-                "longer crops or a smaller unit"
+                f"{problem}, and objective.temporal_unit={settings.temporal_unit} needs an overlap of {self.least}; "
+                "take longer crops or a smaller unit"
             )
         if cells >> settings.temporal_unit > MAX_MOMENTS:
             raise ValueError(
-                f"{said}, of which {cells >> settings.temporal_unit} at a time are contrasted with each other, and "
+                f"{problem}, of which {cells >> settings.temporal_unit} at a time are contrasted with each other, and "
                 f"{MAX_MOMENTS} are the most that memory is planned for; raise objective.temporal_unit or take "
                 "shorter crops"
             )

@@ -175,31 +175,33 @@ def _run_section(material: Material) -> Section | None:
 
 def learning_pictures(
     metrics: Sequence[Mapping[str, object]],
-    wanted_curves: Sequence[Curve],
+    method_curves: Sequence[Curve],
     others: Sequence[Sequence[Mapping[str, object]]] = (),
 ) -> list[Picture]:
     """How a run learned, from the lines of its metrics.jsonl: the curves that its method asks for, and what soft
     targets there were. `others` are runs of the same method, drawn thin beside it."""
     metrics, others = _thinned(metrics), [_thinned(each) for each in others]
     steps = [_number(line.get("step")) for line in metrics]
-    curves, wanted = {}, {}
-    for curve in (*USUAL, *wanted_curves):
+    curves, shown_curves = {}, {}
+    for curve in (*USUAL, *method_curves):
         values = _column(metrics, curve.key)
         if np.isfinite(values).any():
-            curves[curve.title], wanted[curve.title] = values, curve
+            curves[curve.title], shown_curves[curve.title] = values, curve
     figures = []
     if curves and len(steps) > 1:
-        marks = {name: (curve.level, curve.level_name) for name, curve in wanted.items() if curve.level is not None}
-        shares = [name for name, curve in wanted.items() if curve.share]
+        marks = {
+            name: (curve.level, curve.level_name) for name, curve in shown_curves.items() if curve.level is not None
+        }
+        shares = [name for name, curve in shown_curves.items() if curve.share]
         beside = {
             name: [(_column(each, "step"), _column(each, curve.key)) for each in others]
-            for name, curve in wanted.items()
+            for name, curve in shown_curves.items()
         }
         figures.append(
             Picture(
                 to_svg(pictures.training_curves(steps, curves, marks, shares, beside)),
                 alt="Training curves over optimizer steps: " + ", ".join(curves),
-                caption=_curve_caption([curve.key for curve in wanted.values()]),
+                caption=_curve_caption([curve.key for curve in shown_curves.values()]),
                 share=min(1.0, max(2, len(curves)) / pictures.PANELS_PER_ROW),
             )
         )
@@ -242,14 +244,14 @@ def _curve_section(material: Material) -> Section | None:
 
 def _curve_caption(keys: Sequence[str]) -> str:
     """What the panels that need a word mean."""
-    words = {
+    texts = {
         "target_entropy": "target entropy is relative to that of a uniform target (1: the target says nothing)",
         "positive_mass": "positive mass is what a target leaves on the other view of the same recording or beat",
         "embedding_std": "embedding SD is relative to embeddings all over the sphere (0: collapsed)",
     }
-    said = [text for what, text in words.items() if any(key.endswith(f"/{what}") for key in keys)]
-    text = "; ".join(said)
-    return f"{text[:1].upper()}{text[1:]}." if said else ""
+    chosen = [text for what, text in texts.items() if any(key.endswith(f"/{what}") for key in keys)]
+    text = "; ".join(chosen)
+    return f"{text[:1].upper()}{text[1:]}." if chosen else ""
 
 
 def _target_course(metrics: Sequence[Mapping[str, object]]) -> dict[str, dict[str, NDArray[np.float64]]]:

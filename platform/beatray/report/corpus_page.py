@@ -53,8 +53,10 @@ def write_corpus_page(
         *_flag_sections(corpus, flags),
         Section("Recipe", facts=public["recipe"]),
     ]
-    place = corpus.store.where()
-    return write_report(path, "Corpus", [f"{place}: what was kept, what was refused, and the quality flags."], sections)
+    location = corpus.store.where()
+    return write_report(
+        path, "Corpus", [f"{location}: what was kept, what was refused, and the quality flags."], sections
+    )
 
 
 def source_table(sources: Mapping[str, Mapping[str, Any]]) -> str:

@@ -74,12 +74,12 @@ def group_dots(rows: Sequence[GroupRow], titles: Mapping[str, str]) -> Figure:
         for axes, task in zip(panels, tasks, strict=True):
             of_task = [row for row in rows if row.task == task]
             names = {row.group: row.recordings for row in of_task}
-            places = {name: place for place, name in enumerate(names)}
+            heights = {name: height for height, name in enumerate(names)}
             for row in of_task:
                 colour, marker = looks[row.variant]
                 low, high = row.macro.value - row.macro.low, row.macro.high - row.macro.value
                 keys[row.variant] = axes.errorbar(
-                    row.macro.value, places[row.group] + 0.2 * (COMPARED.index(row.variant) - 1),
+                    row.macro.value, heights[row.group] + 0.2 * (COMPARED.index(row.variant) - 1),
                     xerr=np.array([[max(low, 0.0)], [max(high, 0.0)]]) if np.isfinite(low + high) else None,
                     fmt=marker, color=colour, markersize=4, capsize=2,
                 )  # fmt: skip

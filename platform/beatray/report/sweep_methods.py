@@ -141,12 +141,12 @@ def cost_section(material: SweepMaterial) -> Section | None:
 
 def method_sections(material: SweepMaterial) -> list[Section]:
     """A page for each method: what it is, what it is worth, how it learned, and what its collapse watch said."""
-    places = anchors(material)
-    if not places:
+    links = anchors(material)
+    if not links:
         return []
     costs = {row["method"]: row for row in cost_rows(material)}
     return [
-        _method_section(material, method, line, costs[line.name], places[line.name])
+        _method_section(material, method, line, costs[line.name], links[line.name])
         for method, line in zip(material.results.methods, material.table.lines, strict=True)
     ]
 
@@ -175,9 +175,9 @@ def _method_section(
             scratch = parts_of(column.score)[1] == "finetune"
             beside = f"from scratch {control}" if scratch else f"random weights of its network {control}"
             facts[column.title] = f"{shown(line.scores[column.title])} ({beside})"
-    found = [said for trial, lines in zip(method.trials, journals, strict=True) for said in watch(trial, lines)]
+    found = [sentence for trial, lines in zip(method.trials, journals, strict=True) for sentence in watch(trial, lines)]
     trials = f"{len(method.trials)} trial{'s' if len(method.trials) > 1 else ''}"
-    paragraphs = [f"Collapse watch: {said}" for said in found] or [f"Collapse watch: nothing in {trials}."]
+    paragraphs = [f"Collapse watch: {sentence}" for sentence in found] or [f"Collapse watch: nothing in {trials}."]
     pictures = learning_pictures(journals[0], kind.curves(settings), journals[1:]) if journals[0] else []
     beside = f", the others of its {trials} in grey" if len(journals) > 1 else ""
     return Section(

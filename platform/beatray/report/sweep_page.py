@@ -56,9 +56,9 @@ def _table_section(material: SweepMaterial) -> Section:
     table = material.table
     counts = {len(method.trials) for method in material.results.methods}
     trials, uneven = max(counts), len(counts) > 1
-    trials_said = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
+    trials_text = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
     paragraphs = [
-        f"Mean ± SD over {trials_said} of each method, the encoder frozen unless a column says otherwise. "
+        f"Mean ± SD over {trials_text} of each method, the encoder frozen unless a column says otherwise. "
         + " ".join(f"{task_title(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
     ]
     if len(table.lines) > 1:
@@ -102,14 +102,14 @@ def _claims_section(table: SweepTable) -> Section | None:
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
     counts = {mark: sum(verdict.mark == mark for verdict in found) for mark in ("same", "mixed", "opposite")}
-    said = ", ".join(f"{count} {mark}" for mark, count in counts.items())
-    return Section(title="The paper's findings, and those here", paragraphs=[f"Of {len(found)}: {said}."], html=html)
+    counted = ", ".join(f"{count} {mark}" for mark, count in counts.items())
+    return Section(title="The paper's findings, and those here", paragraphs=[f"Of {len(found)}: {counted}."], html=html)
 
 
 def _claim_cells(verdict: Verdict) -> tuple[str, ...]:
-    ours = f"{'+' if verdict.ours.mean() >= 0 else ''}{shown(verdict.ours)}"
+    here = f"{'+' if verdict.measured.mean() >= 0 else ''}{shown(verdict.measured)}"
     rows = f"{verdict.rows[0]} over {verdict.rows[1]}"
-    return verdict.text, rows, verdict.score, f"{verdict.paper:+.3f}", ours, verdict.mark
+    return verdict.text, rows, verdict.score, f"{verdict.paper:+.3f}", here, verdict.mark
 
 
 def _run_section(material: SweepMaterial) -> Section:

@@ -86,8 +86,8 @@ class Store:
 
     def where(self, name: str = "") -> str:
         """The folder, or a file in it, as messages show it: without the options of a URI."""
-        place = self.location if self.is_local else self.location.partition("?")[0]
-        return f"{place.rstrip('/')}/{name}" if name else place
+        path = self.location if self.is_local else self.location.partition("?")[0]
+        return f"{path.rstrip('/')}/{name}" if name else path
 
     def open(self) -> tuple[Any, str]:
         """The pyarrow filesystem and the folder's path in it."""
@@ -99,8 +99,8 @@ class Store:
         """The sub-folder `name`; a URI keeps its options."""
         if self.is_local:
             return Store(f"{self.location.rstrip('/')}/{name}")
-        place, mark, options = self.location.partition("?")
-        return Store(f"{place.rstrip('/')}/{quote(name)}{mark}{options}")
+        path, mark, options = self.location.partition("?")
+        return Store(f"{path.rstrip('/')}/{quote(name)}{mark}{options}")
 
     def _do(self, call: Callable[[Any, str], T], name: str = "") -> T:
         """`call` with the filesystem and the full path of `name`; on object stores with patience and remedies."""

@@ -151,9 +151,9 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
 
     def _error(self, name: str, trial: Any) -> str:
         """What the trial said, or, if its process was lost, what Ray says of that."""
-        said = self._errors.pop(name, None)
-        if said is not None:
-            return said
+        error = self._errors.pop(name, None)
+        if error is not None:
+            return error
         try:
             lines = Path(trial.error_file).read_text().splitlines()
         except (OSError, TypeError):

@@ -76,10 +76,10 @@ def evaluate_trial(run_spec: RunSpec, settings: EvaluateSettings) -> dict[str, f
     made_of = _made_of(run_spec, settings, _digest(run_spec.run))
     spec = spec_of(run_spec.run.location)
     alone = replace(settings, baselines=False, workers=1)
-    place = (run_spec.run.location, EVALUATION_FOLDER)
+    target = (run_spec.run.location, EVALUATION_FOLDER)
     about = {"made_of": made_of, "controls": control_of(run_spec, settings)}
     try:
-        return dict(ray.get(_task(alone, CPUS).remote(place, run_spec.settings.corpus, spec, alone, about)))
+        return dict(ray.get(_task(alone, CPUS).remote(target, run_spec.settings.corpus, spec, alone, about)))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error  # what went wrong, not where
 
@@ -101,16 +101,16 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
     """
     if not settings.baselines:
         return True
-    place, waiting = prepared.plan.folder.child(CONTROLS), []
+    folder, waiting = prepared.plan.folder.child(CONTROLS), []
     cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
-    wanted = {control_of(run_spec, settings): run_spec for run_spec in prepared.run_specs.values()}
-    for name, run_spec in wanted.items():
+    controls = {control_of(run_spec, settings): run_spec for run_spec in prepared.run_specs.values()}
+    for name, run_spec in controls.items():
         spec = _architecture(run_spec)
         made_of = _made_of(run_spec, settings, spec.key())
-        if _kept(place, name, made_of) is None:
+        if _kept(folder, name, made_of) is None:
             task = _task(settings, cpus)
             about = {"made_of": made_of}
-            waiting.append(task.remote((place.location, name), run_spec.settings.corpus, spec, settings, about))
+            waiting.append(task.remote((folder.location, name), run_spec.settings.corpus, spec, settings, about))
     while waiting and not stop.is_set():
         ended, waiting = ray.wait(waiting, timeout=1.0)
         try:
@@ -120,16 +120,16 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
     for task in waiting:
         ray.cancel(task, force=True)
     if not waiting:
-        _check_metric(place, wanted, prepared.plan.sweep.metric)
+        _check_metric(folder, controls, prepared.plan.sweep.metric)
     return not waiting
 
 
-def _check_metric(place: Store, names: Iterable[str], metric: str) -> None:
+def _check_metric(folder: Store, names: Iterable[str], metric: str) -> None:
     """SettingsError if a metric of the evaluation is none that the controls have: no trial will have it either."""
     if not metric.startswith(PREFIX):
         return
     for name in names:
-        scores = scores_today(json.loads(place.child(name).read(SCORES)))["scores"]
+        scores = scores_today(json.loads(folder.child(name).read(SCORES)))["scores"]
         known = {score for variant in ("random", "features") for score in scores.get(variant, {})}
         if metric.replace("/encoder_features/", "/") not in known:
             raise SettingsError(f"sweep.metric={metric} is not among the scores: {', '.join(sorted(known))}")
@@ -141,21 +141,21 @@ def _task(settings: EvaluateSettings, cpus: float) -> Any:
 
 
 def _evaluate(
-    place: tuple[str, str], corpus: CorpusSettings, spec: EncoderSpec, settings: EvaluateSettings, about: Any
+    target: tuple[str, str], corpus: CorpusSettings, spec: EncoderSpec, settings: EvaluateSettings, about: Any
 ) -> dict[str, float]:
     """Runs in a process of Ray: evaluate, keep the files, and return the scores of the encoder under test."""
     import torch
 
     torch.set_num_threads(1)
-    run = Store(place[0])
-    outputs = run.folder / f"{place[1]}-outputs" if run.is_local else None  # an evaluation that is killed goes on
+    run = Store(target[0])
+    outputs = run.folder / f"{target[1]}-outputs" if run.is_local else None  # an evaluation that is killed goes on
     evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings, folder=outputs)
     scores = table_scores(evaluation)
     with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:
         write_tables(evaluation, Path(folder), held.rows)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
-    write_folder(run, place[1], files)
+    write_folder(run, target[1], files)
     return _figures(scores)
 
 

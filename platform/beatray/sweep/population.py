@@ -75,8 +75,8 @@ def _moved(values: Any, value: Any, generator: random.Random) -> Any:
     if generator.random() < REDRAWN:
         return drawn_value(values, generator)
     if isinstance(values, list):
-        place = values.index(value) + generator.choice((-1, 1))
-        return values[min(max(place, 0), len(values) - 1)]
+        position = values.index(value) + generator.choice((-1, 1))
+        return values[min(max(position, 0), len(values) - 1)]
     kind, (low, high) = next(iter(values.items()))
     if kind == "int_uniform":
         return min(max(round(value * generator.choice(FACTORS)), low), high)

@@ -168,12 +168,12 @@ def ranked(record: SweepRecord) -> list[Ranked]:
     """All trials, the best first."""
     sign = -1.0 if record.mode == "max" else 1.0
 
-    def place(trial: TrialRecord) -> tuple[int, float]:
+    def sort_key(trial: TrialRecord) -> tuple[int, float]:
         value = metric_of(record, trial)
         return ORDER.index(trial.status), math.inf if value is None else sign * value
 
     rows: list[Ranked] = []
-    for trial in sorted(record.trials, key=place):
+    for trial in sorted(record.trials, key=sort_key):
         value = metric_of(record, trial)
         counts = trial.status == "finished" and value is not None
         rows.append(Ranked(len(rows) + 1 if counts else None, value, trial))

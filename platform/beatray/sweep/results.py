@@ -137,10 +137,10 @@ def mean_scores(results: Mapping[str, Any], variant: str) -> dict[str, float]:
 def _read_trial(
     folder: Store, trial: TrialRecord, repeat: str, controls: dict[str, Mapping[str, Any]]
 ) -> Evaluated | None:
-    place = folder.child(trial.name).child(EVALUATION_FOLDER)
-    if trial.status != "finished" or place.size(SCORES) is None:
+    store = folder.child(trial.name).child(EVALUATION_FOLDER)
+    if trial.status != "finished" or store.size(SCORES) is None:
         return None
-    scores = json.loads(place.read(SCORES))
+    scores = json.loads(store.read(SCORES))
     if not is_of_encoder(folder.child(trial.name), scores):
         return None
     there = folder.child(CONTROLS).child(str(scores["controls"]))
@@ -150,7 +150,7 @@ def _read_trial(
     if name not in controls:
         found = there.size("results.json") is not None
         controls[name] = results_today(json.loads(there.read("results.json"))) if found else {}
-    results = results_today(json.loads(place.read("results.json")))
+    results = results_today(json.loads(store.read("results.json")))
     settings = yaml.safe_load(folder.child(trial.name).read(SETTINGS))
     objective = str(settings["objective"]["name"])
     return Evaluated(trial.name, repeat, name, results, controls[name], objective, settings, trial.figures)

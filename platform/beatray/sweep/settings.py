@@ -160,9 +160,9 @@ def _offered() -> str:
 def _check_bounds(where: str, kind: str, bounds: Any) -> None:
     if not isinstance(bounds, list) or len(bounds) != 2:
         raise SettingsError(f"{where}: {kind} needs [low, high], not {bounds!r}")
-    wanted = (int,) if kind == "int_uniform" else (int, float)
+    allowed = (int,) if kind == "int_uniform" else (int, float)
     for bound in bounds:
-        if not isinstance(bound, wanted) or isinstance(bound, bool):
+        if not isinstance(bound, allowed) or isinstance(bound, bool):
             raise SettingsError(f"{where}: {kind} needs two {'integers' if kind == 'int_uniform' else 'numbers'}")
     low, high = bounds
     if not low < high:

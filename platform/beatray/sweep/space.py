@@ -112,15 +112,15 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _named(drawn: list[tuple[str, dict[str, Any], dict[str, Any]]], short: Mapping[str, str]) -> tuple[Point, ...]:
-    wanted = []
+    points = []
     for row, of_row, of_space in drawn:
         parts = [plain(row)] if row else []
         parts += [name_of(of_space, short)] if of_space else []
-        wanted.append(Point("__".join(parts), {**of_row, **of_space}))
-    counts = Counter(point.name for point in wanted)
+        points.append(Point("__".join(parts), {**of_row, **of_space}))
+    counts = Counter(point.name for point in points)
     named = tuple(
         Point(_cut(point), point.changes) if len(point.name) > LONGEST_NAME or counts[point.name] > 1 else point
-        for point in wanted
+        for point in points
     )
     for point, count in Counter(point.name for point in named).items():
         if count > 1:

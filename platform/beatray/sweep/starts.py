@@ -40,9 +40,9 @@ def version_here() -> str:
         return "from the source tree"
 
 
-def note_start(folder: Store, words: Sequence[str]) -> None:
+def note_start(folder: Store, overrides: Sequence[str]) -> None:
     """Add this start to those of the sweep in `folder`."""
-    command = without_secrets(f"beatray sweep {' '.join(words)}")
+    command = without_secrets(f"beatray sweep {' '.join(overrides)}")
     starts = [*read_starts(folder), Start(command, now(), version_here())]
     folder.write(NAME, json.dumps([asdict(start) for start in starts], indent=1).encode())
 

@@ -114,7 +114,7 @@ def trial_main(
         with relayed() as reports:
             outcome = run_trial(settings, evaluation, asked_to_stop, [reports])
     except Exception as error:
-        ours = type(error).__module__.startswith("beatray.")
-        ray.tune.report({"error": str(error) if ours else f"{type(error).__name__}: {error}"})
+        is_own = type(error).__module__.startswith("beatray.")
+        ray.tune.report({"error": str(error) if is_own else f"{type(error).__name__}: {error}"})
         raise
     return {"outcome": {"finished": outcome.finished, "steps": outcome.steps, "figures": outcome.figures}}

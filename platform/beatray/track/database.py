@@ -41,13 +41,13 @@ class BusyError(Exception):
 
 def database_in(out: Path) -> str:
     """The address of the database beside the runs in `out`. Raises SettingsError for a folder that cannot have one."""
-    place = out.absolute()
-    if found := UNFIT.search(str(place)):
+    folder = out.absolute()
+    if found := UNFIT.search(str(folder)):
         raise SettingsError(
-            f"MLflow cannot keep its database in {place}: {found[0]} in a folder's name means something else to it. "
+            f"MLflow cannot keep its database in {folder}: {found[0]} in a folder's name means something else to it. "
             "Choose another out=, or set tracking.uri= or MLFLOW_TRACKING_URI, or tracking.uri=null for none"
         )
-    return f"{PREFIX}{place / NAME}"
+    return f"{PREFIX}{folder / NAME}"
 
 
 def opened(uri: str, open_it: Callable[[], T]) -> T:

@@ -127,8 +127,8 @@ def how_to_compare(run_folders: Sequence[Path]) -> str | None:
         return None
     runs = [record.run_id for record in known[:MOST_COMPARED]]
     experiments = list(dict.fromkeys(record.experiment_id for record in known))
-    words = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps(experiments)}
-    return _opened(known[0], f"compare-runs?{urlencode(words)}")
+    query = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps(experiments)}
+    return _opened(known[0], f"compare-runs?{urlencode(query)}")
 
 
 def _opened(record: TrackedRun, page: str) -> str:

@@ -188,10 +188,10 @@ def metric_name(name: str) -> str:
 
 def _explain(error: Exception, uri: str) -> tuple[Trouble, str]:
     whole = " ".join(str(error).split())
-    said = core[0] if (core := CORE.search(whole)) else whole[:300]
+    message = core[0] if (core := CORE.search(whole)) else whole[:300]
     if isinstance(error, RunDeletedError) or "must be in the 'active' state" in whole:
         what = "the run or its experiment was deleted; restore it there (mlflow runs restore)"
-        return Trouble.REFUSED, f"MLflow at {uri}: {what} ({said})"
+        return Trouble.REFUSED, f"MLflow at {uri}: {what} ({message})"
     if isinstance(error, BusyError):
         return Trouble.OUTAGE, f"{error}: it is tried again"
     if "out-of-date database schema" in whole:
@@ -212,13 +212,13 @@ def _explain(error: Exception, uri: str) -> tuple[Trouble, str]:
     if code in ("PERMISSION_DENIED", "403"):
         return Trouble.REFUSED, (
             f"MLflow at {uri} forbids this user to write there (403): ask for EDIT permission on the experiment, or "
-            f"choose another tracking.experiment ({said})"
+            f"choose another tracking.experiment ({message})"
         )
     if code == "RESOURCE_DOES_NOT_EXIST":
-        return Trouble.GONE, f"MLflow at {uri} does not know the run any more ({said})"
+        return Trouble.GONE, f"MLflow at {uri} does not know the run any more ({message})"
     if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
-        return Trouble.UNFIT, f"MLflow at {uri} does not take this ({said})"
-    return Trouble.OUTAGE, f"MLflow at {uri} does not answer ({said})"
+        return Trouble.UNFIT, f"MLflow at {uri} does not take this ({message})"
+    return Trouble.OUTAGE, f"MLflow at {uri} does not answer ({message})"
 
 
 def _http_code(error: Exception) -> Any:

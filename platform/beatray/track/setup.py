@@ -23,7 +23,7 @@ LOCAL_KEYS = ("out", "run", "cluster.", "tracking.", "corpus.path")
 class Tracking:
     """Where to track; `folder` is the run folder with metrics.jsonl. `on_run` gets the id of the MLflow run.
 
-    `place` is what users call the run folder, where `folder` is only a scratch copy of it.
+    `shown_folder` is the run folder as users know it, where `folder` is only a scratch copy of it.
     """
 
     uri: str = field(repr=False)  # may carry a login
@@ -37,7 +37,7 @@ class Tracking:
     parent_run_id: str | None = None
     every_s: float = 5.0
     on_run: Callable[[str], object] | None = None
-    place: str | None = None
+    shown_folder: str | None = None
 
 
 def default_uri(out: Path) -> tuple[str, str]:
@@ -50,7 +50,7 @@ def default_uri(out: Path) -> tuple[str, str]:
     return database, (out.absolute() / "mlflow-artifacts").as_uri()
 
 
-def check_place(uri: str | None, out: Path) -> None:
+def check_default_database(uri: str | None, out: Path) -> None:
     """Raise SettingsError, before anything starts, where `tracking_for` could not put the database beside the runs."""
     if uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
         database_in(out)
@@ -84,7 +84,7 @@ def tracking_for(
     every_s: float,
     parent_run_id: str | None = None,
     on_run: Callable[[str], object] | None = None,
-    place: str | None = None,
+    shown_folder: str | None = None,
 ) -> Tracking | None:
     """The tracking of one run; None when it is turned off. `settings` are dotted keys.
 
@@ -110,7 +110,7 @@ def tracking_for(
         every_s=every_s,
         parent_run_id=parent_run_id,
         on_run=on_run,
-        place=place,
+        shown_folder=shown_folder,
     )
 
 

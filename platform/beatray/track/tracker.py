@@ -128,7 +128,7 @@ class Tracker:
         log.warning(
             "not all of the run is in MLflow at %s; `beatray track sync %s` sends the rest later",
             self._server.clean_uri,
-            self._to.place or self._folder,
+            self._to.shown_folder or self._folder,
         )
         return False
 

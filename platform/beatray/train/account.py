@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from beatray.augment.draws import record_key
 from beatray.errors import CorpusError, TrainingError
 from beatray.train.early_stopping import EarlyStopping
-from beatray.train.epoch_audit import EpochAudit, difference, names_by_place, names_of_keys
+from beatray.train.epoch_audit import EpochAudit, difference, names_by_row_group, names_of_keys
 from beatray.train.order import MicroBatch, epoch_order
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
@@ -217,11 +217,13 @@ def _check_epoch(t: Training, epoch: int) -> None:
     if t.audit is None or t.audit.holds(run_spec.rows, run_spec.key_sum):
         return
     keys = [key for part in t.ranks.gather(np.concatenate(t.seen).tolist()) for key in part]
-    places = [[record_key(name) for name in names] for names in names_by_place(run_spec.stream)]
+    by_group = [[record_key(name) for name in names] for names in names_by_row_group(run_spec.stream)]
     order = epoch_order(run_spec.stream.sizes, run_spec.stream.order, epoch)[
         t.seen_from * run_spec.settings.train.batch_size :
     ]
-    differing = difference(keys, [places[group][row] for group, row in order.tolist()], names_of_keys(run_spec.stream))
+    differing = difference(
+        keys, [by_group[group][row] for group, row in order.tolist()], names_of_keys(run_spec.stream)
+    )
     raise CorpusError(
         f"epoch {epoch} saw {t.audit.rows} rows where the manifest has {run_spec.rows} for training: {differing}"
     )

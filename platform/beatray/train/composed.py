@@ -62,11 +62,11 @@ def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[st
     except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
         raise SettingsError(f"the encoder {weights} cannot be built here: {error}") from error
     network = {"name": described["name"], **settings}
-    said = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]
-    for word in said if network != content["encoder"] else ():
+    of_network = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]
+    for override in of_network if network != content["encoder"] else ():
         raise SettingsError(
-            f"'{word}': the network is that of the encoder {weights} ({network['name']}), to the last setting; leave "
-            "the word out, or train from random weights"
+            f"'{override}': the network is that of the encoder {weights} ({network['name']}), to the last setting; "
+            "leave the word out, or train from random weights"
         )
     content["encoder"] = network
     return content
@@ -85,8 +85,8 @@ def described_encoder(path: str) -> dict[str, Any]:
         raise SettingsError(str(error)) from error
 
 
-def _is_of_network(word: str) -> bool:
-    key = word.partition("=")[0].lstrip("+~")
+def _is_of_network(override: str) -> bool:
+    key = override.partition("=")[0].lstrip("+~")
     return key == "encoder" or key.startswith("encoder.")
 
 

@@ -68,7 +68,7 @@ def difference(seen: Sequence[int], expected: Sequence[int], names: Mapping[int,
     return "; ".join(parts) or "the same recordings since the last start; the difference lies before it"
 
 
-def names_by_place(stream: StreamSettings) -> list[list[str]]:
+def names_by_row_group(stream: StreamSettings) -> list[list[str]]:
     """Record ids of the usable rows of every row group; where a shard cannot be read, the place of the row."""
     found = []
     for group in stream.groups:
@@ -83,4 +83,4 @@ def names_by_place(stream: StreamSettings) -> list[list[str]]:
 
 def names_of_keys(stream: StreamSettings) -> dict[int, str]:
     """Record id of every key."""
-    return {record_key(name): name for names in names_by_place(stream) for name in names}
+    return {record_key(name): name for names in names_by_row_group(stream) for name in names}

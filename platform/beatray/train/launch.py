@@ -199,8 +199,9 @@ def _fit(
                 run_spec.run.write(STOPPED, b"no workers")  # should they come after all, they end at once
                 raise TrainingError(
                     f"run {run_spec.settings.run}: there have been no workers for {patience / 60:.0f} minutes. Ray has "
-                    f"{_words(ray.cluster_resources())}, of which {_words(ray.available_resources())} are free; see "
-                    "`ray status`, and raise train.start_minutes if nodes take longer to come."
+                    f"{_resources_text(ray.cluster_resources())}, of which "
+                    f"{_resources_text(ray.available_resources())} are free; see `ray status`, and raise "
+                    "train.start_minutes if nodes take longer to come."
                 )
     if not failures:
         return None
@@ -209,7 +210,7 @@ def _fit(
     raise failures[0]
 
 
-def _words(resources: dict[str, float]) -> str:
+def _resources_text(resources: dict[str, float]) -> str:
     return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 

@@ -116,7 +116,7 @@ def _patients_together(
 ) -> NDArray[np.int64]:
     """A new order of the rows with these patient keys: within each window of so many batches, the rows of a patient
     come in one batch, unless they are more than fit. The sizes of the batches stay."""
-    placed = []
+    ordered = []
     for first in range(0, len(keys), batches * batch_size):
         rows = np.arange(first, min(first + batches * batch_size, len(keys)))
         room = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
@@ -136,8 +136,8 @@ def _patients_together(
             filled[number] += left[:missing]
             left = left[missing:]
             # by lane: so the share of a rank in a batch still comes from few row groups
-            placed.append(np.array(sorted(filled[number], key=lambda row: row % batch_size), np.int64))
-    return np.concatenate(placed) if placed else np.empty(0, np.int64)
+            ordered.append(np.array(sorted(filled[number], key=lambda row: row % batch_size), np.int64))
+    return np.concatenate(ordered) if ordered else np.empty(0, np.int64)
 
 
 def steps_per_epoch(n_rows: int, batch_size: int) -> int:

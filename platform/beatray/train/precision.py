@@ -20,10 +20,10 @@ CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What /proc/cpuinfo calls it, on x86 and on ARM."""
 
 
-def agreed(said: Literal["auto"] | Precision, ranks: Ranks) -> Precision:
-    """`said`, or what `auto` means for these ranks; every rank must call it."""
-    if said != "auto":
-        return said
+def agreed(asked: Literal["auto"] | Precision, ranks: Ranks) -> Precision:
+    """`asked`, or what `auto` means for these ranks; every rank must call it."""
+    if asked != "auto":
+        return asked
     return "bf16" if ranks.all_true(has_bf16(ranks.device)) else "fp32"
 
 

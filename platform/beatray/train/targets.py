@@ -37,9 +37,9 @@ class TargetTable:
         """The targets of the recordings with these keys: (B,) -> (B, ...)."""
         found: NDArray[Any] = np.full((len(keys), *self.values.shape[1:]), self.nothing, self.values.dtype)
         if len(self.keys):
-            place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-            there = self.keys[place] == keys
-            found[there] = self.values[place[there]]
+            position = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+            there = self.keys[position] == keys
+            found[there] = self.values[position[there]]
         return found
 
     def sha256(self) -> str:

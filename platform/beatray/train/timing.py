@@ -156,9 +156,9 @@ class Apart:
         found: StepCost = self._ask("cost")
         return found
 
-    def _ask(self, word: str) -> Any:
+    def _ask(self, request: str) -> Any:
         try:
-            self._connection.send(word)
+            self._connection.send(request)
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise TrainingError("the process that times a step was lost: was there too little memory?") from error
@@ -203,11 +203,11 @@ def _serve(connection: Connection, run_spec: RunSpec) -> None:
     steps: Steps | None = None
     while True:
         try:
-            word = connection.recv()
+            request = connection.recv()
         except EOFError:
             return
         try:
             steps = steps or Steps(run_spec)
-            connection.send(steps.cost() if word == "cost" else steps.step(counts=word == "step"))
+            connection.send(steps.cost() if request == "cost" else steps.step(counts=request == "step"))
         except Exception as error:
             connection.send(error)

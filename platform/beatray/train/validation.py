@@ -42,10 +42,10 @@ class Validation:
             share(n_rows, batch_size, step, ranks.rank, ranks.world)[0]
             for step in range(steps_per_epoch(n_rows, batch_size))
         ]
-        wanted = order[np.concatenate([cut for cut, _ in shares])] if shares else order
+        needed = order[np.concatenate([cut for cut, _ in shares])] if shares else order
         nothing = decode(SCHEMA.empty_table(), stream.arrays, stream.clusters, stream.targets)
         held: dict[int, Arrays] = {}
-        for number in np.unique(wanted[:, 0]).tolist():
+        for number in np.unique(needed[:, 0]).tolist():
             group = stream.groups[number]
             columns = corpus_columns(stream.arrays)
             try:

@@ -131,7 +131,7 @@ def _about(root: Element) -> About:
     if age is None:
         age = age_between(_iso(text_at(person, "DateofBirth")), _iso(text_at(root, "TestDemographics/AcquisitionDate")))
     taken = first(root, "RestingECGMeasurements")
-    measured = {ours: maybe(text_at(taken, theirs)) for theirs, ours in _MEASURED.items()}
+    measured = {name: maybe(text_at(taken, element)) for element, name in _MEASURED.items()}
     return About(id_of(text_at(person, "PatientID")), age, sex_of(text_at(person, "Gender")), measured)
 
 

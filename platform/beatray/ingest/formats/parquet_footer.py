@@ -161,10 +161,10 @@ def _skip_element(cursor: _Cursor, kind: int, depth: int) -> None:
         _skip(cursor, kind, depth + 1)
 
 
-def _list_of(cursor: _Cursor, wanted: int) -> int:
+def _list_of(cursor: _Cursor, expected: int) -> int:
     size, kind = _list_head(cursor)
-    if kind != wanted and size:
-        raise RecordError(Reason.FORMAT, f"the Parquet footer has a list of type {kind} where {wanted} belongs")
+    if kind != expected and size:
+        raise RecordError(Reason.FORMAT, f"the Parquet footer has a list of type {kind} where {expected} belongs")
     return size
 
 

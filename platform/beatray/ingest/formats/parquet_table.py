@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beatray.corpus.label_parquet import has_words
+from beatray.corpus.label_parquet import is_textual
 from beatray.ingest.formats.parquet_footer import Group, read_footer
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
@@ -78,17 +78,17 @@ def open_table(file: RandomFile) -> ParquetTable:
     return ParquetTable(file, parquet, n_rows, groups, firsts)
 
 
-def read_words(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
+def read_texts(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
     """The cells of small columns as text, a dictionary per row. Raises RecordError."""
     rows: list[dict[str, str]] = []
     for number in range(len(table.firsts)):
         lists: dict[str, list[str]] = {}
         for column in columns:
             values = _read(table, number, column)
-            if not has_words(values.type, lists=True):
+            if not is_textual(values.type, lists=True):
                 what = f"{table.file.member}: the values of column {column!r} are {values.type}, no words"
                 raise RecordError(Reason.METADATA, f"{what}: write them as text")
-            lists[column] = [_word(value) for value in values.to_pylist()]
+            lists[column] = [_text(value) for value in values.to_pylist()]
         size = len(next(iter(lists.values()), []))
         rows += [{column: cells[row] for column, cells in lists.items()} for row in range(size)]
     return rows
@@ -137,11 +137,11 @@ def _read(table: ParquetTable, number: int, column: str) -> Any:
     return read
 
 
-def _word(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ";".join(_word(part) for part in value)
+        return ";".join(_text(part) for part in value)
     if isinstance(value, float) and value.is_integer():  # beyond 2**53 two ids can be one: shown as rounded
         return str(int(value)) if abs(value) < 2**53 else f"{value:.5e}"
     return str(value)

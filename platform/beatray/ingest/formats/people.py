@@ -23,7 +23,7 @@ OLDEST = 90.0
 MASKED = 300.0
 """The age that PTB-XL publishes for people older than 89."""
 MAX_ID_CHARS = 128
-NOBODY = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
+NO_PATIENT = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
 """Words in the place of a patient's id that are none, in lower case."""
 
 _SEXES = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
@@ -47,7 +47,7 @@ def id_of(text: Any) -> str | None:
     if problem := id_problem(text):
         raise RecordError(Reason.METADATA, problem)
     cell = "".join(ch for ch in str("" if text is None else text) if ch.isprintable()).strip()
-    if cell.lower() in NOBODY:
+    if cell.lower() in NO_PATIENT:
         return None
     whole = _WHOLE_AS_DECIMAL.fullmatch(cell)
     return whole[1] if whole else cell
@@ -63,9 +63,9 @@ def id_problem(text: Any) -> str:
     return ""
 
 
-def labels_of(words: Iterable[str]) -> tuple[str, ...]:
+def labels_of(texts: Iterable[str]) -> tuple[str, ...]:
     """Labels in the order in which they stand, each once, without what only says that there is none."""
-    return tuple(dict.fromkeys(word.strip() for word in words if not is_unknown(word)))
+    return tuple(dict.fromkeys(text.strip() for text in texts if not is_unknown(text)))
 
 
 def sex_of(text: str | None) -> str | None:

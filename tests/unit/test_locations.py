@@ -13,7 +13,7 @@ from beatray.cli import main
 from beatray.commands.ingest import settings_from
 from beatray.dsp.features import HRV_FEATURES
 from beatray.errors import CorpusError, SettingsError
-from beatray.ingest.places import each_name_once, one_holds_the_other, places_of
+from beatray.ingest.locations import each_name_once, locations_of, one_holds_the_other
 from beatray.ingest.plan import SAMPLE, IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.sources import ptbxl
 from beatray.ingest.sources.item import Item
@@ -102,7 +102,7 @@ def test_a_limit_counts_the_recordings_of_all_places(tmp_path: Path) -> None:
 def test_a_source_said_twice_has_two_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = cut(tmp_path / "in")
     settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}"], str(tmp_path / "c"))
-    assert places_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
+    assert locations_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(tmp_path / "c"), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert f"ptbxl={a}" in told and f"ptbxl={b}" in told and told.count("10 would be read") == 2

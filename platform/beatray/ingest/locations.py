@@ -21,7 +21,7 @@ from beatray.ingest.sources.item import Item, Unlisted
 from beatray.ingest.tree import Tree
 from beatray.record import Reason
 
-Places = str | tuple[str, ...]
+Locations = str | tuple[str, ...]
 """Where one source lies: a folder, archive or URI, or several."""
 
 ELSEWHERE = (
@@ -32,12 +32,12 @@ NAMED = 10
 """Names that a sentence about recordings not read spells out."""
 
 
-def places_of(sources: Mapping[str, Places]) -> list[tuple[str, str]]:
+def locations_of(sources: Mapping[str, Locations]) -> list[tuple[str, str]]:
     """Every (source, location), sources by name, locations in the order given, each once."""
     found = []
-    for source, places in sorted(sources.items()):
-        each = (places,) if isinstance(places, str) else places
-        found += [(source, place) for place in dict.fromkeys(each)]
+    for source, locations in sorted(sources.items()):
+        each = (locations,) if isinstance(locations, str) else locations
+        found += [(source, location) for location in dict.fromkeys(each)]
     return found
 
 
