@@ -53,7 +53,7 @@ PATH_OVERRIDES = {"corpus": "corpus.path"}
 """Short overrides for the dotted keys that hold a place."""
 
 NO_RECIPE = "recipe=null"
-"""The word that takes a recipe of the top file away."""
+"""The override that takes a recipe of the top file away."""
 
 OLDER_CHOICES = {"sweep": {"form": "loss", "pos_mass": "positive_mass"}}
 """Files of a group that are called otherwise now."""
@@ -158,7 +158,7 @@ def compose(
 
 
 def _composed(top: str, chosen: tuple[str, ...], values: tuple[str, ...], folder: str) -> dict[str, Any]:
-    """The file under choices and then words, as plain dicts. Raises SettingsError with what Hydra says against it."""
+    """The file under choices and then values, as plain dicts. Raises SettingsError with Hydra's message."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -188,9 +188,9 @@ def _by_hydra(top: str, dotted: tuple[str, ...], folder: str) -> DictConfig:
 
 
 def _laid_over(base: DictConfig, overrides: tuple[str, ...]) -> DictConfig | None:
-    """A composition under words `++key=value`, read by Hydra's grammar and laid over it as Hydra does.
+    """A composition under overrides `++key=value`, read by Hydra's grammar and laid over it as Hydra does.
 
-    None where a word is another kind of override or does not fit: Hydra then composes the whole, or says what is wrong.
+    None where one is another kind of override or does not fit: Hydra then composes the whole, or reports the error.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -258,7 +258,7 @@ def _override(override: str, short: Mapping[str, str]) -> str:
 
 
 def _from_home(path: str) -> str:
-    """`~` and `~user` at the beginning of a place are a home, as shells have it where a word begins so."""
+    """`~` and `~user` at the beginning of a path are a home folder, as shells expand it at the start of an argument."""
     if not path.startswith("~"):
         return path
     try:
@@ -291,7 +291,7 @@ def _as_text(override: str, items: Mapping[str, dataclasses.Field[Any] | None]) 
 
 
 def _short_names(top: str, folder: Path, extra: Mapping[str, str] | None) -> list[str]:
-    """Words without a dot that a command takes: groups that its file composes, and its own short ones."""
+    """Keys without a dot that a command takes: groups that its file composes, and its own short ones."""
     groups = yaml.safe_load((folder / f"{top}.yaml").read_text()).get("defaults", [])
     names = [str(name).removeprefix("optional ") for group in groups if isinstance(group, dict) for name in group]
     return [*names, *PATH_OVERRIDES, *(extra or {})]

@@ -45,7 +45,7 @@ def setting(
     """A dataclass field with what this module knows about; a dataclass type as `default` means one of its own.
 
     `was` is the older dotted key, from the top of the settings where it has a dot, else beside this field; `was_values`
-    are older words for values. `searchable` settings change neither the shape of a weight nor the order of the
+    are older names of values. `searchable` settings change neither the shape of a weight nor the order of the
     recordings.
     """
     about = {

@@ -100,7 +100,7 @@ def session(settings: RaySettings) -> Iterator[None]:
 
 
 def refuse_silent_address(address: str, setting: str, patience_s: float = ANSWER_S) -> None:
-    """Raise UnreachableRayError if nothing listens at an address that names a host; `setting` is where it comes from."""
+    """Raise UnreachableRayError if nothing listens at an address that names a host; `setting` names its source."""
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if address in ("auto", "local") or parts.hostname is None:
         return

@@ -1,6 +1,6 @@
 """What one recording is: the twelve leads, their order and units, and how a bad one is refused.
 
-Everything above this module speaks of recordings in these words. A `Record` is what a source file holds, already in
+Everything above this module describes recordings in these terms. A `Record` is what a source file holds, already in
 the canonical lead order and in millivolts, but still at its own sampling rate and length; `ingest.canonical` brings it
 to the corpus grid (500 Hz, 10 s, 1 uV integers).
 

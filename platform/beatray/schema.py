@@ -162,7 +162,7 @@ def warn_renamed(old: str, new: str) -> None:
 
 
 def today(changes: Mapping[str, Any], schemas: Iterable[tuple[str, type[Any]]]) -> dict[str, Any]:
-    """Settings by dotted key, as a sweep has them, under the names of today, without a word; others as they are.
+    """Settings by dotted key, as a sweep has them, under the names of today, without a warning; others as they are.
 
     `schemas` are groups and their dataclasses; a key of today in one of them is not taken for an older one of another.
     Of the older keys that are one now (`OLDER`), only one may be given.

@@ -51,7 +51,7 @@ BAD = {
     ),
     "unknown beside a class": (
         "record,c\n00001,MI|unknown\n00002,MI\n",
-        r"'MI\|unknown' holds a word for unknown beside",
+        r"'MI\|unknown' holds a value for unknown beside",
     ),
     "open quote": ('record,ill\n00001,"1\n00002,0\n', "quote that begins after line 1 is never closed"),
     "mixed decimals": ("record;k\n00001;3,5\n00002;4.5\n", r"with a comma \(3,5\) and with a point \(4\.5\)"),

@@ -77,7 +77,7 @@ def test_structs_and_bytes_are_no_labels_and_no_ids(tmp_path: Path, kind: str) -
     found = read(table_of(tmp_path, odd=WORDLESS[kind], ill=[True, False, None]))
     assert [column.name for column in found.targets] == ["ill"]
     (left,) = found.left_out
-    assert left.name == "odd" and left.why == f"its values are {kind}, neither words nor numbers"
+    assert left.name == "odd" and left.why == f"its values are {kind}, neither text nor numbers"
     for words in (("labels.columns=[odd]",), ("labels.types.odd=classes", "labels.columns=[odd]")):
         with pytest.raises(LabelError, match="column 'odd' is no label: its values are"):
             read(tmp_path / "t.parquet", *words)

@@ -216,7 +216,7 @@ def test_types_separators_and_unknown_words_can_be_said(tmp_path: Path) -> None:
     assert values(found, "grade")[:3] == [{"1"}, {"2"}, None]
     assert values(found, "drugs")[:3] == [{"a", "b"}, {"a"}, {"c"}]
     assert values(found, "valve")[:3] == [{"none"}, {"mild"}, {"none"}]
-    with pytest.raises(LabelError, match=r"'valve' has classes and the word none.*labels\.unknown"):
+    with pytest.raises(LabelError, match=r"'valve' has classes and the value none.*labels\.unknown"):
         read(table)
     assert read(table, "labels.columns=[grade]").targets[0].kind == "numbers"
 

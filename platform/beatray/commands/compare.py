@@ -1,7 +1,7 @@
 """`beatray compare RESULTS_A RESULTS_B ...`: paired tests between evaluated encoders.
 
-A word is a results.json (or its folder), or NAME=FILE; a name given several times pools its files as runs of one
-method. What exists under the whole word is a place, though it holds a "=" (`runs/lr=1`).
+An argument is a results.json (or its folder), or NAME=FILE; a name given several times pools its files as runs of one
+method. What exists under the whole argument is a path, though it holds a "=" (`runs/lr=1`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VARIANTS = {
     "encoder+features": "encoder_features",
     "joined": "encoder_features",
 }
-"""Words of --with and what they mean; the last is an older one."""
+"""Values of --with and what they mean; the last is an older one."""
 
 
 def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:

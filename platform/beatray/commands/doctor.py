@@ -1,6 +1,6 @@
 """`beatray doctor [--multi-node] [--json] [overrides]`: would such a run work here, and what stands in its way.
 
-Takes the overrides of `beatray pretrain`; after the word `finetune` those of `beatray finetune`. Exit code 1 if any
+Takes the overrides of `beatray pretrain`; after `finetune` those of `beatray finetune`. Exit code 1 if any
 finding is a `fail`.
 """
 

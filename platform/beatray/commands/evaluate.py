@@ -120,7 +120,7 @@ def evaluated(
     plan: EvaluateSettings,
     outputs: Path | None = None,
 ) -> tuple[Evaluation, HeldOut]:
-    """`held_out.evaluate_encoder` with a progress bar, and a word on a task that has nothing to work on."""
+    """`held_out.evaluate_encoder` with a progress bar, and a message on a task that has nothing to work on."""
     with progress("evaluate", "fits") as update:
         evaluation, held = evaluate_encoder(corpus, policy, encoder, plan, update, outputs)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:

@@ -32,7 +32,7 @@ MLFLOW_ID = r"[0-9a-f]{32}"
 
 
 def main(command: str, argv: list[str]) -> int:
-    """Run `beatray COMMAND WORDS` on the cluster this process belongs to; returns the exit code.
+    """Run `beatray COMMAND ARGUMENTS` on the cluster this process belongs to; returns the exit code.
 
     Exit code 2 for a place that is relative or an `out` that is not said: it would be lost with the job's folder.
     """
@@ -53,12 +53,12 @@ def main(command: str, argv: list[str]) -> int:
 
 
 def _names_labels(command: str, key: str, value: str) -> bool:
-    """Whether the word is the name of labels that the corpus has, and no place at all."""
+    """Whether the value is the name of labels that the corpus has, and no path at all."""
     return command == "finetune" and key == "labels" and not is_path(value)
 
 
 def _of_report(argv: list[str]) -> dict[str, str]:
-    """The places of `beatray report`, which has no overrides but a word of its own and options."""
+    """The paths of `beatray report`, which has no overrides but an argument and options."""
     parsed = parser().parse_args(["report", *argv])
     given = {"PLACE": parsed.parent, "--corpus": parsed.corpus, "--results": parsed.results}
     return {key: path for key, path in given.items() if path is not None and not re.fullmatch(MLFLOW_ID, path)}

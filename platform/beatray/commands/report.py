@@ -88,7 +88,7 @@ def run_material(
 
 
 def rows_of(corpus: Corpus, evaluation: Evaluation) -> Rows | None:
-    """The rows of all recordings that were learned from or tested; None, with a word, where the corpus lacks some."""
+    """The rows of all recordings trained on or tested; None, with a message, where the corpus lacks some."""
     parts = evaluation.parts.values()
     names = {each for part in parts for ids in (part.train_ids, part.test_ids) for each in ids}
     rows = np.flatnonzero(corpus.index["record_id"].isin(names).to_numpy())
@@ -117,7 +117,7 @@ def curves_of(objective: Mapping[str, Any]) -> Sequence[Curve]:
 
 
 def described(objective: Mapping[str, Any]) -> str:
-    """The method and its settings in a few words."""
+    """A phrase for the method and its settings."""
     kind, settings = _method(objective)
     return kind.described(settings)
 

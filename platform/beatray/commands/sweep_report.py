@@ -189,7 +189,7 @@ def _made(folder: Store) -> dict[str, Any]:
 
 
 def _opened(settings: Mapping[str, Any], corpus_path: str | None) -> Corpus | None:
-    """The corpus of the sweep; None, with a word, where it is not there any more."""
+    """The corpus of the sweep; None, with a message, where it is gone."""
     try:
         return open_corpus(corpus_path or settings["corpus"]["path"])
     except Exception as error:  # a report without pictures of recordings is still a report
@@ -200,7 +200,7 @@ def _opened(settings: Mapping[str, Any], corpus_path: str | None) -> Corpus | No
 def _of_corpus(
     folder: Store, best: Method, trial: Evaluated, settings: Mapping[str, Any], corpus: Corpus
 ) -> dict[str, Any]:
-    """What is drawn of recordings; nothing, with a word, where the corpus has none of those that were tested."""
+    """The figures of recordings; none, with a message, where the corpus has none of those that were tested."""
     policy = build(CorpusSettings, dict(settings["corpus"]), "corpus.")
     evaluation = build(EvaluateSettings, dict(trial.results["settings"]), "evaluate.")
     tested = np.flatnonzero(assign_roles(corpus.index, policy_of(policy)) == Role.TEST)

@@ -27,7 +27,7 @@ from beatray.errors import LabelError
 FEW = 10
 """Recordings with and without a class below which a split says little of it."""
 LEAST = 5
-"""Of each kind, before a perfect separation is worth a word."""
+"""Of each kind, before a perfect separation is reported."""
 SAME = 0.9
 """Share of values that equal the key from which on a column is taken for it."""
 IN_ORDER = 0.999

@@ -1,8 +1,8 @@
-"""What the words of a column mean: yes or no, one class, several classes, or a number.
+"""What the values of a column mean: yes or no, one class, several classes, or a number.
 
-The guess is made from the distinct words alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
+The guess is made from the distinct values alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
 semicolon, or the one that was said) in at least one cell makes several labels; numbers are numbers, with a decimal
-point or a decimal comma; few words that come again are classes. Dates, free text, structs, bytes and empty columns
+point or a decimal comma; few values that come again are classes. Dates, free text, structs, bytes and empty columns
 are no labels. What is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more
 than a question.
 
@@ -25,10 +25,10 @@ from beatray.corpus.label_settings import UNKNOWN, LabelSettings
 from beatray.errors import LabelError
 
 MAX_CLASSES = 50
-"""More distinct words than these are taken for free text, unless they are said to be classes."""
+"""More distinct values than these are taken for free text, unless they are set to be classes."""
 MOST_CLASSES = 2000
 MANY_ROWS = 20
-"""From so many known rows on, words of which most come once are free text."""
+"""From so many known rows on, values most of which come once are free text."""
 SEPARATORS = ("|", ";")
 
 YES = ("1", "true", "yes", "y")
@@ -79,7 +79,7 @@ class NoLabel:
 def read_column(name: str, column: TextColumn, settings: LabelSettings, kind: str | None = None) -> Column | NoLabel:
     """The label that a column is; `kind` overrides the guess."""
     if column.other_type:
-        return NoLabel(name, f"its values are {column.other_type}, neither words nor numbers")
+        return NoLabel(name, f"its values are {column.other_type}, neither text nor numbers")
     set_kind = kind or settings.types.get(name)
     unknown = unknown_values(settings)
     numbers = {_number_of(value) for value in unknown if _is_number(value)}
@@ -130,7 +130,7 @@ def unknown_values(settings: LabelSettings) -> set[str]:
 
 
 def whole_number(value: str) -> str:
-    """1234 for 1234, 1234.0 and 01234: the one spelling of a whole number; any other word as it is."""
+    """1234 for 1234, 1234.0 and 01234: the one spelling of a whole number; any other value as it is."""
     if not value[:1].isdigit() or not value.isascii():
         return value
     digits = _WHOLE_NUMBER.fullmatch(value)
@@ -160,7 +160,7 @@ def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings
                 return "multilabel"
     if _is_text(len(seen), n_known):
         return NoLabel(
-            name, f"free text, {len(seen):,} different words (labels.types.{name}=classes if they are classes)"
+            name, f"free text, {len(seen):,} different values (labels.types.{name}=classes if they are classes)"
         )
     return "classes"
 
@@ -193,12 +193,12 @@ def _refuse_doubtful_values(
     mixed = [value for value, each in zip(column.distinct, parts, strict=True) if {p.lower() for p in each} & unknown]
     if mixed:
         raise LabelError(
-            f"column {name!r}: {mixed[0]!r} holds a word for unknown beside a class: make such cells empty, or set "
-            "labels.unknown=[...] without that word"
+            f"column {name!r}: {mixed[0]!r} holds a value for unknown beside a class: make such cells empty, or set "
+            "labels.unknown=[...] without that value"
         )
     if settings.unknown == UNKNOWN and any(value.lower() == "none" for value in column.distinct):
         raise LabelError(
-            f"column {name!r} has classes and the word none, which may be one of them or mean unknown: set "
+            f"column {name!r} has classes and the value none, which may be one of them or mean unknown: set "
             "labels.unknown=[NA] or labels.unknown=[NA,none]"
         )
 
@@ -219,7 +219,7 @@ def _number_of(value: str) -> float:
 def _numbers(
     name: str, column: TextColumn, is_known: NDArray[np.bool_], seen: Sequence[str]
 ) -> Sequence[tuple[str, bool]]:
-    """The words with the mark whether they are known, once they are numbers in one way of writing."""
+    """The values and whether they are known, once they are numbers in one way of writing."""
     wrong = [value for value in seen if not _is_number(value)]
     if wrong:
         raise LabelError(f"column {name!r} is set to hold numbers, and holds {_some(wrong)}: make these empty")

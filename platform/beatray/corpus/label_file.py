@@ -1,10 +1,10 @@
-"""A table of words out of a file: csv and its relatives, or Parquet; local or behind a URI; packed by gzip or not.
+"""A table of text columns from a file: csv and relatives, or Parquet; local or behind a URI; packed by gzip or not.
 
-Cells are text here, also those of Parquet, so that one reading of words and numbers serves all (`label_columns`). A
+Cells are text here, also those of Parquet, so that one reading of text and numbers serves all (`label_columns`). A
 file of text is UTF-8, or UTF-16 with its mark; other encodings must be said, because a wrong guess changes letters
-without a word. What separates columns is read off the first lines: comma, semicolon, tab or bar.
+silently. What separates columns is read off the first lines: comma, semicolon, tab or bar.
 
-Contract: `read_table` gives columns of distinct stripped words and codes (n,) into them, in the order of the file, or
+Contract: `read_table` gives columns of distinct stripped values and codes (n,) into them, in the order of the file, or
 raises LabelError with the place and a remedy. Names of columns are stripped, not empty and different from each other.
 """
 

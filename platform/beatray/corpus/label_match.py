@@ -83,7 +83,7 @@ def _hides(private: bool, kind: str, key: str) -> bool:
 
 
 def _row_of(column: TextColumn) -> Callable[[int], str]:
-    """What stands for a word of the key column in a message."""
+    """What stands for a value of the key column in a message."""
     return lambda position: f"of row {int(np.flatnonzero(column.codes == position)[0]) + 1}"
 
 
@@ -201,7 +201,7 @@ def _repeated(columns: Sequence[Column], kind: str, units: Units, found: NDArray
 
 
 def _shown(column: Column, row: int) -> str:
-    """The value of a row in words."""
+    """The value of a row as text."""
     if not column.known[row]:
         return "unknown"
     if column.kind == "numbers":

@@ -1,11 +1,11 @@
 """A Parquet table of labels as text, column by column, decided by type alone.
 
-Yes and no, numbers, days, times and text have words, also where they are encoded as a dictionary; lists of them have
-their entries. Structs, bytes and what is nested deeper have none: such a column is reported by its type, and no value
-of it is taken for a word.
+Yes and no, numbers, days, times and text are read as text, also where they are encoded as a dictionary; lists of them
+have their entries. Structs, bytes and what is nested deeper have none: such a column is reported by its type, and no
+value of it is taken for text.
 
 Contract: `read_parquet(data, place)` gives a table of strings, empty where a cell is null, and the types of the columns
-that have no words by position; those are empty in every row. Raises LabelError for a file that cannot be read and for
+that are not text by position; those are empty in every row. Raises LabelError for a file that cannot be read and for
 text that is no UTF-8, with the column and a remedy.
 Source: Apache Parquet format, "Logical types"; Apache Arrow columnar format.
 """
@@ -64,7 +64,7 @@ def is_textual(kind: pa.DataType, *, lists: bool) -> bool:
 
 
 def _as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """The words of a column that has some. Raises LabelError."""
+    """A column that can be read as text. Raises LabelError."""
     try:
         column.validate(full=True)
         plain = column.cast(_decoded(column.type))

@@ -1,9 +1,9 @@
-"""How a table of labels is read, as the user says it, and those words taken from a command line.
+"""How a table of labels is read, as the user sets it, and these overrides taken from a command line.
 
 `labels=TABLE` names the table, and `labels.KEY=VALUE` says what the reader would otherwise find out by itself. A column
-may be called anything (blanks, dots, brackets), so these words do not go through the grammar of the other settings:
+may be called anything (blanks, dots, brackets), so these overrides do not go through the grammar of the other settings:
 what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, and lists are those of
-YAML with every entry a word.
+YAML with every entry a text.
 
 Contract: values are checked where the dataclass is made; whether a column exists is said where the table is read.
 """
@@ -116,7 +116,7 @@ def _value(name: str, text: str) -> Any:
                 f"labels.{name}={text} is no list: write [one,two], names with commas in quotes"
             ) from error
         if not all(isinstance(each, str) for each in found):
-            raise SettingsError(f"labels.{name}={text} is no list of words: write [one,two]")
+            raise SettingsError(f"labels.{name}={text} is no list of names: write [one,two]")
         return found
     if name in _BY_NAME:
         raise SettingsError(f"set labels.{name}.NAME=..., not labels.{name}={text}")

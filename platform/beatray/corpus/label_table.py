@@ -8,7 +8,7 @@ values is refused with counts and examples; where ids are hashed, rows are named
 
 Contract: a `Labels` holds `targets`, each a `Column` over the n rows of the corpus index: values (n, c) bool, or (n, 1)
 float64 with NaN, and `known` (n,). `table_row` (n,) is the row of the table of each corpus row, -1 for none. Raises
-LabelError, or SettingsError for a word that names no column.
+LabelError, or SettingsError for a setting that names no column.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def check_cluster_address(address: str | None) -> list[Finding]:
     parts = urlsplit(address if address and "://" in address else f"//{address or ''}")
     try:
         if not address or parts.port is None:
-            return []  # none, or a word such as `auto`
+            return []  # none, or a name such as `auto`
         with socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_S):
             return [ok(f"the cluster's address {address} answers")]
     except (OSError, ValueError) as error:

@@ -37,7 +37,7 @@ class Flag(IntFlag):
     SHORT = 512  # less than SHORT_S of signal
     NOT_FINITE = 1024  # a lead with invalid samples (NaN, infinite) in more than half of the recording
     LARGE_LEAD = 2048  # a lead is beyond HUGE_MV for HUGE_SHARE of the time: mostly a loose electrode
-    NEUROKIT_UNACCEPTABLE = 4096  # NeuroKit2's word on one lead, only where an ingest asks for it
+    NEUROKIT_UNACCEPTABLE = 4096  # NeuroKit2's verdict on one lead, only where an ingest asks for it
 
 
 FLAT_MV = 0.01

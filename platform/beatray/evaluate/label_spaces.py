@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 PTBXL_SPACES = ("superdiagnostic", "subdiagnostic", "diagnostic", "form", "rhythm", "all")
 SPACES = (*PTBXL_SPACES, "snomed")
 TABLE = "table"
-"""The word for a table of the user's own: see `own_labels`."""
+"""The name for a table of the user's own: see `own_labels`."""
 SNOMED_CLASSES = ("scored", "counted")
 
 TITLES = {

@@ -1,7 +1,7 @@
 """A user's own table as the label space of the classification.
 
 Every column that is not numbers gives classes: a binary one a class of its name, the others a class for each of their
-words, called `column=value` where the table has several such columns and `value` where it has one. What a recording's
+values, called `column=value` where the table has several such columns and `value` where it has one. What a recording's
 label is stands only for the columns in which it is known: a class is trained, chosen and scored on those recordings.
 
 Contract: `TableSpace.truth` is (n, c) int8 over the rows of a corpus index: 1 yes, 0 no, `metrics.IGNORE` unknown.

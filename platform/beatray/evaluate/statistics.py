@@ -58,7 +58,7 @@ class Statistics:
 
     @property
     def refusal(self) -> str | None:
-        """In words why nothing may be called significant, or None where the number of runs allows it."""
+        """Why nothing may be called significant, or None where the number of runs allows it."""
         if self.smallest_p <= self.alpha:
             return None
         pairs = len(self.comparisons)

@@ -1,6 +1,6 @@
-"""Where predictions lie, by the word `out`: a table by name, with all that belongs to it beside it under that name.
+"""Where predictions lie, by the setting `out`: a table by name, with all that belongs to it beside it under that name.
 
-    predictions.parquet      or .csv: what the model says, a row for each recording, or for each wave
+    predictions.parquet      or .csv: the outputs of the model, a row for each recording, or for each wave
     predictions.refused.csv  recordings that could not be read: source, recording, reason, detail
     predictions.json         the commit, written last: which models and recordings, counts, the table's SHA-256
     predictions.annotations/ of a model of waves: a WFDB annotation file for each recording

@@ -1,4 +1,4 @@
-"""Several places of one data set: one list of recordings out of them, each under its name once.
+"""Several locations of one data set: one list of recordings out of them, each under its name once.
 
 A data set is often kept in parts: an older download and a newer one, folders by year, archives by rate. Recordings are
 known by source and name, so of a name that several places list only one is read: that of the first place that does not
@@ -44,8 +44,8 @@ def locations_of(sources: Mapping[str, Locations]) -> list[tuple[str, str]]:
 def each_name_once(
     listed: Sequence[tuple[Tree, Sequence[Item]]],
 ) -> list[tuple[list[Item], list[Unlisted]]]:
-    """For each place the items that are read there, and a word on those that another place gives."""
-    giver: dict[str, tuple[int, bool]] = {}  # by name: the place, and whether the recording can be read there
+    """For each location the items that are read there, and a note on those that another location gives."""
+    giver: dict[str, tuple[int, bool]] = {}  # by name: the location, and whether the recording can be read there
     for number, (tree, items) in enumerate(listed):
         for item in items:
             held = giver.get(item.name)
@@ -84,14 +84,14 @@ def one_holds_the_other(one: str, other: str) -> bool:
 
 
 def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]]]) -> None:
-    """For recordings that have no name but their path. Raises CorpusError where two places have the same path."""
+    """For recordings that have no name but their path. Raises CorpusError where two locations have the same path."""
     owner: dict[str, str] = {}
     for tree, items in listed:
         shared = [item.name for item in items if item.name in owner]
         if shared:
             raise CorpusError(
-                f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path in two places "
-                "need not be one recording: put both under one parent folder and give that, or make two corpora"
+                f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path at two "
+                "locations need not be one recording: put both under one parent folder and give that, or make two corpora"
             )
         owner.update((item.name, tree.location) for item in items)
 

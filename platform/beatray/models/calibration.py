@@ -1,4 +1,4 @@
-"""From logits to probabilities that can be taken at their word, chosen on validation recordings.
+"""From logits to calibrated probabilities, fitted on validation recordings.
 
 Yes-or-no targets: Platt's p = s(a z + b) for each target by itself (Platt, 1999, with his targets (N+ + 1) / (N+ + 2)
 and 1 / (N- + 2), which keep few recordings from claiming certainty). One of several classes: p = softmax(z / T) with

@@ -166,7 +166,7 @@ class BeatSsl(Objective):
 
     @classmethod
     def described(cls, settings: BeatSslSettings) -> str:
-        """The targets in a few words."""
+        """A phrase for the targets."""
         return described(settings)
 
     @classmethod

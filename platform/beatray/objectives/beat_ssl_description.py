@@ -18,7 +18,7 @@ SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance", "soft_z": "z_power"}
 
 
 def described(settings: BeatSslSettings) -> str:
-    """The terms in a few words."""
+    """A phrase for the terms."""
     rhythm, beat = settings.rhythm, settings.beat
     sharpened = f"^{settings.exponent:g}" if rhythm == "soft_1" else ""
     soft = rhythm in SOFT or beat in SOFT

@@ -21,7 +21,7 @@ Positives = Literal["same_record", "clusters", "aami", "inherit_record"]
 
 @dataclass(frozen=True, slots=True)
 class BeatSslSettings:
-    """Settings of Beat-SSL; see beat_ssl.py for the words."""
+    """Settings of Beat-SSL; see beat_ssl.py for the terms."""
 
     rhythm: Target = setting("soft_1", "what records are contrasted with")
     beat: Target = setting("hard", "what heartbeats are contrasted with")

@@ -201,14 +201,14 @@ class Objective(nn.Module):
 
     @classmethod
     def described(cls, settings: Any) -> str:
-        """The method and what matters of its settings in a few words."""
+        """A phrase for the method and the settings that matter."""
         return cls.title
 
     @classmethod
     def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """What a row of a sweep with these dotted settings is called, in the method's own few words.
+        """The method's own name for a row of a sweep with these dotted settings.
 
-        With it the settings that the name leaves unsaid. None where there are no such words for them.
+        With it the settings that the name leaves out. None where the method has no name for them.
         """
         return None
 

@@ -129,7 +129,7 @@ def task_title(results: SweepResults, task: str) -> str:
 
 
 def names_of(results: SweepResults) -> list[str]:
-    """What the methods are called: in few words, unless two would be called the same."""
+    """The names of the methods: short ones, unless two would be the same."""
     short = [name_of(method) for method in results.methods]
     return [
         name if short.count(name) == 1 else method.name for name, method in zip(short, results.methods, strict=True)
@@ -272,13 +272,13 @@ def network_names(results: SweepResults) -> dict[str, str]:
 
 
 def name_of(method: Method) -> str:
-    """What makes the method in its objective's few words, and what these leave; else the trial's own name."""
+    """The method's short name by its objective, with the settings that it leaves out; else the trial's own name."""
     variant = method.objective.variant(method.changes)
     return method.name if variant is None else full_name(*variant)
 
 
 def full_name(name: str, left: Mapping[str, object]) -> str:
-    """The name and the settings that it leaves unsaid."""
+    """The name and the settings that it leaves out."""
     others = [
         value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
         for key, value in left.items()

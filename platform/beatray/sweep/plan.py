@@ -33,7 +33,7 @@ from beatray.train.timing import StepCost
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
 GROUPS = ("objective", "encoder", "recipe", "train", "checkpoint")
-"""Words that choose a file of settings."""
+"""Groups that choose a file of settings."""
 SMALL = "_tiny"
 """How the names of small recipes end."""
 RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, COSTS, REPORT, STARTS}
@@ -56,7 +56,7 @@ class SweepPlan:
     name: str
     base: PretrainSettings  # the settings that all trials share
     overrides: tuple[str, ...]  # of the command line, those of the sweep itself left out
-    sweep: SweepSettings  # with those of the fixed settings that no word has overridden
+    sweep: SweepSettings  # with those of the fixed settings that no override has replaced
     trials: tuple[Trial, ...]
     shared: tuple[str, ...] = ()  # overrides that all trials share beside those of the command line
     evaluation: EvaluateSettings | None = None  # of every trial's encoder
@@ -83,7 +83,7 @@ def config_of(overrides: Iterable[str]) -> dict[str, Any]:
     """The composed content of `configs/sweep.yaml` under the overrides; `sweep` holds the sweep's own."""
     plain_overrides, dotted = _split(with_labels(overrides))
     kinds = {"sweep": SweepSettings, "evaluate": EvaluateSettings}
-    # a sweep may fix the method and its schedule, whose settings the other words are about
+    # a sweep may fix the method and its schedule, whose settings the other overrides are about
     own = compose("sweep", [each for each in plain_overrides if _is_of(each, "sweep")], kinds=kinds)["sweep"]
     given = {_key(each) for each in plain_overrides}
     chosen = [
@@ -196,7 +196,7 @@ def with_labels(overrides: Iterable[str]) -> list[str]:
 
 
 def _split(overrides: Iterable[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
-    """Words for Hydra, and (space or fixed, dotted key, value) of those that name an entry of a mapping by its key."""
+    """Overrides for Hydra, and (space or fixed, dotted key, value) of those that name a mapping's entry by its key."""
     from omegaconf import OmegaConf
 
     others, entries = [], []
@@ -219,7 +219,7 @@ def _key(override: str) -> str:
 
 
 def _key_today(override: str) -> str:
-    """The key of a word, under its name of today where it has one."""
+    """The key of an override, under its name of today where it has one."""
     _, _, value = override.partition("=")
     changes = changes_today({_key(override): None if value == "null" else value})
     return next(iter(today(changes, [("evaluate", EvaluateSettings)])))

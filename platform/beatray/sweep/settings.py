@@ -1,6 +1,6 @@
 """What a sweep is: how it searches, what it ranks by, and the space, as read from `configs/sweep/*.yaml`.
 
-Contract: everything that can be wrong with these words alone is a `SettingsError` that names the key and the remedy.
+Contract: everything that can be wrong with these settings alone is a `SettingsError` that names the key and the remedy.
 Whether the dotted keys of the space exist is for `plan.py`, which composes every trial.
 """
 

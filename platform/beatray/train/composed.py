@@ -43,7 +43,7 @@ NAMED: dict[str, Named] = {"objective": _Methods(), "encoder": _Networks()}
 
 
 WEIGHTS = {"encoder.weights": "encoder_weights"}
-"""The word for the encoder that training starts from: `encoder.*` are the settings of a network."""
+"""The override for the encoder that training starts from: `encoder.*` are the settings of a network."""
 
 
 def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[st
     for override in of_network if network != content["encoder"] else ():
         raise SettingsError(
             f"'{override}': the network is that of the encoder {weights} ({network['name']}), to the last setting; "
-            "leave the word out, or train from random weights"
+            "leave it out, or train from random weights"
         )
     content["encoder"] = network
     return content

@@ -57,7 +57,7 @@ def signed(value: int) -> int:
 
 
 def difference(seen: Sequence[int], expected: Sequence[int], names: Mapping[int, str], most: int = 20) -> str:
-    """In words: which recordings are missing and which came more than once."""
+    """As text: which recordings are missing and which came more than once."""
     have, want = Counter(seen), Counter(expected)
     parts = []
     for what, counted in (("missing", want - have), ("seen too often or not asked for", have - want)):

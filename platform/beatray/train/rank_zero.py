@@ -117,7 +117,7 @@ class RankZero:
             self._log(SKIPPED, {"step": step, "fault": fault})
 
     def note_end(self, why: str) -> None:
-        """Leave word that the run has ended for good, and why."""
+        """Note that the run has ended for good, and why."""
         if self._may_write():
             self._run_spec.run.write(STOPPED, why.encode())
 

@@ -112,7 +112,7 @@ class CheckpointWriter:
 
 
 def describe(error: OSError, what: str) -> str:
-    """In words: what could not be done, why, and the remedy where the disk is full."""
+    """A message: what could not be done, why, and the remedy where the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free some space, or lower checkpoint.keep; checkpoint.required=false trains on without"
         return f"no {what}: the disk is full. Older checkpoints are intact: {remedy}"

@@ -41,7 +41,7 @@ _LIST_OF = {
 
 
 def shown(text: str | None) -> str:
-    """A value for a message: quoted if it is a short number or a technical word, otherwise only its length."""
+    """A value for a message: quoted if it is a short number or a technical term, otherwise only its length."""
     cell = (text or "").strip()
     if not cell:
         return "nothing"

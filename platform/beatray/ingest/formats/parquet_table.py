@@ -2,7 +2,7 @@
 
 Contract: `open_table(file)` gives a `ParquetTable` on an open `RandomFile`; its footer was bounded before it was read.
 `read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null (bytes and structs are
-no words: METADATA); `read_signal(table, column, row, dtype)` the numbers of one cell as a flat array and, for a list of
+no text: METADATA); `read_signal(table, column, row, dtype)` the numbers of one cell as a flat array and, for a list of
 lists, the length of its inner lists.
 A signal is a list of numbers, a list of equally long lists, or bytes of type `dtype`. A row group is read at once and
 the last one is kept, so it may take at most `MAX_GROUP_BYTES`; what a group is to unpack to is compared with what is
@@ -86,7 +86,7 @@ def read_texts(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
         for column in columns:
             values = _read(table, number, column)
             if not is_textual(values.type, lists=True):
-                what = f"{table.file.member}: the values of column {column!r} are {values.type}, no words"
+                what = f"{table.file.member}: the values of column {column!r} are {values.type}, no text"
                 raise RecordError(Reason.METADATA, f"{what}: write them as text")
             lists[column] = [_text(value) for value in values.to_pylist()]
         size = len(next(iter(lists.values()), []))

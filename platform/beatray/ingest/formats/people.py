@@ -24,7 +24,7 @@ MASKED = 300.0
 """The age that PTB-XL publishes for people older than 89."""
 MAX_ID_CHARS = 128
 NO_PATIENT = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
-"""Words in the place of a patient's id that are none, in lower case."""
+"""Values of a patient's id that name nobody, in lower case."""
 
 _SEXES = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _WHOLE_AS_DECIMAL = re.compile(r"(\d+)\.0+", re.ASCII)

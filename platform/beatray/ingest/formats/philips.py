@@ -2,10 +2,10 @@
 
 Contract: `read(tree, path)` gives one Record. Signals are base64 of 16-bit samples, channel after channel, either XLI
 compressed (`philips_xli`) or plain; a plain text of numbers is refused as FORMAT, and so is any other version, since
-the same words may mean something else there. The calibration pulse that the devices append is cut off. Measurements
+the same names may mean something else there. The calibration pulse that the devices append is cut off. Measurements
 are the interpretation's (global) ones, or else those over all leads. Raises `RecordError`: HEADER, FORMAT, ABSURD_SIZE,
 BAD_RATE, BAD_GAIN, TRUNCATED, TRAILING_BYTES and as `formats.channels`.
-Source: the words of the files themselves; for XLI see `philips_xli`.
+Source: the files themselves; for XLI see `philips_xli`.
 """
 
 from __future__ import annotations

@@ -179,14 +179,14 @@ def _text(key: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value or len(value) > 200 or not is_one_line(value):
-        raise _error(f"{key}: {str(value)[:40]!r} is not a word")
+        raise _error(f"{key}: {str(value)[:40]!r} is not a text")
     return value
 
 
 def _texts(key: str, value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not 0 < len(values) <= 1000:
-        raise _error(f"{key}: it must be a word or a list of words")
+        raise _error(f"{key}: it must be a text or a list of texts")
     texts = tuple(_text(key, part) or "" for part in values)
     if "" in texts:
         raise _error(f"{key}: an entry is empty")
