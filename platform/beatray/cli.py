@@ -32,7 +32,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors that a user can fix are one readable line."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of places in letters that a terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):  # paths in letters that a terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(argv)

@@ -50,7 +50,7 @@ GROUPS: dict[str, type[Any]] = {
 """The dataclass of each group of settings that several commands share."""
 
 PATH_OVERRIDES = {"corpus": "corpus.path"}
-"""Short overrides for the dotted keys that hold a place."""
+"""Short overrides for the dotted keys that hold a path."""
 
 NO_RECIPE = "recipe=null"
 """The override that takes a recipe of the top file away."""
@@ -225,7 +225,7 @@ def _forced(override: str) -> str:
 
 
 def _over_recipe(dotted: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
-    """A group that the user chose takes the place of what the recipe says in it: overrides that undo the recipe there.
+    """A group that the user chose replaces what the recipe sets in it: overrides that undo the recipe there.
 
     The objective is what a recipe is about, so another one beside it is refused.
     """

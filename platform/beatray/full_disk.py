@@ -1,7 +1,7 @@
 """The message for a full disk: which file did not fit, or else which of the paths that a command fills is full.
 
 The error of a write through a file object has a number and no name. `named` gives it the file's where that is known;
-`full_places` looks at the places themselves.
+`full_paths` looks at the paths themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 LITTLE = 64 * 2**20
-"""A place with less than this free counts as full: what did not fit is gone again when somebody looks."""
+"""A path with less than this free counts as full: what did not fit is gone again by the time of the check."""
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -31,7 +31,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def full_paths(out: str | None) -> str:
-    """The places that are full, or all of them where none looks so (a quota), with what is free, and what to do."""
+    """The paths that are full, or all of them where none looks full (a quota), with what is free, and the remedy."""
     free = {name: room for name, room in ((name, _room(path)) for name, path in _paths(out)) if room is not None}
     full = {name: room for name, room in free.items() if room[0] < LITTLE or room[1] == 0} or free
     parts = [

@@ -76,7 +76,7 @@ def select_beats(
 
 
 def all_beats(r_peaks: Tensor, n_samples: Tensor, before_smp: float, after_smp: float) -> tuple[Tensor, Tensor]:
-    """All usable beats of whole records: boxes (n, P, 2), and their places among the R-peaks (n, P), -1 for none."""
+    """All usable beats of whole records: boxes (n, P, 2), and their positions among the R-peaks (n, P), -1 for none."""
     n, most = r_peaks.shape
     return select_beats(
         r_peaks,

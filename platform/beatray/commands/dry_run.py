@@ -1,6 +1,6 @@
 """`beatray ingest SOURCE=PATH ... --dry-run`: what an ingest would read, without writing anything or starting Ray.
 
-Contract: per place of a source the recordings by format, how many the corpus knows already, what is not listed and
+Contract: per location of a source the recordings by format, how many the corpus knows already, what is not listed and
 why, and the size that the new rows would take, from a few recordings that are really read. Raises CorpusError as an
 ingest would for a wrong path or id key.
 """

@@ -1,4 +1,4 @@
-"""`beatray ingest SOURCE=PATH ... --out CORPUS`: recordings into a corpus; a source said twice has two places."""
+"""`beatray ingest SOURCE=PATH ... --out CORPUS`: recordings into a corpus; a source given twice has two locations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from beatray.storage.store import Store
 
 
 def split_overrides(overrides: list[str]) -> tuple[dict[str, Locations], list[str]]:
-    """The SOURCE=PATH overrides with absolute places (several where a source is said several times), and the others."""
+    """The SOURCE=PATH overrides with absolute locations (several where a source is given several times), and the others."""
     found: dict[str, list[str]] = {}
     others = []
     for override in overrides:
@@ -81,7 +81,7 @@ def settings_from(
 
 
 def _with_id_key(settings: IngestSettings) -> IngestSettings:
-    """The settings with the place of the id key spelled out; it must not lie where others will look."""
+    """The settings with the path of the id key spelled out; it must not lie where others will look."""
     if settings.id_key_file is None:
         return settings
     key = _folder("--id-key-file", settings.id_key_file)

@@ -1,4 +1,4 @@
-"""A command as a cluster job: the same overrides, with the places checked, because a job runs in a temporary copy."""
+"""A command as a cluster job: the same overrides, with the paths checked, because a job runs in a temporary copy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MLFLOW_ID = r"[0-9a-f]{32}"
 def main(command: str, argv: list[str]) -> int:
     """Run `beatray COMMAND ARGUMENTS` on the cluster this process belongs to; returns the exit code.
 
-    Exit code 2 for a place that is relative or an `out` that is not said: it would be lost with the job's folder.
+    Exit code 2 for a path that is relative or an `out` that is not set: it would be lost with the job's folder.
     """
     from beatray.cli import main as run
 

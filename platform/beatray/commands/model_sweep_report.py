@@ -84,7 +84,7 @@ def _pretraining(weights: str | None) -> dict[str, str]:
 
 
 def shared_settings(folder: Store, record: SweepRecord, trial: str) -> dict[str, object]:
-    """The settings of a trial without what the trials differ in and without places."""
+    """The settings of a trial without what the trials differ in and without paths."""
     settings = flat(yaml.safe_load(folder.child(trial).read(SETTINGS)))
     varied = {key for each in record.trials for key in each.changes}
     return {

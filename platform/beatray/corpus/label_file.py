@@ -5,7 +5,8 @@ file of text is UTF-8, or UTF-16 with its mark; other encodings must be said, be
 silently. What separates columns is read off the first lines: comma, semicolon, tab or bar.
 
 Contract: `read_table` gives columns of distinct stripped values and codes (n,) into them, in the order of the file, or
-raises LabelError with the place and a remedy. Names of columns are stripped, not empty and different from each other.
+raises LabelError with the location and a remedy. Names of columns are stripped, not empty and different from each
+other.
 """
 
 from __future__ import annotations

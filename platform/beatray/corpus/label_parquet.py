@@ -4,9 +4,9 @@ Yes and no, numbers, days, times and text are read as text, also where they are 
 have their entries. Structs, bytes and what is nested deeper have none: such a column is reported by its type, and no
 value of it is taken for text.
 
-Contract: `read_parquet(data, place)` gives a table of strings, empty where a cell is null, and the types of the columns
-that are not text by position; those are empty in every row. Raises LabelError for a file that cannot be read and for
-text that is no UTF-8, with the column and a remedy.
+Contract: `read_parquet(data, location)` gives a table of strings, empty where a cell is null, and the types of the
+columns that are not text by position; those are empty in every row. Raises LabelError for a file that cannot be read
+and for text that is no UTF-8, with the column and a remedy.
 Source: Apache Parquet format, "Logical types"; Apache Arrow columnar format.
 """
 

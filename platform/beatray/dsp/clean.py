@@ -82,7 +82,7 @@ def decimate(
 
 
 def runs_of(leads: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Neighbouring leads as (first, last + 1, place): slices copy several times faster than lists of positions."""
+    """Neighbouring leads as (first, last + 1, position): slices copy several times faster than lists of positions."""
     runs: list[tuple[int, int, int]] = []
     for position, lead in enumerate(leads):
         if runs and runs[-1][1] == lead:

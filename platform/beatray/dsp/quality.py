@@ -268,7 +268,7 @@ def _swap_flag(
         high, low = (x_blt[record, lead, np.minimum(beats[edge][chosen], last)] for edge in (peak, first))
         with np.errstate(invalid="ignore", over="ignore"):
             height = (high - low).astype(np.float64)
-        # The upper median, at place n // 2 of the sorted values, is below a limit if more than n // 2 values are.
+        # The upper median, at position n // 2 of the sorted values, is below a limit if more than n // 2 values are.
         below = np.bincount(record[height < limit if sign < 0 else height <= limit], minlength=len(waves))
         known = np.bincount(record[~np.isnan(height)], minlength=len(waves))
         middle = n_full // 2

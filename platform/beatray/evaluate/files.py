@@ -28,7 +28,7 @@ def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
 
     `rows` are those that were evaluated: ages, sexes, flags and codes come from there.
     """
-    for name in (*NAMES, MAPS):  # of an evaluation that this one takes the place of
+    for name in (*NAMES, MAPS):  # of an evaluation that this one replaces
         (folder / name).unlink(missing_ok=True)
     write_results(evaluation, folder)
     table, by_class = make_table(evaluation), class_rows(evaluation)

@@ -74,7 +74,7 @@ def real_recordings(each: int = EACH) -> NDArray[np.float32]:
 
 
 def without_path(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without the places of the corpus, a table of labels and the beat classifier; digests stay."""
+    """The description without the paths of the corpus, a table of labels and the beat classifier; digests stay."""
     shown = dict(description)
     for part, key in (("corpus_settings", "path"), ("objective", "beat_classifier")):
         if isinstance(shown.get(part), dict):

@@ -139,7 +139,7 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
 
 
 def _shareable(objective: dict[str, Any]) -> dict[str, Any]:
-    """The objective's settings without places of this machine."""
+    """The objective's settings without folders of this machine."""
     table = objective.get("table")
     if not table:
         return objective

@@ -6,7 +6,7 @@
       embeddings.json               the commit, written last: what made them, widths, every file with rows and SHA-256
       staging/<shard>.json          notes of an unfinished run
 
-`embedding` is a fixed-size list of float32, which every Parquet reader knows; `beat` is the beat's place among the
+`embedding` is a fixed-size list of float32, which every Parquet reader knows; `beat` is the beat's position among the
 R-peaks of its corpus row, `r_peak` its sample in the window (500 Hz). One file per corpus shard, in the corpus's order.
 Contract: bytes are a function of the corpus shard, the encoder and the settings; `read` returns what was written or
 raises EmbeddingsError with the name of the file.

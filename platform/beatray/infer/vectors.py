@@ -49,7 +49,7 @@ class Vectors:
     recording: NDArray[np.float32]  # (n, embed_dim)
     beat: NDArray[np.float32]  # (K, width)
     row: NDArray[np.int64]  # (K,) the recording of each beat
-    number: NDArray[np.int32]  # (K,) its place among the R-peaks of the recording
+    number: NDArray[np.int32]  # (K,) its position among the R-peaks of the recording
     r_peak: NDArray[np.int32]  # (K,) sample of the window
 
 

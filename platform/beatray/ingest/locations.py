@@ -1,13 +1,14 @@
 """Several locations of one data set: one list of recordings out of them, each under its name once.
 
 A data set is often kept in parts: an older download and a newer one, folders by year, archives by rate. Recordings are
-known by source and name, so of a name that several places list only one is read: that of the first place that does not
-refuse the recording and whose tree has its file, since a part often comes with the table of the whole; of the first
-place where none has it. The others are counted, the first by name, as not listed. That holds for data sets that number
-their recordings; where a path is the only name, the same path in two places is refused. The same signal under two names
-stays two recordings, which the splits keep in one part (`corpus.splits`).
+known by source and name, so a name that several locations list is read once: from the first location that does not
+refuse the recording and whose tree has its file, since a part often comes with the table of the whole; from the first
+location where none has it. The others are counted, the first by name, as not listed. That holds for data sets that
+number their recordings; where a path is the only name, the same path at two locations is refused. The same signal under
+two names stays two recordings, which the splits keep in one part (`corpus.splits`).
 
-Contract: nothing here reads a recording, and nothing that is stored shows a path of the machine: places are numbered.
+Contract: nothing here reads a recording, and nothing that is stored shows a path of the machine: locations are
+numbered.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]
         if shared:
             raise CorpusError(
                 f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path at two "
-                "locations need not be one recording: put both under one parent folder and give that, or make two corpora"
+                "locations need not be one recording: put both under one parent folder and give that, or make two "
+                "corpora"
             )
         owner.update((item.name, tree.location) for item in items)
 

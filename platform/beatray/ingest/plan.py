@@ -116,8 +116,8 @@ def list_items(settings: IngestSettings) -> Listed:
     """By source and location: its items, and what of its tree is not listed (links, paths that lead outside, other
     formats, names that another location of the source gives).
 
-    Raises CorpusError that names the source and the place when it cannot be read or holds no recordings, or when two
-    places share a path that is all the name their recordings have.
+    Raises CorpusError that names the source and the location when it cannot be read or holds no recordings, or when two
+    locations share a path that is the only name of their recordings.
     """
     found: dict[str, dict[str, tuple[Tree, list[Item], list[Unlisted]]]] = {}
     for source, location in locations_of(settings.sources):
@@ -142,7 +142,7 @@ def list_items(settings: IngestSettings) -> Listed:
 
 
 def _list_location(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
-    """What one place of a source lists. Raises CorpusError."""
+    """What one location of a source lists. Raises CorpusError."""
     besides = ""
     try:
         tree = open_tree(location)
@@ -166,8 +166,8 @@ def plan(
     listed: Listed,
     known: set[tuple[str, str]],
 ) -> Iterator[Slice]:
-    """The slices of all items that the corpus does not know yet, in source, place and item order; a slice reads one
-    place."""
+    """The slices of all items that the corpus does not know yet, in source, location and item order; a slice reads
+    one location."""
     identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
     planned: Counter[str] = Counter()
     for (source, location), (items, _) in listed.items():
@@ -225,7 +225,7 @@ def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
 
 
 def stamp_of(part: Slice) -> str:
-    """Place, sizes and times of what a slice reads: the archive, or each item's file and those of WFDB beside it."""
+    """Path, sizes and times of what a slice reads: the archive, or each item's file and those of WFDB beside it."""
     if is_web(part.location):
         return hashlib.blake2b(f"{part.location}\0{size_of(part.location)}".encode(), digest_size=16).hexdigest()
     if is_remote(part.location):

@@ -1,4 +1,4 @@
-"""A file of a tree that is too large to be read whole, opened for reading at any place.
+"""A file of a tree that is too large to be read whole, opened for reading at any offset.
 
 Several public sets put tens of thousands of recordings into one file of some gigabytes. Such a file is opened where it
 lies (a member of a folder, or an unpacked member of a zip or tar) and read in pieces; libraries that want a Python file

@@ -154,10 +154,10 @@ def lead_rows(x: Tensor, leads: Sequence[int]) -> Tensor:
 
 
 def chosen_positions(chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """Where the chosen tokens of each record are, in time order, and which of these there are: (B, T') -> (B, K) twice.
+    """Positions of the chosen tokens of each record, in time order, and which of these exist: (B, T') -> (B, K) twice.
 
     K is the most that a record has, or `most`, which asks no device; what a record with fewer has beyond them are
-    places of other tokens.
+    positions of other tokens.
     """
     counts = chosen.sum(1)
     if most is None:

@@ -34,7 +34,7 @@ def roi_align_1d(fmap: Tensor, boxes: Tensor, owner: Tensor, stage: Stage, bins:
     if len(boxes) == 0:
         return fmap.reshape(-1)[:0].reshape(0, fmap.shape[1], bins)
     last = fmap.shape[-1] - 1
-    # positions in float32 at least: bfloat16 holds only 8 bits, too few for a place among thousands of samples
+    # positions in float32 at least: bfloat16 holds only 8 bits, too few for a position among thousands of samples
     centres = bin_centres(boxes.to(torch.promote_types(boxes.dtype, torch.float32)), bins)
     cell = ((centres - stage.offset) / stage.stride).clamp(0, last)
     left = cell.floor().clamp_max(max(last - 1, 0)).long()

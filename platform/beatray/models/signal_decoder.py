@@ -49,7 +49,8 @@ class SignalDecoder(nn.Module):
 def low_rate(x: Tensor, at_smp: Tensor, step_smp: float) -> Tensor:
     """Means of x (B, L, T) over `step_smp` samples (made odd) around the samples at_smp (K,): (B, L, K).
 
-    A plain low-pass, so that what the decoder cannot draw is not asked of it. Places outside take the nearest sample.
+    A plain low-pass, so that what the decoder cannot draw is not asked of it. Positions outside take the nearest
+    sample.
     """
     half = int(step_smp) // 2
     padded = functional.pad(x, (half + 1, half))

@@ -154,7 +154,7 @@ class BeatSsl(Objective):
 
     @classmethod
     def resolved(cls, settings: BeatSslSettings) -> BeatSslSettings:
-        """With the place and the digest of the beat classifier, where there is one."""
+        """With the path and the digest of the beat classifier, where there is one."""
         if settings.beat_positives != "aami":
             return settings
         path = absolute(str(settings.beat_classifier))

@@ -12,7 +12,7 @@ i with targets T_ij (the diagonal never counts) is, by `form`:
 
 The loss of a batch is the mean over rows whose targets have any mass; rows without are left out and counted.
 
-Where some places hold nothing (`there` (M,) bool, the same on every rank), they are neither rows nor columns.
+Where some positions hold nothing (`there` (M,) bool, the same on every rank), they are neither rows nor columns.
 
 Contract: computed in float32 (float64 stays), outside autocast. Only rows x global columns are ever materialised, and
 of many rows not all at a time: row_chunks.py.

@@ -97,7 +97,7 @@ class EcgFm(Objective):
 
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
         """Segments `view_1`, `view_2` (B, 12, L), and for each v `masked_v` (B, M), tokens in the order of time, with
-        others behind where a record masks fewer; `negatives_v` (B, M, N), places in it; `gumbel` (B, 2) seeds."""
+        others behind where a record masks fewer; `negatives_v` (B, M, N), positions in it; `gumbel` (B, 2) seeds."""
         s = self.settings
         out = adjacent_segments(batch, s.crop_seconds, draws)
         segments = out.pop("segment_1"), out.pop("segment_2")
@@ -245,5 +245,5 @@ def scaled_gradient(x: Tensor, part: float, stop: Stop = Tensor.detach) -> Tenso
 
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:
-    """(B, T, D) at places (B, M) -> (B, M, D)."""
+    """(B, T, D) at positions (B, M) -> (B, M, D)."""
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))

@@ -10,9 +10,10 @@ masked tokens of the global batch, and over the coordinates, of
 No gradient reaches h. Its momentum m goes from `momentum` to `momentum_end` along a line.
 
 Nothing but the lag of the teacher keeps h from becoming a constant. Two means over coordinates show it: the SD of h
-over all tokens of the global batch, `token/target_std`, and that over the recordings at one place, `record/target_std`.
-The second is needed where tokens hold positions: h that knows its place and nothing of the signal is spread over tokens
-all the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most about 1.
+over all tokens of the global batch, `token/target_std`, and that over the recordings at one position,
+`record/target_std`. The second is needed where tokens hold positions: h that knows its position and nothing of the
+signal is spread over tokens all the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most
+about 1.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class LatentPrediction(Objective):
 def target_stds(h: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Mean SD over the global batch of the coordinates of h (B, T', D) where `there` (B, T'), as two numbers.
 
-    Over all tokens, and over the recordings at one place, as a mean over the places that two recordings reach; 0 where
-    there is nothing to spread. One collective; any rank may have no row.
+    Over all tokens, and over the recordings at one position, as a mean over the positions that two recordings reach; 0
+    where there is nothing to spread. One collective; any rank may have no row.
     """
     exact = h.detach().double() * there[..., None]
     sums, squares, count = exact.sum(0), exact.square().sum(0), there.sum(0).double()

@@ -121,7 +121,7 @@ class Objective(nn.Module):
     """What a report says below the pictures of views."""
 
     paper: ClassVar[str] = ""
-    """Authors, title, place and year of what it follows, with its number at arXiv: a report's page of it says so."""
+    """Authors, title, venue and year of what it follows, with its number at arXiv, as a report's page shows them."""
 
     published: ClassVar[PublishedTable | None] = None
     """The table of its paper: the report of a sweep stands beside it."""

@@ -108,7 +108,7 @@ def by_record(rows: Tensor, views: int) -> Tensor:
 
 
 def _partners(keys: Tensor, mine: Tensor, symmetric: bool) -> Tensor:
-    """Other records of the same patient, of all keys (N,), for those at the places mine (n,): (n, N) bool."""
+    """Other records of the same patient, of all keys (N,), for those at the positions mine (n,): (n, N) bool."""
     every = torch.arange(len(keys), device=keys.device)
     other = every != mine[:, None] if symmetric else every > mine[:, None]
     return (keys[mine, None] == keys) & other

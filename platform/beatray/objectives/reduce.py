@@ -146,7 +146,7 @@ def median_over_ranks(parts: Callable[[], Iterable[tuple[Tensor, Tensor]]], devi
 
     upper = counts(lambda bits: bits >> 16)
     before = upper.cumsum(0)
-    rank = (before[-1:] + 1) // 2  # the place of the lower median, counted from 1
+    rank = (before[-1:] + 1) // 2  # the rank of the lower median, counted from 1
     high = torch.searchsorted(before, rank).clamp_max(_DIGIT - 1)
     lower = counts(lambda bits: bits & (_DIGIT - 1), lambda bits: bits >> 16 == high)
     within = rank - before.gather(0, high) + upper.gather(0, high)
@@ -156,7 +156,7 @@ def median_over_ranks(parts: Callable[[], Iterable[tuple[Tensor, Tensor]]], devi
 
 
 def bin_counts(index: Tensor, counted: Tensor, bins: int) -> Tensor:
-    """How many of the int32 places 0 .. bins - 1 that count, bool of the same shape, are in each bin: (bins,) int64.
+    """How many of the int32 indices 0 .. bins - 1 that count, bool of the same shape, are in each bin: (bins,) int64.
 
     `torch.bincount` asks the device how many bins there are.
     """

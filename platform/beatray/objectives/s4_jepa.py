@@ -11,7 +11,8 @@ and teacher: see latent.py; the targets are of mean 0 and variance 1 over the ch
 Contract: round(mask_part T') of the T' tokens that hold signal are masked, at least one where there are two and never
 all, in spans of `span_min_s` to `span_max_s` that may border on each other (augment/token_masks.py). The stem looks a
 few samples into a gap; a span is much longer. Needs a network whose tokens see both sides, and for data2vec one that
-shows its layers (`s4d`). Where a network could drop tokens they hold their places: the learned one gets those of `vit`.
+shows its layers (`s4d`). Where a network could drop tokens they hold their positions: the learned one gets those of
+`vit`.
 
 Differences from the study: it masks with a start probability that it divides by the span again, so that about 6 % are
 masked for Data2Vec and the last token never is; it takes blocks of 15 to 20 % for JEPA and sums Data2Vec's loss over

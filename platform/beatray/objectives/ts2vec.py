@@ -16,10 +16,10 @@ the sums of the weights of a row; the positive pair's is 1.
 `average`: the network that others get is the equal average of the weights at the start and after every step, as in the
 reference code (stochastic weight averaging); running statistics of batch norms are averaged with them.
 
-Ours: the overlap's length and its place in the parts are drawn once an epoch (the reference: once a batch, on each rank
-alone), the place of the parts in the window for each recording and epoch. In evaluation nothing is masked. The parts of
-a short recording are put where the overlap holds signal, as far as the drawn places leave room; of the overlap only
-moments that are signal count, and a recording that has none of them counts in nothing in that epoch.
+Here the overlap's length and its position in the parts are drawn once an epoch (the reference: once a batch, on each
+rank alone), the position of the parts in the window for each recording and epoch. In evaluation nothing is masked. The
+parts of a short recording are put where the overlap holds signal, as far as the drawn positions leave room; of the
+overlap only moments that are signal count, and a recording that has none of them counts in nothing in that epoch.
 
 Contract: any network of tokens; moments are its cells. The outputs of all ranks are gathered with their gradient,
 (B, T, D). The temporal term holds B (2T / 2^temporal_unit)^2 scores: raise `temporal_unit`, or take a coarser network
@@ -124,7 +124,7 @@ class TS2Vec(Objective):
         x_mv, n_valid = window["plain"], window["n_valid"]
         cells = x_mv.shape[-1] // stride
         begin, first, stop, end = draw_parts(draws.shared("overlap", 4), cells, self.least)
-        # the overlap of a short recording lies within its signal where the drawn places leave it room
+        # the overlap of a short recording lies within its signal where the drawn positions leave it room
         held = cells_of(n_valid, self.stage, cells).cpu().numpy()
         most = np.clip(held - stop, -begin, cells - end)
         offset = np.floor(draws.uniform("overlap_place", 1)[:, 0] * (most + begin + 1)).astype(np.int64) - begin
@@ -230,7 +230,7 @@ def draw_parts(drawn: NDArray[np.float64], cells: int, least: int) -> tuple[int,
     """From 4 numbers in [0, 1) the cells b, f, s, e: part 1 is b..s - 1 of a window of `cells`, part 2 f..e - 1.
 
     They overlap in f..s - 1. As in the reference code: the overlap has `least` to all cells, all lengths and then all
-    places equally likely, and each part reaches from it to anywhere on its side.
+    positions equally likely, and each part reaches from it to anywhere on its side.
     """
     length_at, first_at, begin_at, end_at = drawn.tolist()
     least = min(least, cells)

@@ -49,7 +49,7 @@ _AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
 
 
 class StoreError(OSError):
-    """A place of corpora or runs that cannot be used; the message names it and the remedy."""
+    """A location of corpora or runs that cannot be used; the message names it and the remedy."""
 
 
 def is_remote_fault(error: BaseException) -> bool:
@@ -67,7 +67,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def explain(error: OSError, where: str) -> OSError:
-    """The error as a StoreError that names the place and what to do; the error itself if it is no refusal."""
+    """The error as a StoreError that names the location and the remedy; the error itself if it is no refusal."""
     if not is_remote_fault(error) or isinstance(error, StoreError):
         return error
     found = _AWS_ERROR.search(str(error))

@@ -279,7 +279,7 @@ def absolute(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _connect(location: str, process: int, settings: tuple[str | None, ...]) -> tuple[Any, str]:
-    """One connection per place, process and settings; making one costs several requests' time."""
+    """One connection per location, process and settings; making one costs several requests' time."""
     asked = location
     if urlsplit(location).scheme == "s3" and "allow_delayed_open" not in location:
         asked += ("&" if "?" in location else "?") + "allow_delayed_open=true"  # a small file is one put, not three
@@ -287,7 +287,7 @@ def _connect(location: str, process: int, settings: tuple[str | None, ...]) -> t
         filesystem, path = patiently(lambda: _filesystem(asked), location)
     except (ValueError, ImportError, pa.ArrowNotImplementedError) as error:  # ArrowInvalid is a ValueError
         raise StoreError(
-            f"{location} is not a place pyarrow can open ({error}). Write s3://bucket/folder or gs://bucket/folder, "
+            f"{location} is not a location that pyarrow can open ({error}). Write s3://bucket/folder or gs://bucket/folder, "
             "%20 for a blank, or a local path."
         ) from error
     return filesystem, path.rstrip("/")

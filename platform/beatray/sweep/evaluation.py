@@ -55,7 +55,7 @@ NO_PART_OF_SPLIT = ("path", "on_bad_shard", "most_recordings")
 CPUS = 0.9
 """Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
 ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-"""Not inside the place that Tune keeps for the trial's driver."""
+"""Not inside the resources that Tune reserves for the trial's driver."""
 
 
 def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:

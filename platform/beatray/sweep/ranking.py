@@ -148,7 +148,7 @@ def last_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A trial with its place; only finished trials have one."""
+    """A trial with its rank; only finished trials have one."""
 
     rank: int | None
     value: float | None

@@ -6,7 +6,7 @@ the outcome or the error at the end.
 
 Reports come through a queue and a thread of ours, not through Ray's `TuneReportCallback`: there the thread that Tune
 asks for the next result also brings in the ranks' reports, and it waits for ever when the last of them comes in after
-the trial's own result (both wait for a place in a queue of one).
+the trial's own result (both wait for a slot in a queue of one).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """tracking.json: what a run folder remembers of its MLflow runs, so that nothing is lost or sent twice.
 
-One record for every place the run was tracked to, because a run may be trained with one server and evaluated with
-another. A record holds all that is needed to send what is missing without the settings of the run: the description of
-the MLflow run, its id once there is one, the figures and files that wait, and how the run ended. Contract: the file is
-replaced in one step; no secret is in it; a damaged file counts as absent, and the run is sent whole to another MLflow
-run.
+One record for every server or database the run was tracked to, because a run may be trained with one server and
+evaluated with another. A record holds all that is needed to send what is missing without the settings of the run: the
+description of the MLflow run, its id once there is one, the figures and files that wait, and how the run ended.
+Contract: the file is replaced in one step; no secret is in it; a damaged file counts as absent, and the run is sent
+whole to another MLflow run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Memory:
             log.warning("%s cannot be read (%s): the run is sent to a new MLflow run", self._path, error)
 
     def record(self, uri: str, experiment: str, run_name: str) -> TrackedRun:
-        """The record for a place (a URI without login), made if there is none."""
+        """The record for a URI (without login), made if there is none."""
         return self.records.setdefault(uri, TrackedRun(uri, experiment, run_name))
 
     def save(self) -> None:

@@ -59,7 +59,7 @@ def check_default_database(uri: str | None, out: Path) -> None:
 def resume(folder: Path, uri: str) -> Tracking:
     """The tracking of a run folder as `tracking.json` remembers it, for sending what is missing.
 
-    The login comes from MLFLOW_TRACKING_URI, if that names the same place, or from MLflow's own variables.
+    The login comes from MLFLOW_TRACKING_URI, if that names the same server, or from MLflow's own variables.
     """
     record = Memory(folder).records[uri]
     named = os.environ.get("MLFLOW_TRACKING_URI", "")

@@ -69,7 +69,7 @@ def difference(seen: Sequence[int], expected: Sequence[int], names: Mapping[int,
 
 
 def names_by_row_group(stream: StreamSettings) -> list[list[str]]:
-    """Record ids of the usable rows of every row group; where a shard cannot be read, the place of the row."""
+    """Record ids of the usable rows of every row group; where a shard cannot be read, the position of the row."""
     found = []
     for group in stream.groups:
         try:

@@ -1,6 +1,6 @@
 """Starts a pretraining run on Ray Train: checks that it fits, runs the ranks, survives their deaths, reports the end.
 
-The run folder `out/run` must be visible to every node: a shared folder, or a place in an object store. It holds
+The run folder `out/run` must be visible to every node: a shared folder, or a path in an object store. It holds
 settings.yaml, metrics.jsonl, ids.jsonl (when asked for), checkpoints/ and, at the end, encoder/. Starting the same run
 again continues it from its newest checkpoint; a finished run is left alone; of two starts of one run the later goes on
 and the earlier ends. A dead worker or node restarts the group of ranks, which continues from the newest checkpoint.

@@ -1,7 +1,7 @@
 """The order of an epoch: a pure function of (seed, epoch, row groups), known to neither rank nor world size.
 
 Row groups are dealt in a random order onto a few lanes (a constant of the run, a divisor of the batch); within a lane
-rows are shuffled over a sliding window of row groups: the sort key of a row is the place of its group plus a uniform
+rows are shuffled over a sliding window of row groups: the sort key of a row is the position of its group plus a uniform
 draw from [0, window). Every global batch takes the same number of rows from each lane, so a rank that owns whole lanes
 reads each row group once, while the batches themselves stay the same for every number of ranks. What is left when
 the shortest lane ends is shuffled and forms the tail; the last batch may be short.

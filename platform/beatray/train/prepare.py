@@ -82,7 +82,7 @@ class LabelledParts:
 
 
 def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
-    """The corpus, and the settings with places that hold on every node. SettingsError for places that cannot."""
+    """The corpus, and the settings with paths that hold on every node. SettingsError for paths that cannot."""
     if not settings.corpus.path:
         raise SettingsError("which corpus? set corpus=PATH (make one with `beatray ingest`)")
     out = Store(settings.out)

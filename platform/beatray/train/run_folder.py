@@ -1,6 +1,6 @@
-"""Where a run keeps its files, a folder that every node sees or a place in an object store; and who owns it.
+"""Where a run keeps its files, a folder that every node sees or a path in an object store; and who owns it.
 
-Checkpoints and the encoder are written to the place itself. Journals (metrics.jsonl, ids.jsonl, ...) grow line by
+Checkpoints and the encoder are written to the store itself. Journals (metrics.jsonl, ids.jsonl, ...) grow line by
 line, which an object store cannot do: for those a process appends to a scratch copy and `push` uploads it, before each
 checkpoint, so that no checkpoint is ever ahead of the journals. On a shared folder both are the same and `push` and
 `pull` do nothing.
