@@ -93,7 +93,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _out(args: argparse.Namespace) -> str | None:
-    """Where the command writes, as far as it was said."""
+    """Where the command writes, as far as it was given."""
     paths = [
         override.removeprefix("out=")
         for override in getattr(args, "overrides", None) or []

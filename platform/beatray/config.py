@@ -107,7 +107,7 @@ def compose(
     """The content of `configs/<top>.yaml` under the overrides of the command line, as plain dicts.
 
     `kinds` are the dataclasses of groups and `named` those of groups that are chosen by name: what they know may be
-    said although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
+    set although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
     overrides to dotted keys; `other_words` are known to the command alone and only help to name the nearest right one.
     Raises SettingsError for an override that fits nothing.
     """

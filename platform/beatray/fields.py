@@ -1,7 +1,7 @@
-"""What a field of a settings dataclass says of itself beside its default: help, bounds, older names, what may change.
+"""The metadata of a field of a settings dataclass beside its default: help, bounds, older names, what may change.
 
 The dataclass is the schema. `config.build` converts and names keys; the bounds stand at the field and hold wherever the
-dataclass is made, because its `__post_init__` calls `check`. Whether a run that is continued may say another value
+dataclass is made, because its `__post_init__` calls `check`. Whether a run that is continued may set another value
 (`resumable`), what a run did that was begun before the field existed (`absent`), how the field was called before
 (`was`), and whether a population may change it while trials train (`searchable`) stand at the field too, so that no
 list elsewhere has to be kept.
@@ -22,7 +22,7 @@ from beatray.errors import SettingsError
 
 NOTHING = object()
 LARGEST = {int: 2**31 - 1, float: 1e12}
-"""Of a number whose field says no upper bound: beyond it is a slip of the keyboard, which would end in a traceback deep
+"""Of a number whose field sets no upper bound: beyond it is a slip of the keyboard, which would end in a traceback deep
 inside a library."""
 
 

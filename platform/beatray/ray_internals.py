@@ -1,6 +1,6 @@
 """What beatray uses of Ray that Ray does not document: all of it is in this file, with what happens where it is absent.
 
-Each function says what it is for, and what is done without the internal part. Seen in Ray 2.58, 2.59 and 2.60.
+Each function states its purpose, and what is done without the internal part. Seen in Ray 2.58, 2.59 and 2.60.
 Contract: an internal part that has gone never ends a run: what it gave is given in a public way, or left out.
 """
 

@@ -141,12 +141,12 @@ class Record(InMillivolts):
     `record_id` is `<source>/<name>`; `patient_id` is prefixed with the source so that two sources never share one.
     `labels` are the codes as published. `waves` hold P, QRS and T boundaries where the source has them. `frank_mv` is
     float64 (3, n), the Frank leads X, Y, Z where they were recorded. `patient_is_private` says that `patient_id` is a
-    hospital's own, which may be stored only hashed. `measured` is what the device that recorded it says of it, under
-    the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is otherwise
-    there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there but means
-    nothing, and a window that such a gap touches goes without that lead. `signal_uv` is for files whose counts are
-    whole microvolts: int16 (12, n), exactly `signal_mv` * 1000 rounded, so that it need not be computed again; with
-    it `signal_mv` may be `MADE_LATER`.
+    hospital's own, which may be stored only hashed. `measured` are the measurements of the device that recorded it,
+    under the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is
+    otherwise there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there
+    but means nothing, and a window that such a gap touches goes without that lead. `signal_uv` is for files whose
+    counts are whole microvolts: int16 (12, n), exactly `signal_mv` * 1000 rounded, so that it need not be computed
+    again; with it `signal_mv` may be `MADE_LATER`.
     """
 
     record_id: str

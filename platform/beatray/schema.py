@@ -1,6 +1,6 @@
 """Settings dataclasses from plain content: every key and value checked, older names understood.
 
-The dataclass is the schema (fields.py says what a field knows of itself). Contract: an unknown key or a value of the
+The dataclass is the schema (fields.py has the metadata of a field). Contract: an unknown key or a value of the
 wrong type is a `SettingsError` that names the key and the nearest right one; what was called otherwise before is
 understood, with one line of warning a process.
 """

@@ -1,6 +1,6 @@
 """The settings of pretraining: frozen dataclasses, each checked as it is made.
 
-How overrides and YAML become one of these is in `config.py` and `schema.py`, what a field says of itself in
+How overrides and YAML become one of these is in `config.py` and `schema.py`, the metadata of a field in
 `fields.py`. Contract: a value that cannot work is a `SettingsError` that names its key; what can be checked only
 against a corpus or a cluster is checked there.
 """

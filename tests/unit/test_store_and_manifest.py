@@ -105,7 +105,7 @@ def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
         Store("s3://AKIASECRET:verysecret@bucket/x")
     assert "verysecret" not in str(refused.value)
     for location in ("s3://bucket/a b", "s3://bucket/x?bogus=1", "nfs4://host/x"):
-        with pytest.raises(StoreError, match="not a place pyarrow can open"):
+        with pytest.raises(StoreError, match="not a location that pyarrow can open"):
             Store(location).names()
 
 

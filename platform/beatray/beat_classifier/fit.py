@@ -2,7 +2,7 @@
 
 With ten recordings or more, whole recordings are held out (every fifth by name), as is usual. With fewer, the last 30 %
 of each recording are held out in time: such a test knows the very person, electrodes and beat shapes from training, and
-its figures say only that training worked, not how beats of other people are classified. The result says which of the
+its figures show only that training worked, not how beats of other people are classified. The result states which of the
 two it was.
 
 Contract: `fit` is deterministic in (beats, settings) on one machine with one thread; returns the classifier, and a

@@ -30,7 +30,7 @@ from beatray.storage.store import Store
 
 ROWS_PER_SHARD, JITTER_UV, RAIL_UV = 1024, 25, 32_000
 BUNDLED = 64
-"""Recordings of each source that are read: more would say nothing new of what a step or the feed costs."""
+"""Recordings of each source that are read: more would show nothing new of the cost of a step or the feed."""
 
 
 def write_large_corpus(folder: Path, records: int, bundled: int = BUNDLED) -> str:

@@ -32,7 +32,7 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
     """The settings of pretraining that the overrides mean, for one rank.
 
     Where nothing is chosen it is Beat-SSL, full-size on a GPU and its small recipe on a CPU; the corpus is read from
-    disk as if it did not fit in memory, by one reader for each core, unless overrides say otherwise.
+    disk as if it did not fit in memory, by one reader for each core, unless overrides change it.
     """
     if any(override.partition("=")[0] == "train.workers" for override in overrides):
         raise SettingsError("a bench is of one rank: leave out train.workers")

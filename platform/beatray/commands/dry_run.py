@@ -30,7 +30,7 @@ TRIED = 16
 
 
 def run(settings: IngestSettings) -> int:
-    """Say what would be done; always 0, since nothing can be left undone."""
+    """Show what would be done; always 0, since nothing can be left undone."""
     store = Store(settings.out)
     manifest = read_manifest(store) if latest_number(store) is not None else None
     id_key_for(settings, manifest)

@@ -25,7 +25,7 @@ from beatray.storage.store import Store
 
 
 def split_overrides(overrides: list[str]) -> tuple[dict[str, Locations], list[str]]:
-    """The SOURCE=PATH overrides with absolute locations (several where a source is given several times), and the others."""
+    """The SOURCE=PATH overrides with absolute locations (several where a source is repeated), and the others."""
     found: dict[str, list[str]] = {}
     others = []
     for override in overrides:

@@ -1,7 +1,7 @@
 """How long a piece of work still takes, from the news of how much of it is done.
 
-Contract: what was done before the first news (an interrupted run that goes on) says nothing of the rate, and work that
-is done again (a worker died) begins a new count; the rate is that of the newest news, up to `NEWS` of them.
+Contract: what was done before the first news (an interrupted run that continues) does not count for the rate, and work
+that is done again (a worker died) begins a new count; the rate is that of the newest news, up to `NEWS` of them.
 """
 
 from __future__ import annotations

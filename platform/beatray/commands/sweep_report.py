@@ -166,7 +166,7 @@ def _journal(folder: Store, trial: Evaluated) -> list[dict[str, Any]]:
 
 
 def _folder_of(parent: str) -> str:
-    """The folder itself, or what the MLflow run with this id says."""
+    """The folder itself, or that of the MLflow run with this id."""
     if not re.fullmatch(r"[0-9a-f]{32}", parent) or Path(parent).exists():
         return parent
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -181,7 +181,7 @@ def _folder_of(parent: str) -> str:
 
 
 def _made(folder: Store) -> dict[str, Any]:
-    """What a trial's encoder says of itself; nothing where its folder is gone."""
+    """The description of a trial's encoder; empty where its folder is gone."""
     try:
         return describe_encoder(folder.location)
     except (OSError, CheckpointError):
@@ -253,7 +253,7 @@ def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: Evalu
 
 
 def classes_tested(results: Mapping[str, Any], record_ids: Sequence[str]) -> list[str]:
-    """The one class that a results.json says each recording has, "several", or nothing where it says none."""
+    """The one class that a results.json gives each recording, "several", or nothing where it gives none."""
     part = results["tasks"].get("classify")
     if part is None:
         return [""] * len(record_ids)
@@ -281,7 +281,7 @@ def _embeddings(folder: Store, trial: Evaluated, rows: Rows) -> Embeddings:
 
 
 def _track(folder: Store, written: list[Path]) -> list[str]:
-    """Send the files to the sweep's MLflow run; says where they are."""
+    """Send the files to the sweep's MLflow run; returns where they are."""
     if folder.size(MEMORY) is None:
         return []
     run = RunFolder.open(folder)

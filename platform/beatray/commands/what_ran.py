@@ -1,4 +1,4 @@
-"""What a sweep's report says under "What was run" of the command, the corpus, its folds, the version and the dates."""
+"""The part "What was run" of a sweep's report: the command, the corpus, its folds, the version and the dates."""
 
 from __future__ import annotations
 

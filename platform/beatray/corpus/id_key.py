@@ -21,7 +21,7 @@ MAX_KEY_BYTES = 4096
 ID_BYTES = 16
 FINGERPRINT_BYTES = 4
 RECIPE_KEY = "patient_salt"
-"""Line of a corpus' recipe that holds the fingerprint; it says nothing about the numbers in the rows."""
+"""Line of a corpus' recipe that holds the fingerprint; it does not concern the numbers in the rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from beatray.corpus.splits import Role
 from beatray.errors import LabelError
 
 FEW = 10
-"""Recordings with and without a class below which a split says little of it."""
+"""Recordings with and without a class below which a split shows little of it."""
 LEAST = 5
 """Of each kind, before a perfect separation is reported."""
 SAME = 0.9
@@ -196,7 +196,7 @@ def _spellings(columns: list[Column]) -> Iterator[Finding]:
 def _few(columns: list[Column], roles: NDArray[np.int8]) -> Iterator[Finding]:
     for column in columns:
         if _n_values(column) < 2:
-            continue  # it is said to be constant
+            continue  # it is reported as constant
         for role in Role:
             here = column.known & (roles == role)
             split = role.name.lower()

@@ -1,12 +1,12 @@
 """What the values of a column mean: yes or no, one class, several classes, or a number.
 
 The guess is made from the distinct values alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
-semicolon, or the one that was said) in at least one cell makes several labels; numbers are numbers, with a decimal
+semicolon, or the one that was set) in at least one cell makes several labels; numbers are numbers, with a decimal
 point or a decimal comma; few values that come again are classes. Dates, free text, structs, bytes and empty columns
 are no labels. What is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more
 than a question.
 
-Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not said; it raises LabelError
+Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not set; it raises LabelError
 with the column, a count, an example and a remedy. Unknown cells are masked, never read as no.
 """
 

@@ -1,7 +1,7 @@
 """A table of text columns from a file: csv and relatives, or Parquet; local or behind a URI; packed by gzip or not.
 
 Cells are text here, also those of Parquet, so that one reading of text and numbers serves all (`label_columns`). A
-file of text is UTF-8, or UTF-16 with its mark; other encodings must be said, because a wrong guess changes letters
+file of text is UTF-8, or UTF-16 with its mark; other encodings must be set, because a wrong guess changes letters
 silently. What separates columns is read off the first lines: comma, semicolon, tab or bar.
 
 Contract: `read_table` gives columns of distinct stripped values and codes (n,) into them, in the order of the file, or

@@ -1,11 +1,11 @@
 """How a table of labels is read, as the user sets it, and these overrides taken from a command line.
 
-`labels=TABLE` names the table, and `labels.KEY=VALUE` says what the reader would otherwise find out by itself. A column
+`labels=TABLE` names the table, and `labels.KEY=VALUE` sets what the reader would otherwise infer. A column
 may be called anything (blanks, dots, brackets), so these overrides do not go through the grammar of the other settings:
 what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, and lists are those of
 YAML with every entry a text.
 
-Contract: values are checked where the dataclass is made; whether a column exists is said where the table is read.
+Contract: values are checked where the dataclass is made; whether a column exists is checked where the table is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BY_NAME = ("types", "targets")
 
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """A table of labels of one's own; only `table` must be said."""
+    """A user's own table of labels; only `table` must be set."""
 
     table: str = setting("", "csv, tsv or parquet, also .gz; a path or a URI", resumable=True)
     key: str = setting("", "the column that names recordings or patients; found by its name, else the first one")

@@ -38,7 +38,7 @@ OF_TABLE = "table/"
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a table says of the rows of a corpus, and what was understood on the way."""
+    """The labels that a table gives the rows of a corpus, and how it was read."""
 
     table: Table
     key: str
@@ -52,9 +52,9 @@ class Labels:
     key_values: tuple[str, ...]
     """The key of each row of the table: never to be shown where ids are hashed."""
     owner: str | None
-    """The column that says whose recording a row is."""
+    """The column that names the patient of a row."""
     owner_of_row: NDArray[np.int64]
-    """That patient's number in each row of the table, -1 where it is not said."""
+    """That patient's number in each row of the table, -1 where it is not given."""
 
     def owners(self, rows: NDArray[np.int64], known: Sequence[str | None]) -> list[str | None]:
         """Whose the corpus rows at these positions are: the patients that the corpus knows, else those of the table.

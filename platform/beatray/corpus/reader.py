@@ -129,7 +129,7 @@ LAYOUTS_KEPT = 1024
 _layouts: dict[str, Layout] = {}
 
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR, errno.EMFILE}
-"""System errors that say nothing of the file: they are left as they are, to be tried again."""
+"""System errors that are not about the file: they are left as they are, to be tried again."""
 
 
 class _named:

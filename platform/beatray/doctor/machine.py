@@ -49,7 +49,7 @@ def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
 
 
 def usable_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, str]:
-    """Bytes that can still be had, and who says so: the machine, or the limit of the container."""
+    """Bytes that are still available, and what sets the bound: the machine, or the limit of the container."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:

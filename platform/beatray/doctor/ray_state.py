@@ -98,7 +98,7 @@ def check_token(environment: Mapping[str, str], home: Path) -> list[Finding]:
 
 
 def check_cluster_address(address: str | None) -> list[Finding]:
-    """Somebody listens where a run would join its cluster: Ray itself waits for minutes before it says so."""
+    """Somebody listens where a run would join its cluster: Ray itself waits for minutes before it reports that."""
     parts = urlsplit(address if address and "://" in address else f"//{address or ''}")
     try:
         if not address or parts.port is None:

@@ -73,7 +73,7 @@ def login_for(uri: str) -> tuple[str, str] | None:
 
 
 def check_server(uri: str) -> list[Finding]:
-    """Reachable, and what it says of itself."""
+    """Reachable, and its own description."""
     shown, login = without_secrets(uri), login_for(uri)
     try:
         answer = ask(uri, "/version", login)

@@ -1,4 +1,4 @@
-"""What is wrong with a recording, as bits: nothing here refuses a recording, it only says what the reader should know.
+"""What is wrong with a recording, as bits: nothing here refuses a recording, it only marks what the reader should know.
 
 Thresholds are absolute and in physical units. Those of NOISY, BASELINE_WANDER and LARGE_LEAD are what 95 of 100
 recordings stay below that experts called acceptable, in one half of set A of the Challenge 2011 (Silva, Moody & Celi,
@@ -70,7 +70,7 @@ MEANINGS = {
     Flag.LARGE_LEAD: f"More than {HUGE_SHARE:.0%} of a lead is beyond {HUGE_MV:g} mV, as with a loose electrode.",
     Flag.NEUROKIT_UNACCEPTABLE: "NeuroKit2 calls lead II, or the next best, unacceptable (quality=beatray+neurokit).",
 }
-"""What each bit says, with its threshold, for those who look at a corpus."""
+"""The meaning of each bit, with its threshold, for those who look at a corpus."""
 
 CHUNK = 16
 

@@ -28,7 +28,7 @@ from beatray.models.encoder_folder import check_recipe, describe_encoder, seen_b
 from beatray.settings import CorpusSettings
 
 LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
-"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""
+"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless listed here."""
 
 
 @dataclass(frozen=True, slots=True)

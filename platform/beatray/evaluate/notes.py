@@ -1,4 +1,4 @@
-"""The sentences under a table of results: what it says, what it was run on, what was left out and how to read it.
+"""The sentences under a table of results: what it shows, what it was run on, what was left out and how to read it.
 
 Contract: plain sentences, not wrapped; the first is the reading of the main scores, the last ones are the evaluation's
 own notes.
@@ -33,7 +33,7 @@ SPREAD = {
 
 
 def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
-    """The sentences under a table: what it says, what it was run on, what was left out, how to read it."""
+    """The sentences under a table: what it shows, what it was run on, what was left out, how to read it."""
     settings = evaluation.settings
     notes = [reading(rows)]
     for task, part in evaluation.parts.items():

@@ -57,7 +57,7 @@ def results_today(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scores_today(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A scores.json, which says what a trial of a sweep was worth and what was evaluated."""
+    """A scores.json, which holds the scores of a trial of a sweep and what was evaluated."""
     content = dict(document)
     if "made_of" in content:
         made_of = dict(content["made_of"])

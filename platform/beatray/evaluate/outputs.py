@@ -76,7 +76,7 @@ def source_of(spec: EncoderSpec, seed: int) -> Source:
 
 
 class Outputs:
-    """The outputs in a folder. `corpus` says which corpus the recordings' names are from (a manifest's hash)."""
+    """The outputs in a folder. `corpus` names the corpus that the recordings are from (a manifest's hash)."""
 
     def __init__(self, folder: Path, corpus: str, tasks: Mapping[str, TaskData], settings: EvaluateSettings) -> None:
         self.folder, self.corpus, self.tasks, self.settings = folder, corpus, tasks, settings

@@ -26,7 +26,7 @@ from beatray.evaluate.metrics import IGNORE
 
 @dataclass(frozen=True, slots=True)
 class TableSpace:
-    """The classes of a table and the truth of each row; `notes` say what was read and what was not."""
+    """The classes of a table and the truth of each row; `notes` state what was read and what was not."""
 
     title: str
     classes: tuple[str, ...]

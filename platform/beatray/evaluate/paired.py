@@ -1,12 +1,12 @@
 """Which of several methods is better: the runs of their evaluations paired, compared, and laid out as lines of text.
 
 A run of one method is paired with the run of another that had the same training labels, seed and test recordings. Two
-kinds of pairs exist. Seeds of one evaluation change the labels drawn and the heads, not the pretraining: they say
-whether this encoder beats that one. Several results files per method (pretraining seeds, or splits) say whether the
+kinds of pairs exist. Seeds of one evaluation change the labels drawn and the heads, not the pretraining: they show
+whether this encoder beats that one. Several results files per method (pretraining seeds, or splits) show whether the
 method does, and then each file counts once, with the mean over its seeds.
 
 Contract: a results file is what `results.write_results` wrote. Each score is compared over the methods that were
-evaluated for it. ValueError says what does not fit: other test recordings, other settings, a run that is missing.
+evaluated for it. ValueError names what does not fit: other test recordings, other settings, a run that is missing.
 """
 
 from __future__ import annotations

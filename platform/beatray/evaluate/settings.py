@@ -210,7 +210,7 @@ class EvaluateSettings:
 
     @classmethod
     def older(cls, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The content with the protocols called as they are today, and what was said of them as it is said now."""
+        """The content with the protocols called as they are today, and the settings of them as they are now."""
         given = content.get("protocols")
         if not isinstance(given, (list, tuple)) or not set(given) & set(_BEFORE_0_2):
             return content, {}

@@ -3,7 +3,7 @@
 After Mitchell et al., "Model Cards for Model Reporting" (FAccT 2019); the front matter is what model hubs read. Every
 figure comes out of the encoder's own description, of a results.json of `beatray evaluate`, or of the export's proof.
 
-Contract: `model_card` returns markdown; what is not known is said to be not known, never left to be guessed.
+Contract: `model_card` returns markdown; what is not known is stated as not known, never left to be guessed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LICENCES = (
 
 
 def _use(learned: str) -> str:
-    """What it is for and what not; `learned` says how it learned."""
+    """What it is for and what not; `learned` describes how it learned."""
     return f"""## Intended use
 
 Research on 12-lead ECGs: vectors of recordings and heartbeats as input of a classifier, a segmentation, a search or a

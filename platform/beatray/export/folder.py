@@ -1,7 +1,7 @@
 """An exported encoder as a folder to hand to others: weights, programs, card, every file hashed.
 
 The folder is one that `beatray.load_encoder` and `beatray.EcgEncoder` read: safetensors, encoder.json and files.json
-with the SHA-256 of each file, beside README.md, model.pt2 and model.onnx. The path of the corpus, which says more of
+with the SHA-256 of each file, beside README.md, model.pt2 and model.onnx. The path of the corpus, which shows more of
 the machine than of the model, is left out of encoder.json.
 
 Contract: it appears whole or not at all; ExportError where a proof fails, CheckpointError where the encoder is damaged.

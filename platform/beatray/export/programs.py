@@ -51,7 +51,7 @@ Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
 
 class ExportError(ValueError):
-    """The encoder cannot be exported, or the export is not equal to it; the message says why."""
+    """The encoder cannot be exported, or the export is not equal to it; the message gives the cause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The card of a model folder: what it decides, what it was trained on, its scores, and what it is not for.
 
 After Mitchell et al., "Model Cards for Model Reporting" (FAccT 2019). Contract: `model_card` returns markdown; every
-figure comes out of the description (model.json); what is not known is said to be not known.
+figure comes out of the description (model.json); what is not known is stated as not known.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def is_made(run_spec: RunSpec) -> bool:
         return True
     try:
         made = describe_model(run_spec.run.location)["made_of"]
-        return bool({"test_targets": run_spec.test_targets, **made} == _made_of(run_spec))  # older ones do not say
+        return bool({"test_targets": run_spec.test_targets, **made} == _made_of(run_spec))  # older ones do not have it
     except (CheckpointError, KeyError):
         return False
 

@@ -1,4 +1,4 @@
-"""What a model says of rows of a corpus, read row group by row group.
+"""The outputs of a model for rows of a corpus, read row group by row group.
 
 Contract: `logits_of` gives (n, C) float64 of recordings, `masks_of` int8 (n, M, 5000) of the class with the largest
 logit, in the order of the positions asked for. In evaluation mode and without gradients.

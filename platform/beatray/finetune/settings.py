@@ -2,7 +2,7 @@
 
 `encoder=PATH` names the weights to start from, `encoder=random` none (then `encoder.name=` and `encoder.KEY=` say which
 network). `labels=NAME` names labels that the corpus has, `labels=PATH` a table of the user's own, which `labels.KEY=`
-says how to read. `trained=`, `fraction=` and the other settings of the objective may be said without `objective.`;
+says how to read. `trained=`, `fraction=` and the other settings of the objective may be given without `objective.`;
 `task=` chooses between labels of recordings (classify, regress) and waves (segment).
 """
 
@@ -60,7 +60,7 @@ def finetune_settings(overrides: Sequence[str]) -> PretrainSettings:
 
 
 def _with_labels(objective: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The objective's settings with what was said of its labels: a name, or a table and how it is read."""
+    """The objective's settings with those of its labels: a name, or a table and how it is read."""
     if not given:
         return objective
     path = given.get("table", "")

@@ -76,7 +76,7 @@ def _one_of_several(labels: Labels, title: str) -> OwnLabel:
 
 
 def _about(labels: Labels) -> dict[str, Any]:
-    """What a model folder says of the table it was trained on: nothing of its rows."""
+    """What a model folder discloses of the table it was trained on: nothing of its rows."""
     return {
         "table": file_name(labels.table.location),
         "sha256": labels.table.sha256,

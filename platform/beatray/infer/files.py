@@ -56,7 +56,7 @@ class VectorFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a finished folder holds. `made_by` says all that decides the numbers, apart from the corpus."""
+    """What a finished folder holds. `made_by` holds all that decides the numbers, apart from the corpus."""
 
     made_by: dict[str, Any]
     corpus: dict[str, Any]

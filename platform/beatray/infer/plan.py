@@ -176,7 +176,7 @@ def _boxes(settings: EmbedSettings, objective: dict[str, Any]) -> BeatBoxes:
 
 
 def _trained_with(objective: dict[str, Any]) -> BeatBox | None:
-    """What the method of the encoder says of its beats; None if it knows none, or is not to be had here."""
+    """The boxes of beats by the method of the encoder; None if it has none, or is not available here."""
     try:
         name = objective["name"]
         rest = {key: value for key, value in objective.items() if key != "name"}

@@ -144,7 +144,7 @@ def _digest_of_inputs(plan: PredictPlan) -> str:
 
 
 def _is_whole(plan: PredictPlan, listing: dict[str, Any]) -> bool:
-    """Whether all that the plan asks for is there as the listing says."""
+    """Whether all that the plan asks for is there as listed."""
     store, paths = plan.paths.store, plan.paths
     if listing["annotations"] != plan.annotated or store.size(paths.table) != listing["table"]["bytes"]:
         return False

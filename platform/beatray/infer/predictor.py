@@ -27,7 +27,7 @@ OF_WINDOWS = {
     "values": pa.schema([("record_id", pa.string()), ("source", pa.string()), ("values", pa.list_(pa.float64()))]),
     "waves": pa.schema([("record_id", pa.string()), ("source", pa.string()), ("waves", pa.list_(WAVE))]),
 }
-"""What is said of each window: the numbers of all members, one after another, or waves in samples of the window."""
+"""The outputs for each window: the numbers of all members, one after another, or waves in samples of the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Predictor:
         self._model = EcgModel(list(work.models), device="cuda" if work.use_gpu else "cpu").fit()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """One row: the unit, what is said of its windows as an Arrow stream, and its refusals as JSON."""
+        """One row: the unit, the outputs for its windows as an Arrow stream, and its refusals as JSON."""
         units = set(table["unit"].to_pylist())
         if len(units) != 1:
             raise CorpusError(f"Ray Data mixed units: {sorted(units)}")

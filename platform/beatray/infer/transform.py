@@ -4,7 +4,7 @@ A recording goes the way it goes through `beatray ingest`: gaps of up to 20 ms a
 are left out (NaN in a whole lead means: not recorded), missing limb leads are computed, another rate is resampled with
 the ingest's own filter, voltages become whole microvolts and the signal is cut into windows of 10 s. So its vector is
 that of `beatray embed` on the same recording; of one longer than 10 s it is the mean over the windows. Contract: row i
-depends on recording i alone; a recording that the ingest would refuse raises ValueError that says which one and why.
+depends on recording i alone; a recording that the ingest would refuse raises ValueError that names it and the cause.
 """
 
 from __future__ import annotations

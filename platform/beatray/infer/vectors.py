@@ -1,4 +1,4 @@
-"""From corpus rows to vectors: what an encoder says of a whole recording and of each of its heartbeats.
+"""From corpus rows to vectors: the embeddings of a whole recording and of each of its heartbeats.
 
 Recording: the encoder's own pooling over the valid samples, as the rhythm term of training sees it, of the whole
 window instead of a crop. Beat: the feature map read under a box around the R-peak (RoIAlign, models/roi_align.py);

@@ -22,7 +22,7 @@ from beatray.infer.vectors import BeatBoxes, embed_rows
 from beatray.models.encoder_folder import encoder_sha256, load_encoder
 
 COLUMNS = ("record_id", "source", "fold", "signal", "n_samples", "r_peaks")
-"""What it needs of a corpus; two more columns, shard and group, say where the rows belong."""
+"""What it needs of a corpus; two more columns, shard and group, name where the rows belong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _TURNS_TEXT = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class Cause(Enum):
-    """Why entries of a tree are not listed: the reason under which they are counted, and what is said of them."""
+    """Why entries of a tree are not listed: the reason under which they are counted, and the message."""
 
     LINK = (Reason.UNSAFE_PATH, "links, which are not followed")
     OUTSIDE = (Reason.UNSAFE_PATH, "paths that lead outside the folder or archive")

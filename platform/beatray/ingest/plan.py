@@ -82,7 +82,7 @@ class Slice:
 def recipe_of(settings: IngestSettings, id_key: IdKey | None = None) -> dict[str, Any]:
     """Everything that decides the numbers in a row, apart from the recording itself, and the id key's fingerprint."""
     analysis = settings.analysis()
-    more = {"quality": analysis.quality, "hrv": analysis.hrv}  # only where they are chosen: older corpora do not say
+    more = {"quality": analysis.quality, "hrv": analysis.hrv}  # only where they are chosen: older corpora lack them
     of_key = {} if id_key is None else {RECIPE_KEY: id_key.fingerprint}
     return (
         of_key

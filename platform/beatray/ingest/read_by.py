@@ -1,6 +1,6 @@
 """Which source reads a file that is no recording by itself: MATLAB, HDF5, arrays, the signal file of a WFDB header.
 
-Contract: `read_by(tree, path)` is a sentence that says what the file is and what to do with it, empty where nothing
+Contract: `read_by(tree, path)` is a sentence on what the file is and what to do with it, empty where nothing
 here reads it. It looks at names of variables and at the files beside, never at a person's data.
 """
 

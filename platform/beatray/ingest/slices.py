@@ -1,7 +1,7 @@
 """The work of one ingest task: read the recordings of a slice, measure them, write their shards. No Ray here.
 
 Contract: a recording is either in a shard or refused with a reason. The shards and the note about it in `staging/` are
-a function of the recordings and of the recipe; only the note says that a slice is done.
+a function of the recordings and of the recipe; only the note marks a slice as done.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ of those means. Of one window each, it is the usual one.
 Where the fit does not lower the negative log-likelihood of the validation labels themselves, or would turn the order of
 the scores round, or one of the two values is missing there, logits are taken as they are: slope 1, offset 0.
 
-Contract: logits (n, C) float64 of windows; `starts` (B,) says where each recording's windows begin among them, None
+Contract: logits (n, C) float64 of windows; `starts` (B,) is where each recording's windows begin among them, None
 that each window is a recording; truth (B, C) int8 or (B,) with -1 for unknown, which counts in nothing. Plain numpy.
 """
 

@@ -1,12 +1,12 @@
 """What every encoder is: lead scaling, feature maps finest first, and pooling. One network, one file in this folder.
 
-A network subclasses `Encoder`, says its `Settings` (a frozen dataclass: the schema of `encoder.*`) and `names`, and
+A network subclasses `Encoder`, names its `Settings` (a frozen dataclass: the schema of `encoder.*`) and `names`, and
 gives `forward_stages`. It is found by looking (`registry.py`); docs/adding-an-encoder.md is a worked example.
 
 Contract: input (B, 12, T) millivolts at 500 Hz, as `preprocess.prepare` makes them; `forward_stages` gives one map
 (B, C, T') per entry of `stages`, where cell j stands for input sample j * stride + offset; `forward_features` is the
 last of them; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0. `n_samples`
-(B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution.
+(B,) is how many input samples are signal; what follows them must not matter beyond the reach of a convolution.
 
 Methods that need more than maps ask for it when they are built: see `TokenEncoder`, `LayerEncoder` and `LeadEncoder`.
 """
@@ -107,8 +107,8 @@ class TokenEncoder(Protocol):
     `tokens` (B, T', D) hold positions where the network needs them; `encode` gives (B, T', channels), or with `keep`
     (B, K) int64, the tokens that are left in, (B, K, channels). `directions` names the causal stacks whose outputs lie
     one after the other along the channels, "forward" (token t has seen 0..t) and "backward" (t..T'-1); empty where a
-    token sees both sides. `drops_tokens` says whether `keep` may be given. `valid` (B, T'), or (B, K) with `keep`, bool
-    says which tokens are there: the others are as if they were not (`valid_cells`), as in `forward_stages`.
+    token sees both sides. `drops_tokens` is whether `keep` may be given. `valid` (B, T'), or (B, K) with `keep`, bool
+    marks the tokens that are there: the others are as if they were not (`valid_cells`), as in `forward_stages`.
     Where tokens hold positions, `token_positions(tokens)` gives them alone, (T', D): a method that puts something of
     its own in the place of a token leaves them there.
     """

@@ -30,7 +30,7 @@ class TokenPredictor(nn.Module):
     def forward(self, kept: Tensor, kept_at: Tensor, masked_at: Tensor, count: int, there: Tensor | None) -> Tensor:
         """kept (B, K, D) at positions kept_at (B, K) of `count`, masked_at (B, M) -> (B, M, D).
 
-        `there` (B, K + M) bool says which of both, kept ones first, there are; None: all.
+        `there` (B, K + M) bool marks which of both, kept ones first, there are; None: all.
         """
         table = positions(count, len(self.mask_token), self.mask_token)
         x = torch.cat([self.enter(kept) + table[kept_at], self.mask_token + table[masked_at]], dim=1)

@@ -26,8 +26,8 @@ def bin_centres(boxes: Tensor, bins: int) -> Tensor:
 def roi_align_1d(fmap: Tensor, boxes: Tensor, owner: Tensor, stage: Stage, bins: int = 8) -> Tensor:
     """Read `bins` points under each box: (K, C, bins), in the type of `fmap`.
 
-    fmap (B, C, T') as `stage` says; boxes (K, 2) start and end in input samples, fractions allowed; owner (K,) int64
-    row of `fmap`; K may be 0. Raises ValueError for shapes that do not fit.
+    fmap (B, C, T') as `stage` describes it; boxes (K, 2) start and end in input samples, fractions allowed; owner (K,)
+    int64 row of `fmap`; K may be 0. Raises ValueError for shapes that do not fit.
     """
     if boxes.dim() != 2 or boxes.shape[1] != 2 or owner.shape != boxes.shape[:1]:
         raise ValueError(f"boxes must be (K, 2) with owner (K,), not {tuple(boxes.shape)} and {tuple(owner.shape)}")

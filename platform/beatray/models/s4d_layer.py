@@ -27,8 +27,8 @@ class S4D(nn.Module):
     N/2 modes stand for conjugate pairs. `two_sided` adds a kernel of its own, with the same poles, for lags -1, -2, ...
     `stride`, in input samples per token, only gives `exported_form` how many tokens a recording has.
 
-    Parameters say to the optimiser `no_decay` and, where time constants are concerned, `max_lr`. Everything between u
-    and y is float32 under autocast, as FFTs have no half precision; a batch of no records is legal.
+    Parameters carry for the optimizer `no_decay` and, where time constants are concerned, `max_lr`. Everything between
+    u and y is float32 under autocast, as FFTs have no half precision; a batch of no records is legal.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ from beatray.models.layout import Conv1d, pad
 from beatray.models.tiny import halve_rate
 
 _INIT_STD = 0.02
-_FINEST = 4  # samples per cell: finer maps are large and say little
+_FINEST = 4  # samples per cell: finer maps are large and hold little
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What Beat-SSL says of itself in logs, reports and sweeps: its terms, their curves, and what to change.
+"""The description of Beat-SSL in logs, reports and sweeps: its terms, their curves, and what to change.
 
 Contract: pure functions of settings and means.
 """

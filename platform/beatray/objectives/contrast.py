@@ -77,7 +77,7 @@ def contrast_rows(
 ) -> RowLoss:
     """Loss of some rows of the global batch: unit z_rows (R, D) against all unit z_columns (M, D).
 
-    self_index (R,) is the column that each row is; targets (R, M) at least 0; there (M,) bool says which columns, and
+    self_index (R,) is the column that each row is; targets (R, M) at least 0; there (M,) bool marks which columns, and
     so which rows, are there, None: all. R and M may be 0.
     """
     if form not in FORMS:

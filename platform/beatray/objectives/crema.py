@@ -164,7 +164,7 @@ class Crema(Objective):
 
 
 class PatchDecoder(nn.Module):
-    """Kept tokens and their positions to all patches: a learned token in the gaps, positions, blocks, a linear layer."""
+    """Kept tokens and their positions to all patches: a learned token in the gaps, blocks, a linear layer."""
 
     def __init__(self, width_in: int, patch_values: int, settings: CremaSettings) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ from beatray.objectives.reduce import ddp_mean, embedding_std, gather_rows, glob
 from beatray.objectives.statistics import FeatureStatistics
 
 MIN_CODES = 0.05
-"""The part of the codes of a group in use (their perplexity), below which they are said to have collapsed."""
+"""The part of the codes of a group in use (their perplexity), below which they count as collapsed."""
 
 
 class EcgFm(Objective):

@@ -34,7 +34,7 @@ from beatray.objectives.reduce import global_mean, sum_over_ranks
 from beatray.objectives.statistics import FeatureStatistics
 
 MIN_TARGET_STD = 0.05
-"""Of targets that come out of a norm: below, they are said to have collapsed."""
+"""Of targets that come out of a norm: below, they count as collapsed."""
 
 
 @dataclass(frozen=True, slots=True)

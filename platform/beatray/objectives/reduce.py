@@ -66,7 +66,7 @@ def gather_counts(counts: list[int], device: torch.device) -> list[list[int]]:
 def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
     """Concatenate the rows of all ranks in rank order: (sizes[rank], ...) -> (sum(sizes), ...).
 
-    Differentiable for floating types. Raises ValueError where the rows are not as many as `sizes` says.
+    Differentiable for floating types. Raises ValueError where the rows are not as many as in `sizes`.
     """
     if len(sizes) != world_size() or len(rows) != sizes[rank()]:
         raise ValueError(f"{len(rows)} rows on rank {rank()} do not fit the sizes {sizes}")

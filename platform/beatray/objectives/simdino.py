@@ -52,7 +52,7 @@ MIN_BLOCK_S = 0.2
 """Patches are hidden in blocks of at least this length, as far as so many are to be hidden."""
 
 MIN_CODING_RATE = 0.1
-"""Of its way from equal rows to balanced ones: below, embeddings are said to have collapsed."""
+"""Of its way from equal rows to balanced ones: below, embeddings count as collapsed."""
 
 
 @dataclass(frozen=True, slots=True)

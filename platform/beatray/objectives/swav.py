@@ -49,7 +49,7 @@ UNIFORM_NATS = 0.1
 embeddings and 3,000 prototypes in 128 dimensions lie so that a healthy run begins at 0.9 of it."""
 
 MIN_USAGE = 0.5
-"""Perplexity of the mean target as a part of the number of prototypes: below, prototypes are said to lie idle.
+"""Perplexity of the mean target as a part of the number of prototypes: below, prototypes count as idle.
 
 The assignment itself keeps it near 1 unless embeddings lie so far from some prototypes that its few rounds do not
 reach them. Embeddings that collapse show elsewhere: their targets become uniform, and the loss stays at log K.

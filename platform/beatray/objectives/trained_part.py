@@ -8,8 +8,8 @@ running statistics, so that it is the pretrained encoder to the bit. Layers that
 the layer-wise decay of Clark et al. (ELECTRA, ICLR 2020, appendix) and Bao et al. (BEiT, ICLR 2022).
 
 `LabelledSettings` and `LabelledObjective` are what all objectives that learn from labels have in common. The last
-fields of the settings are no choices: they say what the labels of a corpus turned out to be, and are filled in before a
-run begins, so that a run that is continued must find the same.
+fields of the settings are no choices: they hold what the labels of a corpus turned out to be, and are filled in before
+a run begins, so that a run that is continued must find the same.
 
 To learn from, a window is cropped and lightly changed (augment/light.py); to validate on, it is the whole recording as
 it is.
@@ -77,7 +77,7 @@ class LabelledSettings:
 class LabelledObjective(Objective):
     """Encoder and head, what is trained of them, their views and what chooses the best.
 
-    A subclass says which head, gives `forward` and `validated`, and names its scores.
+    A subclass sets the head, gives `forward` and `validated`, and names its scores.
     """
 
     supervised = True

@@ -245,7 +245,7 @@ def _curve_section(material: Material) -> Section | None:
 def _curve_caption(keys: Sequence[str]) -> str:
     """What the panels that need an explanation mean."""
     texts = {
-        "target_entropy": "target entropy is relative to that of a uniform target (1: the target says nothing)",
+        "target_entropy": "target entropy is relative to that of a uniform target (1: the target is uninformative)",
         "positive_mass": "positive mass is what a target leaves on the other view of the same recording or beat",
         "embedding_std": "embedding SD is relative to embeddings all over the sphere (0: collapsed)",
     }

@@ -1,4 +1,4 @@
-"""A page of recordings with what a model says of them: its answers, its waves, and where it looks.
+"""A page of recordings with a model's predictions: its answers, its waves, and where it looks.
 
 Each recording is twelve leads over ten seconds, one below the other, at 25 mm/s and 5 mm/mV. Behind the trace lie the
 waves as bands, or the shares of the samples in one output, summed over 40 ms, orange for and blue against it; beside

@@ -140,7 +140,7 @@ def cost_section(material: SweepMaterial) -> Section | None:
 
 
 def method_sections(material: SweepMaterial) -> list[Section]:
-    """A page for each method: what it is, what it is worth, how it learned, and what its collapse watch said."""
+    """A page for each method: what it is, its scores, how it learned, and the findings of its collapse watch."""
     links = anchors(material)
     if not links:
         return []

@@ -70,7 +70,7 @@ def clear_temporary(folder: Path) -> None:
 def read_folder(store: Store) -> dict[str, bytes]:
     """All files of a hashed folder; CheckpointError names the file that is missing or whose hash differs.
 
-    OSError when the disk or the store does not answer: that says nothing of the folder.
+    OSError when the disk or the store does not answer: that is not about the folder.
     """
     try:
         listing = store.read(FILES)

@@ -250,7 +250,7 @@ class Store:
         return len(left)
 
     def check_writable(self) -> None:
-        """Write, read and remove a small file; StoreError says what is in the way."""
+        """Write, read and remove a small file; StoreError names the cause."""
         name = f"{TEMPORARY_PREFIX}check-{uuid.uuid4().hex}"
         try:
             self.write(name, b"beatray")
@@ -287,8 +287,8 @@ def _connect(location: str, process: int, settings: tuple[str | None, ...]) -> t
         filesystem, path = patiently(lambda: _filesystem(asked), location)
     except (ValueError, ImportError, pa.ArrowNotImplementedError) as error:  # ArrowInvalid is a ValueError
         raise StoreError(
-            f"{location} is not a location that pyarrow can open ({error}). Write s3://bucket/folder or gs://bucket/folder, "
-            "%20 for a blank, or a local path."
+            f"{location} is not a location that pyarrow can open ({error}). Write s3://bucket/folder or "
+            "gs://bucket/folder, %20 for a blank, or a local path."
         ) from error
     return filesystem, path.rstrip("/")
 

@@ -150,7 +150,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
         return self._record[name].seconds + now - began
 
     def _error(self, name: str, trial: Any) -> str:
-        """What the trial said, or, if its process was lost, what Ray says of that."""
+        """The trial's own error, or, if its process was lost, Ray's."""
         error = self._errors.pop(name, None)
         if error is not None:
             return error

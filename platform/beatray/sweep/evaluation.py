@@ -1,7 +1,7 @@
 """What the encoder of each trial is worth on both tasks, and the controls that all trials share.
 
 An evaluation is one Ray task, so that it takes its turn with the training of other trials. Its files lie in the run
-folder of the trial as `evaluation/`, hashed, with `scores.json`, which says what was evaluated: a sweep that goes on
+folder of the trial as `evaluation/`, hashed, with `scores.json`, which names what was evaluated: a sweep that goes on
 repeats an evaluation only if its encoder, its corpus or its settings are others now. Random weights, measured features
 and permuted labels depend on no trial; they are evaluated once for each encoder and split, into `controls/`.
 """

@@ -107,7 +107,7 @@ def stopped_after(run_spec: RunSpec, step: int) -> RunSpec:
 
 
 def score_at(run_spec: RunSpec, metric: str, step: int) -> float:
-    """What the run's journal last says of a metric before a step; NaN, which ranks last, if that is nothing.
+    """The last value of a metric in the run's journal before a step; NaN, which ranks last, if there is none.
 
     The journal is never behind the checkpoint of that step, whatever the driver has received by then.
     """

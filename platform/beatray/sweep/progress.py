@@ -125,7 +125,7 @@ def run_spec_of(plan: SweepPlan, trial: TrialRecord) -> RunSpec:
 
 
 def _with_shared_tracking(plan: SweepPlan, settings: PretrainSettings) -> PretrainSettings:
-    """The settings with the database beside the sweep spelt out where none is said: a trial's own `out` is deeper."""
+    """The settings with the database beside the sweep spelt out where none is set: a trial's own `out` is deeper."""
     tracking = settings.tracking
     if tracking.uri != "auto" or os.environ.get("MLFLOW_TRACKING_URI") or not plan.folder.is_local:
         return settings

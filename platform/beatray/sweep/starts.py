@@ -1,4 +1,4 @@
-"""starts.json of a sweep: with which overrides it was started, when, and by which version; its report says so.
+"""starts.json of a sweep: with which overrides it was started, when, and by which version, as its report shows.
 
 A line for each start, the first first; the sweep's own memory (sweep.json) needs none of it. Contract: secrets in the
 overrides are left out; a file that cannot be read counts as none, since nothing but a sentence of a report hangs on it.

@@ -111,7 +111,7 @@ def _is_half_made(path: Path) -> bool:
                 own = sorted(tables - {"alembic_version"})
             rows = [database.execute(f'select count(*) from "{name}"').fetchone()[0] for name in own]
     except sqlite3.Error:
-        return False  # no database, or a busy one: MLflow says which
+        return False  # no database, or a busy one: MLflow reports which
     return begun and not any(rows)
 
 

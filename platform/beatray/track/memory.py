@@ -53,7 +53,7 @@ class TrackedRun:
     def describe(
         self, params: Mapping[str, Any], tags: Mapping[str, str], dataset: Mapping[str, str] | None = None
     ) -> None:
-        """Take over a description; what was said before and is not said now stays."""
+        """Take over a description; what was set before and is not set now stays."""
         self.params = {**self.params, **{key: str(scrubbed(value)) for key, value in params.items()}}
         self.tags = {**self.tags, **scrubbed(dict(tags))}
         self.dataset = self.dataset if dataset is None else scrubbed(dict(dataset))

@@ -1,4 +1,4 @@
-"""What is said to MLflow about one run, and what its errors mean for a run that must go on whatever it answers.
+"""Requests to MLflow about one run, and what its errors mean for a run that must go on whatever it answers.
 
 The only module that knows MLflow. Contract: every call may be repeated after an answer was lost without storing
 anything twice: a run is found again by its key, a metric by its time stamp (part of MLflow's primary key), params, tags
@@ -152,11 +152,11 @@ class Server:
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def reopen(self, run_id: str) -> None:
-        """Say that a run which had ended goes on."""
+        """Mark a run that had ended as running again."""
         self._client.update_run(run_id, status="RUNNING")
 
     def end(self, run_id: str, status: str) -> None:
-        """Say how the run ended: FINISHED, FAILED or KILLED."""
+        """Set how the run ended: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status)
 
     def explain(self, error: Exception) -> tuple[Trouble, str]:

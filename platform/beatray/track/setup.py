@@ -115,7 +115,7 @@ def tracking_for(
 
 
 def _listed(value: Any) -> Any:
-    """A tuple as a list is written in YAML and JSON, which is how a user said it."""
+    """A tuple as a list is written in YAML and JSON, which is how a user wrote it."""
     return json.dumps(list(value)) if isinstance(value, (tuple, list)) else value
 
 

@@ -172,7 +172,7 @@ def keys_marked(settings: PretrainSettings, mark: str) -> set[str]:
 
 def of_older_run(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run wrote down, as this version would: keys renamed, and for those it did not know yet what
-    it did (`absent`, said at the field; how test recordings were dealt, `corpus.splits`)."""
+    it did (`absent`, set at the field; how test recordings were dealt, `corpus.splits`)."""
     content = renamed(stored)
     corpus = content.setdefault("corpus", {})
     alone = set(corpus.get("hashed_test_sources", ())) <= set(OWN_PATIENTS)

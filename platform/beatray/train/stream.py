@@ -31,7 +31,7 @@ class Batch:
     """A rank's share of one global step.
 
     `parts` is the plan; the arrays hold the rows that exist, in its order. They are all of them unless shards may be
-    skipped: then `dropped` says how many of the rank's rows each part lacks, and `faults` why, each message once.
+    skipped: then `dropped` is how many of the rank's rows each part lacks, and `faults` why, each message once.
     """
 
     epoch: int

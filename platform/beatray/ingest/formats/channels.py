@@ -44,7 +44,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a file says beside its signal. `measured` may hold anything; only finite values of MEASURED are kept."""
+    """What a file holds beside its signal. `measured` may hold anything; only finite values of MEASURED are kept."""
 
     patient_id: str | None = None
     age: float | None = None

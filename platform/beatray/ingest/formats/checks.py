@@ -18,7 +18,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("beatray_checks", default=No
 
 
 def passed(what: str, seen: object) -> None:
-    """Say that a check was passed, and on which value: itself, or a function that gives it if somebody listens."""
+    """Report that a check was passed, and on which value: itself, or a function that gives it to a listener."""
     listener = _LISTENER.get()
     if listener is not None:
         listener(what, str(seen() if callable(seen) else seen))

@@ -141,7 +141,7 @@ def _choose(groups: list[Group]) -> Group:
         try:
             return is_enough(columns_of_leads([channel.name for channel in group.channels]))
         except RecordError:
-            return len(groups) == 1  # the only one: let the reader say what is wrong with it
+            return len(groups) == 1  # the only one: let the reader report what is wrong with it
 
     fit = [group for group in groups if enough(group)]
     if not fit:

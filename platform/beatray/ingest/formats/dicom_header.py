@@ -1,4 +1,4 @@
-"""What a DICOM data set says about its multiplex groups, channels, patient and measurements, as plain values.
+"""The multiplex groups, channels, patient and measurements of a DICOM data set, as plain values.
 
 Contract: works on a data set (or item) that pydicom parsed, by keyword only; may raise anything on odd values, which
 `formats.dicom` turns into a RecordError. Names of leads come from the channel source code, else from its meaning, else
@@ -39,7 +39,7 @@ _SCHEMES = ("SCPECG", "MDC", "LN", "SCP-ECG")
 
 @dataclass(frozen=True, slots=True)
 class ChannelDefinition:
-    """One channel as its definition says. `baseline` is in `unit`."""
+    """One channel by its definition. `baseline` is in `unit`."""
 
     name: str
     sensitivity: float

@@ -94,7 +94,7 @@ def _rhythm(root: Element) -> Element:
 
 
 def _channel(lead: Element, notes: list[str]) -> Channel | None:
-    """One lead in millivolts; None if the device says that its electrode was off."""
+    """One lead in millivolts; None if the device marks its electrode as off."""
     name = text_at(lead, "LeadID")
     what = lead_shown(name)
     if text_at(lead, "LeadOff").lower() == "true":

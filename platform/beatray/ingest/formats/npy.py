@@ -49,7 +49,7 @@ class Layout:
 
 
 def npy_layout(file: RandomFile) -> Layout:
-    """What the header of an open `.npy` says, checked against the file's size. Raises RecordError."""
+    """The header of an open `.npy`, checked against the file's size. Raises RecordError."""
     lead = file.read_at(0, 12)
     if lead[:6] != _MAGIC:
         raise RecordError(Reason.FORMAT, f"{file.member} is not a .npy file")

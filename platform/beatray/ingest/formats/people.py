@@ -1,6 +1,6 @@
-"""What is said about a person, in one reading for all sources and formats: id, age in years, sex, labels.
+"""What is known of a person, in one reading for all sources and formats: id, age in years, sex, labels.
 
-A cell that says that nothing is known (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
+A cell for the unknown (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
 and no label. A whole number that a spreadsheet or a data frame wrote as 1234.0 is the id 1234; zeros in front stay,
 since they can be part of an id. Ages above 89 become 90, as in the public data sets: exact high ages point to single
 people. Dates of birth are only ever turned into ages here; a day that is no day gives None.
@@ -38,7 +38,7 @@ _YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25, "h": 1 / 8766
 
 
 def is_unknown(text: Any) -> bool:
-    """Whether a cell says that nothing is known."""
+    """Whether a cell means unknown."""
     return text is None or str(text).strip().lower() in UNKNOWN
 
 
@@ -64,7 +64,7 @@ def id_problem(text: Any) -> str:
 
 
 def labels_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Labels in the order in which they stand, each once, without what only says that there is none."""
+    """Labels in their order, each once, without those that mean none."""
     return tuple(dict.fromkeys(text.strip() for text in texts if not is_unknown(text)))
 
 

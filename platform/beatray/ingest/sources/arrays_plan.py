@@ -11,8 +11,8 @@
     columns: {file: name, row: index, id: exam, patient: mrn, age: age, sex: sex, labels: codes, fold: fold}
     separator: ";"                  # between labels
 
-Of `columns`, all are optional but `file`, which says to which array a line of the table belongs (its path, or its name
-with or without suffix), where there are several arrays; `row` is the position in a stack, from 0.
+Of `columns`, all are optional but `file`, which names the array that a line of the table belongs to (its path, or its
+name with or without suffix), where there are several arrays; `row` is the position in a stack, from 0.
 
 Contract: `read_plan(bytes)` gives an `ArraysPlan` or raises RecordError(METADATA) whose message names the key and, for
 one that does not exist, the nearest right one. YAML is read by `safe_load`, at most 64 KiB, without aliases.

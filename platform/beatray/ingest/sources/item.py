@@ -44,7 +44,7 @@ class Unlisted:
 
 
 def check_not_refused(item: Item) -> None:
-    """Raise RecordError, METADATA unless the item says otherwise, for an item that its source's table rules out."""
+    """Raise RecordError, METADATA unless the item has another reason, for an item that its source's table rules out."""
     refused = item.meta.get("refused")
     if refused:
         raise RecordError(Reason(item.meta.get("reason", Reason.METADATA.value)), f"{item.name}: {refused}")
