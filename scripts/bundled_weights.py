@@ -91,7 +91,7 @@ def beatray(*words: str) -> None:
 
 
 def write_encoder(run: Path, evaluation: Path, command: str) -> None:
-    """`beatray-small`: the encoder of the run, its card and what it is worth."""
+    """`beatray-small`: the encoder of the run, its card and its scores."""
     from beatray.evaluate.names import score_name
     from beatray.models.encoder_folder import describe_encoder, encoder_files, export_encoder, load_encoder
     from beatray.storage.store import Store
@@ -122,7 +122,7 @@ def write_encoder(run: Path, evaluation: Path, command: str) -> None:
 
 
 def write_model(run: Path, encoder: Path, command: str) -> None:
-    """`beatray-waves`: the model of the run, made from that encoder, its card and what it is worth."""
+    """`beatray-waves`: the model of the run, made from that encoder, its card and its scores."""
     from beatray.models.encoder_folder import describe_encoder
     from beatray.models.model_folder import MODEL_FOLDER, read_model
 

@@ -1,7 +1,7 @@
 """The command line. Light on purpose: help, version and errors need neither torch nor ray nor mlflow.
 
 Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense, 141
-when whoever read the output went away.
+when the reader of the output went away.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _run(argv: list[str] | None) -> int:
     except Exception as error:
         reported = _user_message(error, _out(args))
         if reported is None:
-            raise  # a fault of ours: the traceback is what a report needs
+            raise  # a fault of beatray itself: the traceback is what a report needs
         print(f"beatray {args.command}: {reported}", file=sys.stderr)
         return 1
 

@@ -263,7 +263,7 @@ def _from_home(path: str) -> str:
         return path
     try:
         return str(Path(path).expanduser())
-    except RuntimeError:  # nobody is called so
+    except RuntimeError:  # no user of that name
         return path
 
 

@@ -4,9 +4,9 @@ Contract: with an address (argument or RAY_ADDRESS) the cluster is used as it is
 small Ray is started on this machine and stopped at the end. The package itself travels to the workers, so a cluster
 needs only the dependencies.
 
-Whoever reaches the dashboard of a cluster without tokens can run commands on all its nodes (CVE-2023-48022). A cluster
-whose dashboard listens beyond its own machine and asks for no token is therefore left with an `OpenDashboardError`.
-The dashboard of the local Ray listens on 127.0.0.1 alone.
+Anyone who reaches the dashboard of a cluster without tokens can run commands on all its nodes (CVE-2023-48022). A
+cluster whose dashboard listens beyond its own machine and asks for no token is therefore left with an
+`OpenDashboardError`. The dashboard of the local Ray listens on 127.0.0.1 alone.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def refuse_open_dashboard(url: str | None) -> None:
     if not is_public(parts.hostname or "", parts.port or 80) or asks_for_token(url):
         return
     raise OpenDashboardError(
-        f"the cluster's dashboard ({url}) listens beyond its own machine and asks for no token: whoever reaches it can "
-        "run commands on every node. Start the cluster with RAY_AUTH_MODE=token or --dashboard-host=127.0.0.1 "
+        f"the cluster's dashboard ({url}) listens beyond its own machine and asks for no token: anyone who reaches it "
+        "can run commands on every node. Start the cluster with RAY_AUTH_MODE=token or --dashboard-host=127.0.0.1 "
         "(cluster/README.md shows how), or set cluster.allow_open_dashboard=true if a firewall guards it."
     )
 
@@ -216,7 +216,7 @@ def _from_kernel(digits: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 def asks_for_token(url: str) -> bool:
     """True if the dashboard refuses a request without a token.
 
-    The answer itself is asked for, because this process may be set to send tokens to a cluster that wants none. Where
+    The answer itself is asked for, because this process may be set to send tokens to a cluster that takes none. Where
     the dashboard cannot be reached from here, the mode of this process is all there is to go by.
     """
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy of the environment

@@ -92,11 +92,11 @@ class Wave:
 
 
 MADE_LATER: Any = None
-"""Given as `signal_mv`: it is made of `signal_uv` when somebody asks for it."""
+"""Given as `signal_mv`: it is made of `signal_uv` on first access."""
 
 
 class InMillivolts:
-    """Gives a dataclass its `signal_mv` only when somebody asks for it, if it was given None and has a `signal_uv`.
+    """Gives a dataclass its `signal_mv` only on access, if it was given None and has a `signal_uv`.
 
     Most archives store whole microvolts, which is what a corpus holds, so that ingest needs no millivolts: half a
     megabyte of float64 a recording, whose making and dividing took a tenth of its time.
@@ -169,7 +169,7 @@ class Record(InMillivolts):
 
 
 MEASURED = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")
-"""Measurements of a device that are read for comparison with ours; never stored in a corpus."""
+"""Measurements of a device that are read for comparison with beatray's; never stored in a corpus."""
 
 WAVE_DTYPE = np.dtype([("lead", "i1"), ("kind", "i1"), ("onset", "i4"), ("peak", "i4"), ("offset", "i4")])
 """Wave boundaries on the corpus grid: `kind` indexes `WAVE_KINDS`, samples at 500 Hz, -1 where missing."""

@@ -26,4 +26,4 @@ def test_the_demo_ends_with_a_table(method: str, local_ray: None, tmp_path: Path
     table = (tmp_path / "demo" / "table.txt").read_text()
     assert "waves" in table and "diagnoses" in table
     report = (tmp_path / "demo" / "report.html").read_text()
-    assert "How it learned" in report and "What the encoder is worth" in report
+    assert "How it learned" in report and "Scores of the encoder" in report

@@ -40,7 +40,7 @@ def test_a_run_that_was_not_evaluated_shows_how_it_learned(run: Path, capsys: py
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "report.html").read_text()
     assert "It has not been evaluated" in page and "How it learned" in page and "A recording" in page
-    assert "What the encoder is worth" not in page and "For whom it is worse" not in page
+    assert "Scores of the encoder" not in page and "For whom it is worse" not in page
     assert f"report: {run}" in capsys.readouterr().out
 
 
@@ -52,7 +52,7 @@ def test_its_evaluation_is_found_and_its_errors_are_shown(
     capsys.readouterr()
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "report.html").read_text()
-    for heading in ("What the encoder is worth", "For whom it is worse", "What it gets most wrong", "Waves found"):
+    for heading in ("Scores of the encoder", "For whom it is worse", "What it gets most wrong", "Waves found"):
         assert heading in page, heading
     index = open_corpus(sample_corpus).index
     tested = index["record_id"][assign_roles(index, SplitPolicy((), (8, 9))) == Role.TEST]
@@ -68,7 +68,7 @@ def test_results_of_another_encoder_are_refused(run: Path, tmp_path: Path, capsy
     document["encoder_sha256"]["pretrained"] = "0" * 64
     (tmp_path / "results.json").write_text(json.dumps(document))
     assert main(["report", str(run), "--results", str(tmp_path)]) == 2
-    assert "is of another encoder than" in capsys.readouterr().err
+    assert "is from another encoder than" in capsys.readouterr().err
 
 
 def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ def test_the_report_of_the_sweep(swept: list[str], capsys: pytest.CaptureFixture
     assert "soft_1^50 / hard" in capsys.readouterr().out
     page = (folder / "report" / "report.html").read_text()
     for title in (
-        "What each method is worth",
+        "Scores of each method",
         "The paper's findings, and those here",
         "Class by class",
         "Where recordings lie",

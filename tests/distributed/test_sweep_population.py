@@ -56,7 +56,7 @@ def test_the_worst_goes_on_from_the_best(
 ) -> None:
     words = [*WORDS, f"corpus={sample_corpus}", f"out={tmp_path}"]
     assert main(["sweep", *words]) == 0
-    assert "goes on from" in capsys.readouterr().out
+    assert "continues from" in capsys.readouterr().out
     record = record_of(tmp_path)
     assert {trial.status for trial in record.trials} == {"finished"}
     (changed,) = [trial for trial in record.trials if trial.exploits]

@@ -318,7 +318,7 @@ def test_every_method_names_its_paper_and_bold_is_explained(page: str) -> None:
 
 
 def test_conditions_are_in_order_and_begin_with_the_clean_recordings(page: str) -> None:
-    titles = ("What each method costs", "What labels are worth", "What noise costs", "What missing leads cost")
+    titles = ("What each method costs", "Scores by number of labels", "What noise costs", "What missing leads cost")
     _, labels, noise, leads = (page.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0] for title in titles)
     assert labels.count("<img") == 4 and "PTB-XL AUROC at 5%" in labels and "random weights, s4d" in labels
     heads = [re.findall(r"<th>LUDB F1(?: at|, level|,) ([^<]*)</th>", part) for part in (labels, noise, leads)]

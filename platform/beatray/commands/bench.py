@@ -35,7 +35,7 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
     disk as if it did not fit in memory, by one reader for each core, unless overrides change it.
     """
     if any(override.partition("=")[0] == "train.workers" for override in overrides):
-        raise SettingsError("a bench is of one rank: leave out train.workers")
+        raise SettingsError("a bench runs on one rank: leave out train.workers")
     usual = ["train.cache_mb=0", f"train.readers_per_worker={min(cores(), 16)}"]
     if not any(override.partition("=")[0].partition(".")[0] in CHOICES for override in overrides):
         gpu = torch.cuda.is_available() and "train.device=cpu" not in overrides

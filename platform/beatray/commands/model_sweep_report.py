@@ -1,4 +1,4 @@
-"""`beatray report SWEEP` of a sweep over labels: what its models are worth, as HTML, markdown and CSV."""
+"""`beatray report SWEEP` of a sweep over labels: the scores of its models, as HTML, markdown and CSV."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _corpus_facts(corpus: Corpus) -> dict[str, object]:
 
 
 def curves_of(objective: Mapping[str, Any]) -> Sequence[Curve]:
-    """What the method wants drawn of its training."""
+    """The curves that the method names for its training."""
     kind, settings = _method(objective)
     return kind.curves(settings)
 

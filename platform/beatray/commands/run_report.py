@@ -47,8 +47,8 @@ def write(folder: Store, out: Path, corpus_path: str | None = None, results: str
     if finished and known and encoder_sha256(folder.location) not in known:
         where = results or folder.child(EVALUATION_FOLDER).where()
         raise SettingsError(
-            f"{where} is of another encoder than {folder.where()} holds now: evaluate that again (overwrite=true), or "
-            "name its results by --results"
+            f"{where} is from another encoder than {folder.where()} holds now: evaluate that again (overwrite=true), "
+            "or name its results by --results"
         )
     corpus = _corpus(corpus_path or settings["corpus"]["path"])
     rows, shown = (None, None) if corpus is None else _rows(corpus, settings, evaluation)

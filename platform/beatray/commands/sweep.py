@@ -23,7 +23,7 @@ EX_TEMPFAIL = 75
 def run(overrides: list[str], *, resume: bool = False) -> int:
     """Run, or go on with, the sweep that the overrides mean; 0 when every trial has ended, 1 when one failed.
 
-    With `resume` there must be one to go on with: whoever mistypes a folder does not begin an hour's work anew.
+    With `resume` there must be one to continue: a mistyped folder does not start an hour's work again.
     """
     plan = plan_from(overrides)
     if resume and read(plan.folder) is None:

@@ -2,7 +2,7 @@
 
 `labels=TABLE` names the table, and `labels.KEY=VALUE` sets what the reader would otherwise infer. A column
 may be called anything (blanks, dots, brackets), so these overrides do not go through the grammar of the other settings:
-what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, and lists are those of
+what follows `labels.types.` or `labels.targets.` up to the first `=` is a literal name, and lists are those of
 YAML with every entry a text.
 
 Contract: values are checked where the dataclass is made; whether a column exists is checked where the table is read.
@@ -106,7 +106,7 @@ def label_settings(given: dict[str, Any]) -> LabelSettings:
 
 
 def _value(name: str, text: str) -> Any:
-    """The value of a key: lists (of names) are YAML, all else is text as it stands."""
+    """The value of a key: lists (of names) are YAML, all else is literal text."""
     kinds = {item.name: str(item.type) for item in fields(LabelSettings)}
     if kinds.get(name, "").startswith("tuple"):
         try:

@@ -59,7 +59,7 @@ class Labels:
     def owners(self, rows: NDArray[np.int64], known: Sequence[str | None]) -> list[str | None]:
         """Whose the corpus rows at these positions are: the patients that the corpus knows, else those of the table.
 
-        Rows that either ties together are one patient's, so that nobody is two where the corpus knows her by one
+        Rows that either ties together are one patient's, so that no patient counts as two where the corpus knows one
         recording alone.
         """
         of_table = self.table_row[rows]

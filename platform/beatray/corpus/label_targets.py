@@ -1,6 +1,6 @@
 """Yes or no out of numbers: `lvef < 40`, `age >= 18 and lvef < 40`.
 
-A condition is comparisons of a column with a number (<, <=, >, >=, ==, !=), joined by `and` and `or`, of which `and`
+A condition is comparisons of a column with a number (<, <=, >, >=, ==, !=), joined by `and` and `or`, where `and`
 binds tighter; there are no brackets, and nothing is ever evaluated as a program. What is unknown stays unknown, by the
 three-valued logic of Kleene: `and` is no where one side is known to be no, `or` is yes where one side is known to be
 yes, and else both sides must be known.

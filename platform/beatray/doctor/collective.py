@@ -2,8 +2,8 @@
 
 One Ray actor per node (two on a lone node, so that something is exchanged) forms a torch process group, all-reduces
 tensors with known sums, writes into and reads from the shared `out=`, and reads a row group of the corpus; Ray Data
-then reads the corpus spread over the nodes. Contract: needs an open Ray session; takes CPUs from nobody; every failure
-is a finding that names the node.
+then reads the corpus spread over the nodes. Contract: needs an open Ray session; takes no CPUs from others; every
+failure is a finding that names the node.
 """
 
 from __future__ import annotations

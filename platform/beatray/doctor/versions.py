@@ -100,7 +100,7 @@ def check_python(bounds: str, running: str = "{}.{}.{}".format(*sys.version_info
 
 
 def check_packages(requirements: Iterable[str], version_of: VersionOf = installed) -> list[Finding]:
-    """Every required package is there in a version within its bounds; extras of ours are not required."""
+    """Every required package is there in a version within its bounds; beatray's extras are not required."""
     findings, fine = [], 0
     for text in requirements:
         requirement = Requirement(text)

@@ -2,8 +2,8 @@
 
 Of the classification that is one pooled vector per recording (float32), of the segmentation the last feature map. One
 job takes some recordings under one condition through all encoders that are read there, so a signal is made noisy, its
-filter run and its R-peaks found once for all of them; jobs share the processes of the evaluation, and whoever reads an
-encoder first waits for nobody. All is kept in single precision: in half, decoders trained on maps come out otherwise.
+filter run and its R-peaks found once for all of them; jobs share the processes of the evaluation, and the first reader
+of an encoder waits for no other. All is kept in single precision: in half, decoders trained on maps come out otherwise.
 
 A file is named by the hash of what it depends on: the weights (or the architecture and seed of random ones), the
 corpus, the recordings, the condition, the reading. It is written under another name and then renamed, so that a
@@ -85,7 +85,7 @@ class Outputs:
         self._identities: dict[str, str] = {}  # by encoder: made once here and carried to the other processes
 
     def missing(self, needed: Iterable[tuple[str, str, Source]]) -> list[Piece]:
-        """The jobs that bring what is wanted (task, condition, source) and not there yet."""
+        """The jobs that make what is needed (task, condition, source) and not there yet."""
         by_part: dict[tuple[str, str], dict[tuple[str, int], Source]] = {}
         for task, condition, source in needed:
             by_part.setdefault((task, condition), {})[source[0].key(), source[1]] = source

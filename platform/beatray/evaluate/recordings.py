@@ -21,7 +21,7 @@ def recording_of(record_id: str) -> str:
 
 
 def count(ids: Sequence[str]) -> int:
-    """How many recordings the rows are of."""
+    """How many recordings the rows belong to."""
     return len(set(map(recording_of, ids)))
 
 

@@ -66,7 +66,7 @@ def evaluate(
     while encoders read.
 
     `folder` keeps what the encoders give and the runs of finished units while this runs, so that an evaluation that was
-    killed goes on from there, and `corpus` is the identity of the recordings (a manifest's hash), without which names
+    killed continues from there, and `corpus` is the identity of the recordings (a manifest's hash), without which names
     alone would have to do. With no folder a temporary one serves. `own` is the label space of `classify.labels=table`,
     row by row of `rows`.
 

@@ -1,4 +1,4 @@
-"""The model card: what an exported encoder is, what it was made of, what it is worth, and what it is not for.
+"""The model card: what an exported encoder is, what it was made of, its scores, and what it is not for.
 
 After Mitchell et al., "Model Cards for Model Reporting" (FAccT 2019); the front matter is what model hubs read. Every
 figure comes out of the encoder's own description, of a results.json of `beatray evaluate`, or of the export's proof.
@@ -127,7 +127,7 @@ value). A .pt2 file can hold code: open only those you trust. safetensors and ON
 
 
 def _metrics(results: Mapping[str, Any] | None) -> str:
-    head = "## What it is worth\n\n"
+    head = "## Scores\n\n"
     if results is None:
         return head + "Not evaluated: no results were given to this export."
     cells: dict[tuple[str, str, float, str, str], list[float]] = {}

@@ -62,7 +62,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         f"Corpus manifest `{d['manifest_hash']}`.",
         *_labels(d),
         _use(d),
-        f"## What it is worth\n\n{_table(d['scores'])}\n\nIntervals of 95 % over resampled patients; "
+        f"## Scores\n\n{_table(d['scores'])}\n\nIntervals of 95 % over resampled patients; "
         f"{records['test']:,} test recordings"
         + (f", {seen:,} more were left out, as its encoder was pretrained on them." if seen else ".")
         + _calibration(d["scores"]),

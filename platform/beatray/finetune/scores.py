@@ -1,4 +1,4 @@
-"""What a model is worth on a part of a corpus: scores with 95 % intervals over patients, unknown labels left out.
+"""The evaluation of a model on a part of a corpus: scores with 95 % intervals over patients, unknown labels left out.
 
 The scores of a yes-or-no target are those of evaluate/metrics.py over the recordings whose label is known; macro scores
 are means over the targets for which they are defined. Intervals are percentiles over resampled patients

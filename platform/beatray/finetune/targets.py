@@ -111,7 +111,7 @@ def targets_of(corpus: Corpus, settings: SupervisedSettings | SegmentationSettin
 
 
 def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] = ()) -> Targets:
-    """Labels that one head can learn, over the rows of which one of them is known.
+    """Labels that one head can learn, over the rows where one of them is known.
 
     They are all numbers, or one that chooses among classes, or any number of yes-or-no ones. SettingsError for others.
     """

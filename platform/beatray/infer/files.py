@@ -125,7 +125,7 @@ def write_part(store: Store, level: str, shard: str, shard_sha256: str, table: p
 
 
 def write_note(store: Store, made_by: str, shard: str, parts: Sequence[VectorFile]) -> None:
-    """Leave a note that a shard is done, so that an interrupted run goes on from there."""
+    """Leave a note that a shard is done, so that an interrupted run continues from there."""
     content = {"made_by": made_by, "parts": [asdict(part) for part in parts]}
     store.write(f"{STAGING}/{shard}.json", json.dumps(content, sort_keys=True).encode())
 

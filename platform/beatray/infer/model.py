@@ -1,6 +1,6 @@
 """`beatray.load_model(PATH)`: recordings in; probabilities and decisions, numbers, or waves out.
 
-A recording goes the way it goes through `beatray ingest` (see transform.py), so that a model predicts the same for an
+A recording is prepared as by `beatray ingest` (see transform.py), so that a model predicts the same for an
 array as for the same recording in a corpus. Probabilities and numbers of a recording longer than 10 s are means over
 its windows; its waves are those of all windows, in time order.
 

@@ -181,7 +181,7 @@ def _trained_with(objective: dict[str, Any]) -> BeatBox | None:
         name = objective["name"]
         rest = {key: value for key, value in objective.items() if key != "name"}
         return objective_class(name).beat_box(objective_settings(name, rest))
-    except (KeyError, ValueError):  # a method of somebody's own, or of another version
+    except (KeyError, ValueError):  # a user's own method, or one of another version
         return None
 
 

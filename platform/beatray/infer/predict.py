@@ -73,7 +73,7 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
 def there_already(plan: PredictPlan) -> dict[str, Any] | None:
     """The listing of the table that is there; None where there is none.
 
-    SettingsError where it is damaged, or what is there was made otherwise, or is none of ours.
+    SettingsError where it is damaged, or what is there was made otherwise, or not by beatray.
     """
     listing = read_listing(plan.paths)
     if listing is not None:

@@ -83,7 +83,7 @@ class PredictPlan:
 
     @property
     def annotated(self) -> bool:
-        """Whether annotation files are wanted."""
+        """Whether annotation files are to be written."""
         return self.model.kind == "waves" and self.settings.annotations
 
     @property

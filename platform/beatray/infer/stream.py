@@ -115,7 +115,7 @@ def answers(
 ) -> Iterator[dict[str, Any]]:
     """The row that `worker(work=work)` returns for each unit's tables, in order, through Ray Data."""
     s = settings
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are no news to a user
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are of no use to a user
     for first in range(0, len(units), CHUNK_UNITS):
         chunk = units[first : first + CHUNK_UNITS]
         data = ray.data.read_datasource(
@@ -150,7 +150,7 @@ def _rows(data: ray.data.Dataset) -> Iterator[dict[str, Any]]:
 def one_each(units: Sequence[Unit], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, if they are one answer for each unit, in order; CorpusError that names the first unit where not.
 
-    A row is handed on when it is known that the next one is not of the same unit: nobody keeps a part for the whole.
+    A row is handed on when it is known that the next one belongs to another unit: no part is kept for the whole.
     """
     coming = iter(rows)
     row = next(coming, None)

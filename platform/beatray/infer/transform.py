@@ -1,6 +1,6 @@
 """`beatray.EcgEncoder`: recordings in, vectors out, as a scikit-learn transformer.
 
-A recording goes the way it goes through `beatray ingest`: gaps of up to 20 ms are interpolated, leads with longer ones
+A recording is prepared as by `beatray ingest`: gaps of up to 20 ms are interpolated, leads with longer ones
 are left out (NaN in a whole lead means: not recorded), missing limb leads are computed, another rate is resampled with
 the ingest's own filter, voltages become whole microvolts and the signal is cut into windows of 10 s. So its vector is
 that of `beatray embed` on the same recording; of one longer than 10 s it is the mean over the windows. Contract: row i

@@ -46,13 +46,13 @@ from beatray.storage.store import Store
 
 UNLISTED = "(not listed)"
 WORTH_TELLING = 256
-"""Rows of an ingest that takes long enough for somebody to watch it: below, no actor is started for that."""
+"""Rows of an ingest that takes long enough to be watched: below, no actor is started for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """The committed snapshot; how many listed recordings it knew before (by source and name), and how many lost a
-    private patient id for want of an id key."""
+    private patient id since there is no id key."""
 
     manifest: Manifest
     known: int

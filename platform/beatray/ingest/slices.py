@@ -45,7 +45,7 @@ class SliceResult:
     tally: Tally = field(default_factory=dict)
     read: int = 0
     stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
-    ids_dropped: int = 0  # recordings whose private patient id was not stored, for want of an id key
+    ids_dropped: int = 0  # recordings whose private patient id was not stored, since there is no id key
 
 
 def convert_slice(
@@ -104,7 +104,7 @@ def _measure(windows: list[Window], signals: NDArray[np.int16], settings: analys
 @dataclass(slots=True)
 class ItemRead:
     """What one item gave: the windows of its recordings and their tally, how many of these lost a private patient id
-    for want of an id key, and one row per recording that cannot be trusted."""
+    since there is no id key, and one row per recording that cannot be trusted."""
 
     windows: list[Window] = field(default_factory=list)
     tally: Tally = field(default_factory=dict)

@@ -84,7 +84,7 @@ def read_model(path: str) -> LoadedModel:
         head = description["head"]
         model = LabelledModel(encoder, build_head(encoder, head), head["name"] in OF_SAMPLES)
         model.load_state_dict(load_tensors(files["model.safetensors"]), strict=True)
-    except (ValueError, RuntimeError) as error:  # a network of somebody's own that is not here, or another version's
+    except (ValueError, RuntimeError) as error:  # a user's own network that is not here, or another version's
         raise CheckpointError(f"the model at {path} cannot be built here: {error}") from error
     model.eval()
     return LoadedModel(model, description)

@@ -9,7 +9,7 @@ not public: what its figures leave open is a setting here.
 Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same. What makes hard beats alike is
 `beat_positives`: same_record (all beats of a record in both views are positive, needs R-peaks only), clusters (beat
 classes of the corpus) or aami (the classes of a trained classifier); inherit_record gives soft beats the similarity of
-their records instead of that of their own features. See soft_targets.py, contrast.py. Ours, not the paper's:
+their records instead of that of their own features. See soft_targets.py, contrast.py. This package's, not the paper's:
 `feature_weight` adds the reading of measured features from the embedding, see feature_regression.py;
 `prediction_weight` the prediction of tokens as CPC has it, see dense_prediction.py. Each network pass, of the views and
 of the plain crop, serves all terms that read it, and is left out where there is none.

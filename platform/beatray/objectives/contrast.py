@@ -107,7 +107,7 @@ def own_columns(self_index: Tensor, columns: int) -> Tensor:
 
 
 def unseen(self_index: Tensor, columns: int, there: Tensor | None = None) -> Tensor:
-    """True where a row has no column: itself, and all pairs of which one is not there: (R,), (M,) -> (R, M) bool."""
+    """True where a row has no column: itself, and all pairs with one not there: (R,), (M,) -> (R, M) bool."""
     is_self = own_columns(self_index, columns)
     return is_self if there is None else is_self | ~(there[self_index][:, None] & there)
 

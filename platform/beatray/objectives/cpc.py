@@ -7,7 +7,7 @@ identified among other moments. token_prediction.py has the loss, its negatives 
 the sum over moments instead of the mean.
 
 A network of two causal directions (`encoder.direction=both`) predicts back in time too, and the two losses are
-averaged: then each moment knows its past and its future, which segmentation wants.
+averaged: then each moment knows its past and its future, which segmentation needs.
 """
 
 from __future__ import annotations

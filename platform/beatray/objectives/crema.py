@@ -210,7 +210,7 @@ def patches_of(x: Tensor, patch: int) -> Tensor:
 
 def masked_errors(drawn: Tensor, target: Tensor, counts: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
     """For each row its mean over masked patches of the mean squared error over the values that count, and whether it
-    has any: drawn, wanted, counts (B, T', V), masked (B, T') -> (B,), (B,) of 0 and 1."""
+    has any: drawn, target, counts (B, T', V), masked (B, T') -> (B,), (B,) of 0 and 1."""
     values = counts.sum(-1)
     of_patch = ((drawn - target).square() * counts).sum(-1) / values.clamp_min(1.0)
     scored = masked & (values > 0)

@@ -105,7 +105,7 @@ class LatentPrediction(Objective):
             return layer_norm(exact) if self.settings.normalise_targets else exact
 
     def _result(self, predicted: Tensor, target: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:
-        """The loss of predicted, wanted (B, M, D) where `counted` (B, M); targets are h (B, T', D) where `there`."""
+        """The loss of predicted, target (B, M, D) where `counted` (B, M); targets are h (B, T', D) where `there`."""
         with torch.autocast(target.device.type, enabled=False):
             errors = token_errors(predicted.to(target.dtype), target, self.settings.loss) * counted
         tokens = counted.sum()

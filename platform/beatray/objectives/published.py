@@ -1,6 +1,6 @@
-"""The findings of a method's paper: its table, as data for a sweep's report to compare with, and a paper that many follow.
+"""The findings of a method's paper: its table, as data for a sweep's report, and a paper that many follow.
 
-Absolute values are not ours to match (other data, encoder and labels); directions are.
+Absolute values are not to be matched (other data, encoder and labels); directions are.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """The rows, of which the first is what the others are measured against, and the paper's findings on them."""
+    """The rows, the first the baseline of the others, and the paper's findings on them."""
 
     rows: tuple[PublishedRow, ...]
     claims: tuple[Claim, ...] = ()

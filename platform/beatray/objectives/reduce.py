@@ -53,7 +53,7 @@ _host_groups: dict[Any, Any] = {}
 
 
 def gather_counts(counts: list[int], device: torch.device) -> list[list[int]]:
-    """Counts of every rank: [n] on each -> [ranks][n] on all. `device` is where the rows are; nobody waits for it."""
+    """Counts of every rank: [n] on each -> [ranks][n] on all. `device` is where the rows are; no rank waits for it."""
     if world_size() == 1:
         return [counts]
     mine = torch.tensor(counts, dtype=torch.int64)
@@ -188,7 +188,7 @@ def _gather(rows: Tensor, sizes: list[int]) -> Tensor:
     longest = max(sizes)
     if longest == 0:
         return rows.clone()
-    # collectives want equal shapes: pad to the longest, cut the padding away afterwards
+    # collectives need equal shapes: pad to the longest, cut the padding away afterwards
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows
     everyone = [torch.empty_like(padded) for _ in sizes]

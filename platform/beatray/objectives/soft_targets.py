@@ -11,7 +11,7 @@ Columns that are not there (`there` (M,) bool, None: all are) have no part in me
 - soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
   equation 2), d = Euclidean distance / sqrt(F), in 0..1 because every feature is.
 - soft_z: exp(-d^2 / (2 m)) to the power q, d the Euclidean distance of z-scored features and m the median of d^2 over
-  all pairs of different things in the global batch (the median heuristic of kernel methods). Ours: half of all pairs
+  all pairs of different things in the global batch (the median heuristic of kernel methods). Here half of all pairs
   lie above exp(-q / 2) whatever the features and their units are, so no exponent has to be found for a corpus.
 
 A soft target is built in two steps: a raw similarity and the monotone map that sharpens it (`Similarity`).

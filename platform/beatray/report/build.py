@@ -146,7 +146,7 @@ def overlays_of(
 
 def _result_section(table: ResultTable) -> Section:
     return Section(
-        title="What the encoder is worth",
+        title="Scores of the encoder",
         paragraphs=[table.notes[0]] if table.notes else [],
         html=as_html(ResultTable(table.rows, table.notes[1:])),
         pictures=[

@@ -1,4 +1,4 @@
-"""The report of a sweep over labels: what each way to a model is worth on test recordings, by share of the labels.
+"""The report of a sweep over labels: the scores of each method on test recordings, by share of the labels.
 
 Contract: everything comes in the `ModelSweepMaterial`; nothing is read from disk. Scores are those that the models'
 folders hold; SDs are over the repeats of a method (seeds, splits), so the spread of the test recordings is not in them:
@@ -122,7 +122,7 @@ def _scores_section(material: ModelSweepMaterial) -> Section:
     if results.missing:
         paragraphs.append(f"Not in the table, since not finished: {', '.join(results.missing)}.")
     return Section(
-        title="What labels are worth",
+        title="Scores by number of labels",
         paragraphs=paragraphs,
         html=plain_table(header, lines),
         pictures=[_picture(results)] if len(results.fractions) > 1 else [],

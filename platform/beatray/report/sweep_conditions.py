@@ -51,7 +51,7 @@ def few_labels_section(material: SweepMaterial) -> Section | None:
             "Fine-tuned, the same network from random weights is training from scratch, at a learning rate of its own."
         )
     return Section(
-        title="What labels are worth",
+        title="Scores by number of labels",
         paragraphs=paragraphs,
         html=plain_table(header, list(rows.values())),
         pictures=pictures,

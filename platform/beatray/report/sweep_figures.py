@@ -1,4 +1,4 @@
-"""Figures of a sweep: what sharpening does, what labels are worth, what noise costs, and how far trials scatter.
+"""Figures of a sweep: the effect of sharpening, of the number of labels and of noise, and how far trials scatter.
 
 Contract: plain numbers in, a matplotlib `Figure` out (see `canvas`).
 """

@@ -81,7 +81,7 @@ def _table_section(material: SweepMaterial) -> Section:
         )
     missing = [f"Not in the table, since not finished or not evaluated: {', '.join(material.results.missing)}."]
     return Section(
-        title="What each method is worth",
+        title="Scores of each method",
         paragraphs=[*paragraphs, *(missing if material.results.missing else [])],
         html=as_html(table, anchors(material)),
     )

@@ -155,7 +155,7 @@ def labels_section(material: SweepMaterial) -> Section | None:
     if not panels:
         return None
     return Section(
-        title="What labels are worth",
+        title="Scores by number of labels",
         pictures=[
             Picture(
                 to_svg(sweep_figures.curves(panels, "labels used", percent=True)),

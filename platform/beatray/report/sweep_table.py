@@ -92,7 +92,7 @@ class SweepTable:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a claim of the paper: its difference, ours (n trials,), and how the directions compare."""
+    """A claim of the paper checked: its difference, the measured ones (n trials,), and how the directions compare."""
 
     text: str
     rows: tuple[int, int]

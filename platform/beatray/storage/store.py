@@ -194,7 +194,7 @@ class Store:
             finally:
                 self.delete(claim)
             time.sleep(random.uniform(0.05, 1.0))
-        raise FileExistsError(f"{self.where(name)} is being written by somebody else at this moment")
+        raise FileExistsError(f"{self.where(name)} is being written by another process at this moment")
 
     def _rivals(self, name: str, claim: str) -> int:
         """Claims on `name` besides this process's that are young enough to count, by the server's clock."""
@@ -270,7 +270,7 @@ def absolute(path: str) -> str:
     beatray://NAME stays, too: every node has a copy of its own of it.
     """
     if path.startswith("~"):
-        with contextlib.suppress(RuntimeError):  # nobody is called so
+        with contextlib.suppress(RuntimeError):  # no user of that name
             path = str(Path(path).expanduser())
     store = Store(path)
     stays = not store.is_local or path.startswith(f"{PACKAGE_SCHEME}://")

@@ -1,6 +1,6 @@
 """The Tune callback in the driver of a sweep: writes the record, ends the MLflow runs, notifies the user.
 
-It also passes a wish to stop on: trials that wait never start, those that run are asked for a checkpoint, and after
+It also passes on a request to stop: trials that wait never start, those that run are asked for a checkpoint, and after
 some patience the experiment is ended; what a trial has not saved by then is replayed from its last checkpoint. And it
 frees the CPUs and GPUs that a lost trial left reserved, or the next trial would wait for them for ever.
 """
@@ -99,7 +99,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
             steps, seconds = int(report["step"]) + 1, self._seconds(name)
             self._record.change(name, steps=steps, seconds=seconds, reports=(*reports, report))
         for lost in result.get("lost", ()):
-            self._notify(f"  {name}: {lost}; it goes on from its newest checkpoint")
+            self._notify(f"  {name}: {lost}; it continues from its newest checkpoint")
         if "error" in result:
             self._errors[name] = str(result["error"])
         if "outcome" in result:

@@ -1,4 +1,4 @@
-"""What the encoder of each trial is worth on both tasks, and the controls that all trials share.
+"""The scores of each trial's encoder on both tasks, and the controls that all trials share.
 
 An evaluation is one Ray task, so that it takes its turn with the training of other trials. Its files lie in the run
 folder of the trial as `evaluation/`, hashed, with `scores.json`, which names what was evaluated: a sweep that goes on
@@ -64,7 +64,7 @@ def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:
 
 
 def kept_scores(run_spec: RunSpec, settings: EvaluateSettings) -> dict[str, float] | None:
-    """The scores in the trial's folder; None unless they are of its encoder as it is now and of these settings."""
+    """The scores in the trial's folder; None unless they belong to its encoder as it is now and to these settings."""
     return _kept(run_spec.run, EVALUATION_FOLDER, _made_of(run_spec, settings, _digest(run_spec.run)))
 
 

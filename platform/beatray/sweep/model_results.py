@@ -1,4 +1,4 @@
-"""What the models of a sweep over labels are worth, read back from its folder: by method and share of the labels.
+"""The scores of the models of a sweep over labels, read back from its folder: by method and share of the labels.
 
 A method is what trials have in common that differ in nothing but what repeats them (seed, split) and in
 `objective.fraction`, the share of the labelled patients they learned from. Its scores are those of `model.json` on the

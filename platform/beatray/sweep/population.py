@@ -35,7 +35,7 @@ REDRAWN = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Exploit:
-    """After round `number` (from 0), a trial goes on from `source` at a global step, with these settings of its own."""
+    """After round `number` (from 0), a trial continues from `source` at a global step, with these settings."""
 
     number: int
     step: int

@@ -1,4 +1,4 @@
-"""What the trials of a sweep were worth, read back from its folder: by method, with the controls beside them.
+"""The scores of the trials of a sweep, read back from its folder: by method, with the controls beside them.
 
 A method is what trials have in common that differ in nothing but what repeats them: the training's seed, or the split
 of the corpus. Its score is one number per trial, the mean over the seeds of that trial's evaluation.
@@ -178,9 +178,9 @@ def by_worth(results: SweepResults, metric: str, mode: str) -> SweepResults:
     names = results.score_names()
     name, sign = (metric, -1.0 if mode == "min" else 1.0) if metric in names else (names[0], 1.0)
 
-    def worth(method: Method) -> float:
+    def score(method: Method) -> float:
         values = method.scores(name)
         known = values[np.isfinite(values)]
         return sign * float(known.mean()) if known.size else -np.inf
 
-    return replace(results, methods=tuple(sorted(results.methods, key=worth, reverse=True)))
+    return replace(results, methods=tuple(sorted(results.methods, key=score, reverse=True)))

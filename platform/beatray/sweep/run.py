@@ -45,7 +45,7 @@ TUNE_FOLDER = ".tune"
 TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # it prints a frame even when set to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # SIGINT and SIGTERM are ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # beatray handles SIGINT and SIGTERM
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a report need not hold the metric
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the record
 }
@@ -174,7 +174,7 @@ def _exploit(prepared: Prepared, number: int, end: int, notify: Notify) -> None:
     for name, turn in turns.items():
         record.change(name, exploits=with_copies(plan, record[name]).exploits)
         changes = ", ".join(f"{key} {shown(value)}" for key, value in turn.changes.items())
-        notify(f"  {name} goes on from {turn.source}, with {changes}")
+        notify(f"  {name} continues from {turn.source}, with {changes}")
 
 
 def _scheduler(prepared: Prepared, callback: SweepCallback) -> EpochAsha | None:

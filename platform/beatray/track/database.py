@@ -30,7 +30,7 @@ PREFIX = "sqlite:///"
 PATIENCE_S = 60.0
 """For another process that makes the database: on a busy machine MLflow takes half of it."""
 LEFT_ALONE_S = 30.0
-"""How long nobody must have written to a half-made database: a server of MLflow, which knows no lock, may be at it."""
+"""How long a half-made database must have been unchanged: a server of MLflow, which knows no lock, may be at it."""
 UNFIT = re.compile(r"[?%]")
 """What means something else in the address of a database."""
 

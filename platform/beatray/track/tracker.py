@@ -176,7 +176,7 @@ class Tracker:
             self._run_id_reported = True
             try:
                 self._to.on_run(record.run_id)
-            except Exception as error:  # whoever listens must not keep the metrics back
+            except Exception as error:  # a failing `on_run` must not keep the metrics back
                 log.warning("the MLflow run %s could not be noted: %s", record.run_id, without_secrets(str(error)))
         return record.run_id
 

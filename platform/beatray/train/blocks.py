@@ -1,4 +1,4 @@
-"""A row group in the shape training wants it: fixed-size arrays, carried between processes as raw Arrow bytes.
+"""A row group in the shape that training reads: fixed-size arrays, carried between processes as raw Arrow bytes.
 
 `decode` turns a table of the corpus into arrays; `pack` and `unpack` carry any such arrays through Ray Data without an
 extension type and without pickling: one row of a table is one row group, each array one value of plain bytes.
@@ -60,7 +60,7 @@ class Packed:
 
 
 def corpus_columns(arrays: Sequence[str]) -> list[str]:
-    """The corpus columns to read for the wanted arrays."""
+    """The corpus columns to read for these arrays."""
     columns = {"record_id", "signal", "n_samples", *(COLUMNS_OF[name] for name in arrays if name in COLUMNS_OF)}
     return sorted(columns)
 
@@ -68,7 +68,7 @@ def corpus_columns(arrays: Sequence[str]) -> list[str]:
 def decode(
     table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | None, targets: TargetTable | None = None
 ) -> Arrays:
-    """Rows as arrays: signal_uv (n, 12, 5000) int16, n_samples (n,), record_key (n,) and, where wanted, r_peaks
+    """Rows as arrays: signal_uv (n, 12, 5000) int16, n_samples (n,), record_key (n,) and, where asked for, r_peaks
     (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64),
     patient_key (n,), that of the record where the patient is not known, and target (n, ...), of `targets`."""
     n = len(table)

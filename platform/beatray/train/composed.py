@@ -59,7 +59,7 @@ def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[st
     described = described_encoder(str(weights))
     try:
         settings = NAMED["encoder"].complete(described["name"], described["settings"], "encoder.")
-    except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
+    except ValueError as error:  # a user's own network that is not here, or settings of another version
         raise SettingsError(f"the encoder {weights} cannot be built here: {error}") from error
     network = {"name": described["name"], **settings}
     of_network = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]

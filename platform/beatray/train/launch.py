@@ -170,7 +170,7 @@ def request_stop(run_spec: RunSpec) -> None:
 def _fit(
     run_spec: RunSpec, start: str, trainer: TorchTrainer, stop: threading.Event | None
 ) -> ray.train.TrainingFailedError | None:
-    """Run the trainer in a thread, so that this one can pass on a wish to stop and notice that nobody is alive.
+    """Run the trainer in a thread, so that this one can pass on a request to stop and notice that no worker is alive.
 
     In the main thread Ray Train would take over Ctrl-C; and it waits for ever for workers that never come.
     """

@@ -163,7 +163,7 @@ def _next(
 
 
 def _agree(t: Training, number: int, batch: Batch | None, fault: Exception | None) -> Verdict:
-    """One exchange before each step: has every rank its data, does anybody want to stop, how many rows are there?"""
+    """One exchange before each step: has every rank its data, is a stop requested, how many rows are there?"""
     first, n_parts = t.first, t.run_spec.settings.train.gradient_accumulation_steps
     keys = np.empty(0, np.int64) if batch is None else batch.arrays["record_key"]
     mine = [

@@ -77,7 +77,7 @@ class RankZero:
 
     @property
     def wants_stop(self) -> bool:
-        """True once somebody asked the run to stop."""
+        """True once the run was asked to stop."""
         return self._lease.stop
 
     @property

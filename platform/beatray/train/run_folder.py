@@ -105,7 +105,7 @@ def read_text(store: Store, name: str) -> str | None:
 class RunLease:
     """The first rank's hold on the run: `stop` and `superseded`, kept up to date by a thread; use as a context manager.
 
-    Taking over raises SupersededError if the run belongs to another start already. `start` None: nobody else is there.
+    Taking over raises SupersededError if the run belongs to another start already. `start` None: there is no other.
     """
 
     def __init__(self, run: Store, start: str | None) -> None:

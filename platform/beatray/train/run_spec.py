@@ -133,7 +133,7 @@ def _objective_of_process(objective: str, encoder: str, statistics: str) -> Obje
 
 
 def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
-    """The arrays on a device; to a GPU they go by way of pinned memory, and nobody waits."""
+    """The arrays on a device; to a GPU they go by way of pinned memory, and no one waits for it."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
     if device.type == "cuda":
         return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}

@@ -1,10 +1,10 @@
 """What learns, in plain torch: the objective, its optimizer, and one global step of both.
 
-On a GPU a step is one stream of work that nobody waits for. The thread that puts batches together copies the next one
-from pinned memory and makes its views on a stream of its own while the present step runs (`ready`); `launch` hands the
-step to the device and comes back; what it gave is read when the next one has been handed over (`Outcome.read`). So
-whether a step counts is decided on the device: a loss or gradient that is not finite turns the update off (`found_inf`
-of fused optimizers), and what had changed before is put back by a mask (`rollback.py`).
+On a GPU a step is one stream of work that the host does not wait for. The thread that puts batches together copies the
+next one from pinned memory and makes its views on a stream of its own while the present step runs (`ready`); `launch`
+hands the step to the device and comes back; what it gave is read when the next one has been handed over
+(`Outcome.read`). So whether a step counts is decided on the device: a loss or gradient that is not finite turns the
+update off (`found_inf` of fused optimizers), and what had changed before is put back by a mask (`rollback.py`).
 
 On a CPU views are made when they are needed and each step is read at once, by the same code. `train.overlap` sets
 which of the two. Contract: both give the same numbers; a refused step leaves weights, moments, statistics, teachers
@@ -235,7 +235,7 @@ class Learner:
         """What a refused step has changed and must give back.
 
         Read at once, that is what a forward pass changes; queues are written after a step only. On a device that
-        nobody waits for, `after_step` has run as well, and may have changed anything.
+        the host does not wait for, `after_step` has run as well, and may have changed anything.
         """
         after = self.overlaps and type(self.objective).after_step is not Objective.after_step
         buffers = [

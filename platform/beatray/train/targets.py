@@ -1,6 +1,6 @@
 """The targets of recordings: one row of targets for each recording that has any, found by its record key.
 
-Labels are no columns of a corpus: they come from a label space, from marked waves or from a table of somebody's own. So
+Labels are no columns of a corpus: they come from a label space, from marked waves or from a user's own table. So
 they travel beside the stream's settings, and a reader lays them beside the rows it reads, as one more array.
 
 Contract: `keys` (n,) int64 are sorted and each occurs once; `values` (n, ...) have any type. A recording that is not in

@@ -42,7 +42,7 @@ class Deaths(ray.train.UserCallback):  # type: ignore[misc]
 
 
 def note_group(run: Store, step: int, workers: Sequence[tuple[str, int]]) -> None:
-    """Note that a group of workers, by node and process id in the order of ranks, goes on from a step."""
+    """Note that a group of workers, by node and process id in the order of ranks, continues from a step."""
     _note(run, {"step": step, "workers": [list(worker) for worker in workers]})
 
 
@@ -106,7 +106,7 @@ class WorkerNews:
         if before:
             now, was = len(self._workers), len(before)
             count = f"{now} workers" if now != 1 else "1 worker"
-            yield f"goes on from step {event['step']:,} with {count}{f' instead of {was}' if now != was else ''}" + (
+            yield f"continues from step {event['step']:,} with {count}{f' instead of {was}' if now != was else ''}" + (
                 _moves(before, self._workers)
             )
 

@@ -1,8 +1,8 @@
 """Passes the checks of a reader to a listener, so that a refusal can be explained.
 
-Every reader calls `passed(what, seen)` after each of its checks. Nobody listens during an ingest and the call costs a
-look at one variable; `beatray ingest explain` listens and prints. Contract: `seen` is about the recording's technique
-(sizes, leads, units, rates, checksums), never about the person: no names, ids, dates or free text.
+Every reader calls `passed(what, seen)` after each of its checks. There is no listener during an ingest and the call
+costs a look at one variable; `beatray ingest explain` listens and prints. Contract: `seen` is about the recording's
+technique (sizes, leads, units, rates, checksums), never about the person: no names, ids, dates or free text.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Contract: `find(tree)` lists one recording per array, per entry of a stack, or per row of a Parquet file, in the order
 of files and rows. The record id is `arrays/<id>`, or `arrays/<path without suffix>[/<row>]` where no column gives an
 id; an id that comes a second time is refused, not lost. `read` gives one Record, with the values of the columns; the
-patient is marked private, since a folder of arrays is mostly somebody's own. Raises RecordError.
+patient is marked private, since a folder of arrays is mostly a user's own. Raises RecordError.
 """
 
 from __future__ import annotations
