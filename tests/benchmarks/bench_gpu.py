@@ -109,8 +109,8 @@ class Bench:
                     row = make()
             except Exception as error:
                 last = traceback.extract_tb(error.__traceback__)[-1]
-                told = " ".join(str(error).split())[:300]
-                row = {"fault": f"{type(error).__name__}: {told}", "at": f"{Path(last.filename).name}:{last.lineno}"}
+                text = " ".join(str(error).split())[:300]
+                row = {"fault": f"{type(error).__name__}: {text}", "at": f"{Path(last.filename).name}:{last.lineno}"}
         row["took_s"] = round(time.perf_counter() - began, 1)
         self.found[name] = row
         print(f"{name:<44} {told_of(row)}", flush=True)
@@ -221,8 +221,8 @@ def kernels(learner: Learner, fed: Fed, top: int, steps: int = 3) -> list[Row]:
 
 def write_profile(path: Path, found: list[Row]) -> None:
     """Kernels as text."""
-    told = [f"{each['ms']:9.3f} ms {100 * each.get('part', 1.0):5.1f} %  {each['name']}" for each in found]
-    path.write_text("\n".join(told) + "\n")
+    lines = [f"{each['ms']:9.3f} ms {100 * each.get('part', 1.0):5.1f} %  {each['name']}" for each in found]
+    path.write_text("\n".join(lines) + "\n")
 
 
 @contextlib.contextmanager

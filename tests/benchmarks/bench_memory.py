@@ -51,8 +51,8 @@ class Rank:
 
 def object_store() -> tuple[float, float]:
     """MiB in the object store now, and MiB spilled to disk so far."""
-    told = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
-    used, spilled = re.search(r"Plasma memory usage (\d+) MiB", told), re.search(r"Spilled (\d+) MiB", told)
+    summary = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+    used, spilled = re.search(r"Plasma memory usage (\d+) MiB", summary), re.search(r"Spilled (\d+) MiB", summary)
     return float(used[1]) if used else 0.0, float(spilled[1]) if spilled else 0.0
 
 
@@ -114,8 +114,8 @@ def main() -> None:
         for number, name in enumerate(names):
             of_epochs = [peak[number] for peak in peaks]
             growth = of_epochs[-1] / of_epochs[0] - 1 if of_epochs[0] else 0.0
-            told = ", ".join(f"{peak:.0f}" for peak in of_epochs)
-            print(f"  peak of {name}: {told} MiB in epochs 1 to {asked.epochs} ({growth:+.0%})")
+            text = ", ".join(f"{peak:.0f}" for peak in of_epochs)
+            print(f"  peak of {name}: {text} MiB in epochs 1 to {asked.epochs} ({growth:+.0%})")
 
 
 if __name__ == "__main__":

@@ -120,13 +120,13 @@ def two_ranks(run_spec: RunSpec, device: torch.device, fed: Fed, folder: Path, s
     train = replace(run_spec.settings.train, precision="fp32", compile="none")
     spec = replace(run_spec, settings=replace(run_spec.settings, train=train))
     wanted = losses_of(Learner(spec, Ranks(device=device)), [fed], steps)
-    meeting, told = folder / "meeting", folder / "losses.txt"
-    mp.spawn(_rank, (spec, device.type, fed, str(meeting), str(told), steps), nprocs=2)
-    losses = [float(word) for word in told.read_text().split()]
+    meeting, file = folder / "meeting", folder / "losses.txt"
+    mp.spawn(_rank, (spec, device.type, fed, str(meeting), str(file), steps), nprocs=2)
+    losses = [float(word) for word in file.read_text().split()]
     return compared(losses, wanted, RANKS_BOUND)
 
 
-def _rank(rank: int, spec: RunSpec, kind: str, fed: Fed, meeting: str, told: str, steps: int) -> None:
+def _rank(rank: int, spec: RunSpec, kind: str, fed: Fed, meeting: str, file: str, steps: int) -> None:
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
@@ -137,7 +137,7 @@ def _rank(rank: int, spec: RunSpec, kind: str, fed: Fed, meeting: str, told: str
     mine = Fed(0, (MicroBatch(len(arrays["record_key"]), fed.rows),), arrays)
     losses = losses_of(Learner(spec, Ranks(rank, 2, device)), [mine], steps)
     if rank == 0:
-        Path(told).write_text(" ".join(map(repr, losses)))
+        Path(file).write_text(" ".join(map(repr, losses)))
     dist.destroy_process_group()
 
 

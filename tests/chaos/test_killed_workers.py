@@ -34,11 +34,11 @@ def test_killed_workers_change_nothing(
     journal, folder = tmp_path / "killed" / "metrics.jsonl", RunFolder.open(spec.run)
     with strikes_at(journal, steps, kill_a_rank) as struck, watched(spec, folder, "pretrain"):
         assert pretrain(spec).finished
-    told = capsys.readouterr().err
-    died = re.findall(r"rank [01] \(node \S+, process \d+\) died: The actor is dead", told)
-    continued = re.findall(r"pretrain: continues from step \d+ with 2 workers$", told, re.MULTILINE)
+    output = capsys.readouterr().err
+    died = re.findall(r"rank [01] \(node \S+, process \d+\) died: The actor is dead", output)
+    continued = re.findall(r"pretrain: continues from step \d+ with 2 workers$", output, re.MULTILINE)
     at_least = max(1, len(struck) - 1)  # the last may come too late
-    assert len(died) >= at_least and len(continued) >= at_least, told
+    assert len(died) >= at_least and len(continued) >= at_least, output
     print(f"killed a worker {len(struck)} times, at steps {struck} of {total}")
     assert len(struck) >= max(1, kills - 1)
     assert ids(tmp_path, "killed") == ids(*whole)

@@ -62,9 +62,9 @@ def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
         fault(shard)
         return True
 
-    with strikes_at(tmp_path / "run" / "metrics.jsonl", [3], strike), pytest.raises(TrainingError) as told:
+    with strikes_at(tmp_path / "run" / "metrics.jsonl", [3], strike), pytest.raises(TrainingError) as caught:
         start(str(corpus), tmp_path, "run", *words)
-    assert shard.name in str(told.value) and "the same command continues the run" in str(told.value)
+    assert shard.name in str(caught.value) and "the same command continues the run" in str(caught.value)
     newest = checkpoints.latest(folder)
     done = len(losses(tmp_path, "run"))
     assert newest is not None and newest.state["global_step"] == done >= 4  # of the very last whole step

@@ -129,15 +129,17 @@ def doctor(cluster: Cluster, *words: str) -> tuple[int, list[dict[str, str]], st
 def test_two_nodes_that_work(cluster: Cluster, sample_corpus: str, tmp_path: Path) -> None:
     places = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
     code, found, printed = doctor(cluster, *places, "--seconds", "0.5")
-    told = [item["what"] for item in found]
+    findings = [item["what"] for item in found]
     assert code == 0, printed
     assert {item["level"] for item in found} == {"ok"}, found
-    assert told[0].startswith("2 nodes")
-    assert any("all-reduce over 2 ranks (gloo), sums checked" in what and "16 MB at" in what for what in told)
-    assert any("every node sees what the others write" in what for what in told)
-    assert any(what.startswith("every node reads the corpus") for what in told)
+    assert findings[0].startswith("2 nodes")
+    assert any("all-reduce over 2 ranks (gloo), sums checked" in what and "16 MB at" in what for what in findings)
+    assert any("every node sees what the others write" in what for what in findings)
+    assert any(what.startswith("every node reads the corpus") for what in findings)
     rows = open_corpus(sample_corpus).manifest.rows
-    assert any(what.startswith(f"Ray Data reads the corpus: {rows} rows, on 2 of 2 nodes") for what in told), told
+    assert any(what.startswith(f"Ray Data reads the corpus: {rows} rows, on 2 of 2 nodes") for what in findings), (
+        findings
+    )
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 

@@ -39,8 +39,8 @@ def test_a_wrong_word_ends_with_one_line(
     usual = ["encoder=random", "labels=superdiagnostic", f"corpus={sample_corpus}", f"out={tmp_path}", *SPLIT]
     said = {word.partition("=")[0] for word in words}
     assert main(["finetune", *[word for word in usual if word.partition("=")[0] not in said], *words]) == 2
-    told = capsys.readouterr().err
-    assert message in told and len(told.strip().splitlines()) == 1, told
+    output = capsys.readouterr().err
+    assert message in output and len(output.strip().splitlines()) == 1, output
 
 
 def test_networks_and_recipes_that_do_not_fit_are_refused(
@@ -67,8 +67,8 @@ def test_the_command_makes_a_model_and_leaves_it_alone(
     words += ["trained=last", "train.workers=1", "train.epochs=2", *SPLIT]
     result = command.run(command.settings_from(words))
     assert result.finished
-    told = capsys.readouterr().out
-    assert "test auroc" in told and "beatray.load_model" in told
+    output = capsys.readouterr().out
+    assert "test auroc" in output and "beatray.load_model" in output
     before = (tmp_path / "dx" / "model" / "model.json").read_bytes()
     assert command.run(command.settings_from(words)).finished
     assert (tmp_path / "dx" / "model" / "model.json").read_bytes() == before

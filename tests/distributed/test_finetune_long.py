@@ -70,10 +70,10 @@ def test_thresholds_and_scores_are_of_recordings(long: tuple[Path, str], tmp_pat
         assert description["records"][part] == len(names)
         truth = drawn[[int(name.partition("/r")[2]) for name in names]] > 0
         chance = model.predict_proba([wfdb.rdrecord(str(place / name)).p_signal.T for name in names])
-        told = description["scores"][part]
-        assert told["auroc"]["value"] == pytest.approx(macro_auroc(truth, chance).value)
+        scores = description["scores"][part]
+        assert scores["auroc"]["value"] == pytest.approx(macro_auroc(truth, chance).value)
         likelihood = np.where(truth, chance, 1 - chance)
-        assert told["calibration"]["nll"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-4)
+        assert scores["calibration"]["nll"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-4)
         if part == "validation":
             np.testing.assert_allclose(description["thresholds"], best_thresholds(truth, chance), rtol=1e-4)
 

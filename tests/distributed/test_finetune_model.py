@@ -33,9 +33,9 @@ pytestmark = pytest.mark.ray
 def made(tuned: Path, sample_corpus: str, pretrained: Path) -> tuple[RunSpec, dict[str, Any]]:
     spec = spec_of(sample_corpus, tuned, "all", f"encoder={pretrained}", *VARIED)
     assert not is_made(spec)
-    told = make_model(spec)
-    assert is_made(spec) and told == figures(describe_model(str(tuned / "all"))) and "test_auroc" in told
-    assert make_model(spec) == told
+    scores = make_model(spec)
+    assert is_made(spec) and scores == figures(describe_model(str(tuned / "all"))) and "test_auroc" in scores
+    assert make_model(spec) == scores
     return spec, describe_model(str(tuned / "all"))
 
 
@@ -82,8 +82,8 @@ def test_thresholds_and_calibration_are_those_of_validation_alone(
     np.testing.assert_allclose(
         description["thresholds"], best_thresholds(truth > 0, calibration.probabilities(logits)), rtol=1e-6
     )
-    told = description["scores"]["validation"]["calibration"]
-    assert told["nll"] <= told["nll_before"]
+    fitted = description["scores"]["validation"]["calibration"]
+    assert fitted["nll"] <= fitted["nll_before"]
     records = description["records"]
     assert records == {"train": spec.rows, "validation": len(rows), "test": len(found.parts.test), "test_seen": 0}
     card = (Path(spec.run.location) / "model" / "README.md").read_text()

@@ -38,9 +38,9 @@ def test_no_test_recording_is_trained_or_validated_on(sample_corpus: str, tmp_pa
     assert spec.stream.targets is not None
     assert len(spec.stream.targets.keys) == len(parts.train) + len(parts.validation)
     assert spec.rows == len(parts.train)
-    told = np.frombuffer(spec.trained_on, "<u8")
+    hashes = np.frombuffer(spec.trained_on, "<u8")
     mine = np.frombuffer(hashes_of(corpus.index.iloc[parts.train]), "<u8")
-    assert set(told.tolist()) == {*mine.tolist(), *trained_on(str(pretrained)).tolist()}
+    assert set(hashes.tolist()) == {*mine.tolist(), *trained_on(str(pretrained)).tolist()}
 
 
 def test_fractions_are_nested_and_by_patient(sample_corpus: str, tmp_path: Path) -> None:

@@ -63,9 +63,9 @@ def test_random_labels_are_learned_by_heart_and_give_chance(
     words = ("corpus.validation_folds=[4,5,6,7]", "train.epochs=12", "train.patience=null", "train.learning_rate=0.01")
     spec = spec_of(sample_corpus, tmp_path, "chance", f"encoder={pretrained}", f"labels={table}", *words)
     assert train(spec, Ranks())
-    told = read_lines(tmp_path / "chance" / "metrics.jsonl")
-    assert told[-1]["loss"] < 0.5 * told[0]["loss"]
-    areas = [line["validation_auroc"] for line in told if "validation_auroc" in line]
+    journal = read_lines(tmp_path / "chance" / "metrics.jsonl")
+    assert journal[-1]["loss"] < 0.5 * journal[0]["loss"]
+    areas = [line["validation_auroc"] for line in journal if "validation_auroc" in line]
     assert 0.3 < np.mean(areas) < 0.7, areas
 
 
@@ -78,10 +78,10 @@ def test_a_validation_weighs_its_batches_by_what_is_known_in_them(
     cells = np.random.default_rng(5).choice(["0", "1", ""], (len(records), 4), p=[0.2, 0.2, 0.6])
     lines = [f"{name},{','.join(row)}" for name, row in zip(records, cells.tolist(), strict=True)]
     table = written(tmp_path, "record,a,b,c,d\n" + "\n".join(lines))
-    told = [word.replace("TABLE", str(table)) for word in words]
+    overrides = [word.replace("TABLE", str(table)) for word in words]
     found, learner = [], None
     for size in (3, 16, 1000):
-        spec = spec_of(sample_corpus, tmp_path, "r", *told, f"train.batch_size={size}")
+        spec = spec_of(sample_corpus, tmp_path, "r", *overrides, f"train.batch_size={size}")
         learner = learner or Learner(spec, Ranks())
         to_views = functools.partial(learner.views, make=True)
         found.append(Validation(spec, Ranks()).scores(learner.objective, to_views, Progress())["validation_loss"])

@@ -135,14 +135,14 @@ def test_a_run_arrives_whole(server: MlflowServer, tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "encoder.json").write_text('{"name": "tiny"}')
     journal = Journal(folder / "metrics.jsonl")
-    heard: list[str] = []
-    with Tracker(replace(tracking(server.uri, folder, "whole"), on_run=heard.append)) as tracker:
+    reported: list[str] = []
+    with Tracker(replace(tracking(server.uri, folder, "whole"), on_run=reported.append)) as tracker:
         assert tracker.wait_for_run(60) is not None
         journal.reopen(0)
         write(journal, 0, STEPS)
         tracker.metrics({"ludb.10pct macro_f1": 0.9}, step=1000)
         tracker.artifact(tmp_path / "encoder", "encoder")
-    assert heard == [tracker.run_id]
+    assert reported == [tracker.run_id]
     assert_whole_and_once(server, tracker.run_id)
     run = server.client().get_run(str(tracker.run_id))
     assert (run.info.status, run.info.run_name) == ("FINISHED", "whole")
@@ -225,8 +225,8 @@ def test_a_server_that_is_gone_in_the_middle_of_a_run(
     assert 0 < before < at_return - 30
     assert_whole_and_once(server, tracker.run_id, len(times))
     assert server.client().get_run(str(tracker.run_id)).info.status == "FINISHED"
-    told = [record for record in caplog.records if "does not answer" in record.getMessage()]
-    assert len(told) == 1, caplog.text
+    warnings = [record for record in caplog.records if "does not answer" in record.getMessage()]
+    assert len(warnings) == 1, caplog.text
     print(f"{len(times)} steps, {before} before the outage; a step waited at most {1000 * max(times):.1f} ms for it")
 
 
@@ -304,9 +304,9 @@ def test_a_server_with_a_login(
         time.sleep(1.0)  # ten times every_s: it is told once
         # A refusal is no outage: nobody waits an hour for it to pass.
         assert not tracker.finish("FINISHED", patience_s=3600)
-    told = [record.getMessage() for record in caplog.records]
-    assert ["401" in text and "MLFLOW_TRACKING_USERNAME" in text for text in told] == [True, False], told
-    assert "beatray track sync" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert ["401" in text and "MLFLOW_TRACKING_USERNAME" in text for text in messages] == [True, False], messages
+    assert "beatray track sync" in messages[1]
     assert tracker.run_id is None
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", LOGIN[0])
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-horse-battery")

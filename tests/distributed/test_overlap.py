@@ -75,11 +75,11 @@ def test_refused_steps_are_named_and_stop_the_run(sample_corpus: str, tmp_path: 
         patch.setattr(step, "build_model", Poison(at_calls=(1, 4, 5, 6)))
         with pytest.raises(TrainingError, match=r"3 times in a row \(last at step 6"):
             loop.train(run_spec, Ranks())
-    told = [json.loads(text) for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told] == [1, 4, 5, 6]
+    refused = [json.loads(text) for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in refused] == [1, 4, 5, 6]
     values = losses(tmp_path, "nan")
     assert values[1] is None and values[4] is None and values[0] is not None and values[2] is not None
-    assert told[0]["record_ids"] == ids(tmp_path, "nan")[1]
+    assert refused[0]["record_ids"] == ids(tmp_path, "nan")[1]
     newest = checkpoints.latest(run_spec.run)
     assert newest is not None and newest.state["global_step"] == 6
 

@@ -144,7 +144,7 @@ def test_mistakes_are_told_before_anything_starts(
 ) -> None:
     model, corpus, out = f"model={models['a']}", f"corpus={sample_corpus}", f"out={tmp_path / 'out'}"
     foreign = made_model(tmp_path / "foreign", "multilabel", recipe={"rate_hz": 250})
-    for words, code, said in (
+    for words, code, message in (
         ((corpus,), 2, "which model?"),
         ((model,), 2, "set one of corpus=PATH and files=PATH"),
         ((model, corpus, f"files={ward}"), 2, "set one of corpus=PATH and files=PATH"),
@@ -160,8 +160,8 @@ def test_mistakes_are_told_before_anything_starts(
         ((model, corpus, "predict.workers=50"), 2, "50 workers need 25 CPUs"),
     ):
         assert main(["predict", out, *words]) == code, words
-        told = capsys.readouterr().err
-        assert said in told and len(told.strip().splitlines()) == 1, told
+        error = capsys.readouterr().err
+        assert message in error and len(error.strip().splitlines()) == 1, error
     assert not (tmp_path / "out").exists()
     assert job("predict", [model + ",runs/b", corpus, out]) == 2
     assert "is relative" in capsys.readouterr().err

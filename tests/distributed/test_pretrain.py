@@ -196,11 +196,11 @@ def test_an_epoch_that_is_not_the_corpus_is_refused_by_name(sample_corpus: str, 
     noted: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "batches", swapped)
-        with pytest.raises(CorpusError) as told:
+        with pytest.raises(CorpusError) as caught:
             loop.train(run_spec, Ranks())
     index = open_corpus(sample_corpus).index
     name_of = {record_key(name): name for name in index["record_id"]}
-    assert f"missing: {name_of[noted[0]]}; seen too often or not asked for: {name_of[noted[1]]}" in str(told.value)
+    assert f"missing: {name_of[noted[0]]}; seen too often or not asked for: {name_of[noted[1]]}" in str(caught.value)
 
 
 def test_micro_batches_train_alike_on_one_and_two_workers(sample_corpus: str, tmp_path: Path) -> None:

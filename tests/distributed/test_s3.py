@@ -323,8 +323,8 @@ def test_a_run_folder_on_s3_is_continued_from_there(s3: S3Server, corpus: str, b
     )
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
     lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
-    told = [(line["step"], line["loss"]) for line in read_lines(tmp_path / "r" / "metrics.jsonl")]
-    assert [(line["step"], line["loss"]) for line in lines] == told
+    logged = [(line["step"], line["loss"]) for line in read_lines(tmp_path / "r" / "metrics.jsonl")]
+    assert [(line["step"], line["loss"]) for line in lines] == logged
 
 
 def test_recordings_are_read_from_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_damaged_shards_can_be_skipped_and_counted(
             damage(tmp_path / "corpus" / "shards" / name)
     missing: list[set[int]] = [set(), set(), set()]
     dropped = [0, 0, 0]
-    told: list[list[str]] = [[] for _ in feeds]
+    reported: list[list[str]] = [[] for _ in feeds]
     for number, keys in enumerate(planned):
         parts = [next(feed) for feed in feeds]
         if number == 0 and not cache_mb:  # the rest happens while the stream is running
@@ -239,14 +239,14 @@ def test_damaged_shards_can_be_skipped_and_counted(
         assert [len(part.dropped) for part in parts] == [len(part.parts) for part in parts]
         missing[number // per_epoch] |= set(keys) - set(got)
         dropped[number // per_epoch] += sum(sum(part.dropped) for part in parts)
-        for faults, part in zip(told, parts, strict=True):
+        for faults, part in zip(reported, parts, strict=True):
             faults.extend(part.faults)
     assert all(epoch <= lost for epoch in missing) and missing[2] == lost
     assert dropped == [len(epoch) for epoch in missing]
     assert all(next(feed, None) is None for feed in feeds)
-    for faults in told:
+    for faults in reported:
         assert len(set(faults)) == len(faults)
-    assert all(any(name in fault for faults in told for fault in faults) for name in damaged)
+    assert all(any(name in fault for faults in reported for fault in faults) for name in damaged)
     assert remains() == []
 
 

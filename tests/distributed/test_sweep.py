@@ -67,13 +67,13 @@ def mlflow_runs(out: Path) -> tuple[Run, dict[str, Run]]:
 def test_every_trial_ends_with_an_encoder_and_a_place(swept: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     folder = out_of(swept) / "first"
     assert main(["sweep", "show", str(folder), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [trial["rank"] for trial in told["trials"]] == [1, 2]
-    assert {trial["trial"] for trial in told["trials"]} == set(TRIALS)
-    assert all(trial["status"] == "finished" and trial["attempts"] == 1 for trial in told["trials"])
-    losses = [trial["validation_loss"] for trial in told["trials"]]
+    listing = json.loads(capsys.readouterr().out)
+    assert [trial["rank"] for trial in listing["trials"]] == [1, 2]
+    assert {trial["trial"] for trial in listing["trials"]} == set(TRIALS)
+    assert all(trial["status"] == "finished" and trial["attempts"] == 1 for trial in listing["trials"])
+    losses = [trial["validation_loss"] for trial in listing["trials"]]
     assert losses == sorted(losses)
-    for trial in told["trials"]:
+    for trial in listing["trials"]:
         run_spec = run_spec_of_trial(swept, trial["trial"])
         assert is_finished(run_spec) and trial["steps"] == run_spec.steps > 0
         assert trial["figures"] == figures_of(run_spec)
@@ -134,9 +134,9 @@ def test_another_sweep_in_the_same_folder_is_refused(swept: list[str], capsys: p
         "nothing to validate on": ["train.validate_every_epochs=0"],
         "has nothing to validate on": ["corpus.validation_folds=[]"],
     }
-    for told, words in others.items():
+    for message, words in others.items():
         assert main(["sweep", *swept, *words]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     with alone(plan_from(swept)), pytest.raises(SettingsError, match="is running already"), alone(plan_from(swept)):
         pass
 

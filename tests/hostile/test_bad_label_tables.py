@@ -90,8 +90,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_understood_is_one_line(tmp_path: Path, case: str) -> None:
-    content, told = BAD[case]
-    with pytest.raises(LabelError, match=told) as refused:
+    content, message = BAD[case]
+    with pytest.raises(LabelError, match=message) as refused:
         read(written(tmp_path, content))
     assert "\n" not in str(refused.value)
 
@@ -116,15 +116,15 @@ def test_places_that_hold_no_table(tmp_path: Path, capsys: pytest.CaptureFixture
         read(tmp_path / "none.csv")
     with pytest.raises(LabelError, match="is a folder"):
         read(tmp_path)
-    for words, told in (
+    for words, message in (
         (["corpus=/c"], "which table?"),
         (["labels.csv"], "for which corpus?"),
         (["a.csv", "b.csv", "corpus=/c"], "one table at a time"),
         (["a.csv", "corpus=/c", "labels.kye=x"], "did you mean 'key'"),
     ):
         assert main(["labels", "check", *words]) == 2
-        said = capsys.readouterr().err
-        assert told in said and said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_a_million_rows(tmp_path: Path) -> None:

@@ -140,5 +140,5 @@ def test_faults_of_the_disk_are_one_line(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("not a folder")
     for words in (["corpus", "show"], ["corpus", "verify"], ["corpus", "refused"]):
         assert main([*words, str(tmp_path / "file")]) == 1
-        told = capsys.readouterr().err
-        assert told.startswith("beatray corpus:") and told.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.startswith("beatray corpus:") and error.count("\n") == 1

@@ -217,11 +217,11 @@ def test_a_run_names_the_classifier_it_used(artifact: Path, monkeypatch: pytest.
 
 
 def test_wrong_words_are_answered(mitdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (
+    for words, message in (
         ([str(mitdb), "--out", str(mitdb)], "exists already"),
         ([str(mitdb), "--out", str(tmp_path / "x"), "--leads", "MLII"], "one or two of I, II"),
         ([str(mitdb), "--out", str(tmp_path / "x"), "--leads", "I,V4"], "no WFDB recording with leads I, V4"),
         ([str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")], "nowhere"),
     ):
         assert main(["beats", "train", *words]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err

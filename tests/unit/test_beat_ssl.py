@@ -254,8 +254,8 @@ def test_the_loss_of_features_is_the_huber_distance_in_sds_of_those_that_were_me
 def test_uniform_targets_are_told() -> None:
     objective = build({"exponent": 1.0, "positive_mass": None, "beat": "none"})
     means = {key: float(value) for key, value in step_of(objective, BATCH).means.items()}
-    told = type(objective).warnings(objective.settings, means, Progress())
-    assert "raise objective.exponent (now 1.0)" in told["record/target_entropy"]
+    warnings = type(objective).warnings(objective.settings, means, Progress())
+    assert "raise objective.exponent (now 1.0)" in warnings["record/target_entropy"]
 
 
 def test_wrong_settings_say_what_is_right() -> None:

@@ -235,14 +235,14 @@ def test_what_is_measured_unless_something_is_chosen() -> None:
 
 
 def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (
+    for words, message in (
         (["train.batchsize=32"], "did you mean 'train.batch_size'?"),
         (["--json", str(tmp_path / "no" / "bench.json")], "there is no such folder"),
         (["--seconds", "0"], "--seconds must be above 0"),
     ):
         assert main(["bench", *words]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and error.startswith("beatray bench: ") and told in error
+        assert error.count("\n") == 1 and error.startswith("beatray bench: ") and message in error
 
 
 def test_the_script_for_a_gpu_needs_little_more_than_torch(tmp_path: Path) -> None:

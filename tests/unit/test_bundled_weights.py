@@ -74,14 +74,14 @@ def test_nothing_that_is_held_out_taught_them(sample_corpus: str) -> None:
     index = open_corpus(sample_corpus).index
     policy = policy_of(pretrain_settings(["corpus=/c", *bundled_weights.HELD_OUT]).corpus)
     tested = index[assign_roles(index, policy) == Role.TEST]
-    taught = index[assign_roles(index, policy) == Role.TRAIN]
+    trained = index[assign_roles(index, policy) == Role.TRAIN]
     assert len(tested) > 20 and {"ptbxl", "ludb"} == set(tested["source"])
     assert not seen_by(SMALL, tested["content_hash"]).any()
     taught_waves = np.frombuffer(model_files(WAVES)["trained_on.bin"], "<u8")
     assert set(trained_on(SMALL).tolist()) <= set(taught_waves.tolist())
     hashes = np.frombuffer(b"".join(value[:8] for value in tested["content_hash"]), "<u8")
     assert not np.isin(hashes, taught_waves).any()
-    assert seen_by(SMALL, taught["content_hash"]).mean() > 0.95
+    assert seen_by(SMALL, trained["content_hash"]).mean() > 0.95
     assert len(trained_on(SMALL)) > 5000
 
 

@@ -246,9 +246,9 @@ def test_the_settings_are_those_of_cpc_and_say_what_is_wrong() -> None:
 
 def test_it_says_which_terms_it_has() -> None:
     settings = BeatSslSettings(rhythm="none", beat="hard", feature_weight=3.0, prediction_weight=0.3)
-    told = BeatSsl.described(settings)
-    assert "beats hard (same_record)" in told and "measured features (weight 3)" in told
-    assert told.endswith("moments 0.12 s ahead in plain (weight 0.3)")
+    description = BeatSsl.described(settings)
+    assert "beats hard (same_record)" in description and "measured features (weight 3)" in description
+    assert description.endswith("moments 0.12 s ahead in plain (weight 0.3)")
     assert [curve.key for curve in BeatSsl.curves(settings)][-3:] == [
         "feature/explained",
         "token/accuracy",

@@ -43,6 +43,6 @@ def test_dropped_rows_are_counted() -> None:
 
 def test_the_difference_is_told_by_name() -> None:
     names = {record_key(f"ludb/{number}"): f"ludb/{number}" for number in range(50)}
-    told = difference([*KEYS[1:], KEYS[3]], KEYS, names)
-    assert told == "missing: ludb/0; seen too often or not asked for: ludb/3"
+    differing = difference([*KEYS[1:], KEYS[3]], KEYS, names)
+    assert differing == "missing: ludb/0; seen too often or not asked for: ludb/3"
     assert "and 30 more" in difference([], KEYS, names)

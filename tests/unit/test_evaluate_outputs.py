@@ -108,9 +108,9 @@ def test_r_peaks_are_found_once_for_all_encoders_and_probes(
     monkeypatch.setattr(module, "find_r_peaks", counted)
     monkeypatch.setattr("beatray.evaluate.pooling.find_r_peaks", lambda *_, **__: pytest.fail("found again"))
     asked = replace(ASKED, tasks=("classify",))
-    told: list[tuple[int, str]] = []
-    evaluate(rows, *split_of(rows), [encoder], asked, lambda done, _, name: told.append((done, name)))
-    assert told[0][0] == 0 and told[0][1].startswith("classify encoders read clean recordings 1 to")
+    reports: list[tuple[int, str]] = []
+    evaluate(rows, *split_of(rows), [encoder], asked, lambda done, _, name: reports.append((done, name)))
+    assert reports[0][0] == 0 and reports[0][1].startswith("classify encoders read clean recordings 1 to")
     data = parts(rows, asked, tmp_path)["classify"]
     assert sum(searched) == len(data.record_ids) + 2 * len(data.test)
 

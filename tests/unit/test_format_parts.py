@@ -166,9 +166,9 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_checks_are_heard_only_inside_the_block() -> None:
-    heard: list[tuple[str, str]] = []
+    checks: list[tuple[str, str]] = []
     passed("before", 0)
-    with listening(lambda what, seen: heard.append((what, seen))):
+    with listening(lambda what, seen: checks.append((what, seen))):
         passed("inside", 1)
     passed("after", 2)
-    assert heard == [("inside", "1")]
+    assert checks == [("inside", "1")]

@@ -61,9 +61,9 @@ def test_what_did_not_fit_is_named(write: Callable[[Path], object], name: str, t
 def test_places_are_named_where_the_file_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(full_disk, "LITTLE", 2**60)  # every place counts as full
-    told = cli._user_message(full, str(tmp_path / "not" / "there"))
-    assert told is not None and told.startswith(f"No space left on device: out={tmp_path}/not/there has ")
-    assert "the temporary folder" in told and "/dev/shm has" in told and "RAY_TMPDIR=" in told
+    message = cli._user_message(full, str(tmp_path / "not" / "there"))
+    assert message is not None and message.startswith(f"No space left on device: out={tmp_path}/not/there has ")
+    assert "the temporary folder" in message and "/dev/shm has" in message and "RAY_TMPDIR=" in message
     monkeypatch.setattr(full_disk, "_room", lambda place: (5 * 2**20 if "shm" in str(place) else 2**40, 1000))
     monkeypatch.setattr(full_disk, "LITTLE", 2**26)
     assert (cli._user_message(full, "s3://bucket/runs") or "").startswith(

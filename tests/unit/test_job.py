@@ -29,8 +29,8 @@ def test_relative_places_are_refused_by_name(
     command: str, words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command, words) == 2
-    said = capsys.readouterr().err
-    assert named in said and "absolute path" in said
+    error = capsys.readouterr().err
+    assert named in error and "absolute path" in error
 
 
 def test_a_report_of_an_absolute_place_is_tried(
@@ -44,6 +44,6 @@ def test_a_report_of_an_absolute_place_is_tried(
 def test_every_command_with_places_has_its_job() -> None:
     scripts = {path.stem: path.read_text() for path in (ROOT / "jobs").glob("*.py")}
     assert set(scripts) == set(PLACES)
-    told = (ROOT / "docs" / "cluster.md").read_text()
+    page = (ROOT / "docs" / "cluster.md").read_text()
     for name, text in scripts.items():
-        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py OVERRIDES" in text and f"{name}.py" in told
+        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py OVERRIDES" in text and f"{name}.py" in page

@@ -151,10 +151,10 @@ def test_the_command_prints_and_writes_what_was_understood(
         str(tmp_path / "out.json"),
     ]
     assert main([*words, "labels.key=record"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in ("800 rows match", "read as labels of recordings by column 'record'", "binary: lvef < 40", "PACE",
                  "look: same has the same value in all recordings"):  # fmt: skip
-        assert text in told, told
+        assert text in output, output
     about = json.loads((tmp_path / "out.json").read_text())
     assert [each["name"] for each in about["columns"]] == ["ill", "lvef", "rhythm", "codes", "same", "low"]
     low = read(table, "labels.targets.low=lvef < 40", index=index)

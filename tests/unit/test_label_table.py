@@ -263,7 +263,7 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("labels.targets.low=lvef", r"labels\.targets\.low: 'lvef' is no comparison"),
         ("labels.targets.low=lvef < forty", "is no comparison"),
@@ -289,9 +289,9 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
         ("labels.unmatched=maybe", r"labels\.unmatched must be one of refuse, ignore"),
     ],
 )
-def test_words_that_fit_nothing_are_refused(tmp_path: Path, word: str, told: str) -> None:
+def test_words_that_fit_nothing_are_refused(tmp_path: Path, word: str, message: str) -> None:
     table = written(tmp_path, "record,lvef,site\n00001,35,a\n00002,60,b\n")
-    with pytest.raises((SettingsError, LabelError), match=told):
+    with pytest.raises((SettingsError, LabelError), match=message):
         read(table, word)
 
 

@@ -21,8 +21,8 @@ def test_no_message_shows_an_id_where_ids_are_hashed(tmp_path: Path) -> None:
         with pytest.raises(LabelError) as refused:
             words = (f"labels.id_key_file={secret}", "labels.key_kind=patient")
             read(written(tmp_path, f"mrn,ill\n{rows}"), *words, index=index, recipe={RECIPE_KEY: id_key.fingerprint})
-        told = str(refused.value)
-        assert "in rows " in told and not any(word in told for word in ("1234", "999", id_key.hashed("1234")))
+        message = str(refused.value)
+        assert "in rows " in message and not any(word in message for word in ("1234", "999", id_key.hashed("1234")))
 
 
 @pytest.mark.parametrize("column", ["mrn", "id", "Fallnr", "file"])

@@ -104,8 +104,8 @@ def test_a_source_said_twice_has_two_places(tmp_path: Path, capsys: pytest.Captu
     settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}"], str(tmp_path / "c"))
     assert locations_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(tmp_path / "c"), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert f"ptbxl={a}" in told and f"ptbxl={b}" in told and told.count("10 would be read") == 2
+    output = capsys.readouterr().out
+    assert f"ptbxl={a}" in output and f"ptbxl={b}" in output and output.count("10 would be read") == 2
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={tmp_path / 'none'}", "--out", str(tmp_path / "c"), "--dry-run"]) != 0
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(b.parent), "--dry-run"]) != 0  # b lies inside
 

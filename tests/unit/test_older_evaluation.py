@@ -124,7 +124,7 @@ def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("evaluate.decoder.steps=abc", r"evaluate\.decoder\.steps='abc' is not of type int"),
         ("evaluate.decoder.head_lr=nan", r"evaluate\.decoder\.head_lr must be a finite number"),
@@ -150,8 +150,8 @@ def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
         ("evaluate.min_laeds=3", r"did you mean 'evaluate\.min_leads'"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key(word: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_work_is_refused_with_its_key(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         settings_from([*WORDS, word])
 
 

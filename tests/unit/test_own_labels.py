@@ -273,11 +273,11 @@ def test_the_words_of_the_command() -> None:
     settings = settings_from(words).evaluate
     assert settings.classify.labels == "table" and settings.labels.table == "/t.csv"
     assert settings.labels.targets == {"low": "lvef < 40"} and settings.labels.key == "a b"
-    for wrong, told in (
+    for wrong, message in (
         ([*words, "evaluate.classify.labels=rhythm"], r"classify\.labels=rhythm reads no table"),
         ([*words[:2], "evaluate.classify.labels=table"], r"needs a table: set labels=PATH"),
         ([*words[:2], "labels.key=a"], r"needs a table: set labels=PATH"),
         ([*words, "labels.kye=a"], r"there is no setting 'evaluate\.labels\.kye'; did you mean 'key'"),
     ):
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=message):
             settings_from(wrong)

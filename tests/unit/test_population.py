@@ -77,7 +77,7 @@ def test_a_trial_trains_with_what_it_took_over_last_and_has_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["sweep.space.train.batch_size=[32,64]"], "train.batch_size cannot"),
         (["sweep.space.encoder.norm=[group]"], "encoder.norm cannot"),
@@ -85,8 +85,8 @@ def test_a_trial_trains_with_what_it_took_over_last_and_has_copied() -> None:
         (["sweep.num_samples=3"], "at least 4"),
     ],
 )
-def test_what_cannot_change_while_a_trial_trains_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_what_cannot_change_while_a_trial_trains_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         plan_from(["sweep=pbt", "corpus=/c", *words])
 
 

@@ -21,16 +21,16 @@ class OneWithout(Ranks):
 
 
 def test_the_processor_tells_what_it_can(tmp_path: Path) -> None:
-    told = tmp_path / "cpuinfo"
+    file = tmp_path / "cpuinfo"
     for line, has in (
         ("flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16", True),
         ("flags\t\t: fpu sse2 avx2 avx512f avx512_vnni", False),  # nothing that only begins alike
         ("Features\t: fp asimd sve bf16", True),
         ("Features\t: fp asimd sve", False),
     ):
-        told.write_text(f"processor\t: 0\nmodel name\t: bf16\n{line}\n")
+        file.write_text(f"processor\t: 0\nmodel name\t: bf16\n{line}\n")
         precision.cpu_flags.cache_clear()
-        assert bool(precision.CPU_FLAGS & precision.cpu_flags(str(told))) == has, line
+        assert bool(precision.CPU_FLAGS & precision.cpu_flags(str(file))) == has, line
     assert precision.cpu_flags(str(tmp_path / "none")) == frozenset()
 
 

@@ -130,8 +130,8 @@ def test_waves_of_each_lead_keep_their_lead(ward: Path, tmp_path: Path) -> None:
     own = known[known["record_id"] == known["record_id"].iloc[0]]
     read = wfdb.rdann(str(tmp_path / "w.annotations" / own["record_id"].iloc[0]), "waves")
     found = sorted((LEADS[lead], sample) for lead, sample in zip(read.chan, read.sample, strict=True))
-    told = own.melt(["lead"], ["onset_s", "peak_s", "offset_s"])
-    assert found == sorted(zip(told["lead"], (told["value"] * 500).round().astype(int), strict=True))
+    rows = own.melt(["lead"], ["onset_s", "peak_s", "offset_s"])
+    assert found == sorted(zip(rows["lead"], (rows["value"] * 500).round().astype(int), strict=True))
     x_mv = wfdb.rdrecord(str(ward / "ludb" / Path(own["record_id"].iloc[0]).name)).p_signal.T
     (in_memory,) = beatray.load_model(model).predict(x_mv).waves or ((),)
     assert [(w.kind, w.lead, w.onset_s, w.peak_s, w.offset_s) for w in in_memory] == list(
@@ -209,8 +209,8 @@ def test_a_table_is_made_again_unless_all_that_belongs_to_it_is_there(waves: str
         assert lost.is_file() and all(path.read_bytes() == content for path, content in files.items())
     (folder / "more.txt").write_text("nothing to read either")
     predicted(waves, folder, tmp_path / "w.csv")
-    (told,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
-    assert told.startswith("2 files are of no known format")
+    (detail,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
+    assert detail.startswith("2 files are of no known format")
 
 
 def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:

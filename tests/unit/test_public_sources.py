@@ -345,8 +345,8 @@ def test_every_corpus_of_the_challenge(data_dir: Path) -> None:
     """
     tree = open_tree(str(data_dir / "misc" / "cinc2021_samples"))
     records = {item.name: only(cinc, tree, item) for item in cinc.find(tree)}
-    told = {name: (r.rate_hz, r.signal_mv.shape[1], r.labels, r.age, r.sex) for name, r in records.items()}
-    assert told == {
+    found = {name: (r.rate_hz, r.signal_mv.shape[1], r.labels, r.age, r.sex) for name, r in records.items()}
+    assert found == {
         "A0001": (500.0, 7500, ("59118001",), 74.0, "M"),
         "A0004": (500.0, 5974, ("164889003",), 45.0, "M"),
         "E00001": (500.0, 5000, ("426783006",), None, "F"),

@@ -233,8 +233,8 @@ def test_an_address_where_nothing_listens_is_told_at_once(no_ray: pytest.MonkeyP
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             no_ray.setenv("RAY_ADDRESS", address)
             no_ray.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for a quarter of an hour"))
-            told = f"no Ray answers at RAY_ADDRESS={address} "
-            with pytest.raises(UnreachableRayError, match=told), session(RaySettings()):
+            message = f"no Ray answers at RAY_ADDRESS={address} "
+            with pytest.raises(UnreachableRayError, match=message), session(RaySettings()):
                 pass
     with listening("127.0.0.1") as port:
         refuse_silent_address(f"127.0.0.1:{port}", "cluster.address")

@@ -71,7 +71,7 @@ def test_a_run_that_version_0_1_began_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("objective.temperature=0.2", "objective.temperature: 0.1 before, 0.2 now"),
         ("objective.positive_mass=null", "objective.positive_mass: 0.5 before, None now"),
@@ -84,10 +84,10 @@ def test_a_run_that_version_0_1_began_goes_on() -> None:
         ("encoder.kernel=9", "encoder.kernel: 7 before, 9 now"),
     ],
 )
-def test_what_is_learnt_may_not_change_in_it_either(word: str, told: str) -> None:
+def test_what_is_learnt_may_not_change_in_it_either(word: str, message: str) -> None:
     with pytest.raises(TrainingError) as refused:
         check_same_run(run_spec_of(word), {"manifest_hash": "hash", "settings": OLDER})
-    assert f"({told})" in str(refused.value)
+    assert f"({message})" in str(refused.value)
 
 
 @pytest.mark.parametrize(

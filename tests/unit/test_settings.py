@@ -162,10 +162,10 @@ def test_older_names_mean_what_they_meant_and_say_so_once(
         found = pretrain(*older)
         pretrain(*older)
     assert found == pretrain(*newer)
-    (told,) = caplog.messages
+    (message,) = caplog.messages
     key = older[-1].partition("=")[0] if "beat_labels=aami" not in older[0] else "objective.beat_labels"
     key = key.rpartition(".")[0] if key.startswith("objective.views") else key
-    assert told.startswith((f"{key} is called ", f"{key}=")) and " now; the old name will go" in told
+    assert message.startswith((f"{key} is called ", f"{key}=")) and " now; the old name will go" in message
 
 
 def test_an_older_name_and_the_one_of_today_do_not_part() -> None:
@@ -174,9 +174,9 @@ def test_an_older_name_and_the_one_of_today_do_not_part() -> None:
     assert pretrain(*words).objective["beat_positives"] == "aami"
     assert pretrain(*reversed(words)).objective["beat_positives"] == "aami"
     for word, near in (("objective.pos_mas=0.5", "objective.positive_mass"), ("train.clip_norms=1", "train.max_grad")):
-        with pytest.raises(SettingsError, match=f"there is no setting '{word.partition('=')[0]}'") as told:
+        with pytest.raises(SettingsError, match=f"there is no setting '{word.partition('=')[0]}'") as caught:
             pretrain(word)
-        assert near not in str(told.value) or "did you mean" in str(told.value)
+        assert near not in str(caught.value) or "did you mean" in str(caught.value)
 
 
 @pytest.mark.parametrize(("older", "newer"), [("form", "loss"), ("pos_mass", "positive_mass")])
@@ -239,11 +239,11 @@ def test_a_recipe_with_another_objective_is_refused(words: list[str]) -> None:
 
 def test_no_recipe_is_a_word_too() -> None:
     assert pretrain("recipe=null") == pretrain()
-    for word, told in (
+    for word, message in (
         ("recipe=tiny", "there is no recipe 'tiny'"),
         ("objective=null", "there is no objective 'null'"),
     ):
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=message):
             pretrain(word)
 
 
@@ -329,14 +329,14 @@ def test_a_method_and_a_network_of_the_users_own(own_module: str, caplog: pytest
     result.loss.backward()
     torch.testing.assert_close(result.loss.detach(), result.means["loss"])
     assert made.encoder.conv.weight.grad is not None and made.encoder.embed_dim == 16
-    for word, told in (
+    for word, message in (
         ("objective.strenght=2", "did you mean 'objective.strength'"),
         ("objective.strength=-1", "objective.strength must be above 0"),
         ("objective.temperature=0.1", "there is no setting 'objective.temperature'"),
         ("encoder.width=wide", "encoder.width='wide' is not of type int"),
         ("encoder.kernel=3", "there is no setting 'encoder.kernel'"),
     ):
-        with pytest.raises(SettingsError, match=re.escape(told)):
+        with pytest.raises(SettingsError, match=re.escape(message)):
             pretrain(*names, word)
     with pytest.raises(SettingsError, match=r"is no subclass of beatray\.objectives\.objective\.Objective"):
         pretrain(f"objective.name={own_module}:Net")

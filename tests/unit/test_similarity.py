@@ -87,8 +87,8 @@ def test_power_50_shows_in_the_logs() -> None:
 def test_each_warning_is_told_once_and_embeddings_get_time() -> None:
     objective = {"name": "beat_ssl", "rhythm": "soft_1", "exponent": 1.0, "positive_mass": None}
     line = {"step": 0, "loss": None, "record/target_entropy": 0.99, "record/embedding_std": 0.01, "record/rows": 64.0}
-    told: set[str] = set()
-    assert ["exponent" in words for words in new_warnings(line, objective, 100, told)] == [True]
-    assert list(new_warnings(line, objective, 100, told)) == []
-    assert ["collapsed" in words for words in new_warnings(line | {"step": 11}, objective, 100, told)] == [True]
-    assert list(new_warnings(line | {"step": 12}, objective, 100, told)) == []
+    warned: set[str] = set()
+    assert ["exponent" in words for words in new_warnings(line, objective, 100, warned)] == [True]
+    assert list(new_warnings(line, objective, 100, warned)) == []
+    assert ["collapsed" in words for words in new_warnings(line | {"step": 11}, objective, 100, warned)] == [True]
+    assert list(new_warnings(line | {"step": 12}, objective, 100, warned)) == []

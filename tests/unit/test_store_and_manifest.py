@@ -110,7 +110,7 @@ def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("aws", "passes", "told"),
+    ("aws", "passes", "message"),
     [
         ("NETWORK_CONNECTION", True, "does not answer"),
         ("SLOW_DOWN", True, "does not answer"),
@@ -124,14 +124,14 @@ def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
         ("UNKNOWN (HTTP status 416)", False, None),
     ],
 )
-def test_what_an_object_store_refuses_is_told_apart(aws: str, passes: bool, told: str | None) -> None:
+def test_what_an_object_store_refuses_is_told_apart(aws: str, passes: bool, message: str | None) -> None:
     error = OSError(f"When reading key 'k' in bucket 'b': AWS Error {aws} during GetObject operation: text")
-    assert may_pass(error) == passes and is_remote_fault(error) == (told is not None)
+    assert may_pass(error) == passes and is_remote_fault(error) == (message is not None)
     explained = explain(error, "s3://b/k")
-    if told is None:
+    if message is None:
         assert explained is error  # it speaks of the file: the reader of the file judges
     else:
-        assert isinstance(explained, StoreError) and told in str(explained) and "s3://b/k" in str(explained)
+        assert isinstance(explained, StoreError) and message in str(explained) and "s3://b/k" in str(explained)
 
 
 def test_what_passes_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

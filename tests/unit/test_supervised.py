@@ -303,12 +303,12 @@ def test_rates_fall_layer_by_layer_from_the_head_down() -> None:
 
 def test_scores_leave_unknown_targets_out() -> None:
     output = np.array([[2.0, 0.0], [1.0, -1.0], [-1.0, 3.0], [-3.0, 9.0]])
-    told = scores_of("multilabel", output, np.array([[1, -1], [0, 1], [1, 0], [0, -1]]))
-    assert told == {"auroc": pytest.approx((0.75 + 0.0) / 2), "f1": pytest.approx((0.5 + 0.0) / 2)}
-    told = scores_of("numbers", output, np.array([[1.0, np.nan], [1.0, 1.0], [np.nan, 3.0], [-1.0, np.nan]]))
-    assert told["mae"] == pytest.approx((1.0 + 1.0) / 2)
-    told = scores_of("classes", output, np.array([0, 0, 1, -1]))
-    assert told == {"auroc": 1.0, "f1": 1.0, "accuracy": 1.0}
+    scores = scores_of("multilabel", output, np.array([[1, -1], [0, 1], [1, 0], [0, -1]]))
+    assert scores == {"auroc": pytest.approx((0.75 + 0.0) / 2), "f1": pytest.approx((0.5 + 0.0) / 2)}
+    scores = scores_of("numbers", output, np.array([[1.0, np.nan], [1.0, 1.0], [np.nan, 3.0], [-1.0, np.nan]]))
+    assert scores["mae"] == pytest.approx((1.0 + 1.0) / 2)
+    scores = scores_of("classes", output, np.array([0, 0, 1, -1]))
+    assert scores == {"auroc": 1.0, "f1": 1.0, "accuracy": 1.0}
 
 
 def test_the_best_has_most_of_its_score_or_least_of_the_error() -> None:

@@ -61,7 +61,7 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["sweep.only=[simclear]"], "sweep.only: there is no row simclear"),
         (["sweep.time_reference=simclear"], "sweep.time_reference: there is no row simclear"),
@@ -75,8 +75,8 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
         (["sweep.recipes=small"], "recipes must be one of tiny, full"),
     ],
 )
-def test_what_a_sweep_over_methods_cannot_be_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_what_a_sweep_over_methods_cannot_be_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         plan_from(["sweep=methods", "corpus=/c", TWO, *words])
 
 
@@ -116,15 +116,15 @@ def plan(drawn: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 
 def test_all_methods_have_the_same_time_and_the_warm_up_keeps_its_part(plan: SweepPlan) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     timed = Timed({"simclr": 0.5, "byol": 1.0})
-    made = budgeted(plan, told.append, timed)
+    made = budgeted(plan, lines.append, timed)
     assert timed.asked == ["byol", "simclr"], "one measurement for all seeds of a method; the reference is one of them"
     epochs = {trial.name: trial.settings.train.epochs for trial in made.trials}
     assert epochs == {"byol__seed-0": 60, "byol__seed-1": 60, "simclr__seed-0": 120, "simclr__seed-1": 120}
     assert {trial.settings.train.warmup_epochs / trial.settings.train.epochs for trial in made.trials} == {0.1}
     assert made.costs["simclr__seed-1"].step_s == 0.5
-    assert any("byol__seed-0: 60 epochs in 7 core-minutes" in line for line in told)
+    assert any("byol__seed-0: 60 epochs in 7 core-minutes" in line for line in lines)
     kept = json.loads((plan.folder.folder / COSTS).read_text())
     assert kept["reference"] == {"row": "simclr", "step": kept["trials"]["simclr__seed-0"]["step"]}
     assert kept["trials"]["byol__seed-1"]["epochs"] == 60 and kept["trials"]["byol__seed-1"]["core_minutes"] == 7

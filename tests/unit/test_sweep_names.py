@@ -52,7 +52,7 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("sweep.reduction_factor=nan", r"sweep\.reduction_factor must be a finite number"),
         ("sweep.reduction_factor=1", r"sweep\.reduction_factor must be above 1"),
@@ -64,8 +64,8 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
         ("sweep.grace_perod=3", r"did you mean 'sweep\.grace_period'"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key(word: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_what_cannot_work_is_refused_with_its_key(word: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         plan_from([*WORDS, "sweep.num_samples=4", word] if "num_samples" not in word else [*WORDS, word])
 
 
@@ -107,7 +107,7 @@ def test_names_and_their_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([*WORDS, "sweep.metric=validaton_loss"], "did you mean 'validation_loss'"),
         ([*WORDS, "sweep.metric=los"], "did you mean 'loss'"),
@@ -121,8 +121,8 @@ def test_names_and_their_parts() -> None:
         ([*EVALUATED, f"sweep.metric={F1}", "evaluate.protocols=[finetune]"], "no score of this evaluation"),
     ],
 )
-def test_a_metric_that_no_trial_has_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_a_metric_that_no_trial_has_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         plan_from([*words, "sweep.num_samples=2"])
 
 

@@ -108,7 +108,7 @@ def test_names_are_unique_folder_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"search": "gird"}, "search must be one of grid, random, asha"),
         ({"space": {"seed": []}}, r"sweep\.space\.seed is empty"),
@@ -126,13 +126,13 @@ def test_names_are_unique_folder_names() -> None:
         ({"search": "random", "num_samples": 5, "space": {"seed": [1, 2]}}, r"fewer than sweep\.num_samples=5"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         names(**settings)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
         ([], "which space.*ablation, asha, beat_targets, .*, splits, temperature"),
@@ -147,8 +147,8 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
         (["sweep.fixed.train.epochz=2", "sweep.space.seed=[1]"], "did you mean 'train.epochs'"),
     ],
 )
-def test_words_that_fit_nothing_are_answered_before_anything_starts(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_words_that_fit_nothing_are_answered_before_anything_starts(words: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         plan_from(words)
 
 
@@ -224,9 +224,9 @@ def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) ->
     assert {trial.settings.objective["beat_positives"] for trial in plan.trials} == {"same_record"}
 
 
-@pytest.mark.parametrize(("split", "told"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
-def test_there_are_ten_splits(split: int, told: str) -> None:
-    with pytest.raises(SettingsError, match=rf"corpus.fold_rotation must be {told}"):
+@pytest.mark.parametrize(("split", "message"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
+def test_there_are_ten_splits(split: int, message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"corpus.fold_rotation must be {message}"):
         plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.fold_rotation=[{split}]"])
 
 
@@ -278,9 +278,9 @@ def test_the_ranking_has_every_trial_the_best_first() -> None:
     assert rows[-1]["status"] == "failed" and rows[-1]["rank"] == ""
     table = json.loads(as_mlflow_table(RECORD))
     assert table["columns"][:2] == ["rank", "validation_loss"] and len(table["data"]) == 5
-    told = json.loads(as_json(RECORD))
-    assert told["trials"][0]["changes"] == {"train.learning_rate": 0.4}
-    assert told["trials"][0]["validation_loss"] == 1.0
+    listing = json.loads(as_json(RECORD))
+    assert listing["trials"][0]["changes"] == {"train.learning_rate": 0.4}
+    assert listing["trials"][0]["validation_loss"] == 1.0
 
 
 def test_the_record_is_on_disk_after_every_change(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_zip_gives_the_recordings_of_a_local_copy(server: str, place: str, mon
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
         ("whole/x.zip", "the server gives only whole files, not parts of them: download it"),
         ("missing/x.zip", r"no such archive on the server \(404\)"),
@@ -55,8 +55,8 @@ def test_a_zip_gives_the_recordings_of_a_local_copy(server: str, place: str, mon
     ],
 )
 @pytest.mark.parametrize("source", ["ptbxl", "files"])
-def test_what_is_refused(server: str, source: str, place: str, told: str) -> None:
-    with pytest.raises(CorpusError, match=told) as caught:
+def test_what_is_refused(server: str, source: str, place: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=message) as caught:
         list_items(IngestSettings({source: f"{server}/{place}"}, "out"))
     assert str(caught.value).count("\n") == 0 and str(caught.value).startswith(f"{source}: {server}/{place}: ")
 
