@@ -259,8 +259,8 @@ def test_one_ecg_from_two_data_sets_has_one_hash(data_dir: Path, ptbxl_dir: Path
 def test_wild_header_faults(data_dir: Path, tmp_path: Path) -> None:
     """What happens to four headers of an early Challenge release. No gain is guessed.
 
-    A gain that is wrong by five cannot be told from a small or a large heart by its size alone, so those two are read
-    as they claim; a gain that is wrong by two thousand leaves no signal.
+    A gain that is wrong by five cannot be distinguished from a small or a large heart by its size alone, so those two
+    are read as they claim; a gain that is wrong by two thousand leaves no signal.
     """
     folder = data_dir / "misc" / "bad_headers"
     tree = open_tree(str(folder))

@@ -3,7 +3,7 @@
 Run: PYTHONPATH=platform python tests/benchmarks/bench_weak_scaling.py [--records N] [--repeats N] [--rows N]
 
 Each repeat trains one epoch with one worker and one with two, each rank with one thread, from a corpus that is streamed
-(`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal tells
+(`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal shows
 them; the ratio is that of the rate of two workers to twice the rate of one. Beside it the physical limit: the same step
 on one batch in memory, in one process and in two at once that know nothing of each other. Two cores that share caches
 and memory are no twice one core, and two ranks share them with their readers and Ray as well: the CPU time of every

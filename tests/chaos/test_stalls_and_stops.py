@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 def test_a_stall_becomes_stacks_and_an_exit(sample_corpus: str, tmp_path: Path) -> None:
-    """One rank is frozen: the other dumps its stacks and leaves, and the user is told where they are."""
+    """One rank is frozen: the other dumps its stacks and leaves, and the message names where they are."""
     frozen: list[int] = []
 
     def freeze() -> bool:

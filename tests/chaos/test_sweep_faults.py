@@ -248,7 +248,7 @@ def title(pid: int) -> bytes:
         return b""
 
 
-def test_a_trial_that_cannot_work_is_told_and_the_others_finish(sample_corpus: str, tmp_path: Path) -> None:
+def test_a_trial_that_cannot_work_is_reported_and_the_others_finish(sample_corpus: str, tmp_path: Path) -> None:
     space = ("sweep.space.train.learning_rate=[0.001,1.0e+30,0.002]", "train.max_nonfinite=1")
     sweep = sweep_of(sample_corpus, tmp_path, *space, "train.epochs=4", "cluster.cpus=3")
     code, output = sweep.finish()

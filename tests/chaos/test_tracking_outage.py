@@ -83,7 +83,7 @@ def test_the_server_is_gone_while_training_goes_on(
     finally:
         server.kill()
     printed = capfd.readouterr()
-    assert 1 <= caplog.text.count("does not answer") <= outages, "told once an outage"
+    assert 1 <= caplog.text.count("does not answer") <= outages, "reported once an outage"
     written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     written |= {"printed": (printed.out + printed.err + caplog.text).encode()}
     assert len(written) > 20

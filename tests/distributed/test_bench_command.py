@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.ray
 
 
-def test_a_short_bench_tells_step_feed_loop_and_the_plain_loop(sample_corpus: str, tmp_path: Path) -> None:
+def test_a_short_bench_reports_step_feed_loop_and_the_plain_loop(sample_corpus: str, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     given = [f"corpus={sample_corpus}", "train.device=cpu", "train.batch_size=8"]
     words = [*given, "--seconds", "4", "--json", str(file)]

@@ -224,7 +224,7 @@ def test_damage_is_named(both: str, encoder: str, sample_corpus: str, tmp_path: 
     assert main(["embed", f"encoder={encoder}", f"corpus={corpus.location}", f"out={tmp_path / 'out'}"]) == 1
 
 
-def test_mistakes_are_told_before_anything_starts(
+def test_mistakes_are_reported_before_anything_starts(
     both: str, encoder: str, sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unfinished = tmp_path / "unfinished"

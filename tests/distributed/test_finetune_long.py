@@ -78,7 +78,7 @@ def test_thresholds_and_scores_are_of_recordings(long: tuple[Path, str], tmp_pat
             np.testing.assert_allclose(description["thresholds"], best_thresholds(truth, chance), rtol=1e-4)
 
 
-def test_a_refusal_tells_why_nobody_is_left_to_train_on(long: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_refusal_names_why_no_patient_is_left_to_train_on(long: tuple[Path, str], tmp_path: Path) -> None:
     """Every recording has two rows, so one row is no whole patient."""
     corpus = long[1]
     names = [f"files/r{number}" for number in range(RECORDINGS)]

@@ -18,7 +18,7 @@ from beatray.evaluate.metrics import best_thresholds, macro_auroc
 from beatray.finetune.finish import figures, is_made, make_model, trained_model
 from beatray.finetune.outputs import logits_of
 from beatray.finetune.prepare import assignment
-from beatray.models.calibration import Calibration, fitted
+from beatray.models.calibration import Calibration
 from beatray.models.model_folder import describe_model
 from beatray.train.launch import pretrain
 from beatray.train.loop import train
@@ -82,8 +82,8 @@ def test_thresholds_and_calibration_are_those_of_validation_alone(
     np.testing.assert_allclose(
         description["thresholds"], best_thresholds(truth > 0, calibration.probabilities(logits)), rtol=1e-6
     )
-    fitted = description["scores"]["validation"]["calibration"]
-    assert fitted["nll"] <= fitted["nll_before"]
+    of_model = description["scores"]["validation"]["calibration"]
+    assert of_model["nll"] <= of_model["nll_before"]
     records = description["records"]
     assert records == {"train": spec.rows, "validation": len(rows), "test": len(found.parts.test), "test_seen": 0}
     card = (Path(spec.run.location) / "model" / "README.md").read_text()

@@ -88,7 +88,7 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     there = pretrained.encoder.state_dict()
     assert not all(torch.equal(matrix, there[name]) for name, matrix in fresh.encoder.state_dict().items())
     assert (scratch.settings.objective["encoder_lr"], spec.settings.objective["encoder_lr"]) == (1.0, 0.1)
-    assert len(scratch.trained_on) < len(spec.trained_on)  # it has seen what teaches it, and nothing else
+    assert len(scratch.trained_on) < len(spec.trained_on)  # it has seen what it is trained on, and nothing else
     assert train(scratch, Ranks())
     assert make_model(scratch) == {}
     description = describe_model(scratch.run.location)  # tested on the same recordings: none

@@ -141,7 +141,7 @@ def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_
     refused = read_quarantine(Store(str(tmp_path / "c")), manifest)
     assert {row["item"] for row in refused} == {"2", "3", "4", "5", "6", "(not listed)"}
     assert all(row["detail"] for row in refused)
-    shutil.copy(ludb_dir / "data" / "2.dat", folder / "2.dat")  # mended: read again only when asked
+    shutil.copy(ludb_dir / "data" / "2.dat", folder / "2.dat")  # repaired: read again only when asked
     plan = IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c"))
     assert ingest(plan).manifest.number == 0
     repaired = ingest(replace(plan, retry_refused=True)).manifest
@@ -256,7 +256,7 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
 
 
 def test_progress_within_a_slice(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tasks tell reaches the driver: the slices that run, each once however often it was tried."""
+    """What tasks report reaches the driver: the slices that run, each once however often it was tried."""
     reader = ProgressReader(every_s=0.0)
     first, second = reader.reporter("a"), reader.reporter("b")
     for reporter, read in ((first, 20), (second, 5), (first, 3)):  # the first was tried again
@@ -272,7 +272,7 @@ def test_progress_within_a_slice(local_ray: None, tmp_path: Path, monkeypatch: p
     assert counts == sorted(counts) and counts[-1] == reports[-1].total == 4
 
 
-def test_a_slice_tells_how_far_it_is(tmp_path: Path) -> None:
+def test_a_slice_reports_its_progress(tmp_path: Path) -> None:
     reports: list[tuple[int, int]] = []
 
     class Recording:

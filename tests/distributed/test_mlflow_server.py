@@ -82,7 +82,7 @@ def write(journal: Journal, first: int, last: int, pause_s: float = 0.0) -> floa
 
 
 def assert_whole_and_once(server: MlflowServer, run_id: str | None, steps: int = STEPS) -> None:
-    """By the rows of the database file, and by what a client is told."""
+    """By the rows of the database file, and by what a client gets."""
     assert run_id is not None
     rows = server.rows(run_id)
     assert rows["train/loss"] == list(range(steps)) and rows["train/epoch"] == list(range(steps))
@@ -300,8 +300,8 @@ def test_a_server_with_a_login(
     with caplog.at_level(logging.WARNING):
         tracker = Tracker(tracking(locked_server.uri, folder, "locked")).__enter__()
         tracker.artifact(tmp_path / "note.txt")
-        wait_until(lambda: caplog.records, "a refusal is told")
-        time.sleep(1.0)  # ten times every_s: it is told once
+        wait_until(lambda: caplog.records, "a refusal is reported")
+        time.sleep(1.0)  # ten times every_s: it is reported once
         # A refusal is no outage: nobody waits an hour for it to pass.
         assert not tracker.finish("FINISHED", patience_s=3600)
     messages = [record.getMessage() for record in caplog.records]

@@ -139,7 +139,7 @@ def test_files_are_read_in_place_and_what_is_refused_is_listed(
     assert seen >= 3
 
 
-def test_mistakes_are_told_before_anything_starts(
+def test_mistakes_are_reported_before_anything_starts(
     models: dict[str, str], sample_corpus: str, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, corpus, out = f"model={models['a']}", f"corpus={sample_corpus}", f"out={tmp_path / 'out'}"

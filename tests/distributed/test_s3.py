@@ -143,7 +143,7 @@ def test_of_writers_in_the_same_moment_one_commits(place: Store) -> None:
 def test_a_dead_writers_claim_holds_nobody_up_for_ever(place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write(f"{TEMPORARY_PREFIX}m-dead", b"")
     assert place.names() == [] and place.clear_temporary() == 0  # it may be alive
-    time.sleep(2.1)  # S3 tells times in whole seconds
+    time.sleep(2.1)  # S3 gives times in whole seconds
     monkeypatch.setattr("beatray.storage.store.CLAIM_VALID_S", 1.0)
     place.create("m", b"mine")
     assert place.clear_temporary() == 1

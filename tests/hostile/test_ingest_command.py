@@ -44,7 +44,7 @@ def test_overwrite_removes_the_corpus_and_nothing_else(tmp_path: Path) -> None:
         remove_corpus(Store(str(folder)))
 
 
-def test_a_wrong_path_is_told_before_an_old_corpus_is_removed(
+def test_a_wrong_path_is_refused_before_an_old_corpus_is_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = tmp_path / "c"

@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_listed_is_one_refusal(tmp_path: Path) -> None:
         ("1: 2", "unknown key '1'"),
     ],
 )
-def test_slips_are_told_with_the_nearest_right_word(change: str, message: str) -> None:
+def test_slips_are_refused_with_the_nearest_right_name(change: str, message: str) -> None:
     with pytest.raises(RecordError) as caught:
         read_plan((PLAN + "files: '*.npy'\n" + change).encode())
     assert caught.value.reason is Reason.METADATA

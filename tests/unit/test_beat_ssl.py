@@ -210,7 +210,7 @@ def test_it_learns_to_tell_records_apart() -> None:
     assert collapse_warnings({key: float(value) for key, value in logs.items()}, Progress(29, 30)) == {}
 
 
-def test_the_embedding_learns_to_tell_measured_features() -> None:
+def test_the_embedding_learns_to_predict_measured_features() -> None:
     """The features of the first records follow from their signals: what is read of them grows with training."""
     batch = heartbeats(12)
     amplitude = batch["signal_uv"].float().abs().amax(-1)[:, :6] / 1000

@@ -58,7 +58,7 @@ def test_null_stays_null_and_home_is_home(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize(
     ("word", "meant"), [("encodr=tiny", "encoder"), ("objectve=byol", "objective"), ("copus=/c", "corpus")]
 )
-def test_a_misspelt_group_is_told_by_its_name(word: str, meant: str) -> None:
+def test_a_misspelt_group_is_refused_by_its_name(word: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=f"did you mean '{meant}'"):
         pretrain_settings(["corpus=/c", word])
 

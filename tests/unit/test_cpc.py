@@ -139,7 +139,7 @@ def test_a_signal_that_never_changes_is_guessed(negatives: str, expected: float)
     assert float(objective(views, Progress()).loss) == pytest.approx(math.log(expected), abs=1e-9)
 
 
-def test_one_hot_tokens_told_with_certainty_a() -> None:
+def test_one_hot_tokens_identified_with_certainty_a() -> None:
     """q_t = a z_{t+k}, tokens orthonormal, negatives never the positive: ln(1 + N e^-a)."""
     objective = built(crop_seconds=WIDTH * STRIDE / 500, n_negatives=5)
     objective.encoder.encode = lambda tokens, keep=None, valid=None: 2.5 * tokens.roll(-AHEAD, 1)  # type: ignore[assignment]

@@ -341,7 +341,7 @@ def test_tracking_servers_old_open_locked_dead_and_wrong(monkeypatch: pytest.Mon
 # The command
 
 
-def test_the_command_tells_all_and_exits_by_the_gravest(
+def test_the_command_reports_all_and_exits_by_the_gravest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [f"out={tmp_path}", "train.workers=1"]

@@ -1,4 +1,4 @@
-"""`beatray ingest explain` and `--dry-run`: every check told in order, nothing personal, nothing written, no Ray."""
+"""`beatray ingest explain` and `--dry-run`: every check in order, nothing personal, nothing written, no Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def explain(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_format_is_told_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_every_format_is_explained_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (tmp_path / name).write_bytes(FILES[name]())
     code, output = explain(capsys, tmp_path / name)
     lines = output.splitlines()
@@ -76,7 +76,7 @@ def test_a_refusal_names_the_reason_and_what_to_do(tmp_path: Path, capsys: pytes
     code, output = explain(capsys, tmp_path / "a.edf")
     assert code == 1
     assert output.splitlines()[-1] == f"refused: truncated. What to do: {REMEDIES[Reason.TRUNCATED]}"
-    assert "  refused truncated" in output and "  ok      leads" in output  # what was right until then is told, too
+    assert "  refused truncated" in output and "  ok      leads" in output  # what was right until then is reported, too
     (tmp_path / "flat.edf").write_bytes(made.edf(np.zeros((5000, 12), np.int64)))
     code, output = explain(capsys, tmp_path / "flat.edf")
     assert code == 1 and "refused: flat" in output
@@ -85,7 +85,7 @@ def test_a_refusal_names_the_reason_and_what_to_do(tmp_path: Path, capsys: pytes
     assert code == 1 and "looks like BDF" in output
 
 
-def test_a_fault_of_a_reader_is_told_without_a_traceback(
+def test_a_fault_of_a_reader_is_reported_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.edf").write_bytes(made.edf(COUNTS))

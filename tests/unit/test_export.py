@@ -185,7 +185,7 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
         assert words in card, words
     assert "/secret" not in card and "/secret" not in (out / "encoder.json").read_text()
     here = str(Path(beatray.__file__).parent).encode()
-    assert all(here not in file.read_bytes() for file in out.iterdir())  # nothing tells of the machine it was made on
+    assert all(here not in file.read_bytes() for file in out.iterdir())  # nothing shows the machine it was made on
     # the folder is an encoder like any other, and every file of it is hashed
     x_mv = recordings()[:2]
     with torch.no_grad():

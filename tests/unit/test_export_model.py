@@ -57,7 +57,7 @@ def test_programs_of_waves_give_the_waves_of_the_model(signal_uv: NDArray[np.int
         assert len(waves) > 5 and abs(runs - len(waves)) <= 1  # equal chances may fall to either side
 
 
-def test_the_command_tells_a_model_from_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_distinguishes_a_model_from_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made, out = made_model(tmp_path / "made", "multilabel"), tmp_path / "out"
     assert main(["export", made, "--out", str(out), "--no-onnx"]) == 0
     output, card = capsys.readouterr().out, (out / "README.md").read_text()

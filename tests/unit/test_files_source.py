@@ -102,7 +102,7 @@ def test_a_right_suffix_with_other_content_is_refused_by_name(folder: Path) -> N
         assert caught.value.reason is (Reason.METADATA if refused else Reason.HEADER)
 
 
-def test_nothing_there_is_told_with_what_is(tmp_path: Path) -> None:
+def test_nothing_there_is_reported_with_what_is(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(RecordError, match=r"no recording of a known format.*\.txt 1"):
         files.find(open_tree(str(tmp_path)))

@@ -186,7 +186,7 @@ def test_a_picture_of_each_hard_recording(rows: Rows) -> None:
 
 
 def test_windows_of_one_recording_are_no_group(rows: Rows, evaluation: Evaluation) -> None:
-    """Ten windows of one recording have no row, and what one patient alone has no width is told as unknown."""
+    """Ten windows of one recording have no row, and what one patient alone has no width is given as unknown."""
     part = evaluation.parts["classify"]
     ids = tuple(f"ptbxl/1#{n}" for n in range(N))
     windows = replace(rows, record_id=list(ids))

@@ -87,7 +87,7 @@ def test_structs_and_bytes_are_no_labels_and_no_ids(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("encode", [False, True])
-def test_text_that_is_no_utf8_is_told_with_its_column(tmp_path: Path, encode: bool) -> None:
+def test_text_that_is_no_utf8_is_refused_with_its_column(tmp_path: Path, encode: bool) -> None:
     raw = pa.array([b"M\xfcller", b"b", b"b"])
     text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
     table = table_of(tmp_path, name=text.dictionary_encode() if encode else text, ill=[True, False, None])

@@ -53,8 +53,12 @@ def test_each_kind_says_what_it_knows_and_nothing_else(models: dict[str, str], e
         if kind == "waves":
             assert found.waves is not None and one.waves == found.waves[1:2]
     per_lead = beatray.load_model(made_model(Path(models["waves"]) / "leads", "waves", leads="per_lead"))
-    found = per_lead.predict(ecgs[:1]).waves
-    assert found is not None and {wave.lead for wave in found[0]} <= set(LEADS) and len({w.lead for w in found[0]}) > 6
+    per_lead_waves = per_lead.predict(ecgs[:1]).waves
+    assert (
+        per_lead_waves is not None
+        and {wave.lead for wave in per_lead_waves[0]} <= set(LEADS)
+        and len({w.lead for w in per_lead_waves[0]}) > 6
+    )
 
 
 @pytest.mark.filterwarnings("ignore:at rate_hz=500 the hearts beat")

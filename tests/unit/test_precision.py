@@ -20,7 +20,7 @@ class OneWithout(Ranks):
         return False
 
 
-def test_the_processor_tells_what_it_can(tmp_path: Path) -> None:
+def test_the_processor_lists_what_it_can(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     for line, has in (
         ("flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16", True),

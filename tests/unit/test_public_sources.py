@@ -341,7 +341,7 @@ def test_code15_opens_a_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_every_corpus_of_the_challenge(data_dir: Path) -> None:
     """One or two published records of CPSC, CPSC-Extra, Georgia, PTB, PTB-XL and Chapman-Shaoxing-Ningbo.
 
-    None of INCART is at hand: its layout is proven on the PTB record, which is long as well.
+    None of INCART is at hand: its layout is tested on the PTB record, which is long as well.
     """
     tree = open_tree(str(data_dir / "misc" / "cinc2021_samples"))
     records = {item.name: only(cinc, tree, item) for item in cinc.find(tree)}

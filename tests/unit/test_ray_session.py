@@ -52,7 +52,7 @@ def listening(host: str) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("bound", "public"), [("127.0.0.1", False), ("127.0.0.9", False), ("0.0.0.0", True), ("::1", False), ("::", True)]
 )
-def test_sockets_tell_who_is_public(bound: str, public: bool) -> None:
+def test_sockets_show_who_is_public(bound: str, public: bool) -> None:
     with listening(bound) as port:
         assert listening_on(port) == [ipaddress.ip_address(bound)]
         assert is_public("127.0.0.1", port) is public
@@ -61,7 +61,7 @@ def test_sockets_tell_who_is_public(bound: str, public: bool) -> None:
 
 
 @linux
-def test_a_socket_for_both_families_is_told_by_its_ipv4_address() -> None:
+def test_a_socket_for_both_families_is_given_by_its_ipv4_address() -> None:
     with listening("::ffff:127.0.0.1") as port:
         assert listening_on(port) == [ipaddress.ip_address("127.0.0.1")]
         assert not is_public("127.0.0.1", port)
@@ -226,7 +226,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(no_ray: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_refused_at_once(no_ray: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]  # bound, and nobody listens

@@ -84,7 +84,7 @@ def test_power_50_shows_in_the_logs() -> None:
     assert float(sharpen(found)[2]) == pytest.approx(0.80, abs=2e-3)
 
 
-def test_each_warning_is_told_once_and_embeddings_get_time() -> None:
+def test_each_warning_is_given_once_and_embeddings_get_time() -> None:
     objective = {"name": "beat_ssl", "rhythm": "soft_1", "exponent": 1.0, "positive_mass": None}
     line = {"step": 0, "loss": None, "record/target_entropy": 0.99, "record/embedding_std": 0.01, "record/rows": 64.0}
     warned: set[str] = set()

@@ -153,7 +153,7 @@ def test_what_passes_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyP
     assert answers == []
 
 
-def test_a_place_proves_that_it_can_be_written(tmp_path: Path) -> None:
+def test_a_location_is_checked_to_be_writable(tmp_path: Path) -> None:
     Store(str(tmp_path / "new")).check_writable()
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").write_bytes(b"")

@@ -249,7 +249,7 @@ def test_validation_leaves_prototypes_and_queue_alone() -> None:
     objective.after_step(LATE)
     objective.eval()
     with torch.no_grad():
-        objective.prototypes *= 2.0  # not of unit length: nothing may mend it
+        objective.prototypes *= 2.0  # not of unit length: nothing may repair it
         before = {name: value.clone() for name, value in objective.state_dict().items()}
         objective(made(objective, epoch=1), LATE)
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())

@@ -287,7 +287,7 @@ def test_costs_are_multiples_of_the_reference(material: SweepMaterial) -> None:
     assert costs_csv(material).splitlines()[0].startswith("method,network,encoder parameters")
 
 
-def test_a_collapse_is_told_with_the_steps_at_which_it_held(material: SweepMaterial) -> None:
+def test_a_collapse_is_reported_with_the_steps_at_which_it_held(material: SweepMaterial) -> None:
     byol = next(method for method in material.results.methods if method.name == "byol")
     calm, collapsed = (watch(trial, material.journals[trial.trial]) for trial in byol.trials)
     assert calm == []

@@ -1,4 +1,4 @@
-"""The space of a sweep, its record and its ranking: what is tried, what it is called, what is refused, what is told."""
+"""The space of a sweep, its record and its ranking: trials, their names, what is refused, what is reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def names(**settings: Any) -> list[str]:
     return [point.name for point in points(build(SweepSettings, settings))]
 
 
-def test_a_grid_is_every_combination_and_names_tell_what_differs() -> None:
+def test_a_grid_is_every_combination_and_names_show_what_differs() -> None:
     space = {"objective.exponent": [1, 50], "train.learning_rate": [1e-3, 2e-3]}
     assert names(space=space) == [
         "exponent-1__learning_rate-0.001",
@@ -87,7 +87,7 @@ def test_draws_are_a_function_of_the_seed_and_more_of_them_keep_the_first() -> N
     assert 70 < below < 130, below
     assert {point.changes["objective.rhythm"] for point in many} == {"hard", "soft_1"}
     assert {type(point.changes["train.batch_size"]) for point in many} == {int}
-    for point in many:  # the name tells the exact value
+    for point in many:  # the name shows the exact value
         assert f"learning_rate-{point.changes['train.learning_rate']!r}" in point.name
         assert float(f"{point.changes['train.learning_rate']:.4g}") == point.changes["train.learning_rate"]
 

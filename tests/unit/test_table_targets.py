@@ -1,4 +1,4 @@
-"""A user's own table as targets of a model: what each column teaches, what is unknown, what is refused."""
+"""A user's own table as targets of a model: the targets of each column, what is unknown, what is refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_no_head_can_learn_is_refused(words: tuple[str, ...], message: str,
         targets_from(tmp_path, *words)
 
 
-def test_a_path_is_told_from_a_name() -> None:
+def test_a_path_is_distinguished_from_a_name() -> None:
     usual = ["encoder=random", "corpus=/c"]
     own = finetune_settings(
         [*usual, "labels=t.csv", "labels.targets.low=lvef < 40", "labels.types.a b=classes"]

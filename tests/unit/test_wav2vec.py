@@ -135,7 +135,7 @@ def test_a_padded_record_is_the_record_alone(half_rate: bool) -> None:
     assert torch.isfinite(encoder(x, torch.tensor([0, 1]))).all()
 
 
-def test_tokens_tell_their_places_by_their_neighbours() -> None:
+def test_tokens_encode_their_positions_by_their_neighbours() -> None:
     encoder = network()
     same = torch.ones(1, 30, 4, dtype=torch.float64)
     same[:, 12] = torch.tensor([1.0, 2.0, 0.0, -1.0])

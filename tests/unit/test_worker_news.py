@@ -26,7 +26,7 @@ class Dead(ActorDiedError):  # type: ignore[misc]
         return NODE_GONE
 
 
-def test_each_event_is_told_once_and_the_first_group_is_no_news(tmp_path: Path) -> None:
+def test_each_event_is_reported_once_and_the_first_group_not_at_all(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     note_group(run, 0, [("older", 1)])
     news = WorkerNews(run)  # of a start after that
