@@ -48,10 +48,10 @@ def written(folder: Path, content: str | bytes, name: str = "labels.csv") -> Pat
 
 
 def read(
-    table: Path | str, *words: str, index: pd.DataFrame | None = None, recipe: dict[str, Any] | None = None
+    table: Path | str, *overrides: str, index: pd.DataFrame | None = None, recipe: dict[str, Any] | None = None
 ) -> Labels:
     """The labels that a command line with these words reads."""
-    said, others = split_label_overrides([f"labels={table}", *words])
+    said, others = split_label_overrides([f"labels={table}", *overrides])
     assert not others
     return read_labels(label_settings(said), index_of() if index is None else index, recipe or {})
 

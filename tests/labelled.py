@@ -38,10 +38,10 @@ FILLED: dict[str, tuple[str, ...]] = {
 """Settings of an objective as they are once the labels of a corpus have filled them in."""
 
 
-def settings_for(kind: str, *words: str) -> PretrainSettings:
+def settings_for(kind: str, *overrides: str) -> PretrainSettings:
     """A small run of a kind of labels, with crops of 1.6 s."""
     usual = (*WORDS, *FILLED[kind], "+objective.augment.crop_seconds=1.6")
-    return pretrain_settings([*usual, *words])
+    return pretrain_settings([*usual, *overrides])
 
 
 def labelled_rows(kind: str, count: int = 8) -> tuple[Arrays, dict[str, Any]]:

@@ -78,8 +78,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
-        words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        run_spec = prepare_run(pretrain_settings(words))
+        overrides = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
+        run_spec = prepare_run(pretrain_settings(overrides))
         per_epoch = steps_per_epoch(run_spec.rows, asked.batch)
         world = asked.workers
         ranks = [Rank.remote(run_spec, rank, world, asked.epochs * per_epoch) for rank in range(world)]

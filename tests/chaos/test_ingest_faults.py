@@ -34,9 +34,9 @@ MAGIC_BYTES = 4  # "PAR1" at the start of a Parquet file, which nobody needs to 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     """`beatray ingest` of `PLAN` as a process group of its own."""
-    words = ["ingest", *WORDS, "--out", str(out), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
+    overrides = ["ingest", *WORDS, "--out", str(out), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
     return subprocess.Popen(
-        [sys.executable, "-m", "beatray", *words],
+        [sys.executable, "-m", "beatray", *overrides],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -112,8 +112,8 @@ def test_a_full_disk(local_ray: None, tmp_path: Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "said"
     disk.mkdir()
     folder.mkdir()
-    words = ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), sys.executable, *WORDS, str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
+    overrides = ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), sys.executable, *WORDS, str(folder)]
+    done = subprocess.run(overrides, capture_output=True, text=True, check=False, timeout=400)
     files = {path.name: path.read_text()[-1500:] for path in folder.iterdir() if path.is_file()}
     assert done.returncode == 0, (done.stderr, files)
     assert files["code"].strip() == "1" and "No space left on device: " in files["full"], files

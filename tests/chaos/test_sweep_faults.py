@@ -325,11 +325,11 @@ def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Se
         ONE_AT_A_TIME,
         "tracking.uri=null",
     )
-    place = Store(out).child("first")
+    folder = Store(out).child("first")
     sweep = Sweep(tmp_path, overrides, tmp_path / "said.txt")
 
     def statuses() -> list[str]:
-        record = read(place)
+        record = read(folder)
         return [trial.status for trial in record.trials] if record else []
 
     sweep.start()
@@ -338,7 +338,7 @@ def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Se
     code, output = sweep.finish()
     assert code == 0 and "2 of 3 trials to run" in output, output[-3000:]
     assert statuses() == ["finished"] * 3
-    assert place.size("ranking.csv") is not None and not place.exists(".tune")
+    assert folder.size("ranking.csv") is not None and not folder.exists(".tune")
     assert "nothing to do" in sweep.finish()[1]
 
 

@@ -68,9 +68,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         with (tmp_path_factory.mktemp("cluster") / "log").open("wb") as log:
-            for words in (head, worker):
+            for overrides in (head, worker):
                 processes.append(
-                    subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+                    subprocess.Popen(overrides, env=environment, stdout=log, stderr=log, start_new_session=True)
                 )
                 _wait_for(f"http://127.0.0.1:{dashboard}", len(processes), environment)
         yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment, temporary, hidden)
@@ -111,10 +111,10 @@ def _wait_for(dashboard: str, nodes: int, environment: dict[str, str]) -> None:
     raise AssertionError(f"node {nodes} did not come up")
 
 
-def doctor(cluster: Cluster, *words: str) -> tuple[int, list[dict[str, str]], str]:
+def doctor(cluster: Cluster, *overrides: str) -> tuple[int, list[dict[str, str]], str]:
     """Exit code, findings about the cluster, and all that was printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "beatray", "doctor", "--multi-node", "--json", *words],
+        [sys.executable, "-m", "beatray", "doctor", "--multi-node", "--json", *overrides],
         env={**cluster.environment, "RAY_ADDRESS": cluster.address},
         capture_output=True,
         text=True,
@@ -127,8 +127,8 @@ def doctor(cluster: Cluster, *words: str) -> tuple[int, list[dict[str, str]], st
 
 
 def test_two_nodes_that_work(cluster: Cluster, sample_corpus: str, tmp_path: Path) -> None:
-    places = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
-    code, found, printed = doctor(cluster, *places, "--seconds", "0.5")
+    paths = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
+    code, found, printed = doctor(cluster, *paths, "--seconds", "0.5")
     findings = [item["what"] for item in found]
     assert code == 0, printed
     assert {item["level"] for item in found} == {"ok"}, found

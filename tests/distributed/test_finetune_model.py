@@ -18,7 +18,7 @@ from beatray.evaluate.metrics import best_thresholds, macro_auroc
 from beatray.finetune.finish import figures, is_made, make_model, trained_model
 from beatray.finetune.outputs import logits_of
 from beatray.finetune.prepare import assignment
-from beatray.models.calibration import Calibration
+from beatray.models.calibration import Calibration, fitted
 from beatray.models.model_folder import describe_model
 from beatray.train.launch import pretrain
 from beatray.train.loop import train
@@ -95,11 +95,11 @@ def test_a_finished_run_without_its_checkpoints_is_left_alone(
 ) -> None:
     spec, run = made[0], Path(made[0].run.location)
     shutil.copytree(run, run.parent / "bare", ignore=shutil.ignore_patterns("checkpoints"))
-    words = (f"encoder={pretrained}", *VARIED)
-    bare = spec_of(sample_corpus, run.parent, "bare", *words)
+    overrides = (f"encoder={pretrained}", *VARIED)
+    bare = spec_of(sample_corpus, run.parent, "bare", *overrides)
     assert pretrain(bare).finished and make_model(bare) == make_model(spec)
     with pytest.raises(TrainingError, match="another objective or corpus"):
-        pretrain(spec_of(sample_corpus, run.parent, "bare", *words, "hidden=4"))
+        pretrain(spec_of(sample_corpus, run.parent, "bare", *overrides, "hidden=4"))
 
 
 def test_a_damaged_model_is_refused(made: tuple[RunSpec, dict[str, Any]], tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_waves_numbers_and_one_class_go_the_same_way(sample_corpus: str, tmp_pat
         "one": ("objective.one_class=true", "class_weights=balanced", "hidden=16"),
     }
     x_mv = open_corpus(sample_corpus).rows([0, 1]).signal_uv / 1000.0
-    for run, words in cases.items():
-        spec = spec_of(sample_corpus, tmp_path, run, *short, *words)
+    for run, overrides in cases.items():
+        spec = spec_of(sample_corpus, tmp_path, run, *short, *overrides)
         assert train(spec, Ranks())
         make_model(spec)
         description = describe_model(spec.run.location)

@@ -175,11 +175,11 @@ def test_the_same_signal_from_two_sources_shares_the_strictest_role(
 
 def test_rows_come_in_the_order_asked_for(sample_corpus: str) -> None:
     corpus = open_corpus(sample_corpus)
-    wanted = np.array([70, 3, 3, 119, 0])
-    rows = corpus.rows(wanted)
-    assert rows.record_id == corpus.index["record_id"].iloc[wanted].tolist()
+    expected = np.array([70, 3, 3, 119, 0])
+    rows = corpus.rows(expected)
+    assert rows.record_id == corpus.index["record_id"].iloc[expected].tolist()
     everything = corpus.rows()
-    assert np.array_equal(rows.signal_uv, everything.signal_uv[wanted])
+    assert np.array_equal(rows.signal_uv, everything.signal_uv[expected])
     assert len(rows.take([4, 1])) == 2 and rows.take([4]).record_id == rows.record_id[4:]
 
 
@@ -242,8 +242,8 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
     both = ingest(plan).manifest
     assert both.rows == 24
     refused = read_quarantine(Store(plan.out), both)
-    (said,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
-    assert said.startswith("location 2 of 2: 1 recordings are at another location of the source too")
+    (detail,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
+    assert detail.startswith("location 2 of 2: 1 recordings are at another location of the source too")
     assert ingest(plan).manifest.number == 0  # nothing is left to do
     grown = ingest(replace(plan, sources={"ptbxl": (a, b, c)})).manifest
     assert grown.number == 1 and grown.rows == 30

@@ -27,7 +27,7 @@ STEPS = 90
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A server that is not started yet."""
     made = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     yield made
@@ -35,8 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture
-def server(place: MlflowServer) -> MlflowServer:
-    return place if place.process is not None else place.start()
+def server(shared_server: MlflowServer) -> MlflowServer:
+    return shared_server if shared_server.process is not None else shared_server.start()
 
 
 @pytest.fixture(scope="module")
@@ -93,31 +93,31 @@ def assert_whole_and_once(server: MlflowServer, run_id: str | None, steps: int =
 
 
 def test_a_server_dead_at_the_end_gets_the_rest_later(
-    place: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shared_server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By `beatray track sync`, with all that a fresh process can know: the run folder."""
     folder = tmp_path / "run"
     journal = Journal(folder / "metrics.jsonl")
     journal.reopen(0)
     monkeypatch.setattr(track, "PATIENCE_S", 0.0)
-    place.kill()
-    tracker = Tracker(tracking(place.uri, folder, "later")).__enter__()
+    shared_server.kill()
+    tracker = Tracker(tracking(shared_server.uri, folder, "later")).__enter__()
     write(journal, 0, STEPS)
     tracker.metrics({"ludb_f1": 0.9})
     tracker.artifact(journal.path)
     assert not tracker.finish("FINISHED", patience_s=0.0)
     assert cli.main(["track", "sync", str(folder)]) == 1
-    place.start()
+    shared_server.start()
     for _ in range(2):
         assert cli.main(["track", "sync", str(folder)]) == 0
-        run_id = json.loads((folder / "tracking.json").read_text())["runs"][place.uri]["run_id"]
-        assert_whole_and_once(place, run_id)
-        run = place.client().get_run(run_id)
+        run_id = json.loads((folder / "tracking.json").read_text())["runs"][shared_server.uri]["run_id"]
+        assert_whole_and_once(shared_server, run_id)
+        run = shared_server.client().get_run(run_id)
         assert run.info.status == "FINISHED" and len(run.data.params) == 120 and run.data.metrics["ludb_f1"] == 0.9
-        assert place.rows(run_id)["ludb_f1"] == [0]
-        assert [item.path for item in place.client().list_artifacts(run_id)] == ["metrics.jsonl"]
+        assert shared_server.rows(run_id)["ludb_f1"] == [0]
+        assert [item.path for item in shared_server.client().list_artifacts(run_id)] == ["metrics.jsonl"]
     assert f"run {run_id}, FINISHED" in capsys.readouterr().out
-    _a_deleted_run_is_not_made_again(place, folder, run_id)
+    _a_deleted_run_is_not_made_again(shared_server, folder, run_id)
 
 
 def _a_deleted_run_is_not_made_again(server: MlflowServer, folder: Path, run_id: str) -> None:
@@ -183,10 +183,10 @@ threads = [threading.Thread(target=trial, args=(Path(name),)) for name in sys.ar
 def test_trials_side_by_side_below_one_parent(server: MlflowServer, tmp_path: Path) -> None:
     with Tracker(tracking(server.uri, tmp_path / "sweep", "of another name")) as parent:
         parent_id = parent.wait_for_run(60)
-        words = [sys.executable, "-c", TRIAL, str(Path(__file__).parent), server.uri, str(parent_id)]
+        command = [sys.executable, "-c", TRIAL, str(Path(__file__).parent), server.uri, str(parent_id)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         folders = [str(tmp_path / f"trial-{n}") for n in range(4)]
-        processes = [subprocess.Popen([*words, *two], env=environment) for two in (folders[:2], folders[2:])]
+        processes = [subprocess.Popen([*command, *two], env=environment) for two in (folders[:2], folders[2:])]
         assert [process.wait(240) for process in processes] == [0, 0]
     client = server.client()
     assert [e.name for e in client.search_experiments()].count("side by side") == 1
@@ -364,6 +364,6 @@ def test_a_login_appears_nowhere(
         if path.is_file() and path.name not in ("auth.ini", "auth.db"):  # where the server itself keeps its users
             written[str(path)] = path.read_bytes().decode("latin-1")
     assert len(written) > 5
-    for place, text in written.items():
+    for shared_server, text in written.items():
         for secret in (password, "geheim99", *secrets.values()):
-            assert secret not in text, f"{secret} stands in {place}"
+            assert secret not in text, f"{secret} stands in {shared_server}"

@@ -42,8 +42,8 @@ def test_it_learns_the_same_and_writes_the_same_down(runs: Path) -> None:
         )
         assert b["step_s"] > 0 and b["records_per_s"] > 0
     assert ids(runs, "at_once") == ids(runs, "late")
-    ours, theirs = weights(runs, "at_once"), weights(runs, "late")
-    assert all(ours[name].numpy() == pytest.approx(theirs[name].numpy(), rel=1e-5, abs=1e-7) for name in ours)
+    at_once, late = weights(runs, "at_once"), weights(runs, "late")
+    assert all(at_once[name].numpy() == pytest.approx(late[name].numpy(), rel=1e-5, abs=1e-7) for name in at_once)
 
 
 def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str) -> None:
@@ -54,10 +54,10 @@ def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str)
 
 
 def test_a_checkpoint_due_by_time_is_of_the_step_it_says(runs: Path, sample_corpus: str) -> None:
-    words = (*LATE, "checkpoint.every_minutes=1e-9", "checkpoint.keep=100")
-    assert not train_here(sample_corpus, runs, "often", *words, "train.stop_after_steps=5")
+    overrides = (*LATE, "checkpoint.every_minutes=1e-9", "checkpoint.keep=100")
+    assert not train_here(sample_corpus, runs, "often", *overrides, "train.stop_after_steps=5")
     assert len(checkpoints.names(Store(str(runs / "often")))) == 5
-    assert train_here(sample_corpus, runs, "often", *words)
+    assert train_here(sample_corpus, runs, "often", *overrides)
     assert losses(runs, "often") == losses(runs, "late") and same_weights(runs, "often", "late")
 
 

@@ -29,10 +29,10 @@ QUICK = [
 @pytest.fixture(scope="module")
 def run(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reported")
-    words = ("train.workers=1", "train.epochs=2", *QUICK[-2:])
-    run_spec = run_spec_of(sample_corpus, out, "one", *words)
+    overrides = ("train.workers=1", "train.epochs=2", *QUICK[-2:])
+    run_spec = run_spec_of(sample_corpus, out, "one", *overrides)
     run_spec.run.write(SETTINGS, yaml.safe_dump(shown_settings(run_spec.settings)).encode())  # as a start leaves them
-    assert train_here(sample_corpus, out, "one", *words)
+    assert train_here(sample_corpus, out, "one", *overrides)
     return out / "one"
 
 
@@ -47,8 +47,8 @@ def test_a_run_that_was_not_evaluated_shows_how_it_learned(run: Path, capsys: py
 def test_its_evaluation_is_found_and_its_errors_are_shown(
     run: Path, sample_corpus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"run={run}", f"corpus={sample_corpus}", f"out={run / 'evaluation'}", *QUICK]
-    evaluate.run(evaluate.settings_from(words))
+    overrides = [f"run={run}", f"corpus={sample_corpus}", f"out={run / 'evaluation'}", *QUICK]
+    evaluate.run(evaluate.settings_from(overrides))
     capsys.readouterr()
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "report.html").read_text()
@@ -79,10 +79,10 @@ def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsy
 
 
 def test_what_is_no_run_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
+    for overrides, message in (
         ([str(tmp_path)], "holds neither sweep.json nor settings.yaml"),
         ([str(run), "--against", "simclr"], "--against is for the report of a sweep"),
         ([str(run), "--results", str(tmp_path / "no.json")], "no.json: there is no such file"),
     ):
-        assert main(["report", *words]) == 2
-        assert said in capsys.readouterr().err
+        assert main(["report", *overrides]) == 2
+        assert message in capsys.readouterr().err

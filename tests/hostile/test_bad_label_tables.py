@@ -116,13 +116,13 @@ def test_places_that_hold_no_table(tmp_path: Path, capsys: pytest.CaptureFixture
         read(tmp_path / "none.csv")
     with pytest.raises(LabelError, match="is a folder"):
         read(tmp_path)
-    for words, message in (
+    for overrides, message in (
         (["corpus=/c"], "which table?"),
         (["labels.csv"], "for which corpus?"),
         (["a.csv", "b.csv", "corpus=/c"], "one table at a time"),
         (["a.csv", "corpus=/c", "labels.kye=x"], "did you mean 'key'"),
     ):
-        assert main(["labels", "check", *words]) == 2
+        assert main(["labels", "check", *overrides]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
 

@@ -56,7 +56,7 @@ def test_a_wrong_path_is_refused_before_an_old_corpus_is_removed(
 
 
 @pytest.mark.parametrize(
-    ("words", "out", "message"),
+    ("overrides", "out", "message"),
     [
         (["wfdb="], "c", "wfdb= is empty"),
         (["wfdb=data"], "", "--out is empty"),
@@ -67,9 +67,9 @@ def test_a_wrong_path_is_refused_before_an_old_corpus_is_removed(
         ([], "c", "name at least one source"),
     ],
 )
-def test_words_that_would_surprise_are_refused(words: list[str], out: str, message: str) -> None:
+def test_words_that_would_surprise_are_refused(overrides: list[str], out: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        settings_from(words, out)
+        settings_from(overrides, out)
 
 
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_damaged_plain_tar_is_not_a_shorter_one(ludb_dir: Path, tmp_path: Path
 
 def test_faults_of_the_disk_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for words in (["corpus", "show"], ["corpus", "verify"], ["corpus", "refused"]):
-        assert main([*words, str(tmp_path / "file")]) == 1
+    for overrides in (["corpus", "show"], ["corpus", "verify"], ["corpus", "refused"]):
+        assert main([*overrides, str(tmp_path / "file")]) == 1
         error = capsys.readouterr().err
         assert error.startswith("beatray corpus:") and error.count("\n") == 1

@@ -259,7 +259,7 @@ def test_uniform_targets_are_told() -> None:
 
 
 def test_wrong_settings_say_what_is_right() -> None:
-    for settings, words in (
+    for settings, overrides in (
         ({"exponant": 50}, "did you mean 'exponent'"),
         ({"augment": {"angel_deg": 4}}, "did you mean 'angle_deg'"),
         ({"rhythm": "soft"}, "objective.rhythm=.soft. is not one of"),
@@ -270,7 +270,7 @@ def test_wrong_settings_say_what_is_right() -> None:
         ({"augment": {"mode": "project", "transform": "kors"}}, "mode=residual"),
         ({"augment": {"crop_seconds": 0.01}}, "crop_seconds"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=overrides):
             build(settings)
     with pytest.raises(ValueError, match="did you mean 'beat_ssl'"):
         build_objective("beatssl", build_encoder("tiny"), {})

@@ -216,9 +216,9 @@ def test_a_report_has_every_row_and_says_what_is_left_out(corpus: str, tmp_path:
 
 @pytest.mark.parametrize("recipe", ["beat_ssl", "jepa", "cpc", "swav_tiny", "s4_data2vec_tiny"])
 def test_settings_without_hydra_are_those_with_it(recipe: str) -> None:
-    words = {"train.batch_size": 32, "train.precision": "bf16"}
-    said = [f"recipe={recipe}", *(f"{key}={value}" for key, value in words.items())]
-    assert recipe_settings(recipe, words) == pretrain_settings(said)
+    overrides = {"train.batch_size": 32, "train.precision": "bf16"}
+    said = [f"recipe={recipe}", *(f"{key}={value}" for key, value in overrides.items())]
+    assert recipe_settings(recipe, overrides) == pretrain_settings(said)
 
 
 def test_a_network_of_another_file_takes_the_place_of_the_recipes() -> None:
@@ -235,12 +235,12 @@ def test_what_is_measured_unless_something_is_chosen() -> None:
 
 
 def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, message in (
+    for overrides, message in (
         (["train.batchsize=32"], "did you mean 'train.batch_size'?"),
         (["--json", str(tmp_path / "no" / "bench.json")], "there is no such folder"),
         (["--seconds", "0"], "--seconds must be above 0"),
     ):
-        assert main(["bench", *words]) == 2
+        assert main(["bench", *overrides]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith("beatray bench: ") and message in error
 

@@ -95,8 +95,8 @@ def test_the_committed_command_made_them(sample_corpus: str, tmp_path: Path) -> 
     assert made["objective"] == json.loads(json.dumps(settings.objective))
     assert describe_model(WAVES)["objective"]["labels"] == "waves"
 
-    words = [*bundled_weights.PRETRAINING, "train.precision=fp32", "train.epochs=1", "train.stop_after_steps=2"]
-    train_here(sample_corpus, tmp_path, "piece", *words)
+    overrides = [*bundled_weights.PRETRAINING, "train.precision=fp32", "train.epochs=1", "train.stop_after_steps=2"]
+    train_here(sample_corpus, tmp_path, "piece", *overrides)
     assert losses(tmp_path, "piece") == pytest.approx(PIECE, rel=1e-4)
 
 

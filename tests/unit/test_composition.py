@@ -16,10 +16,10 @@ WORDS_OF_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("words", WORDS_OF_VALUES, ids=" ".join)
-def test_values_laid_over_a_composition_are_what_hydra_composes(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("overrides", WORDS_OF_VALUES, ids=" ".join)
+def test_values_laid_over_a_composition_are_what_hydra_composes(overrides: tuple[str, ...]) -> None:
     chosen, folder = ("encoder=tiny", "train=small"), str(config.config_folder())
-    forced = tuple(f"++{word}" for word in words)
+    forced = tuple(f"++{override}" for override in overrides)
     laid = config._laid_over(config._by_hydra("pretrain", chosen, folder), forced)
     assert laid is not None
     whole = config._by_hydra("pretrain", (*chosen, *forced), folder)
@@ -27,6 +27,6 @@ def test_values_laid_over_a_composition_are_what_hydra_composes(words: tuple[str
     assert laid != config._by_hydra("pretrain", chosen, folder)  # what is kept stays as it was
 
 
-@pytest.mark.parametrize("word", ["~train.epochs", "+train.epochs=3", "++train.epochs=1,2", "++train.epochs=["])
-def test_other_overrides_are_left_to_hydra(word: str) -> None:
-    assert config._laid_over(config._by_hydra("pretrain", (), str(config.config_folder())), (word,)) is None
+@pytest.mark.parametrize("override", ["~train.epochs", "+train.epochs=3", "++train.epochs=1,2", "++train.epochs=["])
+def test_other_overrides_are_left_to_hydra(override: str) -> None:
+    assert config._laid_over(config._by_hydra("pretrain", (), str(config.config_folder())), (override,)) is None

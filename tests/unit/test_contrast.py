@@ -205,7 +205,7 @@ def test_a_warning_names_the_setting_to_change(settings: dict[str, Any], named: 
     level = "record" if "rhythm" in settings else "beat"
     key = f"{level}/target_entropy"
     warning = BeatSsl.warnings(BeatSslSettings(**settings), {key: 0.97}, Progress())[key]
-    assert all(words in warning for words in named), warning
+    assert all(text in warning for text in named), warning
     assert ("positive_mass" in warning) == (not settings.get("positive_mass", 1))
 
 

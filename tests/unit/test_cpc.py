@@ -83,9 +83,9 @@ def test_independent_negatives_against_the_loop() -> None:
     objective = built(negatives="iid")
     result, views = stepped(objective)
     z, (q,) = z_and_q(objective, views)
-    wanted = np.arange(TOKENS) + AHEAD
-    positions = (wanted[None, :, None] + views["distances_forward"].numpy()) % TOKENS
-    assert (positions != (wanted % TOKENS)[None, :, None]).all()  # never the positive
+    target = np.arange(TOKENS) + AHEAD
+    positions = (target[None, :, None] + views["distances_forward"].numpy()) % TOKENS
+    assert (positions != (target % TOKENS)[None, :, None]).all()  # never the positive
     expected = cpc_loss_iid(z, q, AHEAD, positions[:, : TOKENS - AHEAD])
     assert float(result.loss.detach()) == pytest.approx(expected, abs=1e-9)
 

@@ -80,8 +80,8 @@ def test_formats_are_recognised_by_content_whatever_their_name(tmp_path: Path, n
 
 
 def test_registry_is_complete() -> None:
-    wanted = {"DICOM", "SCP-ECG", "HL7 aECG", "Philips XML", "Schiller XML", "MUSE XML", "EDF", "WFDB"}
-    assert set(FORMATS) == wanted
+    formats = {"DICOM", "SCP-ECG", "HL7 aECG", "Philips XML", "Schiller XML", "MUSE XML", "EDF", "WFDB"}
+    assert set(FORMATS) == formats
     assert all(entry.name == name and entry.suffixes for name, entry in FORMATS.items())
 
 

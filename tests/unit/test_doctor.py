@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 
-def settings(*words: str) -> PretrainSettings:
-    return pretrain_settings(list(words))
+def settings(*overrides: str) -> PretrainSettings:
+    return pretrain_settings(list(overrides))
 
 
 def level(findings: list[Finding] | Finding) -> str:
@@ -167,8 +167,8 @@ def test_a_port_held_by_something_else() -> None:
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     port = server.server_address[1]
     held_by = ray_state.holders(port)
-    ours = Path("/proc/self/cmdline").read_text().split("\0")[0]
-    assert held_by and any(ours in line for line in held_by)
+    title = Path("/proc/self/cmdline").read_text().split("\0")[0]
+    assert held_by and any(title in line for line in held_by)
     assert level(ray_state.check_port(port, "a test", held_by)) == "warn"
     server.server_close()
     assert ray_state.holders(port) == []
@@ -197,8 +197,8 @@ def test_a_cluster_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_pat
     for form in (address, f"ray://{address}"):
         assert "does not answer" in text_of(ray_state.check_cluster_address(form))
     assert ray_state.check_cluster_address("auto") == ray_state.check_cluster_address(None) == []
-    words = [f"cluster.address={address}", f"out={tmp_path}", "tracking.uri=null"]
-    assert cli.main(["doctor", "--multi-node", *words]) == 1  # Ray is not even asked
+    overrides = [f"cluster.address={address}", f"out={tmp_path}", "tracking.uri=null"]
+    assert cli.main(["doctor", "--multi-node", *overrides]) == 1  # Ray is not even asked
     assert "1 failures" in capsys.readouterr().out
 
 
@@ -344,16 +344,16 @@ def test_tracking_servers_old_open_locked_dead_and_wrong(monkeypatch: pytest.Mon
 def test_the_command_reports_all_and_exits_by_the_gravest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"out={tmp_path}", "train.workers=1"]
-    assert cli.main(["doctor", *words, "--json"]) == 0
+    overrides = [f"out={tmp_path}", "train.workers=1"]
+    assert cli.main(["doctor", *overrides, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {item["subject"] for item in found} == set(checks.CHECKS)
     assert set(found[0]) == {"subject", "level", "what", "remedy"}
-    assert cli.main(["doctor", "finetune", "encoder=random", "labels=rhythm", *words, "--json"]) == 0
+    assert cli.main(["doctor", "finetune", "encoder=random", "labels=rhythm", *overrides, "--json"]) == 0
     assert {item["subject"] for item in json.loads(capsys.readouterr().out)} == set(checks.CHECKS)
     with answering({"/version": (200, "2.9.0")}) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//user:geheim99@"))
-        assert cli.main(["doctor", *words]) == 1
+        assert cli.main(["doctor", *overrides]) == 1
     printed = capsys.readouterr().out
     assert "fail  tracking  the tracking server" in printed and "1 failures" in printed
     assert "geheim99" not in printed

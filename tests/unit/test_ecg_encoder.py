@@ -124,7 +124,7 @@ def test_leads_and_samples_that_were_not_recorded(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda x: x[:, :8], r"recording 0 has 8 leads; twelve are needed, in the order I II III"),
         (lambda x: x.transpose(0, 2, 1), r"the leads must come first. Give its transpose"),

@@ -64,12 +64,12 @@ def test_a_reader_finds_what_it_would_have_computed(
     tasks = parts(rows, ASKED, tmp_path)
     outputs = Outputs(tmp_path / "kept", "corpus", tasks, ASKED)
     sources = [source_of(encoder, 3), source_of(encoder.random(), 3)]
-    wanted = [(t, c, s) for t in tasks for c in ("clean", "noise 3", "2 leads") for s in sources]
-    for piece in outputs.missing(wanted):
+    needed = [(t, c, s) for t in tasks for c in ("clean", "noise 3", "2 leads") for s in sources]
+    for piece in outputs.missing(needed):
         outputs.compute(piece)
-    assert outputs.missing(wanted) == []
+    assert outputs.missing(needed) == []
     positions = {name: i for i, name in enumerate(rows.record_id)}
-    for task, condition, source in wanted:
+    for task, condition, source in needed:
         data = tasks[task]
         chosen = np.array(
             [
@@ -182,6 +182,6 @@ def test_other_weights_have_files_of_their_own(rows: Rows, encoder: EncoderSpec,
 def test_measured_features_and_fine_tuning_read_no_outputs(encoder: EncoderSpec) -> None:
     units = plan(("segment", "classify"), [encoder], replace(ASKED, protocols=("linear_probe", "finetune")))
     for unit in units:
-        wanted = read_by(unit, ASKED)
-        assert bool(wanted) == (unit.spec is not None and unit.protocol != "finetune")
-        assert len(wanted) in (0, 3 if unit.variant in ("pretrained", "random") else 1)
+        needed = read_by(unit, ASKED)
+        assert bool(needed) == (unit.spec is not None and unit.protocol != "finetune")
+        assert len(needed) in (0, 3 if unit.variant in ("pretrained", "random") else 1)

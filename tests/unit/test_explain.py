@@ -33,8 +33,8 @@ FILES = {
 CHECKS = ("format", "leads", "gaps", "age and sex", "amplitudes", "windows", "quality", "R-peaks")
 
 
-def explain(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
-    code = main(["ingest", "explain", *map(str, words)])
+def explain(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str]:
+    code = main(["ingest", "explain", *map(str, args)])
     return code, capsys.readouterr().out
 
 
@@ -46,8 +46,8 @@ def test_every_format_is_explained_to_its_end(tmp_path: Path, capsys: pytest.Cap
     assert code == 0 and lines[-1] == "would be kept as 1 row"
     assert all(line.startswith("  ok ") for line in lines[1:-1])
     checks = [line[10:30].strip() for line in lines[1:-1]]
-    places = [next(k for k, check in enumerate(checks) if check.startswith(what)) for what in CHECKS]
-    assert places == sorted(places) and places[0] == 0
+    positions = [next(k for k, check in enumerate(checks) if check.startswith(what)) for what in CHECKS]
+    assert positions == sorted(positions) and positions[0] == 0
     assert (
         "recognised by its content" in lines[1] and "I II III aVR aVL aVF V1 V2 V3 V4 V5 V6" in output
     ) or "V1 V2 V3" in output
@@ -64,8 +64,8 @@ def test_wfdb_and_members_of_folders_and_archives(tmp_path: Path, capsys: pytest
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
         for path in (tmp_path / "set").iterdir():
             packed.write(path, f"deep/{path.name}")
-    for place, member in ((tmp_path / "set", "r.hea"), (tmp_path / "set.zip", "deep/r.hea")):
-        code, output = explain(capsys, place, member)
+    for path, member in ((tmp_path / "set", "r.hea"), (tmp_path / "set.zip", "deep/r.hea")):
+        code, output = explain(capsys, path, member)
         assert code == 0 and output.splitlines()[1:] == plain.splitlines()[1:]
     assert main(["ingest", "explain", str(tmp_path / "set.zip")]) == 2
     assert "holds 2 files; name one" in capsys.readouterr().err
@@ -98,10 +98,10 @@ def test_a_fault_of_a_reader_is_reported_without_a_traceback(
     assert code == 1 and "reader_fault" in output and made.PERSON["name"] not in output
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b", "c"], ["nowhere.dcm"], [""]])
-def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ingest", "explain", *words]) == 2
-    assert "explain" in capsys.readouterr().err or words == ["nowhere.dcm"]
+@pytest.mark.parametrize("args", [[], ["a", "b", "c"], ["nowhere.dcm"], [""]])
+def test_wrong_words(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ingest", "explain", *args]) == 2
+    assert "explain" in capsys.readouterr().err or args == ["nowhere.dcm"]
 
 
 def test_every_reason_has_a_remedy() -> None:
@@ -151,8 +151,8 @@ def test_dry_run_knows_what_the_corpus_knows(tmp_path: Path, capsys: pytest.Capt
     assert "manifest 0" in output and "known       1 in the corpus or refused before; 1 would be read" in output
     assert "(WFDB 2)" in output
     (tmp_path / "id-key").write_bytes(b"0123456789abcdef")
-    words = ["ingest", f"wfdb={root}", "--out", str(out), "--dry-run", "--id-key-file", str(tmp_path / "id-key")]
-    assert main(words) == 1
+    args = ["ingest", f"wfdb={root}", "--out", str(out), "--dry-run", "--id-key-file", str(tmp_path / "id-key")]
+    assert main(args) == 1
     assert "without an id key" in capsys.readouterr().err
 
 

@@ -171,7 +171,7 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "beatray" and "beat_ssl" in front["tags"]
-    for words in (
+    for overrides in (
         "| ludb | 120 | ODC-By 1.0 |",
         "| ptbxl | 1,302 | CC BY 4.0 |",
         "ab" * 32,
@@ -182,7 +182,7 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "f_c = 0.5 Hz",
         "test_folds",
     ):
-        assert words in card, words
+        assert overrides in card, overrides
     assert "/secret" not in card and "/secret" not in (out / "encoder.json").read_text()
     here = str(Path(beatray.__file__).parent).encode()
     assert all(here not in file.read_bytes() for file in out.iterdir())  # nothing shows the machine it was made on

@@ -131,8 +131,8 @@ def test_first_bytes_of_files_in_every_kind_of_tree(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / name, mode) as tar:  # type: ignore[call-overload]
             tar.add(tmp_path / "in" / "deep" / "x", "deep/x")
             tar.add(tmp_path / "in" / "empty", "empty")
-    for place in ("in", "a.zip", "a.tar", "a.tar.gz"):
-        tree: Tree = open_tree(str(tmp_path / place))
+    for archive in ("in", "a.zip", "a.tar", "a.tar.gz"):
+        tree: Tree = open_tree(str(tmp_path / archive))
         assert tree.head("deep/x", 100) == data[:100]
         assert tree.head("deep/x", 10**6) == data
         assert tree.head("empty", 10) == b""

@@ -169,10 +169,10 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(3)
     features = (draw.normal(size=(40, 7)) * 10.0 ** np.arange(7)).astype(np.float32)
     features[:, 6] = 4.0  # a feature that says nothing
-    train, wanted = np.arange(30), np.array([33, 38])
-    found, cosines = nearest(features, train, wanted, 3)
+    train, tested = np.arange(30), np.array([33, 38])
+    found, cosines = nearest(features, train, tested, 3)
     scaled = StandardScaler().fit(features[train]).transform(features)
-    distance, position = NearestNeighbors(n_neighbors=3, metric="cosine").fit(scaled[train]).kneighbors(scaled[wanted])
+    distance, position = NearestNeighbors(n_neighbors=3, metric="cosine").fit(scaled[train]).kneighbors(scaled[tested])
     assert np.array_equal(found, train[position]) and np.allclose(1 - cosines, distance, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "named"),
+    ("command", "overrides", "named"),
     [
         ("pretrain", ["corpus=corpus/", "out=/shared/runs"], "corpus=corpus/ is relative"),
         ("pretrain", ["corpus=/shared/corpus"], "out= is not set"),
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_relative_places_are_refused_by_name(
-    command: str, words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+    command: str, overrides: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command, words) == 2
+    assert main(command, overrides) == 2
     error = capsys.readouterr().err
     assert named in error and "absolute path" in error
 

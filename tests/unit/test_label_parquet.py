@@ -78,12 +78,12 @@ def test_structs_and_bytes_are_no_labels_and_no_ids(tmp_path: Path, kind: str) -
     assert [column.name for column in found.targets] == ["ill"]
     (left,) = found.left_out
     assert left.name == "odd" and left.why == f"its values are {kind}, neither text nor numbers"
-    for words in (("labels.columns=[odd]",), ("labels.types.odd=classes", "labels.columns=[odd]")):
+    for overrides in (("labels.columns=[odd]",), ("labels.types.odd=classes", "labels.columns=[odd]")):
         with pytest.raises(LabelError, match="column 'odd' is no label: its values are"):
-            read(tmp_path / "t.parquet", *words)
-    for word in ("key", "patient"):
-        with pytest.raises(LabelError, match=f"column 'odd' is read as ids.*write them as text.*labels.{word}=COLUMN"):
-            read(tmp_path / "t.parquet", f"labels.{word}=odd")
+            read(tmp_path / "t.parquet", *overrides)
+    for key in ("key", "patient"):
+        with pytest.raises(LabelError, match=f"column 'odd' is read as ids.*write them as text.*labels.{key}=COLUMN"):
+            read(tmp_path / "t.parquet", f"labels.{key}=odd")
 
 
 @pytest.mark.parametrize("encode", [False, True])

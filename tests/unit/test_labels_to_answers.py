@@ -44,11 +44,11 @@ def test_platt_is_the_minimum_of_the_smoothed_likelihood() -> None:
     found = fitted("multilabel", logits, truth)
     known = truth[:, 1] >= 0
     z, y = logits[known, 1], truth[known, 1] > 0
-    wanted = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
+    expected = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
 
     def lost(at: np.ndarray) -> float:
         chance = expit(at[0] * z + at[1])
-        return float(-(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance)).sum())
+        return float(-(expected * np.log(chance) + (1 - expected) * np.log(1 - chance)).sum())
 
     best = minimize(lost, [0.1, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
     assert (found.slope[1], found.offset[1]) == pytest.approx(tuple(best.x), abs=1e-5)
@@ -75,8 +75,8 @@ def test_of_several_windows_the_means_of_recordings_are_calibrated(kind: str) ->
         if kind == "classes":
             return float(-np.log(chance[known, truth[known]]).sum())
         positives, negatives = (truth == 1).sum(0), (truth == 0).sum(0)
-        wanted = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-        return float(-(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance))[known].sum())
+        expected = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        return float(-(expected * np.log(chance) + (1 - expected) * np.log(1 - chance))[known].sum())
 
     best = lost(found)
     for step in (1.01, 0.99):

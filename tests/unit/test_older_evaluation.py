@@ -65,8 +65,8 @@ def test_a_task_and_a_protocol_of_before_are_one_of_today() -> None:
         "knn": {("classify", "knn")},
         "finetune": {("segment", "finetune"), ("classify", "finetune")},
     }
-    for word, wanted in old.items():
-        assert pairs(tuple(protocols_today([word]))) == wanted
+    for override, expected in old.items():
+        assert pairs(tuple(protocols_today([override]))) == expected
     assert pairs(tuple(protocols_today(old))) == set().union(*old.values())
     assert protocols_today(protocols_today(["frozen", "linear"])) == protocols_today(["frozen", "linear"])
 
@@ -124,7 +124,7 @@ def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("evaluate.decoder.steps=abc", r"evaluate\.decoder\.steps='abc' is not of type int"),
         ("evaluate.decoder.head_lr=nan", r"evaluate\.decoder\.head_lr must be a finite number"),
@@ -150,9 +150,9 @@ def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
         ("evaluate.min_laeds=3", r"did you mean 'evaluate\.min_leads'"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key(word: str, message: str) -> None:
+def test_what_cannot_work_is_refused_with_its_key(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings_from([*WORDS, word])
+        settings_from([*WORDS, override])
 
 
 def test_protocols_that_no_task_has_are_refused() -> None:

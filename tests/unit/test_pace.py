@@ -50,5 +50,5 @@ def test_both_forms_of_the_progress_show_it(
         for at, done in ((10.0, 300), (20.0, 310), (30.0, 315)):
             clock[0] = at
             update(done, 320, "loss 1.000")
-    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()) + capsys.readouterr().out
-    assert "315/320" in said and "7 s left, loss 1.000" in said
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()) + capsys.readouterr().out
+    assert "315/320" in output and "7 s left, loss 1.000" in output

@@ -46,13 +46,13 @@ def test_auto_is_what_all_ranks_can_and_what_is_said_stays(monkeypatch: pytest.M
 def test_a_run_goes_on_in_the_arithmetic_it_began_in(
     sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("train.precision=auto", "train.epochs=1", "train.batch_size=64")
+    overrides = ("train.precision=auto", "train.epochs=1", "train.batch_size=64")
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
-    train_here(sample_corpus, tmp_path, "whole", *words)
-    train_here(sample_corpus, tmp_path, "moved", *words, "train.stop_after_steps=2")
+    train_here(sample_corpus, tmp_path, "whole", *overrides)
+    train_here(sample_corpus, tmp_path, "moved", *overrides, "train.stop_after_steps=2")
     monkeypatch.setattr(precision, "has_bf16", lambda device: False)  # it goes on on another machine
-    train_here(sample_corpus, tmp_path, "moved", *words)
-    train_here(sample_corpus, tmp_path, "single", *words)
+    train_here(sample_corpus, tmp_path, "moved", *overrides)
+    train_here(sample_corpus, tmp_path, "single", *overrides)
     assert losses(tmp_path, "moved") == losses(tmp_path, "whole") != losses(tmp_path, "single")
     assert describe_encoder(str(tmp_path / "moved"))["precision"] == "bf16"
     assert describe_encoder(str(tmp_path / "single"))["precision"] == "fp32"

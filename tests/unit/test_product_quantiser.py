@@ -91,9 +91,9 @@ def test_codes_are_drawn_with_the_probabilities_of_the_softmax() -> None:
 
 
 def test_words_are_mixed_one_to_one_within_32_bits() -> None:
-    words = torch.cat([torch.arange(100_000), 2**32 - 1 - torch.arange(100_000)])
-    mixed = _mixed(words)
-    assert len(mixed.unique()) == len(words) and int(mixed.min()) >= 0 and int(mixed.max()) < 2**32
+    numbers = torch.cat([torch.arange(100_000), 2**32 - 1 - torch.arange(100_000)])
+    mixed = _mixed(numbers)
+    assert len(mixed.unique()) == len(numbers) and int(mixed.min()) >= 0 and int(mixed.max()) < 2**32
     by_hand = 123_456_789
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         by_hand = (by_hand ^ by_hand >> shift) * factor % 2**32

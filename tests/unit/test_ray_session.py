@@ -242,7 +242,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once(no_ray: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"),
+    ("failure", "message"),
     [
         (OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/xxx"), r"too long a name .* export RAY_TMPDIR="),
         (
@@ -251,15 +251,15 @@ def test_an_address_where_nothing_listens_is_refused_at_once(no_ray: pytest.Monk
         ),
     ],
 )
-def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failure: Exception, said: str) -> None:
+def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failure: Exception, message: str) -> None:
     calls = []
 
-    def fails(**words: object) -> None:
-        calls.append(words)
+    def fails(**kwargs: object) -> None:
+        calls.append(kwargs)
         raise failure
 
     no_ray.setattr(ray, "init", fails)
-    with pytest.raises(UnreachableRayError, match=said) as caught, session(RaySettings()):
+    with pytest.raises(UnreachableRayError, match=message) as caught, session(RaySettings()):
         pass
     assert "\n" not in str(caught.value) and len(calls) == (1 if "AF_UNIX" in str(failure) else 2)
 
@@ -267,8 +267,8 @@ def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failu
 def test_a_slow_first_start_is_tried_again(no_ray: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def slow(**words: object) -> None:
-        calls.append(words)
+    def slow(**kwargs: object) -> None:
+        calls.append(kwargs)
         if len(calls) == 1:
             raise RuntimeError("The current node timed out during startup.")
 

@@ -170,8 +170,8 @@ def test_the_patch_term_is_that_of_the_formula() -> None:
     with torch.no_grad():
         drawn = objective.patch_projector(tokens)
         fmap = objective.teacher.module.encoder.forward_features(*stacked(made, GLOBALS))
-        wanted = objective.teacher.module.patch_projector(fmap.transpose(1, 2))
-    term = patch_loss(drawn.numpy(), wanted.numpy(), hidden.numpy())
+        target = objective.teacher.module.patch_projector(fmap.transpose(1, 2))
+    term = patch_loss(drawn.numpy(), target.numpy(), hidden.numpy())
     assert float(result.means["patch/cosine"]) == pytest.approx(-term, rel=1e-6)
     rest = -result.means["record/cosine"].double()
     large, _, _ = objective._globals(made)

@@ -264,10 +264,10 @@ def test_crops_are_windows_of_the_recording_at_their_own_moments() -> None:
     starts = []
     for name, length in lengths.items():
         beginnings = whole[:, 1].unfold(-1, 40, 1)  # (B, places, 40) of lead II
-        places = (beginnings == crops[name][:, 1, None, :40]).all(-1).float().argmax(1).tolist()
-        for record, found, place in zip(whole, crops[name], places, strict=True):
-            assert torch.equal(found, record[:, place : place + length]), name
-        starts.append(tuple(places))
+        offsets = (beginnings == crops[name][:, 1, None, :40]).all(-1).float().argmax(1).tolist()
+        for record, found, offset in zip(whole, crops[name], offsets, strict=True):
+            assert torch.equal(found, record[:, offset : offset + length]), name
+        starts.append(tuple(offsets))
     assert len(set(starts)) == len(starts)
     assert crops["n_valid"].tolist() == [800] * 7 and crops["local_n_valid"].tolist() == [300] * 7
     masked = make_multi_crops(batch, MaskedViewSettings(crop_seconds=1.6), 3, 0.6, Draws.of(batch, 3, 0))

@@ -61,7 +61,7 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["sweep.only=[simclear]"], "sweep.only: there is no row simclear"),
         (["sweep.time_reference=simclear"], "sweep.time_reference: there is no row simclear"),
@@ -75,9 +75,9 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
         (["sweep.recipes=small"], "recipes must be one of tiny, full"),
     ],
 )
-def test_what_a_sweep_over_methods_cannot_be_is_refused(words: list[str], message: str) -> None:
+def test_what_a_sweep_over_methods_cannot_be_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        plan_from(["sweep=methods", "corpus=/c", TWO, *words])
+        plan_from(["sweep=methods", "corpus=/c", TWO, *overrides])
 
 
 def test_epochs_are_those_that_fit_and_at_least_one() -> None:
@@ -102,8 +102,8 @@ class Timed:
 
 @pytest.fixture(scope="module")
 def drawn() -> SweepPlan:
-    words = ["sweep=methods", "corpus=/c", "run=six", TWO, "sweep.space.seed=[0,1]"]
-    return plan_from([*words, "sweep.budget=core_minutes", "sweep.core_minutes=7"])
+    overrides = ["sweep=methods", "corpus=/c", "run=six", TWO, "sweep.space.seed=[0,1]"]
+    return plan_from([*overrides, "sweep.budget=core_minutes", "sweep.core_minutes=7"])
 
 
 @pytest.fixture
@@ -303,8 +303,8 @@ def page(material: SweepMaterial, tmp_path_factory: pytest.TempPathFactory) -> s
 
 def test_every_method_has_a_page_that_the_table_leads_to(page: str) -> None:
     targets = set(re.findall(r'href="#([^"]+)"', page))
-    places = re.findall(r'<section id="([^"]+)"', page)
-    assert targets <= set(places) and len(places) == len(set(places))
+    anchors = re.findall(r'<section id="([^"]+)"', page)
+    assert targets <= set(anchors) and len(anchors) == len(set(anchors))
     assert {"method-simclr", "method-byol", "method-cpc"} <= targets
     assert page.count('class="page"') == 3 and page.count("Collapse watch: nothing in 2 trials.") == 2
 

@@ -52,7 +52,7 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("sweep.reduction_factor=nan", r"sweep\.reduction_factor must be a finite number"),
         ("sweep.reduction_factor=1", r"sweep\.reduction_factor must be above 1"),
@@ -64,9 +64,9 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
         ("sweep.grace_perod=3", r"did you mean 'sweep\.grace_period'"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key(word: str, message: str) -> None:
+def test_what_cannot_work_is_refused_with_its_key(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        plan_from([*WORDS, "sweep.num_samples=4", word] if "num_samples" not in word else [*WORDS, word])
+        plan_from([*WORDS, "sweep.num_samples=4", override] if "num_samples" not in override else [*WORDS, override])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_names_and_their_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         ([*WORDS, "sweep.metric=validaton_loss"], "did you mean 'validation_loss'"),
         ([*WORDS, "sweep.metric=los"], "did you mean 'loss'"),
@@ -121,9 +121,9 @@ def test_names_and_their_parts() -> None:
         ([*EVALUATED, f"sweep.metric={F1}", "evaluate.protocols=[finetune]"], "no score of this evaluation"),
     ],
 )
-def test_a_metric_that_no_trial_has_is_refused(words: list[str], message: str) -> None:
+def test_a_metric_that_no_trial_has_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        plan_from([*words, "sweep.num_samples=2"])
+        plan_from([*overrides, "sweep.num_samples=2"])
 
 
 def test_metrics_that_trials_have_are_taken() -> None:
@@ -143,9 +143,9 @@ def test_metrics_that_trials_have_are_taken() -> None:
 
 
 def test_an_older_word_on_the_evaluation_wins_over_what_is_fixed() -> None:
-    words = [*EVALUATED, "sweep.num_samples=2", f"sweep.metric={F1}"]
-    for fixed, word in (("C", "inverse_penalties"), ("inverse_penalties", "C")):
-        plan = plan_from([*words, f"sweep.fixed.evaluate.{fixed}=[1.0]", f"evaluate.{word}=[2.0]"])
+    overrides = [*EVALUATED, "sweep.num_samples=2", f"sweep.metric={F1}"]
+    for fixed, override in (("C", "inverse_penalties"), ("inverse_penalties", "C")):
+        plan = plan_from([*overrides, f"sweep.fixed.evaluate.{fixed}=[1.0]", f"evaluate.{override}=[2.0]"])
         assert plan.evaluation is not None and plan.evaluation.C == (2.0,)
 
 

@@ -132,7 +132,7 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
         ([], "which space.*ablation, asha, beat_targets, .*, splits, temperature"),
@@ -147,9 +147,9 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
         (["sweep.fixed.train.epochz=2", "sweep.space.seed=[1]"], "did you mean 'train.epochs'"),
     ],
 )
-def test_words_that_fit_nothing_are_answered_before_anything_starts(words: list[str], message: str) -> None:
+def test_words_that_fit_nothing_are_answered_before_anything_starts(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        plan_from(words)
+        plan_from(overrides)
 
 
 def test_words_win_over_the_fixed_settings_of_a_file() -> None:
@@ -161,9 +161,13 @@ def test_words_win_over_the_fixed_settings_of_a_file() -> None:
         assert trial.settings.run == trial.name and trial.settings.out == "/o/first"
     assert [trial.settings.objective["temperature"] for trial in plan.trials] == [0.1, 0.2]
     assert plan.folder.folder == Path("/o/first") and plan.keys == ("objective.temperature",)
-    words = ["sweep=small", "sweep.space.objective.temperature=null", "sweep.space.objective.positive_mass=[null,0.5]"]
-    assert config_of(words)["sweep"]["space"] == {"objective.positive_mass": [None, 0.5]}
-    assert [trial.settings.objective["positive_mass"] for trial in plan_from(words).trials] == [None, 0.5]
+    overrides = [
+        "sweep=small",
+        "sweep.space.objective.temperature=null",
+        "sweep.space.objective.positive_mass=[null,0.5]",
+    ]
+    assert config_of(overrides)["sweep"]["space"] == {"objective.positive_mass": [None, 0.5]}
+    assert [trial.settings.objective["positive_mass"] for trial in plan_from(overrides).trials] == [None, 0.5]
 
 
 def test_a_group_may_be_swept_with_keys_inside_it() -> None:
@@ -203,12 +207,12 @@ LINES = [line.strip() for line in DOCS.replace("\\\n", " ").splitlines() if not 
     "line", [line for line in LINES if line.startswith("beatray sweep sweep=") and "..." not in line]
 )
 def test_the_commands_of_the_docs_compose(line: str) -> None:
-    words = (
+    overrides = (
         line.partition("#")[0].replace("encoder.weights=/data/runs/first", "encoder.weights=beatray-small").split()[2:]
     )
-    first = {"sweep=ablation": "01-hard", "sweep=methods": "simclr"}.get(words[0])
+    first = {"sweep=ablation": "01-hard", "sweep=methods": "simclr"}.get(overrides[0])
     of_one_row = [] if first is None else [f"sweep.only=[{first}]"]  # all of them take seconds
-    assert plan_from([*words, *of_one_row]).trials
+    assert plan_from([*overrides, *of_one_row]).trials
 
 
 def test_there_are_sweeps_in_the_docs() -> None:
@@ -217,10 +221,10 @@ def test_there_are_sweeps_in_the_docs() -> None:
 
 @pytest.mark.parametrize("key", ["beat_positives", "hard_beat"])  # the name of today and an older one
 def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) -> None:
-    word = f"objective.{key}=same_record"
+    override = f"objective.{key}=same_record"
     with pytest.raises(SettingsError, match=r"rows set objective.beat_positives \(record-beats"):
-        plan_from(["sweep=ablation", "corpus=/c", word])
-    plan = plan_from(["sweep=ablation", "corpus=/c", word, "sweep.only=[02-hard-hard]"])
+        plan_from(["sweep=ablation", "corpus=/c", override])
+    plan = plan_from(["sweep=ablation", "corpus=/c", override, "sweep.only=[02-hard-hard]"])
     assert {trial.settings.objective["beat_positives"] for trial in plan.trials} == {"same_record"}
 
 
@@ -320,8 +324,8 @@ def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_pat
     assert found is not None and found.metric == "beat/loss"
     assert found.trials[0].figures == {"beat/loss": 2.0, "record/positive_mass": 0.5, "validation_loss": 1.0}
     assert [row.value for row in ranked(found)] == [2.0]
-    words = ["sweep=ablation", "corpus=/c", "sweep.only=[09-soft_1-hard-50]", "sweep.metric=beat_loss"]
-    plan = plan_from([*words, f"out={tmp_path}", "run=sweep"])
+    overrides = ["sweep=ablation", "corpus=/c", "sweep.only=[09-soft_1-hard-50]", "sweep.metric=beat_loss"]
+    plan = plan_from([*overrides, f"out={tmp_path}", "run=sweep"])
     assert plan.sweep.metric == "beat/loss"
     _refuse_others(plan, {trial.name: trial for trial in found.trials})  # the same sweep goes on
     other = replace(found.trials[0], changes={**older.changes, "objective.pos_mass": 0.5})

@@ -32,10 +32,12 @@ ROWS = (
 )
 
 
-def targets_from(folder: Path, *words: str, rows: tuple[str, ...] = ROWS, index: pd.DataFrame | None = None) -> Targets:
-    said, others = split_label_overrides([f"labels={written(folder, chr(10).join(rows))}", *words])
-    changes: dict[str, Any] = dict(word.split("=") for word in others)
-    settings = SupervisedSettings(labels="table", table=label_settings(said), **changes)
+def targets_from(
+    folder: Path, *overrides: str, rows: tuple[str, ...] = ROWS, index: pd.DataFrame | None = None
+) -> Targets:
+    given, others = split_label_overrides([f"labels={written(folder, chr(10).join(rows))}", *overrides])
+    changes: dict[str, Any] = dict(override.split("=") for override in others)
+    settings = SupervisedSettings(labels="table", table=label_settings(given), **changes)
     corpus: Any = SimpleNamespace(index=many(6) if index is None else index, recipe={})
     return targets_of_table(corpus, settings, ROLES)
 
@@ -78,7 +80,7 @@ def test_the_patients_of_the_table_stand_in_where_the_corpus_knows_none(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             ("labels.columns=[lvef]",),
@@ -90,9 +92,9 @@ def test_the_patients_of_the_table_stand_in_where_the_corpus_knows_none(tmp_path
         (("labels.columns=[il]",), "did you mean 'ill'"),
     ],
 )
-def test_what_no_head_can_learn_is_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_what_no_head_can_learn_is_refused(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
-        targets_from(tmp_path, *words)
+        targets_from(tmp_path, *overrides)
 
 
 def test_a_path_is_distinguished_from_a_name() -> None:
@@ -102,10 +104,10 @@ def test_a_path_is_distinguished_from_a_name() -> None:
     ).objective
     assert own["labels"] == "table" and own["table"]["table"] == "t.csv"
     assert own["table"]["targets"] == {"low": "lvef < 40"} and own["table"]["types"] == {"a b": "classes"}
-    for place in ("./labels", "/data/labels", "s3://bucket/t", "C:\\t.csv", "a.parquet"):
-        assert finetune_settings([*usual, f"labels={place}"]).objective["table"]["table"] == place
+    for path in ("./labels", "/data/labels", "s3://bucket/t", "C:\\t.csv", "a.parquet"):
+        assert finetune_settings([*usual, f"labels={path}"]).objective["table"]["table"] == path
     assert finetune_settings([*usual, "labels=rhythm"]).objective["labels"] == "rhythm"
-    for words, message in (
+    for overrides, message in (
         (["labels=rhythm", "labels.key=a"], r"labels=rhythm is no table"),
         (["labels=table"], r"set labels=PATH \(\./table\)"),
         (["labels.key=a"], r"labels\.key= is about a table: set labels=PATH"),
@@ -114,24 +116,24 @@ def test_a_path_is_distinguished_from_a_name() -> None:
         (["objective.labels=table"], r"labels=table needs a table"),
     ):
         with pytest.raises(SettingsError, match=message):
-            finetune_settings([*usual, *words])
+            finetune_settings([*usual, *overrides])
 
 
 def test_a_table_in_a_sweep_and_in_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["objective=supervised", "objective.labels=table", "objective.table.table=/shared/own labels.csv"]
-    words += ["objective.table.targets.low='lvef < 40'", "train=finetune", "sweep.metric=validation_auroc"]
-    plan = plan_from([*words, "sweep.mode=max", "sweep.space.seed=[0,1]", "corpus=/c", f"out={tmp_path}"])
+    overrides = ["objective=supervised", "objective.labels=table", "objective.table.table=/shared/own labels.csv"]
+    overrides += ["objective.table.targets.low='lvef < 40'", "train=finetune", "sweep.metric=validation_auroc"]
+    plan = plan_from([*overrides, "sweep.mode=max", "sweep.space.seed=[0,1]", "corpus=/c", f"out={tmp_path}"])
     for trial in plan.trials:
         assert trial.settings.objective["table"]["table"] == "/shared/own labels.csv"
         assert trial.settings.objective["table"]["targets"] == {"low": "lvef < 40"}
-    for command, word in (
+    for command, override in (
         ("finetune", "labels=mine.csv"),
         ("finetune", "labels.id_key_file=key"),
         ("sweep", "objective.table.table=mine.csv"),
         ("sweep", "evaluate.labels.table=mine.csv"),
         ("sweep", "encoder.weights=runs/first"),
     ):
-        assert job(command, ["corpus=/c", "out=/o", word]) == 2
-        assert f"{word} is relative" in capsys.readouterr().err
+        assert job(command, ["corpus=/c", "out=/o", override]) == 2
+        assert f"{override} is relative" in capsys.readouterr().err
     assert job("finetune", ["corpus=/c", "out=/o", "labels=rhythm", "encoder=random", "fracton=1"]) == 2
     assert "did you mean" in capsys.readouterr().err  # a name of labels is no place

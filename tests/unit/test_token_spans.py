@@ -74,9 +74,9 @@ def test_negatives_are_others_of_the_masked_each_as_often() -> None:
     count = np.array([20, 5, 2, 1])
     found = negative_positions(draws(4), 1, 20, count, 400)
     for row, number in enumerate(count[:3]):
-        for place in range(number):
-            values, often = np.unique(found[row, place], return_counts=True)
-            assert values.tolist() == [other for other in range(number) if other != place]
+        for position in range(number):
+            values, often = np.unique(found[row, position], return_counts=True)
+            assert values.tolist() == [other for other in range(number) if other != position]
             assert (np.abs(often - 400 / (number - 1)) < 6 * np.sqrt(400 / (number - 1))).all()
     assert (found[3] == 0).all()  # there is no other
     assert (found < np.maximum(count, 1)[:, None, None]).all()

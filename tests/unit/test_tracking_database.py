@@ -39,8 +39,8 @@ def rows_of(path: Path, table: str) -> int:
 
 def test_processes_that_begin_together_make_one_database(tmp_path: Path) -> None:
     path = tmp_path / "new" / "mlflow.db"
-    words = [sys.executable, "-c", MAKES_AS_MLFLOW_DOES, str(path)]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
+    command = [sys.executable, "-c", MAKES_AS_MLFLOW_DOES, str(path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
     errors = [process.communicate()[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert rows_of(path, "experiments") == 1

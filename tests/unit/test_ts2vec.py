@@ -106,12 +106,12 @@ def test_recordings_that_are_told_apart_cost_little(length: float) -> None:
 @pytest.mark.parametrize("moments", [7, 9, 12])
 def test_an_odd_last_moment_is_dropped_by_the_pools(moments: int) -> None:
     z_1, z_2 = pair(3, moments)
-    levels, wanted = moments.bit_length(), 0.0
+    levels, expected = moments.bit_length(), 0.0
     one, two = z_1.numpy(), z_2.numpy()
     for _ in range(levels):
-        wanted += 0.5 * (instance_loss(one, two) + temporal_loss(one, two))
+        expected += 0.5 * (instance_loss(one, two) + temporal_loss(one, two))
         one, two = max_pool(one), max_pool(two)
-    assert float(ts2vec_loss(z_1, z_2)) == pytest.approx(wanted / levels, abs=1e-10)
+    assert float(ts2vec_loss(z_1, z_2)) == pytest.approx(expected / levels, abs=1e-10)
     changed = z_1.clone()
     changed[:, moments // 2 * 2 :] += 1.0
     without_level_0 = [ts2vec_loss(z, z_2, 0.0, 1) for z in (z_1, changed)]

@@ -81,17 +81,17 @@ def test_the_norm_over_time_is_a_group_norm_of_one_channel_each() -> None:
 
 @pytest.mark.parametrize("kernel", [1, 5, 8, 128])
 def test_positions_are_a_weight_normalised_convolution(kernel: int) -> None:
-    ours = PositionalConv(8, kernel, 2, 0.1).double()
+    layer = PositionalConv(8, kernel, 2, 0.1).double()
     theirs = nn.Conv1d(8, 8, kernel, padding=kernel // 2, groups=2).double()
-    theirs.weight.data.copy_(ours.direction.data)
+    theirs.weight.data.copy_(layer.direction.data)
     theirs = nn.utils.parametrizations.weight_norm(theirs, dim=2)
     theirs.bias.data.zero_()  # type: ignore[union-attr]
     gain = torch.rand(1, 1, kernel, dtype=torch.float64)
-    ours.gain.data.copy_(gain)
+    layer.gain.data.copy_(gain)
     theirs.parametrizations.weight.original0.data.copy_(gain)  # type: ignore[union-attr,index]
     x = signal(2, 17, 8)
     expected = nn.functional.gelu(theirs(x.transpose(1, 2))[..., :17]).transpose(1, 2)  # an even kernel gives one more
-    torch.testing.assert_close(ours(x), expected)
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_a_block_is_that_of_torch() -> None:

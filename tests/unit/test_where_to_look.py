@@ -32,8 +32,8 @@ def test_runs_of_one_place_are_compared(tmp_path: Path) -> None:
     line = str(how_to_compare([*folders, tmp_path / "untracked", remembered(tmp_path / "d", None)]))
     page = urlsplit(urlsplit(line).fragment)
     assert line.startswith(f"{SERVER}/#/compare-runs?") and " " not in line
-    words = parse_qs(page.query)
-    assert json.loads(words["runs"][0]) == ["aaaa", "bbbb", "cccc"] and json.loads(words["experiments"][0]) == ["7"]
+    query = parse_qs(page.query)
+    assert json.loads(query["runs"][0]) == ["aaaa", "bbbb", "cccc"] and json.loads(query["experiments"][0]) == ["7"]
     elsewhere = remembered(tmp_path / "e", "eeee", "http://other:5000")
     assert how_to_compare([folders[0], elsewhere]) is None and how_to_compare(folders[:1]) is None
     assert how_to_compare([]) is None
