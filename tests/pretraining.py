@@ -22,7 +22,7 @@ from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
 
-WORDS = (
+OVERRIDES = (
     "encoder=tiny",
     "train=small",
     "train.batch_size=24",
@@ -38,7 +38,7 @@ WORDS = (
 def run_spec_of(corpus: str, out: Path, run: str, *overrides: str) -> RunSpec:
     """A small job; later words win."""
     places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
-    return prepare_run(pretrain_settings([*places, *WORDS, *overrides]))
+    return prepare_run(pretrain_settings([*places, *OVERRIDES, *overrides]))
 
 
 def start(corpus: str, out: Path, run: str, *overrides: str) -> RunResult:

@@ -73,7 +73,8 @@ def main(repeats: int = 7) -> None:
     own_s = median["analyse, whole"]
     print(f"{'neurokit2 ecg_process':24s} {1e6 * theirs:8.0f} us   {1 / theirs:10,.0f} records/s, one lead")
     print(
-        f"analyse against neurokit2 ecg_process: {theirs / own_s:.0f} x; 1 M records: {own_s * 1e6 / 3600:.2f} core-hours"
+        f"analyse against neurokit2 ecg_process: {theirs / own_s:.0f} x; "
+        f"1 M records: {own_s * 1e6 / 3600:.2f} core-hours"
     )
 
 

@@ -27,14 +27,14 @@ from beatray.storage.store import TEMPORARY_PREFIX, Store
 from counts import count
 
 SOURCES = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
-WORDS = tuple(f"{name}={path}" for name, path in SOURCES.items())
+OVERRIDES = tuple(f"{name}={path}" for name, path in SOURCES.items())
 PLAN = IngestSettings(SOURCES, "", items_per_shard=4, limit=24)
 MAGIC_BYTES = 4  # "PAR1" at the start of a Parquet file, which nobody needs to read it
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     """`beatray ingest` of `PLAN` as a process group of its own."""
-    overrides = ["ingest", *WORDS, "--out", str(out), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
+    overrides = ["ingest", *OVERRIDES, "--out", str(out), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
     return subprocess.Popen(
         [sys.executable, "-m", "beatray", *overrides],
         stdout=subprocess.DEVNULL,
@@ -112,7 +112,18 @@ def test_a_full_disk(local_ray: None, tmp_path: Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "said"
     disk.mkdir()
     folder.mkdir()
-    overrides = ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), sys.executable, *WORDS, str(folder)]
+    overrides = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        ON_A_SMALL_DISK,
+        "sh",
+        str(disk),
+        sys.executable,
+        *OVERRIDES,
+        str(folder),
+    ]
     done = subprocess.run(overrides, capture_output=True, text=True, check=False, timeout=400)
     files = {path.name: path.read_text()[-1500:] for path in folder.iterdir() if path.is_file()}
     assert done.returncode == 0, (done.stderr, files)

@@ -39,7 +39,7 @@ def flip(shard: Path) -> None:
 
 
 FAULTS: list[Callable[[Path], None]] = [flip, delete, truncate, empty]
-WORDS = ("train.cache_mb=0", "train.epochs=6", "train.chunk_steps=2", "train.validate_every_epochs=0")
+OVERRIDES = ("train.cache_mb=0", "train.epochs=6", "train.chunk_steps=2", "train.validate_every_epochs=0")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def corpus(sample_corpus: str, tmp_path: Path) -> Path:
 def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     fault: Callable[[Path], None], corpus: Path, tmp_path: Path
 ) -> None:
-    overrides = (*WORDS, "train.checkpoint_every_steps=1000", "train.workers=2")
+    overrides = (*OVERRIDES, "train.checkpoint_every_steps=1000", "train.workers=2")
     shard = sorted((corpus / "shards").iterdir())[0]
     shutil.copy(shard, tmp_path / "copy")
     folder = run_spec_of(str(corpus), tmp_path, "run", *overrides).run
@@ -82,7 +82,7 @@ def test_any_fault_is_named_or_skipped_and_counted(
     fault: Callable[[Path], None], local_ray: None, corpus: Path, tmp_path: Path
 ) -> None:
     shard = sorted((corpus / "shards").iterdir())[1]
-    overrides = (*WORDS, "train.workers=1", "train.epochs=2")
+    overrides = (*OVERRIDES, "train.workers=1", "train.epochs=2")
     stop = run_spec_of(str(corpus), tmp_path, "stop", *overrides)
     skip = run_spec_of(str(corpus), tmp_path, "skip", *overrides, "corpus.on_bad_shard=skip")
     lost = sum(len(group.rows) for group in skip.stream.groups if group.shard.name == shard.name)

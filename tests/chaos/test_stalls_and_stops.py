@@ -17,7 +17,7 @@ from beatray.errors import TrainingError
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
 from counts import count
-from pretraining import WORDS, ids, losses, rank_pids, run_spec_of, same_weights, start, strikes_at, train_here
+from pretraining import OVERRIDES, ids, losses, rank_pids, run_spec_of, same_weights, start, strikes_at, train_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -55,7 +55,7 @@ def command(corpus: str, out: Path, run: str, *overrides: str) -> Iterator[subpr
     """`beatray pretrain` in a process of its own, with a Ray of its own."""
     paths = [f"corpus={corpus}", f"out={out}", f"run={run}", "cluster.cpus=4", "cluster.object_store_mb=128"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "beatray", "pretrain", *paths, *WORDS, "train.workers=1", *overrides],
+        [sys.executable, "-m", "beatray", "pretrain", *paths, *OVERRIDES, "train.workers=1", *overrides],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 PATIENCE_S = 900.0
-WORDS = (
+OVERRIDES = (
     "encoder=tiny",
     "train=small",
     "train.workers=1",
@@ -137,7 +137,7 @@ def none_left() -> Iterator[None]:
 
 
 def sweep_of(corpus: str, out: Path, *overrides: str) -> Sweep:
-    overrides = (f"corpus={corpus}", f"out={out}", "run=first", *WORDS, *overrides)
+    overrides = (f"corpus={corpus}", f"out={out}", "run=first", *OVERRIDES, *overrides)
     return Sweep(out / "first", overrides, out / "said.txt")
 
 
@@ -320,7 +320,7 @@ def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Se
         f"corpus={sample_corpus}",
         f"out={out}",
         "run=first",
-        *WORDS,
+        *OVERRIDES,
         SPACE,
         ONE_AT_A_TIME,
         "tracking.uri=null",

@@ -156,7 +156,7 @@ def test_a_folder_that_the_nodes_do_not_share(cluster: Cluster) -> None:
     assert any(item["what"].startswith("Ray Data works") for item in found)
 
 
-def test_places_on_s3(s3: S3Server, sample_corpus: str) -> None:
+def test_paths_on_s3(s3: S3Server, sample_corpus: str) -> None:
     bucket = s3.bucket()
     uri = s3.uri(f"{bucket}/corpus")
     assert storage.check_writable("out", uri).level is Level.OK and s3.keys(bucket) == []

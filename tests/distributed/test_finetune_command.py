@@ -33,7 +33,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), WRONG)
-def test_a_wrong_word_ends_with_one_line(
+def test_a_wrong_override_ends_with_one_line(
     overrides: tuple[str, ...], message: str, sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = ["encoder=random", "labels=superdiagnostic", f"corpus={sample_corpus}", f"out={tmp_path}", *SPLIT]

@@ -24,7 +24,7 @@ from beatray.train.step import Learner
 from beatray.train.validation import Validation
 from finetuning import SPLIT, VARIED, spec_of
 from label_tables import written
-from pretraining import WORDS, losses, same_weights
+from pretraining import OVERRIDES, losses, same_weights
 
 pytestmark = pytest.mark.ray
 
@@ -116,7 +116,7 @@ def test_pretraining_goes_on_from_an_encoder(sample_corpus: str, pretrained: Pat
     overrides = ("objective=vicreg", "train.epochs=1", "train.learning_rate=1e-12", *SPLIT)
     settings = pretrain_settings([f"encoder.weights={pretrained}", "corpus=c", "objective=vicreg"])
     assert settings.encoder["name"] == "tiny" and settings.encoder_weights == str(pretrained)
-    usual = [override for override in WORDS if override != "encoder=tiny"]  # the network is that of the weights
+    usual = [override for override in OVERRIDES if override != "encoder=tiny"]  # the network is that of the weights
     paths = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=on", f"encoder.weights={pretrained}"]
     spec = prepare_run(pretrain_settings([*paths, *usual, *overrides, "train.workers=1", "train.weight_decay=0"]))
     assert train(spec, Ranks())

@@ -226,7 +226,7 @@ def test_a_hospitals_folder_with_and_without_a_salt(
     assert "id key" in capsys.readouterr().err
 
 
-def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
+def test_one_data_set_from_two_locations_is_one_corpus(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
     """Cut in two folders with one recording in both; the rows are those of the whole, and a third folder is added."""
     lines = (ptbxl_dir / "ptbxl_database.csv").read_text().splitlines()
     parts = {"a": lines[1:13], "b": lines[12:25], "c": lines[25:31]}

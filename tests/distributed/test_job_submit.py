@@ -189,7 +189,7 @@ def test_a_stopped_job_ends_with_a_checkpoint_and_goes_on_when_submitted_again(h
     assert (runs / "long" / "encoder" / "encoder.json").is_file()
 
 
-def test_a_relative_place_is_refused_with_the_reason(head: Head) -> None:
+def test_a_relative_path_is_refused_with_the_reason(head: Head) -> None:
     done = subprocess.run(
         [sys.executable, "jobs/pretrain.py", "corpus=corpus", "out=/shared/runs"],
         cwd=head.clone,

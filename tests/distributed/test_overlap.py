@@ -18,15 +18,15 @@ from pretraining import Poison, ids, losses, run_spec_of, same_weights, start, t
 
 pytestmark = pytest.mark.ray
 
-WORDS = ("train.precision=fp64", "train.validate_every_epochs=1")
-LATE = (*WORDS, "train.overlap=always")
+OVERRIDES = ("train.precision=fp64", "train.validate_every_epochs=1")
+LATE = (*OVERRIDES, "train.overlap=always")
 
 
 @pytest.fixture(scope="module")
 def runs(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, each step read at once and each read late."""
     out = tmp_path_factory.mktemp("overlap")
-    assert train_here(sample_corpus, out, "at_once", *WORDS, "train.overlap=never")
+    assert train_here(sample_corpus, out, "at_once", *OVERRIDES, "train.overlap=never")
     assert train_here(sample_corpus, out, "late", *LATE)
     return out
 

@@ -78,7 +78,7 @@ def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsy
     assert "How it learned" in page and "What it gets most wrong" not in page
 
 
-def test_what_is_no_run_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for overrides, message in (
         ([str(tmp_path)], "holds neither sweep.json nor settings.yaml"),
         ([str(run), "--against", "simclr"], "--against is for the report of a sweep"),

@@ -22,7 +22,7 @@ from beatray.train.run_spec import RunSpec
 
 pytestmark = pytest.mark.ray
 
-WORDS = (
+OVERRIDES = (
     "run=first",
     "sweep=small",
     "encoder=tiny",
@@ -40,7 +40,7 @@ def swept(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[
     """The words of a sweep that has been run, its folder out/first among them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        overrides = [*WORDS, f"corpus={sample_corpus}", f"out={tmp_path_factory.mktemp('sweep')}"]
+        overrides = [*OVERRIDES, f"corpus={sample_corpus}", f"out={tmp_path_factory.mktemp('sweep')}"]
         assert main(["sweep", *overrides]) == 0
     return overrides
 
@@ -142,7 +142,7 @@ def test_another_sweep_in_the_same_folder_is_refused(swept: list[str], capsys: p
 
 
 def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: str, tmp_path: Path) -> None:
-    overrides = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS]
+    overrides = [f"corpus={sample_corpus}", f"out={tmp_path}", *OVERRIDES]
     assert main(["sweep", *overrides, "train.workers=12"]) == 2
     assert main(["sweep", *overrides, "sweep.max_concurrent_trials=64"]) == 2
     assert (
@@ -158,7 +158,7 @@ def test_early_stopping_needs_reports_in_time(
     overrides = [
         f"corpus={sample_corpus}",
         f"out={tmp_path}",
-        *WORDS[2:],
+        *OVERRIDES[2:],
         "run=early",
         "sweep=asha",
         "sweep.num_samples=2",

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(count(0, 1) == 0, reason="minutes of whole sweeps: runs with BEATRAY_CHAOS=1"),
 ]
 
-WORDS = (
+OVERRIDES = (
     "sweep=pbt", "run=people", "sweep.num_samples=4", "sweep.grace_period=1", "sweep.fixed={}", "encoder=tiny",
     "train=small", "train.workers=1", "train.batch_size=24", "train.precision=fp32", "train.epochs=2",
     "train.warmup_epochs=0.5", "train.validate_every_epochs=1", "train.readers_per_worker=1",
@@ -54,7 +54,7 @@ def outcome(out: Path) -> list[tuple[Any, ...]]:
 def test_the_worst_goes_on_from_the_best(
     sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = [*WORDS, f"corpus={sample_corpus}", f"out={tmp_path}"]
+    overrides = [*OVERRIDES, f"corpus={sample_corpus}", f"out={tmp_path}"]
     assert main(["sweep", *overrides]) == 0
     assert "continues from" in capsys.readouterr().out
     record = record_of(tmp_path)
@@ -100,7 +100,7 @@ def after_the_decision(out: Path, name: str, step: int) -> None:
 
 def test_kills_change_neither_decisions_nor_weights(sample_corpus: str, tmp_path: Path) -> None:
     outs = tmp_path / "whole", tmp_path / "killed"
-    overrides = [*WORDS, f"corpus={sample_corpus}", "train.epochs=3", "cluster.cpus=2"]
+    overrides = [*OVERRIDES, f"corpus={sample_corpus}", "train.epochs=3", "cluster.cpus=2"]
     command = [sys.executable, "-m", "beatray", "sweep", *overrides]
     assert subprocess.run([*command, f"out={outs[0]}"], check=False).returncode == 0
     for attempts in (3, 5, 9):  # in the first round, in the second, and after its exploit

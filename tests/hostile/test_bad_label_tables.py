@@ -111,7 +111,7 @@ def test_unmatched_rows_may_be_left_out_but_not_all(tmp_path: Path) -> None:
         read(written(tmp_path, "record,ill\nx,1\ny,0\n"), "labels.unmatched=ignore")
 
 
-def test_places_that_hold_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paths_that_hold_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LabelError, match="there is no table"):
         read(tmp_path / "none.csv")
     with pytest.raises(LabelError, match="is a folder"):

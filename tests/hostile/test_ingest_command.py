@@ -67,7 +67,7 @@ def test_a_wrong_path_is_refused_before_an_old_corpus_is_removed(
         ([], "c", "name at least one source"),
     ],
 )
-def test_words_that_would_surprise_are_refused(overrides: list[str], out: str, message: str) -> None:
+def test_overrides_that_would_surprise_are_refused(overrides: list[str], out: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         settings_from(overrides, out)
 

@@ -150,7 +150,7 @@ def test_heart_rate_variability_of_neurokit_is_that_of_the_definitions() -> None
     assert three[2][HRV_FEATURES.index("HRV_MeanNN")] == pytest.approx(880.0)
 
 
-def test_quality_and_variability_of_neurokit_stand_beside_ours_and_change_nothing_else() -> None:
+def test_quality_and_variability_of_neurokit_are_added_and_change_nothing_else() -> None:
     signal, lengths, masks = _rows()
     signal, lengths, masks = signal[18:24], lengths[18:24], masks[18:24]
     signal[0, 1] = np.cumsum(np.random.default_rng(3).normal(0, 50, 5000))  # the lead that NeuroKit2 reads

@@ -144,7 +144,7 @@ def test_npy_stack_is_read_row_by_row(tmp_path: Path) -> None:
             assert caught.value.reason is Reason.METADATA
 
 
-def test_npy_stack_in_fortran_order_says_what_to_do() -> None:
+def test_npy_stack_in_fortran_order_is_refused_with_a_remedy() -> None:
     file = in_memory(npy(np.asfortranarray(STACK)))
     with pytest.raises(RecordError, match="save it in C"):
         read_part(file, npy_layout(file), 0)

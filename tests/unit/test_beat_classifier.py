@@ -216,7 +216,7 @@ def test_a_run_names_the_classifier_it_used(artifact: Path, monkeypatch: pytest.
         resolved(pretrain_settings(overrides))
 
 
-def test_wrong_words_are_answered(mitdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_answered(mitdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for overrides, message in (
         ([str(mitdb), "--out", str(mitdb)], "exists already"),
         ([str(mitdb), "--out", str(tmp_path / "x"), "--leads", "MLII"], "one or two of I, II"),

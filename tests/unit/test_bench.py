@@ -192,7 +192,7 @@ def test_timings_of_rounds_are_put_together() -> None:
     assert (timing.rounds, timing.memory_mib, timing.refused) == ([10.0, 5.0], 3.0, 1)
 
 
-def test_a_report_has_every_row_and_says_what_is_left_out(corpus: str, tmp_path: Path) -> None:
+def test_a_report_has_every_row_and_names_what_is_left_out(corpus: str, tmp_path: Path) -> None:
     run_spec = spec_of(corpus, readers_per_worker=1)
     report = measure(run_spec, tmp_path, 0.0, ray=False, say=lambda line: None).as_dict()
     report = json.loads(json.dumps(report))

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from beatray import config
 
-WORDS_OF_VALUES = [
+VALUE_OVERRIDES = [
     ("train.epochs=3", "train.learning_rate=1e-4", "objective.temperature=null"),
     ("corpus.test_folds=[8,9]", "corpus.validation_folds=[]", "train.workers=[1,3]"),
     ("objective={temperature: 0.3}", "objective.record_weight=0.5"),  # a mapping is merged
@@ -16,7 +16,7 @@ WORDS_OF_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("overrides", WORDS_OF_VALUES, ids=" ".join)
+@pytest.mark.parametrize("overrides", VALUE_OVERRIDES, ids=" ".join)
 def test_values_laid_over_a_composition_are_what_hydra_composes(overrides: tuple[str, ...]) -> None:
     chosen, folder = ("encoder=tiny", "train=small"), str(config.config_folder())
     forced = tuple(f"++{override}" for override in overrides)

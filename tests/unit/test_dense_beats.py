@@ -246,7 +246,7 @@ def test_the_settings_are_those_of_cpc_and_say_what_is_wrong() -> None:
         built(prediction_weight=1.0, prediction={"signal": "masked"})
 
 
-def test_it_says_which_terms_it_has() -> None:
+def test_it_describes_its_terms() -> None:
     settings = BeatSslSettings(rhythm="none", beat="hard", feature_weight=3.0, prediction_weight=0.3)
     description = BeatSsl.described(settings)
     assert "beats hard (same_record)" in description and "measured features (weight 3)" in description

@@ -222,7 +222,7 @@ def test_token_and_mode(tmp_path: Path) -> None:
 # Storage
 
 
-def test_places_that_can_and_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_can_and_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert level(storage.check_writable("out", str(tmp_path / "new" / "runs"))) == "ok"
     assert sorted(tmp_path.rglob("*")) == before, "trying a place leaves nothing behind"

@@ -59,7 +59,7 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
         assert abs(np.corrcoef(draws.ravel(), other.ravel())[0, 1]) < 0.02
 
 
-def test_every_word_matters() -> None:
+def test_every_number_of_the_key_matters() -> None:
     seen = {
         float(uniform(np.array([key]), seed, epoch, stream, 1)[0, 0])
         for key in (-1, 0, 1)

@@ -218,7 +218,7 @@ def test_a_program_that_differs_is_refused_with_the_difference(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_libraries_it_says_what_to_install(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_libraries_it_names_what_to_install(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "NEEDED", ("onnx", "no_such_library"))
     with pytest.raises(ExportError, match=r"ONNX needs no_such_library: pip install 'beatray\[export\]'"):
         to_programs(trained("tiny"), recordings())

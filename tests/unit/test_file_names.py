@@ -70,7 +70,7 @@ def test_arrays_in_capitals(tmp_path: Path, cell: str) -> None:
     assert (item.name, next(arrays.read(tree, item)).patient_id) == ("A", "arrays/7")
 
 
-def test_a_word_of_a_table_means_one_file_or_none(tmp_path: Path) -> None:
+def test_a_name_in_a_table_means_one_file_or_none(tmp_path: Path) -> None:
     names = ("a.NPY", "A.npy", "x/a.NPY", "x/b.NPY")
     tree = arrays_of(tmp_path, names, "a.NPY,1\nA.npy,2\nx/a.npy,3\nb.npy,4\n")
     assert {item.path: item.meta["patient"] for item in arrays.find(tree)} == dict(zip(names, "1234", strict=True))

@@ -41,7 +41,7 @@ def test_the_network_is_that_of_the_weights(encoder: str) -> None:
         pretrain_settings([f"encoder.weights={encoder}/elsewhere", "corpus=/c"])
 
 
-def test_settings_of_the_objective_may_be_said_by_their_own_names() -> None:
+def test_settings_of_the_objective_may_be_given_by_their_own_names() -> None:
     overrides = [
         "encoder=random",
         "encoder.name=xresnet1d18",

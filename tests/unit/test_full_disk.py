@@ -58,7 +58,7 @@ def test_what_did_not_fit_is_named(write: Callable[[Path], object], name: str, t
     )
 
 
-def test_places_are_named_where_the_file_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_named_where_the_file_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(full_disk, "LITTLE", 2**60)  # every path counts as full
     message = cli._user_message(full, str(tmp_path / "not" / "there"))

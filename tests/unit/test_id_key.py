@@ -163,7 +163,7 @@ def test_models_do_not_mind_the_salt() -> None:
     check_recipe(made_for, recipe_of(IngestSettings({}, "")), "the encoder")
 
 
-def test_words_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     id_key = tmp_path / "id-key"
     id_key.write_bytes(ID_KEY.secret)
     (tmp_path / "corpus").mkdir()

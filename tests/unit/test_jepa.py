@@ -128,7 +128,7 @@ def test_masked_blocks_are_long_and_reach_every_token() -> None:
     assert min(runs) >= 10
 
 
-def test_places_are_in_time_order_and_say_which_there_are() -> None:
+def test_positions_are_in_time_order_and_marked_where_they_exist() -> None:
     chosen = torch.tensor([[False, True, False, True], [True, False, False, False]])
     at, there = chosen_positions(chosen)
     assert at[0].tolist() == [1, 3] and at[1, 0] == 0 and there.tolist() == [[True, True], [True, False]]

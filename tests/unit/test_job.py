@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("embed", ["encoder=/runs/a", "corpus=corpus", "out=s3://bucket/e"], "corpus=corpus is relative"),
     ],
 )
-def test_relative_places_are_refused_by_name(
+def test_relative_paths_are_refused_by_name(
     command: str, overrides: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command, overrides) == 2
@@ -33,7 +33,7 @@ def test_relative_places_are_refused_by_name(
     assert named in error and "absolute path" in error
 
 
-def test_a_report_of_an_absolute_place_is_tried(
+def test_a_report_of_an_absolute_path_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # the job sets it where it is not
@@ -41,7 +41,7 @@ def test_a_report_of_an_absolute_place_is_tried(
     assert "holds neither sweep.json nor settings.yaml" in capsys.readouterr().err
 
 
-def test_every_command_with_places_has_its_job() -> None:
+def test_every_command_with_paths_has_its_job() -> None:
     scripts = {path.stem: path.read_text() for path in (ROOT / "jobs").glob("*.py")}
     assert set(scripts) == set(PLACES)
     page = (ROOT / "docs" / "cluster.md").read_text()

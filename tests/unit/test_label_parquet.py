@@ -45,7 +45,7 @@ def table_of(folder: Path, **columns: Any) -> Path:
     return folder / "t.parquet"
 
 
-def test_words_of_every_type(tmp_path: Path) -> None:
+def test_values_of_every_type(tmp_path: Path) -> None:
     sites = pa.array(["a", "b", None])
     table = table_of(
         tmp_path,

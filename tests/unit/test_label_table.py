@@ -204,7 +204,7 @@ def test_types_are_read_off_the_cells(tmp_path: Path, cells: tuple[str, ...], ki
     assert labels.targets[0].kind == kind and values(labels, "x")[:3] == found
 
 
-def test_types_separators_and_unknown_words_can_be_said(tmp_path: Path) -> None:
+def test_types_separators_and_unknown_values_can_be_set(tmp_path: Path) -> None:
     table = written(tmp_path, "record,grade,drugs,valve\n00001,1,a+b,none\n00002,2,a,mild\n00017,-9,c,none\n")
     overrides = (
         "labels.types.grade=classes",
@@ -233,13 +233,13 @@ def test_ids_dates_and_text_are_no_labels(tmp_path: Path) -> None:
         read(tmp_path / "labels.csv", "labels.columns=[report]", index=index)
 
 
-def test_what_nobody_said_is_unknown_and_windows_share_a_label(tmp_path: Path) -> None:
+def test_what_is_not_given_is_unknown_and_windows_share_a_label(tmp_path: Path) -> None:
     found = read(written(tmp_path, "record,ill\nlong,1\n00002,\n"))
     assert values(found, "ill") == [*[None] * 8, True, True]
     assert found.rows_known == 3 and found.unmatched == 0
 
 
-def test_a_row_said_twice_counts_once_if_it_says_the_same(tmp_path: Path) -> None:
+def test_a_repeated_row_counts_once_if_its_values_are_the_same(tmp_path: Path) -> None:
     found = read(written(tmp_path, "record,lvef,note\n00001,35,a\nptbxl/00001,35.0,b\n00002,60,c\n", "twice.csv"),
                  "labels.columns=[lvef]")  # fmt: skip
     assert found.repeated == 1 and values(found, "lvef")[:2] == [35.0, 60.0]
@@ -289,13 +289,13 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
         ("labels.unmatched=maybe", r"labels\.unmatched must be one of refuse, ignore"),
     ],
 )
-def test_words_that_fit_nothing_are_refused(tmp_path: Path, override: str, message: str) -> None:
+def test_overrides_that_fit_nothing_are_refused(tmp_path: Path, override: str, message: str) -> None:
     table = written(tmp_path, "record,lvef,site\n00001,35,a\n00002,60,b\n")
     with pytest.raises((SettingsError, LabelError), match=message):
         read(table, override)
 
 
-def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
+def test_the_settings_of_a_table_are_taken_from_a_command_line() -> None:
     labels, others = split_label_overrides(
         [
             "corpus=/c",

@@ -158,7 +158,7 @@ def test_the_student_is_the_same_with_and_without_a_teacher(method: str) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_collapsed_targets_are_said_to_have_collapsed(method: str) -> None:
+def test_collapsed_targets_are_reported_as_collapsed(method: str) -> None:
     objective = built(method)
     made = views(objective)
     means = {name: float(value) for name, value in objective(made, Progress()).means.items()}
@@ -178,7 +178,7 @@ def test_collapsed_targets_are_said_to_have_collapsed(method: str) -> None:
     assert objective.warnings(objective.settings, alone, Progress(50, 100)) == {}  # one recording spreads nothing
 
 
-def test_targets_that_know_their_place_alone_have_collapsed_too() -> None:
+def test_targets_that_encode_their_position_alone_have_collapsed_too() -> None:
     objective = built("jepa")
     made = views(objective)
     with torch.no_grad():

@@ -55,7 +55,7 @@ def test_noise_for_a_while_is_remembered_for_8_s_and_no_longer() -> None:
     assert weights[seconds > 20].min() == 1
 
 
-def test_a_lead_at_rest_says_nothing_and_is_not_held_against_it() -> None:
+def test_a_lead_at_rest_does_not_count_in_either_direction() -> None:
     rests = _beats()
     rests[:400] = 0
     beats, weights = _weights(_beats(), rests)

@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: made_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
 
 
-def test_each_kind_says_what_it_knows_and_nothing_else(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
+def test_each_kind_predicts_what_it_knows_and_nothing_else(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
     for kind, path in models.items():
         model = beatray.load_model(path)
         found = model.predict(ecgs[:3])

@@ -85,7 +85,7 @@ def test_each_recording_comes_from_where_its_file_is_though_both_tables_name_it(
         assert all(item.path in tree for item in listed["ptbxl", str(location)][0])
 
 
-def test_what_no_place_has_is_listed_once_so_that_it_is_refused_once(tmp_path: Path) -> None:
+def test_what_no_location_has_is_listed_once_so_that_it_is_refused_once(tmp_path: Path) -> None:
     a, b = cut(tmp_path / "in", whole_tables=True)
     for path in a.rglob("*.hea"):
         path.unlink()
@@ -99,7 +99,7 @@ def test_a_limit_counts_the_recordings_of_all_places(tmp_path: Path) -> None:
     assert [len(items) for items, _ in listed.values()] == [3, 3]
 
 
-def test_a_source_said_twice_has_two_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_given_twice_has_two_locations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = cut(tmp_path / "in")
     settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}"], str(tmp_path / "c"))
     assert locations_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
@@ -110,7 +110,7 @@ def test_a_source_said_twice_has_two_places(tmp_path: Path, capsys: pytest.Captu
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(b.parent), "--dry-run"]) != 0  # b lies inside
 
 
-def test_a_part_without_a_table_says_where_one_lies(tmp_path: Path) -> None:
+def test_a_part_without_a_table_names_where_one_lies(tmp_path: Path) -> None:
     a, b = cut(tmp_path / "in")
     (b / "ptbxl_database.csv").rename(tmp_path / "in" / "ptbxl_database.csv")
     archive = tmp_path / "in" / "b.tar.xz"
@@ -151,7 +151,7 @@ def read_at(*locations: tuple[FakeTree, list[Item]]) -> list[list[str]]:
     return [[item.name for item in items] for items, _ in each_name_once(locations)]  # type: ignore[arg-type]
 
 
-def test_a_place_that_refuses_a_recording_does_not_hide_another_that_has_it() -> None:
+def test_a_location_that_refuses_a_recording_does_not_hide_another_that_has_it() -> None:
     first = FakeTree("p0.hdf5"), [Item("5", "p0.hdf5", {"refused": "p0.hdf5 does not hold it"}), Item("6", "p0.hdf5")]
     second = FakeTree("p0.hdf5"), [Item("5", "p0.hdf5"), Item("6", "p0.hdf5")]
     assert read_at(first, second) == [["6"], ["5"]]
@@ -164,7 +164,7 @@ def test_what_has_no_name_of_its_own_is_not_taken_for_the_same_recording() -> No
     assert read_at(first, first) == [["row-3"], ["row-3 (2)"]]
 
 
-def test_a_part_that_another_place_has_is_not_refused_where_it_is_missing() -> None:
+def test_a_part_that_another_location_has_is_not_refused_where_it_is_missing() -> None:
     missing = Item("p9.hdf5", "p9.hdf5", {"refused": "its 2 exams: it is not there"}, unnamed=True)
     first = FakeTree("exams.csv", "p0.hdf5"), [Item("1", "p0.hdf5"), missing]
     second = FakeTree("x/exams.csv", "x/p9.hdf5"), [Item("2", "x/p9.hdf5"), Item("3", "x/p9.hdf5")]
@@ -187,7 +187,7 @@ def test_a_part_that_another_place_has_is_not_refused_where_it_is_missing() -> N
         ("s3://b/x", "s3://b/xy", False),
     ],
 )
-def test_a_place_in_another_is_seen(one: str, other: str, same: bool) -> None:
+def test_a_location_in_another_is_seen(one: str, other: str, same: bool) -> None:
     assert one_holds_the_other(one, other) is same and one_holds_the_other(other, one) is same
 
 

@@ -270,7 +270,7 @@ def test_what_would_run_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["labels"]["targets"] == {"low": "lvef < 40"}
 
 
-def test_the_words_of_the_command() -> None:
+def test_the_overrides_of_the_command() -> None:
     overrides = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40", "labels.key=a b"]
     settings = settings_from(overrides).evaluate
     assert settings.classify.labels == "table" and settings.labels.table == "/t.csv"

@@ -34,7 +34,7 @@ def test_the_processor_lists_what_it_can(tmp_path: Path) -> None:
     assert precision.cpu_flags(str(tmp_path / "none")) == frozenset()
 
 
-def test_auto_is_what_all_ranks_can_and_what_is_said_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_what_all_ranks_can_and_what_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     assert precision.agreed("auto", Ranks()) == "bf16"
     assert precision.agreed("auto", OneWithout(world=2)) == "fp32"

@@ -61,7 +61,7 @@ def test_a_right_rate_is_left_alone(ecgs: dict[str, list[NDArray[np.float64]]], 
     assert np.mean([bool(rate_doubt([window], float(rate))) for window in windows]) <= 0.05
 
 
-def test_nothing_is_said_of_what_cannot_be_measured(ecgs: dict[str, list[NDArray[np.float64]]]) -> None:
+def test_nothing_is_reported_of_what_cannot_be_measured(ecgs: dict[str, list[NDArray[np.float64]]]) -> None:
     window = read_as(ecgs["ludb"][0], 500, 500.0)
     flat = Window(**{**{name: getattr(window, name) for name in window.__slots__}, "signal_uv": 0 * window.signal_uv})
     assert rate_doubt([], 500.0) == rate_doubt([flat], 500.0) == ""

@@ -107,7 +107,7 @@ def test_out_of_reach_the_mode_of_this_process_counts(monkeypatch: pytest.Monkey
 
 
 @linux
-def test_the_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_refusal_names_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # Ray sets it in a process that has started one
     refuse_open_dashboard(None)  # no dashboard at all
     with listening("127.0.0.1") as port:

@@ -29,7 +29,7 @@ def pretrain(*overrides: str) -> PretrainSettings:
     return pretrain_settings(overrides)
 
 
-def test_words_reach_their_keys() -> None:
+def test_overrides_reach_their_keys() -> None:
     settings = pretrain("corpus=/data/my corpus (old)", "train.workers=8", "objective=simclr", "encoder=tiny", "run=7")
     assert settings.corpus.path == "/data/my corpus (old)"
     assert settings.train.workers == 8
@@ -53,7 +53,7 @@ def test_words_reach_their_keys() -> None:
         ("train.epochs=0", "train.epochs must be at least 1"),
     ],
 )
-def test_wrong_words_are_named(override: str, message: str) -> None:
+def test_wrong_overrides_are_named(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         pretrain(override)
 
@@ -216,7 +216,7 @@ def test_changes_of_an_older_sweep_are_read_under_the_names_of_today() -> None:
     assert changes_today(changes_today(older)) == changes_today(older)
 
 
-def test_words_win_over_a_recipe() -> None:
+def test_overrides_win_over_a_recipe() -> None:
     plain = pretrain("recipe=beat_ssl_tiny")
     assert plain.recipe == "beat_ssl_tiny" and plain.encoder["name"] == "tiny" and plain.objective["rhythm"] == "hard"
     assert plain.train == pretrain("train=small").train != PretrainSettings().train
@@ -240,7 +240,7 @@ def test_a_recipe_with_another_objective_is_refused(overrides: list[str]) -> Non
         pretrain(*overrides)
 
 
-def test_no_recipe_is_a_word_too() -> None:
+def test_no_recipe_is_an_override_too() -> None:
     assert pretrain("recipe=null") == pretrain()
     for override, message in (
         ("recipe=tiny", "there is no recipe 'tiny'"),

@@ -100,7 +100,7 @@ def test_a_uri_keeps_its_options_and_names_are_escaped() -> None:
     assert Store("/data/what?").child("x").folder == Path("/data/what?/x")
 
 
-def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
+def test_locations_that_cannot_be_opened_are_refused_with_how_to_write_them() -> None:
     with pytest.raises(StoreError, match="keys as AWS_ACCESS_KEY_ID") as refused:
         Store("s3://AKIASECRET:verysecret@bucket/x")
     assert "verysecret" not in str(refused.value)

@@ -299,7 +299,7 @@ def test_warped_crops_have_no_valid_length() -> None:
     assert torch.isfinite(objective(views, LATE).loss)
 
 
-def test_it_says_what_it_is_and_when_it_collapses() -> None:
+def test_it_describes_itself_and_reports_collapse() -> None:
     objective = built()
     settings = objective.settings
     assert Swav.described(settings) == "SwAV, 6 prototypes, 2 + 2 crops, no queue"

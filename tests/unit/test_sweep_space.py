@@ -147,12 +147,12 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
         (["sweep.fixed.train.epochz=2", "sweep.space.seed=[1]"], "did you mean 'train.epochs'"),
     ],
 )
-def test_words_that_fit_nothing_are_answered_before_anything_starts(overrides: list[str], message: str) -> None:
+def test_overrides_that_fit_nothing_are_answered_before_anything_starts(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         plan_from(overrides)
 
 
-def test_words_win_over_the_fixed_settings_of_a_file() -> None:
+def test_overrides_win_over_the_fixed_settings_of_a_file() -> None:
     plan = plan_from(["sweep=small", "corpus=/c", "out=/o", "run=first", "encoder=tiny", "train.epochs=3"])
     assert [trial.name for trial in plan.trials] == ["temperature-0.1", "temperature-0.2"]
     for trial in plan.trials:
@@ -185,7 +185,7 @@ def test_every_ready_file_composes(name: str) -> None:
     assert len({json.dumps(dict(trial.changes)) for trial in plan.trials}) == len(plan.trials)
 
 
-def test_words_of_the_evaluation_are_not_of_the_training() -> None:
+def test_overrides_of_the_evaluation_are_not_for_the_training() -> None:
     one_row = "sweep.only=[01-hard]"  # composing all of them takes seconds
     plan = plan_from(["sweep=ablation", "corpus=/c", one_row, "evaluate.seeds=[7]", "evaluate.decoder.steps=3"])
     assert plan.evaluation is not None and plan.evaluation.seeds == (7,) and plan.evaluation.decoder.steps == 3
@@ -220,7 +220,7 @@ def test_there_are_sweeps_in_the_docs() -> None:
 
 
 @pytest.mark.parametrize("key", ["beat_positives", "hard_beat"])  # the name of today and an older one
-def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) -> None:
+def test_what_rows_set_is_no_override_unless_those_rows_are_left_out(key: str) -> None:
     override = f"objective.{key}=same_record"
     with pytest.raises(SettingsError, match=r"rows set objective.beat_positives \(record-beats"):
         plan_from(["sweep=ablation", "corpus=/c", override])

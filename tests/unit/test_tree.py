@@ -268,7 +268,9 @@ def test_tar_bomb_is_refused(tmp_path: Path, suffix: str) -> None:
     assert caught.value.reason is Reason.ABSURD_SIZE
 
 
-def test_a_compressed_tar_beyond_memory_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_tar_beyond_memory_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     location = build(tmp_path, "x.tar.gz")
     monkeypatch.setattr(tar_tree, "MAX_UNPACKED_BYTES", 5000)
     with pytest.raises(RecordError, match="repack it as zip"):

@@ -135,7 +135,7 @@ def test_missing_limb_leads_are_computed(tmp_path: Path) -> None:
     np.testing.assert_allclose(leads.signal_mv[2:6], expected, atol=1e-12)
 
 
-def test_few_chest_leads_are_enough_and_the_mask_says_so(tmp_path: Path) -> None:
+def test_few_chest_leads_are_enough_and_the_mask_shows_it(tmp_path: Path) -> None:
     adc = ecg_counts()
     write_record(tmp_path, "r", adc[:, [0, 1, 7]], leads=("I", "II", "V2"))
     leads = read(tmp_path)

@@ -48,7 +48,7 @@ def test_each_event_is_reported_once_and_the_first_group_not_at_all(tmp_path: Pa
     assert list(news.fresh()) == []
 
 
-def test_what_the_run_says_at_its_end_is_not_said_twice(tmp_path: Path) -> None:
+def test_what_the_run_reports_at_its_end_is_not_reported_twice(tmp_path: Path) -> None:
     ended: dict[int, Exception] = {0: TrainingError("not finite"), 1: TrainingError("not finite")}
     assert reasons(ended) == {}
     Deaths(Store(str(tmp_path))).after_exception(None, ended)
