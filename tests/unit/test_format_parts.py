@@ -165,7 +165,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert caught.value.reason is Reason.FORMAT
 
 
-def test_checks_are_heard_only_inside_the_block() -> None:
+def test_checks_are_reported_only_inside_the_block() -> None:
     checks: list[tuple[str, str]] = []
     passed("before", 0)
     with listening(lambda what, seen: checks.append((what, seen))):

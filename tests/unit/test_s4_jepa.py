@@ -78,7 +78,7 @@ def test_layers_that_do_not_vary_give_targets_of_zero(targets: str) -> None:
             block.norm.bias.fill_(0.7)
     made = views(objective)
     there = valid_cells(made["n_valid"], objective.stage, TOKENS)
-    h = objective._targets(objective._taught(made["view_1"], made["n_valid"], there))
+    h = objective._targets(objective._compared(made["view_1"], made["n_valid"], there))
     assert torch.isfinite(h).all() and h.abs().max() < 1e-9
     result = objective(made, Progress())
     result.loss.backward()

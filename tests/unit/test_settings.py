@@ -155,7 +155,7 @@ OLDER = [
 def test_older_names_mean_what_they_meant_and_say_so_once(
     older: list[str], newer: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    config.say_renamed.cache_clear()
+    config.warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert pretrain(*newer) == pretrain(*newer)
         assert not caplog.messages
@@ -184,7 +184,7 @@ def test_an_older_name_and_the_one_of_today_do_not_part() -> None:
 
 @pytest.mark.parametrize(("older", "newer"), [("form", "loss"), ("pos_mass", "positive_mass")])
 def test_files_of_sweeps_that_were_renamed_are_found(older: str, newer: str, caplog: pytest.LogCaptureFixture) -> None:
-    config.say_renamed.cache_clear()
+    config.warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert config_of([f"sweep={older}"]) == config_of([f"sweep={newer}"])
     assert caplog.messages == [f"sweep={older} is called sweep={newer} now; the old name will go with the next version"]

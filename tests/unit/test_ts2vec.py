@@ -74,7 +74,7 @@ def test_the_soft_loss_is_that_of_the_formula(tau: float | None, weighted: bool)
 @pytest.mark.parametrize(
     ("records", "moments", "known"), [(4, 13, 1.8762312), (1, 6, None), (5, 1, None), (2, 64, None)]
 )
-def test_equal_outputs_cost_what_nobody_can_tell(records: int, moments: int, known: float | None) -> None:
+def test_equal_outputs_cost_what_chance_gives(records: int, moments: int, known: float | None) -> None:
     z = torch.full((records, moments, 3), 0.7, dtype=torch.float64)
     lengths = [moments >> level for level in range(moments.bit_length())]
     assert len(lengths) == math.floor(math.log2(moments)) + 1

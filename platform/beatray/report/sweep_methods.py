@@ -209,12 +209,12 @@ def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         at = Progress(int(line["step"]), steps, int(line["epoch"]), epochs)
         for key, sentence in kind.warnings(settings, known, at).items():
             held.setdefault(key, []).append((int(line["step"]) + 1, sentence))
-    lines = []
+    texts = []
     for found in held.values():
         (first, sentence), last = found[0], found[-1][0]
         until = "to the end" if last == steps else f"last at step {last}"
-        lines.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
-    return lines
+        texts.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
+    return texts
 
 
 def _objective(trial: Evaluated) -> tuple[type[Objective], Any]:
