@@ -162,9 +162,9 @@ def _meaning(item: dataclasses.Field[Any]) -> str:
         parts.append("one of " + ", ".join(f"`{each}`" for each in about["choices"]))
     elif typing.get_origin(choices := _hint(item)) is typing.Literal:
         parts.append("one of " + ", ".join(f"`{each}`" for each in typing.get_args(choices)))
-    for bound, word in (("above", "above"), ("at_least", "at least"), ("below", "below"), ("at_most", "at most")):
+    for bound, relation in (("above", "above"), ("at_least", "at least"), ("below", "below"), ("at_most", "at most")):
         if about.get(bound) is not None:
-            parts.append(f"{word} {about[bound]:g}")
+            parts.append(f"{relation} {about[bound]:g}")
     return "; ".join(parts)
 
 

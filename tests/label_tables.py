@@ -51,9 +51,9 @@ def read(
     table: Path | str, *overrides: str, index: pd.DataFrame | None = None, recipe: dict[str, Any] | None = None
 ) -> Labels:
     """The labels that a command line with these words reads."""
-    said, others = split_label_overrides([f"labels={table}", *overrides])
+    given, others = split_label_overrides([f"labels={table}", *overrides])
     assert not others
-    return read_labels(label_settings(said), index_of() if index is None else index, recipe or {})
+    return read_labels(label_settings(given), index_of() if index is None else index, recipe or {})
 
 
 def values(labels: Labels, name: str) -> list[Any]:

@@ -37,8 +37,8 @@ OVERRIDES = (
 
 def run_spec_of(corpus: str, out: Path, run: str, *overrides: str) -> RunSpec:
     """A small job; later words win."""
-    places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
-    return prepare_run(pretrain_settings([*places, *OVERRIDES, *overrides]))
+    paths = [f"corpus={corpus}", f"out={out}", f"run={run}"]
+    return prepare_run(pretrain_settings([*paths, *OVERRIDES, *overrides]))
 
 
 def start(corpus: str, out: Path, run: str, *overrides: str) -> RunResult:

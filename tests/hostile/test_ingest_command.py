@@ -95,9 +95,9 @@ def test_leftovers_of_an_interrupted_ingest_never_pass_for_other_data(
     assert convert_slice(Store(out), part, "beatray").read == 2  # and then the power went
     ingest(IngestSettings({"wfdb": str(second)}, out))
     alone = ingest(IngestSettings({"wfdb": str(second)}, str(tmp_path / "d")))
-    rows, wanted = open_corpus(out).rows(), open_corpus(str(tmp_path / "d")).rows()
+    rows, expected = open_corpus(out).rows(), open_corpus(str(tmp_path / "d")).rows()
     assert alone.manifest.rows == len(rows) == 2
-    assert np.array_equal(rows.signal_uv, wanted.signal_uv)
+    assert np.array_equal(rows.signal_uv, expected.signal_uv)
 
 
 @pytest.mark.ray

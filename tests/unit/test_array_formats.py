@@ -232,9 +232,9 @@ def test_hdf5_chunks_of_many_rows_are_unpacked_once(tmp_path: Path, monkeypatch:
     unpacked: list[tuple[int, ...]] = []
     true_unpack = hdf5._unpack
 
-    def watched(array: hdf5.Array, corner: tuple[int, ...], place: tuple[int, int, int]) -> Any:
+    def watched(array: hdf5.Array, corner: tuple[int, ...], archive: tuple[int, int, int]) -> Any:
         unpacked.append(corner)
-        return true_unpack(array, corner, place)
+        return true_unpack(array, corner, archive)
 
     monkeypatch.setattr(hdf5, "_unpack", watched)
     with open_tree(str(tmp_path)).open_random("a.hdf5") as file, open_hdf5(file) as opened:

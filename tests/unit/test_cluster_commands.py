@@ -10,7 +10,7 @@ import pytest
 
 from beatray.cli_parser import parser
 from beatray.commands import embed, evaluate, ingest, pretrain
-from beatray.commands.job import NOT_PLACES, PLACES
+from beatray.commands.job import NOT_PATHS, PATH_KEYS
 from beatray.errors import SettingsError
 from beatray.sweep.plan import plan_from
 from cluster_commands import commands_in
@@ -66,7 +66,7 @@ def check_job(overrides: list[str]) -> None:
         SETTINGS[script.stem](given)
     for override in given:
         key, _, value = override.partition("=")
-        if key in PLACES[script.stem] and value not in NOT_PLACES:
+        if key in PATH_KEYS[script.stem] and value not in NOT_PATHS:
             assert value.startswith("/") or "://" in value, f"{override} is not absolute"
 
 

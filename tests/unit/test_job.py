@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from beatray.commands.job import PLACES, main
+from beatray.commands.job import PATH_KEYS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def test_a_report_of_an_absolute_path_is_tried(
 
 def test_every_command_with_paths_has_its_job() -> None:
     scripts = {path.stem: path.read_text() for path in (ROOT / "jobs").glob("*.py")}
-    assert set(scripts) == set(PLACES)
+    assert set(scripts) == set(PATH_KEYS)
     page = (ROOT / "docs" / "cluster.md").read_text()
     for name, text in scripts.items():
         assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py OVERRIDES" in text and f"{name}.py" in page

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from beatray.commands import console
-from beatray.commands.pace import Pace, in_words
+from beatray.commands.pace import Pace, duration_text
 
 
 def test_work_done_before_and_work_done_again_say_nothing_of_the_rate() -> None:
@@ -27,7 +27,7 @@ def test_work_done_before_and_work_done_again_say_nothing_of_the_rate() -> None:
     assert pace.seconds_left(320, 20.0) is None
     pace.add(21.0, 292)
     assert pace.seconds_left(320, 21.0) == pytest.approx(14.0)
-    assert [in_words(seconds) for seconds in (7.2, 65, 9000)] == ["7 s", "1:05 min", "2:30 h"]
+    assert [duration_text(seconds) for seconds in (7.2, 65, 9000)] == ["7 s", "1:05 min", "2:30 h"]
 
 
 class Terminal(io.StringIO):
