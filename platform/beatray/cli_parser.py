@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         help="many pretraining runs over a space; show their ranking",
         description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
         "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
-        "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
+        "sweep.evaluate=true tests every encoder. The same command continues after a kill; a failed trial is tried "
         "again. Overrides: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
         "pretrain. beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         "embed",
         help="a vector for every recording or heartbeat of a corpus",
         description="Run an encoder over a corpus with Ray Data and write its vectors as Parquet; the same command "
-        "goes on after a kill and adds what is new in the corpus. Overrides: encoder=PATH corpus= out= "
+        "continues after a kill and adds what is new in the corpus. Overrides: encoder=PATH corpus= out= "
         "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
     )
     _overrides_of(embed)
@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         help="a model of finetune over new recordings: a corpus, a folder, a zip",
         description="Run a model over a corpus, or straight over files of any readable format, with Ray Data; nothing "
         "is stored but the answers: a table (Parquet, or CSV by the name of out), refused files with reasons, waves "
-        "also as WFDB annotations. The same command goes on after a kill. Overrides: model=PATH[,PATH] (several: an "
+        "also as WFDB annotations. The same command continues after a kill. Overrides: model=PATH[,PATH] (several: an "
         "ensemble) corpus=PATH | files=PATH out=NAME.parquet|NAME.csv|FOLDER format= source= overwrite= "
         "predict.workers= predict.KEY= ... Example: beatray predict model=runs/dx files=/data/ward out=ward.csv",
     )

@@ -151,7 +151,7 @@ class TrainSettings:
         15.0, "no step for so long: stacks of all workers, and an end", above=0.0, resumable=True
     )
     stop_after_steps: int | None = setting(
-        None, "end early, with a checkpoint; a later start goes on", at_least=1, resumable=True
+        None, "end early, with a checkpoint; a later start continues", at_least=1, resumable=True
     )
 
     def __post_init__(self) -> None:

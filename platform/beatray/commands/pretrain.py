@@ -106,7 +106,7 @@ def _print_result(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> No
     if result.finished:
         say(f"  encoder: {result.folder}/encoder")
     elif result.as_asked:
-        say(f"  ended at step {result.steps:,}, as train.stop_after_steps asks; without it the same command goes on")
+        say(f"  ended at step {result.steps:,}, as train.stop_after_steps asks; without it the same command continues")
     else:
         say("  stopped before the end; the same command continues it")
 

@@ -17,7 +17,7 @@ from beatray.sweep.tracking import settle
 from beatray.track.memory import how_to_compare, how_to_open
 
 EX_TEMPFAIL = 75
-"""Exit code of a sweep that was asked to stop: the same command goes on."""
+"""Exit code of a sweep that was asked to stop: the same command continues."""
 
 
 def run(overrides: list[str], *, resume: bool = False) -> int:
@@ -39,7 +39,7 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
     if "failed" in statuses:
         say("  some trials failed; the same command tries them again")
     elif not statuses <= set(ENDED):
-        say("  stopped before the end; the same command goes on")
+        say("  stopped before the end; the same command continues")
         return EX_TEMPFAIL
     return 1 if "failed" in statuses else 0
 

@@ -2,7 +2,7 @@
 
 Protocols meant different things by task there: `frozen` was a decoder on frozen maps in the segmentation and a logistic
 probe in the classification, `linear` a linear layer in the segmentation. A task and a protocol of then are one protocol
-of now, so every figure keeps its name. Contract: what is written by this version comes back as it is.
+of now, so every figure keeps its position. Contract: what is written by this version comes back as it is.
 """
 
 from __future__ import annotations

@@ -169,7 +169,9 @@ def read_listing(store: Store) -> Listing:
         parts = tuple(VectorFile(**part) for part in content["parts"])
         listing = Listing(content["made_by"], content["corpus"], content["widths"], parts)
     except FileNotFoundError as error:
-        unfinished = " (an unfinished run lies there: the same `beatray embed` goes on)" if store.names(STAGING) else ""
+        unfinished = (
+            " (an unfinished run lies there: the same `beatray embed` continues it)" if store.names(STAGING) else ""
+        )
         raise EmbeddingsError(f"no finished embeddings at {store.where()}{unfinished}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingsError(f"{store.where(LISTING)} is damaged ({error}); {AGAIN}") from error

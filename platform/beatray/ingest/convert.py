@@ -1,7 +1,7 @@
 """Turns recordings into a corpus with Ray tasks: read, measure, write one shard per slice, commit a manifest.
 
 A slice is a run of items of one source; its shard is a deterministic function of those items and of the recipe, and
-so is its name. A finished slice leaves a note in `staging/`, so an interrupted ingest goes on where it stopped; the
+so is its name. A finished slice leaves a note in `staging/`, so an interrupted ingest continues where it stopped; the
 manifest is written last. Recordings already in the corpus are not read again; new ones become new shards under the
 next manifest. Contract: a recording is either in the corpus or in the quarantine table with a reason, never neither.
 """

@@ -1,7 +1,7 @@
 """Equal training time: a step of each method timed before anything trains, and the epochs that fit its budget.
 
 What was measured is written to `costs.json` in the sweep's folder as soon as it is known and never measured again for
-the same settings on the same corpus. So a sweep that goes on after a kill, on whatever machine, has the same epochs
+the same settings on the same corpus. So a sweep that continues after a kill, on whatever machine, has the same epochs
 and the same schedule.
 
 Contract: epochs = floor(60 core_minutes / (seconds of a step x steps of an epoch)), at least 1; the warm-up keeps its

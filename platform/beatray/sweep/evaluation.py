@@ -1,7 +1,7 @@
 """The scores of each trial's encoder on both tasks, and the controls that all trials share.
 
 An evaluation is one Ray task, so that it takes its turn with the training of other trials. Its files lie in the run
-folder of the trial as `evaluation/`, hashed, with `scores.json`, which names what was evaluated: a sweep that goes on
+folder of the trial as `evaluation/`, hashed, with `scores.json`, which names what was evaluated: a sweep that continues
 repeats an evaluation only if its encoder, its corpus or its settings are others now. Random weights, measured features
 and permuted labels depend on no trial; they are evaluated once for each encoder and split, into `controls/`.
 """
@@ -148,7 +148,7 @@ def _evaluate(
 
     torch.set_num_threads(1)
     run = Store(target[0])
-    outputs = run.folder / f"{target[1]}-outputs" if run.is_local else None  # an evaluation that is killed goes on
+    outputs = run.folder / f"{target[1]}-outputs" if run.is_local else None  # a killed evaluation continues
     evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings, folder=outputs)
     scores = table_scores(evaluation)
     with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:

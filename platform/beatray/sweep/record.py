@@ -136,8 +136,8 @@ def read(folder: Store) -> SweepRecord | None:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SettingsError(
-            f"{folder.where(NAME)} cannot be read ({error}). Without it the sweep goes on from what the folders of its "
-            "trials hold: move it away and run the same command again."
+            f"{folder.where(NAME)} cannot be read ({error}). Without it the sweep continues from what the folders of "
+            "its trials hold: move it away and run the same command again."
         ) from error
 
 

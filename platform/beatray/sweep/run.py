@@ -2,7 +2,8 @@
 
 Tune starts the trials, tries failed ones again and stops those that fall behind; what is remembered is our own record
 (`record.py`), because Tune's experiment state knows neither the run folders nor the checkpoints in them. Killed at any
-moment, the same call goes on: `progress.prepare` lists what is left, and each trial continues from its own checkpoint.
+moment, the same call continues it: `progress.prepare` lists what is left, and each trial continues from its own
+checkpoint.
 
 Tune ends no trial that trains: it would kill the process and leave the resources of the ranks reserved. A trial that
 falls behind, and every trial when the sweep is asked to stop, is asked for a checkpoint and ends by itself.

@@ -1,7 +1,7 @@
 """In which arithmetic a run multiplies: `train.precision=auto` is bf16 where every rank's processor has it, else fp32.
 
 A processor that has no bf16 emulates it, slower than single precision: x86 needs AVX512-BF16 or AMX-BF16, ARM BF16, a
-GPU of NVIDIA compute capability 8.0. Contract: all ranks agree; a run that goes on keeps the arithmetic that it began
+GPU of NVIDIA compute capability 8.0. Contract: all ranks agree; a run that continues keeps the arithmetic that it began
 in, which its checkpoints hold, whatever the processor is then.
 """
 

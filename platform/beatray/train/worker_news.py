@@ -1,4 +1,4 @@
-"""What becomes of the workers of a run: which died and why, which left or came, and from which step the rest goes on.
+"""What becomes of the workers of a run: which died and why, which left or came, and from which step the rest continues.
 
 Ray Train's controller learns of a death, the first rank of the next group knows where that begins, and the driver talks
 to the user; the three may be on three nodes. So each event is a small file in `workers/` of the run folder, which stays
