@@ -176,7 +176,7 @@ end() {
     done
 }
 
-# A node drains and ends its own children when its `ray start` is told to; what outlives that is killed.
+# A node drains and ends its own children when its `ray start` gets a signal; what outlives that is killed.
 stop() {
     local pid heads=() workers=()
     for pid in $(processes); do

@@ -1,4 +1,4 @@
-"""Pages that say what the code says: commands from their parsers, settings and methods from their dataclasses.
+"""Pages generated from the code: commands from their parsers, settings and methods from their dataclasses.
 
 Contract: `write_pages(folder)` writes commands.md, settings.md and methods.md and nothing else; the same code gives the
 same bytes, and a page that would not change is left alone, so that a second build has nothing to do.
@@ -54,10 +54,10 @@ def write_pages(folder: Path) -> None:
 
 
 def commands() -> str:
-    """Every command with its options, as `--help` says them."""
+    """Every command with its options, as `--help` prints them."""
     top = parser()
     subparsers = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
-    lines = ["# Commands", "", "What `beatray COMMAND --help` says, on one page.", ""]
+    lines = ["# Commands", "", "The output of `beatray COMMAND --help`, on one page.", ""]
     lines += _table(
         ("command", "what it does"),
         [(f"[{action.dest}](#beatray-{action.dest})", action.help or "") for action in subparsers._choices_actions],
@@ -125,8 +125,8 @@ def methods() -> str:
 def _comment(path: Path) -> str:
     """The first sentence of the comment that a recipe begins with."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    said = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
-    return re.split(r"(?<=[.]) (?=[A-Z(])", " ".join(said), maxsplit=1)[0]
+    text = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
+    return re.split(r"(?<=[.]) (?=[A-Z(])", " ".join(text), maxsplit=1)[0]
 
 
 def _fields(kind: type[Any], prefix: str) -> list[str]:
@@ -162,9 +162,9 @@ def _meaning(item: dataclasses.Field[Any]) -> str:
         parts.append("one of " + ", ".join(f"`{each}`" for each in about["choices"]))
     elif typing.get_origin(choices := _hint(item)) is typing.Literal:
         parts.append("one of " + ", ".join(f"`{each}`" for each in typing.get_args(choices)))
-    for bound, word in (("above", "above"), ("at_least", "at least"), ("below", "below"), ("at_most", "at most")):
+    for bound, relation in (("above", "above"), ("at_least", "at least"), ("below", "below"), ("at_most", "at most")):
         if about.get(bound) is not None:
-            parts.append(f"{word} {about[bound]:g}")
+            parts.append(f"{relation} {about[bound]:g}")
     return "; ".join(parts)
 
 

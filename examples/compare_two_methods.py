@@ -39,8 +39,8 @@ def main() -> None:
     folds = ("corpus.validation_folds=[8]", "corpus.test_folds=[9]", f"sweep.metric={SCORE}", "sweep.mode=max")
     reading = ("evaluate.protocols=[classify/linear_probe]", "evaluate.classify_fractions=[1.0]", "evaluate.seeds=[0]")
     clean = ("evaluate.robustness.noise_levels=[]", "evaluate.robustness.leads=[]", "evaluate.workers=1")
-    place = (f"corpus={corpus}", f"out={sweep.parent}", f"run={sweep.name}")
-    command("sweep", *what, *place, *training, *folds, *reading, *clean)
+    paths = (f"corpus={corpus}", f"out={sweep.parent}", f"run={sweep.name}")
+    command("sweep", *what, *paths, *training, *folds, *reading, *clean)
     command("report", str(sweep))
 
     with (sweep / "report" / "scores.csv").open() as file:

@@ -52,7 +52,7 @@ def main() -> None:
     first, second = (normalize(encoder.transform(half)) for half in np.split(whole, 2, axis=-1))
     known = np.mean((first @ second.T).argmax(axis=1) == np.arange(len(whole)))
     print(f"of {known:.0%} of {len(whole)} recordings, the first 5 s lie nearest to their own last 5 s")
-    print(f"what it is worth beside baselines: beatray evaluate encoder={run} corpus=... (docs/evaluation.md)")
+    print(f"its scores beside baselines: beatray evaluate encoder={run} corpus=... (docs/evaluation.md)")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/finetune.py OVERRIDES
 
-The cluster needs only the dependencies: the package is taken from the submitted source tree. Places must be absolute
+The cluster needs only the dependencies: the package is taken from the submitted source tree. Paths must be absolute
 paths that every node sees, because the job runs in a temporary copy of the tree.
 """
 

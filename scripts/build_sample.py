@@ -132,10 +132,10 @@ def main() -> None:
     parser.add_argument("--ptbxl", type=Path, required=True, help="unpacked PTB-XL folder")
     parser.add_argument("--ludb", type=Path, required=True, help="unpacked LUDB folder")
     parser.add_argument("--out", type=Path, default=Path("platform/beatray/sample"), help="where the archives go")
-    words = parser.parse_args()
-    words.out.mkdir(parents=True, exist_ok=True)
-    build_ptbxl(words.ptbxl, words.out)
-    build_ludb(words.ludb, words.out)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    build_ptbxl(args.ptbxl, args.out)
+    build_ludb(args.ludb, args.out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python scripts/bundled_weights.py --ptbxl FOLDER [--ptbxl FOLDER ...] --ludb PLACE --work FOLDER
 
 ingests the recordings, pretrains, evaluates on recordings that were left out, trains the segmentation of waves, and
-writes platform/beatray/weights/. Every step goes on where it was stopped. Data: PTB-XL (folds 9 and 10 left out) and
+writes platform/beatray/weights/. Every step continues where it was stopped. Data: PTB-XL (folds 9 and 10 left out) and
 LUDB (its test part left out). Two cores take about half an hour.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "platform" / "beatray" / "weights"
 HELD_OUT = ("corpus.validation_folds=[]", "corpus.test_folds=[9,10]")
-"""Fold 9 is for choices and figures, fold 10 for nobody."""
+"""Fold 9 is for choices and figures, fold 10 is never used."""
 PRETRAINING = (
     "encoder=tiny",
     "encoder.channels=[48,64,128]",
@@ -61,48 +61,50 @@ SOURCES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is not done yet, and write the folders; returns the exit code."""
-    words = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    words.add_argument("--ptbxl", action="append", required=True, help="a folder or archive of PTB-XL; several are one")
-    words.add_argument("--ludb", required=True, help="the folder or archive of LUDB")
-    words.add_argument("--work", required=True, type=Path, help="where corpus, runs and evaluations lie")
-    said = words.parse_args(argv)
-    work: Path = said.work.absolute()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--ptbxl", action="append", required=True, help="a folder or archive of PTB-XL; several are one"
+    )
+    parser.add_argument("--ludb", required=True, help="the folder or archive of LUDB")
+    parser.add_argument("--work", required=True, type=Path, help="where corpus, runs and evaluations lie")
+    args = parser.parse_args(argv)
+    work: Path = args.work.absolute()
     corpus, runs = f"corpus={work / 'corpus'}", f"out={work / 'runs'}"
-    places = [*(f"ptbxl={place}" for place in said.ptbxl), f"ludb={said.ludb}"]
+    sources = [*(f"ptbxl={path}" for path in args.ptbxl), f"ludb={args.ludb}"]
     small, waves = work / "runs" / "small", work / "runs" / "waves"
-    beatray("ingest", *places, "--out", str(work / "corpus"))
+    beatray("ingest", *sources, "--out", str(work / "corpus"))
     beatray("pretrain", corpus, runs, "run=small", *PRETRAINING)
     if not (work / "evaluation" / "results.json").exists():
         beatray("evaluate", f"encoder={small}", corpus, f"out={work / 'evaluation'}", *EVALUATING)
     beatray("finetune", f"encoder={small}", corpus, runs, "run=waves", *SEGMENTING)
-    command = f"python scripts/bundled_weights.py {' '.join(f'--ptbxl PTBXL-{n + 1}' for n in range(len(said.ptbxl)))}"
+    command = f"python scripts/bundled_weights.py {' '.join(f'--ptbxl PTBXL-{n + 1}' for n in range(len(args.ptbxl)))}"
     write_encoder(small, work / "evaluation", f"{command} --ludb LUDB --work WORK")
     write_model(waves, small, f"{command} --ludb LUDB --work WORK")
     return 0
 
 
-def beatray(*words: str) -> None:
+def beatray(*arguments: str) -> None:
     """Run a command of beatray here; SystemExit where it fails."""
     from beatray.cli import main as run
 
-    print(f"== beatray {' '.join(words)}", flush=True)
-    if code := run(list(words)):
+    print(f"== beatray {' '.join(arguments)}", flush=True)
+    if code := run(list(arguments)):
         raise SystemExit(code)
 
 
 def write_encoder(run: Path, evaluation: Path, command: str) -> None:
-    """`beatray-small`: the encoder of the run, its card and what it is worth."""
+    """`beatray-small`: the encoder of the run, its card and its scores."""
     from beatray.evaluate.names import score_name
     from beatray.models.encoder_folder import describe_encoder, encoder_files, export_encoder, load_encoder
     from beatray.storage.store import Store
 
     description, encoder = describe_encoder(str(run)), load_encoder(str(run))
     scores = json.loads((evaluation / "table.json").read_text())["rows"]
-    told = []
+    texts = []
     for row in scores:
         name = score_name(row["task"], row["protocol"], row["fraction"], row["metric"], row["condition"])
         if row["metric"] in ("auroc", "f1") and (row["task"], row["metric"]) != ("classify", "f1"):
-            told.append(
+            texts.append(
                 f"{row['title']}, {name.split('/')[2].replace('_', ' ')}, {row['fraction']:.0%} of the labels: "
                 f"{row['metric'].upper()} {row['pretrained'][0]:.3f} (random weights {row['random'][0]:.3f})"
             )
@@ -111,24 +113,24 @@ def write_encoder(run: Path, evaluation: Path, command: str) -> None:
         "kind": "encoder",
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "data": _data(description["sources"]),
-        "scores": told,
+        "scores": texts,
         "use": 'encoder=beatray-small, beatray.load_encoder("beatray-small"), beatray.EcgEncoder("beatray-small")',
         "made_by": command,
         "words": list(PRETRAINING),
     }
-    place = _described("beatray-small", about)
+    folder = _described("beatray-small", about)
     description["corpus_settings"].pop("path")  # of the machine that made it
-    export_encoder(Store(str(place)), encoder, description, encoder_files(str(run))["trained_on.bin"])
+    export_encoder(Store(str(folder)), encoder, description, encoder_files(str(run))["trained_on.bin"])
 
 
 def write_model(run: Path, encoder: Path, command: str) -> None:
-    """`beatray-waves`: the model of the run, made from that encoder, its card and what it is worth."""
+    """`beatray-waves`: the model of the run, made from that encoder, its card and its scores."""
     from beatray.models.encoder_folder import describe_encoder
     from beatray.models.model_folder import MODEL_FOLDER, read_model
 
     model = read_model(str(run))
     test = model.description["scores"]["test"]
-    told = [
+    scores = [
         f"LUDB test part ({model.description['records']['test']} recordings), {name}: {value['value']:.3f}"
         f" ({value['low']:.3f} to {value['high']:.3f})"
         for name, value in test.items()
@@ -140,7 +142,7 @@ def write_model(run: Path, encoder: Path, command: str) -> None:
         "kind": "model",
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "data": _data(describe_encoder(str(encoder))["sources"]),
-        "scores": told,
+        "scores": scores,
         "use": 'beatray predict model=beatray-waves files=FOLDER out=OUT, beatray.load_model("beatray-waves")',
         "made_by": command,
         "words": list(SEGMENTING),
@@ -154,13 +156,13 @@ def _data(sources: dict[str, int]) -> list[dict[str, Any]]:
 
 def _described(name: str, about: dict[str, Any]) -> Path:
     """The folder of the weights with its card; what was there is gone."""
-    place = WEIGHTS / name
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    (place / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    (place / "README.md").write_text(card(name, about), encoding="utf-8")
-    print(f"  {place}")
-    return place
+    folder = WEIGHTS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(name, about), encoding="utf-8")
+    print(f"  {folder}")
+    return folder
 
 
 def card(name: str, about: dict[str, Any]) -> str:
@@ -201,7 +203,7 @@ Fold 9 and LUDB were looked at when recipes were chosen, so these figures are a 
 
     {about["made_by"]}
 
-with {" ".join(f"`{word}`" for word in about["words"])}.
+with {" ".join(f"`{override}`" for override in about["words"])}.
 """
 
 

@@ -27,7 +27,7 @@ HEADER = ("task", "protocol", "labelled records", "score", "pretrained", "random
 
 def rendered(table: Mapping[str, Any], took_s: float, cpu: str, day: str) -> str:
     """The block of README."""
-    said = (
+    head = (
         f"`beatray demo` took {took_s:.0f} s on two cores of an {cpu} on {day}. Means ± SD over 3 seeds of everything\n"
         "after pretraining:\n"
     )
@@ -49,7 +49,7 @@ def rendered(table: Mapping[str, Any], took_s: float, cpu: str, day: str) -> str
         ]
         lines.append("| " + " | ".join(cells) + " |")
         before = (row["task"], protocol)
-    return f"{said}\n" + "\n".join(lines).replace("|  |", "| |").replace("|  |", "| |") + "\n"
+    return f"{head}\n" + "\n".join(lines).replace("|  |", "| |").replace("|  |", "| |") + "\n"
 
 
 def _short(value: float, sign: str = "") -> str:
@@ -63,18 +63,18 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--took", type=float, required=True)
     parser.add_argument("--check", action="store_true")
-    words = parser.parse_args()
-    file = words.folder / "table.json"
+    args = parser.parse_args()
+    file = args.folder / "table.json"
     day = datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
     cpu = processor().replace("(R)", "").replace(" Processor", "")
-    block = rendered(json.loads(file.read_text()), words.took, cpu, day)
+    block = rendered(json.loads(file.read_text()), args.took, cpu, day)
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     old, _, after = rest.partition(END)
-    if words.check:
+    if args.check:
         table = block.partition("\n\n")[2]
         if old.partition("\n\n")[2] != table:
-            print(f"README.md has another table than {words.folder}:\n{table}")
+            print(f"README.md has another table than {args.folder}:\n{table}")
             return 1
         return 0
     README.write_text(before + BEGIN + block + END + after, encoding="utf-8")

@@ -56,16 +56,16 @@ def _split(line: str) -> Iterator[list[str]]:
     reader.whitespace_split = True
     reader.commenters = "#"
     try:
-        words = list(reader)
+        args = list(reader)
     except ValueError:
         return  # an apostrophe: prose
-    for at, word in enumerate(words):
-        if word.rpartition("/")[2] in PROGRAMS and (at == 0 or words[at - 1] in ENDS or _may_precede(words[:at])):
-            rest = words[at + 1 :]
+    for at, arg in enumerate(args):
+        if arg.rpartition("/")[2] in PROGRAMS and (at == 0 or args[at - 1] in ENDS or _may_precede(args[:at])):
+            rest = args[at + 1 :]
             end = next((i for i, each in enumerate(rest) if each in ENDS), len(rest))
-            yield [word.rpartition("/")[2], *rest[:end]]
+            yield [arg.rpartition("/")[2], *rest[:end]]
 
 
-def _may_precede(words: list[str]) -> bool:
+def _may_precede(args: list[str]) -> bool:
     """What may stand before a program in one command: assignments, exec, setsid, a test, a job's separator."""
-    return words[-1] in ("exec", "setsid", "--", "-") or "=" in words[-1]
+    return args[-1] in ("exec", "setsid", "--", "-") or "=" in args[-1]

@@ -99,8 +99,8 @@ def aecg_xml(counts: Counts, *, increment: str = "0.002", scale: str = "1", unit
             f'<component><annotation><code code="{code}"/><value value="{value}" unit="{of}"/></annotation></component>'
         )
 
-    said = "".join(annotation("MDC_ECG_TIME_PD_QT", qt, "ms") for qt in (400, 410))
-    said += annotation("MDC_ECG_HEART_RATE", 60, "bpm")
+    intervals = "".join(annotation("MDC_ECG_TIME_PD_QT", qt, "ms") for qt in (400, 410))
+    intervals += annotation("MDC_ECG_HEART_RATE", 60, "bpm")
     return (
         '<?xml version="1.0" encoding="UTF-8"?><AnnotatedECG xmlns="urn:hl7-org:v3" '
         'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
@@ -110,7 +110,7 @@ def aecg_xml(counts: Counts, *, increment: str = "0.002", scale: str = "1", unit
         f'<administrativeGenderCode code="F"/><birthTime value="{PERSON["born"]}"/></subjectDemographicPerson>'
         "</trialSubject></subject></subjectAssignment></componentOf></timepointEvent></componentOf>"
         f'<component><series><code code="RHYTHM"/>{set_of(counts)}'
-        f"<subjectOf><annotationSet>{said}</annotationSet></subjectOf>"
+        f"<subjectOf><annotationSet>{intervals}</annotationSet></subjectOf>"
         f'<derivation><derivedSeries><code code="REPRESENTATIVE_BEAT"/>{set_of(counts[:600])}</derivedSeries>'
         "</derivation></series></component></AnnotatedECG>"
     ).encode()
@@ -173,8 +173,8 @@ def xli_block(samples: Sequence[int]) -> bytes:
     stored = [int(samples[0]), int(samples[1])]
     bends = [2 * int(samples[i - 1]) - int(samples[i - 2]) - int(samples[i]) for i in range(2, len(samples))]
     stored += [bend + 64 for bend in bends[1:]] + [64]
-    words = [value & 0xFFFF for value in stored]
-    coded = lzw_10_bits(bytes(word >> 8 for word in words) + bytes(word & 0xFF for word in words))
+    shorts = [value & 0xFFFF for value in stored]
+    coded = lzw_10_bits(bytes(short >> 8 for short in shorts) + bytes(short & 0xFF for short in shorts))
     return struct.pack("<Ihh", len(coded), 1, bends[0]) + coded
 
 

@@ -13,10 +13,10 @@ from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 
 
-def read_rows(**places: tuple[str, int]) -> Rows:
+def read_rows(**sources: tuple[str, int]) -> Rows:
     """The first recordings of each `source=(location, count)`, measured as ingest measures them."""
     windows = []
-    for name, (location, count) in places.items():
+    for name, (location, count) in sources.items():
         tree, source = open_tree(location), SOURCES[name]
         for item in islice(source.find(tree), count):
             for record in source.read(tree, item):

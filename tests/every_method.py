@@ -36,11 +36,11 @@ CROP_S = 1.6
 
 
 @lru_cache
-def settings_of(recipe: str, *words: str) -> PretrainSettings:
+def settings_of(recipe: str, *overrides: str) -> PretrainSettings:
     """The settings of a recipe with short crops, one worker and 32-bit arithmetic."""
     short = [f"{key}={CROP_S}" for key in crops_of(recipe)]
     usual = ("train.workers=1", "train.precision=fp32", "train.epochs=10", "train.warmup_epochs=1")
-    return pretrain_settings(["corpus=/corpus", f"recipe={recipe}", *usual, *short, *words])
+    return pretrain_settings(["corpus=/corpus", f"recipe={recipe}", *usual, *short, *overrides])
 
 
 @lru_cache

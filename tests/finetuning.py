@@ -19,8 +19,8 @@ SMALL = (
 VARIED = ("augment.noise_mv=0.01",)
 
 
-def spec_of(corpus: str, out: Path, run: str, *words: str) -> RunSpec:
+def spec_of(corpus: str, out: Path, run: str, *overrides: str) -> RunSpec:
     """A small job on the superclasses, unless the words say otherwise; later words win."""
-    places = [f"corpus={corpus}", f"out={out}", f"run={run}", *SPLIT, *SMALL, "train.readers_per_worker=1"]
-    encoder = [] if any(word.startswith("encoder=") for word in words) else ["encoder=random"]
-    return prepare_run(finetune_settings([*places, *encoder, "labels=superdiagnostic", *words]))
+    paths = [f"corpus={corpus}", f"out={out}", f"run={run}", *SPLIT, *SMALL, "train.readers_per_worker=1"]
+    encoder = [] if any(override.startswith("encoder=") for override in overrides) else ["encoder=random"]
+    return prepare_run(finetune_settings([*paths, *encoder, "labels=superdiagnostic", *overrides]))

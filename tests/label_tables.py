@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from beatray.corpus.label_settings import label_settings, labels_said
+from beatray.corpus.label_settings import label_settings, split_label_overrides
 from beatray.corpus.label_table import Labels, read_labels
 
 RECORDS = (
@@ -48,12 +48,12 @@ def written(folder: Path, content: str | bytes, name: str = "labels.csv") -> Pat
 
 
 def read(
-    table: Path | str, *words: str, index: pd.DataFrame | None = None, recipe: dict[str, Any] | None = None
+    table: Path | str, *overrides: str, index: pd.DataFrame | None = None, recipe: dict[str, Any] | None = None
 ) -> Labels:
     """The labels that a command line with these words reads."""
-    said, others = labels_said([f"labels={table}", *words])
+    given, others = split_label_overrides([f"labels={table}", *overrides])
     assert not others
-    return read_labels(label_settings(said), index_of() if index is None else index, recipe or {})
+    return read_labels(label_settings(given), index_of() if index is None else index, recipe or {})
 
 
 def values(labels: Labels, name: str) -> list[Any]:

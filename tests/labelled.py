@@ -22,7 +22,7 @@ from evaluation_rows import read_rows
 from every_method import SAMPLE, rows_of
 
 KINDS = ("multilabel", "classes", "numbers", "waves")
-WORDS = ("corpus=/corpus", "encoder=tiny", "train.workers=1", "train.epochs=10", "train.warmup_epochs=1")
+OVERRIDES = ("corpus=/corpus", "encoder=tiny", "train.workers=1", "train.epochs=10", "train.warmup_epochs=1")
 FILLED: dict[str, tuple[str, ...]] = {
     "multilabel": ("objective=supervised", "objective.names=[CD,HYP,MI,NORM,STTC]"),
     "classes": ("objective=supervised", "objective.kind=classes", "objective.names=[a,b,c]"),
@@ -38,10 +38,10 @@ FILLED: dict[str, tuple[str, ...]] = {
 """Settings of an objective as they are once the labels of a corpus have filled them in."""
 
 
-def settings_for(kind: str, *words: str) -> PretrainSettings:
+def settings_for(kind: str, *overrides: str) -> PretrainSettings:
     """A small run of a kind of labels, with crops of 1.6 s."""
-    usual = (*WORDS, *FILLED[kind], "+objective.augment.crop_seconds=1.6")
-    return pretrain_settings([*usual, *words])
+    usual = (*OVERRIDES, *FILLED[kind], "+objective.augment.crop_seconds=1.6")
+    return pretrain_settings([*usual, *overrides])
 
 
 def labelled_rows(kind: str, count: int = 8) -> tuple[Arrays, dict[str, Any]]:

@@ -41,13 +41,13 @@ class MlflowServer:
 
     def start(self) -> MlflowServer:
         self.folder.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        words += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
-        words += ["--artifacts-destination", str(self.folder / "artifacts")]
+        overrides = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        overrides += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        overrides += ["--artifacts-destination", str(self.folder / "artifacts")]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         environment = {**kept, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a third of the memory
         if self.login is not None:
-            words += ["--app-name", "basic-auth"]
+            overrides += ["--app-name", "basic-auth"]
             config = self.folder / "auth.ini"
             config.write_text(
                 f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{self.folder / 'auth.db'}\n"
@@ -56,7 +56,7 @@ class MlflowServer:
             environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "only-for-tests"}
         with (self.folder / "server.log").open("ab") as output:
             self.process = subprocess.Popen(
-                words, cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True
+                overrides, cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True
             )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:

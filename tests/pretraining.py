@@ -22,7 +22,7 @@ from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
 
-WORDS = (
+OVERRIDES = (
     "encoder=tiny",
     "train=small",
     "train.batch_size=24",
@@ -35,20 +35,20 @@ WORDS = (
 )
 
 
-def run_spec_of(corpus: str, out: Path, run: str, *words: str) -> RunSpec:
+def run_spec_of(corpus: str, out: Path, run: str, *overrides: str) -> RunSpec:
     """A small job; later words win."""
-    places = [f"corpus={corpus}", f"out={out}", f"run={run}"]
-    return prepare_run(pretrain_settings([*places, *WORDS, *words]))
+    paths = [f"corpus={corpus}", f"out={out}", f"run={run}"]
+    return prepare_run(pretrain_settings([*paths, *OVERRIDES, *overrides]))
 
 
-def start(corpus: str, out: Path, run: str, *words: str) -> RunResult:
+def start(corpus: str, out: Path, run: str, *overrides: str) -> RunResult:
     """Train it, or continue it, through Ray Train."""
-    return pretrain(run_spec_of(corpus, out, run, *words))
+    return pretrain(run_spec_of(corpus, out, run, *overrides))
 
 
-def train_here(corpus: str, out: Path, run: str, *words: str) -> bool:
+def train_here(corpus: str, out: Path, run: str, *overrides: str) -> bool:
     """Train it, or continue it, as one rank in this process: the same loop and stream without Ray Train around it."""
-    return train(run_spec_of(corpus, out, run, "train.workers=1", *words), Ranks())
+    return train(run_spec_of(corpus, out, run, "train.workers=1", *overrides), Ranks())
 
 
 def losses(out: Path, run: str) -> list[float]:
@@ -78,10 +78,14 @@ def rank_pids() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = path.read_bytes()
+            overrides = path.read_bytes()
         except OSError:
             continue
-        if b"RayTrainWorker" in words and b"IDLE" not in words and _is_descendant(int(path.parent.name), os.getpid()):
+        if (
+            b"RayTrainWorker" in overrides
+            and b"IDLE" not in overrides
+            and _is_descendant(int(path.parent.name), os.getpid())
+        ):
             found.append(int(path.parent.name))
     return sorted(found)
 

@@ -32,10 +32,10 @@ class Nodes:
     environment: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *overrides: str) -> subprocess.Popen[bytes]:
         """One `ray start --block` in a process group of its own."""
         process = subprocess.Popen(
-            [*RAY, "start", "--block", "--min-worker-port=0", "--max-worker-port=0", *words],
+            [*RAY, "start", "--block", "--min-worker-port=0", "--max-worker-port=0", *overrides],
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -53,10 +53,10 @@ class Nodes:
         os.killpg(node.pid, signal.SIGKILL)
         node.wait()
 
-    def run(self, *words: str) -> subprocess.Popen[str]:
+    def run(self, *overrides: str) -> subprocess.Popen[str]:
         """A beatray command on this cluster."""
         return subprocess.Popen(
-            [sys.executable, "-m", "beatray", *words, f"cluster.address={self.address}"],
+            [sys.executable, "-m", "beatray", *overrides, f"cluster.address={self.address}"],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -61,12 +61,12 @@ class S3Server:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         return [o["Key"] for page in pages for o in page.get("Contents", []) if not o["Key"].endswith("/")]
 
-    def say(self, word: str) -> None:
+    def say(self, override: str) -> None:
         """`down` or `up`; returns when it is done."""
         assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
+        self.process.stdin.write(override + "\n")
         self.process.stdin.flush()
-        _wait_for(self.process.stdout, word)
+        _wait_for(self.process.stdout, override)
 
     def stop(self) -> None:
         assert self.process.stdin is not None
@@ -90,10 +90,10 @@ def start() -> S3Server:
     return S3Server(process, port)
 
 
-def _wait_for(stream: IO[str] | None, word: str) -> None:
+def _wait_for(stream: IO[str] | None, override: str) -> None:
     assert stream is not None
     for line in stream:
-        if line.strip() == f"server is {word}":
+        if line.strip() == f"server is {override}":
             return
     raise RuntimeError("the S3 server ended; run `python tests/s3_server.py 9000` to see why")
 
@@ -108,13 +108,13 @@ def _serve(port: int) -> None:
     server.start()
     print("server is up", flush=True)
     for line in sys.stdin:
-        word = line.strip()
-        if word == "down":
+        override = line.strip()
+        if override == "down":
             server.stop()
-        elif word == "up":
+        elif override == "up":
             server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
             server.start()
-        print(f"server is {word}", flush=True)
+        print(f"server is {override}", flush=True)
     os._exit(0)  # its threads may still wait for clients
 
 

@@ -24,8 +24,8 @@ def mimic_copy(root: Path) -> Tree:
         folder.mkdir(parents=True)
         comments = f"# <subject_id>: {subject}\n"
         write_record(folder, str(study), ecg_counts(seed=study % 97)[:, order], leads=MIMIC_LEADS, comments=comments)
-        place = f"files/p{subject // 10000}/p{subject}/s{study}/{study}"
-        lines.append(f"{subject},{study},{study},2110-10-11 13:06:00,{place}")
+        path = f"files/p{subject // 10000}/p{subject}/s{study}/{study}"
+        lines.append(f"{subject},{study},{study},2110-10-11 13:06:00,{path}")
     (root / "record_list.csv").write_text("\n".join(lines) + "\n")
     reports = ",".join(f"report_{number}" for number in range(3))
     (root / "machine_measurements.csv").write_text(
@@ -61,10 +61,10 @@ def zzu_copy(root: Path, prefix: str = "Child_ecg/") -> Tree:
     write_record(folder, "P00001_E01", ecg_counts(seed=1), comments="# made for a test\n")
     write_record(folder, "P00001_E02", ecg_counts(2500, seed=2)[:, nine], leads=tuple(LEADS[k] for k in nine))
     columns = "Filename,ECG_ID,Patient_ID,Age,Gender,Acquisition_date,Lead,AHA_code,CHN_code,ICD-10 code,pSQI"
-    place, high = "P00/P00001/P00001_E0", "Left ventricular high voltage"
-    one = (f"{place}1", "P00001_E01", "P00001", "572d", "'Female'", "2017-11-22", "12", "'C21'", "'C13'", "'Q21.0'", "")
+    path, high = "P00/P00001/P00001_E0", "Left ventricular high voltage"
+    one = (f"{path}1", "P00001_E01", "P00001", "572d", "'Female'", "2017-11-22", "12", "'C21'", "'C13'", "'Q21.0'", "")
     codes = (f"'D31';'{high}'", "'D22'", "'D31';'(F) I40.0'")
-    two = (f"{place}2", "P00001_E02", "P00001", "4015d", "'Male'", "2017-11-22", "9", *codes, "'I':0.5;'V2':Null")
+    two = (f"{path}2", "P00001_E02", "P00001", "4015d", "'Male'", "2017-11-22", "9", *codes, "'I':0.5;'V2':Null")
     rows = [one, two]
     text = "\n".join([columns, *(",".join(f'"{cell}"' for cell in row) for row in rows)])
     (root / "AttributesDictionary.csv").write_text(text + "\n")

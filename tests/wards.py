@@ -16,10 +16,10 @@ def ward_folder(folder: Path) -> Path:
         with zipfile.ZipFile(SAMPLE / f"{source}-sample.zip") as archive:
             for name in sorted(name for name in archive.namelist() if name.endswith(".hea"))[:EACH]:
                 for suffix in (".hea", ".dat"):
-                    place = folder / source / Path(name).with_suffix(suffix).name
-                    place.parent.mkdir(exist_ok=True)
-                    place.write_bytes(archive.read(name.removesuffix(".hea") + suffix))
-    for place in sorted(folder.rglob("*.dat"))[3:6:2]:
-        place.write_bytes(place.read_bytes()[:-1001])
+                    file = folder / source / Path(name).with_suffix(suffix).name
+                    file.parent.mkdir(exist_ok=True)
+                    file.write_bytes(archive.read(name.removesuffix(".hea") + suffix))
+    for file in sorted(folder.rglob("*.dat"))[3:6:2]:
+        file.write_bytes(file.read_bytes()[:-1001])
     (folder / "notes.txt").write_text("nothing to read")
     return folder

@@ -34,9 +34,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, self.archive, "application/zip")
                 return
             first, last = int(part[1]), int(part[2])
-            data, told = self.archive[first : last + 1], f"bytes {first}-{last}/{len(self.archive)}"
+            data, content_range = self.archive[first : last + 1], f"bytes {first}-{last}/{len(self.archive)}"
             cut = kind == "shaky" and self.asked % 2 == 0
-            self._send(206, data[: len(data) // 2] if cut else data, "application/zip", told, len(data))
+            self._send(206, data[: len(data) // 2] if cut else data, "application/zip", content_range, len(data))
 
     def _send(self, status: int, data: bytes, kind: str, part: str = "", n_bytes: int | None = None) -> None:
         self.send_response(status)

@@ -1,7 +1,7 @@
 """The command line. Light on purpose: help, version and errors need neither torch nor ray nor mlflow.
 
 Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense, 141
-when whoever read the output went away.
+when the reader of the output went away.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READER_GONE = 141
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse, with key=value overrides allowed before and after options (argparse alone takes only one run of them)."""
     args, left = parser().parse_known_args(argv)
-    strange = [word for word in left if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    strange = [arg for arg in left if arg.startswith("-") or "=" not in arg or not hasattr(args, "overrides")]
     if strange:
         parser().error(f"unrecognised: {' '.join(strange)} (see beatray {args.command or ''} --help)")
     if left:
@@ -32,14 +32,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors that a user can fix are one readable line."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of places in letters that a terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):  # paths in letters that a terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError as error:
         if not _reader_is_gone():  # another pipe: of a store, a server, a worker
-            print(f"beatray: {_tellable(error)}", file=sys.stderr)
+            print(f"beatray: {_user_message(error)}", file=sys.stderr)
             return 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Whether it is our own output that nobody reads any more (`| head`), as the system tells of the pipe."""
+    """Whether the reader of our own output has gone (`| head`), which the system reports as a broken pipe."""
     try:
         watched = select.poll()
         watched.register(sys.stdout.fileno(), 0)
@@ -85,29 +85,33 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        reported = _tellable(error, _out(args))
+        reported = _user_message(error, _out(args))
         if reported is None:
-            raise  # a fault of ours: the traceback is what a report needs
+            raise  # a fault of beatray itself: the traceback is what a report needs
         print(f"beatray {args.command}: {reported}", file=sys.stderr)
         return 1
 
 
 def _out(args: argparse.Namespace) -> str | None:
-    """Where the command writes, as far as it was said."""
-    said = [word.removeprefix("out=") for word in getattr(args, "overrides", None) or [] if word.startswith("out=")]
-    return getattr(args, "out", None) or (said[-1] if said else None)
+    """Where the command writes, as far as it was given."""
+    paths = [
+        override.removeprefix("out=")
+        for override in getattr(args, "overrides", None) or []
+        if override.startswith("out=")
+    ]
+    return getattr(args, "out", None) or (paths[-1] if paths else None)
 
 
-def _tellable(error: BaseException, out: str | None = None) -> str | None:
+def _user_message(error: BaseException, out: str | None = None) -> str | None:
     """One line for an error of the disk, the network or Ray; None for any other. `out` is where the command writes."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
-        return _tellable(cause, out) or f"{type(cause).__name__}: {cause}"
+        return _user_message(cause, out) or f"{type(cause).__name__}: {cause}"
     if isinstance(error, OSError):
-        from beatray.full_disk import NO_ROOM, full_places
+        from beatray.full_disk import NO_ROOM, full_paths
 
         if error.errno in NO_ROOM and not error.filename:
-            return f"{error.strerror}: {full_places(out)}"
+            return f"{error.strerror}: {full_paths(out)}"
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     library = type(error).__module__.split(".")[0]
     return f"{library}: {str(error).splitlines()[0]}" if library in ("ray", "pyarrow") and str(error) else None
@@ -224,9 +228,9 @@ def _dispatch(args: argparse.Namespace) -> int:
 def _id_key_file(args: argparse.Namespace) -> str | None:
     """Where the secret of the patient ids lies."""
     if args.salt_file is not None:
-        from beatray.schema import say_renamed
+        from beatray.schema import warn_renamed
 
-        say_renamed("--salt-file", "--id-key-file")
+        warn_renamed("--salt-file", "--id-key-file")
     path: str | None = args.salt_file if args.id_key_file is None else args.id_key_file
     return path
 
@@ -278,14 +282,14 @@ def _print_config(args: argparse.Namespace) -> int:
 
         content = as_dict(settings_from([*given, *extra], None))
     elif args.command == "evaluate":
-        from beatray.corpus.label_settings import labels_said
+        from beatray.corpus.label_settings import split_label_overrides
         from beatray.evaluate.own_labels import with_table
         from beatray.evaluate.settings import EvaluateSettings
 
         short, kinds = {"encoder": "encoder_path"}, {"evaluate": EvaluateSettings}
-        said, given = labels_said(given)
+        labels, given = split_label_overrides(given)
         content = compose(args.command, [*given, *extra], extra=short, kinds=kinds)
-        content["evaluate"] = with_table(content["evaluate"], said)
+        content["evaluate"] = with_table(content["evaluate"], labels)
         content["evaluate"] = as_dict(build(EvaluateSettings, content["evaluate"], "evaluate."))
     else:
         short = {"encoder": "encoder_path"} if args.command == "embed" else {}

@@ -34,9 +34,9 @@ def parser() -> argparse.ArgumentParser:
         "Parquet and a recordings.yaml), files (a mixture of DICOM, SCP-ECG, HL7 aECG, EDF, WFDB and the XML of "
         "Philips, Schiller and MUSE). Interrupted, it continues; new recordings are added. "
         "Example: beatray ingest ptbxl=/data/ptb-xl ludb=/data/ludb.zip --out /data/corpus. "
-        "A source in several places is said as often (ptbxl=/data/a ptbxl=/data/b): a recording that both list is read "
-        "once, from the first that has its file. "
-        "beatray ingest explain PATH [MEMBER] says check by check what the reader finds in one file, and what to do.",
+        "A source at several locations is given once for each (ptbxl=/data/a ptbxl=/data/b): a recording "
+        "that both list is read once, from the first that has its file. "
+        "beatray ingest explain PATH [MEMBER] shows check by check what the reader finds in one file, and what to do.",
     )
     found_by = "detector=beatray|neurokit|neurokit+dwt|beatray+prominence|beatray+dwt"
     measured_by = f"{found_by} quality=beatray|beatray+neurokit hrv=none|neurokit"
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     ingest.add_argument("--overwrite", action="store_true", help="delete the corpus there first, nothing else")
     ingest.add_argument("--id-key-file", metavar="PATH", help="secret with which all patient ids are hashed")
     ingest.add_argument("--salt-file", help=argparse.SUPPRESS)  # what it was called before 0.2
-    ingest.add_argument("--dry-run", action="store_true", help="say what would be read, write nothing")
+    ingest.add_argument("--dry-run", action="store_true", help="show what would be read, write nothing")
     ingest.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
 
     corpus = commands.add_parser(
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "labels",
         help="what is understood of a table of your own labels, and what is odd about it",
         description="check: read a table (csv, tsv, parquet) against a corpus: keys that match, what each column is, "
-        "how often each class is there by split, and what looks wrong. labels.KEY=VALUE says what is not found out: "
+        "how often each class is there by split, and what looks wrong. labels.KEY=VALUE sets what cannot be inferred: "
         "key, key_kind, source, columns, types.COLUMN, separator, unknown, targets.NAME, patient, unmatched, "
         "id_key_file, encoding. "
         "Example: beatray labels check labels.csv corpus=/data/corpus 'labels.targets.low=lvef < 40'",
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         help="many pretraining runs over a space; show their ranking",
         description="Pretrain over a space of settings with Ray Tune: grid, random draws, draws with early stopping "
         "(asha) or a population that learns from its best (pbt); sweep=ablation is the paper's table, and "
-        "sweep.evaluate=true tests every encoder. The same command goes on after a kill; a failed trial is tried "
+        "sweep.evaluate=true tests every encoder. The same command continues after a kill; a failed trial is tried "
         "again. Overrides: sweep=NAME corpus= out= run= sweep.num_samples= sweep.space.KEY=[VALUE,VALUE] and all of "
         "pretrain. beatray sweep show FOLDER [--json] prints the ranking, also while the sweep runs.",
     )
@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         "embed",
         help="a vector for every recording or heartbeat of a corpus",
         description="Run an encoder over a corpus with Ray Data and write its vectors as Parquet; the same command "
-        "goes on after a kill and adds what is new in the corpus. Overrides: encoder=PATH corpus= out= "
+        "continues after a kill and adds what is new in the corpus. Overrides: encoder=PATH corpus= out= "
         "level=recording|beat|both embed.workers= embed.KEY= ... Python reads them: beatray.read_embeddings(out)",
     )
     _overrides_of(embed)
@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         help="a model of finetune over new recordings: a corpus, a folder, a zip",
         description="Run a model over a corpus, or straight over files of any readable format, with Ray Data; nothing "
         "is stored but the answers: a table (Parquet, or CSV by the name of out), refused files with reasons, waves "
-        "also as WFDB annotations. The same command goes on after a kill. Overrides: model=PATH[,PATH] (several: an "
+        "also as WFDB annotations. The same command continues after a kill. Overrides: model=PATH[,PATH] (several: an "
         "ensemble) corpus=PATH | files=PATH out=NAME.parquet|NAME.csv|FOLDER format= source= overwrite= "
         "predict.workers= predict.KEY= ... Example: beatray predict model=runs/dx files=/data/ward out=ward.csv",
     )
@@ -187,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
         "beats",
         help="train a classifier of heartbeats, for objective.beat_positives=aami",
         description="train: learn the AAMI classes N, S, V, F, Q from the .atr annotations of WFDB recordings "
-        "(MIT-BIH, INCART), say how well held-out beats are classified. "
+        "(MIT-BIH, INCART), report how well held-out beats are classified. "
         "Example: beatray beats train /data/mitdb --out beats-mitdb",
     )
     beats.add_argument("action", choices=("train",))

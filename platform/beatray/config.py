@@ -26,8 +26,8 @@ from beatray.schema import (
     moved,
     nearest_to,
     older_keys,
-    say_renamed,
     under_names_of_today,
+    warn_renamed,
 )
 from beatray.settings import (
     CheckpointSettings,
@@ -50,10 +50,10 @@ GROUPS: dict[str, type[Any]] = {
 """The dataclass of each group of settings that several commands share."""
 
 PATH_OVERRIDES = {"corpus": "corpus.path"}
-"""Short overrides for the dotted keys that hold a place."""
+"""Short overrides for the dotted keys that hold a path."""
 
 NO_RECIPE = "recipe=null"
-"""The word that takes a recipe of the top file away."""
+"""The override that takes a recipe of the top file away."""
 
 OLDER_CHOICES = {"sweep": {"form": "loss", "pos_mass": "positive_mass"}}
 """Files of a group that are called otherwise now."""
@@ -107,7 +107,7 @@ def compose(
     """The content of `configs/<top>.yaml` under the overrides of the command line, as plain dicts.
 
     `kinds` are the dataclasses of groups and `named` those of groups that are chosen by name: what they know may be
-    said although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
+    set although no YAML file repeats it, and what they were called before is known too. `extra` maps further short
     overrides to dotted keys; `other_words` are known to the command alone and only help to name the nearest right one.
     Raises SettingsError for an override that fits nothing.
     """
@@ -134,16 +134,16 @@ def compose(
     by_key = dict(items)
     texts = {**by_key, **{old: by_key.get(new) for old, new in older.items()}}
     dotted = [override if override in chosen else _as_text(override, texts) for override in dotted]
-    said = {override.partition("=")[0].lstrip("+~") for override in dotted}
+    given = {override.partition("=")[0].lstrip("+~") for override in dotted}
     for override in dotted:
         key = override.partition("=")[0].lstrip("+~")
         if override not in chosen and not _fits(key, [*known, *older]) and not key.startswith(mappings):
-            words = [*known, *others, *_short_words(top, folder, extra)]
-            raise SettingsError(f"there is no setting '{key}'{nearest_to(key, words)}")
-        if older.get(key) in said:
-            raise SettingsError(f"{key} is called {older[key]} now, and both are said; say {older[key]}")
+            names = [*known, *others, *_short_names(top, folder, extra)]
+            raise SettingsError(f"there is no setting '{key}'{nearest_to(key, names)}")
+        if older.get(key) in given:
+            raise SettingsError(f"{key} is called {older[key]} now, and both are set; set {older[key]} alone")
     own = _over_recipe(dotted, chosen, str(base["recipe"]), folder) if base.get("recipe") else []
-    values = (*own, *(_forced(word) for word in dotted if word not in chosen))
+    values = (*own, *(_forced(override) for override in dotted if override not in chosen))
     content = _composed(top, tuple(chosen), values, str(folder))
     for old, new in moved(schemas).items():
         move_key(content, old, new)
@@ -157,19 +157,19 @@ def compose(
     return content
 
 
-def _composed(top: str, chosen: tuple[str, ...], words: tuple[str, ...], folder: str) -> dict[str, Any]:
-    """The file under choices and then words, as plain dicts. Raises SettingsError with what Hydra says against it."""
+def _composed(top: str, chosen: tuple[str, ...], values: tuple[str, ...], folder: str) -> dict[str, Any]:
+    """The file under choices and then values, as plain dicts. Raises SettingsError with Hydra's message."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        composed = _laid_over(_by_hydra(top, chosen, folder), words)
+        composed = _laid_over(_by_hydra(top, chosen, folder), values)
         if composed is None:
-            composed = _by_hydra(top, (*chosen, *words), folder)
+            composed = _by_hydra(top, (*chosen, *values), folder)
         content: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SettingsError(_choice_error((*chosen, *words), Path(folder), str(error))) from error
+        raise SettingsError(_choice_error((*chosen, *values), Path(folder), str(error))) from error
     return {str(key): value for key, value in content.items()}
 
 
@@ -180,30 +180,30 @@ def _by_hydra(top: str, dotted: tuple[str, ...], folder: str) -> DictConfig:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    said = ["~recipe" if override == NO_RECIPE else override for override in dotted]  # a group cannot be set to null
+    given = ["~recipe" if override == NO_RECIPE else override for override in dotted]  # a group cannot be set to null
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
-        composed: DictConfig = hydra_compose(top, overrides=said)
+        composed: DictConfig = hydra_compose(top, overrides=given)
     return composed
 
 
-def _laid_over(base: DictConfig, words: tuple[str, ...]) -> DictConfig | None:
-    """A composition under words `++key=value`, read by Hydra's grammar and laid over it as Hydra does.
+def _laid_over(base: DictConfig, overrides: tuple[str, ...]) -> DictConfig | None:
+    """A composition under overrides `++key=value`, read by Hydra's grammar and laid over it as Hydra does.
 
-    None where a word is another kind of override or does not fit: Hydra then composes the whole, or says what is wrong.
+    None where one is another kind of override or does not fit: Hydra then composes the whole, or reports the error.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if not words:
+    if not overrides:
         return base
-    if not all(word.startswith("++") for word in words):
+    if not all(override.startswith("++") for override in overrides):
         return None
     laid = copy.deepcopy(base)
     try:
-        for override in OverridesParser.create().parse_overrides(list(words)):
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.package is not None or override.is_sweep_override() or "/" in override.key_or_group:
                 return None
             OmegaConf.update(laid, override.key_or_group, override.value(), merge=True, force_add=True)
@@ -213,10 +213,10 @@ def _laid_over(base: DictConfig, words: tuple[str, ...]) -> DictConfig | None:
 
 
 def _name_of(group: str, dotted: Sequence[str], base: Mapping[str, Any]) -> str:
-    said = [
+    chosen_names = [
         override.partition("=")[2] for override in dotted if override.partition("=")[0].lstrip("+") == f"{group}.name"
     ]
-    return said[-1].strip("'\"") if said else str(base[group]["name"])
+    return chosen_names[-1].strip("'\"") if chosen_names else str(base[group]["name"])
 
 
 def _forced(override: str) -> str:
@@ -225,12 +225,12 @@ def _forced(override: str) -> str:
 
 
 def _over_recipe(dotted: Sequence[str], chosen: Sequence[str], recipe: str, folder: Path) -> list[str]:
-    """A group that the user chose takes the place of what the recipe says in it: overrides that undo the recipe there.
+    """A group that the user chose replaces what the recipe sets in it: overrides that undo the recipe there.
 
     The objective is what a recipe is about, so another one beside it is refused.
     """
     if any(override.partition("=")[0].lstrip("+") in ("objective", "objective.name") for override in dotted):
-        raise SettingsError("recipe= chooses the objective; say recipe= or objective=, not both")
+        raise SettingsError("recipe= chooses the objective; set recipe= or objective=, not both")
     of_recipe = yaml.safe_load((folder / "recipe" / f"{recipe}.yaml").read_text())
     found = []
     for override in chosen:
@@ -239,8 +239,8 @@ def _over_recipe(dotted: Sequence[str], chosen: Sequence[str], recipe: str, fold
         if group == "recipe" or not path.is_file():
             continue
         own = flat(yaml.safe_load(path.read_text()) or {}, group)
-        said = flat(of_recipe.get(group, {}), group)
-        found += [f"++{key}={json.dumps(own[key])}" if key in own else f"~{key}" for key in said]
+        keys = flat(of_recipe.get(group, {}), group)
+        found += [f"++{key}={json.dumps(own[key])}" if key in own else f"~{key}" for key in keys]
     return found
 
 
@@ -250,21 +250,21 @@ def _override(override: str, short: Mapping[str, str]) -> str:
         raise SettingsError(f"'{override}' is not of the form key=value")
     key = short.get(key, key)
     if value in OLDER_CHOICES.get(key, {}):
-        say_renamed(override, f"{key}={OLDER_CHOICES[key][value]}")
+        warn_renamed(override, f"{key}={OLDER_CHOICES[key][value]}")
         value = OLDER_CHOICES[key][value]
     if key in PATH_KEYS and value not in ("null", "auto"):
         value = quoted(_from_home(_bare(value)))
     return f"{key}={value}"
 
 
-def _from_home(place: str) -> str:
-    """`~` and `~user` at the beginning of a place are a home, as shells have it where a word begins so."""
-    if not place.startswith("~"):
-        return place
+def _from_home(path: str) -> str:
+    """`~` and `~user` at the beginning of a path are a home folder, as shells expand it at the start of an argument."""
+    if not path.startswith("~"):
+        return path
     try:
-        return str(Path(place).expanduser())
-    except RuntimeError:  # nobody is called so
-        return place
+        return str(Path(path).expanduser())
+    except RuntimeError:  # no user of that name
+        return path
 
 
 def _bare(value: str) -> str:
@@ -290,8 +290,8 @@ def _as_text(override: str, items: Mapping[str, dataclasses.Field[Any] | None]) 
     return f"{key}{sign}{quoted(_bare(value))}"
 
 
-def _short_words(top: str, folder: Path, extra: Mapping[str, str] | None) -> list[str]:
-    """Words without a dot that a command takes: groups that its file composes, and its own short ones."""
+def _short_names(top: str, folder: Path, extra: Mapping[str, str] | None) -> list[str]:
+    """Keys without a dot that a command takes: groups that its file composes, and its own short ones."""
     groups = yaml.safe_load((folder / f"{top}.yaml").read_text()).get("defaults", [])
     names = [str(name).removeprefix("optional ") for group in groups if isinstance(group, dict) for name in group]
     return [*names, *PATH_OVERRIDES, *(extra or {})]

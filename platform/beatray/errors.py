@@ -27,7 +27,7 @@ class SupersededError(TrainingError):
 
 
 class PeerError(RuntimeError):
-    """Another rank could not go on; the message says why."""
+    """Another rank could not go on; the message gives the cause."""
 
 
 class LabelError(CorpusError):

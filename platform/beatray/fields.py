@@ -1,7 +1,7 @@
-"""What a field of a settings dataclass says of itself beside its default: help, bounds, older names, what may change.
+"""The metadata of a field of a settings dataclass beside its default: help, bounds, older names, what may change.
 
 The dataclass is the schema. `config.build` converts and names keys; the bounds stand at the field and hold wherever the
-dataclass is made, because its `__post_init__` calls `check`. Whether a run that is continued may say another value
+dataclass is made, because its `__post_init__` calls `check`. Whether a run that is continued may set another value
 (`resumable`), what a run did that was begun before the field existed (`absent`), how the field was called before
 (`was`), and whether a population may change it while trials train (`searchable`) stand at the field too, so that no
 list elsewhere has to be kept.
@@ -22,7 +22,7 @@ from beatray.errors import SettingsError
 
 NOTHING = object()
 LARGEST = {int: 2**31 - 1, float: 1e12}
-"""Of a number whose field says no upper bound: beyond it is a slip of the keyboard, which would end in a traceback deep
+"""Of a number whose field sets no upper bound: beyond it is a slip of the keyboard, which would end in a traceback deep
 inside a library."""
 
 
@@ -45,7 +45,7 @@ def setting(
     """A dataclass field with what this module knows about; a dataclass type as `default` means one of its own.
 
     `was` is the older dotted key, from the top of the settings where it has a dot, else beside this field; `was_values`
-    are older words for values. `searchable` settings change neither the shape of a weight nor the order of the
+    are older names of values. `searchable` settings change neither the shape of a weight nor the order of the
     recordings.
     """
     about = {
@@ -97,14 +97,14 @@ def _wrong(about: Mapping[str, Any], value: Any) -> str:
     largest = LARGEST[float if isinstance(value, float) else int]
     if about.get("at_most") is None and about.get("below") is None and abs(value) > largest:
         return f"between {-largest:g} and {largest:g}"
-    for bound, word, holds in (
+    for bound, relation, holds in (
         (about.get("above"), "above", lambda limit: value > limit),
         (about.get("at_least"), "at least", lambda limit: value >= limit),
         (about.get("below"), "below", lambda limit: value < limit),
         (about.get("at_most"), "at most", lambda limit: value <= limit),
     ):
         if bound is not None and not holds(bound):
-            return f"{word} {bound:g}"
+            return f"{relation} {bound:g}"
     return ""
 
 
@@ -129,5 +129,5 @@ def keys_with(kind: type[Any], mark: str, prefix: str = "") -> set[str]:
 
 def absent_values(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     """By dotted key, what a run did that was begun before the field existed."""
-    said = {key: item.metadata.get("absent", NOTHING) for key, item in walk(kind, prefix)}
-    return {key: value for key, value in said.items() if value is not NOTHING}
+    absent = {key: item.metadata.get("absent", NOTHING) for key, item in walk(kind, prefix)}
+    return {key: value for key, value in absent.items() if value is not NOTHING}

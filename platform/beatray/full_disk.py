@@ -1,7 +1,7 @@
-"""What to say of a disk that is full: which file did not fit, or else which of the places that a command fills is full.
+"""The message for a full disk: which file did not fit, or else which of the paths that a command fills is full.
 
 The error of a write through a file object has a number and no name. `named` gives it the file's where that is known;
-`full_places` looks at the places themselves.
+`full_paths` looks at the paths themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 LITTLE = 64 * 2**20
-"""A place with less than this free counts as full: what did not fit is gone again when somebody looks."""
+"""A path with less than this free counts as full: what did not fit is gone again by the time of the check."""
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -30,18 +30,20 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def full_places(out: str | None) -> str:
-    """The places that are full, or all of them where none looks so (a quota), with what is free, and what to do."""
-    free = {name: room for name, room in ((name, _room(place)) for name, place in _places(out)) if room is not None}
+def full_paths(out: str | None) -> str:
+    """The paths that are full, or all of them where none looks full (a quota), with what is free, and the remedy."""
+    free = {name: room for name, room in ((name, _room(path)) for name, path in _paths(out)) if room is not None}
     full = {name: room for name, room in free.items() if room[0] < LITTLE or room[1] == 0} or free
-    told = [f"{name} has {'no more files' if files == 0 else _size(size)} free" for name, (size, files) in full.items()]
+    parts = [
+        f"{name} has {'no more files' if files == 0 else _size(size)} free" for name, (size, files) in full.items()
+    ]
     return (
-        f"{', '.join(told)}; make room there, or say another place: out=, TMPDIR= for temporary files, RAY_TMPDIR= for "
-        "Ray's, cluster.object_store_mb= for what Ray keeps in /dev/shm"
+        f"{', '.join(parts)}; make room there, or set another path: out=, TMPDIR= for temporary files, RAY_TMPDIR= "
+        "for Ray's, cluster.object_store_mb= for what Ray keeps in /dev/shm"
     )
 
 
-def _places(out: str | None) -> Iterator[tuple[str, Path]]:
+def _paths(out: str | None) -> Iterator[tuple[str, Path]]:
     if out and "://" not in out:
         yield f"out={out}", Path(out)
     temporary, ray = tempfile.gettempdir(), os.environ.get("RAY_TMPDIR", "/tmp")
@@ -51,13 +53,13 @@ def _places(out: str | None) -> Iterator[tuple[str, Path]]:
         yield f"Ray's folder {ray}/ray", Path(ray)
 
 
-def _room(place: Path) -> tuple[int, int] | None:
-    """Bytes and files that still fit where the place is, or will be; None where nobody tells."""
-    place = place.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+def _room(path: Path) -> tuple[int, int] | None:
+    """Bytes and files that still fit where the path is, or will be; None where that is unknown."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
     try:
-        about = os.statvfs(place)
+        about = os.statvfs(path)
     except OSError:
         return None
     return about.f_bavail * about.f_frsize, about.f_favail if about.f_files else -1  # some keep no count of files

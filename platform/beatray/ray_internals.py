@@ -1,6 +1,6 @@
 """What beatray uses of Ray that Ray does not document: all of it is in this file, with what happens where it is absent.
 
-Each function says what it is for, and what is done without the internal part. Seen in Ray 2.58, 2.59 and 2.60.
+Each function states its purpose, and what is done without the internal part. Seen in Ray 2.58, 2.59 and 2.60.
 Contract: an internal part that has gone never ends a run: what it gave is given in a public way, or left out.
 """
 
@@ -77,7 +77,7 @@ def add_job_metadata(job: str, values: dict[str, str]) -> bool:
 def groups_of_dead_actors(job: str) -> list[PlacementGroup]:
     """The placement groups of a job (hexadecimal id) whose maker, an actor, is dead.
 
-    The public table of placement groups does not say who made them; the head node knows, and whether the maker is dead.
+    The public table of placement groups does not name who made them; the head node does, and whether it is dead.
     Otherwise none is found, with a warning: what a lost trial had reserved stays so until the sweep ends.
     """
     state = _part("ray._private.state", "state")

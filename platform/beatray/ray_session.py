@@ -4,9 +4,9 @@ Contract: with an address (argument or RAY_ADDRESS) the cluster is used as it is
 small Ray is started on this machine and stopped at the end. The package itself travels to the workers, so a cluster
 needs only the dependencies.
 
-Whoever reaches the dashboard of a cluster without tokens can run commands on all its nodes (CVE-2023-48022). A cluster
-whose dashboard listens beyond its own machine and asks for no token is therefore left with an `OpenDashboardError`.
-The dashboard of the local Ray listens on 127.0.0.1 alone.
+Anyone who reaches the dashboard of a cluster without tokens can run commands on all its nodes (CVE-2023-48022). A
+cluster whose dashboard listens beyond its own machine and asks for no token is therefore left with an
+`OpenDashboardError`. The dashboard of the local Ray listens on 127.0.0.1 alone.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def session(settings: RaySettings) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if address:
-        said = "cluster.address" if settings.address else "RAY_ADDRESS"
-        refuse_silent_address(address, said)
+        setting = "cluster.address" if settings.address else "RAY_ADDRESS"
+        refuse_silent_address(address, setting)
         context = ray.init(address=address, **options)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -99,18 +99,18 @@ def session(settings: RaySettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def refuse_silent_address(address: str, said: str, patience_s: float = ANSWER_S) -> None:
-    """Raise UnreachableRayError if nothing listens at an address that names a host; `said` is where it comes from."""
-    place = urlsplit(address if "://" in address else f"ray://{address}")
-    if address in ("auto", "local") or place.hostname is None:
+def refuse_silent_address(address: str, setting: str, patience_s: float = ANSWER_S) -> None:
+    """Raise UnreachableRayError if nothing listens at an address that names a host; `setting` names its source."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if address in ("auto", "local") or parts.hostname is None:
         return
     try:
-        port = place.port or (10001 if "://" in address else RAY_PORT)
-        socket.create_connection((place.hostname, port), timeout=patience_s).close()
+        port = parts.port or (10001 if "://" in address else RAY_PORT)
+        socket.create_connection((parts.hostname, port), timeout=patience_s).close()
     except (OSError, ValueError) as error:
         raise UnreachableRayError(
-            f"no Ray answers at {said}={address} ({error}): is the cluster up, and may this machine reach it? Without "
-            f"{said} a small Ray is started here"
+            f"no Ray answers at {setting}={address} ({error}): is the cluster up, and may this machine reach it? "
+            f"Without {setting} a small Ray is started here"
         ) from error
 
 
@@ -156,7 +156,7 @@ def _runtime_env(address: str | None) -> dict[str, Any]:
 
 
 def refuse_open_dashboard(url: str | None) -> None:
-    """Raise OpenDashboardError if the dashboard at `url`, as Ray tells it, is public and asks for no token."""
+    """Raise OpenDashboardError if the dashboard at `url`, as Ray names it, is public and asks for no token."""
     if not url:
         return
     url = url if "://" in url else f"http://{url}"
@@ -164,8 +164,8 @@ def refuse_open_dashboard(url: str | None) -> None:
     if not is_public(parts.hostname or "", parts.port or 80) or asks_for_token(url):
         return
     raise OpenDashboardError(
-        f"the cluster's dashboard ({url}) listens beyond its own machine and asks for no token: whoever reaches it can "
-        "run commands on every node. Start the cluster with RAY_AUTH_MODE=token or --dashboard-host=127.0.0.1 "
+        f"the cluster's dashboard ({url}) listens beyond its own machine and asks for no token: anyone who reaches it "
+        "can run commands on every node. Start the cluster with RAY_AUTH_MODE=token or --dashboard-host=127.0.0.1 "
         "(cluster/README.md shows how), or set cluster.allow_open_dashboard=true if a firewall guards it."
     )
 
@@ -174,7 +174,7 @@ def is_public(host: str, port: int) -> bool:
     """True if the dashboard that Ray names `host:port` listens beyond its machine.
 
     Ray names the address of the head node for every dashboard that is not bound to loopback. A head node may itself
-    have a loopback address, as in a cluster on one machine; then the sockets of this machine tell.
+    have a loopback address, as in a cluster on one machine; then the sockets of this machine decide.
     """
     if host != "localhost" and not _is_loopback(host):
         return True
@@ -190,7 +190,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def listening_on(port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The addresses of this machine on which some process listens at `port`; empty where /proc does not tell."""
+    """The addresses of this machine on which some process listens at `port`; empty where /proc does not show them."""
     found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         try:
@@ -216,7 +216,7 @@ def _from_kernel(digits: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 def asks_for_token(url: str) -> bool:
     """True if the dashboard refuses a request without a token.
 
-    The answer itself is asked for, because this process may be set to send tokens to a cluster that wants none. Where
+    The answer itself is asked for, because this process may be set to send tokens to a cluster that takes none. Where
     the dashboard cannot be reached from here, the mode of this process is all there is to go by.
     """
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy of the environment

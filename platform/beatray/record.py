@@ -1,6 +1,6 @@
 """What one recording is: the twelve leads, their order and units, and how a bad one is refused.
 
-Everything above this module speaks of recordings in these words. A `Record` is what a source file holds, already in
+Everything above this module describes recordings in these terms. A `Record` is what a source file holds, already in
 the canonical lead order and in millivolts, but still at its own sampling rate and length; `ingest.canonical` brings it
 to the corpus grid (500 Hz, 10 s, 1 uV integers).
 
@@ -92,11 +92,11 @@ class Wave:
 
 
 MADE_LATER: Any = None
-"""Given as `signal_mv`: it is made of `signal_uv` when somebody asks for it."""
+"""Given as `signal_mv`: it is made of `signal_uv` on first access."""
 
 
 class InMillivolts:
-    """Gives a dataclass its `signal_mv` only when somebody asks for it, if it was given None and has a `signal_uv`.
+    """Gives a dataclass its `signal_mv` only on access, if it was given None and has a `signal_uv`.
 
     Most archives store whole microvolts, which is what a corpus holds, so that ingest needs no millivolts: half a
     megabyte of float64 a recording, whose making and dividing took a tenth of its time.
@@ -141,12 +141,12 @@ class Record(InMillivolts):
     `record_id` is `<source>/<name>`; `patient_id` is prefixed with the source so that two sources never share one.
     `labels` are the codes as published. `waves` hold P, QRS and T boundaries where the source has them. `frank_mv` is
     float64 (3, n), the Frank leads X, Y, Z where they were recorded. `patient_is_private` says that `patient_id` is a
-    hospital's own, which may be stored only hashed. `measured` is what the device that recorded it says of it, under
-    the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is otherwise
-    there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there but means
-    nothing, and a window that such a gap touches goes without that lead. `signal_uv` is for files whose counts are
-    whole microvolts: int16 (12, n), exactly `signal_mv` * 1000 rounded, so that it need not be computed again; with
-    it `signal_mv` may be `MADE_LATER`.
+    hospital's own, which may be stored only hashed. `measured` are the measurements of the device that recorded it,
+    under the names of `MEASURED`. `gaps` is for recordings of many windows: (12, n), true where a lead that is
+    otherwise there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there
+    but means nothing, and a window that such a gap touches goes without that lead. `signal_uv` is for files whose
+    counts are whole microvolts: int16 (12, n), exactly `signal_mv` * 1000 rounded, so that it need not be computed
+    again; with it `signal_mv` may be `MADE_LATER`.
     """
 
     record_id: str
@@ -169,7 +169,7 @@ class Record(InMillivolts):
 
 
 MEASURED = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")
-"""Measurements of a device that are read for comparison with ours; never stored in a corpus."""
+"""Measurements of a device that are read for comparison with beatray's; never stored in a corpus."""
 
 WAVE_DTYPE = np.dtype([("lead", "i1"), ("kind", "i1"), ("onset", "i4"), ("peak", "i4"), ("offset", "i4")])
 """Wave boundaries on the corpus grid: `kind` indexes `WAVE_KINDS`, samples at 500 Hz, -1 where missing."""

@@ -1,6 +1,6 @@
 """Settings dataclasses from plain content: every key and value checked, older names understood.
 
-The dataclass is the schema (fields.py says what a field knows of itself). Contract: an unknown key or a value of the
+The dataclass is the schema (fields.py has the metadata of a field). Contract: an unknown key or a value of the
 wrong type is a `SettingsError` that names the key and the nearest right one; what was called otherwise before is
 understood, with one line of warning a process.
 """
@@ -64,8 +64,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
             except SettingsError:
                 if len(options) == 1:
                     raise
-        wanted = " or ".join("list" if typing.get_origin(option) is tuple else option.__name__ for option in options)
-        raise SettingsError(f"{key}={value!r} is not of type {wanted}")
+        expected = " or ".join("list" if typing.get_origin(option) is tuple else option.__name__ for option in options)
+        raise SettingsError(f"{key}={value!r} is not of type {expected}")
     if origin is typing.Literal:
         if value in typing.get_args(hint):
             return value
@@ -87,8 +87,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return str(value)  # a run named 7 is still a name
     if hint in (int, bool, str) and type(value) is hint:
         return value
-    wanted = getattr(hint, "__name__", str(hint))
-    raise SettingsError(f"{key}={value!r} is not of type {wanted}")
+    expected = getattr(hint, "__name__", str(hint))
+    raise SettingsError(f"{key}={value!r} is not of type {expected}")
 
 
 def nearest_to(key: str, known: list[str]) -> str:
@@ -103,7 +103,7 @@ def under_names_of_today(kind: type[Any], content: dict[str, Any], where: str) -
     if hasattr(kind, "older"):
         content, gone = kind.older(content)
         for old, new in gone.items():
-            say_renamed(f"{where}{old}", f"{where}{new}")
+            warn_renamed(f"{where}{old}", f"{where}{new}")
     for item in dataclasses.fields(kind):
         was, values = item.metadata.get("was"), item.metadata.get("was_values") or {}
         given = item.name
@@ -113,10 +113,10 @@ def under_names_of_today(kind: type[Any], content: dict[str, Any], where: str) -
             content[item.name] = {**now, **older} if isinstance(older, dict) and isinstance(now, dict) else older
         value = content.get(item.name)
         if isinstance(value, (str, bool)) and value in values:
-            say_renamed(f"{where}{given}={value}", f"{where}{item.name}={values[value]}")
+            warn_renamed(f"{where}{given}={value}", f"{where}{item.name}={values[value]}")
             content[item.name] = values[value]
         elif given != item.name:
-            say_renamed(f"{where}{given}", f"{where}{item.name}")
+            warn_renamed(f"{where}{given}", f"{where}{item.name}")
     return content
 
 
@@ -148,7 +148,7 @@ def move_key(content: dict[str, Any], old: str, new: str) -> None:
     group, _, name = old.rpartition(".")
     inner = content.get(group)
     if isinstance(inner, dict) and name in inner:
-        say_renamed(old, new)
+        warn_renamed(old, new)
         target, _, key = new.rpartition(".")
         content.setdefault(target, {})[key] = inner.pop(name)
         if not inner:
@@ -156,16 +156,16 @@ def move_key(content: dict[str, Any], old: str, new: str) -> None:
 
 
 @lru_cache
-def say_renamed(old: str, new: str) -> None:
+def warn_renamed(old: str, new: str) -> None:
     """Once a process: one line."""
     log.warning("%s is called %s now; the old name will go with the next version", old, new)
 
 
 def today(changes: Mapping[str, Any], schemas: Iterable[tuple[str, type[Any]]]) -> dict[str, Any]:
-    """Settings by dotted key, as a sweep has them, under the names of today, without a word; others as they are.
+    """Settings by dotted key, as a sweep has them, under the names of today, without a warning; others as they are.
 
     `schemas` are groups and their dataclasses; a key of today in one of them is not taken for an older one of another.
-    Of the older keys that are one now (`OLDER`), only one alone can be told.
+    Of the older keys that are one now (`OLDER`), only one may be given.
     """
     schemas = list(schemas)
     known = {key for group, kind in schemas for key, _ in walk(kind, f"{group}.")}

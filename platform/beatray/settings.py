@@ -1,6 +1,6 @@
 """The settings of pretraining: frozen dataclasses, each checked as it is made.
 
-How overrides and YAML become one of these is in `config.py` and `schema.py`, what a field says of itself in
+How overrides and YAML become one of these is in `config.py` and `schema.py`, the metadata of a field in
 `fields.py`. Contract: a value that cannot work is a `SettingsError` that names its key; what can be checked only
 against a corpus or a cluster is checked there.
 """
@@ -151,7 +151,7 @@ class TrainSettings:
         15.0, "no step for so long: stacks of all workers, and an end", above=0.0, resumable=True
     )
     stop_after_steps: int | None = setting(
-        None, "end early, with a checkpoint; a later start goes on", at_least=1, resumable=True
+        None, "end early, with a checkpoint; a later start continues", at_least=1, resumable=True
     )
 
     def __post_init__(self) -> None:
@@ -219,7 +219,7 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         check(self)
         if self.uri == "":
-            raise SettingsError("uri is empty: say an address, auto, or null for no tracking")
+            raise SettingsError("uri is empty: set an address, auto, or null for no tracking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class PretrainSettings:
     )
     corpus: CorpusSettings = setting(CorpusSettings)
     encoder_weights: str | None = setting(
-        None, "said encoder.weights=: a run folder or exported encoder to start from", resumable=True
+        None, "set as encoder.weights=: a run folder or exported encoder to start from", resumable=True
     )
     encoder_weights_sha256: str | None = setting(None, "filled in: of that encoder", absent=None)
     encoder: dict[str, Any] = setting({})
@@ -249,18 +249,18 @@ class PretrainSettings:
 
     @property
     def first_weights(self) -> str | None:
-        """The encoder whose weights the run begins with; None where they are drawn, `encoder_weights` said or not."""
+        """The encoder whose weights the run begins with; None where they are drawn, `encoder_weights` set or not."""
         return None if self.objective.get("from_scratch") else self.encoder_weights
 
     def __post_init__(self) -> None:
         check(self)
         check_run_name(self.run)
-        for said, wanted in (
+        for name, is_set in (
             ("checkpoint.export=best", self.checkpoint.export == "best"),
             ("train.patience", self.train.patience),
         ):
-            if wanted and not self.train.validate_every_epochs:
-                raise SettingsError(f"{said} needs a validation: set train.validate_every_epochs above 0")
+            if is_set and not self.train.validate_every_epochs:
+                raise SettingsError(f"{name} needs a validation: set train.validate_every_epochs above 0")
 
 
 def check_run_name(run: str) -> None:

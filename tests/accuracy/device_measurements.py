@@ -34,11 +34,11 @@ class Pair:
 
     recording: str
     device: float
-    ours: float
+    measured: float
 
     @property
     def difference(self) -> float:
-        return self.ours - self.device
+        return self.measured - self.device
 
 
 def pairs_of(data_dir: Path) -> dict[str, list[Pair]]:
@@ -59,7 +59,7 @@ def ours_of(record: Record) -> dict[str, float]:
     window = to_windows(record)[0]
     found = analyse.analyse(window.signal_uv[None], [window.n_samples], [window.lead_mask]).record_features[0]
     features = dict(zip(RECORD_FEATURES, found.tolist(), strict=True))
-    return {name: features[ours] * factor for name, (ours, factor) in OURS.items()}
+    return {name: features[measured] * factor for name, (measured, factor) in OURS.items()}
 
 
 def bland_altman(pairs: list[Pair]) -> tuple[float, float, float]:

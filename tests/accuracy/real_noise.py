@@ -50,8 +50,8 @@ def add_noise(
             piece = noise[int(chance.integers(0, len(noise))), start : start + length]
             piece = piece - piece.mean()
             power = float(np.mean(piece**2))
-            wanted = _qrs_height(signal_mv[number, lead], peaks) ** 2 / 8 / 10 ** (snr_db / 10)
-            noisy[number, lead] += piece * np.sqrt(wanted / power)
+            qrs_power = _qrs_height(signal_mv[number, lead], peaks) ** 2 / 8 / 10 ** (snr_db / 10)
+            noisy[number, lead] += piece * np.sqrt(qrs_power / power)
     for lead, (of_one, of_two) in LIMB_WEIGHTS.items():
         noisy[:, lead] = of_one * noisy[:, 0] + of_two * noisy[:, 1]
     return noisy.astype(np.float32)

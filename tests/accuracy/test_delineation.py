@@ -57,7 +57,7 @@ def test_shared_boundaries(ludb: Ludb, shared: list[NDArray[np.void]], name: str
 def test_more_accurate_than_neurokit_on_every_boundary(ludb_dir: Path) -> None:
     """All twelve leads, each by itself, every second recording: more within 40 ms, with less scatter, eight times."""
     part = slice(0, 200, 2)
-    ours: dict[str, list[tuple[Matches, Matches]]] = {name: [] for name in BOUNDARIES}
+    beatray_matches: dict[str, list[tuple[Matches, Matches]]] = {name: [] for name in BOUNDARIES}
     theirs: dict[str, list[tuple[Matches, Matches]]] = {name: [] for name in BOUNDARIES}
     for lead in range(12):
         whole = read_ludb(ludb_dir, lead)
@@ -65,12 +65,12 @@ def test_more_accurate_than_neurokit_on_every_boundary(ludb_dir: Path) -> None:
         found = find_waves(some.signal_mv, 500, some.r_peaks, lead=lead)
         rival = neurokit.find_waves(some.signal_mv, 500, some.r_peaks, lead_mask=1 << lead)
         for name in BOUNDARIES:
-            ours[name].append((match_boundary(some, found, name, 40), match_boundary(some, found, name)))
+            beatray_matches[name].append((match_boundary(some, found, name, 40), match_boundary(some, found, name)))
             theirs[name].append((match_boundary(some, rival, name, 40), match_boundary(some, rival, name)))
     worse = []
     for name in BOUNDARIES:
-        f1 = [together([close for close, _ in pairs]).f1 for pairs in (ours[name], theirs[name])]
-        sd = [2 * together([far for _, far in pairs]).errors.std() for pairs in (ours[name], theirs[name])]
+        f1 = [together([close for close, _ in pairs]).f1 for pairs in (beatray_matches[name], theirs[name])]
+        sd = [2 * together([far for _, far in pairs]).errors.std() for pairs in (beatray_matches[name], theirs[name])]
         print(f"{name}: F1 at 40 ms {f1[0]:.1f} against {f1[1]:.1f}, SD {sd[0]:.1f} against {sd[1]:.1f} ms")
         if f1[0] <= f1[1] or sd[0] >= sd[1]:
             worse.append(name)

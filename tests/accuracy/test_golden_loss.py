@@ -25,10 +25,10 @@ pytestmark = pytest.mark.ray
 
 
 def test_twenty_steps(sample_corpus: str, tmp_path: Path) -> None:
-    words = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=golden", "encoder=tiny", "train=small"]
-    words += ["train.workers=1", "train.batch_size=24", "train.epochs=5", "train.precision=fp32"]
-    words += ["train.learning_rate=5e-4", "train.stop_after_steps=20"]
-    train(prepare_run(pretrain_settings(words)), Ranks())
+    overrides = [f"corpus={sample_corpus}", f"out={tmp_path}", "run=golden", "encoder=tiny", "train=small"]
+    overrides += ["train.workers=1", "train.batch_size=24", "train.epochs=5", "train.precision=fp32"]
+    overrides += ["train.learning_rate=5e-4", "train.stop_after_steps=20"]
+    train(prepare_run(pretrain_settings(overrides)), Ranks())
     lines = read_lines(tmp_path / "golden" / "metrics.jsonl")
     columns = {"loss": "loss", "rhythm_loss": "record/loss", "beat_loss": "beat/loss", "beats": "beats"}
     curves = {name: [round(line[column], 5) for line in lines] for name, column in columns.items()}

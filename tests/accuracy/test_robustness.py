@@ -102,8 +102,8 @@ def test_real_noise_has_the_level_of_the_reference_and_its_pieces(rows: Rows, da
         for lead in (0, 1, 6, 11):
             reference = float(np.mean(theirs[row, lead].astype(np.float64) ** 2))
             assert 10 * np.log10(np.mean(added[lead] ** 2) / reference) == pytest.approx(0, abs=0.05)
-            wanted = qrs_height(signal_mv[row, lead].astype(np.float64), rows.r_peaks[row]) ** 2 / 8
-            assert 10 * np.log10(wanted / np.mean(added[lead] ** 2)) == pytest.approx(6, abs=0.01)
+            power = qrs_height(signal_mv[row, lead].astype(np.float64), rows.r_peaks[row]) ** 2 / 8
+            assert 10 * np.log10(power / np.mean(added[lead] ** 2)) == pytest.approx(6, abs=0.01)
 
 
 def test_noise_is_read_from_wfdb_too_and_asked_for_by_name(tmp_path: Path) -> None:

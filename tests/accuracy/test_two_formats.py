@@ -62,15 +62,15 @@ def test_ptbxl_at_100_and_at_500_hz(ptbxl_dir: Path, ptbxl_100hz_dir: Path) -> N
     worst, compared = 1.0, 0
     raw: list[float] = []
     for item in ptbxl.find(fast):
-        ours = read_twelve_leads(fast, item.path)
+        read = read_twelve_leads(fast, item.path)
         theirs = read_twelve_leads(slow, paths[item.name])
-        (first,) = to_windows(Record("a/a", "a", ours.signal_mv, ours.rate_hz))
+        (first,) = to_windows(Record("a/a", "a", read.signal_mv, read.rate_hz))
         (second,) = to_windows(Record("a/a", "a", theirs.signal_mv, theirs.rate_hz))
-        assert (ours.rate_hz, theirs.rate_hz, first.n_samples, second.n_samples) == (500.0, 100.0, 5000, 5000)
+        assert (read.rate_hz, theirs.rate_hz, first.n_samples, second.n_samples) == (500.0, 100.0, 5000, 5000)
         moved = below(first.signal_uv.astype(float), BAND_HZ, -PUBLISHED_OFFSET_S)[:, edge:-edge]
         kept = below(second.signal_uv.astype(float), BAND_HZ)[:, edge:-edge]
         worst = min(worst, float(correlation(moved, kept).min()))
-        raw.append(float(np.median(correlation(ours.signal_mv[:, ::5], theirs.signal_mv))))
+        raw.append(float(np.median(correlation(read.signal_mv[:, ::5], theirs.signal_mv))))
         compared += 1
     assert compared == 434
     assert worst > 0.999

@@ -171,10 +171,10 @@ def test_skew_equals_wfdb(tmp_path: Path) -> None:
     assert signals.invalid is not None
     assert signals.invalid.sum() == 7
     expected = wfdb.rdrecord(str(tmp_path / "r"), ignore_skew=False).p_signal
-    ours = signals.adc / 1000.0
-    ours[signals.invalid] = np.nan
-    np.testing.assert_array_equal(ours[:593], expected[:593])
-    np.testing.assert_array_equal(ours[:, 0], expected[:, 0])
+    read = signals.adc / 1000.0
+    read[signals.invalid] = np.nan
+    np.testing.assert_array_equal(read[:593], expected[:593])
+    np.testing.assert_array_equal(read[:, 0], expected[:, 0])
 
 
 def compare_annotations(folder: Path, extensions: tuple[str, ...]) -> int:
@@ -184,14 +184,14 @@ def compare_annotations(folder: Path, extensions: tuple[str, ...]) -> int:
         extension = path.suffix[1:]
         if extension not in extensions:
             continue
-        ours = parse_annotations(path.read_bytes())
+        read = parse_annotations(path.read_bytes())
         theirs = wfdb.rdann(str(path.with_suffix("")), extension)
-        np.testing.assert_array_equal(ours.samples, theirs.sample, err_msg=str(path))
-        assert list(ours.symbols) == list(theirs.symbol), path
-        assert list(ours.subtypes) == list(theirs.subtype), path
-        assert list(ours.channels) == list(theirs.chan), path
-        assert list(ours.numbers) == list(theirs.num), path
-        assert list(ours.texts) == list(theirs.aux_note), path
+        np.testing.assert_array_equal(read.samples, theirs.sample, err_msg=str(path))
+        assert list(read.symbols) == list(theirs.symbol), path
+        assert list(read.subtypes) == list(theirs.subtype), path
+        assert list(read.channels) == list(theirs.chan), path
+        assert list(read.numbers) == list(theirs.num), path
+        assert list(read.texts) == list(theirs.aux_note), path
         compared += 1
     return compared
 
@@ -247,8 +247,8 @@ def test_ludb_holds_the_published_waves(ludb_dir: Path) -> None:
 def test_one_ecg_from_two_data_sets_has_one_hash(data_dir: Path, ptbxl_dir: Path) -> None:
     """PTB-XL recordings that the Challenge published again as MATLAB matrices, under other headers."""
     tree = open_tree(str(ptbxl_dir))
-    ours = {item.name: item for item in ptbxl.find(tree)}
-    hashes = {name: to_windows(_only(ptbxl.read(tree, ours[name])))[0].content_hash for name in ("00001", "00002")}
+    read = {item.name: item for item in ptbxl.find(tree)}
+    hashes = {name: to_windows(_only(ptbxl.read(tree, read[name])))[0].content_hash for name in ("00001", "00002")}
     challenge = open_tree(str(data_dir / "misc" / "bad_headers"))
     items = {item.name: item for item in cinc.find(challenge)}
     second = _only(cinc.read(challenge, items["HR00002"]))
@@ -259,8 +259,8 @@ def test_one_ecg_from_two_data_sets_has_one_hash(data_dir: Path, ptbxl_dir: Path
 def test_wild_header_faults(data_dir: Path, tmp_path: Path) -> None:
     """What happens to four headers of an early Challenge release. No gain is guessed.
 
-    A gain that is wrong by five cannot be told from a small or a large heart by its size alone, so those two are read
-    as they claim; a gain that is wrong by two thousand leaves no signal.
+    A gain that is wrong by five cannot be distinguished from a small or a large heart by its size alone, so those two
+    are read as they claim; a gain that is wrong by two thousand leaves no signal.
     """
     folder = data_dir / "misc" / "bad_headers"
     tree = open_tree(str(folder))
@@ -297,9 +297,9 @@ def test_ptb_record_at_1000_hz_keeps_its_shape(data_dir: Path) -> None:
     windows = to_windows(record)
     assert [window.record_id for window in windows] == [f"wfdb/s0010_re#{number}" for number in range(4)]
     assert [window.n_samples for window in windows] == [5000, 5000, 5000, 4200]
-    ours = np.concatenate([window.signal_uv[:, : window.n_samples] for window in windows], axis=1) / 1000.0
+    read = np.concatenate([window.signal_uv[:, : window.n_samples] for window in windows], axis=1) / 1000.0
     expected = np.fft.irfft(np.fft.rfft(record.signal_mv)[:, :9601], n=19200) / 2.0
-    difference = np.fft.rfft((ours - expected)[:, 500:-500] * np.hanning(18200))
+    difference = np.fft.rfft((read - expected)[:, 500:-500] * np.hanning(18200))
     band = np.fft.rfftfreq(18200, 1 / 500) < 100.0
     power = np.fft.rfft(expected[:, 500:-500] * np.hanning(18200))
     ratio = np.linalg.norm(difference[:, band], axis=1) / np.linalg.norm(power[:, band], axis=1)

@@ -65,15 +65,15 @@ def compare(folder_of_ludb: Path, part: slice) -> None:
 
 def every_lead(folder: Path, part: slice) -> None:
     """Each of the twelve leads by itself, against its own annotations and with its own annotated R-peaks."""
-    ours: list[tuple[Ludb, Waves]] = []
+    found: list[tuple[Ludb, Waves]] = []
     theirs: list[tuple[Ludb, Waves]] = []
     for lead in range(len(LEADS)):
         whole = read_ludb(folder, lead)
         ludb = Ludb(whole.signal_mv[part], whole.boundaries[part], whole.r_peaks[part], whole.extent[part])
-        ours.append((ludb, find_waves(ludb.signal_mv, 500, ludb.r_peaks, lead=lead)))
+        found.append((ludb, find_waves(ludb.signal_mv, 500, ludb.r_peaks, lead=lead)))
         theirs.append((ludb, neurokit.find_waves(ludb.signal_mv, 500, ludb.r_peaks, lead_mask=1 << lead)))
-        show(f"beatray, lead {LEADS[lead]}", ours[-1:])
-    show("beatray, all 12 leads, each by itself", ours)
+        show(f"beatray, lead {LEADS[lead]}", found[-1:])
+    show("beatray, all 12 leads, each by itself", found)
     show("neurokit2 prominence, all 12 leads, each by itself", theirs)
 
 

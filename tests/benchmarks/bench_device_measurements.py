@@ -29,7 +29,7 @@ def main() -> None:
     print()
     for name, found in pairs.items():
         for pair in found:
-            print(f"{name:14s} {pair.recording:50s} device {pair.device:6.0f}  ours {pair.ours:6.1f}")
+            print(f"{name:14s} {pair.recording:50s} device {pair.device:6.0f}  ours {pair.measured:6.1f}")
 
 
 if __name__ == "__main__":

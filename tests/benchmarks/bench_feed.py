@@ -39,18 +39,18 @@ from beatray.train.stream import batches
 class Decode(ArrowBatchCollateFn):
     """A collate function that decodes as the stream does."""
 
-    def __init__(self, wanted: tuple[str, ...]) -> None:
-        self.wanted = wanted
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.columns = columns
 
     def __call__(self, batch: pa.Table) -> Any:
-        return decode(batch, self.wanted, None)
+        return decode(batch, self.columns, None)
 
 
 def plain_pyarrow(run_spec: RunSpec) -> Iterator[int]:
-    size, wanted = run_spec.settings.train.batch_size, run_spec.stream.arrays
+    size, columns = run_spec.settings.train.batch_size, run_spec.stream.arrays
     for group in run_spec.stream.groups:
-        table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(wanted))
-        arrays = decode(table, wanted, run_spec.stream.clusters)
+        table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(columns))
+        arrays = decode(table, columns, run_spec.stream.clusters)
         for start in range(0, len(table), size):
             yield len({name: values[start : start + size].copy() for name, values in arrays.items()}["record_key"])
 
@@ -92,8 +92,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=1024)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
-        words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        run_spec = prepare_run(pretrain_settings(words))
+        overrides = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
+        run_spec = prepare_run(pretrain_settings(overrides))
         ray.data.DataContext.get_current().enable_progress_bars = False
         columns = corpus_columns(run_spec.stream.arrays)
         data = ray.data.read_parquet(str(run_spec.stream.store.folder / "shards")).select_columns(columns)

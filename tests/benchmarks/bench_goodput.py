@@ -48,8 +48,8 @@ FAILURES = 300
 
 def run_spec_of(corpus: str, encoder: str, rows: int) -> RunSpec:
     """A pretraining job with the default objective."""
-    words = [f"corpus={corpus}", f"encoder={encoder}", f"train.batch_size={rows}", "train.shuffle_streams=1"]
-    return prepare_run(pretrain_settings(words))
+    overrides = [f"corpus={corpus}", f"encoder={encoder}", f"train.batch_size={rows}", "train.shuffle_streams=1"]
+    return prepare_run(pretrain_settings(overrides))
 
 
 def first_rows(run_spec: RunSpec, rows: int) -> dict[str, torch.Tensor]:
@@ -93,16 +93,16 @@ def recorded() -> Iterator[list[Message]]:
     found: list[Message] = []
     reduce, gather = dist.all_reduce, dist.all_gather
 
-    def all_reduce(tensor: torch.Tensor, *words: Any, **more: Any) -> Any:
+    def all_reduce(tensor: torch.Tensor, *overrides: Any, **more: Any) -> Any:
         code = sys._getframe(1).f_code
         grows = code.co_name == "backward" and code.co_filename.endswith("reduce.py")
         size = tensor.numel() * tensor.element_size()
         found.append(Message("all_reduce", size // dist.get_world_size() if grows else size, grows))
-        return reduce(tensor, *words, **more)
+        return reduce(tensor, *overrides, **more)
 
-    def all_gather(into: list[torch.Tensor], tensor: torch.Tensor, *words: Any, **more: Any) -> Any:
+    def all_gather(into: list[torch.Tensor], tensor: torch.Tensor, *overrides: Any, **more: Any) -> Any:
         found.append(Message("all_gather", tensor.numel() * tensor.element_size(), True))
-        return gather(into, tensor, *words, **more)
+        return gather(into, tensor, *overrides, **more)
 
     dist.all_reduce, dist.all_gather = all_reduce, all_gather
     try:
@@ -111,10 +111,10 @@ def recorded() -> Iterator[list[Message]]:
         dist.all_reduce, dist.all_gather = reduce, gather
 
 
-def rank_main(rank: int, place: str, corpus: str, encoder: str, rows: int) -> None:
+def rank_main(rank: int, meeting: str, corpus: str, encoder: str, rows: int) -> None:
     """One of two ranks: the messages of a step, the time of a step, and of messages of several sizes."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}/meet", rank=rank, world_size=2)
     objective, _, step = step_of(run_spec_of(corpus, encoder, rows), rows)
     gradient = [p for p in objective.parameters() if p.requires_grad]
 
@@ -132,15 +132,15 @@ def rank_main(rank: int, place: str, corpus: str, encoder: str, rows: int) -> No
         times.append(least_s(lambda tensor=tensor: dist.all_reduce(tensor), 30))  # type: ignore[misc]
     if rank == 0:
         found = {"messages": [asdict(message) for message in messages], "step_s": step_s, "times": times}
-        Path(place, "measured.json").write_text(json.dumps(found))
+        Path(meeting, "measured.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 def measure_messages(corpus: str, encoder: str, rows: int) -> tuple[list[Message], float, Link]:
     """The messages of a step between two ranks, the seconds of that step, and what gloo needs for a message."""
-    with tempfile.TemporaryDirectory() as place:
-        torch.multiprocessing.spawn(rank_main, (place, corpus, encoder, rows), nprocs=2)
-        found = json.loads(Path(place, "measured.json").read_text())
+    with tempfile.TemporaryDirectory() as meeting:
+        torch.multiprocessing.spawn(rank_main, (meeting, corpus, encoder, rows), nprocs=2)
+        found = json.loads(Path(meeting, "measured.json").read_text())
     messages = [Message(**message) for message in found["messages"]]
     return messages, found["step_s"], fit_link(list(SIZES), found["times"])
 

@@ -109,8 +109,8 @@ class Bench:
                     row = make()
             except Exception as error:
                 last = traceback.extract_tb(error.__traceback__)[-1]
-                told = " ".join(str(error).split())[:300]
-                row = {"fault": f"{type(error).__name__}: {told}", "at": f"{Path(last.filename).name}:{last.lineno}"}
+                text = " ".join(str(error).split())[:300]
+                row = {"fault": f"{type(error).__name__}: {text}", "at": f"{Path(last.filename).name}:{last.lineno}"}
         row["took_s"] = round(time.perf_counter() - began, 1)
         self.found[name] = row
         print(f"{name:<44} {told_of(row)}", flush=True)
@@ -185,22 +185,24 @@ def told_of(row: Row) -> str:
     """A row in a line."""
     if "fault" in row or "left_out" in row:
         return row.get("left_out") or f"FAULT {row['fault']} ({row['at']})"
-    words = []
+    overrides = []
     if "step_ms" in row:
-        words.append(
+        overrides.append(
             f"{row['records_per_s']:9,.0f} records/s {row['step_ms']:8.1f} ms {100 * row['share_of_peak']:5.1f} %"
         )
-        words.append(f"wait {100 * row['data_wait']:4.1f} % {row['memory_mib']:8,.0f} MiB")
+        overrides.append(f"wait {100 * row['data_wait']:4.1f} % {row['memory_mib']:8,.0f} MiB")
     elif "records_per_s" in row:
-        words.append(f"{row['records_per_s']:9,.0f} records/s")
+        overrides.append(f"{row['records_per_s']:9,.0f} records/s")
     if "loop" in row:
-        words.append(f"| loop {row['loop']['records_per_s']:,.0f}, wait {100 * row['loop']['data_wait']:.1f} %")
+        overrides.append(f"| loop {row['loop']['records_per_s']:,.0f}, wait {100 * row['loop']['data_wait']:.1f} %")
     if row.get("compiled_again"):
-        words.append(f"| COMPILED {row['compiled_again']} GRAPHS WHILE TIMED")
-    words += [f"| {key} {'ok' if row[key]['ok'] else 'NOT OK'}" for key in ("losses", "refused_step") if key in row]
+        overrides.append(f"| COMPILED {row['compiled_again']} GRAPHS WHILE TIMED")
+    overrides += [f"| {key} {'ok' if row[key]['ok'] else 'NOT OK'}" for key in ("losses", "refused_step") if key in row]
     if "ok" in row:
-        words.append(f"{'ok' if row['ok'] else 'NOT OK'} {[v for k, v in row.items() if k not in ('ok', 'took_s')]}")
-    return " ".join(words or [str({key: row[key] for key in row if key != "kernels"})])
+        overrides.append(
+            f"{'ok' if row['ok'] else 'NOT OK'} {[v for k, v in row.items() if k not in ('ok', 'took_s')]}"
+        )
+    return " ".join(overrides or [str({key: row[key] for key in row if key != "kernels"})])
 
 
 def kernels(learner: Learner, fed: Fed, top: int, steps: int = 3) -> list[Row]:
@@ -221,8 +223,8 @@ def kernels(learner: Learner, fed: Fed, top: int, steps: int = 3) -> list[Row]:
 
 def write_profile(path: Path, found: list[Row]) -> None:
     """Kernels as text."""
-    told = [f"{each['ms']:9.3f} ms {100 * each.get('part', 1.0):5.1f} %  {each['name']}" for each in found]
-    path.write_text("\n".join(told) + "\n")
+    lines = [f"{each['ms']:9.3f} ms {100 * each.get('part', 1.0):5.1f} %  {each['name']}" for each in found]
+    path.write_text("\n".join(lines) + "\n")
 
 
 @contextlib.contextmanager

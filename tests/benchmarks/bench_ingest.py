@@ -83,15 +83,15 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        place = data_archive("ptbxl/ptbxl-500hz-folds1-9.tar.xz", Path(folder)) / "ptbxl"
-        tree = FolderTree(str(place))
+        folder_of_set = data_archive("ptbxl/ptbxl-500hz-folds1-9.tar.xz", Path(folder)) / "ptbxl"
+        tree = FolderTree(str(folder_of_set))
         items = [item for item in ptbxl.find(tree) if "refused" not in item.meta]
         some = items[:: max(1, len(items) // asked.rival)][: asked.rival]
         rounds: list[list[float]] = []
         rivals: list[float] = []
         for repeat in range(asked.repeats + 1):
             stages = one_round(tree, items)
-            seconds = timed(lambda: rival(place, some))[1]
+            seconds = timed(lambda: rival(folder_of_set, some))[1]
             if repeat:
                 rounds.append([1000 * s / len(items) for s in stages])
                 rivals.append(1000 * seconds / len(some))
@@ -102,7 +102,7 @@ def main() -> None:
         total = statistics.median(map(sum, rounds))
         print(f"  {'together':28s} {total:7.3f}   {1000 / total:,.0f} recordings per second")
         print(f"  {'wfdb + neurokit2, one lead':28s} {statistics.median(rivals):7.3f}")
-        ratios = [theirs / sum(ours) for theirs, ours in zip(rivals, rounds, strict=True)]
+        ratios = [theirs / sum(beatray_s) for theirs, beatray_s in zip(rivals, rounds, strict=True)]
         print(f"  {statistics.median(ratios):.0f} times as fast, with twelve leads against one")
 
 

@@ -73,8 +73,10 @@ def run(root: Path, out: Path, size: int) -> tuple[float, float, float]:
     watcher = threading.Thread(target=watch)
     own, began = proportional_mib(), time.perf_counter()
     cpu = cpu_seconds() - time.process_time()
-    words = [f"wfdb={root}", "--out", str(out), f"limit={size}", "cluster.cpus=2", "cluster.object_store_mb=200"]
-    process = subprocess.Popen([sys.executable, "-m", "beatray", "ingest", *words], stdout=subprocess.PIPE, text=True)
+    overrides = [f"wfdb={root}", "--out", str(out), f"limit={size}", "cluster.cpus=2", "cluster.object_store_mb=200"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "beatray", "ingest", *overrides], stdout=subprocess.PIPE, text=True
+    )
     watcher.start()
     spent = 0.0
     while process.poll() is None:

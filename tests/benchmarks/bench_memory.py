@@ -51,8 +51,8 @@ class Rank:
 
 def object_store() -> tuple[float, float]:
     """MiB in the object store now, and MiB spilled to disk so far."""
-    told = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
-    used, spilled = re.search(r"Plasma memory usage (\d+) MiB", told), re.search(r"Spilled (\d+) MiB", told)
+    summary = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+    used, spilled = re.search(r"Plasma memory usage (\d+) MiB", summary), re.search(r"Spilled (\d+) MiB", summary)
     return float(used[1]) if used else 0.0, float(spilled[1]) if spilled else 0.0
 
 
@@ -78,8 +78,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
-        words = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        run_spec = prepare_run(pretrain_settings(words))
+        overrides = [f"corpus={corpus}", "encoder=tiny", f"train.batch_size={asked.batch}", "train.cache_mb=0"]
+        run_spec = prepare_run(pretrain_settings(overrides))
         per_epoch = steps_per_epoch(run_spec.rows, asked.batch)
         world = asked.workers
         ranks = [Rank.remote(run_spec, rank, world, asked.epochs * per_epoch) for rank in range(world)]
@@ -114,8 +114,8 @@ def main() -> None:
         for number, name in enumerate(names):
             of_epochs = [peak[number] for peak in peaks]
             growth = of_epochs[-1] / of_epochs[0] - 1 if of_epochs[0] else 0.0
-            told = ", ".join(f"{peak:.0f}" for peak in of_epochs)
-            print(f"  peak of {name}: {told} MiB in epochs 1 to {asked.epochs} ({growth:+.0%})")
+            text = ", ".join(f"{peak:.0f}" for peak in of_epochs)
+            print(f"  peak of {name}: {text} MiB in epochs 1 to {asked.epochs} ({growth:+.0%})")
 
 
 if __name__ == "__main__":

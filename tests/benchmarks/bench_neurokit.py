@@ -46,9 +46,9 @@ def beats(folder: Path) -> None:
         "NeuroKit2 `prominence`": neurokit.find_waves(x, 500, r, lead_mask=2),
         "NeuroKit2 `dwt`": neurokit.find_waves(x, 500, r, lead_mask=2, method="dwt"),
     }
-    ours, lead_ii = find_r_peaks(x, 500), find_r_peaks(x[:, 1:2], 500)
+    beatray_peaks, lead_ii = find_r_peaks(x, 500), find_r_peaks(x[:, 1:2], 500)
     theirs = neurokit.find_r_peaks(x, 500, lead_mask=2)
-    peaks = dict(zip(waves, (ours, lead_ii, theirs, theirs), strict=True))
+    peaks = dict(zip(waves, (beatray_peaks, lead_ii, theirs, theirs), strict=True))
     print("| LUDB, F1 in % | R-peaks | " + " | ".join(BOUNDARIES) + " |\n" + "|---" * 8 + "|")
     for name, found in waves.items():
         scores = [match_all(r, peaks[name], 150).f1, *(match_boundary(ludb, found, each, 40).f1 for each in BOUNDARIES)]
@@ -61,10 +61,10 @@ def quality(folder: Path) -> None:
         tar.extractall(folder, filter="data")
     names, signal_uv, acceptable = read(folder)
     other = second_half(names)
-    ours = analyse(signal_uv[other], 5000, 4095).flags & UNUSUAL
+    beatray_peaks = analyse(signal_uv[other], 5000, 4095).flags & UNUSUAL
     theirs = neurokit.unacceptable(signal_uv[other] / np.float32(1000), 500, lead_mask=2)
     flagged = {
-        "beatray, any flag but `limb_swap_suspect`, `few_beats`": ours != 0,
+        "beatray, any flag but `limb_swap_suspect`, `few_beats`": beatray_peaks != 0,
         "NeuroKit2: unacceptable, or it fails": theirs,
     }
     print("\n| Challenge 2011, set A | of the unacceptable, % | specificity, % |\n|---|---|---|")
@@ -84,12 +84,12 @@ def variability(folder: Path) -> None:
     seconds = (time.process_time() - began) / len(signal_uv)
     intervals = np.array([len(r) - 1 for r in found.r_peaks])
     print("\n| LUDB, 200 recordings | beatray and NeuroKit2 differ by at most, ms |\n|---|---|")
-    for ours, name in (("rr_mean_s", "HRV_MeanNN"), ("rr_sd_s", "HRV_SDNN"), ("rr_rmssd_s", "HRV_RMSSD")):
-        here = 1e3 * found.record_features[:, RECORD_FEATURES.index(ours)].astype(np.float64)
-        if ours == "rr_sd_s":  # theirs divides by n - 1
+    for beatray_peaks, name in (("rr_mean_s", "HRV_MeanNN"), ("rr_sd_s", "HRV_SDNN"), ("rr_rmssd_s", "HRV_RMSSD")):
+        here = 1e3 * found.record_features[:, RECORD_FEATURES.index(beatray_peaks)].astype(np.float64)
+        if beatray_peaks == "rr_sd_s":  # theirs divides by n - 1
             here *= np.sqrt(intervals / (intervals - 1))
         apart = np.abs(here - theirs[:, HRV_FEATURES.index(name)])
-        print(f"| `{ours}`, {name} | {np.nanmax(apart):.3f} |")
+        print(f"| `{beatray_peaks}`, {name} | {np.nanmax(apart):.3f} |")
     print(f"\nNeuroKit2's `hrv_time` takes {1e3 * seconds:.1f} ms a recording")
 
 

@@ -30,7 +30,7 @@ RATE_HZ = 500
 Peaks = list[NDArray[np.integer]]
 
 
-def ours(signal_mv: NDArray[np.float32]) -> Peaks:
+def beatray_peaks(signal_mv: NDArray[np.float32]) -> Peaks:
     """This package, eight leads."""
     return list(find_r_peaks(signal_mv, RATE_HZ))
 
@@ -54,7 +54,7 @@ def by_neurokit(signal_mv: NDArray[np.float32]) -> Peaks:
 
 
 DETECTORS: dict[str, Callable[[NDArray[np.float32]], Peaks]] = {
-    "beatray": ours,
+    "beatray": beatray_peaks,
     "sleepecg": by_sleepecg,
     "neurokit2": by_neurokit,
 }

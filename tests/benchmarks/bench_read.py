@@ -28,7 +28,7 @@ from beatray.ray_session import RaySettings, session
 COLUMNS = [name for name in SCHEMA.names if name != "frank"]
 
 
-def ours(corpus: Corpus) -> None:
+def beatray_rows(corpus: Corpus) -> None:
     """Through the corpus reader."""
     for shard in corpus.manifest.shards:
         for group in range(len(shard.row_groups)):
@@ -52,14 +52,14 @@ def main() -> None:
     asked = parser.parse_args()
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory() as folder:
-        place = asked.corpus
-        if place is None:
+        path = asked.corpus
+        if path is None:
             with session(RaySettings(cpus=2, object_store_mb=1500)):
-                place = write_large_corpus(Path(folder) / "corpus", asked.records)
-        corpus = open_corpus(place)
+                path = write_large_corpus(Path(folder) / "corpus", asked.records)
+        corpus = open_corpus(path)
         footers = {s.name: pq.read_metadata(corpus.store.folder / FOLDER / s.name) for s in corpus.manifest.shards}
         ways: dict[str, Callable[[], None]] = {
-            "corpus.reader": lambda: ours(corpus),
+            "corpus.reader": lambda: beatray_rows(corpus),
             "pyarrow": lambda: plain(corpus, footers, verify=False),
             "pyarrow, page checksums": lambda: plain(corpus, footers, verify=True),
         }

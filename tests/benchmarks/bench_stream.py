@@ -93,12 +93,12 @@ def train_epoch(run_spec: RunSpec, feed: Callable[[], Feed]) -> Timing:
 
 def decode_all(run_spec: RunSpec) -> tuple[Arrays, float]:
     """The whole corpus in memory, by plain pyarrow, and the CPU seconds that took."""
-    wanted = run_spec.stream.arrays
+    arrays = run_spec.stream.arrays
     began = time.process_time()
     parts = []
     for group in run_spec.stream.groups:
-        table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(wanted))
-        parts.append(decode(table, wanted, run_spec.stream.clusters))
+        table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(arrays))
+        parts.append(decode(table, arrays, run_spec.stream.clusters))
     seconds = time.process_time() - began
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
 
@@ -133,9 +133,9 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, session(RaySettings(cpus=4, object_store_mb=512)):
         corpus = asked.corpus or write_large_corpus(Path(folder), asked.records)
-        words = [f"corpus={corpus}", f"encoder={asked.encoder}", f"objective={asked.objective}"]
-        words += [f"train.batch_size={asked.batch}", "train.cache_mb=0"]
-        run_spec = prepare_run(pretrain_settings(words))
+        overrides = [f"corpus={corpus}", f"encoder={asked.encoder}", f"objective={asked.objective}"]
+        overrides += [f"train.batch_size={asked.batch}", "train.cache_mb=0"]
+        run_spec = prepare_run(pretrain_settings(overrides))
         in_memory, decoding = decode_all(run_spec)
         sizes, batch = run_spec.stream.sizes, asked.batch
         steps = steps_per_epoch(run_spec.rows, batch)

@@ -83,9 +83,9 @@ def main() -> None:
             time_mask(three_kg(x_mv, draws[view], mode="project"), masks[view], in_place=True)
 
     for view in (1, 2):
-        ours = time_mask(three_kg(x_mv, draws[view], mode="project"), masks[view])
+        separate = time_mask(three_kg(x_mv, draws[view], mode="project"), masks[view])
         theirs = three_kg_record(x_double[0], hearts[view][0], starts[view][0])
-        np.testing.assert_allclose(ours[0], theirs, atol=1e-5)
+        np.testing.assert_allclose(separate[0], theirs, atol=1e-5)
 
     print(f"two 3KG views, {RECORDS} records of {SAMPLES} samples, one thread, median of {REPEATS}")
     measure(

@@ -3,7 +3,7 @@
 Run: PYTHONPATH=platform python tests/benchmarks/bench_weak_scaling.py [--records N] [--repeats N] [--rows N]
 
 Each repeat trains one epoch with one worker and one with two, each rank with one thread, from a corpus that is streamed
-(`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal tells
+(`cache_mb=0`). Records per second are counted between the first step and the last, as the run's own journal shows
 them; the ratio is that of the rate of two workers to twice the rate of one. Beside it the physical limit: the same step
 on one batch in memory, in one process and in two at once that know nothing of each other. Two cores that share caches
 and memory are no twice one core, and two ranks share them with their readers and Ray as well: the CPU time of every
@@ -52,11 +52,13 @@ KINDS = {
 }
 
 
-def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> tuple[float, float, dict[str, float]]:
+def rates(
+    corpus: str, out: Path, name: str, workers: int, overrides: list[str]
+) -> tuple[float, float, dict[str, float]]:
     """Records per second of a run after its first step, the share of that time waited for data, and the milliseconds
     of CPU time that each kind of process spent on a recording between the same two steps."""
-    words = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *words]
-    run_spec = prepare_run(pretrain_settings(words))
+    overrides = [f"corpus={corpus}", f"out={out}", f"run={name}", f"train.workers={workers}", *overrides]
+    run_spec = prepare_run(pretrain_settings(overrides))
     journal = out / name / "metrics.jsonl"
 
     def stepping() -> bool:
@@ -72,9 +74,9 @@ def rates(corpus: str, out: Path, name: str, workers: int, words: list[str]) -> 
     return rows / seconds, sum(line["data_wait_s"] for line in lines) / seconds, spent
 
 
-def steps_per_second(words: list[str], seconds: float) -> float:
+def steps_per_second(overrides: list[str], seconds: float) -> float:
     """The training step alone, on one batch in memory, in this process."""
-    run_spec = prepare_run(pretrain_settings(words))
+    run_spec = prepare_run(pretrain_settings(overrides))
     torch.set_num_threads(1)
     learner, group = Learner(run_spec, Ranks()), run_spec.stream.groups[0]
     table = read_row_group(run_spec.stream.store, group.shard, group.group, corpus_columns(run_spec.stream.arrays))
@@ -89,11 +91,11 @@ def steps_per_second(words: list[str], seconds: float) -> float:
     return steps / (time.perf_counter() - began)
 
 
-def physical_limit(words: list[str], seconds: float = 20.0) -> float:
+def physical_limit(overrides: list[str], seconds: float = 20.0) -> float:
     """How fast each of two processes steps beside the other, as a share of one alone."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        alone = pool.apply(steps_per_second, (words, seconds))
-        both = pool.starmap(steps_per_second, [(words, seconds)] * 2)
+        alone = pool.apply(steps_per_second, (overrides, seconds))
+        both = pool.starmap(steps_per_second, [(overrides, seconds)] * 2)
         return sum(both) / (2 * alone)
 
 
@@ -112,15 +114,15 @@ def main() -> None:
         found: dict[int, list[tuple[float, float, dict[str, float]]]] = {1: [], 2: []}
         for repeat in range(asked.repeats):
             for workers in found:
-                words = [*common, f"train.batch_size={asked.rows * workers}"]
-                found[workers].append(rates(corpus, Path(folder) / "runs", f"{workers}-{repeat}", workers, words))
+                overrides = [*common, f"train.batch_size={asked.rows * workers}"]
+                found[workers].append(rates(corpus, Path(folder) / "runs", f"{workers}-{repeat}", workers, overrides))
         limit = physical_limit(
             [*common, f"corpus={corpus}", f"out={folder}", "run=alone", f"train.batch_size={asked.rows}"]
         )
         cores = len(os.sched_getaffinity(0))
         print(f"{asked.encoder}, {asked.rows} rows of each worker a step, {cores} cores, median of {asked.repeats}")
         for workers, runs in found.items():
-            rate, waited = (statistics.median(run[place] for run in runs) for place in (0, 1))
+            rate, waited = (statistics.median(run[column] for run in runs) for column in (0, 1))
             print(f"  {workers} worker(s) {rate:7.0f} records/s   data wait {waited:.1%}")
             print("    CPU ms a recording: " + ", ".join(f"{kind} {ms:.2f}" for kind, ms in runs[-1][2].items()))
         ratios = [two[0] / (2 * one[0]) for one, two in zip(found[1], found[2], strict=True)]

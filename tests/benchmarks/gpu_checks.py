@@ -51,9 +51,9 @@ def losses_of(learner: Learner, feds: Sequence[Fed], steps: int) -> list[float]:
     return found
 
 
-def compared(losses: Sequence[float], wanted: Sequence[float], bound: float = LOSS_BOUND) -> Found:
+def compared(losses: Sequence[float], expected: Sequence[float], bound: float = LOSS_BOUND) -> Found:
     """The largest relative difference, and where it is."""
-    apart = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, wanted, strict=True)]
+    apart = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, expected, strict=True)]
     worst = max(range(len(apart)), key=lambda n: float("inf") if apart[n] != apart[n] else apart[n])
     return {"worst": apart[worst], "at_step": worst, "steps": len(apart), "bound": bound, "ok": apart[worst] <= bound}
 
@@ -119,14 +119,14 @@ def two_ranks(run_spec: RunSpec, device: torch.device, fed: Fed, folder: Path, s
     """The losses of two ranks, half a batch each, against those of one: global batch norm and contrast over NCCL."""
     train = replace(run_spec.settings.train, precision="fp32", compile="none")
     spec = replace(run_spec, settings=replace(run_spec.settings, train=train))
-    wanted = losses_of(Learner(spec, Ranks(device=device)), [fed], steps)
-    meeting, told = folder / "meeting", folder / "losses.txt"
-    mp.spawn(_rank, (spec, device.type, fed, str(meeting), str(told), steps), nprocs=2)
-    losses = [float(word) for word in told.read_text().split()]
-    return compared(losses, wanted, RANKS_BOUND)
+    expected = losses_of(Learner(spec, Ranks(device=device)), [fed], steps)
+    meeting, file = folder / "meeting", folder / "losses.txt"
+    mp.spawn(_rank, (spec, device.type, fed, str(meeting), str(file), steps), nprocs=2)
+    losses = [float(text) for text in file.read_text().split()]
+    return compared(losses, expected, RANKS_BOUND)
 
 
-def _rank(rank: int, spec: RunSpec, kind: str, fed: Fed, meeting: str, told: str, steps: int) -> None:
+def _rank(rank: int, spec: RunSpec, kind: str, fed: Fed, meeting: str, file: str, steps: int) -> None:
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
@@ -137,7 +137,7 @@ def _rank(rank: int, spec: RunSpec, kind: str, fed: Fed, meeting: str, told: str
     mine = Fed(0, (MicroBatch(len(arrays["record_key"]), fed.rows),), arrays)
     losses = losses_of(Learner(spec, Ranks(rank, 2, device)), [mine], steps)
     if rank == 0:
-        Path(told).write_text(" ".join(map(repr, losses)))
+        Path(file).write_text(" ".join(map(repr, losses)))
     dist.destroy_process_group()
 
 

@@ -116,7 +116,7 @@ def test_a_full_disk(sample_corpus: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     saved = tmp_path / "saved"
-    words = [
+    overrides = [
         *(f"corpus={sample_corpus}", f"out={disk}", "run=full", "encoder=tiny", "train=small", "tracking.uri=null"),
         *("train.workers=1", "train.epochs=2", "train.batch_size=24", "train.checkpoint_every_steps=1"),
     ]
@@ -130,7 +130,7 @@ def test_a_full_disk(sample_corpus: str, tmp_path: Path) -> None:
             f'"$@"; code=$?; rm -rf {saved}; cp -r {disk}/full {saved}; exit $code'
         )
         return subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script, "sh", *words, *more],
+            ["unshare", "-rm", "sh", "-c", script, "sh", *overrides, *more],
             capture_output=True,
             text=True,
             check=False,

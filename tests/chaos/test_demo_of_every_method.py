@@ -19,11 +19,13 @@ pytestmark = [
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_demo_ends_with_a_table(method: str, local_ray: None, tmp_path: Path) -> None:
-    words = [f"objective={method}", "records=24", "train.epochs=4", "train.warmup_epochs=1", "evaluate.seeds=[0]"]
-    settings = demo.settings_from([*words, "evaluate.permutations=1", "evaluate.bootstraps=50"], str(tmp_path / "demo"))
+    overrides = [f"objective={method}", "records=24", "train.epochs=4", "train.warmup_epochs=1", "evaluate.seeds=[0]"]
+    settings = demo.settings_from(
+        [*overrides, "evaluate.permutations=1", "evaluate.bootstraps=50"], str(tmp_path / "demo")
+    )
     assert settings.objective["name"] == method
     assert demo.run(settings) == 0
     table = (tmp_path / "demo" / "table.txt").read_text()
     assert "waves" in table and "diagnoses" in table
     report = (tmp_path / "demo" / "report.html").read_text()
-    assert "How it learned" in report and "What the encoder is worth" in report
+    assert "How it learned" in report and "Scores of the encoder" in report

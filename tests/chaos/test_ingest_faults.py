@@ -27,16 +27,16 @@ from beatray.storage.store import TEMPORARY_PREFIX, Store
 from counts import count
 
 SOURCES = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
-WORDS = tuple(f"{name}={path}" for name, path in SOURCES.items())
+OVERRIDES = tuple(f"{name}={path}" for name, path in SOURCES.items())
 PLAN = IngestSettings(SOURCES, "", items_per_shard=4, limit=24)
 MAGIC_BYTES = 4  # "PAR1" at the start of a Parquet file, which nobody needs to read it
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     """`beatray ingest` of `PLAN` as a process group of its own."""
-    words = ["ingest", *WORDS, "--out", str(out), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
+    overrides = ["ingest", *OVERRIDES, "--out", str(out), "items_per_shard=4", "limit=24", "cluster.cpus=2"]
     return subprocess.Popen(
-        [sys.executable, "-m", "beatray", *words],
+        [sys.executable, "-m", "beatray", *overrides],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -109,18 +109,29 @@ cp -r "$1/corpus" "$5/corpus"
 def test_a_full_disk(local_ray: None, tmp_path: Path) -> None:
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let a user mount a disk of his own")
-    disk, said = tmp_path / "disk", tmp_path / "said"
+    disk, folder = tmp_path / "disk", tmp_path / "said"
     disk.mkdir()
-    said.mkdir()
-    words = ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), sys.executable, *WORDS, str(said)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
-    told = {path.name: path.read_text()[-1500:] for path in said.iterdir() if path.is_file()}
-    assert done.returncode == 0, (done.stderr, told)
-    assert told["code"].strip() == "1" and "No space left on device: " in told["full"], told
-    assert str(disk) in told["full"].partition("No space left on device")[2], told
-    assert "Traceback" not in told["full"]
-    assert "whole" in told["verify"] and "manifest-0.json" in told["names"] and "manifest-1" not in told["names"]
-    corpus = said / "corpus"
+    folder.mkdir()
+    overrides = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        ON_A_SMALL_DISK,
+        "sh",
+        str(disk),
+        sys.executable,
+        *OVERRIDES,
+        str(folder),
+    ]
+    done = subprocess.run(overrides, capture_output=True, text=True, check=False, timeout=400)
+    files = {path.name: path.read_text()[-1500:] for path in folder.iterdir() if path.is_file()}
+    assert done.returncode == 0, (done.stderr, files)
+    assert files["code"].strip() == "1" and "No space left on device: " in files["full"], files
+    assert str(disk) in files["full"].partition("No space left on device")[2], files
+    assert "Traceback" not in files["full"]
+    assert "whole" in files["verify"] and "manifest-0.json" in files["names"] and "manifest-1" not in files["names"]
+    corpus = folder / "corpus"
     assert not [name for name in content(corpus) if TEMPORARY_PREFIX in name or name.startswith("staging")]
     grown = open_corpus(str(corpus))
     assert list(verify(grown)) == [] and grown.manifest.statistics["by_source"] == {"ludb": 6, "ptbxl": 60}
@@ -172,4 +183,4 @@ def test_flipped_bits(sample_corpus: str, tmp_path: Path) -> None:
     for fault in (b"", None):
         shard = files[0]
         shard.unlink() if fault is None else shard.write_bytes(fault)
-        assert any(shard.name in told for told in verify(open_corpus(str(copy))))
+        assert any(shard.name in message for message in verify(open_corpus(str(copy))))

@@ -23,46 +23,46 @@ def test_killed_workers_change_nothing(
 ) -> None:
     """SIGKILL a rank at seeded random steps: ids, losses and final weights are those of the undisturbed run."""
     kills = count(1, 20)
-    words = ("train.workers=2", f"train.epochs={count(3, 24)}", f"train.max_failures={kills + 5}")
+    overrides = ("train.workers=2", f"train.epochs={count(3, 24)}", f"train.max_failures={kills + 5}")
     whole = (on_two_workers, "w2")  # of three epochs
     if count(0, 1):
         whole = (tmp_path, "whole")
-        assert start(sample_corpus, *whole, *words).finished
+        assert start(sample_corpus, *whole, *overrides).finished
     total = len(losses(*whole))
     steps = sorted(random.Random(7).sample(range(1, total - 1), kills))
-    spec = run_spec_of(sample_corpus, tmp_path, "killed", *words)
+    spec = run_spec_of(sample_corpus, tmp_path, "killed", *overrides)
     journal, folder = tmp_path / "killed" / "metrics.jsonl", RunFolder.open(spec.run)
     with strikes_at(journal, steps, kill_a_rank) as struck, watched(spec, folder, "pretrain"):
         assert pretrain(spec).finished
-    told = capsys.readouterr().err
-    died = re.findall(r"rank [01] \(node \S+, process \d+\) died: The actor is dead", told)
-    goes_on = re.findall(r"pretrain: goes on from step \d+ with 2 workers$", told, re.MULTILINE)
+    output = capsys.readouterr().err
+    died = re.findall(r"rank [01] \(node \S+, process \d+\) died: The actor is dead", output)
+    continued = re.findall(r"pretrain: continues from step \d+ with 2 workers$", output, re.MULTILINE)
     at_least = max(1, len(struck) - 1)  # the last may come too late
-    assert len(died) >= at_least and len(goes_on) >= at_least, told
+    assert len(died) >= at_least and len(continued) >= at_least, output
     print(f"killed a worker {len(struck)} times, at steps {struck} of {total}")
     assert len(struck) >= max(1, kills - 1)
     assert ids(tmp_path, "killed") == ids(*whole)
     assert losses(tmp_path, "killed") == losses(*whole)
-    ours, theirs = weights(tmp_path, "killed"), weights(*whole)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    killed, unbroken = weights(tmp_path, "killed"), weights(*whole)
+    assert killed.keys() == unbroken.keys() and all(torch.equal(killed[name], unbroken[name]) for name in killed)
 
 
 @pytest.mark.skipif(count(0, 1) == 0, reason="a minute: runs with BEATRAY_CHAOS=1")
 def test_resumed_on_other_numbers_of_workers(sample_corpus: str, tmp_path: Path) -> None:
     """The same ids, and in double precision the same curve, as the run that one worker did alone."""
-    words = (
+    overrides = (
         "train.precision=fp64",
         f"train.epochs={count(2, 4)}",
         "train.cpus_per_worker=0.25",
         "train.cpus_per_reader=0.25",
     )
-    assert train_here(sample_corpus, tmp_path, "alone", *words)
+    assert train_here(sample_corpus, tmp_path, "alone", *overrides)
     total = len(losses(tmp_path, "alone"))
     first, moves = "train.stop_after_steps=2", count(((3, total),), ((4, total // 3), (2, 2 * total // 3), (3, total)))
-    train_here(sample_corpus, tmp_path, "moved", *words, first)  # one worker
+    train_here(sample_corpus, tmp_path, "moved", *overrides, first)  # one worker
     for workers, until in moves:
         result = start(
-            sample_corpus, tmp_path, "moved", *words, f"train.workers={workers}", f"train.stop_after_steps={until}"
+            sample_corpus, tmp_path, "moved", *overrides, f"train.workers={workers}", f"train.stop_after_steps={until}"
         )
         assert result.steps == until and result.as_asked == (until < total)
     assert ids(tmp_path, "moved") == ids(tmp_path, "alone")

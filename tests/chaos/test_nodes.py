@@ -13,7 +13,7 @@ from beatray.commands.demo import SAMPLE
 from beatray.corpus.reader import open_corpus
 from beatray.track.journal import read_lines
 from counts import count
-from pretraining import WORDS, ids, losses, train_here
+from pretraining import OVERRIDES, ids, losses, train_here
 from ray_nodes import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -59,7 +59,7 @@ def test_elastic_training_goes_on_when_a_node_dies(sample_corpus: str, tmp_path:
         second = nodes.join(1)
         nodes.wait_for(3)
         journal = out / "elastic" / "metrics.jsonl"
-        training = nodes.run("pretrain", f"corpus={sample_corpus}", f"out={out}", "run=elastic", *WORDS, *elastic)
+        training = nodes.run("pretrain", f"corpus={sample_corpus}", f"out={out}", "run=elastic", *OVERRIDES, *elastic)
         wait(journal, training, workers=2)
         nodes.kill(second)
         wait(journal, training, workers=1)

@@ -39,7 +39,7 @@ def flip(shard: Path) -> None:
 
 
 FAULTS: list[Callable[[Path], None]] = [flip, delete, truncate, empty]
-WORDS = ("train.cache_mb=0", "train.epochs=6", "train.chunk_steps=2", "train.validate_every_epochs=0")
+OVERRIDES = ("train.cache_mb=0", "train.epochs=6", "train.chunk_steps=2", "train.validate_every_epochs=0")
 
 
 @pytest.fixture
@@ -53,26 +53,26 @@ def corpus(sample_corpus: str, tmp_path: Path) -> Path:
 def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     fault: Callable[[Path], None], corpus: Path, tmp_path: Path
 ) -> None:
-    words = (*WORDS, "train.checkpoint_every_steps=1000", "train.workers=2")
+    overrides = (*OVERRIDES, "train.checkpoint_every_steps=1000", "train.workers=2")
     shard = sorted((corpus / "shards").iterdir())[0]
     shutil.copy(shard, tmp_path / "copy")
-    folder = run_spec_of(str(corpus), tmp_path, "run", *words).run
+    folder = run_spec_of(str(corpus), tmp_path, "run", *overrides).run
 
     def strike() -> bool:
         fault(shard)
         return True
 
-    with strikes_at(tmp_path / "run" / "metrics.jsonl", [3], strike), pytest.raises(TrainingError) as told:
-        start(str(corpus), tmp_path, "run", *words)
-    assert shard.name in str(told.value) and "the same command continues the run" in str(told.value)
+    with strikes_at(tmp_path / "run" / "metrics.jsonl", [3], strike), pytest.raises(TrainingError) as caught:
+        start(str(corpus), tmp_path, "run", *overrides)
+    assert shard.name in str(caught.value) and "the same command continues the run" in str(caught.value)
     newest = checkpoints.latest(folder)
     done = len(losses(tmp_path, "run"))
     assert newest is not None and newest.state["global_step"] == done >= 4  # of the very last whole step
     shutil.copy(tmp_path / "copy", shard)
-    assert start(str(corpus), tmp_path, "run", *words).continued_from == done
-    assert train_here(str(corpus), tmp_path, "alone", *words)
+    assert start(str(corpus), tmp_path, "run", *overrides).continued_from == done
+    assert train_here(str(corpus), tmp_path, "alone", *overrides)
     assert ids(tmp_path, "run") == ids(tmp_path, "alone")
-    assert start(str(corpus), tmp_path, "undisturbed", *words).finished
+    assert start(str(corpus), tmp_path, "undisturbed", *overrides).finished
     assert losses(tmp_path, "run") == losses(tmp_path, "undisturbed")
     assert same_weights(tmp_path, "run", "undisturbed")
 
@@ -82,9 +82,9 @@ def test_any_fault_is_named_or_skipped_and_counted(
     fault: Callable[[Path], None], local_ray: None, corpus: Path, tmp_path: Path
 ) -> None:
     shard = sorted((corpus / "shards").iterdir())[1]
-    words = (*WORDS, "train.workers=1", "train.epochs=2")
-    stop = run_spec_of(str(corpus), tmp_path, "stop", *words)
-    skip = run_spec_of(str(corpus), tmp_path, "skip", *words, "corpus.on_bad_shard=skip")
+    overrides = (*OVERRIDES, "train.workers=1", "train.epochs=2")
+    stop = run_spec_of(str(corpus), tmp_path, "stop", *overrides)
+    skip = run_spec_of(str(corpus), tmp_path, "skip", *overrides, "corpus.on_bad_shard=skip")
     lost = sum(len(group.rows) for group in skip.stream.groups if group.shard.name == shard.name)
     assert lost > 0
     fault(shard)

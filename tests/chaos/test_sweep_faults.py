@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 PATIENCE_S = 900.0
-WORDS = (
+OVERRIDES = (
     "encoder=tiny",
     "train=small",
     "train.workers=1",
@@ -56,17 +56,17 @@ class Sweep:
     """`beatray sweep` as a process of its own."""
 
     folder: Path
-    words: tuple[str, ...]
-    said: Path
+    overrides: tuple[str, ...]
+    output: Path
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_", "MLFLOW_"))}
-        with self.said.open("w") as said:  # no pipe: whoever outlives a killed driver would hold it open
+        with self.output.open("w") as output:  # no pipe: whoever outlives a killed driver would hold it open
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "beatray", "sweep", *self.words],
+                [sys.executable, "-m", "beatray", "sweep", *self.overrides],
                 env=environment,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
@@ -78,9 +78,9 @@ class Sweep:
         process = self.process or self.start()
         self.process = None
         if process.stdout is not None:  # of a cluster's command
-            said, error = process.communicate(timeout=PATIENCE_S)
-            return process.returncode, said + error
-        return process.wait(PATIENCE_S), self.said.read_text()
+            output, error = process.communicate(timeout=PATIENCE_S)
+            return process.returncode, output + error
+        return process.wait(PATIENCE_S), self.output.read_text()
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Wait while the process runs."""
@@ -136,17 +136,17 @@ def none_left() -> Iterator[None]:
     RUNNING.clear()
 
 
-def sweep_of(corpus: str, out: Path, *words: str) -> Sweep:
-    words = (f"corpus={corpus}", f"out={out}", "run=first", *WORDS, *words)
-    return Sweep(out / "first", words, out / "said.txt")
+def sweep_of(corpus: str, out: Path, *overrides: str) -> Sweep:
+    overrides = (f"corpus={corpus}", f"out={out}", "run=first", *OVERRIDES, *overrides)
+    return Sweep(out / "first", overrides, out / "said.txt")
 
 
 @pytest.fixture(scope="module")
 def whole(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """The sweep that nothing happened to."""
     sweep = sweep_of(sample_corpus, tmp_path_factory.mktemp("whole"), SPACE, ONE_AT_A_TIME)
-    code, said = sweep.finish()
-    assert code == 0, (code, said[-3000:])
+    code, output = sweep.finish()
+    assert code == 0, (code, output[-3000:])
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
     return sweep
 
@@ -177,8 +177,8 @@ def test_a_sweep_whose_driver_is_killed_ends_with_the_same_table(
             if each.status == "finished"
         }
     assert ended  # the last kills came when some had finished
-    code, said = sweep.finish()
-    assert code == 0, (code, said[-3000:])
+    code, output = sweep.finish()
+    assert code == 0, (code, output[-3000:])
     print(f"killed the driver {len(kills)} times: {sorted(kills)}; attempts {attempts(sweep)}")
     assert sweep.table() == whole.table()
     assert sum(attempts(sweep).values()) == len(TRIALS) + len(kills)
@@ -201,15 +201,15 @@ def test_a_sweep_that_is_asked_to_stop_says_so_and_goes_on_later(
     sweep.until(lambda: sweep.steps(TRIALS[1]) > 5)
     assert sweep.process is not None
     sweep.process.send_signal(signal.SIGTERM)
-    code, said = sweep.finish()
-    assert code == 75, (code, said[-3000:])
+    code, output = sweep.finish()
+    assert code == 75, (code, output[-3000:])
     assert [trial.status for trial in sweep.record().trials] == ["finished", "interrupted", "waiting"]
     written = max(int(path.name[5:]) for path in (sweep.folder / TRIALS[1] / "checkpoints").glob("step-*"))
     assert written == sweep.steps(TRIALS[1])  # a checkpoint of its last step: nothing is done again
     assert sweep.statuses() == {"first": "KILLED", TRIALS[0]: "FINISHED", TRIALS[1]: "KILLED"}
     assert not (sweep.folder / TRIALS[2]).exists()
-    code, said = sweep.finish()
-    assert code == 0, (code, said[-3000:])
+    code, output = sweep.finish()
+    assert code == 0, (code, output[-3000:])
     assert sweep.table() == whole.table()
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
 
@@ -221,9 +221,9 @@ def test_a_trial_whose_process_is_killed_goes_on_in_a_new_one(whole: Sweep, samp
     sweep.until(lambda: sweep.steps(TRIALS[1]) > 9)
     (victim,) = [pid for pid in descendants(process.pid) if re.search(rb"trial_main|ImplicitFunc", title(pid))]
     os.kill(victim, signal.SIGKILL)
-    code, said = sweep.finish()
-    assert code == 0, (code, said[-3000:])
-    assert "failed and is tried again" in said
+    code, output = sweep.finish()
+    assert code == 0, (code, output[-3000:])
+    assert "failed and is tried again" in output
     assert attempts(sweep) == dict(zip(TRIALS, (1, 2, 1), strict=True))
     assert sweep.table() == whole.table()
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
@@ -248,12 +248,12 @@ def title(pid: int) -> bytes:
         return b""
 
 
-def test_a_trial_that_cannot_work_is_told_and_the_others_finish(sample_corpus: str, tmp_path: Path) -> None:
+def test_a_trial_that_cannot_work_is_reported_and_the_others_finish(sample_corpus: str, tmp_path: Path) -> None:
     space = ("sweep.space.train.learning_rate=[0.001,1.0e+30,0.002]", "train.max_nonfinite=1")
     sweep = sweep_of(sample_corpus, tmp_path, *space, "train.epochs=4", "cluster.cpus=3")
-    code, said = sweep.finish()
-    assert code == 1, (code, said[-3000:])
-    assert "learning_rate-1e30 failed and is tried again" in said and "some trials failed" in said
+    code, output = sweep.finish()
+    assert code == 1, (code, output[-3000:])
+    assert "learning_rate-1e30 failed and is tried again" in output and "some trials failed" in output
     by_name = {trial.name: trial for trial in sweep.record().trials}
     failed = by_name["learning_rate-1e30"]
     assert failed.status == "failed" and failed.attempts == 2
@@ -267,8 +267,8 @@ def test_a_trial_that_cannot_work_is_told_and_the_others_finish(sample_corpus: s
     }
     columns, rows = (json.loads((sweep.folder / "ranking.json").read_text())[key] for key in ("columns", "data"))
     assert "not finite" in rows[2][columns.index("error")]
-    code, said = sweep.finish()  # the failed one is tried again, and only that
-    assert code == 1 and "1 of 3 trials to run" in said, said[-3000:]
+    code, output = sweep.finish()  # the failed one is tried again, and only that
+    assert code == 1 and "1 of 3 trials to run" in output, output[-3000:]
     again = {trial.name: trial.attempts for trial in sweep.record().trials}
     assert again == {"learning_rate-0.001": 1, "learning_rate-1e30": 4, "learning_rate-0.002": 1}
 
@@ -278,14 +278,14 @@ def test_early_stopping_stops_some_and_leaves_nothing_behind(sample_corpus: str,
     search = ("sweep=asha", "sweep.num_samples=4", "sweep.grace_period=2", "sweep.reduction_factor=2")
     space = ("sweep.space.train.learning_rate=[1.0e-06,1.0e-05,0.002,0.001]", "sweep.space.train.weight_decay=null")
     sweep = sweep_of(sample_corpus, tmp_path, *search, *space, "train.validate_every_epochs=1", ONE_AT_A_TIME)
-    code, said = sweep.finish()
-    assert code == 0, (code, said[-3000:])
+    code, output = sweep.finish()
+    assert code == 0, (code, output[-3000:])
     statuses = [trial.status for trial in sweep.record().trials]
     assert set(statuses) == {"finished", "stopped"}, statuses
     best = ranked(sweep.record())[0]
     assert best.trial.changes["train.learning_rate"] in (0.001, 0.002)
-    told = {"finished": "FINISHED", "stopped": "KILLED"}
-    expected = {trial.name: told[trial.status] for trial in sweep.record().trials}
+    mlflow_status = {"finished": "FINISHED", "stopped": "KILLED"}
+    expected = {trial.name: mlflow_status[trial.status] for trial in sweep.record().trials}
     assert sweep.statuses() == {**expected, "first": "FINISHED"}
     for trial in sweep.record().trials:
         assert (sweep.folder / trial.name / "encoder").exists() == (trial.status == "finished")
@@ -301,13 +301,13 @@ def test_a_sweep_survives_the_loss_of_a_node(whole: Sweep, sample_corpus: str, t
         nodes.join(1)
         nodes.wait_for(3)
         sweep = sweep_of(sample_corpus, tmp_path, SPACE, "sweep.retries=3", "train.max_failures=8")
-        sweep.process = nodes.run("sweep", *sweep.words)
+        sweep.process = nodes.run("sweep", *sweep.overrides)
         RUNNING.append(sweep.process)
         sweep.until(lambda: sweep.steps(TRIALS[0]) > 5 and sweep.steps(TRIALS[1]) > 5)
         nodes.kill(doomed)
         nodes.join(1)
-        code, said = sweep.finish()
-    assert code == 0, (code, said[-3000:])
+        code, output = sweep.finish()
+    assert code == 0, (code, output[-3000:])
     print(f"a node was lost; attempts {attempts(sweep)}")
     assert sweep.table() == whole.table()
     assert sweep.statuses() == dict.fromkeys((*TRIALS, "first"), "FINISHED")
@@ -316,21 +316,29 @@ def test_a_sweep_survives_the_loss_of_a_node(whole: Sweep, sample_corpus: str, t
 def test_a_sweep_into_an_object_store_goes_on_there(sample_corpus: str, s3: S3Server, tmp_path: Path) -> None:
     """SIGKILL of the driver, with everything but the corpus on S3: record, runs and ranking."""
     out = s3.uri(f"{s3.bucket()}/runs")
-    words = (f"corpus={sample_corpus}", f"out={out}", "run=first", *WORDS, SPACE, ONE_AT_A_TIME, "tracking.uri=null")
-    place = Store(out).child("first")
-    sweep = Sweep(tmp_path, words, tmp_path / "said.txt")
+    overrides = (
+        f"corpus={sample_corpus}",
+        f"out={out}",
+        "run=first",
+        *OVERRIDES,
+        SPACE,
+        ONE_AT_A_TIME,
+        "tracking.uri=null",
+    )
+    folder = Store(out).child("first")
+    sweep = Sweep(tmp_path, overrides, tmp_path / "said.txt")
 
     def statuses() -> list[str]:
-        record = read(place)
+        record = read(folder)
         return [trial.status for trial in record.trials] if record else []
 
     sweep.start()
     sweep.until(lambda: statuses()[:2] == ["finished", "running"])
     sweep.kill()
-    code, said = sweep.finish()
-    assert code == 0 and "2 of 3 trials to run" in said, said[-3000:]
+    code, output = sweep.finish()
+    assert code == 0 and "2 of 3 trials to run" in output, output[-3000:]
     assert statuses() == ["finished"] * 3
-    assert place.size("ranking.csv") is not None and not place.exists(".tune")
+    assert folder.size("ranking.csv") is not None and not folder.exists(".tune")
     assert "nothing to do" in sweep.finish()[1]
 
 
@@ -345,16 +353,16 @@ def test_a_killed_ablation_ends_with_the_same_table(sample_corpus: str, tmp_path
     )  # fmt: skip
     whole, killed = (sweep_of(sample_corpus, tmp_path / name, *short) for name in ("whole", "killed"))
     for sweep in (whole, killed):
-        sweep.said.parent.mkdir()
-    code, said = whole.finish()
-    assert code == 0, (code, said[-3000:])
+        sweep.output.parent.mkdir()
+    code, output = whole.finish()
+    assert code == 0, (code, output[-3000:])
     names = [trial.name for trial in whole.record().trials]
     for name, moment in ((names[0], "metrics.jsonl"), (names[1], "encoder/files.json"), (names[2], "settings.yaml")):
         killed.start()
         killed.until(lambda name=name, moment=moment: (killed.folder / name / moment).exists())  # type: ignore[misc]
         killed.kill()
-    code, said = killed.finish()
-    assert code == 0, (code, said[-3000:])
+    code, output = killed.finish()
+    assert code == 0, (code, output[-3000:])
     for sweep in (whole, killed):
         done = subprocess.run([sys.executable, "-m", "beatray", "report", str(sweep.folder)], check=False)
         assert done.returncode == 0

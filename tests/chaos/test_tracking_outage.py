@@ -46,12 +46,12 @@ def test_the_server_is_gone_while_training_goes_on(
 ) -> None:
     """Killed at a third and started again at two thirds of the run; under `make chaos` four times in a longer run."""
     outages = count(1, 4)
-    words = ("train.workers=1", f"train.epochs={count(12, 200)}", "tracking.uri=auto", "tracking.flush_seconds=0.2")
+    overrides = ("train.workers=1", f"train.epochs={count(12, 200)}", "tracking.uri=auto", "tracking.flush_seconds=0.2")
     server = MlflowServer(tmp_path / "mlflow").start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", f"//user:{PASSWORD}@"))
     for part in ("USERNAME", "PASSWORD"):  # set from the URI: put back at the end
         monkeypatch.setenv(f"MLFLOW_TRACKING_{part}", "")
-    run_spec = run_spec_of(sample_corpus, tmp_path / "runs", "outage", *words)
+    run_spec = run_spec_of(sample_corpus, tmp_path / "runs", "outage", *overrides)
     journal = tmp_path / "runs" / "outage" / "metrics.jsonl"
     steps = [run_spec.steps * (n + 1) // (2 * outages + 1) for n in range(2 * outages)]
     during: list[int] = []
@@ -83,13 +83,13 @@ def test_the_server_is_gone_while_training_goes_on(
     finally:
         server.kill()
     printed = capfd.readouterr()
-    assert 1 <= caplog.text.count("does not answer") <= outages, "told once an outage"
+    assert 1 <= caplog.text.count("does not answer") <= outages, "reported once an outage"
     written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     written |= {"printed": (printed.out + printed.err + caplog.text).encode()}
     assert len(written) > 20
-    assert not [place for place, data in written.items() if PASSWORD.encode() in data], "the login was written down"
+    assert not [file for file, data in written.items() if PASSWORD.encode() in data], "the login was written down"
     if count(0, 1):
-        assert start(sample_corpus, tmp_path / "runs", "alone", *words, "tracking.uri=null").finished
+        assert start(sample_corpus, tmp_path / "runs", "alone", *overrides, "tracking.uri=null").finished
         assert losses(tmp_path / "runs", "alone") == losses(tmp_path / "runs", "outage")
         assert same_weights(tmp_path / "runs", "alone", "outage")
 
@@ -98,8 +98,8 @@ def test_the_server_is_gone_while_training_goes_on(
 def test_a_server_that_is_gone_from_the_start_and_at_the_end(sample_corpus: str, tmp_path: Path) -> None:
     """The run is as if there were no tracking; the same command sends all of it when the server is there."""
     server = MlflowServer(tmp_path / "mlflow")
-    words = ("train.workers=1", "train.epochs=6", f"tracking.uri={server.uri}", "tracking.flush_seconds=0.2")
-    run_spec = run_spec_of(sample_corpus, tmp_path / "runs", "late", *words)
+    overrides = ("train.workers=1", "train.epochs=6", f"tracking.uri={server.uri}", "tracking.flush_seconds=0.2")
+    run_spec = run_spec_of(sample_corpus, tmp_path / "runs", "late", *overrides)
     assert pretrain.run(run_spec.settings).finished
     server.start()
     try:

@@ -24,6 +24,6 @@ def pretrained(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def tuned(sample_corpus: str, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A frozen and a whole fine-tune, each to its end: folders `frozen` and `all`."""
     out = tmp_path_factory.mktemp("tuned")
-    for run, words in {"frozen": ("trained=head",), "all": VARIED}.items():
-        assert train(spec_of(sample_corpus, out, run, f"encoder={pretrained}", *words), Ranks())
+    for run, overrides in {"frozen": ("trained=head",), "all": VARIED}.items():
+        assert train(spec_of(sample_corpus, out, run, f"encoder={pretrained}", *overrides), Ranks())
     return out

@@ -12,11 +12,11 @@ import pytest
 pytestmark = pytest.mark.ray
 
 
-def test_a_short_bench_tells_step_feed_loop_and_the_plain_loop(sample_corpus: str, tmp_path: Path) -> None:
+def test_a_short_bench_reports_step_feed_loop_and_the_plain_loop(sample_corpus: str, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     given = [f"corpus={sample_corpus}", "train.device=cpu", "train.batch_size=8"]
-    words = [*given, "--seconds", "4", "--json", str(file)]
-    command = [sys.executable, "-m", "beatray.cli", "bench", *words]
+    overrides = [*given, "--seconds", "4", "--json", str(file)]
+    command = [sys.executable, "-m", "beatray.cli", "bench", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())

@@ -37,26 +37,26 @@ QUICK = [
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder holding the installed wheel, far from the source tree."""
-    place = tmp_path_factory.mktemp("wheel")
+    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(place), str(ROOT)], check=True)
-    (wheel,) = place.glob("*.whl")
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)], check=True)
+    (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "platform/__init__.py" not in names
     assert {"beatray/configs/demo.yaml", "beatray/sample/ATTRIBUTION.md", "beatray/sample/ludb-sample.zip"} <= set(
         names
     )
     assert sum(path.stat().st_size for path in (ROOT / "platform/beatray/sample").glob("*.zip")) < 15_000_000
-    target = place / "site"
+    target = folder / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)
     return target
 
 
-def demo(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def demo(installed: Path, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "BEATRAY_"))}
     # Ray's usual niceness would leave its workers next to nothing beside other tests
     environment |= {"PYTHONPATH": str(installed), "COLUMNS": "120", "RAY_worker_niceness": "0"}
-    command = [sys.executable, "-m", "beatray", "demo", *words]
+    command = [sys.executable, "-m", "beatray", "demo", *args]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
@@ -81,8 +81,8 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     page = (out / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?https?:""", page), "the report must stand alone"
     assert page.count("<img") + page.count("<svg") >= 5
-    for word in ("CC BY 4.0", "ODC-By", "Beat-SSL"):
-        assert word in page
+    for phrase in ("CC BY 4.0", "ODC-By", "Beat-SSL"):
+        assert phrase in page
     assert "mlflow ui --backend-store-uri sqlite:" in first.stdout and "report.html" in first.stdout
 
     from mlflow.tracking import MlflowClient
@@ -113,7 +113,7 @@ def test_a_folder_of_somebody_else_is_not_touched(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beatray-demo").mkdir()
     (tmp_path / "beatray-demo" / "thesis.txt").write_text("mine")
-    for words in ([], ["--overwrite"]):
-        assert main(["demo", *words]) == 2
+    for args in ([], ["--overwrite"]):
+        assert main(["demo", *args]) == 2
         assert "was not made by beatray demo" in capsys.readouterr().err
     assert (tmp_path / "beatray-demo" / "thesis.txt").read_text() == "mine"

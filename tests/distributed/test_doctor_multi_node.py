@@ -69,9 +69,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         with (tmp_path_factory.mktemp("cluster") / "log").open("wb") as log:
-            for words in (head, worker):
+            for overrides in (head, worker):
                 processes.append(
-                    subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+                    subprocess.Popen(overrides, env=environment, stdout=log, stderr=log, start_new_session=True)
                 )
                 _wait_for(f"http://127.0.0.1:{dashboard}", len(processes), environment)
         yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment, temporary, hidden)
@@ -112,10 +112,10 @@ def _wait_for(dashboard: str, nodes: int, environment: dict[str, str]) -> None:
     raise AssertionError(f"node {nodes} did not come up")
 
 
-def doctor(cluster: Cluster, *words: str) -> tuple[int, list[dict[str, str]], str]:
+def doctor(cluster: Cluster, *overrides: str) -> tuple[int, list[dict[str, str]], str]:
     """Exit code, findings about the cluster, and all that was printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "beatray", "doctor", "--multi-node", "--json", *words],
+        [sys.executable, "-m", "beatray", "doctor", "--multi-node", "--json", *overrides],
         env={**cluster.environment, "RAY_ADDRESS": cluster.address},
         capture_output=True,
         text=True,
@@ -128,17 +128,19 @@ def doctor(cluster: Cluster, *words: str) -> tuple[int, list[dict[str, str]], st
 
 
 def test_two_nodes_that_work(cluster: Cluster, sample_corpus: str, tmp_path: Path) -> None:
-    places = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
-    code, found, printed = doctor(cluster, *places, "--seconds", "0.5")
-    told = [item["what"] for item in found]
+    paths = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
+    code, found, printed = doctor(cluster, *paths, "--seconds", "0.5")
+    findings = [item["what"] for item in found]
     assert code == 0, printed
     assert {item["level"] for item in found} == {"ok"}, found
-    assert told[0].startswith("2 nodes")
-    assert any("all-reduce over 2 ranks (gloo), sums checked" in what and "16 MB at" in what for what in told)
-    assert any("every node sees what the others write" in what for what in told)
-    assert any(what.startswith("every node reads the corpus") for what in told)
+    assert findings[0].startswith("2 nodes")
+    assert any("all-reduce over 2 ranks (gloo), sums checked" in what and "16 MB at" in what for what in findings)
+    assert any("every node sees what the others write" in what for what in findings)
+    assert any(what.startswith("every node reads the corpus") for what in findings)
     rows = open_corpus(sample_corpus).manifest.rows
-    assert any(what.startswith(f"Ray Data reads the corpus: {rows} rows, on 2 of 2 nodes") for what in told), told
+    assert any(what.startswith(f"Ray Data reads the corpus: {rows} rows, on 2 of 2 nodes") for what in findings), (
+        findings
+    )
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
@@ -155,7 +157,7 @@ def test_a_folder_that_the_nodes_do_not_share(cluster: Cluster) -> None:
     assert any(item["what"].startswith("Ray Data works") for item in found)
 
 
-def test_places_on_s3(s3: S3Server, sample_corpus: str) -> None:
+def test_paths_on_s3(s3: S3Server, sample_corpus: str) -> None:
     bucket = s3.bucket()
     uri = s3.uri(f"{bucket}/corpus")
     assert storage.check_writable("out", uri).level is Level.OK and s3.keys(bucket) == []

@@ -60,8 +60,8 @@ def encoder(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> str
     return export(Store(str(tmp_path_factory.mktemp("run"))), open_corpus(sample_corpus).recipe)
 
 
-def start(encoder: str, corpus: str, out: str, *words: str) -> Embedded:
-    return embed(prepare_plan(settings_from([f"encoder={encoder}", f"corpus={corpus}", f"out={out}", *words])))
+def start(encoder: str, corpus: str, out: str, *overrides: str) -> Embedded:
+    return embed(prepare_plan(settings_from([f"encoder={encoder}", f"corpus={corpus}", f"out={out}", *overrides])))
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_beats_are_what_the_beat_head_of_training_takes_in(both: str, encoder: s
     corpus = open_corpus(sample_corpus)
     module, fmap, _ = feature_maps(encoder, corpus)
     rows = corpus.rows()
-    place = {name: row for row, name in enumerate(rows.record_id)}
+    position = {name: row for row, name in enumerate(rows.record_id)}
     assert found.beat is not None and found.r_peak is not None
-    owner = torch.tensor([place[name] for name in found.record_id])
+    owner = torch.tensor([position[name] for name in found.record_id])
     peaks = np.array([rows.r_peaks[row][beat] for row, beat in zip(owner.tolist(), found.beat.tolist(), strict=True)])
     assert np.array_equal(found.r_peak, peaks)
     boxes = torch.tensor(np.stack([peaks - 500 * BOX_BEFORE_S, peaks + 500 * BOX_AFTER_S], axis=1), dtype=torch.float32)
@@ -135,8 +135,8 @@ def test_the_same_bytes_whoever_computes_them_and_after_an_interruption(
     both: str, encoder: str, sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 2**18)  # a row group is 2 MB
-    words = ("level=both", "embed.workers=2", "embed.readers=3")
-    plan = prepare_plan(settings_from([f"encoder={encoder}", f"corpus={sample_corpus}", f"out={tmp_path}", *words]))
+    overrides = ("level=both", "embed.workers=2", "embed.readers=3")
+    plan = prepare_plan(settings_from([f"encoder={encoder}", f"corpus={sample_corpus}", f"out={tmp_path}", *overrides]))
 
     def die_after_two_shards(done: int, total: int) -> None:
         if done >= 32:
@@ -192,8 +192,8 @@ def test_everything_may_lie_on_s3(s3: S3Server, both: str, sample_corpus: str) -
         corpus.write(name, local.read(name))
     encoder = export(Store(s3.uri(f"{bucket}/run")), open_corpus(sample_corpus).recipe)
     out = s3.uri(f"{bucket}/embeddings")
-    words = [f"encoder={encoder}", f"corpus={corpus.location}", f"out={out}", "level=both", "embed.workers=2"]
-    assert main(["embed", *words]) == 0
+    overrides = [f"encoder={encoder}", f"corpus={corpus.location}", f"out={out}", "level=both", "embed.workers=2"]
+    assert main(["embed", *overrides]) == 0
     expected = files_of(both)
     assert {key.removeprefix("embeddings/") for key in s3.keys(bucket) if key.startswith("emb")} == set(expected)
     assert all(Store(out).read(name) == data for name, data in expected.items())
@@ -224,56 +224,56 @@ def test_damage_is_named(both: str, encoder: str, sample_corpus: str, tmp_path: 
     assert main(["embed", f"encoder={encoder}", f"corpus={corpus.location}", f"out={tmp_path / 'out'}"]) == 1
 
 
-def test_mistakes_are_told_before_anything_starts(
+def test_mistakes_are_reported_before_anything_starts(
     both: str, encoder: str, sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unfinished = tmp_path / "unfinished"
     (unfinished / "checkpoints").mkdir(parents=True)
     other = export(Store(str(tmp_path / "other")), open_corpus(sample_corpus).recipe, seed=1)
     foreign = export(Store(str(tmp_path / "foreign")), {**open_corpus(sample_corpus).recipe, "rate_hz": 250})
-    places = (f"encoder={encoder}", f"corpus={sample_corpus}")
+    given = (f"encoder={encoder}", f"corpus={sample_corpus}")
     for name in ("a/recording/mine.parquet", "b/staging/mine.json", "c/beat/2020/mine.csv"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("{}")
-    for words, code, said in (
-        ((places[1],), 2, "which encoder?"),
-        ((places[0],), 2, "of which corpus?"),
-        ((*places, "level=beats"), 2, "level=beats is not one of recording, beat, both"),
-        ((*places, "embed.worker=2"), 2, "did you mean 'embed.workers'"),
-        ((*places, "embed.workers=0"), 2, "embed.workers must be at least 1"),
-        ((*places, f"out={sample_corpus}/embeddings"), 2, "lies inside the corpus"),
-        ((f"encoder={tmp_path}", places[1]), 2, "there is no exported encoder"),
-        ((f"encoder={unfinished}", places[1]), 2, "has not ended"),
-        ((places[0], f"corpus={tmp_path}"), 1, "there is no manifest"),
-        ((f"encoder={foreign}", places[1]), 1, "rate_hz: 250 against 500"),
-        ((f"encoder={other}", places[1], f"out={both}", "level=both"), 2, "made otherwise (different: encoder)"),
-        ((*places, f"out={both}"), 2, "(different: beats, levels)"),
+    for overrides, code, message in (
+        ((given[1],), 2, "which encoder?"),
+        ((given[0],), 2, "of which corpus?"),
+        ((*given, "level=beats"), 2, "level=beats is not one of recording, beat, both"),
+        ((*given, "embed.worker=2"), 2, "did you mean 'embed.workers'"),
+        ((*given, "embed.workers=0"), 2, "embed.workers must be at least 1"),
+        ((*given, f"out={sample_corpus}/embeddings"), 2, "lies inside the corpus"),
+        ((f"encoder={tmp_path}", given[1]), 2, "there is no exported encoder"),
+        ((f"encoder={unfinished}", given[1]), 2, "has not ended"),
+        ((given[0], f"corpus={tmp_path}"), 1, "there is no manifest"),
+        ((f"encoder={foreign}", given[1]), 1, "rate_hz: 250 against 500"),
+        ((f"encoder={other}", given[1], f"out={both}", "level=both"), 2, "made otherwise (different: encoder)"),
+        ((*given, f"out={both}"), 2, "(different: beats, levels)"),
         *(
-            ((*places, f"out={tmp_path / each}"), 2, f"{name} is there, and no embeddings.json")
+            ((*given, f"out={tmp_path / each}"), 2, f"{name} is there, and no embeddings.json")
             for each, name in (("a", "mine.parquet"), ("b", "mine.json"), ("c", "2020/mine.csv"))
         ),
-        ((*places, f"out={tmp_path / 'out'}", "embed.workers=50"), 2, "50 workers need 25 CPUs"),
-        ((*places, f"out={tmp_path / 'out'}", "embed.device=cuda"), 2, "workers need as many GPUs"),
+        ((*given, f"out={tmp_path / 'out'}", "embed.workers=50"), 2, "50 workers need 25 CPUs"),
+        ((*given, f"out={tmp_path / 'out'}", "embed.device=cuda"), 2, "workers need as many GPUs"),
     ):
-        assert main(["embed", *words]) == code, words
-        assert said in capsys.readouterr().err, words
+        assert main(["embed", *overrides]) == code, overrides
+        assert message in capsys.readouterr().err, overrides
     assert not (tmp_path / "out").exists()
 
 
 def test_a_worker_gets_a_gpu_where_there_is_one(encoder: str, sample_corpus: str) -> None:
-    words = [f"encoder={encoder}", f"corpus={sample_corpus}"]
-    assert check_resources(settings_from(words).embed, {"CPU": 4.0, "GPU": 1.0}, "embed")
-    assert not check_resources(settings_from([*words, "embed.device=cpu"]).embed, {"CPU": 4.0, "GPU": 1.0}, "embed")
-    assert json.loads(json.dumps(prepare_plan(settings_from(words)).made_by))["levels"] == ["recording"]
+    overrides = [f"encoder={encoder}", f"corpus={sample_corpus}"]
+    assert check_resources(settings_from(overrides).embed, {"CPU": 4.0, "GPU": 1.0}, "embed")
+    assert not check_resources(settings_from([*overrides, "embed.device=cpu"]).embed, {"CPU": 4.0, "GPU": 1.0}, "embed")
+    assert json.loads(json.dumps(prepare_plan(settings_from(overrides)).made_by))["levels"] == ["recording"]
 
 
 def descendants(pid: int) -> dict[int, str]:
     """The processes below `pid` and their command lines."""
     parents, names = {}, {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for position in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            names[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+            parents[int(position.name)] = int((position / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(position.name)] = (position / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue  # it has just ended
     found, fresh = {}, {pid}
@@ -295,11 +295,11 @@ def test_killed_workers_and_a_killed_command_change_nothing(
             os.kill(workers[0], signal.SIGKILL)
             killed.append(workers[0])
 
-    words = [f"encoder={encoder}", f"corpus={sample_corpus}", "level=both", "embed.workers=2"]
-    embed(prepare_plan(settings_from([*words, f"out={tmp_path / 'workers'}"])), kill_a_worker)
+    overrides = [f"encoder={encoder}", f"corpus={sample_corpus}", "level=both", "embed.workers=2"]
+    embed(prepare_plan(settings_from([*overrides, f"out={tmp_path / 'workers'}"])), kill_a_worker)
     assert len(killed) == 2 and files_of(str(tmp_path / "workers")) == files_of(both)
     out = tmp_path / "command"
-    command = [sys.executable, "-m", "beatray", "embed", *words, f"out={out}", "cluster.cpus=4"]
+    command = [sys.executable, "-m", "beatray", "embed", *overrides, f"out={out}", "cluster.cpus=4"]
     child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None and len(list((out / "staging").glob("*.json"))) < 2:
         time.sleep(0.02)

@@ -81,7 +81,7 @@ def run_case(
     if case[0] in KINDS:
         settings, arrays = settings_for(*case), {**arrays, "target": arrays[f"target_{case[0]}"]}
     else:
-        settings = settings_of(*(word for word in case if word not in (CHUNKS, STATIC)))
+        settings = settings_of(*(setting for setting in case if setting not in (CHUNKS, STATIC)))
     objective = model_of(settings, statistics, exact=True)
     objective.static_shapes = STATIC in case and len(sizes) > 1
     row_chunks.CELLS = 30 if CHUNKS in case and len(sizes) > 1 else WHOLE

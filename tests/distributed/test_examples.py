@@ -20,7 +20,7 @@ def work(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("examples")
 
 
-def said(
+def printed(
     script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
     """What a script prints."""
@@ -35,14 +35,14 @@ def test_a_newcomer_goes_from_files_to_answers(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few, own = ["--limit", "40"], ["--encoder", str(work / "runs" / "first")]
-    trained = said("pretrain_on_your_files.py", [str(work), *few, "--epochs", "2"], monkeypatch, capsys)
+    trained = printed("pretrain_on_your_files.py", [str(work), *few, "--epochs", "2"], monkeypatch, capsys)
     assert any("recordings, the first 5 s lie nearest to their own last 5 s" in line for line in trained)
 
-    embedded = said("first_embedding.py", [str(work), *few, *own], monkeypatch, capsys)
+    embedded = printed("first_embedding.py", [str(work), *few, *own], monkeypatch, capsys)
     assert any(line.startswith("40 recordings, a vector of ") for line in embedded)
     assert len([line for line in embedded if line.startswith("nearest to files/")]) == 3
 
-    answered = said("finetune_and_predict.py", [str(work), *own, "--epochs", "1"], monkeypatch, capsys)
+    answered = printed("finetune_and_predict.py", [str(work), *own, "--epochs", "1"], monkeypatch, capsys)
     assert any(line.startswith("AUROC on patients of the test folds: 0.") for line in answered)
     assert "probability_over_65" in answered[-6] and all("ludb/" in line for line in answered[-5:])
 
@@ -50,7 +50,7 @@ def test_a_newcomer_goes_from_files_to_answers(
 def test_two_methods_side_by_side(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compared = said("compare_two_methods.py", [str(work), "--epochs", "1"], monkeypatch, capsys)
+    compared = printed("compare_two_methods.py", [str(work), "--epochs", "1"], monkeypatch, capsys)
     for method in ("simclr", "vicreg"):
         assert any(re.match(method + r": 0\.\d+ \(random weights 0\.\d+, measured", line) for line in compared)
     assert (work / "runs" / "two-methods" / "report" / "report.html").exists()

@@ -20,8 +20,8 @@ WRONG = [
     (("labels=superdiagnostik",), "did you mean 'superdiagnostic'"),
     (("labels=",), "which labels?"),
     (("labels=waves",), "task=segment"),
-    (("labels=age",), "say task=regress"),
-    (("task=regress",), "say task=classify"),
+    (("labels=age",), "set task=regress"),
+    (("task=regress",), "set task=classify"),
     (("task=clasify",), "did you mean 'classify'"),
     (("trained=heads",), "head, last, all"),
     (("labels=snomed",), "no class has 20 recordings"),
@@ -32,15 +32,18 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), WRONG)
-def test_a_wrong_word_ends_with_one_line(
-    words: tuple[str, ...], message: str, sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("overrides", "message"), WRONG)
+def test_a_wrong_override_ends_with_one_line(
+    overrides: tuple[str, ...], message: str, sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = ["encoder=random", "labels=superdiagnostic", f"corpus={sample_corpus}", f"out={tmp_path}", *SPLIT]
-    said = {word.partition("=")[0] for word in words}
-    assert main(["finetune", *[word for word in usual if word.partition("=")[0] not in said], *words]) == 2
-    told = capsys.readouterr().err
-    assert message in told and len(told.strip().splitlines()) == 1, told
+    given = {override.partition("=")[0] for override in overrides}
+    assert (
+        main(["finetune", *[override for override in usual if override.partition("=")[0] not in given], *overrides])
+        == 2
+    )
+    output = capsys.readouterr().err
+    assert message in output and len(output.strip().splitlines()) == 1, output
 
 
 def test_networks_and_recipes_that_do_not_fit_are_refused(
@@ -62,15 +65,21 @@ def test_networks_and_recipes_that_do_not_fit_are_refused(
 def test_the_command_makes_a_model_and_leaves_it_alone(
     sample_corpus: str, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for word in SMALL if not word.startswith("tracking")]
-    words += [f"encoder={pretrained}", f"corpus={sample_corpus}", f"out={tmp_path}", "run=dx", "labels=superdiagnostic"]
-    words += ["trained=last", "train.workers=1", "train.epochs=2", *SPLIT]
-    result = command.run(command.settings_from(words))
+    overrides = [override for override in SMALL if not override.startswith("tracking")]
+    overrides += [
+        f"encoder={pretrained}",
+        f"corpus={sample_corpus}",
+        f"out={tmp_path}",
+        "run=dx",
+        "labels=superdiagnostic",
+    ]
+    overrides += ["trained=last", "train.workers=1", "train.epochs=2", *SPLIT]
+    result = command.run(command.settings_from(overrides))
     assert result.finished
-    told = capsys.readouterr().out
-    assert "test auroc" in told and "beatray.load_model" in told
+    output = capsys.readouterr().out
+    assert "test auroc" in output and "beatray.load_model" in output
     before = (tmp_path / "dx" / "model" / "model.json").read_bytes()
-    assert command.run(command.settings_from(words)).finished
+    assert command.run(command.settings_from(overrides)).finished
     assert (tmp_path / "dx" / "model" / "model.json").read_bytes() == before
     import mlflow
 

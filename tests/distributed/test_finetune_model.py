@@ -33,9 +33,9 @@ pytestmark = pytest.mark.ray
 def made(tuned: Path, sample_corpus: str, pretrained: Path) -> tuple[RunSpec, dict[str, Any]]:
     spec = spec_of(sample_corpus, tuned, "all", f"encoder={pretrained}", *VARIED)
     assert not is_made(spec)
-    told = make_model(spec)
-    assert is_made(spec) and told == figures(describe_model(str(tuned / "all"))) and "test_auroc" in told
-    assert make_model(spec) == told
+    scores = make_model(spec)
+    assert is_made(spec) and scores == figures(describe_model(str(tuned / "all"))) and "test_auroc" in scores
+    assert make_model(spec) == scores
     return spec, describe_model(str(tuned / "all"))
 
 
@@ -82,8 +82,8 @@ def test_thresholds_and_calibration_are_those_of_validation_alone(
     np.testing.assert_allclose(
         description["thresholds"], best_thresholds(truth > 0, calibration.probabilities(logits)), rtol=1e-6
     )
-    told = description["scores"]["validation"]["calibration"]
-    assert told["nll"] <= told["nll_before"]
+    of_model = description["scores"]["validation"]["calibration"]
+    assert of_model["nll"] <= of_model["nll_before"]
     records = description["records"]
     assert records == {"train": spec.rows, "validation": len(rows), "test": len(found.parts.test), "test_seen": 0}
     card = (Path(spec.run.location) / "model" / "README.md").read_text()
@@ -95,11 +95,11 @@ def test_a_finished_run_without_its_checkpoints_is_left_alone(
 ) -> None:
     spec, run = made[0], Path(made[0].run.location)
     shutil.copytree(run, run.parent / "bare", ignore=shutil.ignore_patterns("checkpoints"))
-    words = (f"encoder={pretrained}", *VARIED)
-    bare = spec_of(sample_corpus, run.parent, "bare", *words)
+    overrides = (f"encoder={pretrained}", *VARIED)
+    bare = spec_of(sample_corpus, run.parent, "bare", *overrides)
     assert pretrain(bare).finished and make_model(bare) == make_model(spec)
     with pytest.raises(TrainingError, match="another objective or corpus"):
-        pretrain(spec_of(sample_corpus, run.parent, "bare", *words, "hidden=4"))
+        pretrain(spec_of(sample_corpus, run.parent, "bare", *overrides, "hidden=4"))
 
 
 def test_a_damaged_model_is_refused(made: tuple[RunSpec, dict[str, Any]], tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_waves_numbers_and_one_class_go_the_same_way(sample_corpus: str, tmp_pat
         "one": ("objective.one_class=true", "class_weights=balanced", "hidden=16"),
     }
     x_mv = open_corpus(sample_corpus).rows([0, 1]).signal_uv / 1000.0
-    for run, words in cases.items():
-        spec = spec_of(sample_corpus, tmp_path, run, *short, *words)
+    for run, overrides in cases.items():
+        spec = spec_of(sample_corpus, tmp_path, run, *short, *overrides)
         assert train(spec, Ranks())
         make_model(spec)
         description = describe_model(spec.run.location)

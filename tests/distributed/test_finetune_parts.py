@@ -38,16 +38,16 @@ def test_no_test_recording_is_trained_or_validated_on(sample_corpus: str, tmp_pa
     assert spec.stream.targets is not None
     assert len(spec.stream.targets.keys) == len(parts.train) + len(parts.validation)
     assert spec.rows == len(parts.train)
-    told = np.frombuffer(spec.trained_on, "<u8")
+    hashes = np.frombuffer(spec.trained_on, "<u8")
     mine = np.frombuffer(hashes_of(corpus.index.iloc[parts.train]), "<u8")
-    assert set(told.tolist()) == {*mine.tolist(), *trained_on(str(pretrained)).tolist()}
+    assert set(hashes.tolist()) == {*mine.tolist(), *trained_on(str(pretrained)).tolist()}
 
 
 def test_fractions_are_nested_and_by_patient(sample_corpus: str, tmp_path: Path) -> None:
     index = open_corpus(sample_corpus).index
-    for words in ((), ("corpus.validation_folds=[]",)):
+    for overrides in ((), ("corpus.validation_folds=[]",)):
         found = [
-            assignment(spec_of(sample_corpus, tmp_path, "r", f"fraction={share}", *words).settings).parts
+            assignment(spec_of(sample_corpus, tmp_path, "r", f"fraction={share}", *overrides).settings).parts
             for share in (0.2, 0.5, 1.0)
         ]
         for part in ("train", "validation"):
@@ -58,7 +58,7 @@ def test_fractions_are_nested_and_by_patient(sample_corpus: str, tmp_path: Path)
             set(index["patient_id"].iloc[rows]) for rows in (found[2].train, found[2].validation, found[2].test)
         ]
         assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
-    few = assignment(spec_of(sample_corpus, tmp_path, "r", *words, "corpus.most_recordings=12").settings).parts
+    few = assignment(spec_of(sample_corpus, tmp_path, "r", *overrides, "corpus.most_recordings=12").settings).parts
     assert 8 < len(few.train) <= 12 and set(few.train.tolist()) <= set(found[2].train.tolist())
 
 
@@ -66,10 +66,10 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     assert train_here(
         sample_corpus, tmp_path, "sees", "objective=simclr", "train.epochs=1", "corpus.pretrain_sees_test=true"
     )
-    words = (f"encoder={tmp_path / 'sees'}", "trained=head", "train.epochs=1")
+    overrides = (f"encoder={tmp_path / 'sees'}", "trained=head", "train.epochs=1")
     with pytest.raises(CheckpointError, match=r"pretrained on (\d+) of the \1 labelled test .*seen_tests=leave_out"):
-        spec_of(sample_corpus, tmp_path, "tuned", *words)
-    spec = spec_of(sample_corpus, tmp_path, "tuned", *words, "seen_tests=leave_out")
+        spec_of(sample_corpus, tmp_path, "tuned", *overrides)
+    spec = spec_of(sample_corpus, tmp_path, "tuned", *overrides, "seen_tests=leave_out")
     assert train(spec, Ranks())
     assert make_model(spec) == {}
     description = describe_model(spec.run.location)
@@ -77,7 +77,7 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     assert description["records"]["test"] == 0 and description["records"]["test_seen"] > 0
     assert "left out" in (tmp_path / "tuned" / "model" / "README.md").read_text()
 
-    scratch = spec_of(sample_corpus, tmp_path, "scratch", *words, "seen_tests=leave_out", "from_scratch=true")
+    scratch = spec_of(sample_corpus, tmp_path, "scratch", *overrides, "seen_tests=leave_out", "from_scratch=true")
     fresh, pretrained = (
         build_model(one.settings.objective, one.settings.encoder, 0, one.statistics, one.settings.first_weights)
         for one in (scratch, spec)
@@ -88,13 +88,13 @@ def test_what_an_encoder_was_pretrained_on_is_no_clean_test(sample_corpus: str, 
     there = pretrained.encoder.state_dict()
     assert not all(torch.equal(matrix, there[name]) for name, matrix in fresh.encoder.state_dict().items())
     assert (scratch.settings.objective["encoder_lr"], spec.settings.objective["encoder_lr"]) == (1.0, 0.1)
-    assert len(scratch.trained_on) < len(spec.trained_on)  # it has seen what teaches it, and nothing else
+    assert len(scratch.trained_on) < len(spec.trained_on)  # it has seen what it is trained on, and nothing else
     assert train(scratch, Ranks())
     assert make_model(scratch) == {}
     description = describe_model(scratch.run.location)  # tested on the same recordings: none
     assert description["records"]["test"] == 0 and description["records"]["test_seen"] > 0
     assert description["started_from"] is None
-    with pytest.raises(SettingsError, match="say which"):
+    with pytest.raises(SettingsError, match="name it"):
         spec_of(sample_corpus, tmp_path, "nobody", "from_scratch=true")
 
 
@@ -113,14 +113,14 @@ def test_a_table_of_ones_own_teaches_what_the_same_labels_of_the_corpus_teach(
     sample_corpus: str, tmp_path: Path
 ) -> None:
     table = superclasses(sample_corpus, tmp_path)
-    ours = spec_of(sample_corpus, tmp_path, "r", f"labels={table}", "class_weights=balanced")
+    spec = spec_of(sample_corpus, tmp_path, "r", f"labels={table}", "class_weights=balanced")
     theirs = spec_of(sample_corpus, tmp_path, "r", "class_weights=balanced")
     for key in ("names", "weights", "kind", "targets_sha256"):
-        assert ours.settings.objective[key] == theirs.settings.objective[key]
-    assert ours.stream.groups == theirs.stream.groups and ours.validation.groups == theirs.validation.groups
-    assert ours.stream.targets is not None and theirs.stream.targets is not None
-    assert np.array_equal(ours.stream.targets.values, theirs.stream.targets.values)
-    found = assignment(ours.settings)
+        assert spec.settings.objective[key] == theirs.settings.objective[key]
+    assert spec.stream.groups == theirs.stream.groups and spec.validation.groups == theirs.validation.groups
+    assert spec.stream.targets is not None and theirs.stream.targets is not None
+    assert np.array_equal(spec.stream.targets.values, theirs.stream.targets.values)
+    found = assignment(spec.settings)
     assert found.owners(found.parts.test) == assignment(theirs.settings).owners(found.parts.test)
 
 
@@ -144,13 +144,13 @@ def test_numbers_and_conditions_of_a_table_become_models(sample_corpus: str, tmp
         for number, (name, age) in enumerate(zip(index["record_id"], ages, strict=True))
     ]
     content = "record;years;kind\n" + "\n".join(lines)
-    for run, words, kind, names in (
+    for run, overrides, kind, names in (
         ("numbers", ("task=regress",), "numbers", ("years",)),
         ("both", ("labels.targets.old=years >= 65",), "multilabel", ("kind=a", "kind=b", "kind=c", "old")),
     ):
         table = written(tmp_path, content)
-        words = (f"labels={table}", "train.epochs=1", *words)
-        spec = spec_of(sample_corpus, tmp_path, run, *words)
+        overrides = (f"labels={table}", "train.epochs=1", *overrides)
+        spec = spec_of(sample_corpus, tmp_path, run, *overrides)
         assert train(spec, Ranks())
         found = assignment(spec.settings)
         for part, what in ((found.parts.train, "targets trained or validated on"), (found.parts.test, "test targets")):
@@ -159,7 +159,7 @@ def test_numbers_and_conditions_of_a_table_become_models(sample_corpus: str, tmp
             with pytest.raises(TrainingError, match=rf"changed since it began \(different: {what}\).*another run="):
                 make_model(spec)
         scores = make_model(spec, found)  # of the labels that it was prepared with
-        assert is_made(spec) and not is_made(spec_of(sample_corpus, tmp_path, run, *words))
+        assert is_made(spec) and not is_made(spec_of(sample_corpus, tmp_path, run, *overrides))
         with pytest.raises(TrainingError, match="snapshot of the corpus"):
             refuse_changed(replace(spec, manifest_hash="another"), found)
         description = describe_model(spec.run.location)
@@ -175,6 +175,6 @@ def test_numbers_and_conditions_of_a_table_become_models(sample_corpus: str, tmp
 def test_a_model_that_nothing_will_test_is_warned_of(sample_corpus: str, tmp_path: Path) -> None:
     tested = assignment(spec_of(sample_corpus, tmp_path, "r").settings)
     assert without_test(tested) is None
-    words = ("corpus.test_folds=[]", "corpus.hashed_test_sources=[]")
-    warning = without_test(assignment(spec_of(sample_corpus, tmp_path, "r", *words).settings))
+    overrides = ("corpus.test_folds=[]", "corpus.hashed_test_sources=[]")
+    warning = without_test(assignment(spec_of(sample_corpus, tmp_path, "r", *overrides).settings))
     assert warning is not None and "corpus.hashed_test_sources=[ptbxl] holds out" in warning

@@ -65,13 +65,13 @@ def test_from_the_files_of_a_hospital_to_answers_on_new_ones(
     labels = f"labels={tmp_path / 'labels.csv'}"
     assert main(["ingest", f"files={archive}", "--out", str(tmp_path / "corpus")]) == 0
     assert main(["labels", "check", str(tmp_path / "labels.csv"), corpus, *SPLIT]) == 0
-    told = capsys.readouterr().out
-    assert f"{KNOWN} rows match" in told and PERSON["name"] not in told
+    output = capsys.readouterr().out
+    assert f"{KNOWN} rows match" in output and PERSON["name"] not in output
 
     small = ("trained=head", "train.epochs=4", "train.batch_size=16", "train.workers=1", "tracking.uri=null")
     assert main(["finetune", "encoder=beatray-small", corpus, runs, "run=normal", labels, *small, *SPLIT]) == 0
-    told = capsys.readouterr().out
-    assert "recordings trained" in told and "test auroc" in told
+    output = capsys.readouterr().out
+    assert "recordings trained" in output and "test auroc" in output
 
     model = tmp_path / "runs" / "normal"
     out = tmp_path / "answers.parquet"

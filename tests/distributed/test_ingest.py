@@ -24,10 +24,10 @@ from beatray.errors import CorpusError
 from beatray.ingest import convert
 from beatray.ingest.convert import ingest
 from beatray.ingest.plan import IngestSettings, list_items, plan, read_quarantine, recipe_of
+from beatray.ingest.progress_board import ProgressReader
 from beatray.ingest.slices import convert_slice
 from beatray.ingest.sources.ptbxl import find as find_ptbxl
 from beatray.ingest.sources.registry import SOURCES
-from beatray.ingest.told import Listener
 from beatray.ingest.tree import open_tree
 from beatray.storage.store import Store
 from beatray.train.blocks import decode
@@ -141,12 +141,12 @@ def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_
     refused = read_quarantine(Store(str(tmp_path / "c")), manifest)
     assert {row["item"] for row in refused} == {"2", "3", "4", "5", "6", "(not listed)"}
     assert all(row["detail"] for row in refused)
-    shutil.copy(ludb_dir / "data" / "2.dat", folder / "2.dat")  # mended: read again only when asked
+    shutil.copy(ludb_dir / "data" / "2.dat", folder / "2.dat")  # repaired: read again only when asked
     plan = IngestSettings({"wfdb": str(folder)}, str(tmp_path / "c"))
     assert ingest(plan).manifest.number == 0
-    mended = ingest(replace(plan, retry_refused=True)).manifest
-    assert mended.number == 1 and mended.statistics["recordings"] == 3
-    assert "checksum" not in mended.statistics["quarantine_reasons"]
+    repaired = ingest(replace(plan, retry_refused=True)).manifest
+    assert repaired.number == 1 and repaired.statistics["recordings"] == 3
+    assert "checksum" not in repaired.statistics["quarantine_reasons"]
 
 
 def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_the_same_signal_from_two_sources_shares_the_strictest_role(
 
 def test_rows_come_in_the_order_asked_for(sample_corpus: str) -> None:
     corpus = open_corpus(sample_corpus)
-    wanted = np.array([70, 3, 3, 119, 0])
-    rows = corpus.rows(wanted)
-    assert rows.record_id == corpus.index["record_id"].iloc[wanted].tolist()
+    expected = np.array([70, 3, 3, 119, 0])
+    rows = corpus.rows(expected)
+    assert rows.record_id == corpus.index["record_id"].iloc[expected].tolist()
     everything = corpus.rows()
-    assert np.array_equal(rows.signal_uv, everything.signal_uv[wanted])
+    assert np.array_equal(rows.signal_uv, everything.signal_uv[expected])
     assert len(rows.take([4, 1])) == 2 and rows.take([4]).record_id == rows.record_id[4:]
 
 
@@ -226,7 +226,7 @@ def test_a_hospitals_folder_with_and_without_a_salt(
     assert "id key" in capsys.readouterr().err
 
 
-def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
+def test_one_data_set_from_two_locations_is_one_corpus(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:
     """Cut in two folders with one recording in both; the rows are those of the whole, and a third folder is added."""
     lines = (ptbxl_dir / "ptbxl_database.csv").read_text().splitlines()
     parts = {"a": lines[1:13], "b": lines[12:25], "c": lines[25:31]}
@@ -242,8 +242,8 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
     both = ingest(plan).manifest
     assert both.rows == 24
     refused = read_quarantine(Store(plan.out), both)
-    (said,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
-    assert said.startswith("place 2 of 2: 1 recordings are in another place of the source too")
+    (detail,) = [row["detail"] for row in refused if row["item"] == "(not listed)"]
+    assert detail.startswith("location 2 of 2: 1 recordings are at another location of the source too")
     assert ingest(plan).manifest.number == 0  # nothing is left to do
     grown = ingest(replace(plan, sources={"ptbxl": (a, b, c)})).manifest
     assert grown.number == 1 and grown.rows == 30
@@ -256,30 +256,30 @@ def test_one_data_set_from_two_places_is_one_corpus(local_ray: None, ptbxl_dir: 
 
 
 def test_progress_within_a_slice(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tasks tell reaches the driver: the slices that run, each once however often it was tried."""
-    listener = Listener(every_s=0.0)
-    first, second = listener.teller("a"), listener.teller("b")
-    for teller, read in ((first, 20), (second, 5), (first, 3)):  # the first was tried again
-        teller.far(read, 1)
+    """What tasks report reaches the driver: the slices that run, each once however often it was tried."""
+    reader = ProgressReader(every_s=0.0)
+    first, second = reader.reporter("a"), reader.reporter("b")
+    for reporter, read in ((first, 20), (second, 5), (first, 3)):  # the first was tried again
+        reporter.report(read, 1)
     deadline = time.monotonic() + 60
-    while listener.far(["a", "b", "not begun"]) != (8, 2) and time.monotonic() < deadline:
+    while reader.counts(["a", "b", "not begun"]) != (8, 2) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert listener.far(["a", "b"]) == (8, 2) and listener.far(["b"]) == (5, 1)
+    assert reader.counts(["a", "b"]) == (8, 2) and reader.counts(["b"]) == (5, 1)
     monkeypatch.setattr(convert, "WORTH_TELLING", 1)
-    heard: list[convert.Progress] = []
-    ingest(replace(PLAN, out=str(tmp_path / "c"), limit=2), heard.append)
-    counts = [progress.done for progress in heard]
-    assert counts == sorted(counts) and counts[-1] == heard[-1].total == 4
+    reports: list[convert.Progress] = []
+    ingest(replace(PLAN, out=str(tmp_path / "c"), limit=2), reports.append)
+    counts = [progress.done for progress in reports]
+    assert counts == sorted(counts) and counts[-1] == reports[-1].total == 4
 
 
-def test_a_slice_tells_how_far_it_is(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+def test_a_slice_reports_its_progress(tmp_path: Path) -> None:
+    reports: list[tuple[int, int]] = []
 
-    class Listening:
-        def far(self, read: int, refused: int) -> None:
-            heard.append((read, refused))
+    class Recording:
+        def report(self, read: int, refused: int) -> None:
+            reports.append((read, refused))
 
     settings, store = replace(PLAN, out=str(tmp_path), limit=3), Store(str(tmp_path))
     part = next(plan(settings, recipe_of(settings), list_items(settings), set()))
-    convert_slice(store, part, "beatray", teller=Listening())  # type: ignore[arg-type]
-    assert heard == [(1, 0), (2, 0), (3, 0)]
+    convert_slice(store, part, "beatray", reporter=Recording())  # type: ignore[arg-type]
+    assert reports == [(1, 0), (2, 0), (3, 0)]

@@ -44,10 +44,10 @@ class Head:
     clone: Path
     folder: Path
 
-    def ray(self, *words: str) -> str:
+    def ray(self, *args: str) -> str:
         """A `ray` command against the dashboard; its output."""
         done = subprocess.run(
-            [*RAY, *words],
+            [*RAY, *args],
             cwd=self.clone,
             env={**self.environment, "RAY_ADDRESS": self.dashboard},
             capture_output=True,
@@ -64,9 +64,9 @@ class Head:
             for done in [pool.submit(self.submit, *job) for job in jobs]:
                 done.result()
 
-    def submit(self, job: str, *words: str, options: tuple[str, ...] = ()) -> str:
+    def submit(self, job: str, *args: str, options: tuple[str, ...] = ()) -> str:
         """`ray job submit` of jobs/<job>.py."""
-        return self.ray("job", "submit", *options, "--working-dir", ".", "--", "python", f"jobs/{job}.py", *words)
+        return self.ray("job", "submit", *options, "--working-dir", ".", "--", "python", f"jobs/{job}.py", *args)
 
     def about(self, job_id: str) -> dict[str, Any]:
         """What Ray knows of a job."""
@@ -109,8 +109,8 @@ def installed(neutral: Path) -> list[str]:
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=neutral, env=environment, capture_output=True, text=True, check=True
     )
-    places = [Path(beatray.__file__).parent, *(Path(line) for line in found.stdout.splitlines() if line)]
-    return [str(place.parent) for place in places]
+    paths = [Path(beatray.__file__).parent, *(Path(line) for line in found.stdout.splitlines() if line)]
+    return [str(path.parent) for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,8 @@ def test_every_stage_as_a_job(head: Head) -> None:
     corpus, runs = head.folder / "corpus", head.folder / "runs"
     sources = [f"ludb={SAMPLE / 'ludb-sample.zip'}", f"ptbxl={SAMPLE / 'ptbxl-sample.zip'}"]
     head.submit("ingest", *sources, f"--out={corpus}", "limit=60", "items_per_shard=16")
-    places = (f"corpus={corpus}", f"out={runs}")
-    train = ("pretrain", *places, "run=job", *SMALL, "train.epochs=1", "train.validate_every_epochs=1")
+    paths = (f"corpus={corpus}", f"out={runs}")
+    train = ("pretrain", *paths, "run=job", *SMALL, "train.epochs=1", "train.validate_every_epochs=1")
     head.submit(*train, options=("--submission-id=train-1",))
     memory = json.loads((runs / "job" / "tracking.json").read_text())
     about = head.about("train-1")
@@ -160,7 +160,7 @@ def test_every_stage_as_a_job(head: Head) -> None:
         "evaluate.decoder.steps=5", "tracking.uri=null", "evaluate.workers=1",
     )  # fmt: skip
     head.submit_all(
-        ("sweep", *places, "run=space", "sweep=small", *small, "sweep.fixed={train.epochs: 1}"),
+        ("sweep", *paths, "run=space", "sweep=small", *small, "sweep.fixed={train.epochs: 1}"),
         evaluation,
         embedding,
     )
@@ -172,8 +172,8 @@ def test_every_stage_as_a_job(head: Head) -> None:
 @pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
 def test_a_stopped_job_ends_with_a_checkpoint_and_goes_on_when_submitted_again(head: Head, sample_corpus: str) -> None:
     runs = head.folder / "stopped"
-    words = (f"corpus={sample_corpus}", f"out={runs}", "run=long", *SMALL, "tracking.uri=null", "train.epochs=60")
-    head.submit("pretrain", *words, options=("--no-wait", "--submission-id=long-1"))
+    args = (f"corpus={sample_corpus}", f"out={runs}", "run=long", *SMALL, "tracking.uri=null", "train.epochs=60")
+    head.submit("pretrain", *args, options=("--no-wait", "--submission-id=long-1"))
     journal = runs / "long" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while len(read_lines(journal)) < 5:
@@ -184,12 +184,12 @@ def test_a_stopped_job_ends_with_a_checkpoint_and_goes_on_when_submitted_again(h
     done = len(read_lines(journal))
     newest = checkpoints.latest(Store(str(runs / "long")))
     assert newest is not None and newest.state["global_step"] == done, head.ray("job", "logs", "long-1")[-3000:]
-    out = head.submit("pretrain", *words)
+    out = head.submit("pretrain", *args)
     assert f"continued from step {done}" in out
     assert (runs / "long" / "encoder" / "encoder.json").is_file()
 
 
-def test_a_relative_place_is_refused_with_the_reason(head: Head) -> None:
+def test_a_relative_path_is_refused_with_the_reason(head: Head) -> None:
     done = subprocess.run(
         [sys.executable, "jobs/pretrain.py", "corpus=corpus", "out=/shared/runs"],
         cwd=head.clone,

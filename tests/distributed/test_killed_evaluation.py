@@ -36,11 +36,11 @@ def evaluated(workers, folder, progress=None):
     asked = replace(quick(), workers=workers, protocols=("linear_probe", "frozen_decoder"), seeds=(0, 1))
     return evaluate(rows, train, test, [EncoderSpec("tiny")], asked, progress, folder=folder, corpus="c")
 
-def told(done, units, name):
+def print_progress(done, units, name):
     print(json.dumps([done, units, name]), flush=True)
 
 if __name__ == "__main__":
-    evaluated(2, Path(sys.argv[1]), told)
+    evaluated(2, Path(sys.argv[1]), print_progress)
 """
 ROOT = Path(__file__).parents[2]
 

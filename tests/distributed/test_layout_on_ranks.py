@@ -29,11 +29,11 @@ SIZES: dict[int, list[list[int]]] = {2: [[5, 2], [0, 7], [0, 0]], 3: [[1, 4, 2],
 """World size: the records of each rank, case by case."""
 
 
-def network(*, ours: bool) -> nn.Sequential:
+def network(*, replaced: bool) -> nn.Sequential:
     """Convolutions of several kernels, one channel among them, norms and pools."""
-    conv = Conv1d if ours else nn.Conv1d
-    norm = GlobalBatchNorm1d if ours else nn.BatchNorm1d
-    max_pool, avg_pool = (MaxPool1d, AvgPool1d) if ours else (nn.MaxPool1d, nn.AvgPool1d)
+    conv = Conv1d if replaced else nn.Conv1d
+    norm = GlobalBatchNorm1d if replaced else nn.BatchNorm1d
+    max_pool, avg_pool = (MaxPool1d, AvgPool1d) if replaced else (nn.MaxPool1d, nn.AvgPool1d)
     torch.manual_seed(6)
     return nn.Sequential(
         *(conv(12, 1, 1), conv(1, 6, 5, 2, 2, bias=False), norm(6), nn.ReLU(), max_pool(3, 2, padding=1)),
@@ -70,7 +70,7 @@ def rank_main(rank: int, world: int, folder: str) -> None:
     warnings.filterwarnings("error", "Grad strides do not match")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     for number, sizes in enumerate(SIZES[world]):
-        module = network(ours=True)
+        module = network(replaced=True)
         lost: list[str] = []
 
         def look(layer: nn.Module, _: object, y: Tensor, lost: list[str] = lost) -> None:
@@ -102,7 +102,7 @@ def test_ranks_in_that_layout_are_one_process_in_torchs_own(world: int, tmp_path
         if not sum(sizes):
             assert all(not each[key].any() for each in ranks for key in each if key.startswith("grad"))
             continue
-        alone = network(ours=False)
+        alone = network(replaced=False)
         expected = results(alone, alone, slice(None))
         assert all(sorted(each) == sorted(expected) for each in ranks)
         for key, value in expected.items():

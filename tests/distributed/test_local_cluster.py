@@ -49,9 +49,9 @@ class LocalCluster:
     ports: tuple[int, int, int]
     environment: dict[str, str]
 
-    def run(self, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", str(SCRIPT), *words],
+            ["bash", str(SCRIPT), *args],
             env={**self.environment, **changes},
             capture_output=True,
             text=True,
@@ -181,10 +181,10 @@ def test_unsafe_or_wrong_starts_are_refused(cluster: LocalCluster, tmp_path: Pat
             (["start"], {"RAY_AUTH_TOKEN_PATH": str(empty)}, "is empty"),
             (["start"], {"PATH": str(_without_ray(tmp_path))}, "no 'ray' on the PATH"),
         ]
-        for words, changes, message in cases:
-            done = cluster.run(*words, **changes)
-            assert done.returncode == 1 and message in done.stderr, (words, changes, done.stdout, done.stderr)
-            assert processes_of(cluster.state) == [], (words, changes)
+        for args, changes, message in cases:
+            done = cluster.run(*args, **changes)
+            assert done.returncode == 1 and message in done.stderr, (args, changes, done.stdout, done.stderr)
+            assert processes_of(cluster.state) == [], (args, changes)
     assert cluster.run("restart").returncode == 2
     assert cluster.run("stop").stdout == "stopped 0 nodes\n"
 

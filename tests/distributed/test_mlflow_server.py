@@ -27,7 +27,7 @@ STEPS = 90
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A server that is not started yet."""
     made = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     yield made
@@ -35,8 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture
-def server(place: MlflowServer) -> MlflowServer:
-    return place if place.process is not None else place.start()
+def server(shared_server: MlflowServer) -> MlflowServer:
+    return shared_server if shared_server.process is not None else shared_server.start()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def write(journal: Journal, first: int, last: int, pause_s: float = 0.0) -> floa
 
 
 def assert_whole_and_once(server: MlflowServer, run_id: str | None, steps: int = STEPS) -> None:
-    """By the rows of the database file, and by what a client is told."""
+    """By the rows of the database file, and by what a client gets."""
     assert run_id is not None
     rows = server.rows(run_id)
     assert rows["train/loss"] == list(range(steps)) and rows["train/epoch"] == list(range(steps))
@@ -93,31 +93,31 @@ def assert_whole_and_once(server: MlflowServer, run_id: str | None, steps: int =
 
 
 def test_a_server_dead_at_the_end_gets_the_rest_later(
-    place: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shared_server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By `beatray track sync`, with all that a fresh process can know: the run folder."""
     folder = tmp_path / "run"
     journal = Journal(folder / "metrics.jsonl")
     journal.reopen(0)
     monkeypatch.setattr(track, "PATIENCE_S", 0.0)
-    place.kill()
-    tracker = Tracker(tracking(place.uri, folder, "later")).__enter__()
+    shared_server.kill()
+    tracker = Tracker(tracking(shared_server.uri, folder, "later")).__enter__()
     write(journal, 0, STEPS)
     tracker.metrics({"ludb_f1": 0.9})
     tracker.artifact(journal.path)
     assert not tracker.finish("FINISHED", patience_s=0.0)
     assert cli.main(["track", "sync", str(folder)]) == 1
-    place.start()
+    shared_server.start()
     for _ in range(2):
         assert cli.main(["track", "sync", str(folder)]) == 0
-        run_id = json.loads((folder / "tracking.json").read_text())["runs"][place.uri]["run_id"]
-        assert_whole_and_once(place, run_id)
-        run = place.client().get_run(run_id)
+        run_id = json.loads((folder / "tracking.json").read_text())["runs"][shared_server.uri]["run_id"]
+        assert_whole_and_once(shared_server, run_id)
+        run = shared_server.client().get_run(run_id)
         assert run.info.status == "FINISHED" and len(run.data.params) == 120 and run.data.metrics["ludb_f1"] == 0.9
-        assert place.rows(run_id)["ludb_f1"] == [0]
-        assert [item.path for item in place.client().list_artifacts(run_id)] == ["metrics.jsonl"]
+        assert shared_server.rows(run_id)["ludb_f1"] == [0]
+        assert [item.path for item in shared_server.client().list_artifacts(run_id)] == ["metrics.jsonl"]
     assert f"run {run_id}, FINISHED" in capsys.readouterr().out
-    _a_deleted_run_is_not_made_again(place, folder, run_id)
+    _a_deleted_run_is_not_made_again(shared_server, folder, run_id)
 
 
 def _a_deleted_run_is_not_made_again(server: MlflowServer, folder: Path, run_id: str) -> None:
@@ -135,14 +135,14 @@ def test_a_run_arrives_whole(server: MlflowServer, tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "encoder.json").write_text('{"name": "tiny"}')
     journal = Journal(folder / "metrics.jsonl")
-    heard: list[str] = []
-    with Tracker(replace(tracking(server.uri, folder, "whole"), on_run=heard.append)) as tracker:
+    reported: list[str] = []
+    with Tracker(replace(tracking(server.uri, folder, "whole"), on_run=reported.append)) as tracker:
         assert tracker.wait_for_run(60) is not None
         journal.reopen(0)
         write(journal, 0, STEPS)
         tracker.metrics({"ludb.10pct macro_f1": 0.9}, step=1000)
         tracker.artifact(tmp_path / "encoder", "encoder")
-    assert heard == [tracker.run_id]
+    assert reported == [tracker.run_id]
     assert_whole_and_once(server, tracker.run_id)
     run = server.client().get_run(str(tracker.run_id))
     assert (run.info.status, run.info.run_name) == ("FINISHED", "whole")
@@ -183,10 +183,10 @@ threads = [threading.Thread(target=trial, args=(Path(name),)) for name in sys.ar
 def test_trials_side_by_side_below_one_parent(server: MlflowServer, tmp_path: Path) -> None:
     with Tracker(tracking(server.uri, tmp_path / "sweep", "of another name")) as parent:
         parent_id = parent.wait_for_run(60)
-        words = [sys.executable, "-c", TRIAL, str(Path(__file__).parent), server.uri, str(parent_id)]
+        command = [sys.executable, "-c", TRIAL, str(Path(__file__).parent), server.uri, str(parent_id)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         folders = [str(tmp_path / f"trial-{n}") for n in range(4)]
-        processes = [subprocess.Popen([*words, *two], env=environment) for two in (folders[:2], folders[2:])]
+        processes = [subprocess.Popen([*command, *two], env=environment) for two in (folders[:2], folders[2:])]
         assert [process.wait(240) for process in processes] == [0, 0]
     client = server.client()
     assert [e.name for e in client.search_experiments()].count("side by side") == 1
@@ -225,8 +225,8 @@ def test_a_server_that_is_gone_in_the_middle_of_a_run(
     assert 0 < before < at_return - 30
     assert_whole_and_once(server, tracker.run_id, len(times))
     assert server.client().get_run(str(tracker.run_id)).info.status == "FINISHED"
-    told = [record for record in caplog.records if "does not answer" in record.getMessage()]
-    assert len(told) == 1, caplog.text
+    warnings = [record for record in caplog.records if "does not answer" in record.getMessage()]
+    assert len(warnings) == 1, caplog.text
     print(f"{len(times)} steps, {before} before the outage; a step waited at most {1000 * max(times):.1f} ms for it")
 
 
@@ -300,13 +300,13 @@ def test_a_server_with_a_login(
     with caplog.at_level(logging.WARNING):
         tracker = Tracker(tracking(locked_server.uri, folder, "locked")).__enter__()
         tracker.artifact(tmp_path / "note.txt")
-        wait_until(lambda: caplog.records, "a refusal is told")
-        time.sleep(1.0)  # ten times every_s: it is told once
+        wait_until(lambda: caplog.records, "a refusal is reported")
+        time.sleep(1.0)  # ten times every_s: it is reported once
         # A refusal is no outage: nobody waits an hour for it to pass.
         assert not tracker.finish("FINISHED", patience_s=3600)
-    told = [record.getMessage() for record in caplog.records]
-    assert ["401" in text and "MLFLOW_TRACKING_USERNAME" in text for text in told] == [True, False], told
-    assert "beatray track sync" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert ["401" in text and "MLFLOW_TRACKING_USERNAME" in text for text in messages] == [True, False], messages
+    assert "beatray track sync" in messages[1]
     assert tracker.run_id is None
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", LOGIN[0])
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-horse-battery")
@@ -364,6 +364,6 @@ def test_a_login_appears_nowhere(
         if path.is_file() and path.name not in ("auth.ini", "auth.db"):  # where the server itself keeps its users
             written[str(path)] = path.read_bytes().decode("latin-1")
     assert len(written) > 5
-    for place, text in written.items():
+    for shared_server, text in written.items():
         for secret in (password, "geheim99", *secrets.values()):
-            assert secret not in text, f"{secret} stands in {place}"
+            assert secret not in text, f"{secret} stands in {shared_server}"

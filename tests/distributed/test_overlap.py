@@ -18,15 +18,15 @@ from pretraining import Poison, ids, losses, run_spec_of, same_weights, start, t
 
 pytestmark = pytest.mark.ray
 
-WORDS = ("train.precision=fp64", "train.validate_every_epochs=1")
-LATE = (*WORDS, "train.overlap=always")
+OVERRIDES = ("train.precision=fp64", "train.validate_every_epochs=1")
+LATE = (*OVERRIDES, "train.overlap=always")
 
 
 @pytest.fixture(scope="module")
 def runs(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, each step read at once and each read late."""
     out = tmp_path_factory.mktemp("overlap")
-    assert train_here(sample_corpus, out, "at_once", *WORDS, "train.overlap=never")
+    assert train_here(sample_corpus, out, "at_once", *OVERRIDES, "train.overlap=never")
     assert train_here(sample_corpus, out, "late", *LATE)
     return out
 
@@ -42,8 +42,8 @@ def test_it_learns_the_same_and_writes_the_same_down(runs: Path) -> None:
         )
         assert b["step_s"] > 0 and b["records_per_s"] > 0
     assert ids(runs, "at_once") == ids(runs, "late")
-    ours, theirs = weights(runs, "at_once"), weights(runs, "late")
-    assert all(ours[name].numpy() == pytest.approx(theirs[name].numpy(), rel=1e-5, abs=1e-7) for name in ours)
+    at_once, late = weights(runs, "at_once"), weights(runs, "late")
+    assert all(at_once[name].numpy() == pytest.approx(late[name].numpy(), rel=1e-5, abs=1e-7) for name in at_once)
 
 
 def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str) -> None:
@@ -54,10 +54,10 @@ def test_an_interrupted_run_continues_to_the_bit(runs: Path, sample_corpus: str)
 
 
 def test_a_checkpoint_due_by_time_is_of_the_step_it_says(runs: Path, sample_corpus: str) -> None:
-    words = (*LATE, "checkpoint.every_minutes=1e-9", "checkpoint.keep=100")
-    assert not train_here(sample_corpus, runs, "often", *words, "train.stop_after_steps=5")
+    overrides = (*LATE, "checkpoint.every_minutes=1e-9", "checkpoint.keep=100")
+    assert not train_here(sample_corpus, runs, "often", *overrides, "train.stop_after_steps=5")
     assert len(checkpoints.names(Store(str(runs / "often")))) == 5
-    assert train_here(sample_corpus, runs, "often", *words)
+    assert train_here(sample_corpus, runs, "often", *overrides)
     assert losses(runs, "often") == losses(runs, "late") and same_weights(runs, "often", "late")
 
 
@@ -75,11 +75,11 @@ def test_refused_steps_are_named_and_stop_the_run(sample_corpus: str, tmp_path: 
         patch.setattr(step, "build_model", Poison(at_calls=(1, 4, 5, 6)))
         with pytest.raises(TrainingError, match=r"3 times in a row \(last at step 6"):
             loop.train(run_spec, Ranks())
-    told = [json.loads(text) for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told] == [1, 4, 5, 6]
+    refused = [json.loads(text) for text in (tmp_path / "nan" / "refused_steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in refused] == [1, 4, 5, 6]
     values = losses(tmp_path, "nan")
     assert values[1] is None and values[4] is None and values[0] is not None and values[2] is not None
-    assert told[0]["record_ids"] == ids(tmp_path, "nan")[1]
+    assert refused[0]["record_ids"] == ids(tmp_path, "nan")[1]
     newest = checkpoints.latest(run_spec.run)
     assert newest is not None and newest.state["global_step"] == 6
 

@@ -16,7 +16,7 @@ from pretraining import ids, losses, run_spec_of, start, train_here
 
 pytestmark = pytest.mark.ray
 
-WORDS = (
+OVERRIDES = (
     "train.keep_patients_together=true",
     "train.epochs=2",
     "train.batch_size=16",
@@ -38,7 +38,7 @@ def corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_recordings_of_a_patient_meet_in_one_batch_however_the_run_goes(corpus: str, tmp_path: Path) -> None:
     index = open_corpus(corpus).index
     patient_of = dict(zip(index["record_id"], index["patient_id"], strict=True))
-    assert train_here(corpus, tmp_path, "whole", *WORDS)
+    assert train_here(corpus, tmp_path, "whole", *OVERRIDES)
     batches = ids(tmp_path, "whole")
     per_epoch = len(batches) // 2
     for epoch in (batches[:per_epoch], batches[per_epoch:]):
@@ -51,10 +51,10 @@ def test_recordings_of_a_patient_meet_in_one_batch_however_the_run_goes(corpus: 
     assert batches[:per_epoch] != batches[per_epoch:]
     if not count(0, 1):
         return  # two workers and an interrupted run are another minute
-    assert start(corpus, tmp_path, "two", *WORDS, "train.workers=2").finished
+    assert start(corpus, tmp_path, "two", *OVERRIDES, "train.workers=2").finished
     assert ids(tmp_path, "two") == batches
-    assert not train_here(corpus, tmp_path, "cut", *WORDS, f"train.stop_after_steps={per_epoch - 2}")
-    assert train_here(corpus, tmp_path, "cut", *WORDS)
+    assert not train_here(corpus, tmp_path, "cut", *OVERRIDES, f"train.stop_after_steps={per_epoch - 2}")
+    assert train_here(corpus, tmp_path, "cut", *OVERRIDES)
     assert ids(tmp_path, "cut") == batches and losses(tmp_path, "cut") == losses(tmp_path, "whole")
 
 

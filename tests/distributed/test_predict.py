@@ -42,8 +42,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def start(model: str, out: Path, *words: str) -> Predicted:
-    return predict(prepare_plan(settings_from([f"model={model}", f"out={out}", *words])))
+def start(model: str, out: Path, *overrides: str) -> Predicted:
+    return predict(prepare_plan(settings_from([f"model={model}", f"out={out}", *overrides])))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -54,8 +54,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def of_corpus(models: dict[str, str], sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models as an ensemble over the corpus, by one worker, through the command."""
     out = tmp_path_factory.mktemp("predictions")
-    words = [f"model={models['a']},{models['b']}", f"corpus={sample_corpus}", f"out={out}"]
-    assert main(["predict", *words]) == 0
+    overrides = [f"model={models['a']},{models['b']}", f"corpus={sample_corpus}", f"out={out}"]
+    assert main(["predict", *overrides]) == 0
     return out
 
 
@@ -71,10 +71,10 @@ def test_the_table_is_what_the_models_say_in_memory(
     assert found.probabilities is not None and found.spread is not None and found.decisions is not None
     np.testing.assert_allclose(found.probabilities, np.mean(each, axis=0), rtol=1e-9)
     np.testing.assert_allclose(found.spread, np.abs(each[0] - each[1]) / np.sqrt(2), rtol=1e-6, atol=1e-12)
-    for place, name in enumerate(CLASSES):
-        np.testing.assert_allclose(table[f"probability_{name}"], found.probabilities[:, place], **NEAR)
-        np.testing.assert_allclose(table[f"sd_{name}"], found.spread[:, place], **NEAR)
-        threshold = [0.5, 0.4, 0.6][place]
+    for column, name in enumerate(CLASSES):
+        np.testing.assert_allclose(table[f"probability_{name}"], found.probabilities[:, column], **NEAR)
+        np.testing.assert_allclose(table[f"sd_{name}"], found.spread[:, column], **NEAR)
+        threshold = [0.5, 0.4, 0.6][column]
         assert (table[f"decision_{name}"] == (table[f"probability_{name}"] >= threshold)).all()
     assert 0.05 < table[[f"decision_{name}" for name in CLASSES]].to_numpy().mean() < 0.95
     listing = json.loads((of_corpus / "predictions.json").read_text())
@@ -85,8 +85,8 @@ def test_the_same_bytes_by_two_workers_and_after_an_interruption(
     of_corpus: Path, models: dict[str, str], sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 2**18)  # a row group is 2 MB
-    words = (f"corpus={sample_corpus}", "predict.workers=2", "predict.readers=3")
-    plan = prepare_plan(settings_from([f"model=[{models['a']},{models['b']}]", f"out={tmp_path}", *words]))
+    overrides = (f"corpus={sample_corpus}", "predict.workers=2", "predict.readers=3")
+    plan = prepare_plan(settings_from([f"model=[{models['a']},{models['b']}]", f"out={tmp_path}", *overrides]))
 
     def die_after_two_shards(done: int, total: int) -> None:
         if done >= 32:
@@ -102,7 +102,7 @@ def test_the_same_bytes_by_two_workers_and_after_an_interruption(
     again = predict(plan)
     assert again.computed == 0 and files_of(tmp_path) == files_of(of_corpus)
     with pytest.raises(SettingsError, match=r"made otherwise \(different: models\).*overwrite=true"):
-        start(models["a"], tmp_path, *words)
+        start(models["a"], tmp_path, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_files_are_read_in_place_and_what_is_refused_is_listed(
 ) -> None:
     before = files_of(ward)
     out = tmp_path / "day.csv"
-    words = [f"model={models['classes']}", f"files={ward}", f"out={out}", "predict.recordings_per_task=4"]
-    assert main(["predict", *words, "predict.workers=2"]) == 0
+    overrides = [f"model={models['classes']}", f"files={ward}", f"out={out}", "predict.recordings_per_task=4"]
+    assert main(["predict", *overrides, "predict.workers=2"]) == 0
     assert "18 recordings" in capsys.readouterr().out and files_of(ward) == before
     table = pd.read_csv(out)
     assert len(table) == 18 and set(table["source"]) == {"files"}
@@ -139,29 +139,29 @@ def test_files_are_read_in_place_and_what_is_refused_is_listed(
     assert seen >= 3
 
 
-def test_mistakes_are_told_before_anything_starts(
+def test_mistakes_are_reported_before_anything_starts(
     models: dict[str, str], sample_corpus: str, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, corpus, out = f"model={models['a']}", f"corpus={sample_corpus}", f"out={tmp_path / 'out'}"
     foreign = made_model(tmp_path / "foreign", "multilabel", recipe={"rate_hz": 250})
-    for words, code, said in (
+    for overrides, code, message in (
         ((corpus,), 2, "which model?"),
-        ((model,), 2, "say one of corpus=PATH and files=PATH"),
-        ((model, corpus, f"files={ward}"), 2, "say one of corpus=PATH and files=PATH"),
+        ((model,), 2, "set one of corpus=PATH and files=PATH"),
+        ((model, corpus, f"files={ward}"), 2, "set one of corpus=PATH and files=PATH"),
         ((f"model={tmp_path}/none", corpus), 2, "there is no model at"),
         ((f"model={models['a']},{models['waves']}", corpus), 2, "are no ensemble: they differ in outputs"),
         ((f"model={foreign}", corpus), 1, "was made for another corpus recipe"),
         ((model, f"files={tmp_path}/nowhere"), 1, "no such folder or archive"),
         ((model, f"files={ward}", "source=ptbxxl"), 2, "did you mean 'ptbxl'"),
         ((model, corpus, f"out={sample_corpus}/p.csv"), 2, "lies inside the corpus"),
-        ((model, corpus, "out=x.csv", "format=parquet"), 2, "say two formats"),
+        ((model, corpus, "out=x.csv", "format=parquet"), 2, "name two formats"),
         ((model, corpus, "out=x.tsv"), 2, "as .parquet or .csv, or into a folder"),
         ((model, corpus, "predict.worker=2"), 2, "did you mean 'predict.workers'"),
         ((model, corpus, "predict.workers=50"), 2, "50 workers need 25 CPUs"),
     ):
-        assert main(["predict", out, *words]) == code, words
-        told = capsys.readouterr().err
-        assert said in told and len(told.strip().splitlines()) == 1, told
+        assert main(["predict", out, *overrides]) == code, overrides
+        error = capsys.readouterr().err
+        assert message in error and len(error.strip().splitlines()) == 1, error
     assert not (tmp_path / "out").exists()
     assert job("predict", [model + ",runs/b", corpus, out]) == 2
     assert "is relative" in capsys.readouterr().err
@@ -171,8 +171,8 @@ def test_mistakes_are_told_before_anything_starts(
 def test_a_killed_command_goes_on_to_the_same_bytes(
     of_corpus: Path, models: dict[str, str], sample_corpus: str, tmp_path: Path
 ) -> None:
-    words = [f"model={models['a']},{models['b']}", f"corpus={sample_corpus}", f"out={tmp_path}", "cluster.cpus=4"]
-    command = [sys.executable, "-m", "beatray", "predict", *words, "predict.workers=2"]
+    overrides = [f"model={models['a']},{models['b']}", f"corpus={sample_corpus}", f"out={tmp_path}", "cluster.cpus=4"]
+    command = [sys.executable, "-m", "beatray", "predict", *overrides, "predict.workers=2"]
     child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None and len(list(tmp_path.glob("predictions.parts/*.part"))) < 2:
         time.sleep(0.02)

@@ -110,8 +110,8 @@ def test_other_objectives_and_settings_go_through_the_same_loop(sample_corpus: s
         "views": ["objective=three_kg", "train.augment_on=workers", "train.precision=bf16"],
         "clusters": ["objective.beat_positives=clusters", "objective.rhythm=soft_2", "encoder.norm=group"],
     }
-    for run, words in variants.items():
-        assert train_here(sample_corpus, tmp_path, run, "train.epochs=1", *words)
+    for run, overrides in variants.items():
+        assert train_here(sample_corpus, tmp_path, run, "train.epochs=1", *overrides)
         assert all(loss is not None for loss in losses(tmp_path, run))
 
 
@@ -151,13 +151,13 @@ def test_validation_is_the_same_on_one_and_two_workers_and_keeps_the_best(runs: 
 
 
 def test_validation_changes_nothing_and_the_best_can_be_exported(sample_corpus: str, tmp_path: Path) -> None:
-    words = ("train.workers=1", "train.epochs=4", "train.learning_rate=0.02")
+    overrides = ("train.workers=1", "train.epochs=4", "train.learning_rate=0.02")
     variants = {
         "never": ["train.validate_every_epochs=0", "checkpoint.every_minutes=1e-9", "checkpoint.keep=100"],
         "often": ["train.validate_every_epochs=1", "train.checkpoint_every_steps=1000", "checkpoint.keep=1"],
     }
     for run, more in variants.items():
-        loop.train(run_spec_of(sample_corpus, tmp_path, run, *words, *more), Ranks())
+        loop.train(run_spec_of(sample_corpus, tmp_path, run, *overrides, *more), Ranks())
     assert losses(tmp_path, "never") == losses(tmp_path, "often") and same_weights(tmp_path, "never", "often")
     values = {
         line["step"]: line["validation_loss"]
@@ -169,7 +169,7 @@ def test_validation_changes_nothing_and_the_best_can_be_exported(sample_corpus: 
     assert len(checkpoints.names(Store(str(tmp_path / "never")))) == steps  # one whenever a moment has passed
     assert len(checkpoints.names(Store(str(tmp_path / "often")))) <= 2  # the newest and the best
     run_spec = run_spec_of(
-        sample_corpus, tmp_path, "best", *words, "train.validate_every_epochs=1", "checkpoint.export=best"
+        sample_corpus, tmp_path, "best", *overrides, "train.validate_every_epochs=1", "checkpoint.export=best"
     )
     loop.train(run_spec, Ranks())
     best_step = min(values, key=lambda step: values[step])
@@ -196,17 +196,17 @@ def test_an_epoch_that_is_not_the_corpus_is_refused_by_name(sample_corpus: str, 
     noted: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "batches", swapped)
-        with pytest.raises(CorpusError) as told:
+        with pytest.raises(CorpusError) as caught:
             loop.train(run_spec, Ranks())
     index = open_corpus(sample_corpus).index
     name_of = {record_key(name): name for name in index["record_id"]}
-    assert f"missing: {name_of[noted[0]]}; seen too often or not asked for: {name_of[noted[1]]}" in str(told.value)
+    assert f"missing: {name_of[noted[0]]}; seen too often or not asked for: {name_of[noted[1]]}" in str(caught.value)
 
 
 def test_micro_batches_train_alike_on_one_and_two_workers(sample_corpus: str, tmp_path: Path) -> None:
-    words = ("train.gradient_accumulation_steps=2", "train.epochs=1")
-    assert train_here(sample_corpus, tmp_path, "w1", *words)
-    assert start(sample_corpus, tmp_path, "w2", *words, "train.workers=2").finished
+    overrides = ("train.gradient_accumulation_steps=2", "train.epochs=1")
+    assert train_here(sample_corpus, tmp_path, "w1", *overrides)
+    assert start(sample_corpus, tmp_path, "w2", *overrides, "train.workers=2").finished
     assert ids(tmp_path, "w1") == ids(tmp_path, "w2")
     one, two = torch.tensor(losses(tmp_path, "w1")), torch.tensor(losses(tmp_path, "w2"))
     assert torch.allclose(one[:1], two[:1], rtol=0, atol=1e-5)

@@ -141,30 +141,30 @@ NORM_SIZES = {2: [5, 0], 3: [1, 4, 2]}
 
 def norm_problem() -> tuple[GlobalBatchNorm1d, nn.BatchNorm1d, Tensor, Tensor]:
     torch.manual_seed(5)
-    ours, torchs = GlobalBatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
+    global_norm, torchs = GlobalBatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
     with torch.no_grad():
-        ours.weight.uniform_(0.5, 2.0)
-        ours.bias.normal_()
-    torchs.load_state_dict(ours.state_dict())
+        global_norm.weight.uniform_(0.5, 2.0)
+        global_norm.bias.normal_()
+    torchs.load_state_dict(global_norm.state_dict())
     x = torch.randn(7, 4, 9, dtype=torch.float64) * 0.01 + 300.0  # a large mean: naive sums of squares would lose it
-    return ours, torchs, x, torch.randn(7, 4, 9, dtype=torch.float64)
+    return global_norm, torchs, x, torch.randn(7, 4, 9, dtype=torch.float64)
 
 
 def normalise_part(rank: int, world: int) -> dict[str, np.ndarray]:
-    ours, _, x, upstream = norm_problem()
+    global_norm, _, x, upstream = norm_problem()
     sizes = NORM_SIZES[world]
     part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     x_part = x[part].clone().requires_grad_()
-    y = ours(x_part)
+    y = global_norm(x_part)
     (y * upstream[part]).sum().backward()
-    assert x_part.grad is not None and ours.weight.grad is not None and ours.bias.grad is not None
+    assert x_part.grad is not None and global_norm.weight.grad is not None and global_norm.bias.grad is not None
     return {
         "y": y.detach().numpy(),
         "dx": x_part.grad.numpy(),
-        "dw": ours.weight.grad.numpy(),
-        "db": ours.bias.grad.numpy(),
-        "mean": ours.running_mean.numpy(),
-        "var": ours.running_var.numpy(),
+        "dw": global_norm.weight.grad.numpy(),
+        "db": global_norm.bias.grad.numpy(),
+        "mean": global_norm.running_mean.numpy(),
+        "var": global_norm.running_var.numpy(),
     }
 
 

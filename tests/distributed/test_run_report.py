@@ -29,10 +29,10 @@ QUICK = [
 @pytest.fixture(scope="module")
 def run(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reported")
-    words = ("train.workers=1", "train.epochs=2", *QUICK[-2:])
-    run_spec = run_spec_of(sample_corpus, out, "one", *words)
+    overrides = ("train.workers=1", "train.epochs=2", *QUICK[-2:])
+    run_spec = run_spec_of(sample_corpus, out, "one", *overrides)
     run_spec.run.write(SETTINGS, yaml.safe_dump(shown_settings(run_spec.settings)).encode())  # as a start leaves them
-    assert train_here(sample_corpus, out, "one", *words)
+    assert train_here(sample_corpus, out, "one", *overrides)
     return out / "one"
 
 
@@ -40,19 +40,19 @@ def test_a_run_that_was_not_evaluated_shows_how_it_learned(run: Path, capsys: py
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "report.html").read_text()
     assert "It has not been evaluated" in page and "How it learned" in page and "A recording" in page
-    assert "What the encoder is worth" not in page and "For whom it is worse" not in page
+    assert "Scores of the encoder" not in page and "For whom it is worse" not in page
     assert f"report: {run}" in capsys.readouterr().out
 
 
 def test_its_evaluation_is_found_and_its_errors_are_shown(
     run: Path, sample_corpus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"run={run}", f"corpus={sample_corpus}", f"out={run / 'evaluation'}", *QUICK]
-    evaluate.run(evaluate.settings_from(words))
+    overrides = [f"run={run}", f"corpus={sample_corpus}", f"out={run / 'evaluation'}", *QUICK]
+    evaluate.run(evaluate.settings_from(overrides))
     capsys.readouterr()
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "report.html").read_text()
-    for heading in ("What the encoder is worth", "For whom it is worse", "What it gets most wrong", "Waves found"):
+    for heading in ("Scores of the encoder", "For whom it is worse", "What it gets most wrong", "Waves found"):
         assert heading in page, heading
     index = open_corpus(sample_corpus).index
     tested = index["record_id"][assign_roles(index, SplitPolicy((), (8, 9))) == Role.TEST]
@@ -68,7 +68,7 @@ def test_results_of_another_encoder_are_refused(run: Path, tmp_path: Path, capsy
     document["encoder_sha256"]["pretrained"] = "0" * 64
     (tmp_path / "results.json").write_text(json.dumps(document))
     assert main(["report", str(run), "--results", str(tmp_path)]) == 2
-    assert "is of another encoder than" in capsys.readouterr().err
+    assert "is from another encoder than" in capsys.readouterr().err
 
 
 def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,11 +78,11 @@ def test_it_can_be_made_where_the_corpus_is_not(run: Path, tmp_path: Path, capsy
     assert "How it learned" in page and "What it gets most wrong" not in page
 
 
-def test_what_is_no_run_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
+def test_what_is_no_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for overrides, message in (
         ([str(tmp_path)], "holds neither sweep.json nor settings.yaml"),
         ([str(run), "--against", "simclr"], "--against is for the report of a sweep"),
         ([str(run), "--results", str(tmp_path / "no.json")], "no.json: there is no such file"),
     ):
-        assert main(["report", *words]) == 2
-        assert said in capsys.readouterr().err
+        assert main(["report", *overrides]) == 2
+        assert message in capsys.readouterr().err

@@ -55,7 +55,7 @@ def bucket(s3: S3Server) -> str:
 
 
 @pytest.fixture
-def place(s3: S3Server, bucket: str) -> Store:
+def location(s3: S3Server, bucket: str) -> Store:
     return Store(s3.uri(f"{bucket}/some/folder"))
 
 
@@ -75,42 +75,42 @@ def copied(s3: S3Server, corpus: str) -> Store:
     return to
 
 
-def test_files_and_folders(place: Store, s3: S3Server, bucket: str) -> None:
-    assert place.names() == [] and place.folders() == [] and not place.exists()
-    place.write("a", b"one")
-    place.write("a", b"two")
-    place.create("b", b"")
+def test_files_and_folders(location: Store, s3: S3Server, bucket: str) -> None:
+    assert location.names() == [] and location.folders() == [] and not location.exists()
+    location.write("a", b"one")
+    location.write("a", b"two")
+    location.create("b", b"")
     with pytest.raises(FileExistsError, match="some/folder/b already exists"):
-        place.create("b", b"yours")
-    assert place.read("a") == b"two" and place.read("b") == b"" and place.size("a") == 3
-    place.child("step 1").write("deep/file", b"x")
-    assert place.names() == ["a", "b"] and place.folders() == ["step 1"]
-    assert place.child("step 1").child("deep").read("file") == b"x"
-    assert place.exists("step 1") and place.exists("a") and not place.exists("c")
+        location.create("b", b"yours")
+    assert location.read("a") == b"two" and location.read("b") == b"" and location.size("a") == 3
+    location.child("step 1").write("deep/file", b"x")
+    assert location.names() == ["a", "b"] and location.folders() == ["step 1"]
+    assert location.child("step 1").child("deep").read("file") == b"x"
+    assert location.exists("step 1") and location.exists("a") and not location.exists("c")
     assert s3.keys(bucket) == ["some/folder/a", "some/folder/b", "some/folder/step 1/deep/file"]
-    place.delete_folder("step 1")
-    place.delete("a")
-    place.delete("nothing")
-    place.delete_folder("nothing")
-    assert s3.keys(bucket) == ["some/folder/b"] and place.folders() == []
+    location.delete_folder("step 1")
+    location.delete("a")
+    location.delete("nothing")
+    location.delete_folder("nothing")
+    assert s3.keys(bucket) == ["some/folder/b"] and location.folders() == []
     with pytest.raises(FileNotFoundError):
-        place.read("a")
-    assert place.size("a") is None
+        location.read("a")
+    assert location.size("a") is None
 
 
-def test_a_large_file_comes_back_whole(place: Store) -> None:
+def test_a_large_file_comes_back_whole(location: Store) -> None:
     data = np.random.default_rng(0).bytes(23_000_001)
-    place.write("large", data)
-    assert place.read("large") == data
+    location.write("large", data)
+    assert location.read("large") == data
 
 
-def test_a_table_of_labels_is_read_from_an_object_store(place: Store) -> None:
+def test_a_table_of_labels_is_read_from_an_object_store(location: Store) -> None:
     """With the options of the URI behind its name; messages leave them out."""
-    place.write("labels.csv", b"record,ill\n00001,1\n00002,\n")
-    uri = place.child("labels.csv").location
+    location.write("labels.csv", b"record,ill\n00001,1\n00002,\n")
+    uri = location.child("labels.csv").location
     assert "?" in uri and values(read_labels_of(uri), "ill")[:3] == [True, None, None]
     with pytest.raises(LabelError, match=r"there is no table s3://[^?]*/none\.csv$"):
-        read_labels_of(place.child("none.csv").location)
+        read_labels_of(location.child("none.csv").location)
 
 
 def test_the_endpoint_may_stand_in_the_environment(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +119,12 @@ def test_the_endpoint_may_stand_in_the_environment(s3: S3Server, bucket: str, mo
     assert Store(s3.uri(f"{bucket}/plain/sub")).read("a") == b"1"
 
 
-def test_of_writers_in_the_same_moment_one_commits(place: Store) -> None:
+def test_of_writers_in_the_same_moment_one_commits(location: Store) -> None:
     won: list[tuple[str, bytes]] = []
 
     def commit(name: str, data: bytes) -> None:
         try:
-            Store(place.location).create(name, data)
+            Store(location.location).create(name, data)
             won.append((name, data))
         except FileExistsError:
             pass
@@ -136,22 +136,22 @@ def test_of_writers_in_the_same_moment_one_commits(place: Store) -> None:
         for writer in writers:
             writer.join()
     assert sorted(name for name, _ in won) == [f"m-{number}" for number in range(4)]
-    assert all(place.read(name) == data for name, data in won)
-    assert all(not info.base_name.startswith(TEMPORARY_PREFIX) for info in place._listed())
+    assert all(location.read(name) == data for name, data in won)
+    assert all(not info.base_name.startswith(TEMPORARY_PREFIX) for info in location._listed())
 
 
-def test_a_dead_writers_claim_holds_nobody_up_for_ever(place: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.write(f"{TEMPORARY_PREFIX}m-dead", b"")
-    assert place.names() == [] and place.clear_temporary() == 0  # it may be alive
-    time.sleep(2.1)  # S3 tells times in whole seconds
+def test_a_dead_writers_claim_holds_nobody_up_for_ever(location: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    location.write(f"{TEMPORARY_PREFIX}m-dead", b"")
+    assert location.names() == [] and location.clear_temporary() == 0  # it may be alive
+    time.sleep(2.1)  # S3 gives times in whole seconds
     monkeypatch.setattr("beatray.storage.store.CLAIM_VALID_S", 1.0)
-    place.create("m", b"mine")
-    assert place.clear_temporary() == 1
-    assert [info.base_name for info in place._listed()] == ["m"]
+    location.create("m", b"mine")
+    assert location.clear_temporary() == 1
+    assert [info.base_name for info in location._listed()] == ["m"]
 
 
-def test_a_writer_killed_in_the_middle_leaves_nothing_to_see(place: Store, s3: S3Server, bucket: str) -> None:
-    code = f"from beatray.storage.store import Store; Store({place.location!r}).write('shard', bytes(200_000_000))"
+def test_a_writer_killed_in_the_middle_leaves_nothing_to_see(location: Store, s3: S3Server, bucket: str) -> None:
+    code = f"from beatray.storage.store import Store; Store({location.location!r}).write('shard', bytes(200_000_000))"
     writer = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while not s3.client.list_multipart_uploads(Bucket=bucket).get("Uploads"):
@@ -159,9 +159,9 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_to_see(place: Store, s3: S
         time.sleep(0.005)
     writer.kill()
     writer.wait()
-    assert place.names() == [] and s3.keys(bucket) == []
-    place.write("shard", b"whole")
-    assert place.read("shard") == b"whole"
+    assert location.names() == [] and s3.keys(bucket) == []
+    location.write("shard", b"whole")
+    assert location.read("shard") == b"whole"
 
 
 @contextmanager
@@ -180,28 +180,30 @@ def guarded(s3: S3Server) -> Iterator[None]:
         after("inf")
 
 
-def test_refusals_say_what_to_do(place: Store, s3: S3Server, corpus: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_say_what_to_do(
+    location: Store, s3: S3Server, corpus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened = open_corpus(corpus)
     with guarded(s3):
         with pytest.raises(StoreError, match=r"some/folder/a: the keys are refused .* AWS_PROFILE"):
-            place.write("a", b"")
+            location.write("a", b"")
         with pytest.raises(StoreError, match=r"access denied\. Give keys that may list, read and write"):
-            place.size("a")
+            location.size("a")
         with pytest.raises(StoreError, match="the keys are refused"):
-            place.check_writable()
+            location.check_writable()
         with pytest.raises(StoreError, match="access denied"):  # and not: the shard is damaged
             opened.row_group(0, 0, ["signal"])
-        assert main(["corpus", "show", place.location]) == 1
+        assert main(["corpus", "show", location.location]) == 1
     assert "the keys are refused" in capsys.readouterr().err
-    place.check_writable()
+    location.check_writable()
     with pytest.raises(StoreError, match=r"no such bucket\. Create it first"):
         Store(s3.uri("nobodys-bucket/x")).write("a", b"")
 
 
 def test_checkpoints_are_whole_or_passed_over(
-    place: Store, s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
+    location: Store, s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = place.child("run")
+    run = location.child("run")
     model = build_encoder("tiny")
     optimiser = torch.optim.AdamW(model.parameters())
     model(torch.randn(2, 12, 1000)).sum().backward()
@@ -242,8 +244,8 @@ def test_ray_tasks_write_the_corpus_that_they_write_on_a_disk(
     assert '"recordings": 48' in capsys.readouterr().out
     assert main(["ingest", *SOURCES, *SMALL, "--out", corpus]) == 0
     assert "nothing to do" in capsys.readouterr().out and read_manifest(remote_store).number == 0
-    ours, theirs = open_corpus(corpus).rows([1, 30]), open_corpus(local.location).rows([1, 30])
-    assert ours.record_id == theirs.record_id and np.array_equal(ours.signal_uv, theirs.signal_uv)
+    remote, on_disk = open_corpus(corpus).rows([1, 30]), open_corpus(local.location).rows([1, 30])
+    assert remote.record_id == on_disk.record_id and np.array_equal(remote.signal_uv, on_disk.signal_uv)
 
 
 def test_a_deleted_and_a_damaged_shard_are_named(s3: S3Server, corpus: str) -> None:
@@ -291,12 +293,12 @@ def test_a_server_that_is_away_costs_time_and_no_run(
 
 
 def test_batches_stream_from_s3_and_a_run_trains_on_them(s3: S3Server, corpus: str, tmp_path: Path) -> None:
-    words = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=s3")
-    places = (f"corpus={corpus}", f"out={tmp_path}", "tracking.uri=null", "train.log_ids=true", "train.cache_mb=0")
-    run_spec = prepare_run(pretrain_settings([*words, *places]))
+    overrides = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=s3")
+    paths = (f"corpus={corpus}", f"out={tmp_path}", "tracking.uri=null", "train.log_ids=true", "train.cache_mb=0")
+    run_spec = prepare_run(pretrain_settings([*overrides, *paths]))
     opened = open_corpus(corpus)
     where = {name: n for n, name in enumerate(opened.index["record_id"])}
-    assert main(["pretrain", *words, *places]) == 0
+    assert main(["pretrain", *overrides, *paths]) == 0
     lines = read_lines(tmp_path / "s3" / "metrics.jsonl")
     assert len(lines) == run_spec.steps and all(np.isfinite(line["loss"]) for line in lines)
     seen = [line["record_ids"] for line in read_lines(tmp_path / "s3" / "ids.jsonl")]
@@ -309,22 +311,22 @@ def test_batches_stream_from_s3_and_a_run_trains_on_them(s3: S3Server, corpus: s
 @pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
 def test_a_run_folder_on_s3_is_continued_from_there(s3: S3Server, corpus: str, bucket: str, tmp_path: Path) -> None:
     """Stopped and continued with everything on S3; the weights and the journal are those of a run on a disk."""
-    words = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=r")
+    overrides = ("encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=1", "train.workers=1", "run=r")
     common = (f"corpus={corpus}", "tracking.uri=null", "train.checkpoint_every_steps=1", "train.warmup_epochs=0.5")
     out = s3.uri(f"{bucket}/runs")
-    assert main(["pretrain", *words, *common, f"out={tmp_path}"]) == 0
-    assert main(["pretrain", *words, *common, f"out={out}", "train.stop_after_steps=2"]) == 1  # not all is done
+    assert main(["pretrain", *overrides, *common, f"out={tmp_path}"]) == 0
+    assert main(["pretrain", *overrides, *common, f"out={out}", "train.stop_after_steps=2"]) == 1  # not all is done
     run = Store(out).child("r")
     assert run.exists("checkpoints") and not run.exists("encoder")
-    assert main(["pretrain", *words, *common, f"out={out}"]) == 0
+    assert main(["pretrain", *overrides, *common, f"out={out}"]) == 0
     there, here = (
         beatray.load_encoder(run.location).state_dict(),
         beatray.load_encoder(str(tmp_path / "r")).state_dict(),
     )
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
     lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
-    told = [(line["step"], line["loss"]) for line in read_lines(tmp_path / "r" / "metrics.jsonl")]
-    assert [(line["step"], line["loss"]) for line in lines] == told
+    logged = [(line["step"], line["loss"]) for line in read_lines(tmp_path / "r" / "metrics.jsonl")]
+    assert [(line["step"], line["loss"]) for line in lines] == logged
 
 
 def test_recordings_are_read_from_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -339,8 +341,8 @@ def test_recordings_are_read_from_s3(s3: S3Server, bucket: str, tmp_path: Path) 
         (unpacked / name).write_bytes(tree.read(name))
     far = [f"ludb={data.location.replace('/data?', '/data/ludb.zip?')}", f"ptbxl={data.child('ptbxl').location}"]
     near = [f"ludb={SAMPLE / 'ludb-sample.zip'}", f"ptbxl={unpacked}"]
-    for name, places in (("far", far), ("near", near)):
-        assert main(["ingest", *places, "items_per_shard=16", "limit=12", "--out", str(tmp_path / name)]) == 0
+    for name, paths in (("far", far), ("near", near)):
+        assert main(["ingest", *paths, "items_per_shard=16", "limit=12", "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "far" / "manifest-0.json").read_bytes() == (tmp_path / "near" / "manifest-0.json").read_bytes()
 
 
@@ -370,8 +372,8 @@ def test_an_ingest_killed_again_and_again_ends_as_if_undisturbed(s3: S3Server, c
 
 @pytest.mark.skipif(os.environ.get("BEATRAY_CHAOS") != "1", reason="minutes: runs with BEATRAY_CHAOS=1")
 def test_a_run_outlives_an_outage_of_twenty_seconds(s3: S3Server, corpus: str, tmp_path: Path) -> None:
-    words = ["encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=12", "train.workers=1"]
-    words += ["train.cache_mb=0", "train.chunk_steps=2", "tracking.uri=null", f"out={tmp_path}", f"corpus={corpus}"]
+    overrides = ["encoder=tiny", "train=small", "train.batch_size=12", "train.epochs=12", "train.workers=1"]
+    overrides += ["train.cache_mb=0", "train.chunk_steps=2", "tracking.uri=null", f"out={tmp_path}", f"corpus={corpus}"]
     metrics = tmp_path / "away" / "metrics.jsonl"
 
     def interrupt() -> None:
@@ -383,9 +385,9 @@ def test_a_run_outlives_an_outage_of_twenty_seconds(s3: S3Server, corpus: str, t
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert main(["pretrain", *words, "run=away"]) == 0
+    assert main(["pretrain", *overrides, "run=away"]) == 0
     thread.join()
-    assert main(["pretrain", *words, "run=here"]) == 0
+    assert main(["pretrain", *overrides, "run=here"]) == 0
     undisturbed = read_lines(tmp_path / "here" / "metrics.jsonl")
     assert [line["loss"] for line in read_lines(metrics)] == [line["loss"] for line in undisturbed]
 
@@ -395,8 +397,8 @@ def test_artifacts_go_through_an_mlflow_server_to_s3(s3: S3Server, bucket: str, 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += [
+    overrides = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    overrides += [
         "--backend-store-uri",
         f"sqlite:///{tmp_path / 'server.db'}",
         "--artifacts-destination",
@@ -405,7 +407,7 @@ def test_artifacts_go_through_an_mlflow_server_to_s3(s3: S3Server, bucket: str, 
     environment = {**os.environ, "MLFLOW_S3_ENDPOINT_URL": s3.endpoint, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words],
+            [sys.executable, "-m", "mlflow", "server", *overrides],
             env=environment,
             stdout=log,
             stderr=log,

@@ -30,8 +30,8 @@ from counts import count
 pytestmark = pytest.mark.ray
 
 
-def run_spec_on(corpus: str, *words: str) -> RunSpec:
-    return prepare_run(pretrain_settings([f"corpus={corpus}", "encoder=tiny", "train=small", *words]))
+def run_spec_on(corpus: str, *overrides: str) -> RunSpec:
+    return prepare_run(pretrain_settings([f"corpus={corpus}", "encoder=tiny", "train=small", *overrides]))
 
 
 @pytest.fixture(scope="module")
@@ -170,10 +170,10 @@ def flip(path: Path) -> None:
 DAMAGE = {"delete": delete, "truncate": truncate, "empty": empty, "flip": flip}
 
 
-def copy_of(run_spec: RunSpec, folder: Path, *words: str) -> RunSpec:
+def copy_of(run_spec: RunSpec, folder: Path, *overrides: str) -> RunSpec:
     """The job on a copy of its corpus that may be damaged."""
     shutil.copytree(run_spec.settings.corpus.path, folder / "corpus")
-    return run_spec_on(str(folder / "corpus"), "train.batch_size=12", "train.chunk_steps=3", "seed=5", *words)
+    return run_spec_on(str(folder / "corpus"), "train.batch_size=12", "train.chunk_steps=3", "seed=5", *overrides)
 
 
 def shard_names(run_spec: RunSpec) -> list[str]:
@@ -187,8 +187,8 @@ def keys_in(run_spec: RunSpec, names: list[str]) -> set[int]:
         open_corpus(run_spec.settings.corpus.path).manifest.shards,
     )
     rows = {(g.shard.name, g.group, row) for g in run_spec.stream.groups if g.shard.name in names for row in g.rows}
-    places = index[["shard", "group", "row", "record_id"]].itertuples(index=False)
-    return {record_key(name) for s, g, row, name in places if (shards[s].name, g, row) in rows}
+    located = index[["shard", "group", "row", "record_id"]].itertuples(index=False)
+    return {record_key(name) for s, g, row, name in located if (shards[s].name, g, row) in rows}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -212,22 +212,22 @@ def test_a_damaged_shard_stops_the_stream_when_its_rows_are_due(run_spec: RunSpe
     assert remains() == []
 
 
-@pytest.mark.parametrize(("world", "cache_mb", "place"), [(1, 0, "device"), (3, 0, "workers"), (2, 1024, "device")])
+@pytest.mark.parametrize(("world", "cache_mb", "location"), [(1, 0, "device"), (3, 0, "workers"), (2, 1024, "device")])
 def test_damaged_shards_can_be_skipped_and_counted(
-    run_spec: RunSpec, tmp_path: Path, world: int, cache_mb: int, place: str
+    run_spec: RunSpec, tmp_path: Path, world: int, cache_mb: int, location: str
 ) -> None:
     run_spec = copy_of(run_spec, tmp_path, "corpus.on_bad_shard=skip", f"train.cache_mb={cache_mb}")
     planned, per_epoch = expected_keys(run_spec, 3), steps_per_epoch(run_spec.rows, 12)
     damaged = shard_names(run_spec)[1 : 1 + len(DAMAGE)]
     lost = keys_in(run_spec, damaged)
-    make = views_on_worker(run_spec, 0) if place != "device" else None
+    make = views_on_worker(run_spec, 0) if location != "device" else None
     feeds = [batches(run_spec.stream, rank, world, (0, 0), len(planned), make) for rank in range(world)]
     if cache_mb:  # what was read is kept, so only a fault from the start is seen
         for name, damage in zip(damaged, DAMAGE.values(), strict=True):
             damage(tmp_path / "corpus" / "shards" / name)
     missing: list[set[int]] = [set(), set(), set()]
     dropped = [0, 0, 0]
-    told: list[list[str]] = [[] for _ in feeds]
+    reported: list[list[str]] = [[] for _ in feeds]
     for number, keys in enumerate(planned):
         parts = [next(feed) for feed in feeds]
         if number == 0 and not cache_mb:  # the rest happens while the stream is running
@@ -239,14 +239,14 @@ def test_damaged_shards_can_be_skipped_and_counted(
         assert [len(part.dropped) for part in parts] == [len(part.parts) for part in parts]
         missing[number // per_epoch] |= set(keys) - set(got)
         dropped[number // per_epoch] += sum(sum(part.dropped) for part in parts)
-        for faults, part in zip(told, parts, strict=True):
+        for faults, part in zip(reported, parts, strict=True):
             faults.extend(part.faults)
     assert all(epoch <= lost for epoch in missing) and missing[2] == lost
     assert dropped == [len(epoch) for epoch in missing]
     assert all(next(feed, None) is None for feed in feeds)
-    for faults in told:
+    for faults in reported:
         assert len(set(faults)) == len(faults)
-    assert all(any(name in fault for faults in told for fault in faults) for name in damaged)
+    assert all(any(name in fault for faults in reported for fault in faults) for name in damaged)
     assert remains() == []
 
 

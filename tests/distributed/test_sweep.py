@@ -22,7 +22,7 @@ from beatray.train.run_spec import RunSpec
 
 pytestmark = pytest.mark.ray
 
-WORDS = (
+OVERRIDES = (
     "run=first",
     "sweep=small",
     "encoder=tiny",
@@ -40,17 +40,17 @@ def swept(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[
     """The words of a sweep that has been run, its folder out/first among them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        words = [*WORDS, f"corpus={sample_corpus}", f"out={tmp_path_factory.mktemp('sweep')}"]
-        assert main(["sweep", *words]) == 0
-    return words
+        overrides = [*OVERRIDES, f"corpus={sample_corpus}", f"out={tmp_path_factory.mktemp('sweep')}"]
+        assert main(["sweep", *overrides]) == 0
+    return overrides
 
 
-def out_of(words: list[str]) -> Path:
-    return Path(next(word.removeprefix("out=") for word in words if word.startswith("out=")))
+def out_of(overrides: list[str]) -> Path:
+    return Path(next(override.removeprefix("out=") for override in overrides if override.startswith("out=")))
 
 
-def run_spec_of_trial(words: list[str], name: str) -> RunSpec:
-    return prepare(plan_from(words)).run_specs[name]
+def run_spec_of_trial(overrides: list[str], name: str) -> RunSpec:
+    return prepare(plan_from(overrides)).run_specs[name]
 
 
 def mlflow_runs(out: Path) -> tuple[Run, dict[str, Run]]:
@@ -67,13 +67,13 @@ def mlflow_runs(out: Path) -> tuple[Run, dict[str, Run]]:
 def test_every_trial_ends_with_an_encoder_and_a_place(swept: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     folder = out_of(swept) / "first"
     assert main(["sweep", "show", str(folder), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [trial["rank"] for trial in told["trials"]] == [1, 2]
-    assert {trial["trial"] for trial in told["trials"]} == set(TRIALS)
-    assert all(trial["status"] == "finished" and trial["attempts"] == 1 for trial in told["trials"])
-    losses = [trial["validation_loss"] for trial in told["trials"]]
+    listing = json.loads(capsys.readouterr().out)
+    assert [trial["rank"] for trial in listing["trials"]] == [1, 2]
+    assert {trial["trial"] for trial in listing["trials"]} == set(TRIALS)
+    assert all(trial["status"] == "finished" and trial["attempts"] == 1 for trial in listing["trials"])
+    losses = [trial["validation_loss"] for trial in listing["trials"]]
     assert losses == sorted(losses)
-    for trial in told["trials"]:
+    for trial in listing["trials"]:
         run_spec = run_spec_of_trial(swept, trial["trial"])
         assert is_finished(run_spec) and trial["steps"] == run_spec.steps > 0
         assert trial["figures"] == figures_of(run_spec)
@@ -134,18 +134,20 @@ def test_another_sweep_in_the_same_folder_is_refused(swept: list[str], capsys: p
         "nothing to validate on": ["train.validate_every_epochs=0"],
         "has nothing to validate on": ["corpus.validation_folds=[]"],
     }
-    for told, words in others.items():
-        assert main(["sweep", *swept, *words]) == 2
-        assert told in capsys.readouterr().err
+    for message, overrides in others.items():
+        assert main(["sweep", *swept, *overrides]) == 2
+        assert message in capsys.readouterr().err
     with alone(plan_from(swept)), pytest.raises(SettingsError, match="is running already"), alone(plan_from(swept)):
         pass
 
 
 def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: str, tmp_path: Path) -> None:
-    words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS]
-    assert main(["sweep", *words, "train.workers=12"]) == 2
-    assert main(["sweep", *words, "sweep.max_concurrent_trials=64"]) == 2
-    assert main(["sweep", *words, "sweep.space.objective.rhythm=[hard,none]", "sweep.fixed.objective.beat=none"]) == 2
+    overrides = [f"corpus={sample_corpus}", f"out={tmp_path}", *OVERRIDES]
+    assert main(["sweep", *overrides, "train.workers=12"]) == 2
+    assert main(["sweep", *overrides, "sweep.max_concurrent_trials=64"]) == 2
+    assert (
+        main(["sweep", *overrides, "sweep.space.objective.rhythm=[hard,none]", "sweep.fixed.objective.beat=none"]) == 2
+    )
     made = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert set(made) <= {"sweep.json", ".lock"}, made  # nothing was tracked, nothing trained
 
@@ -153,10 +155,17 @@ def test_a_sweep_that_does_not_fit_is_refused_before_it_starts(sample_corpus: st
 def test_early_stopping_needs_reports_in_time(
     sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"corpus={sample_corpus}", f"out={tmp_path}", *WORDS[2:], "run=early", "sweep=asha", "sweep.num_samples=2"]
-    assert main(["sweep", *words, "sweep.grace_period=1", "train.validate_every_epochs=2"]) == 2
+    overrides = [
+        f"corpus={sample_corpus}",
+        f"out={tmp_path}",
+        *OVERRIDES[2:],
+        "run=early",
+        "sweep=asha",
+        "sweep.num_samples=2",
+    ]
+    assert main(["sweep", *overrides, "sweep.grace_period=1", "train.validate_every_epochs=2"]) == 2
     assert "reports every 2 epochs, which does not fit sweep.grace_period=1" in capsys.readouterr().err
-    assert main(["sweep", *words, "sweep.metric=beat/loss"]) == 2
+    assert main(["sweep", *overrides, "sweep.metric=beat/loss"]) == 2
     assert "known too late" in capsys.readouterr().err
 
 
@@ -171,7 +180,7 @@ class Controller:
 
 
 def test_what_a_lost_trial_had_reserved_is_free_again(local_ray: None) -> None:
-    ours = ray.util.placement_group([{"CPU": 0.5}])
+    own_group = ray.util.placement_group([{"CPU": 0.5}])
     lost, alive = Controller.remote(), Controller.remote()
     left, kept = ray.get([lost.reserve.remote(), alive.reserve.remote()])
 
@@ -186,9 +195,9 @@ def test_what_a_lost_trial_had_reserved_is_free_again(local_ray: None) -> None:
     while left in there():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert {kept, ours.id.hex()} <= there()
+    assert {kept, own_group.id.hex()} <= there()
     assert free_leftovers() == 0
-    ray.util.remove_placement_group(ours)
+    ray.util.remove_placement_group(own_group)
     ray.kill(alive)
     while free_leftovers() == 0:
         assert time.monotonic() < deadline

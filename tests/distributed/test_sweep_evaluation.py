@@ -31,7 +31,7 @@ def swept(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The words of two rows of the ablation, run to the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        words = [
+        overrides = [
             "sweep=ablation", "run=two", f"corpus={sample_corpus}", f"out={tmp_path_factory.mktemp('evaluated')}",
             "sweep.only=[01-hard,09-soft_1-hard-50]", "sweep.space.seed=[0]", "encoder=tiny", "train=small",
             "train.workers=1", "train.batch_size=24", "train.epochs=2", "train.warmup_epochs=0.5",
@@ -40,12 +40,12 @@ def swept(sample_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "evaluate.bootstraps=20", "evaluate.segment_fractions=[0.5,1.0]", "evaluate.classify_fractions=[1.0]",
             "evaluate.workers=1",
         ]  # fmt: skip
-        assert main(["sweep", *words]) == 0
-        yield words
+        assert main(["sweep", *overrides]) == 0
+        yield overrides
 
 
-def folder_of(words: list[str]) -> Path:
-    return Path(next(word.removeprefix("out=") for word in words if word.startswith("out="))) / "two"
+def folder_of(overrides: list[str]) -> Path:
+    return Path(next(override.removeprefix("out=") for override in overrides if override.startswith("out="))) / "two"
 
 
 def test_every_trial_has_scores_and_all_share_the_controls(swept: list[str]) -> None:
@@ -107,7 +107,12 @@ def test_the_report_of_the_sweep(swept: list[str], capsys: pytest.CaptureFixture
     assert main(["report", str(folder)]) == 0
     assert "soft_1^50 / hard" in capsys.readouterr().out
     page = (folder / "report" / "report.html").read_text()
-    for title in ("What each method is worth", "What the paper says", "Class by class", "Where recordings lie"):
+    for title in (
+        "Scores of each method",
+        "The paper's findings, and those here",
+        "Class by class",
+        "Where recordings lie",
+    ):
         assert title in page
     assert "http://" not in page.replace("http://www.w3.org", "") and page.count("<img") >= 6
     with (folder / "report" / "table.csv").open() as file:
@@ -129,10 +134,10 @@ def test_what_cannot_be_reported_or_evaluated_says_so(
     swept: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(tmp_path)]) == 2 and "no folder of a sweep or a run" in capsys.readouterr().err
-    others = [word for word in swept if not word.startswith(("out=", "corpus.", "evaluate."))]
-    words = [*others, f"out={tmp_path}", "corpus.test_folds=[]", "corpus.hashed_test_sources=[]"]
-    assert main(["sweep", *words]) == 2
+    others = [override for override in swept if not override.startswith(("out=", "corpus.", "evaluate."))]
+    overrides = [*others, f"out={tmp_path}", "corpus.test_folds=[]", "corpus.hashed_test_sources=[]"]
+    assert main(["sweep", *overrides]) == 2
     assert "could not be evaluated: nothing to evaluate" in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.jsonl")), "nothing is trained for an evaluation that cannot work"
-    assert main(["sweep", *words, "sweep.only=[15-none]"]) == 2
+    assert main(["sweep", *overrides, "sweep.only=[15-none]"]) == 2
     assert "there is no row 15-none" in capsys.readouterr().err

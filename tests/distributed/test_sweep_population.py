@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(count(0, 1) == 0, reason="minutes of whole sweeps: runs with BEATRAY_CHAOS=1"),
 ]
 
-WORDS = (
+OVERRIDES = (
     "sweep=pbt", "run=people", "sweep.num_samples=4", "sweep.grace_period=1", "sweep.fixed={}", "encoder=tiny",
     "train=small", "train.workers=1", "train.batch_size=24", "train.precision=fp32", "train.epochs=2",
     "train.warmup_epochs=0.5", "train.validate_every_epochs=1", "train.readers_per_worker=1",
@@ -54,9 +54,9 @@ def outcome(out: Path) -> list[tuple[Any, ...]]:
 def test_the_worst_goes_on_from_the_best(
     sample_corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, f"corpus={sample_corpus}", f"out={tmp_path}"]
-    assert main(["sweep", *words]) == 0
-    assert "goes on from" in capsys.readouterr().out
+    overrides = [*OVERRIDES, f"corpus={sample_corpus}", f"out={tmp_path}"]
+    assert main(["sweep", *overrides]) == 0
+    assert "continues from" in capsys.readouterr().out
     record = record_of(tmp_path)
     assert {trial.status for trial in record.trials} == {"finished"}
     (changed,) = [trial for trial in record.trials if trial.exploits]
@@ -74,12 +74,12 @@ def test_the_worst_goes_on_from_the_best(
     rate, decay = (turn["changes"][f"train.{name}"] for name in ("learning_rate", "weight_decay"))
     assert states[0]["settings"]["train"]["learning_rate"] == rate != states[1]["settings"]["train"]["learning_rate"]
     assert states[0]["optimiser_groups"][0]["weight_decay"] == decay
-    assert main(["sweep", *words]) == 0 and "nothing to do" in capsys.readouterr().out
-    assert main(["sweep", *words, "sweep.grace_period=2"]) == 2
+    assert main(["sweep", *overrides]) == 0 and "nothing to do" in capsys.readouterr().out
+    assert main(["sweep", *overrides, "sweep.grace_period=2"]) == 2
     assert "leaves no round" in capsys.readouterr().err
     ended = outcome(tmp_path)
     after_the_decision(tmp_path, changed.name, step)
-    assert main(["sweep", *words]) == 0
+    assert main(["sweep", *overrides]) == 0
     assert outcome(tmp_path) == ended
 
 
@@ -100,8 +100,8 @@ def after_the_decision(out: Path, name: str, step: int) -> None:
 
 def test_kills_change_neither_decisions_nor_weights(sample_corpus: str, tmp_path: Path) -> None:
     outs = tmp_path / "whole", tmp_path / "killed"
-    words = [*WORDS, f"corpus={sample_corpus}", "train.epochs=3", "cluster.cpus=2"]
-    command = [sys.executable, "-m", "beatray", "sweep", *words]
+    overrides = [*OVERRIDES, f"corpus={sample_corpus}", "train.epochs=3", "cluster.cpus=2"]
+    command = [sys.executable, "-m", "beatray", "sweep", *overrides]
     assert subprocess.run([*command, f"out={outs[0]}"], check=False).returncode == 0
     for attempts in (3, 5, 9):  # in the first round, in the second, and after its exploit
         process = subprocess.Popen([*command, f"out={outs[1]}"])

@@ -44,16 +44,16 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_method_of_the_users_own(own_modules: Path, sample_corpus: str, tmp_path: Path) -> None:
-    words = ("objective.name=time_arrow:TimeArrow", "objective.crop_seconds=2", "objective.reversed_part=0.4")
-    assert train_here(sample_corpus, tmp_path, "arrow", *words)
+    overrides = ("objective.name=time_arrow:TimeArrow", "objective.crop_seconds=2", "objective.reversed_part=0.4")
+    assert train_here(sample_corpus, tmp_path, "arrow", *overrides)
     assert len(losses(tmp_path, "arrow")) > 5 and np.isfinite(losses(tmp_path, "arrow")).all()
     with pytest.raises(ValueError, match=r"objective\.reversed_part must be below 1, not 1\.5"):
-        train_here(sample_corpus, tmp_path, "no", words[0], "objective.reversed_part=1.5")
+        train_here(sample_corpus, tmp_path, "no", overrides[0], "objective.reversed_part=1.5")
 
 
 def test_a_network_of_the_users_own(own_modules: Path, sample_corpus: str, tmp_path: Path) -> None:
-    words = ("encoder.name=small_net:SmallNet", "encoder.width=4", "objective.augment.crop_seconds=2")
-    assert train_here(sample_corpus, tmp_path, "small", *words)
+    overrides = ("encoder.name=small_net:SmallNet", "encoder.width=4", "objective.augment.crop_seconds=2")
+    assert train_here(sample_corpus, tmp_path, "small", *overrides)
     encoder = beatray.load_encoder(str(tmp_path / "small"))
     assert [(stage.channels, stage.stride, stage.offset) for stage in encoder.stages] == [(4, 8, 3.5), (8, 16, 3.5)]
     maps = encoder.forward_stages(torch.zeros(0, 12, 5000))

@@ -38,7 +38,7 @@ from array_files import (
 from beatray.ingest.formats.hdf5 import open_hdf5, plain_array, read_rows
 from beatray.ingest.formats.mat5 import read_mat5
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
-from beatray.ingest.formats.parquet_table import open_table, read_signal, read_words
+from beatray.ingest.formats.parquet_table import open_table, read_signal, read_texts
 from beatray.ingest.sources.arrays_plan import read_plan
 from beatray.record import Reason, RecordError
 from counts import count
@@ -98,7 +98,7 @@ def read_hdf5(data: bytes) -> None:
 def read_parquet(data: bytes) -> None:
     with in_memory(data) as file:
         table = open_table(file)
-        read_words(table, ["id"])
+        read_texts(table, ["id"])
         for column, dtype in (("flat", None), ("nested", None), ("bytes", "<i2")):
             read_signal(table, column, 1, dtype)
 

@@ -51,7 +51,7 @@ BAD = {
     ),
     "unknown beside a class": (
         "record,c\n00001,MI|unknown\n00002,MI\n",
-        r"'MI\|unknown' holds a word for unknown beside",
+        r"'MI\|unknown' holds a value for unknown beside",
     ),
     "open quote": ('record,ill\n00001,"1\n00002,0\n', "quote that begins after line 1 is never closed"),
     "mixed decimals": ("record;k\n00001;3,5\n00002;4.5\n", r"with a comma \(3,5\) and with a point \(4\.5\)"),
@@ -90,8 +90,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_understood_is_one_line(tmp_path: Path, case: str) -> None:
-    content, told = BAD[case]
-    with pytest.raises(LabelError, match=told) as refused:
+    content, message = BAD[case]
+    with pytest.raises(LabelError, match=message) as refused:
         read(written(tmp_path, content))
     assert "\n" not in str(refused.value)
 
@@ -111,20 +111,20 @@ def test_unmatched_rows_may_be_left_out_but_not_all(tmp_path: Path) -> None:
         read(written(tmp_path, "record,ill\nx,1\ny,0\n"), "labels.unmatched=ignore")
 
 
-def test_places_that_hold_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paths_that_hold_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LabelError, match="there is no table"):
         read(tmp_path / "none.csv")
     with pytest.raises(LabelError, match="is a folder"):
         read(tmp_path)
-    for words, told in (
+    for overrides, message in (
         (["corpus=/c"], "which table?"),
         (["labels.csv"], "for which corpus?"),
         (["a.csv", "b.csv", "corpus=/c"], "one table at a time"),
         (["a.csv", "corpus=/c", "labels.kye=x"], "did you mean 'key'"),
     ):
-        assert main(["labels", "check", *words]) == 2
-        said = capsys.readouterr().err
-        assert told in said and said.count("\n") == 1
+        assert main(["labels", "check", *overrides]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_a_million_rows(tmp_path: Path) -> None:

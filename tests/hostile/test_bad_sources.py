@@ -101,7 +101,7 @@ def tripwire(folder: Path) -> Iterator[None]:
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     """Flips, cuts, blocks deleted or doubled, and, in text, cells swapped for what a table should not hold."""
     bad = bytearray(data)
-    words = (
+    overrides = (
         b"",
         b"../../etc/passwd",
         b"/etc/passwd",
@@ -133,7 +133,7 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
             stop = ends[0] if ends else at + 1
             starts = [k for k in range(at, max(at - 200, -1), -1) if bad[k] in b",\n :="]
             start = starts[0] + 1 if starts else at
-            bad[start:stop] = words[int(rng.integers(len(words)))]
+            bad[start:stop] = overrides[int(rng.integers(len(overrides)))]
     return bytes(bad)
 
 

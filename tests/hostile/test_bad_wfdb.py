@@ -240,7 +240,7 @@ def test_mutated_headers_are_read_or_refused(record: Path) -> None:
 
 @pytest.mark.parametrize("fmt", [16, 24, 80, 212, 8, 310])
 def test_mutated_signal_files_are_refused(tmp_path: Path, fmt: int) -> None:
-    """Whatever happens to the samples, the length, the checksums or the initial values tell.
+    """Whatever happens to the samples, the length, the checksums or the initial values show it.
 
     But for two gaps of the standard: bytes that only fill up a packed format's last group, and the highest byte of
     24-bit samples, since checksums have 16 bits.

@@ -44,7 +44,7 @@ def test_overwrite_removes_the_corpus_and_nothing_else(tmp_path: Path) -> None:
         remove_corpus(Store(str(folder)))
 
 
-def test_a_wrong_path_is_told_before_an_old_corpus_is_removed(
+def test_a_wrong_path_is_refused_before_an_old_corpus_is_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = tmp_path / "c"
@@ -56,20 +56,20 @@ def test_a_wrong_path_is_told_before_an_old_corpus_is_removed(
 
 
 @pytest.mark.parametrize(
-    ("words", "out", "message"),
+    ("overrides", "out", "message"),
     [
         (["wfdb="], "c", "wfdb= is empty"),
         (["wfdb=data"], "", "--out is empty"),
         (["wfdb=proj/raw"], "proj", "lies inside --out"),
-        (["wfdb=a", "wfdb=b", "wfdb=a/"], "c", "a are one place, or one lies in the other: say it once"),
+        (["wfdb=a", "wfdb=b", "wfdb=a/"], "c", "a are one location, or one lies in the other: give it once"),
         (["ludbb=a"], "c", "did you mean 'ludb'"),
         (["wfdb=a", "limit=0"], "c", "at least 1"),
         ([], "c", "name at least one source"),
     ],
 )
-def test_words_that_would_surprise_are_refused(words: list[str], out: str, message: str) -> None:
+def test_overrides_that_would_surprise_are_refused(overrides: list[str], out: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        settings_from(words, out)
+        settings_from(overrides, out)
 
 
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +95,9 @@ def test_leftovers_of_an_interrupted_ingest_never_pass_for_other_data(
     assert convert_slice(Store(out), part, "beatray").read == 2  # and then the power went
     ingest(IngestSettings({"wfdb": str(second)}, out))
     alone = ingest(IngestSettings({"wfdb": str(second)}, str(tmp_path / "d")))
-    rows, wanted = open_corpus(out).rows(), open_corpus(str(tmp_path / "d")).rows()
+    rows, expected = open_corpus(out).rows(), open_corpus(str(tmp_path / "d")).rows()
     assert alone.manifest.rows == len(rows) == 2
-    assert np.array_equal(rows.signal_uv, wanted.signal_uv)
+    assert np.array_equal(rows.signal_uv, expected.signal_uv)
 
 
 @pytest.mark.ray
@@ -138,7 +138,7 @@ def test_a_damaged_plain_tar_is_not_a_shorter_one(ludb_dir: Path, tmp_path: Path
 
 def test_faults_of_the_disk_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for words in (["corpus", "show"], ["corpus", "verify"], ["corpus", "refused"]):
-        assert main([*words, str(tmp_path / "file")]) == 1
-        told = capsys.readouterr().err
-        assert told.startswith("beatray corpus:") and told.count("\n") == 1
+    for overrides in (["corpus", "show"], ["corpus", "verify"], ["corpus", "refused"]):
+        assert main([*overrides, str(tmp_path / "file")]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("beatray corpus:") and error.count("\n") == 1

@@ -18,25 +18,25 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def _differences(predicted: Floats, wanted: Floats) -> list[float]:
-    predicted, wanted = np.asarray(predicted, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
-    if predicted.shape != wanted.shape or predicted.size == 0:
-        raise ValueError(f"need two equal shapes that are not empty, got {predicted.shape} and {wanted.shape}")
-    return [p - w for p, w in zip(predicted.ravel().tolist(), wanted.ravel().tolist(), strict=True)]
+def _differences(predicted: Floats, target: Floats) -> list[float]:
+    predicted, target = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if predicted.shape != target.shape or predicted.size == 0:
+        raise ValueError(f"need two equal shapes that are not empty, got {predicted.shape} and {target.shape}")
+    return [p - w for p, w in zip(predicted.ravel().tolist(), target.ravel().tolist(), strict=True)]
 
 
-def jepa_loss(predicted: Floats, wanted: Floats) -> float:
+def jepa_loss(predicted: Floats, target: Floats) -> float:
     """Mean of |predicted - wanted| over records, masked tokens and dimensions: both (B, M, D)."""
-    absolute = [abs(difference) for difference in _differences(predicted, wanted)]
+    absolute = [abs(difference) for difference in _differences(predicted, target)]
     return math.fsum(absolute) / len(absolute)
 
 
-def smooth_l1(predicted: Floats, wanted: Floats, beta: float = 1.0) -> float:
+def smooth_l1(predicted: Floats, target: Floats, beta: float = 1.0) -> float:
     """Mean of d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = predicted - wanted."""
     if beta <= 0.0:
         raise ValueError(f"beta must be positive, not {beta}")
     terms = []
-    for difference in _differences(predicted, wanted):
+    for difference in _differences(predicted, target):
         distance = abs(difference)
         terms.append(distance**2 / (2.0 * beta) if distance < beta else distance - beta / 2.0)
     return math.fsum(terms) / len(terms)

@@ -65,12 +65,12 @@ def coding_rate(z: Floats, eps: float) -> float:
 def compression(teacher: list[Floats], student: list[Floats]) -> float:
     """Mean of cos(teacher_g[b], student_v[b]) over records b and over the pairs with v != g."""
     cosines = []
-    for g, wanted in enumerate(teacher):
+    for g, target in enumerate(teacher):
         for v, predicted in enumerate(student):
             if v == g:
                 continue
-            for b in range(len(wanted)):
-                cosines.append(_cosine(np.asarray(wanted[b]).tolist(), np.asarray(predicted[b]).tolist()))
+            for b in range(len(target)):
+                cosines.append(_cosine(np.asarray(target[b]).tolist(), np.asarray(predicted[b]).tolist()))
     if not cosines:
         raise ValueError("need a student's view other than the teacher's")
     return math.fsum(cosines) / len(cosines)
@@ -88,16 +88,16 @@ def simdino_loss(teacher: list[Floats], student: list[Floats], eps: float, coeff
     return -coefficient * compression(teacher, student) - gamma * math.fsum(rates) / len(rates)
 
 
-def patch_loss(predicted: Floats, wanted: Floats, masked: Bools) -> float:
+def patch_loss(predicted: Floats, target: Floats, masked: Bools) -> float:
     """Mean over all masked tokens of the batch of - cos(predicted, wanted): (B, T, D), (B, T, D), (B, T) bool."""
-    predicted, wanted = np.asarray(predicted, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
-    if predicted.ndim != 3 or predicted.shape != wanted.shape or np.shape(masked) != predicted.shape[:2]:
-        raise ValueError(f"need (B, T, D) twice and (B, T), got {predicted.shape}, {wanted.shape}, {np.shape(masked)}")
+    predicted, target = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if predicted.ndim != 3 or predicted.shape != target.shape or np.shape(masked) != predicted.shape[:2]:
+        raise ValueError(f"need (B, T, D) twice and (B, T), got {predicted.shape}, {target.shape}, {np.shape(masked)}")
     terms = []
     for b in range(predicted.shape[0]):
         for t in range(predicted.shape[1]):
             if masked[b, t]:
-                terms.append(-_cosine(predicted[b, t].tolist(), wanted[b, t].tolist()))
+                terms.append(-_cosine(predicted[b, t].tolist(), target[b, t].tolist()))
     if not terms:
         raise ValueError("no token is masked")
     return math.fsum(terms) / len(terms)

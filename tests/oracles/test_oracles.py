@@ -660,14 +660,14 @@ def test_simdino_loss(rng: np.random.Generator) -> None:
 
 
 def test_patch_loss(rng: np.random.Generator) -> None:
-    wanted = rng.normal(size=(2, 3, 4))
+    target = rng.normal(size=(2, 3, 4))
     masked = np.array([[True, True, True], [False, False, True]])
-    predicted = 2.0 * wanted
-    assert simdino_oracle.patch_loss(predicted, wanted, masked) == pytest.approx(-1.0, abs=1e-14)
+    predicted = 2.0 * target
+    assert simdino_oracle.patch_loss(predicted, target, masked) == pytest.approx(-1.0, abs=1e-14)
     predicted[1, 2] *= -1.0  # a token in four, not the only one of a record in two
-    assert simdino_oracle.patch_loss(predicted, wanted, masked) == pytest.approx(-0.5, abs=1e-14)
+    assert simdino_oracle.patch_loss(predicted, target, masked) == pytest.approx(-0.5, abs=1e-14)
     predicted[1, :2] = np.nan
-    assert simdino_oracle.patch_loss(predicted, wanted, masked) == pytest.approx(-0.5, abs=1e-14)
+    assert simdino_oracle.patch_loss(predicted, target, masked) == pytest.approx(-0.5, abs=1e-14)
 
 
 # ---------------------------------------------------------------- wav2vec 2.0 in ECG-FM

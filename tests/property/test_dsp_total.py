@@ -102,8 +102,8 @@ def test_alone_equals_together_bit_for_bit(batch: tuple[np.ndarray, float, np.nd
     again = _everything(x, rate_hz, lengths, masks)
     for k in range(len(x)):
         alone = _everything(x[k : k + 1], rate_hz, lengths[k : k + 1], masks[k : k + 1])
-        for ours, repeated, single in zip(together, again, alone, strict=True):
-            assert ours[k].tobytes() == single[0].tobytes() == repeated[k].tobytes()
+        for found, repeated, single in zip(together, again, alone, strict=True):
+            assert found[k].tobytes() == single[0].tobytes() == repeated[k].tobytes()
     one_by_one = np.concatenate([highpass(x[k : k + 1], rate_hz) for k in range(len(x))])
     assert highpass(x, rate_hz).tobytes() == one_by_one.tobytes()
 

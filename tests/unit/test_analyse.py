@@ -78,8 +78,8 @@ def test_same_bits_alone_and_in_any_batch() -> None:
     for k in range(len(signal)):
         alone = analyse(signal[k : k + 1], lengths[k : k + 1], masks[k : k + 1])
         assert _same(alone, 0, together, k), k
-    for place, k in enumerate(order):
-        assert _same(shuffled, place, together, k), k
+    for position, k in enumerate(order):
+        assert _same(shuffled, position, together, k), k
 
 
 def test_a_recording_without_a_beat() -> None:
@@ -102,15 +102,15 @@ def test_flat_lead_has_no_amplitudes() -> None:
 @pytest.mark.parametrize("detector", [name for name in DETECTORS if name != "beatray"])
 def test_neurokit_gives_the_same_beats_and_waves_where_it_is_asked_for(detector: Detector) -> None:
     signal = np.rint(synthetic_ecg(R) * 1000).astype(np.int16)
-    ours, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, AnalysisSettings(detector))
-    assert np.abs(ours.r_peaks[0] - theirs.r_peaks[0]).max() <= 3
+    plain, theirs = analyse(signal, 5000, 4095), analyse(signal, 5000, 4095, AnalysisSettings(detector))
+    assert np.abs(plain.r_peaks[0] - theirs.r_peaks[0]).max() <= 3
     late = signal.copy()
     late[:, 1] = np.roll(signal[:, 1], 100)  # the only lead that NeuroKit2 reads
-    behind = np.median(analyse(late, 5000, 4095, AnalysisSettings(detector)).r_peaks[0] - ours.r_peaks[0])
+    behind = np.median(analyse(late, 5000, 4095, AnalysisSettings(detector)).r_peaks[0] - plain.r_peaks[0])
     assert behind < 50 if detector.startswith("beatray") else behind > 50
-    assert ours.waves[0].tobytes() != theirs.waves[0].tobytes()
-    both = (ours.waves[0]["t_peak"] >= 0) & (theirs.waves[0]["t_peak"] >= 0)
-    assert both.sum() >= 5 and np.abs(ours.waves[0]["t_peak"] - theirs.waves[0]["t_peak"])[both].max() <= 20
+    assert plain.waves[0].tobytes() != theirs.waves[0].tobytes()
+    both = (plain.waves[0]["t_peak"] >= 0) & (theirs.waves[0]["t_peak"] >= 0)
+    assert both.sum() >= 5 and np.abs(plain.waves[0]["t_peak"] - theirs.waves[0]["t_peak"])[both].max() <= 20
     silent = analyse(np.zeros((1, 12, 5000), np.int16), 5000, 4095, AnalysisSettings(detector))
     assert len(silent.r_peaks[0]) == 0
 
@@ -150,22 +150,22 @@ def test_heart_rate_variability_of_neurokit_is_that_of_the_definitions() -> None
     assert three[2][HRV_FEATURES.index("HRV_MeanNN")] == pytest.approx(880.0)
 
 
-def test_quality_and_variability_of_neurokit_stand_beside_ours_and_change_nothing_else() -> None:
+def test_quality_and_variability_of_neurokit_are_added_and_change_nothing_else() -> None:
     signal, lengths, masks = _rows()
     signal, lengths, masks = signal[18:24], lengths[18:24], masks[18:24]
     signal[0, 1] = np.cumsum(np.random.default_rng(3).normal(0, 50, 5000))  # the lead that NeuroKit2 reads
-    ours = analyse(signal, lengths, masks)
+    plain = analyse(signal, lengths, masks)
     both = analyse(signal, lengths, masks, AnalysisSettings(quality="beatray+neurokit", hrv="neurokit"))
     assert both.record_feature_names == (*RECORD_FEATURES, *HRV_FEATURES)
     assert both.record_features.shape == (6, len(both.record_feature_names))
-    assert both.record_features[:, : len(RECORD_FEATURES)].tobytes() == ours.record_features.tobytes()
-    assert (both.flags & ~Flag.NEUROKIT_UNACCEPTABLE == ours.flags).all() and (ours.flags < 4096).all()
+    assert both.record_features[:, : len(RECORD_FEATURES)].tobytes() == plain.record_features.tobytes()
+    assert (both.flags & ~Flag.NEUROKIT_UNACCEPTABLE == plain.flags).all() and (plain.flags < 4096).all()
     refused = both.flags & Flag.NEUROKIT_UNACCEPTABLE != 0
     assert refused[[0, 2, 3]].all()  # drift, zeros, no samples
     assert not refused[[1, 4]].any()
-    mean_nn, enough = both.record_features[:, len(RECORD_FEATURES)], [len(r) >= 3 for r in ours.r_peaks]
+    mean_nn, enough = both.record_features[:, len(RECORD_FEATURES)], [len(r) >= 3 for r in plain.r_peaks]
     assert (np.isfinite(mean_nn) == enough).all()
-    rr_ms = 1e3 * ours.record_features[:, RECORD_FEATURES.index("rr_mean_s")]
+    rr_ms = 1e3 * plain.record_features[:, RECORD_FEATURES.index("rr_mean_s")]
     assert mean_nn[enough] == pytest.approx(rr_ms[enough], rel=1e-5)
 
 

@@ -29,7 +29,7 @@ from beatray.ingest.formats.hdf5 import open_hdf5, plain_array, read_rows
 from beatray.ingest.formats.mat5 import read_mat5
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
-from beatray.ingest.formats.parquet_table import open_table, read_signal, read_words
+from beatray.ingest.formats.parquet_table import open_table, read_signal, read_texts
 from beatray.ingest.tree import open_tree
 from beatray.record import LEADS, Reason, RecordError
 from wfdb_files import ecg_counts
@@ -144,7 +144,7 @@ def test_npy_stack_is_read_row_by_row(tmp_path: Path) -> None:
             assert caught.value.reason is Reason.METADATA
 
 
-def test_npy_stack_in_fortran_order_says_what_to_do() -> None:
+def test_npy_stack_in_fortran_order_is_refused_with_a_remedy() -> None:
     file = in_memory(npy(np.asfortranarray(STACK)))
     with pytest.raises(RecordError, match="save it in C"):
         read_part(file, npy_layout(file), 0)
@@ -232,9 +232,9 @@ def test_hdf5_chunks_of_many_rows_are_unpacked_once(tmp_path: Path, monkeypatch:
     unpacked: list[tuple[int, ...]] = []
     true_unpack = hdf5._unpack
 
-    def watched(array: hdf5.Array, corner: tuple[int, ...], place: tuple[int, int, int]) -> Any:
+    def watched(array: hdf5.Array, corner: tuple[int, ...], archive: tuple[int, int, int]) -> Any:
         unpacked.append(corner)
-        return true_unpack(array, corner, place)
+        return true_unpack(array, corner, archive)
 
     monkeypatch.setattr(hdf5, "_unpack", watched)
     with open_tree(str(tmp_path)).open_random("a.hdf5") as file, open_hdf5(file) as opened:
@@ -248,7 +248,7 @@ def test_hdf5_chunks_of_many_rows_are_unpacked_once(tmp_path: Path, monkeypatch:
 def test_parquet_columns(options: dict[str, Any]) -> None:
     table = open_table(in_memory(parquet(ecg_table(STACK), **options)))
     assert table.n_rows == 9
-    assert read_words(table, ["id"]) == [{"id": f"r{number}"} for number in range(9)]
+    assert read_texts(table, ["id"]) == [{"id": f"r{number}"} for number in range(9)]
     for row in (0, 8, 3):
         for column, dtype in (("flat", None), ("nested", None), ("bytes", "<i2"), ("fixed", None)):
             values, inner = read_signal(table, column, row, dtype)
@@ -289,7 +289,7 @@ def test_parquet_cells_that_are_no_signal() -> None:
         assert caught.value.reason is Reason.METADATA
     values, _ = read_signal(table, "gap", 0, None)
     np.testing.assert_array_equal(values, [1.0, np.nan, 3.0])
-    assert read_words(table, ["null", "text", "words", "number"]) == [
+    assert read_texts(table, ["null", "text", "words", "number"]) == [
         {"null": "", "text": "x", "words": "a;b", "number": "1.5"}
     ]
 

@@ -151,8 +151,8 @@ def test_several_stacks_and_parquet_files_with_one_table(tmp_path: Path) -> None
     text = "f,n,mrn\nb,1,B1\na.npy,0,A0\nc,3,C3\n"
     tree = folder(tmp_path, plan + "columns: {file: f, row: n, patient: mrn}\n", **files, t__csv=text)
     patients = {record.record_id: record.patient_id for record in records_of(tree)}
-    told = {"arrays/a/0": "arrays/A0", "arrays/b/1": "arrays/B1", "arrays/c/3": "arrays/C3"}
-    assert patients == {**dict.fromkeys(patients), **told}
+    expected = {"arrays/a/0": "arrays/A0", "arrays/b/1": "arrays/B1", "arrays/c/3": "arrays/C3"}
+    assert patients == {**dict.fromkeys(patients), **expected}
     assert len(patients) == 8
     with pytest.raises(RecordError, match=r"columns\.row is needed"):
         arrays.find(folder(tmp_path, plan + "columns: {file: f, patient: mrn}\n", **files, t__csv=text))
@@ -177,10 +177,10 @@ def test_lines_and_files_without_each_other_are_told(tmp_path: Path) -> None:
     plan = PLAN + "files: '*.npy'\ntable: t.csv\ncolumns: {file: f, id: id, fold: fold}\n"
     files = {"a__npy": npy(STACK[0]), "b__npy": npy(STACK[1]), "c__npy": npy(STACK[2])}
     tree = folder(tmp_path, plan, **files, t__csv="f,id,fold\na,x,1\nz,y,2\nc,w,1000\n")
-    told = {item.name: item.meta.get("refused", "") for item in arrays.find(tree)}
-    assert told["x"] == told["b"] == ""
-    assert "which is not there" in told["table/z"]
-    assert "0 to 127" in told["c"]
+    refused = {item.name: item.meta.get("refused", "") for item in arrays.find(tree)}
+    assert refused["x"] == refused["b"] == ""
+    assert "which is not there" in refused["table/z"]
+    assert "0 to 127" in refused["c"]
 
 
 def test_a_file_that_cannot_be_listed_is_one_refusal(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_listed_is_one_refusal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("rate: 500", "unknown key 'rate'; did you mean 'rate_hz'?"),
         ("Leads: [I]", "unknown key 'Leads'; did you mean 'leads'?"),
@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_listed_is_one_refusal(tmp_path: Path) -> None:
         ("columns: {patients: p}\ntable: t.csv", "columns: unknown key 'patients'; did you mean 'patient'?"),
         ("columns: {patient: p}", "columns need a table"),
         ("columns: [patient]\ntable: t.csv", "columns: it must name"),
-        ("columns: {patient: 5}\ntable: t.csv", "columns.patient: '5' is not a word"),
+        ("columns: {patient: 5}\ntable: t.csv", "columns.patient: '5' is not a text"),
         ("table: ../people.csv", "table: '../people.csv' is not a relative path"),
         ("table: /etc/passwd.csv", "is not a relative path"),
         ("table: t.xlsx", "ends in .csv"),
@@ -212,20 +212,20 @@ def test_a_file_that_cannot_be_listed_is_one_refusal(tmp_path: Path) -> None:
         ("axes: [leads]", "axes: ['leads'] are not"),
         ("axes: [leads, samples, recordings]", "recordings first"),
         ("dtype: object", "dtype 'object' is none of"),
-        ("separator: ''", "separator: '' is not a word"),
+        ("separator: ''", "separator: '' is not a text"),
         ("1: 2", "unknown key '1'"),
     ],
 )
-def test_slips_are_told_with_the_nearest_right_word(change: str, told: str) -> None:
+def test_slips_are_refused_with_the_nearest_right_name(change: str, message: str) -> None:
     with pytest.raises(RecordError) as caught:
         read_plan((PLAN + "files: '*.npy'\n" + change).encode())
     assert caught.value.reason is Reason.METADATA
-    assert told in caught.value.detail
+    assert message in caught.value.detail
     assert caught.value.detail.startswith("recordings.yaml: ")
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "message"),
     [
         (PLAN, "files is missing"),
         ("files: a.npy\nleads: [I, II, V1]\nunits: mV", "rate_hz is missing"),
@@ -239,7 +239,7 @@ def test_slips_are_told_with_the_nearest_right_word(change: str, told: str) -> N
         (PLAN.replace("III", "II") + "files: a.npy", "leads: signals 2 and 3 are both II"),
         (PLAN.replace("V", "X") + "files: a.npy", "leads: found: I, II, III, beside 9 other channels"),
         (PLAN + "files: []", "files: it must be"),
-        (PLAN + "files: ['']", "files: '' is not a word"),
+        (PLAN + "files: ['']", "files: '' is not a text"),
         (PLAN + "files: /data/*.npy", "files: '/data/*.npy' is not a relative path"),
         (PLAN + "files: ../*.npy", "is not a relative path"),
         (PLAN + "files: '*.pkl'", "ends in .npy, .npz, .parquet"),
@@ -253,15 +253,15 @@ def test_slips_are_told_with_the_nearest_right_word(change: str, told: str) -> N
         ("#" * 70_000, "limit 65536"),
     ],
 )
-def test_plans_that_are_refused(plan: str, told: str) -> None:
+def test_plans_that_are_refused(plan: str, message: str) -> None:
     with pytest.raises(RecordError) as caught:
         read_plan(plan.encode())
     assert caught.value.reason is Reason.METADATA
-    assert told in caught.value.detail
+    assert message in caught.value.detail
 
 
 @pytest.mark.parametrize(
-    ("plan", "table", "told"),
+    ("plan", "table", "message"),
     [
         ("files: '*.npy'\ntable: t.csv\ncolumns: {id: id}", "id\na\n", "columns.file is needed, there are 2 files"),
         ("files: '*.npy'\ntable: t.csv\ncolumns: {file: f, id: nowhere}", "f\na\n", "no column nowhere"),
@@ -270,9 +270,9 @@ def test_plans_that_are_refused(plan: str, told: str) -> None:
         ("files: '*.npy'\ntable: nowhere.csv\ncolumns: {file: f}", "", "nowhere.csv is not there"),
     ],
 )
-def test_tables_that_are_refused(tmp_path: Path, plan: str, table: str, told: str) -> None:
+def test_tables_that_are_refused(tmp_path: Path, plan: str, table: str, message: str) -> None:
     tree = folder(tmp_path, PLAN + plan, a__npy=npy(STACK[0]), b__npy=npy(STACK[1]), t__csv=table)
-    with pytest.raises(RecordError, match=told):
+    with pytest.raises(RecordError, match=message):
         arrays.find(tree)
 
 

@@ -13,30 +13,30 @@ from beatray.models.batch_norm import GlobalBatchNorm1d, _global_moments, _Norma
 
 def pair(channels: int) -> tuple[GlobalBatchNorm1d, nn.BatchNorm1d]:
     torch.manual_seed(0)
-    ours, torchs = GlobalBatchNorm1d(channels), nn.BatchNorm1d(channels)
+    layer, torchs = GlobalBatchNorm1d(channels), nn.BatchNorm1d(channels)
     with torch.no_grad():
-        ours.weight.uniform_(0.5, 1.5)
-        ours.bias.normal_()
-    torchs.load_state_dict(ours.state_dict())  # the same names, or this raises
-    return ours, torchs
+        layer.weight.uniform_(0.5, 1.5)
+        layer.bias.normal_()
+    torchs.load_state_dict(layer.state_dict())  # the same names, or this raises
+    return layer, torchs
 
 
 @pytest.mark.parametrize("shape", [(16, 6), (16, 6, 31)])
 def test_equals_torch_on_one_rank(shape: tuple[int, ...]) -> None:
-    ours, torchs = pair(6)
+    layer, torchs = pair(6)
     for _ in range(3):
         x = torch.randn(shape) * 3 + 1
         x_ours, x_torch = x.clone().requires_grad_(), x.clone().requires_grad_()
-        y_ours, y_torch = ours(x_ours), torchs(x_torch)
+        y_ours, y_torch = layer(x_ours), torchs(x_torch)
         torch.testing.assert_close(y_ours, y_torch)
         y_ours.square().sum().backward()
         y_torch.square().sum().backward()
         torch.testing.assert_close(x_ours.grad, x_torch.grad)
-    torch.testing.assert_close(ours.state_dict(), torchs.state_dict())
-    torch.testing.assert_close(ours.weight.grad, torchs.weight.grad)
-    ours.eval()
+    torch.testing.assert_close(layer.state_dict(), torchs.state_dict())
+    torch.testing.assert_close(layer.weight.grad, torchs.weight.grad)
+    layer.eval()
     torchs.eval()
-    torch.testing.assert_close(ours(x), torchs(x))
+    torch.testing.assert_close(layer(x), torchs(x))
 
 
 def shared_path(layer: GlobalBatchNorm1d) -> Callable[[Tensor], Tensor]:
@@ -52,25 +52,25 @@ def shared_path(layer: GlobalBatchNorm1d) -> Callable[[Tensor], Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shared_path_equals_the_fused_kernel(dtype: torch.dtype) -> None:
-    ours, torchs = pair(5)
+    layer, torchs = pair(5)
     x = torch.randn(8, 5, 40).to(dtype)
     upstream = torch.randn(8, 5, 40).to(dtype)
     x_ours, x_torch = x.clone().requires_grad_(), x.clone().requires_grad_()
-    y_ours, y_torch = shared_path(ours)(x_ours), torchs(x_torch)
+    y_ours, y_torch = shared_path(layer)(x_ours), torchs(x_torch)
     assert y_ours.dtype == dtype
     y_ours.backward(upstream)
     y_torch.backward(upstream)
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.02}
     torch.testing.assert_close(y_ours, y_torch, **close)
     torch.testing.assert_close(x_ours.grad, x_torch.grad, **close)
-    torch.testing.assert_close(ours.weight.grad, torchs.weight.grad, **close)
-    torch.testing.assert_close(ours.bias.grad, torchs.bias.grad, **close)
+    torch.testing.assert_close(layer.weight.grad, torchs.weight.grad, **close)
+    torch.testing.assert_close(layer.bias.grad, torchs.bias.grad, **close)
 
 
 def test_shared_path_gradient_is_exact() -> None:
-    ours = GlobalBatchNorm1d(3).double()
+    layer = GlobalBatchNorm1d(3).double()
     x = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(shared_path(ours), x)
+    assert torch.autograd.gradcheck(shared_path(layer), x)
 
 
 def test_moments_survive_a_large_mean() -> None:

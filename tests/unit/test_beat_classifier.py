@@ -178,11 +178,11 @@ def test_labels_in_the_objective(artifact: Path) -> None:
     with pytest.raises(ValueError, match="needs beat=hard and beat_classifier=FOLDER"):
         bare = {name: value for name, value in settings.items() if name != "name"}
         build_objective("beat_ssl", build_encoder("tiny"), {**bare, "beat_classifier": None})
-    for wrong, words in (
+    for wrong, overrides in (
         ({"beat_positives": "mit"}, "not one of same_record, clusters, aami"),
         ({"beat": "soft_1"}, "needs beat=hard"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=overrides):
             build_model({**settings, **wrong}, {"name": "tiny"}, 0, {"record": table, "beat": table})
 
 
@@ -208,23 +208,23 @@ def test_another_classifier_is_not_taken_for_the_first(artifact: Path, tmp_path:
 
 def test_a_run_names_the_classifier_it_used(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(artifact.parent)
-    words = ["corpus=/c", "objective.beat_positives=aami", f"objective.beat_classifier={artifact.name}"]
-    objective = resolved(pretrain_settings(words)).objective
+    overrides = ["corpus=/c", "objective.beat_positives=aami", f"objective.beat_classifier={artifact.name}"]
+    objective = resolved(pretrain_settings(overrides)).objective
     assert objective["beat_classifier"] == str(artifact)  # workers do not share the driver's folder
     assert objective["beat_classifier_digest"] == folder.digest_of(str(artifact))
     plain = pretrain_settings(["corpus=/c"])
     assert resolved(plain) == plain
-    words[2] = "objective.beat_classifier=nowhere"
+    overrides[2] = "objective.beat_classifier=nowhere"
     with pytest.raises(SettingsError, match=r"objective\.beat_classifier=nowhere: .*nowhere"):
-        resolved(pretrain_settings(words))
+        resolved(pretrain_settings(overrides))
 
 
-def test_wrong_words_are_answered(mitdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (
+def test_wrong_arguments_are_answered(mitdb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for overrides, message in (
         ([str(mitdb), "--out", str(mitdb)], "exists already"),
         ([str(mitdb), "--out", str(tmp_path / "x"), "--leads", "MLII"], "one or two of I, II"),
         ([str(mitdb), "--out", str(tmp_path / "x"), "--leads", "I,V4"], "no WFDB recording with leads I, V4"),
         ([str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")], "nowhere"),
     ):
-        assert main(["beats", "train", *words]) == 2
-        assert told in capsys.readouterr().err
+        assert main(["beats", "train", *overrides]) == 2
+        assert message in capsys.readouterr().err

@@ -210,7 +210,7 @@ def test_it_learns_to_tell_records_apart() -> None:
     assert collapse_warnings({key: float(value) for key, value in logs.items()}, Progress(29, 30)) == {}
 
 
-def test_the_embedding_learns_to_tell_measured_features() -> None:
+def test_the_embedding_learns_to_predict_measured_features() -> None:
     """The features of the first records follow from their signals: what is read of them grows with training."""
     batch = heartbeats(12)
     amplitude = batch["signal_uv"].float().abs().amax(-1)[:, :6] / 1000
@@ -254,12 +254,12 @@ def test_the_loss_of_features_is_the_huber_distance_in_sds_of_those_that_were_me
 def test_uniform_targets_are_told() -> None:
     objective = build({"exponent": 1.0, "positive_mass": None, "beat": "none"})
     means = {key: float(value) for key, value in step_of(objective, BATCH).means.items()}
-    told = type(objective).warnings(objective.settings, means, Progress())
-    assert "raise objective.exponent (now 1.0)" in told["record/target_entropy"]
+    warnings = type(objective).warnings(objective.settings, means, Progress())
+    assert "raise objective.exponent (now 1.0)" in warnings["record/target_entropy"]
 
 
 def test_wrong_settings_say_what_is_right() -> None:
-    for settings, words in (
+    for settings, overrides in (
         ({"exponant": 50}, "did you mean 'exponent'"),
         ({"augment": {"angel_deg": 4}}, "did you mean 'angle_deg'"),
         ({"rhythm": "soft"}, "objective.rhythm=.soft. is not one of"),
@@ -270,7 +270,7 @@ def test_wrong_settings_say_what_is_right() -> None:
         ({"augment": {"mode": "project", "transform": "kors"}}, "mode=residual"),
         ({"augment": {"crop_seconds": 0.01}}, "crop_seconds"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=overrides):
             build(settings)
     with pytest.raises(ValueError, match="did you mean 'beat_ssl'"):
         build_objective("beatssl", build_encoder("tiny"), {})

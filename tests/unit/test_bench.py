@@ -31,7 +31,7 @@ from beatray.corpus.reader import open_corpus, verify
 from beatray.errors import CorpusError, SettingsError
 from beatray.models.layout import channels_first, channels_last_on, wants_channels_last
 from beatray.train.composed import pretrain_settings
-from beatray.train.epoch_audit import names_by_place
+from beatray.train.epoch_audit import names_by_row_group
 from beatray.train.order import StepSequence, steps_per_epoch
 from beatray.train.prepare import prepare_run
 from beatray.train.ranks import Ranks
@@ -53,8 +53,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 def spec_of(corpus: str, recipe: str = "beat_ssl_tiny", **train: Any) -> RunSpec:
     usual = {"batch_size": BATCH, "precision": "fp32", "cache_mb": 0, "workers": 1, "warmup_epochs": 0.0}
     changes = {f"train.{key}": value for key, value in {**usual, **train}.items()}
-    places = {"corpus.path": corpus, "train.device": "cpu"}
-    return prepare_run(recipe_settings(recipe, {**places, "objective.augment.crop_seconds": 1.6, **changes}))
+    paths = {"corpus.path": corpus, "train.device": "cpu"}
+    return prepare_run(recipe_settings(recipe, {**paths, "objective.augment.crop_seconds": 1.6, **changes}))
 
 
 def test_a_corpus_of_copies_is_whole_and_its_rows_are_recordings_moved(corpus: str) -> None:
@@ -76,7 +76,7 @@ def test_a_corpus_of_copies_is_whole_and_its_rows_are_recordings_moved(corpus: s
 def test_the_direct_feed_gives_the_batches_of_the_plan(corpus: str, readers: int, cache_mb: int) -> None:
     run_spec = spec_of(corpus, gradient_accumulation_steps=2, cache_mb=cache_mb)
     stream, rows = run_spec.stream, open_corpus(corpus).rows()
-    names = names_by_place(stream)
+    names = names_by_row_group(stream)
     count = 2 * steps_per_epoch(ROWS, BATCH) + 3
     planned, units = StepSequence(stream.sizes, stream.order, 0, 1).chunk(count)
     group_of = {unit.number: unit.group for unit in units}
@@ -84,20 +84,20 @@ def test_the_direct_feed_gives_the_batches_of_the_plan(corpus: str, readers: int
     assert len(fed) == count
     stored = {record_key(name): row for row, name in enumerate(rows.record_id)}
     for step, found in zip(planned, fed, strict=True):
-        places = zip(step.unit.tolist(), step.row.tolist(), strict=True)
-        wanted = [record_key(names[group_of[unit]][row]) for unit, row in places]
-        assert found.arrays["record_key"].tolist() == wanted
-        assert (found.epoch, found.parts, found.rows) == (step.epoch, step.parts, len(wanted))
-        assert np.array_equal(found.arrays["signal_uv"], rows.signal_uv[[stored[key] for key in wanted]])
+        paths = zip(step.unit.tolist(), step.row.tolist(), strict=True)
+        expected = [record_key(names[group_of[unit]][row]) for unit, row in paths]
+        assert found.arrays["record_key"].tolist() == expected
+        assert (found.epoch, found.parts, found.rows) == (step.epoch, step.parts, len(expected))
+        assert np.array_equal(found.arrays["signal_uv"], rows.signal_uv[[stored[key] for key in expected]])
     for epoch in (0, 1):
         keys = [key for found in fed if found.epoch == epoch for key in found.arrays["record_key"].tolist()]
         assert sorted(keys) == sorted(stored)
 
 
 def test_the_direct_feed_names_a_shard_that_is_damaged(tmp_path: Path) -> None:
-    place = Path(write_large_corpus(tmp_path / "corpus", 64, bundled=8))
-    run_spec = spec_of(str(place))
-    shard = next((place / "shards").iterdir())
+    path = Path(write_large_corpus(tmp_path / "corpus", 64, bundled=8))
+    run_spec = spec_of(str(path))
+    shard = next((path / "shards").iterdir())
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
@@ -121,8 +121,8 @@ def test_operations_of_a_step_are_those_of_its_layers(corpus: str) -> None:
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
-        places = output.numel() // output.shape[1]  # of (N, C, T) or (N, C)
-        counted.append(2 * weight.numel() * places * (3 if inputs[0].requires_grad else 2))
+        paths = output.numel() // output.shape[1]  # of (N, C, T) or (N, C)
+        counted.append(2 * weight.numel() * paths * (3 if inputs[0].requires_grad else 2))
 
     learner = Learner(run_spec, Ranks())
     for module in learner.objective.modules():
@@ -192,7 +192,7 @@ def test_timings_of_rounds_are_put_together() -> None:
     assert (timing.rounds, timing.memory_mib, timing.refused) == ([10.0, 5.0], 3.0, 1)
 
 
-def test_a_report_has_every_row_and_says_what_is_left_out(corpus: str, tmp_path: Path) -> None:
+def test_a_report_has_every_row_and_names_what_is_left_out(corpus: str, tmp_path: Path) -> None:
     run_spec = spec_of(corpus, readers_per_worker=1)
     report = measure(run_spec, tmp_path, 0.0, ray=False, say=lambda line: None).as_dict()
     report = json.loads(json.dumps(report))
@@ -216,9 +216,9 @@ def test_a_report_has_every_row_and_says_what_is_left_out(corpus: str, tmp_path:
 
 @pytest.mark.parametrize("recipe", ["beat_ssl", "jepa", "cpc", "swav_tiny", "s4_data2vec_tiny"])
 def test_settings_without_hydra_are_those_with_it(recipe: str) -> None:
-    words = {"train.batch_size": 32, "train.precision": "bf16"}
-    said = [f"recipe={recipe}", *(f"{key}={value}" for key, value in words.items())]
-    assert recipe_settings(recipe, words) == pretrain_settings(said)
+    overrides = {"train.batch_size": 32, "train.precision": "bf16"}
+    given = [f"recipe={recipe}", *(f"{key}={value}" for key, value in overrides.items())]
+    assert recipe_settings(recipe, overrides) == pretrain_settings(given)
 
 
 def test_a_network_of_another_file_takes_the_place_of_the_recipes() -> None:
@@ -235,14 +235,14 @@ def test_what_is_measured_unless_something_is_chosen() -> None:
 
 
 def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (
+    for overrides, message in (
         (["train.batchsize=32"], "did you mean 'train.batch_size'?"),
         (["--json", str(tmp_path / "no" / "bench.json")], "there is no such folder"),
         (["--seconds", "0"], "--seconds must be above 0"),
     ):
-        assert main(["bench", *words]) == 2
+        assert main(["bench", *overrides]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and error.startswith("beatray bench: ") and told in error
+        assert error.count("\n") == 1 and error.startswith("beatray bench: ") and message in error
 
 
 def test_the_script_for_a_gpu_needs_little_more_than_torch(tmp_path: Path) -> None:

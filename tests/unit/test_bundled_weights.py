@@ -32,7 +32,7 @@ def test_a_name_stands_for_the_weights_of_the_package_wherever_it_is(
 ) -> None:
     assert bundled.names() == (SMALL, WAVES)
     monkeypatch.chdir(tmp_path)
-    assert bundled.place_of(SMALL) == f"beatray://{SMALL}" and bundled.place_of(f"./{SMALL}") == f"./{SMALL}"
+    assert bundled.location_of(SMALL) == f"beatray://{SMALL}" and bundled.location_of(f"./{SMALL}") == f"./{SMALL}"
     encoder = beatray.load_encoder(SMALL)
     settings = pretrain_settings(["corpus=/c", f"encoder.weights={SMALL}"])
     assert list(settings.encoder["channels"]) == list(encoder.description["settings"]["channels"])
@@ -70,18 +70,18 @@ def test_they_are_small_and_say_what_they_are(capsys: pytest.CaptureFixture[str]
     assert f"did you mean '{SMALL}'" in capsys.readouterr().err
 
 
-def test_nothing_that_is_held_out_taught_them(sample_corpus: str) -> None:
+def test_they_were_trained_on_nothing_held_out(sample_corpus: str) -> None:
     index = open_corpus(sample_corpus).index
     policy = policy_of(pretrain_settings(["corpus=/c", *bundled_weights.HELD_OUT]).corpus)
     tested = index[assign_roles(index, policy) == Role.TEST]
-    taught = index[assign_roles(index, policy) == Role.TRAIN]
+    trained = index[assign_roles(index, policy) == Role.TRAIN]
     assert len(tested) > 20 and {"ptbxl", "ludb"} == set(tested["source"])
     assert not seen_by(SMALL, tested["content_hash"]).any()
     taught_waves = np.frombuffer(model_files(WAVES)["trained_on.bin"], "<u8")
     assert set(trained_on(SMALL).tolist()) <= set(taught_waves.tolist())
     hashes = np.frombuffer(b"".join(value[:8] for value in tested["content_hash"]), "<u8")
     assert not np.isin(hashes, taught_waves).any()
-    assert seen_by(SMALL, taught["content_hash"]).mean() > 0.95
+    assert seen_by(SMALL, trained["content_hash"]).mean() > 0.95
     assert len(trained_on(SMALL)) > 5000
 
 
@@ -95,8 +95,8 @@ def test_the_committed_command_made_them(sample_corpus: str, tmp_path: Path) -> 
     assert made["objective"] == json.loads(json.dumps(settings.objective))
     assert describe_model(WAVES)["objective"]["labels"] == "waves"
 
-    words = [*bundled_weights.PRETRAINING, "train.precision=fp32", "train.epochs=1", "train.stop_after_steps=2"]
-    train_here(sample_corpus, tmp_path, "piece", *words)
+    overrides = [*bundled_weights.PRETRAINING, "train.precision=fp32", "train.epochs=1", "train.stop_after_steps=2"]
+    train_here(sample_corpus, tmp_path, "piece", *overrides)
     assert losses(tmp_path, "piece") == pytest.approx(PIECE, rel=1e-4)
 
 

@@ -167,8 +167,8 @@ def test_hash_follows_the_independent_leads() -> None:
 
 def test_notes_become_flags() -> None:
     (window,) = to_windows(record(tones(5000, 500.0), notes=("gaps_interpolated", "leads_computed", "unit_spelling")))
-    wanted = WindowFlag.GAPS_INTERPOLATED | WindowFlag.LEADS_COMPUTED | WindowFlag.HEADER_IRREGULAR
-    assert window.flags == wanted
+    expected = WindowFlag.GAPS_INTERPOLATED | WindowFlag.LEADS_COMPUTED | WindowFlag.HEADER_IRREGULAR
+    assert window.flags == expected
 
 
 def test_waves_move_into_their_window() -> None:

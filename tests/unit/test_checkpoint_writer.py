@@ -1,4 +1,4 @@
-"""The background writer: order, the best and the newest kept, and failures told."""
+"""The background writer: order, the best and the newest kept, and failures reported."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_newest_and_the_best_are_kept(model: torch.nn.Module, tmp_path: Path
     assert checkpoints.names(run) == [checkpoints.name_of(7)]
 
 
-def test_a_write_that_fails_is_told_unless_it_is_not_required(
+def test_a_write_that_fails_is_reported_unless_it_is_not_required(
     model: torch.nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Store(str(tmp_path))

@@ -10,7 +10,7 @@ import pytest
 
 from beatray.cli_parser import parser
 from beatray.commands import embed, evaluate, ingest, pretrain
-from beatray.commands.job import NOT_PLACES, PLACES
+from beatray.commands.job import NOT_PATHS, PATH_KEYS
 from beatray.errors import SettingsError
 from beatray.sweep.plan import plan_from
 from cluster_commands import commands_in
@@ -35,16 +35,16 @@ def click_program(name: str) -> Any:
     return mlflow_cli
 
 
-def unknown_in_click(program: str, words: list[str]) -> list[str]:
+def unknown_in_click(program: str, overrides: list[str]) -> list[str]:
     """What a click program would refuse: a command or an option that it does not have."""
-    command, rest = click_program(program), list(words)
+    command, rest = click_program(program), list(overrides)
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
         if rest[0] not in command.commands:
             return [rest[0]]
         command = command.commands[rest.pop(0)]
     known = {"--help", *(option for p in command.params for option in (*p.opts, *p.secondary_opts))}
     own = rest[: rest.index("--")] if "--" in rest else rest
-    given = [word.partition("=")[0] for word in own if word.startswith("-")]
+    given = [override.partition("=")[0] for override in own if override.startswith("-")]
     return [option for option in given if option not in known]
 
 
@@ -53,33 +53,33 @@ SETTINGS = {
     "sweep": plan_from,
     "evaluate": evaluate.settings_from,
     "embed": embed.settings_from,
-    "ingest": lambda words: ingest.settings_from(words, None),
+    "ingest": lambda overrides: ingest.settings_from(overrides, None),
 }
 
 
-def check_job(words: list[str]) -> None:
+def check_job(overrides: list[str]) -> None:
     """A job's script exists, its words compose, and its places are absolute."""
-    script = ROOT / words[0].removeprefix(IN_IMAGE)
-    assert script.is_file() and script.parent.name == "jobs", f"{words[0]} does not exist"
-    given = [word for word in words[1:] if word != "..."]
-    if given == words[1:]:
+    script = ROOT / overrides[0].removeprefix(IN_IMAGE)
+    assert script.is_file() and script.parent.name == "jobs", f"{overrides[0]} does not exist"
+    given = [override for override in overrides[1:] if override != "..."]
+    if given == overrides[1:]:
         SETTINGS[script.stem](given)
-    for word in given:
-        key, _, value = word.partition("=")
-        if key in PLACES[script.stem] and value not in NOT_PLACES:
-            assert value.startswith("/") or "://" in value, f"{word} is not absolute"
+    for override in given:
+        key, _, value = override.partition("=")
+        if key in PATH_KEYS[script.stem] and value not in NOT_PATHS:
+            assert value.startswith("/") or "://" in value, f"{override} is not absolute"
 
 
 def check_command(command: list[str]) -> None:
-    program, *words = command
+    program, *overrides = command
     if program == "python":
-        if words and words[0].startswith(("jobs/", IN_IMAGE)):
-            check_job(words)
+        if overrides and overrides[0].startswith(("jobs/", IN_IMAGE)):
+            check_job(overrides)
     elif program == "beatray":
-        if words and words[0] != "...":
-            parser().parse_args(words)
-    elif words:
-        assert unknown_in_click(program, words) == [], " ".join(command)
+        if overrides and overrides[0] != "...":
+            parser().parse_args(overrides)
+    elif overrides:
+        assert unknown_in_click(program, overrides) == [], " ".join(command)
 
 
 def test_the_commands_are_found() -> None:

@@ -228,9 +228,9 @@ def test_ray_clusters(name: str) -> None:
         assert submitter["spec"]["restartPolicy"] == "Never"
         allowed = [peer["podSelector"]["matchLabels"] for rule in policy["spec"]["ingress"] for peer in rule["from"]]
         assert submitter["metadata"]["labels"] in allowed
-        words = job["entrypoint"].split()
-        workers_word = next(word for word in words if word.startswith("train.workers="))
-        assert int(workers_word.partition("=")[2]) <= workers["minReplicas"]
+        args = job["entrypoint"].split()
+        workers_arg = next(arg for arg in args if arg.startswith("train.workers="))
+        assert int(workers_arg.partition("=")[2]) <= workers["minReplicas"]
 
 
 def test_rays_own_options_are_spelt_right() -> None:
@@ -253,8 +253,8 @@ def test_selectors_secrets_and_ports_of_mlflow() -> None:
     }
     for document in all_documents:
         selector = document["spec"].get("selector") or document["spec"]["podSelector"]
-        wanted = selector.get("matchLabels", selector)
-        assert sum(wanted.items() <= each.items() for each in labels) == 1, (document["metadata"], wanted)
+        selected = selector.get("matchLabels", selector)
+        assert sum(selected.items() <= each.items() for each in labels) == 1, (document["metadata"], selected)
         if document["kind"] == "Service":
             assert {port["targetPort"] for port in document["spec"]["ports"]} <= ports
         if document["kind"] == "NetworkPolicy":

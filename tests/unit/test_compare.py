@@ -101,12 +101,12 @@ def test_several_files_of_a_method_count_once_each(tmp_path: Path) -> None:
 
 def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
     one = result(tmp_path / "one", [0.8, 0.9])
-    for name, changes, told in (
+    for name, changes, message in (
         ("ids", {"tasks": {"classify": {"test_ids": ["x"], "train_ids": ["a", "b"]}}}, "their test_ids of classify"),
         ("set", {"settings": {"inner_folds": 9}}, "different inner_folds: 5 and 9"),
     ):
         other = changed(one, tmp_path / name, **changes)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             runs_of({"a": [one], "b": [other]})
     same = changed(one, tmp_path / "same", settings={"workers": 99, "bootstraps": 1})
     assert len(runs_of({"a": [one], "b": [same]})[0]) == 8

@@ -204,9 +204,9 @@ def test_the_spread_of_an_embedding_is_that_of_its_rows() -> None:
 def test_a_warning_names_the_setting_to_change(settings: dict[str, Any], named: list[str]) -> None:
     level = "record" if "rhythm" in settings else "beat"
     key = f"{level}/target_entropy"
-    told = BeatSsl.warnings(BeatSslSettings(**settings), {key: 0.97}, Progress())[key]
-    assert all(words in told for words in named), told
-    assert ("positive_mass" in told) == (not settings.get("positive_mass", 1))
+    warning = BeatSsl.warnings(BeatSslSettings(**settings), {key: 0.97}, Progress())[key]
+    assert all(text in warning for text in named), warning
+    assert ("positive_mass" in warning) == (not settings.get("positive_mass", 1))
 
 
 @pytest.mark.parametrize(("mass", "columns"), [(0.5, 4), (0.25, 38)])

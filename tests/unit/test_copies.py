@@ -12,7 +12,7 @@ import pyarrow as pa
 from beatray.corpus.splits import tied_groups
 from beatray.evaluate.held_out import one_owner
 from beatray.evaluate.probes import inner_folds
-from beatray.finetune.lessons import taught_by
+from beatray.finetune.targets import targets_of
 from beatray.objectives.supervised import SupervisedSettings
 
 
@@ -40,6 +40,6 @@ def test_a_class_needs_so_many_recordings_not_windows() -> None:
         columns=lambda shard, wanted: {"labels": pa.array(codes)},
     )
     settings = SupervisedSettings(labels="snomed", min_positives=20)
-    taught = taught_by(corpus, settings, np.arange(50))
-    assert len(taught.names) == 1
-    assert set(taught.rows.tolist()) == set(range(25, 50))
+    found = targets_of(corpus, settings, np.arange(50))
+    assert len(found.names) == 1
+    assert set(found.rows.tolist()) == set(range(25, 50))

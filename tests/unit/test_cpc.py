@@ -83,9 +83,9 @@ def test_independent_negatives_against_the_loop() -> None:
     objective = built(negatives="iid")
     result, views = stepped(objective)
     z, (q,) = z_and_q(objective, views)
-    wanted = np.arange(TOKENS) + AHEAD
-    positions = (wanted[None, :, None] + views["distances_forward"].numpy()) % TOKENS
-    assert (positions != (wanted % TOKENS)[None, :, None]).all()  # never the positive
+    target = np.arange(TOKENS) + AHEAD
+    positions = (target[None, :, None] + views["distances_forward"].numpy()) % TOKENS
+    assert (positions != (target % TOKENS)[None, :, None]).all()  # never the positive
     expected = cpc_loss_iid(z, q, AHEAD, positions[:, : TOKENS - AHEAD])
     assert float(result.loss.detach()) == pytest.approx(expected, abs=1e-9)
 
@@ -139,7 +139,7 @@ def test_a_signal_that_never_changes_is_guessed(negatives: str, expected: float)
     assert float(objective(views, Progress()).loss) == pytest.approx(math.log(expected), abs=1e-9)
 
 
-def test_one_hot_tokens_told_with_certainty_a() -> None:
+def test_one_hot_tokens_identified_with_certainty_a() -> None:
     """q_t = a z_{t+k}, tokens orthonormal, negatives never the positive: ln(1 + N e^-a)."""
     objective = built(crop_seconds=WIDTH * STRIDE / 500, n_negatives=5)
     objective.encoder.encode = lambda tokens, keep=None, valid=None: 2.5 * tokens.roll(-AHEAD, 1)  # type: ignore[assignment]

@@ -37,7 +37,7 @@ def pieces(
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray], int]:
     """Targets, drawn patches and projections of each masking, by the module's own parts, and the patches kept."""
     encoder: Any = objective.encoder
-    wanted = patches_of(encoder.lead_scale(made["view_1"]), PATCH).numpy()
+    target = patches_of(encoder.lead_scale(made["view_1"]), PATCH).numpy()
     tokens = encoder.tokens(made["view_1"], made["n_valid"])
     kept = round(0.25 * tokens.shape[1])
     drawn, pooled = [], []
@@ -49,14 +49,14 @@ def pieces(
     projected: list[np.ndarray] = []
     if objective.settings.contrast_weight:
         projected = [z.detach().numpy() for z in objective.projector(torch.cat(pooled)).chunk(len(pooled))]
-    return wanted, drawn, projected, kept
+    return target, drawn, projected, kept
 
 
-def in_signal(wanted: np.ndarray) -> np.ndarray:
+def in_signal(target: np.ndarray) -> np.ndarray:
     """The first patch begins half a patch before the signal; what lies there counts in nothing."""
-    counts = np.ones((*wanted.shape[:2], 12, PATCH), bool)
+    counts = np.ones((*target.shape[:2], 12, PATCH), bool)
     counts[:, 0, :, : PATCH // 2] = False
-    return counts.reshape(wanted.shape)
+    return counts.reshape(target.shape)
 
 
 def masked(order: torch.Tensor, kept: int) -> np.ndarray:
@@ -69,9 +69,9 @@ def test_the_loss_is_that_of_the_formulas() -> None:
     objective = built(contrast_weight=0.3)
     made = views(objective)
     result = objective(made, Progress())
-    wanted, drawn, projected, kept = pieces(objective, made)
+    target, drawn, projected, kept = pieces(objective, made)
     gone = [masked(made[f"order_{view}"], kept) for view in (1, 2)]
-    expected = crema_loss(wanted, *drawn, *gone, *projected, lam=0.3, tau=0.1, counted=in_signal(wanted))
+    expected = crema_loss(target, *drawn, *gone, *projected, lam=0.3, tau=0.1, counted=in_signal(target))
     assert float(result.loss.detach()) == pytest.approx(expected, rel=1e-8)
     assert [g.sum(1).tolist() for g in gone] == [[40 - kept] * 4] * 2 and kept == 10
 
@@ -80,27 +80,27 @@ def test_without_a_contrast_it_is_a_masked_autoencoder() -> None:
     objective = built(contrast_weight=0.0)
     made = views(objective)
     assert "order_2" not in made and not hasattr(objective, "projector")
-    wanted, (drawn,), _, kept = pieces(objective, made)
-    expected = masked_mse(wanted, drawn, masked(made["order_1"], kept), in_signal(wanted))
+    target, (drawn,), _, kept = pieces(objective, made)
+    expected = masked_mse(target, drawn, masked(made["order_1"], kept), in_signal(target))
     assert float(objective(made, Progress()).loss) == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_masked_errors_against_the_loop(counted: bool) -> None:
     generator = np.random.default_rng(0)
-    wanted, drawn = generator.normal(size=(2, 3, 6, 5))
+    target, drawn = generator.normal(size=(2, 3, 6, 5))
     gone = generator.random((3, 6)) < 0.6
     gone[:, 0] = True
     counts = generator.random((3, 6, 5)) < 0.7 if counted else np.ones((3, 6, 5), bool)
     counts[1, 2] = False  # a patch that holds no signal counts as nothing
     counts[2] = False
-    tensors = [torch.from_numpy(each) for each in (drawn, wanted, counts.astype(float), gone)]
+    tensors = [torch.from_numpy(each) for each in (drawn, target, counts.astype(float), gone)]
     errors, known = masked_errors(*tensors)
     assert known.tolist() == [1.0, 1.0, 0.0] and float(errors[2]) == 0.0
-    assert float(errors.sum() / known.sum()) == pytest.approx(masked_mse(wanted, drawn, gone, counts), abs=1e-12)
+    assert float(errors.sum() / known.sum()) == pytest.approx(masked_mse(target, drawn, gone, counts), abs=1e-12)
     assert float(masked_errors(tensors[1], *tensors[1:])[0].sum()) == 0.0
     nothing = masked_errors(torch.zeros(1, 6, 5), tensors[1][:1], torch.ones(1, 6, 5), tensors[3][:1])[0]
-    assert float(nothing) == pytest.approx(np.square(wanted[0][gone[0]]).mean(), rel=1e-6)
+    assert float(nothing) == pytest.approx(np.square(target[0][gone[0]]).mean(), rel=1e-6)
 
 
 def test_patches_are_around_their_samples_and_zero_beyond_the_ends() -> None:
@@ -125,8 +125,8 @@ def test_visible_patches_draw_no_gradient_and_the_encoder_sees_no_masked_sample(
     tokens = encoder.tokens(made["view_1"])
     drawn = objective.decoder(encoder.encode(tokens, order[:, :kept]), order)
     drawn.retain_grad()
-    wanted, counts = objective._targets(made["view_1"], made["n_valid"])
-    errors, _ = masked_errors(drawn, wanted, counts, torch.from_numpy(masked(order, kept)))
+    target, counts = objective._targets(made["view_1"], made["n_valid"])
+    errors, _ = masked_errors(drawn, target, counts, torch.from_numpy(masked(order, kept)))
     errors.sum().backward()
     scored = drawn.grad.abs().sum(-1)[0] > 0
     assert sorted(scored.nonzero()[:, 0].tolist()) == sorted(order[0, kept:].tolist())
@@ -170,10 +170,10 @@ def test_normalised_targets_are_those_of_the_oracle_and_finite_where_nothing_mov
     objective = built(contrast_weight=0.0, normalise_patches=True)
     made = views(objective, 2)
     made["view_1"][0, :, 100:200] = 0.0
-    wanted, _ = objective._targets(made["view_1"], made["n_valid"])
+    target, _ = objective._targets(made["view_1"], made["n_valid"])
     plain = patches_of(objective.encoder.lead_scale(made["view_1"]), PATCH).numpy()
-    np.testing.assert_allclose(wanted.numpy(), normalise_patches(plain), atol=1e-9)
-    assert torch.isfinite(wanted).all()
+    np.testing.assert_allclose(target.numpy(), normalise_patches(plain), atol=1e-9)
+    assert torch.isfinite(target).all()
 
 
 def test_a_network_that_cannot_leave_tokens_out_is_refused() -> None:

@@ -53,34 +53,34 @@ def stepped(objective: Objective) -> tuple[StepResult, dict[str, Tensor]]:
 @pytest.mark.parametrize("negatives", ["circular", "iid", "all"])
 @pytest.mark.parametrize("lent", [0, 3])
 def test_the_prediction_alone_is_cpc(negatives: str, lent: int) -> None:
-    said = {"negatives": negatives, "n_negatives": 9, "batch_negatives": lent}
-    ours = built("s4d", SMALL, prediction_weight=1.0, prediction=said)
-    cpc = Cpc(ours.encoder, CpcSettings(crop_seconds=CROP_S, **said)).double()  # type: ignore[arg-type]
-    cpc.predictors.load_state_dict(ours.prediction.predictors.state_dict())  # type: ignore[union-attr,operator]
-    (one, _), (other, _) = stepped(ours), stepped(cpc)
+    prediction = {"negatives": negatives, "n_negatives": 9, "batch_negatives": lent}
+    objective = built("s4d", SMALL, prediction_weight=1.0, prediction=prediction)
+    cpc = Cpc(objective.encoder, CpcSettings(crop_seconds=CROP_S, **prediction)).double()  # type: ignore[arg-type]
+    cpc.predictors.load_state_dict(objective.prediction.predictors.state_dict())  # type: ignore[union-attr,operator]
+    (one, _), (other, _) = stepped(objective), stepped(cpc)
     torch.testing.assert_close(one.loss, other.loss, rtol=1e-12, atol=1e-12)
     for name, value in other.means.items():
         assert torch.equal(one.means["token/loss" if name == "loss" else name], value), name
     assert torch.equal(one.counts["token/rows"], other.counts["records"])
-    gradients = [torch.autograd.grad(found.loss, list(ours.encoder.parameters())) for found in (one, other)]
+    gradients = [torch.autograd.grad(found.loss, list(objective.encoder.parameters())) for found in (one, other)]
     torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-12)
 
 
 def test_both_views_are_predicted_with_the_pass_that_contrast_makes() -> None:
     """The term over views is the mean of those over each view alone, and the contrast beside it stays what it was."""
-    said = {"signal": "views", "n_negatives": 9}
-    ours = built("s4d", SMALL, rhythm="hard", beat="hard", prediction_weight=0.5, prediction=said).eval()
+    prediction = {"signal": "views", "n_negatives": 9}
+    objective = built("s4d", SMALL, rhythm="hard", beat="hard", prediction_weight=0.5, prediction=prediction).eval()
     alone = built("s4d", SMALL, rhythm="hard", beat="hard").eval()
     passes: list[int] = []
-    ours.encoder.first.register_forward_hook(lambda _, given, out: passes.append(len(out)))  # type: ignore[union-attr]
-    found, views = stepped(ours)
+    objective.encoder.first.register_forward_hook(lambda _, given, out: passes.append(len(out)))  # type: ignore[union-attr]
+    found, views = stepped(objective)
     assert passes == [2 * ROWS] and "plain" not in views
     of_views = []
     for name in ("view_1", "view_2"):
-        _, tokens = ours.prediction.encode(ours.encoder, views[name], views["n_valid"])  # type: ignore[operator,union-attr]
-        of = ours.prediction.of.loss(ours.prediction.predictors, *tokens, views, ours.chosen)  # type: ignore[union-attr]
+        _, tokens = objective.prediction.encode(objective.encoder, views[name], views["n_valid"])  # type: ignore[operator,union-attr]
+        of = objective.prediction.of.loss(objective.prediction.predictors, *tokens, views, objective.chosen)  # type: ignore[union-attr]
         of_views.append(of.loss)
-    alone.load_state_dict(ours.state_dict(), strict=False)
+    alone.load_state_dict(objective.state_dict(), strict=False)
     contrast, _ = stepped(alone)
     torch.testing.assert_close(found.loss, contrast.loss + 0.5 * sum(of_views) / 2, rtol=1e-12, atol=1e-12)
     assert float(found.counts["token/rows"]) == 2 * ROWS
@@ -113,14 +113,16 @@ def test_views_of_one_record_lend_each_other_nothing() -> None:
 
 
 def test_weights_scale_terms_and_the_sum_is_that_of_the_terms() -> None:
-    said = {"signal": "plain", "n_negatives": 9, "horizon_s": 0.4}
-    terms = {"beat": "hard", "feature_weight": 3.0, "prediction_weight": 0.25, "prediction": said}
-    ours, _ = stepped(built(**terms))
-    parts = 0.25 * ours.means["token/loss"] + 3.0 * ours.means["feature/loss"] + ours.means["beat/loss"]
-    assert float(ours.means["loss"]) == pytest.approx(float(parts), rel=1e-6)
-    assert float(ours.loss.detach()) == pytest.approx(float(parts), rel=1e-6)
+    prediction = {"signal": "plain", "n_negatives": 9, "horizon_s": 0.4}
+    terms = {"beat": "hard", "feature_weight": 3.0, "prediction_weight": 0.25, "prediction": prediction}
+    objective, _ = stepped(built(**terms))
+    parts = 0.25 * objective.means["token/loss"] + 3.0 * objective.means["feature/loss"] + objective.means["beat/loss"]
+    assert float(objective.means["loss"]) == pytest.approx(float(parts), rel=1e-6)
+    assert float(objective.loss.detach()) == pytest.approx(float(parts), rel=1e-6)
     twice, _ = stepped(built(**{**terms, "prediction_weight": 0.5}))
-    assert float((twice.loss - ours.loss).detach()) == pytest.approx(0.25 * float(ours.means["token/loss"]), rel=1e-6)
+    assert float((twice.loss - objective.loss).detach()) == pytest.approx(
+        0.25 * float(objective.means["token/loss"]), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("term", [{"beat": "hard"}, {"rhythm": "hard"}, {"feature_weight": 2.0}])
@@ -169,12 +171,12 @@ def test_what_lies_beyond_the_end_does_not_reach_the_backward_context() -> None:
 def test_the_map_that_other_terms_read_is_the_one_of_the_network(network: str) -> None:
     """Tokens and contexts of the one pass: where the signal is, the map is `forward_features`."""
     small = SMALL if network == "s4d" else {"width": 12, "direction": "both"}
-    ours = built(network, small, beat="hard", prediction_weight=1.0).eval()
+    objective = built(network, small, beat="hard", prediction_weight=1.0).eval()
     x_mv, n_valid = torch.randn(2, 12, 800, dtype=torch.float64), torch.tensor([800, 400])
     with torch.no_grad():
-        fmap, tokens = ours.prediction.encode(ours.encoder, x_mv, n_valid)  # type: ignore[operator,union-attr]
-        expected = ours.encoder.forward_features(x_mv, n_valid)
-    half = 400 // ours.encoder.stride
+        fmap, tokens = objective.prediction.encode(objective.encoder, x_mv, n_valid)  # type: ignore[operator,union-attr]
+        expected = objective.encoder.forward_features(x_mv, n_valid)
+    half = 400 // objective.encoder.stride
     torch.testing.assert_close(fmap[0], expected[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fmap[1, :, :half], expected[1, :, :half], rtol=1e-12, atol=1e-12)
     assert tokens.z.shape[1] == fmap.shape[2] and len(tokens.contexts) == 2
@@ -209,7 +211,7 @@ def test_the_context_is_the_one_that_the_network_offers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "small", "context", "words"),
+    ("network", "small", "context", "message"),
     [
         ("tiny", {}, "encoder", "needs a network that makes tokens"),
         ("s4d", {**SMALL, "direction": "bidirectional"}, "encoder", r"encoder\.direction=forward or both"),
@@ -219,11 +221,11 @@ def test_the_context_is_the_one_that_the_network_offers() -> None:
     ],
 )
 def test_networks_that_cannot_serve_are_refused_in_words(
-    network: str, small: dict[str, Any] | None, context: str, words: str
+    network: str, small: dict[str, Any] | None, context: str, message: str
 ) -> None:
     if small is None:
         network, small = "vit", {"width": 16, "depth": 1, "heads": 2}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         built(network, small, prediction_weight=1.0, prediction={"context": context})
 
 
@@ -233,9 +235,9 @@ def test_too_short_a_crop_is_refused_by_the_keys_to_change() -> None:
 
 
 def test_the_settings_are_those_of_cpc_and_say_what_is_wrong() -> None:
-    ours, theirs = DensePredictionSettings(), CpcSettings()
+    objective, theirs = DensePredictionSettings(), CpcSettings()
     for name in PredictionSettings.__dataclass_fields__:
-        assert getattr(ours, name) == getattr(theirs, name), name
+        assert getattr(objective, name) == getattr(theirs, name), name
     with pytest.raises(ValueError, match="horizon_s must be above 0"):
         built(prediction_weight=1.0, prediction={"horizon_s": 0.0})
     with pytest.raises(ValueError, match="nothing to learn from"):
@@ -244,11 +246,11 @@ def test_the_settings_are_those_of_cpc_and_say_what_is_wrong() -> None:
         built(prediction_weight=1.0, prediction={"signal": "masked"})
 
 
-def test_it_says_which_terms_it_has() -> None:
+def test_it_describes_its_terms() -> None:
     settings = BeatSslSettings(rhythm="none", beat="hard", feature_weight=3.0, prediction_weight=0.3)
-    told = BeatSsl.described(settings)
-    assert "beats hard (same_record)" in told and "measured features (weight 3)" in told
-    assert told.endswith("moments 0.12 s ahead in plain (weight 0.3)")
+    description = BeatSsl.described(settings)
+    assert "beats hard (same_record)" in description and "measured features (weight 3)" in description
+    assert description.endswith("moments 0.12 s ahead in plain (weight 0.3)")
     assert [curve.key for curve in BeatSsl.curves(settings)][-3:] == [
         "feature/explained",
         "token/accuracy",

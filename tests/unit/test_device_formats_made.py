@@ -70,7 +70,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_formats_are_told_by_content_whatever_they_are_called(tmp_path: Path, name: str) -> None:
+def test_formats_are_recognised_by_content_whatever_their_name(tmp_path: Path, name: str) -> None:
     by_name = read(tmp_path, name, FILES[name]())
     by_content = read(tmp_path, "0001", FILES[name]())
     np.testing.assert_array_equal(by_name.signal_mv, by_content.signal_mv)
@@ -80,8 +80,8 @@ def test_formats_are_told_by_content_whatever_they_are_called(tmp_path: Path, na
 
 
 def test_registry_is_complete() -> None:
-    wanted = {"DICOM", "SCP-ECG", "HL7 aECG", "Philips XML", "Schiller XML", "MUSE XML", "EDF", "WFDB"}
-    assert set(FORMATS) == wanted
+    formats = {"DICOM", "SCP-ECG", "HL7 aECG", "Philips XML", "Schiller XML", "MUSE XML", "EDF", "WFDB"}
+    assert set(FORMATS) == formats
     assert all(entry.name == name and entry.suffixes for name, entry in FORMATS.items())
 
 

@@ -62,8 +62,8 @@ def test_samples(data_dir: Path, path: str) -> None:
 def test_limb_leads_are_sums_of_two(data_dir: Path, path: str) -> None:
     """A wrong lead or a wrong scale of one of them would break Einthoven's and Goldberger's relations."""
     one, two, three, right, left, foot = read(data_dir, path).signal_mv[:6]
-    for lead, wanted in ((three, two - one), (right, -(one + two) / 2), (left, one - two / 2), (foot, two - one / 2)):
-        error = lead - wanted
+    for lead, expected in ((three, two - one), (right, -(one + two) / 2), (left, one - two / 2), (foot, two - one / 2)):
+        error = lead - expected
         assert np.sqrt(np.mean((error - np.median(error)) ** 2)) < 0.012
 
 
@@ -113,15 +113,15 @@ def test_philips_amplitudes_beside_the_devices_own(data_dir: Path) -> None:
     """QRS from peak to peak per lead in version 1.03, whose file has no representative beats."""
     path = "philips_xml/129DYPRG.XML"
     text = (data_dir / "misc" / path).read_text()
-    said = re.findall(r'<leadmeasurement leadname="(\w+)".*?<qrsppk>(-?\d+)</qrsppk>', text, re.DOTALL)
-    assert len(said) == 12
+    stated = re.findall(r'<leadmeasurement leadname="(\w+)".*?<qrsppk>(-?\d+)</qrsppk>', text, re.DOTALL)
+    assert len(stated) == 12
     record = read(data_dir, path)
     peaks = find_r_peaks(record.signal_mv[None].astype(np.float32), 500.0)[0]
     errors = {}
-    for lead, microvolts in said:
+    for lead, microvolts in stated:
         x = record.signal_mv[LEADS.index(lead)]
-        ours = np.median([np.ptp(x[r - 30 : r + 35]) for r in peaks])
-        errors[lead] = 1000.0 * ours / float(microvolts) - 1.0
+        measured = np.median([np.ptp(x[r - 30 : r + 35]) for r in peaks])
+        errors[lead] = 1000.0 * measured / float(microvolts) - 1.0
     # The device leaves a part of aVF out, whose voltages are right: they are those of (II + III) / 2, as tested above.
     assert [lead for lead, error in errors.items() if abs(error) > 0.05] == ["aVF"]
 
@@ -178,6 +178,6 @@ def test_hospital_ids_are_private_and_names_stay_inside(data_dir: Path) -> None:
     record = read(data_dir, "hl7_aecg/Example_aECG.xml")
     assert (record.patient_id, record.patient_is_private) == ("SBJ-123", True)
     for path in SAMPLES:
-        said = repr(read(data_dir, path))
+        stated = repr(read(data_dir, path))
         for secret in ("Clark", "ZZDEMO", "19530508", "1950-01-01", "Investigator"):
-            assert secret not in said.replace(path.rpartition(".")[0], "")
+            assert secret not in stated.replace(path.rpartition(".")[0], "")

@@ -16,8 +16,8 @@ LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
-    built = subprocess.run(words, capture_output=True, text=True, check=False)
+    sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
+    built = subprocess.run(sphinx, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder
 
@@ -46,9 +46,9 @@ def test_commands_settings_and_methods_are_those_of_the_code(site: Path) -> None
         "predict.recordings_per_task",
     ):
         assert key in settings
-    for command, words in (("embed", "embed.beat_pooling"), ("predict", "predict.workers")):
+    for command, sphinx in (("embed", "embed.beat_pooling"), ("predict", "predict.workers")):
         section = settings[settings.index(f'id="{command}"') :]
-        assert words in section and re.search(r">out<|<code[^>]*>[^<]*<span[^>]*>out</span>", section)
+        assert sphinx in section and re.search(r">out<|<code[^>]*>[^<]*<span[^>]*>out</span>", section)
     methods = (site / "generated" / "methods.html").read_text()
     for name in (*objective_classes(), *supervised_classes(), *encoder_classes()):
         assert f"<h3>{name}" in methods
@@ -58,10 +58,10 @@ def test_links_of_the_pages_at_the_root_lead_somewhere() -> None:
     for page in ROOT.glob("*.md"):
         text = page.read_text()
         headings = {_anchor(line) for line in text.splitlines() if line.startswith("#")}
-        for place, anchor in LINK.findall(text):
-            if place and not place.startswith(("http://", "https://")):
-                assert (page.parent / place).exists(), f"{page.name}: {place}"
-            elif anchor and not place:
+        for target, anchor in LINK.findall(text):
+            if target and not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+            elif anchor and not target:
                 assert anchor[1:] in headings, f"{page.name}: {anchor}"
 
 

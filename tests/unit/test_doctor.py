@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 
-def settings(*words: str) -> PretrainSettings:
-    return pretrain_settings(list(words))
+def settings(*overrides: str) -> PretrainSettings:
+    return pretrain_settings(list(overrides))
 
 
 def level(findings: list[Finding] | Finding) -> str:
@@ -38,7 +38,7 @@ def level(findings: list[Finding] | Finding) -> str:
     return max((finding.level for finding in listed), key=list(Level).index).value
 
 
-def told(findings: list[Finding] | Finding) -> str:
+def text_of(findings: list[Finding] | Finding) -> str:
     listed = [findings] if isinstance(findings, Finding) else findings
     return "\n".join(f"{f.what} -> {f.remedy}" for f in listed)
 
@@ -55,13 +55,13 @@ def test_the_installed_packages_are_within_the_bounds_of_pyproject() -> None:
     python, requirements = versions.declared()
     assert set(python.split(",")) == {">=3.11", "<3.13"}
     assert any(text.startswith("ray[") for text in requirements)
-    assert level(versions.check()) == "ok", told(versions.check())
+    assert level(versions.check()) == "ok", text_of(versions.check())
 
 
 def test_versions_out_of_bounds_and_missing_packages() -> None:
     findings = versions.check_packages(["pytest>=999", "no-such-package>=1", "numpy>=2.0,<3", 'colorama; extra == "x"'])
     assert [f.level for f in findings] == [Level.FAIL, Level.FAIL, Level.OK]
-    assert "pip install 'pytest>=999'" in told(findings) and "1 packages" in told(findings)
+    assert "pip install 'pytest>=999'" in text_of(findings) and "1 packages" in text_of(findings)
     assert level(versions.check_python(">=3.14")) == "fail"
     assert level(versions.check_python(">=3.11,<3.13")) == "ok"
     cpu_build = versions.check_packages(["torch>=2.6,<2.14"], {"torch": "2.13.0+cpu"}.get)
@@ -78,7 +78,7 @@ def test_combinations_that_are_known_to_break() -> None:
     }
     findings = versions.check_combinations(here.get)
     assert [f.what.split()[0] for f in findings] == ["mlflow", "pandas", "pyarrow"]
-    assert "CVE-2023-47248" in told(findings)
+    assert "CVE-2023-47248" in text_of(findings)
     assert (
         versions.check_combinations({**here, "mlflow-skinny": "3.18.0", "pandas": "2.3.3", "pyarrow": "25.0.1"}.get)
         == []
@@ -92,7 +92,7 @@ def test_combinations_that_are_known_to_break() -> None:
 
 def test_a_plan_that_does_not_fit_the_cpus() -> None:
     assert level(machine.check_plan(settings("train.workers=8"), 2, 0)) == "fail"
-    assert "together 6" in told(machine.check_plan(settings("train.workers=8"), 2, 0))
+    assert "together 6" in text_of(machine.check_plan(settings("train.workers=8"), 2, 0))
     assert level(machine.check_plan(settings("train.workers=8", "cluster.cpus=8"), 2, 0)) == "warn"
     assert level(machine.check_plan(settings("train.workers=2"), 2, 0)) == "ok"
     assert level(machine.check_plan(settings("train.device=cuda", "train.workers=2"), 8, 1)) == "fail"
@@ -121,7 +121,7 @@ def test_shared_memory_open_files_and_the_temporary_folder() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
-        assert "open-file limit 512" in told(machine.check(settings()))
+        assert "open-file limit 512" in text_of(machine.check(settings()))
         assert level(machine.check(settings())) == "fail"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -146,7 +146,7 @@ def test_the_room_for_sockets_is_that_of_ray() -> None:
 
 def test_a_missing_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere/at/all")
-    assert "does not exist" in told(machine.check(settings()))
+    assert "does not exist" in text_of(machine.check(settings()))
 
 
 def test_devices_against_driver_and_settings() -> None:
@@ -154,8 +154,8 @@ def test_devices_against_driver_and_settings() -> None:
     check = machine.check_devices
     assert level(check(settings(), [], [], None)) == "ok"
     assert level(check(settings("train.device=cuda"), [], [], None)) == "fail"
-    assert "CPU build" in told(check(settings(), [], ["H200, 141 GiB, 570.1"], None))
-    assert "cannot use the driver" in told(check(settings(), [], ["H200, 141 GiB, 570.1"], "13.0"))
+    assert "CPU build" in text_of(check(settings(), [], ["H200, 141 GiB, 570.1"], None))
+    assert "cannot use the driver" in text_of(check(settings(), [], ["H200, 141 GiB, 570.1"], "13.0"))
     assert level(check(settings("train.precision=bf16"), [old], [], "12.8")) == "warn"
     assert level(check(settings("train.precision=bf16"), [new], [], "12.8")) == "ok"
 
@@ -167,8 +167,8 @@ def test_a_port_held_by_something_else() -> None:
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     port = server.server_address[1]
     held_by = ray_state.holders(port)
-    ours = Path("/proc/self/cmdline").read_text().split("\0")[0]
-    assert held_by and any(ours in line for line in held_by)
+    title = Path("/proc/self/cmdline").read_text().split("\0")[0]
+    assert held_by and any(title in line for line in held_by)
     assert level(ray_state.check_port(port, "a test", held_by)) == "warn"
     server.server_close()
     assert ray_state.holders(port) == []
@@ -181,7 +181,7 @@ def test_an_open_dashboard() -> None:
     """A real server on all interfaces, first answering everybody, then asking for a token."""
     with answering({"/api/version": (200, "{}")}, host="0.0.0.0") as url:
         assert level(ray_state.check_dashboard(url)) == "fail"
-        assert "CVE-2023-48022" in told(ray_state.check_dashboard(url))
+        assert "CVE-2023-48022" in text_of(ray_state.check_dashboard(url))
     with answering({"/api/version": (401, "no token")}, host="0.0.0.0") as url:
         assert level(ray_state.check_dashboard(url)) == "ok"
     with answering({"/api/version": (200, "{}")}) as url:
@@ -195,10 +195,10 @@ def test_a_cluster_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_pat
         for form in (address, f"ray://{address}"):
             assert level(ray_state.check_cluster_address(form)) == "ok"
     for form in (address, f"ray://{address}"):
-        assert "does not answer" in told(ray_state.check_cluster_address(form))
+        assert "does not answer" in text_of(ray_state.check_cluster_address(form))
     assert ray_state.check_cluster_address("auto") == ray_state.check_cluster_address(None) == []
-    words = [f"cluster.address={address}", f"out={tmp_path}", "tracking.uri=null"]
-    assert cli.main(["doctor", "--multi-node", *words]) == 1  # Ray is not even asked
+    overrides = [f"cluster.address={address}", f"out={tmp_path}", "tracking.uri=null"]
+    assert cli.main(["doctor", "--multi-node", *overrides]) == 1  # Ray is not even asked
     assert "1 failures" in capsys.readouterr().out
 
 
@@ -210,19 +210,19 @@ def test_token_and_mode(tmp_path: Path) -> None:
     token.parent.mkdir()
     token.write_text("0123456789abcdef")
     token.chmod(0o644)
-    assert f"chmod 600 {token}" in told(ray_state.check_token({"RAY_AUTH_MODE": "token"}, tmp_path))
+    assert f"chmod 600 {token}" in text_of(ray_state.check_token({"RAY_AUTH_MODE": "token"}, tmp_path))
     token.chmod(0o600)
     assert level(ray_state.check_token({"RAY_AUTH_MODE": "token"}, tmp_path)) == "ok"
     trap = ray_state.check_token({}, tmp_path)
-    assert level(trap) == "warn" and "401" in told(trap) and "export RAY_AUTH_MODE=token" in told(trap)
+    assert level(trap) == "warn" and "401" in text_of(trap) and "export RAY_AUTH_MODE=token" in text_of(trap)
     assert level(ray_state.check_token({"RAY_AUTH_MODE": "disabled"}, tmp_path)) == "ok"
-    assert "0123456789abcdef" not in told(trap)
+    assert "0123456789abcdef" not in text_of(trap)
 
 
 # Storage
 
 
-def test_places_that_can_and_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_can_and_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert level(storage.check_writable("out", str(tmp_path / "new" / "runs"))) == "ok"
     assert sorted(tmp_path.rglob("*")) == before, "trying a place leaves nothing behind"
@@ -232,7 +232,7 @@ def test_places_that_can_and_cannot_be_written(tmp_path: Path, monkeypatch: pyte
         level(storage.check_writable("out", "s3://no-such-host/x?endpoint_override=127.0.0.1:9&scheme=http")) == "fail"
     )
     keys = storage.check_writable("out", "s3://AKIA:geheim@bucket/x")
-    assert level(keys) == "fail" and "geheim" not in told(keys)
+    assert level(keys) == "fail" and "geheim" not in text_of(keys)
     assert [level(storage.check_disk("out", free)) for free in (1e8, 1e9, 1e11)] == ["fail", "warn", "ok"]
     assert level(storage.check_travels("out", "runs", True)) == "fail"
     assert storage.check_travels("out", "/runs", True) == storage.check_travels("out", "runs", False) == []
@@ -260,13 +260,13 @@ def tiny_corpus(tmp_path: Path) -> Path:
 def test_a_corpus_that_is_whole_damaged_cut_or_absent(tiny_corpus: Path) -> None:
     assert level(storage.check_corpus(str(tiny_corpus))) == "ok"
     (tiny_corpus / "shards" / "a.parquet").write_bytes(b"1234")
-    assert "1 of 1 shards are missing or cut (a.parquet)" in told(storage.check_corpus(str(tiny_corpus)))
+    assert "1 of 1 shards are missing or cut (a.parquet)" in text_of(storage.check_corpus(str(tiny_corpus)))
     manifest = tiny_corpus / "manifest-1.json"
     manifest.write_text(manifest.read_text().replace('"rows": 3', '"rows": 4'))
     assert level(storage.check_corpus(str(tiny_corpus))) == "fail"
     manifest.unlink()
     absent = storage.check_corpus(str(tiny_corpus))
-    assert level(absent) == "warn" and "beatray ingest" in told(absent)
+    assert level(absent) == "warn" and "beatray ingest" in text_of(absent)
 
 
 # Tracking
@@ -310,28 +310,28 @@ SEARCH = "/api/2.0/mlflow/experiments/search"
 
 def test_tracking_servers_old_open_locked_dead_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering({"/version": (200, "3.17.2"), f"{SEARCH}!": (403, "Invalid Host header")}) as uri:
-        assert level(tracking.check_server(uri)) == "ok", told(tracking.check_server(uri))
+        assert level(tracking.check_server(uri)) == "ok", text_of(tracking.check_server(uri))
     with answering({"/version": (200, "3.9.0"), f"{SEARCH}!": (403, "")}) as uri:
-        assert "CVE-2026-2614" in told(tracking.check_server(uri)) and level(tracking.check_server(uri)) == "fail"
+        assert "CVE-2026-2614" in text_of(tracking.check_server(uri)) and level(tracking.check_server(uri)) == "fail"
     with answering({"/version": (200, "3.17.2"), f"{SEARCH}!": (200, "{}")}) as uri:
-        assert level(tracking.check_server(uri)) == "warn" and "--allowed-hosts" in told(tracking.check_server(uri))
+        assert level(tracking.check_server(uri)) == "warn" and "--allowed-hosts" in text_of(tracking.check_server(uri))
     with answering({"/version": (401, "who?"), f"{SEARCH}!": (403, "")}) as uri:
         assert (
-            "MLFLOW_TRACKING_USERNAME" in told(tracking.check_server(uri))
+            "MLFLOW_TRACKING_USERNAME" in text_of(tracking.check_server(uri))
             and level(tracking.check_server(uri)) == "fail"
         )
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-horse")
-        assert "refuses the login given" in told(tracking.check_server(uri))
+        assert "refuses the login given" in text_of(tracking.check_server(uri))
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p")
         assert level(tracking.check_server(uri)) == "ok"
         assert level(tracking.check_server(uri.replace("//", "//u:p@"))) == "ok"
     with answering({}) as uri:
         assert level(tracking.check_server(uri)) == "fail"
     with answering({"/version": (200, "<html>hello")}) as uri:
-        assert "not a version" in told(tracking.check_server(uri))
+        assert "not a version" in text_of(tracking.check_server(uri))
     dead = tracking.check_server(uri.replace("//", "//u:geheim99@"))
-    assert level(dead) == "fail" and "Connection refused" in told(dead) and "geheim99" not in told(dead)
+    assert level(dead) == "fail" and "Connection refused" in text_of(dead) and "geheim99" not in text_of(dead)
     assert level(tracking.check_in_the_clear("http://mlflow.lab:5000", ("u", "p"))) == "warn"
     assert tracking.check_in_the_clear("https://mlflow.lab", ("u", "p")) == []
     assert level(tracking.check(settings("tracking.uri=file:///data/mlruns"))) == "fail"
@@ -341,19 +341,19 @@ def test_tracking_servers_old_open_locked_dead_and_wrong(monkeypatch: pytest.Mon
 # The command
 
 
-def test_the_command_tells_all_and_exits_by_the_gravest(
+def test_the_command_reports_all_and_exits_by_the_gravest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"out={tmp_path}", "train.workers=1"]
-    assert cli.main(["doctor", *words, "--json"]) == 0
+    overrides = [f"out={tmp_path}", "train.workers=1"]
+    assert cli.main(["doctor", *overrides, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {item["subject"] for item in found} == set(checks.CHECKS)
     assert set(found[0]) == {"subject", "level", "what", "remedy"}
-    assert cli.main(["doctor", "finetune", "encoder=random", "labels=rhythm", *words, "--json"]) == 0
+    assert cli.main(["doctor", "finetune", "encoder=random", "labels=rhythm", *overrides, "--json"]) == 0
     assert {item["subject"] for item in json.loads(capsys.readouterr().out)} == set(checks.CHECKS)
     with answering({"/version": (200, "2.9.0")}) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//user:geheim99@"))
-        assert cli.main(["doctor", *words]) == 1
+        assert cli.main(["doctor", *overrides]) == 1
     printed = capsys.readouterr().out
     assert "fail  tracking  the tracking server" in printed and "1 failures" in printed
     assert "geheim99" not in printed
@@ -366,7 +366,7 @@ def test_a_check_that_breaks_is_a_finding_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(checks.CHECKS, "ray", breaks)
     found = list(checks.examine(settings()))
     assert [subject for subject, f in found if f.level is Level.FAIL] == ["ray"]
-    assert "geheim99" not in told([f for _, f in found])
+    assert "geheim99" not in text_of([f for _, f in found])
     assert "tracking" in {subject for subject, _ in found}
 
 

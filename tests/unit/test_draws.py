@@ -28,8 +28,8 @@ def splitmix64(state: int) -> int:
 def test_chain_is_splitmix64_of_each_word() -> None:
     assert splitmix64(0) == 0xE220A8397B1DCDAF  # first output of the published generator seeded with 0
     state = 0
-    for word in (11, 3, 2**63 + 5, 9, 1):  # seed, epoch, key, stream, counter
-        state = splitmix64(state ^ word)
+    for value in (11, 3, 2**63 + 5, 9, 1):  # seed, epoch, key, stream, counter
+        state = splitmix64(state ^ value)
     key = np.array([5 - 2**63])  # the same 64 bits, signed
     assert uniform(key, 11, 3, 9, 2)[0, 1] == (state >> 11) / 2**53
 
@@ -59,7 +59,7 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
         assert abs(np.corrcoef(draws.ravel(), other.ravel())[0, 1]) < 0.02
 
 
-def test_every_word_matters() -> None:
+def test_every_number_of_the_key_matters() -> None:
     seen = {
         float(uniform(np.array([key]), seed, epoch, stream, 1)[0, 0])
         for key in (-1, 0, 1)

@@ -107,9 +107,9 @@ def test_a_file_of_which_a_later_part_is_kept_is_not_read_again(tmp_path: Path) 
         assert known_items(store, manifest, retry_refused=again) == {("files", name) for name in known}
 
 
-def test_explain_tells_of_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_reports_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.xml").write_bytes(joined(GOOD, SHORT, GOOD))
     assert main(["ingest", "explain", str(tmp_path / "a.xml")]) == 1
-    told = capsys.readouterr().out
-    second = told[told.index("recording 2 of the file") : told.index("recording 3 of the file")]
-    assert "refused: too_short" in second and "would be kept as 2 rows" in told
+    output = capsys.readouterr().out
+    second = output[output.index("recording 2 of the file") : output.index("recording 3 of the file")]
+    assert "refused: too_short" in second and "would be kept as 2 rows" in output

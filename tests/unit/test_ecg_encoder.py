@@ -92,14 +92,14 @@ def test_other_rates_are_resampled_and_must_be_told(
         spread = vectors.std(axis=0) + 1e-9
         return float(np.median(np.abs(found - vectors) / spread))
 
-    told = distance(beatray.EcgEncoder(path).transform(slow, rate_hz=250))
-    assert told < 0.05
+    difference = distance(beatray.EcgEncoder(path).transform(slow, rate_hz=250))
+    assert difference < 0.05
     same(
         beatray.EcgEncoder(path, rate_hz=250).transform(slow[:2]),
         beatray.EcgEncoder(path).transform(slow[:2], rate_hz=250.0),
     )
     doubled = np.concatenate([slow, slow], axis=-1)  # the same samples, taken for 500 Hz
-    assert distance(beatray.EcgEncoder(path).transform(doubled)) > 5 * told
+    assert distance(beatray.EcgEncoder(path).transform(doubled)) > 5 * difference
 
 
 def test_leads_and_samples_that_were_not_recorded(
@@ -124,7 +124,7 @@ def test_leads_and_samples_that_were_not_recorded(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda x: x[:, :8], r"recording 0 has 8 leads; twelve are needed, in the order I II III"),
         (lambda x: x.transpose(0, 2, 1), r"the leads must come first. Give its transpose"),
@@ -139,8 +139,10 @@ def test_leads_and_samples_that_were_not_recorded(
         (lambda x: [["a"] * 12], r"not an array of numbers"),
     ],
 )
-def test_errors_name_the_recording_and_the_cause(path: str, ecgs: NDArray[np.float64], spoil: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_errors_name_the_recording_and_the_cause(
+    path: str, ecgs: NDArray[np.float64], spoil: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         beatray.EcgEncoder(path).transform(spoil(ecgs[:2]))
 
 

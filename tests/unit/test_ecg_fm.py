@@ -313,7 +313,7 @@ def test_other_networks_whose_tokens_see_both_sides_will_do(network: str, settin
     assert objective.mask_token.grad.abs().max() > 0
 
 
-def test_masked_tokens_of_a_transformer_keep_their_place_which_is_no_content() -> None:
+def test_masked_tokens_of_a_transformer_keep_their_position_which_is_no_content() -> None:
     objective = built("vit", {"width": 8, "depth": 1, "heads": 2}, patient_weight=0.0)
     views = made(objective)
     seen: list[Tensor] = []

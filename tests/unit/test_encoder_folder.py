@@ -32,12 +32,12 @@ def test_an_encoder_is_known_by_what_runs_and_embeddings_have_written_down(
     name: str, in_runs: str, in_embeddings: str, tmp_path: Path
 ) -> None:
     elsewhere = shutil.copytree(OLD_ENCODERS / name, tmp_path / "run")
-    for place in (OLD_ENCODERS / name, elsewhere, elsewhere / "encoder"):
-        assert encoder_sha256(str(place)) == in_runs
-        assert encoder_sha256(str(place), listed=True) == in_embeddings
+    for path in (OLD_ENCODERS / name, elsewhere, elsewhere / "encoder"):
+        assert encoder_sha256(str(path)) == in_runs
+        assert encoder_sha256(str(path), listed=True) == in_embeddings
 
 
-def test_a_place_is_from_the_root_or_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_from_the_root_or_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     assert absolute("runs/a.csv") == str(tmp_path / "runs" / "a.csv") and absolute("/d/a") == "/d/a"

@@ -33,7 +33,7 @@ def test_a_missing_a_doubled_and_a_swapped_record_are_caught() -> None:
     whole = key_sum(KEYS)
     assert not filled(KEYS[1:]).holds(50, whole)
     assert not filled([*KEYS, KEYS[3]]).holds(50, whole)
-    assert not filled([*KEYS[1:], KEYS[3]]).holds(50, whole)  # the count alone would not tell
+    assert not filled([*KEYS[1:], KEYS[3]]).holds(50, whole)  # the count alone would not show it
 
 
 def test_dropped_rows_are_counted() -> None:
@@ -41,8 +41,8 @@ def test_dropped_rows_are_counted() -> None:
     assert not filled(KEYS[:44], dropped=5).holds(50, key_sum(KEYS))
 
 
-def test_the_difference_is_told_by_name() -> None:
+def test_the_difference_is_given_by_name() -> None:
     names = {record_key(f"ludb/{number}"): f"ludb/{number}" for number in range(50)}
-    told = difference([*KEYS[1:], KEYS[3]], KEYS, names)
-    assert told == "missing: ludb/0; seen too often or not asked for: ludb/3"
+    differing = difference([*KEYS[1:], KEYS[3]], KEYS, names)
+    assert differing == "missing: ludb/0; seen too often or not asked for: ludb/3"
     assert "and 30 more" in difference([], KEYS, names)

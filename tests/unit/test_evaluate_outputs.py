@@ -64,12 +64,12 @@ def test_a_reader_finds_what_it_would_have_computed(
     tasks = parts(rows, ASKED, tmp_path)
     outputs = Outputs(tmp_path / "kept", "corpus", tasks, ASKED)
     sources = [source_of(encoder, 3), source_of(encoder.random(), 3)]
-    wanted = [(t, c, s) for t in tasks for c in ("clean", "noise 3", "2 leads") for s in sources]
-    for piece in outputs.missing(wanted):
+    needed = [(t, c, s) for t in tasks for c in ("clean", "noise 3", "2 leads") for s in sources]
+    for piece in outputs.missing(needed):
         outputs.compute(piece)
-    assert outputs.missing(wanted) == []
+    assert outputs.missing(needed) == []
     positions = {name: i for i, name in enumerate(rows.record_id)}
-    for task, condition, source in wanted:
+    for task, condition, source in needed:
         data = tasks[task]
         chosen = np.array(
             [
@@ -108,9 +108,9 @@ def test_r_peaks_are_found_once_for_all_encoders_and_probes(
     monkeypatch.setattr(module, "find_r_peaks", counted)
     monkeypatch.setattr("beatray.evaluate.pooling.find_r_peaks", lambda *_, **__: pytest.fail("found again"))
     asked = replace(ASKED, tasks=("classify",))
-    told: list[tuple[int, str]] = []
-    evaluate(rows, *split_of(rows), [encoder], asked, lambda done, _, name: told.append((done, name)))
-    assert told[0][0] == 0 and told[0][1].startswith("classify encoders read clean recordings 1 to")
+    reports: list[tuple[int, str]] = []
+    evaluate(rows, *split_of(rows), [encoder], asked, lambda done, _, name: reports.append((done, name)))
+    assert reports[0][0] == 0 and reports[0][1].startswith("classify encoders read clean recordings 1 to")
     data = parts(rows, asked, tmp_path)["classify"]
     assert sum(searched) == len(data.record_ids) + 2 * len(data.test)
 
@@ -187,6 +187,6 @@ def test_other_weights_and_versions_have_files_of_their_own(
 def test_measured_features_and_fine_tuning_read_no_outputs(encoder: EncoderSpec) -> None:
     units = plan(("segment", "classify"), [encoder], replace(ASKED, protocols=("linear_probe", "finetune")))
     for unit in units:
-        wanted = read_by(unit, ASKED)
-        assert bool(wanted) == (unit.spec is not None and unit.protocol != "finetune")
-        assert len(wanted) in (0, 3 if unit.variant in ("pretrained", "random") else 1)
+        needed = read_by(unit, ASKED)
+        assert bool(needed) == (unit.spec is not None and unit.protocol != "finetune")
+        assert len(needed) in (0, 3 if unit.variant in ("pretrained", "random") else 1)

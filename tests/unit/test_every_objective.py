@@ -66,7 +66,7 @@ def test_every_method_has_a_recipe_as_published_and_a_small_one() -> None:
     assert {settings_of(recipe).objective["name"] for recipe in RECIPES} == set(METHODS)
 
 
-def test_every_method_says_what_it_is() -> None:
+def test_every_method_describes_itself() -> None:
     for name, kind in objective_classes().items():
         assert kind.title and kind.__doc__ and kind.Settings.__doc__, name
         settings = kind.Settings()

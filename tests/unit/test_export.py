@@ -171,7 +171,7 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "beatray" and "beat_ssl" in front["tags"]
-    for words in (
+    for overrides in (
         "| ludb | 120 | ODC-By 1.0 |",
         "| ptbxl | 1,302 | CC BY 4.0 |",
         "ab" * 32,
@@ -182,10 +182,10 @@ def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "f_c = 0.5 Hz",
         "test_folds",
     ):
-        assert words in card, words
+        assert overrides in card, overrides
     assert "/secret" not in card and "/secret" not in (out / "encoder.json").read_text()
     here = str(Path(beatray.__file__).parent).encode()
-    assert all(here not in file.read_bytes() for file in out.iterdir())  # nothing tells of the machine it was made on
+    assert all(here not in file.read_bytes() for file in out.iterdir())  # nothing shows the machine it was made on
     # the folder is an encoder like any other, and every file of it is hashed
     x_mv = recordings()[:2]
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_a_program_that_differs_is_refused_with_the_difference(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_libraries_it_says_what_to_install(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_libraries_it_names_what_to_install(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "NEEDED", ("onnx", "no_such_library"))
     with pytest.raises(ExportError, match=r"ONNX needs no_such_library: pip install 'beatray\[export\]'"):
         to_programs(trained("tiny"), recordings())

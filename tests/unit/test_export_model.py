@@ -33,10 +33,10 @@ def test_answers_are_calibrated_and_in_the_units_of_the_labels(
     kind: str, signal_uv: NDArray[np.int16], tmp_path: Path
 ) -> None:
     made = made_model(tmp_path, kind)
-    loaded, said = read_model(made), beatray.load_model(made).predict(signal_uv / 1000.0)
+    loaded, predicted = read_model(made), beatray.load_model(made).predict(signal_uv / 1000.0)
     with torch.no_grad():
         (found,) = Answers(loaded.network, loaded.description)(prepare(torch.from_numpy(signal_uv.copy())))
-    expected = said.numbers if kind == "numbers" else said.probabilities
+    expected = predicted.numbers if kind == "numbers" else predicted.probabilities
     assert expected is not None and expected.std() > 0.01
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -50,18 +50,18 @@ def test_programs_of_waves_give_the_waves_of_the_model(signal_uv: NDArray[np.int
     with torch.no_grad():
         (again,) = torch.export.load(io.BytesIO((out / "model.pt2").read_bytes())).module()(x_mv)
     np.testing.assert_allclose(found, again.numpy(), rtol=1e-3, atol=1e-4)
-    said = beatray.load_model(str(out)).predict(signal_uv / 1000.0)  # the exported folder is a model itself
-    assert said.waves is not None and found.shape == (3, 1, 4, 5000)
-    for waves, chances in zip(said.waves, found, strict=True):
+    predicted = beatray.load_model(str(out)).predict(signal_uv / 1000.0)  # the exported folder is a model itself
+    assert predicted.waves is not None and found.shape == (3, 1, 4, 5000)
+    for waves, chances in zip(predicted.waves, found, strict=True):
         runs = sum(len(runs_of(chances[0].argmax(0).astype(np.int8), value)) for value in (1, 2, 3))
         assert len(waves) > 5 and abs(runs - len(waves)) <= 1  # equal chances may fall to either side
 
 
-def test_the_command_tells_a_model_from_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_distinguishes_a_model_from_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made, out = made_model(tmp_path / "made", "multilabel"), tmp_path / "out"
     assert main(["export", made, "--out", str(out), "--no-onnx"]) == 0
-    told, card = capsys.readouterr().out, (out / "README.md").read_text()
-    assert "model.pt2: equal to the model to" in told and "beatray.load_model(" in told
+    output, card = capsys.readouterr().out, (out / "README.md").read_text()
+    assert "model.pt2: equal to the model to" in output and "beatray.load_model(" in output
     assert "## Without beatray" in card and "Yes above [0.5, 0.4, 0.6], in this order" in card
     assert not (out / "model.onnx").exists()
     assert main(["export", made, "--out", str(out)]) == 2

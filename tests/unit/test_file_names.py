@@ -21,17 +21,17 @@ from wfdb_files import ecg_counts, header_text, pack, write_record
 COUNTS = ecg_counts(3000)
 
 
-def in_capitals(folder: Path, name: str, said: str) -> None:
+def in_capitals(folder: Path, name: str, named: str) -> None:
     """A record of a FAT disk: NAME.HEA and NAME.DAT, whose header may still say what they were called before."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name.upper()}.HEA").write_text(header_text(said, COUNTS, file_name=f"{said}.dat"))
+    (folder / f"{name.upper()}.HEA").write_text(header_text(named, COUNTS, file_name=f"{named}.dat"))
     (folder / f"{name.upper()}.DAT").write_bytes(pack(COUNTS, 16))
 
 
 @pytest.mark.parametrize("source", ["wfdb", "files", "cinc", "ptb", "incart"])
-@pytest.mark.parametrize("said", ["a1", "A1"])
-def test_a_record_in_capitals_is_read_like_any_other(tmp_path: Path, source: str, said: str) -> None:
-    in_capitals(tmp_path / "x", "a1", said)
+@pytest.mark.parametrize("named", ["a1", "A1"])
+def test_a_record_in_capitals_is_read_like_any_other(tmp_path: Path, source: str, named: str) -> None:
+    in_capitals(tmp_path / "x", "a1", named)
     write_record(tmp_path / "x", "b", COUNTS)
     tree = open_tree(str(tmp_path))
     items = SOURCES[source].find(tree)
@@ -39,7 +39,7 @@ def test_a_record_in_capitals_is_read_like_any_other(tmp_path: Path, source: str
     for item in items:
         (record,) = SOURCES[source].read(tree, item)
         np.testing.assert_array_equal(np.rint(record.signal_mv * 1000), COUNTS.T)
-        assert ("record_name_case" in record.notes) == (item.name.endswith("A1") and said == "a1")
+        assert ("record_name_case" in record.notes) == (item.name.endswith("A1") and named == "a1")
     assert SOURCES[source].others is None or not files.others(tree)  # A1.DAT belongs to A1.HEA
 
 
@@ -70,7 +70,7 @@ def test_arrays_in_capitals(tmp_path: Path, cell: str) -> None:
     assert (item.name, next(arrays.read(tree, item)).patient_id) == ("A", "arrays/7")
 
 
-def test_a_word_of_a_table_means_one_file_or_none(tmp_path: Path) -> None:
+def test_a_name_in_a_table_means_one_file_or_none(tmp_path: Path) -> None:
     names = ("a.NPY", "A.npy", "x/a.NPY", "x/b.NPY")
     tree = arrays_of(tmp_path, names, "a.NPY,1\nA.npy,2\nx/a.npy,3\nb.npy,4\n")
     assert {item.path: item.meta["patient"] for item in arrays.find(tree)} == dict(zip(names, "1234", strict=True))

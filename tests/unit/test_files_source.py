@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def told(tree: Tree) -> dict[str, int]:
+def passed_over(tree: Tree) -> dict[str, int]:
     return {other.detail.partition(" files ")[2].partition(":")[0]: other.count for other in files.others(tree)}
 
 
@@ -51,10 +51,10 @@ def test_everything_is_listed_or_counted(folder: Path) -> None:
         "m": "MUSE XML", "night": "EDF", "p": "Philips XML", "s": "Schiller XML", "w": "WFDB",
         "ward/2024/one": "SCP-ECG", "ward/2024/two": "HL7 aECG", "ward/IM000001": "DICOM",
     }  # fmt: skip
-    assert told(tree) == {
+    assert passed_over(tree) == {
         files.UNSUPPORTED: 1, files.NO_WAVEFORM: 1, files.OTHER_XML: 1, files.UNKNOWN: 1,
     }  # fmt: skip
-    listed_or_counted = len(items) + sum(told(tree).values())
+    listed_or_counted = len(items) + sum(passed_over(tree).values())
     assert listed_or_counted == len(tree.names()) - 2  # w.dat and w.atr belong to w.hea
     assert pickle.loads(pickle.dumps(items)) == items
     for item in items:
@@ -102,7 +102,7 @@ def test_a_right_suffix_with_other_content_is_refused_by_name(folder: Path) -> N
         assert caught.value.reason is (Reason.METADATA if refused else Reason.HEADER)
 
 
-def test_nothing_there_is_told_with_what_is(tmp_path: Path) -> None:
+def test_nothing_there_is_reported_with_what_is(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(RecordError, match=r"no recording of a known format.*\.txt 1"):
         files.find(open_tree(str(tmp_path)))

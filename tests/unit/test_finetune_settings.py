@@ -41,9 +41,16 @@ def test_the_network_is_that_of_the_weights(encoder: str) -> None:
         pretrain_settings([f"encoder.weights={encoder}/elsewhere", "corpus=/c"])
 
 
-def test_settings_of_the_objective_may_be_said_by_their_own_names() -> None:
-    words = ["encoder=random", "encoder.name=xresnet1d18", "corpus=/c", "labels=rhythm", "trained=last", "fraction=0.1"]
-    made = finetune_settings([*words, "augment.lead_dropout=0.2", "select=f1", "train.epochs=7"])
+def test_settings_of_the_objective_may_be_given_by_their_own_names() -> None:
+    overrides = [
+        "encoder=random",
+        "encoder.name=xresnet1d18",
+        "corpus=/c",
+        "labels=rhythm",
+        "trained=last",
+        "fraction=0.1",
+    ]
+    made = finetune_settings([*overrides, "augment.lead_dropout=0.2", "select=f1", "train.epochs=7"])
     assert made.encoder["name"] == "xresnet1d18" and made.encoder_weights is None
     about = made.objective
     assert (about["name"], about["labels"], about["trained"], about["fraction"]) == (
@@ -57,32 +64,37 @@ def test_settings_of_the_objective_may_be_said_by_their_own_names() -> None:
     waves = finetune_settings(["encoder=random", "corpus=/c", "task=segment", "decoder=unet"])
     assert waves.objective["name"] == "segmentation" and waves.objective["decoder"] == "unet"
     with pytest.raises(SettingsError, match=r"checkpoint\.export=best needs a validation"):
-        finetune_settings([*words, "train.validate_every_epochs=0"])
+        finetune_settings([*overrides, "train.validate_every_epochs=0"])
 
 
 def test_what_is_printed_is_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["encoder=random", "corpus=/c", "task=regress", "labels=age", "train.patience=null"]
-    assert main(["finetune", *words, "--print-config"]) == 0
+    overrides = ["encoder=random", "corpus=/c", "task=regress", "labels=age", "train.patience=null"]
+    assert main(["finetune", *overrides, "--print-config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["objective"]["labels"] == "age" and printed["train"]["patience"] is None
     assert printed["encoder"]["name"] == "tiny" and printed["run"] == "finetune"
 
 
 def test_fractions_parts_and_seeds_are_a_sweep(encoder: str, tmp_path: Path) -> None:
-    words = ["objective=supervised", "objective.labels=superdiagnostic", f"encoder.weights={encoder}", "train=finetune"]
-    words += ["checkpoint=best", "sweep.metric=validation_auroc", "sweep.mode=max", "corpus=/c", f"out={tmp_path}"]
+    overrides = [
+        "objective=supervised",
+        "objective.labels=superdiagnostic",
+        f"encoder.weights={encoder}",
+        "train=finetune",
+    ]
+    overrides += ["checkpoint=best", "sweep.metric=validation_auroc", "sweep.mode=max", "corpus=/c", f"out={tmp_path}"]
     space = ["sweep.space.objective.fraction=[0.1,1.0]", "sweep.space.objective.trained=[head,all]"]
-    plan = plan_from([*words, *space])
+    plan = plan_from([*overrides, *space])
     assert [trial.name for trial in plan.trials][:2] == ["fraction-0.1__trained-head", "fraction-0.1__trained-all"]
     assert {trial.settings.objective["trained"] for trial in plan.trials} == {"head", "all"}
     assert all(list(trial.settings.encoder["channels"]) == [16, 16, 48] for trial in plan.trials)
     with pytest.raises(SettingsError, match="did you mean 'validation_auroc'"):
-        plan_from([*(word.replace("_auroc", "_auroq") for word in words), *space])
+        plan_from([*(override.replace("_auroc", "_auroq") for override in overrides), *space])
 
 
 def test_what_pretraining_saves_in_labels_is_a_sweep(encoder: str, tmp_path: Path) -> None:
-    words = ["sweep=label_efficiency", f"encoder.weights={encoder}", "corpus=/c", f"out={tmp_path}"]
-    plan = plan_from([*words, "labels=sex", "train.epochs=3"])
+    overrides = ["sweep=label_efficiency", f"encoder.weights={encoder}", "corpus=/c", f"out={tmp_path}"]
+    plan = plan_from([*overrides, "labels=sex", "train.epochs=3"])
     rows, fractions, seeds = 4, 5, 3
     assert len(plan.trials) == rows * fractions * seeds and plan.sweep.metric == "validation_auroc"
     first, last = plan.trials[0], plan.trials[-1]
@@ -91,12 +103,12 @@ def test_what_pretraining_saves_in_labels_is_a_sweep(encoder: str, tmp_path: Pat
     assert {trial.settings.objective["labels"] for trial in plan.trials} == {"sex"}
     assert {trial.settings.train.epochs for trial in plan.trials} == {3}
     assert {trial.settings.objective["fraction_seed"] for trial in plan.trials} == {None}  # that of the training
-    assert config_of([*words, "labels=sex"])["objective"]["labels"] == "sex"
+    assert config_of([*overrides, "labels=sex"])["objective"]["labels"] == "sex"
 
     table = ["labels=./labels.csv", "labels.targets.low=lvef < 40", "labels.columns=[lvef]"]
-    learned = plan_from([*words, *table]).trials[0].settings.objective
+    learned = plan_from([*overrides, *table]).trials[0].settings.objective
     assert learned["labels"] == "table" and learned["table"]["table"] == "./labels.csv"
     assert learned["table"]["targets"] == {"low": "lvef < 40"} and list(learned["table"]["columns"]) == ["lvef"]
 
     numbers = ["labels=age", "objective.task=regress", "sweep.metric=validation_mae", "sweep.mode=min"]
-    assert plan_from([*words, *numbers]).trials[0].settings.objective["task"] == "regress"
+    assert plan_from([*overrides, *numbers]).trials[0].settings.objective["task"] == "regress"

@@ -131,8 +131,8 @@ def test_first_bytes_of_files_in_every_kind_of_tree(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / name, mode) as tar:  # type: ignore[call-overload]
             tar.add(tmp_path / "in" / "deep" / "x", "deep/x")
             tar.add(tmp_path / "in" / "empty", "empty")
-    for place in ("in", "a.zip", "a.tar", "a.tar.gz"):
-        tree: Tree = open_tree(str(tmp_path / place))
+    for archive in ("in", "a.zip", "a.tar", "a.tar.gz"):
+        tree: Tree = open_tree(str(tmp_path / archive))
         assert tree.head("deep/x", 100) == data[:100]
         assert tree.head("deep/x", 10**6) == data
         assert tree.head("empty", 10) == b""
@@ -165,10 +165,10 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert caught.value.reason is Reason.FORMAT
 
 
-def test_checks_are_heard_only_inside_the_block() -> None:
-    heard: list[tuple[str, str]] = []
+def test_checks_are_reported_only_inside_the_block() -> None:
+    checks: list[tuple[str, str]] = []
     passed("before", 0)
-    with listening(lambda what, seen: heard.append((what, seen))):
+    with listening(lambda what, seen: checks.append((what, seen))):
         passed("inside", 1)
     passed("after", 2)
-    assert heard == [("inside", "1")]
+    assert checks == [("inside", "1")]

@@ -52,28 +52,28 @@ def journalled(folder: Path) -> None:
 def test_what_did_not_fit_is_named(write: Callable[[Path], object], name: str, tmp_path: Path) -> None:
     with small_files(), pytest.raises(OSError) as caught:
         write(tmp_path)
-    assert cli._tellable(pickle.loads(pickle.dumps(caught.value))) in (
+    assert cli._user_message(pickle.loads(pickle.dumps(caught.value))) in (
         f"{os.strerror(errno.EFBIG)}: {tmp_path}/{name}",
         f"{os.strerror(errno.ENOSPC)}: {tmp_path}/{name}",  # the journal's own: a part was written
     )
 
 
-def test_places_are_named_where_the_file_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_named_where_the_file_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(full_disk, "LITTLE", 2**60)  # every place counts as full
-    told = cli._tellable(full, str(tmp_path / "not" / "there"))
-    assert told is not None and told.startswith(f"No space left on device: out={tmp_path}/not/there has ")
-    assert "the temporary folder" in told and "/dev/shm has" in told and "RAY_TMPDIR=" in told
-    monkeypatch.setattr(full_disk, "_room", lambda place: (5 * 2**20 if "shm" in str(place) else 2**40, 1000))
+    monkeypatch.setattr(full_disk, "LITTLE", 2**60)  # every path counts as full
+    message = cli._user_message(full, str(tmp_path / "not" / "there"))
+    assert message is not None and message.startswith(f"No space left on device: out={tmp_path}/not/there has ")
+    assert "the temporary folder" in message and "/dev/shm has" in message and "RAY_TMPDIR=" in message
+    monkeypatch.setattr(full_disk, "_room", lambda path: (5 * 2**20 if "shm" in str(path) else 2**40, 1000))
     monkeypatch.setattr(full_disk, "LITTLE", 2**26)
-    assert (cli._tellable(full, "s3://bucket/runs") or "").startswith(
+    assert (cli._user_message(full, "s3://bucket/runs") or "").startswith(
         "No space left on device: /dev/shm has 5 MiB free;"
     )
-    monkeypatch.setattr(full_disk, "_room", lambda place: (2**40, 0 if place == tmp_path else 1000))
-    assert f"out={tmp_path} has no more files free; make" in (cli._tellable(full, str(tmp_path)) or "")
+    monkeypatch.setattr(full_disk, "_room", lambda path: (2**40, 0 if path == tmp_path else 1000))
+    assert f"out={tmp_path} has no more files free; make" in (cli._user_message(full, str(tmp_path)) or "")
     quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-    monkeypatch.setattr(full_disk, "_room", lambda place: (2**40, 1000))
-    assert "has 1024.0 GiB free, " in (cli._tellable(quota, str(tmp_path)) or "")  # all are told: none looks full
+    monkeypatch.setattr(full_disk, "_room", lambda path: (2**40, 1000))
+    assert "has 1024.0 GiB free, " in (cli._user_message(quota, str(tmp_path)) or "")  # all are named: none looks full
 
 
 def test_where_a_command_writes_is_taken_from_its_words() -> None:

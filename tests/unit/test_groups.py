@@ -169,10 +169,10 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(3)
     features = (draw.normal(size=(40, 7)) * 10.0 ** np.arange(7)).astype(np.float32)
     features[:, 6] = 4.0  # a feature that says nothing
-    train, wanted = np.arange(30), np.array([33, 38])
-    found, cosines = nearest(features, train, wanted, 3)
+    train, tested = np.arange(30), np.array([33, 38])
+    found, cosines = nearest(features, train, tested, 3)
     scaled = StandardScaler().fit(features[train]).transform(features)
-    distance, position = NearestNeighbors(n_neighbors=3, metric="cosine").fit(scaled[train]).kneighbors(scaled[wanted])
+    distance, position = NearestNeighbors(n_neighbors=3, metric="cosine").fit(scaled[train]).kneighbors(scaled[tested])
     assert np.array_equal(found, train[position]) and np.allclose(1 - cosines, distance, atol=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_a_picture_of_each_hard_recording(rows: Rows) -> None:
 
 
 def test_windows_of_one_recording_are_no_group(rows: Rows, evaluation: Evaluation) -> None:
-    """Ten windows of one recording have no row, and what one patient alone has no width is told as unknown."""
+    """Ten windows of one recording have no row, and what one patient alone has no width is given as unknown."""
     part = evaluation.parts["classify"]
     ids = tuple(f"ptbxl/1#{n}" for n in range(N))
     windows = replace(rows, record_id=list(ids))

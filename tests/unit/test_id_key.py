@@ -25,7 +25,7 @@ from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.slices import SliceResult, convert_slice
 from beatray.models.encoder_folder import check_recipe
 from beatray.record import Record
-from beatray.schema import say_renamed
+from beatray.schema import warn_renamed
 from beatray.storage.store import Store
 from wfdb_files import ecg_counts
 
@@ -40,8 +40,8 @@ def record(patient: str | None, *, private: bool, source: str = "files") -> Reco
 
 def test_salted_ids() -> None:
     found, dropped = protect(record("files/PAT-4711", private=True), ID_KEY)
-    wanted = hmac.new(ID_KEY.secret, b"PAT-4711", hashlib.sha256).digest()[:16].hex()
-    assert (found.patient_id, dropped) == (f"files/{wanted}", False)
+    expected = hmac.new(ID_KEY.secret, b"PAT-4711", hashlib.sha256).digest()[:16].hex()
+    assert (found.patient_id, dropped) == (f"files/{expected}", False)
     public, _ = protect(record("ptbxl/15709", private=False, source="ptbxl"), ID_KEY)
     assert public.patient_id is not None and public.patient_id.startswith("ptbxl/") and "15709" not in public.patient_id
     other, _ = protect(record("files/PAT-4711", private=True), IdKey(b"another key of 16 bytes"))
@@ -140,12 +140,20 @@ def test_another_salt_is_refused(ward: Path, tmp_path: Path) -> None:
     converted(ward, out, ID_KEY)
     for name, content in (("same", ID_KEY.secret), ("other", b"another key of 16 bytes")):
         (tmp_path / name).write_bytes(content)
-    for salt_file, said in ((str(tmp_path / "other"), "fingerprint"), (None, "now none is given")):
-        with pytest.raises(CorpusError, match=said) as caught:
+    for salt_file, message in ((str(tmp_path / "other"), "fingerprint"), (None, "now none is given")):
+        with pytest.raises(CorpusError, match=message) as caught:
             ingest(IngestSettings({"files": str(ward)}, str(out), id_key_file=salt_file))
         assert ID_KEY.fingerprint in str(caught.value) and "another key" not in str(caught.value)
-    words = ["ingest", f"files={ward}", "--out", str(out), "--id-key-file", str(tmp_path / "nowhere"), "--overwrite"]
-    assert main(words) == 1 and (out / "manifest-0.json").exists()  # a wrong place costs no corpus
+    overrides = [
+        "ingest",
+        f"files={ward}",
+        "--out",
+        str(out),
+        "--id-key-file",
+        str(tmp_path / "nowhere"),
+        "--overwrite",
+    ]
+    assert main(overrides) == 1 and (out / "manifest-0.json").exists()  # a wrong place costs no corpus
     assert recipe_of(IngestSettings({}, ""), ID_KEY)[RECIPE_KEY] == ID_KEY.fingerprint
     assert RECIPE_KEY not in recipe_of(IngestSettings({}, ""))
 
@@ -155,7 +163,7 @@ def test_models_do_not_mind_the_salt() -> None:
     check_recipe(made_for, recipe_of(IngestSettings({}, "")), "the encoder")
 
 
-def test_words_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     id_key = tmp_path / "id-key"
     id_key.write_bytes(ID_KEY.secret)
     (tmp_path / "corpus").mkdir()
@@ -174,14 +182,14 @@ def test_the_older_name_of_the_id_key_means_the_same(
 ) -> None:
     key = tmp_path / "key"
     key.write_bytes(ID_KEY.secret)
-    words = ["ingest", f"files={tmp_path / 'in'}", "--print-config"]
-    assert main([*words, "--id-key-file", str(key)]) == 0
+    overrides = ["ingest", f"files={tmp_path / 'in'}", "--print-config"]
+    assert main([*overrides, "--id-key-file", str(key)]) == 0
     now = capsys.readouterr().out
     assert not caplog.records
-    say_renamed.cache_clear()
-    assert main([*words, "--salt-file", str(key)]) == 0
+    warn_renamed.cache_clear()
+    assert main([*overrides, "--salt-file", str(key)]) == 0
     assert capsys.readouterr().out == now and f"id_key_file: {key}" in now
     assert "--salt-file is called --id-key-file now" in caplog.text
-    assert main([*words, f"salt_file={key}"]) == 0
+    assert main([*overrides, f"salt_file={key}"]) == 0
     assert capsys.readouterr().out == now
     assert "salt" not in now.replace(str(tmp_path), "")

@@ -1,5 +1,5 @@
 """Ids that stand for several people, in the tables of public sets and of one's own: the row is refused by its number,
-and says how to mend it; the other rows are read."""
+and says how to fix it; the other rows are read."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_ids_that_were_cut_short_are_refused(
     (tmp_path / table).write_text(text + "".join(f"{row}\n" for row in rows))
     tree = open_tree(str(tmp_path))
     items = SOURCES[source].find(tree)
-    told = [item for item in items if item not in good]
-    assert len(items) == len(good) + len(told)
+    refused = [item for item in items if item not in good]
+    assert len(items) == len(good) + len(refused)
     first = len(text.splitlines())
-    for number, item in enumerate(sorted(told, key=lambda item: item.meta["refused"])):
+    for number, item in enumerate(sorted(refused, key=lambda item: item.meta["refused"])):
         with pytest.raises(RecordError, match=f"row {first + number} of {table}: .*(ids as text|at most 128)$"):
             list(SOURCES[source].read(tree, item))
-    assert [item.meta["refused"].endswith("at most 128") for item in told].count(True) == 1
+    assert [item.meta["refused"].endswith("at most 128") for item in refused].count(True) == 1
 
 
 def arrays_copy(root: Path, ids: pa.Array) -> Tree:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "platform" / "beatray"
 HEAVY = {
     "ray": {
         "ingest/convert.py",
-        "ingest/told.py",
+        "ingest/progress_board.py",
         "train/read.py",
         "train/launch.py",
         "train/worker_news.py",

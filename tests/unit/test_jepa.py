@@ -12,7 +12,7 @@ import torch
 from jepa_oracle import jepa_loss, layer_norm, smooth_l1
 
 from beatray.augment.draws import Draws
-from beatray.models.encoder import places
+from beatray.models.encoder import chosen_positions
 from beatray.models.registry import build_encoder
 from beatray.objectives.jepa import KEPT, MASKED, NO_SIGNAL, Jepa, JepaSettings, kept
 from beatray.objectives.objective import Progress
@@ -46,8 +46,8 @@ def of_record(objective: Jepa, made: dict[str, torch.Tensor], row: int) -> tuple
         encoded = student.encode(tokens, kept_at)  # type: ignore[operator]
         predicted = objective.predictor(encoded, kept_at, masked_at, len(part), None)
         tokens = teacher.tokens(made["view_1"][one], made["n_valid"][one])  # type: ignore[operator]
-        wanted = teacher.encode(tokens, valid=valid)[:, masked_at[0]]  # type: ignore[operator]
-    return predicted[0].numpy(), wanted[0].numpy()
+        target = teacher.encode(tokens, valid=valid)[:, masked_at[0]]  # type: ignore[operator]
+    return predicted[0].numpy(), target[0].numpy()
 
 
 def short(objective: Jepa) -> dict[str, torch.Tensor]:
@@ -69,8 +69,8 @@ def test_the_other_loss_and_targets_are_those_of_the_formula() -> None:
     objective = built(loss="smooth_l1", normalise_targets=True)
     made = views(objective)
     pairs = [of_record(objective, made, row) for row in range(4)]
-    predicted, wanted = (np.stack(both) for both in zip(*pairs, strict=True))
-    expected = smooth_l1(predicted, layer_norm(wanted, 1e-5))
+    predicted, target = (np.stack(both) for both in zip(*pairs, strict=True))
+    expected = smooth_l1(predicted, layer_norm(target, 1e-5))
     assert float(objective(made, Progress()).loss.detach()) == pytest.approx(expected, abs=1e-10)
 
 
@@ -82,9 +82,9 @@ def test_a_short_recording_is_masked_within_its_signal_and_counts_by_its_tokens(
     assert all((row[count:] == NO_SIGNAL).all() for row, count in zip(part, (40, 20, 3, 1), strict=True))
     pairs = [of_record(objective, made, row) for row in range(3)]  # the last has one token, which is kept
     assert (part[3] == MASKED).sum() == 0 and (part[3] == KEPT).sum() == 1
-    predicted, wanted = (np.concatenate(both)[None] for both in zip(*pairs, strict=True))
+    predicted, target = (np.concatenate(both)[None] for both in zip(*pairs, strict=True))
     result = objective(made, Progress())
-    assert float(result.loss.detach()) == pytest.approx(jepa_loss(predicted, wanted), abs=1e-10)
+    assert float(result.loss.detach()) == pytest.approx(jepa_loss(predicted, target), abs=1e-10)
     assert float(result.counts["token/masked"]) == predicted.shape[1]
     changed = {**made, "view_1": made["view_1"].clone()}
     changed["view_1"][1, :, 520:] = 7.0  # beyond the reach of the last token that holds signal
@@ -128,12 +128,12 @@ def test_masked_blocks_are_long_and_reach_every_token() -> None:
     assert min(runs) >= 10
 
 
-def test_places_are_in_time_order_and_say_which_there_are() -> None:
+def test_positions_are_in_time_order_and_marked_where_they_exist() -> None:
     chosen = torch.tensor([[False, True, False, True], [True, False, False, False]])
-    at, there = places(chosen)
+    at, there = chosen_positions(chosen)
     assert at[0].tolist() == [1, 3] and at[1, 0] == 0 and there.tolist() == [[True, True], [True, False]]
-    assert places(chosen[:0])[0].shape == (0, 1)
-    more, known = places(chosen, at.shape[1] + 1)
+    assert chosen_positions(chosen[:0])[0].shape == (0, 1)
+    more, known = chosen_positions(chosen, at.shape[1] + 1)
     assert torch.equal(more[:, :-1], at) and torch.equal(known[:, :-1], there) and not known[:, -1].any()
 
 
@@ -182,9 +182,9 @@ def test_the_predictor_is_half_as_wide_and_otherwise_like_the_network_unless_sai
     assert len(objective.predictor.mask_token) == 12 and len(objective.predictor.blocks) == 3
     assert objective.predictor.blocks[0].heads == 6
     assert [name for name, _ in objective.predictor.named_parameters() if name.endswith("bias")] == []
-    said = built(predictor_width=20, predictor_depth=1, predictor_heads=5, predictor_bias=True).predictor
-    assert (len(said.mask_token), len(said.blocks), said.blocks[0].heads) == (20, 1, 5)
-    assert said.mask_token.no_decay  # type: ignore[attr-defined]
+    predictor = built(predictor_width=20, predictor_depth=1, predictor_heads=5, predictor_bias=True).predictor
+    assert (len(predictor.mask_token), len(predictor.blocks), predictor.blocks[0].heads) == (20, 1, 5)
+    assert predictor.mask_token.no_decay  # type: ignore[attr-defined]
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from beatray.commands.job import PLACES, main
+from beatray.commands.job import PATH_KEYS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "named"),
+    ("command", "overrides", "named"),
     [
         ("pretrain", ["corpus=corpus/", "out=/shared/runs"], "corpus=corpus/ is relative"),
-        ("pretrain", ["corpus=/shared/corpus"], "out= is not said"),
+        ("pretrain", ["corpus=/shared/corpus"], "out= is not set"),
         ("ingest", ["ludb=/data/ludb", "--out", "corpus"], "out=corpus is relative"),
         ("ingest", ["ludb=data/ludb.zip", "--out=/shared/corpus"], "ludb=data/ludb.zip is relative"),
         ("evaluate", ["encoder=runs/a", "corpus=s3://bucket/corpus", "out=/shared/e"], "encoder=runs/a is relative"),
@@ -25,15 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
         ("embed", ["encoder=/runs/a", "corpus=corpus", "out=s3://bucket/e"], "corpus=corpus is relative"),
     ],
 )
-def test_relative_places_are_refused_by_name(
-    command: str, words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+def test_relative_paths_are_refused_by_name(
+    command: str, overrides: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command, words) == 2
-    said = capsys.readouterr().err
-    assert named in said and "absolute path" in said
+    assert main(command, overrides) == 2
+    error = capsys.readouterr().err
+    assert named in error and "absolute path" in error
 
 
-def test_a_report_of_an_absolute_place_is_tried(
+def test_a_report_of_an_absolute_path_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # the job sets it where it is not
@@ -41,9 +41,9 @@ def test_a_report_of_an_absolute_place_is_tried(
     assert "holds neither sweep.json nor settings.yaml" in capsys.readouterr().err
 
 
-def test_every_command_with_places_has_its_job() -> None:
+def test_every_command_with_paths_has_its_job() -> None:
     scripts = {path.stem: path.read_text() for path in (ROOT / "jobs").glob("*.py")}
-    assert set(scripts) == set(PLACES)
-    told = (ROOT / "docs" / "cluster.md").read_text()
+    assert set(scripts) == set(PATH_KEYS)
+    page = (ROOT / "docs" / "cluster.md").read_text()
     for name, text in scripts.items():
-        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py OVERRIDES" in text and f"{name}.py" in told
+        assert f'main("{name}", sys.argv[1:])' in text and f"jobs/{name}.py OVERRIDES" in text and f"{name}.py" in page

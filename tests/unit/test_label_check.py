@@ -37,10 +37,10 @@ def clean() -> pd.DataFrame:
     )
 
 
-def checked(folder: Path, frame: pd.DataFrame, *words: str, index: pd.DataFrame | None = None) -> dict[str, Any]:
+def checked(folder: Path, frame: pd.DataFrame, *overrides: str, index: pd.DataFrame | None = None) -> dict[str, Any]:
     table = written(folder, frame.to_csv(index=False))
     index = many(N) if index is None else index
-    return summary(read(table, *words, index=index), index, assign_roles(index, POLICY))
+    return summary(read(table, *overrides, index=index), index, assign_roles(index, POLICY))
 
 
 def found(summary: dict[str, Any]) -> set[tuple[str, str]]:
@@ -141,7 +141,7 @@ def test_the_command_prints_and_writes_what_was_understood(
     index = many(N, "ptbxl")
     monkeypatch.setattr(command, "open_corpus", lambda path: SimpleNamespace(index=index, recipe={}))
     table = written(tmp_path, clean().assign(same="x").to_csv(index=False))
-    words = [
+    overrides = [
         "labels",
         "check",
         str(table),
@@ -150,11 +150,11 @@ def test_the_command_prints_and_writes_what_was_understood(
         "--json",
         str(tmp_path / "out.json"),
     ]
-    assert main([*words, "labels.key=record"]) == 0
-    told = capsys.readouterr().out
+    assert main([*overrides, "labels.key=record"]) == 0
+    output = capsys.readouterr().out
     for text in ("800 rows match", "read as labels of recordings by column 'record'", "binary: lvef < 40", "PACE",
                  "look: same has the same value in all recordings"):  # fmt: skip
-        assert text in told, told
+        assert text in output, output
     about = json.loads((tmp_path / "out.json").read_text())
     assert [each["name"] for each in about["columns"]] == ["ill", "lvef", "rhythm", "codes", "same", "low"]
     low = read(table, "labels.targets.low=lvef < 40", index=index)

@@ -45,7 +45,7 @@ def table_of(folder: Path, **columns: Any) -> Path:
     return folder / "t.parquet"
 
 
-def test_words_of_every_type(tmp_path: Path) -> None:
+def test_values_of_every_type(tmp_path: Path) -> None:
     sites = pa.array(["a", "b", None])
     table = table_of(
         tmp_path,
@@ -77,17 +77,17 @@ def test_structs_and_bytes_are_no_labels_and_no_ids(tmp_path: Path, kind: str) -
     found = read(table_of(tmp_path, odd=WORDLESS[kind], ill=[True, False, None]))
     assert [column.name for column in found.targets] == ["ill"]
     (left,) = found.left_out
-    assert left.name == "odd" and left.why == f"its values are {kind}, neither words nor numbers"
-    for words in (("labels.columns=[odd]",), ("labels.types.odd=classes", "labels.columns=[odd]")):
+    assert left.name == "odd" and left.why == f"its values are {kind}, neither text nor numbers"
+    for overrides in (("labels.columns=[odd]",), ("labels.types.odd=classes", "labels.columns=[odd]")):
         with pytest.raises(LabelError, match="column 'odd' is no label: its values are"):
-            read(tmp_path / "t.parquet", *words)
-    for word in ("key", "patient"):
-        with pytest.raises(LabelError, match=f"column 'odd' is read as ids.*write them as text.*labels.{word}=COLUMN"):
-            read(tmp_path / "t.parquet", f"labels.{word}=odd")
+            read(tmp_path / "t.parquet", *overrides)
+    for key in ("key", "patient"):
+        with pytest.raises(LabelError, match=f"column 'odd' is read as ids.*write them as text.*labels.{key}=COLUMN"):
+            read(tmp_path / "t.parquet", f"labels.{key}=odd")
 
 
 @pytest.mark.parametrize("encode", [False, True])
-def test_text_that_is_no_utf8_is_told_with_its_column(tmp_path: Path, encode: bool) -> None:
+def test_text_that_is_no_utf8_is_refused_with_its_column(tmp_path: Path, encode: bool) -> None:
     raw = pa.array([b"M\xfcller", b"b", b"b"])
     text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
     table = table_of(tmp_path, name=text.dictionary_encode() if encode else text, ill=[True, False, None])

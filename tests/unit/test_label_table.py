@@ -9,7 +9,7 @@ import pytest
 
 from beatray.corpus.id_key import RECIPE_KEY, IdKey
 from beatray.corpus.label_columns import whole_number
-from beatray.corpus.label_settings import label_settings, labels_said
+from beatray.corpus.label_settings import label_settings, split_label_overrides
 from beatray.corpus.label_targets import parse
 from beatray.errors import LabelError, SettingsError
 from label_tables import index_of, many, read, values, written
@@ -88,10 +88,10 @@ def test_a_column_of_patients_is_never_read_as_one_of_recordings(tmp_path: Path)
     with pytest.raises(LabelError, match="no recording of the corpus has a patient id"):
         read(table, index=index_of(records, [None] * 5))
     hashed = index_of(records, [f"files/{id_key.hashed(str(9 - k))}" for k in range(5)])
-    with pytest.raises(LabelError, match=r"hashed .*: say labels\.id_key_file=PATH"):
+    with pytest.raises(LabelError, match=r"hashed .*: set labels\.id_key_file=PATH"):
         read(table, index=hashed, recipe={RECIPE_KEY: id_key.fingerprint})
-    said = read(table, "labels.key_kind=recording", index=index_of(records, [None] * 5))
-    assert values(said, "ill") == [True, False, True, None, None]
+    labels = read(table, "labels.key_kind=recording", index=index_of(records, [None] * 5))
+    assert values(labels, "ill") == [True, False, True, None, None]
     with pytest.raises(LabelError, match="match nothing"):
         read(written(tmp_path, "record,ill\np1,1\np2,0\n"), index=index_of(records, [f"files/p{k}" for k in range(5)]))
 
@@ -100,11 +100,11 @@ def test_a_source_before_a_patient_is_kept_where_ids_are_hashed(tmp_path: Path) 
     id_key = IdKey(SECRET)
     secret = written(tmp_path, SECRET, "id-key")
     index = index_of(["files/a", "mine/b"], [f"files/{id_key.hashed('1234')}", f"mine/{id_key.hashed('1234')}"])
-    words, recipe = f"labels.id_key_file={secret}", {RECIPE_KEY: id_key.fingerprint}
-    found = read(written(tmp_path, "mrn,ill\nmine/1234,1\n"), words, index=index, recipe=recipe)
+    overrides, recipe = f"labels.id_key_file={secret}", {RECIPE_KEY: id_key.fingerprint}
+    found = read(written(tmp_path, "mrn,ill\nmine/1234,1\n"), overrides, index=index, recipe=recipe)
     assert values(found, "ill") == [None, True]
     with pytest.raises(LabelError, match="could mean two"):
-        read(written(tmp_path, "mrn,ill\n1234,1\n"), words, index=index, recipe=recipe)
+        read(written(tmp_path, "mrn,ill\n1234,1\n"), overrides, index=index, recipe=recipe)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_whom_the_corpus_knows_by_one_recording_alone_is_one_patient_with_the_ot
 def test_keys_of_no_telling_name_that_fit_both_are_refused(tmp_path: Path) -> None:
     index = index_of([f"mine/{k}" for k in range(9)], [f"mine/{8 - k}" for k in range(9)])
     table = written(tmp_path, "no,ill\n" + "".join(f"{k},{k % 2}\n" for k in range(9)))
-    with pytest.raises(LabelError, match=r"recordings in 9 and patients in 9 rows: say labels\.key_kind"):
+    with pytest.raises(LabelError, match=r"recordings in 9 and patients in 9 rows: set labels\.key_kind"):
         read(table, index=index)
     by_patient = read(table, "labels.key_kind=patient", index=index)
     by_record = read(table, "labels.key_kind=recording", index=index)
@@ -204,19 +204,19 @@ def test_types_are_read_off_the_cells(tmp_path: Path, cells: tuple[str, ...], ki
     assert labels.targets[0].kind == kind and values(labels, "x")[:3] == found
 
 
-def test_types_separators_and_unknown_words_can_be_said(tmp_path: Path) -> None:
+def test_types_separators_and_unknown_values_can_be_set(tmp_path: Path) -> None:
     table = written(tmp_path, "record,grade,drugs,valve\n00001,1,a+b,none\n00002,2,a,mild\n00017,-9,c,none\n")
-    words = (
+    overrides = (
         "labels.types.grade=classes",
         "labels.separator=+",
         "labels.unknown=[NA,-9]",
         "labels.columns=[grade,drugs,valve]",
     )
-    found = read(table, *words)
+    found = read(table, *overrides)
     assert values(found, "grade")[:3] == [{"1"}, {"2"}, None]
     assert values(found, "drugs")[:3] == [{"a", "b"}, {"a"}, {"c"}]
     assert values(found, "valve")[:3] == [{"none"}, {"mild"}, {"none"}]
-    with pytest.raises(LabelError, match=r"'valve' has classes and the word none.*labels\.unknown"):
+    with pytest.raises(LabelError, match=r"'valve' has classes and the value none.*labels\.unknown"):
         read(table)
     assert read(table, "labels.columns=[grade]").targets[0].kind == "numbers"
 
@@ -233,13 +233,13 @@ def test_ids_dates_and_text_are_no_labels(tmp_path: Path) -> None:
         read(tmp_path / "labels.csv", "labels.columns=[report]", index=index)
 
 
-def test_what_nobody_said_is_unknown_and_windows_share_a_label(tmp_path: Path) -> None:
+def test_what_is_not_given_is_unknown_and_windows_share_a_label(tmp_path: Path) -> None:
     found = read(written(tmp_path, "record,ill\nlong,1\n00002,\n"))
     assert values(found, "ill") == [*[None] * 8, True, True]
     assert found.rows_known == 3 and found.unmatched == 0
 
 
-def test_a_row_said_twice_counts_once_if_it_says_the_same(tmp_path: Path) -> None:
+def test_a_repeated_row_counts_once_if_its_values_are_the_same(tmp_path: Path) -> None:
     found = read(written(tmp_path, "record,lvef,note\n00001,35,a\nptbxl/00001,35.0,b\n00002,60,c\n", "twice.csv"),
                  "labels.columns=[lvef]")  # fmt: skip
     assert found.repeated == 1 and values(found, "lvef")[:2] == [35.0, 60.0]
@@ -248,13 +248,13 @@ def test_a_row_said_twice_counts_once_if_it_says_the_same(tmp_path: Path) -> Non
 def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> None:
     rows = "00001,35,70\n00002,45,\n00017,,50\nludb/1,,\nludb/90,30,\n"
     table = written(tmp_path, f"record,LV EF (%),age\n{rows}")
-    words = [
+    overrides = [
         "labels.targets.low=LV EF (%) < 40",
         "labels.targets.both=LV EF (%) <= 35 and age >= 60",
         "labels.targets.either=LV EF (%) < 40 or age == 50",
         "labels.targets.not_45=LV EF (%) != 45",
     ]
-    found = read(table, *words)
+    found = read(table, *overrides)
     assert values(found, "low")[:5] == [True, False, None, None, True]
     assert values(found, "both")[:5] == [True, False, False, None, None]
     assert values(found, "either")[:5] == [True, None, True, None, True]
@@ -263,7 +263,7 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
         ("labels.targets.low=lvef", r"labels\.targets\.low: 'lvef' is no comparison"),
         ("labels.targets.low=lvef < forty", "is no comparison"),
@@ -273,7 +273,7 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
         ("labels.targets.lvef=lvef < 40", "has the name of a column"),
         (
             "labels.targets.low=site < 40",
-            r"column 'site' is said to hold numbers, and holds 2 other values \('a', 'b'\)",
+            r"column 'site' is set to hold numbers, and holds 2 other values \('a', 'b'\)",
         ),
         ("labels.columns=[lvf]", r"labels\.columns: .* no column 'lvf'; did you mean 'lvef'"),
         ("labels.columns=[record]", "which is the key"),
@@ -289,14 +289,14 @@ def test_conditions_make_targets_and_unknown_stays_unknown(tmp_path: Path) -> No
         ("labels.unmatched=maybe", r"labels\.unmatched must be one of refuse, ignore"),
     ],
 )
-def test_words_that_fit_nothing_are_refused(tmp_path: Path, word: str, told: str) -> None:
+def test_overrides_that_fit_nothing_are_refused(tmp_path: Path, override: str, message: str) -> None:
     table = written(tmp_path, "record,lvef,site\n00001,35,a\n00002,60,b\n")
-    with pytest.raises((SettingsError, LabelError), match=told):
-        read(table, word)
+    with pytest.raises((SettingsError, LabelError), match=message):
+        read(table, override)
 
 
-def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
-    said, others = labels_said(
+def test_the_settings_of_a_table_are_taken_from_a_command_line() -> None:
+    labels, others = split_label_overrides(
         [
             "corpus=/c",
             "labels=/t.csv",
@@ -306,15 +306,15 @@ def test_the_words_of_a_table_are_taken_from_a_command_line() -> None:
         ]
     )
     assert others == ["corpus=/c"]
-    settings = label_settings(said)
+    settings = label_settings(labels)
     assert settings.types == {"LV EF.2": "numbers"} and settings.columns == ("LV EF.2", "age") and settings.key == "a=b"
-    for word in ("labels=", "labels.targets=low", "labels.columns=[a"):
+    for override in ("labels=", "labels.targets=low", "labels.columns=[a"):
         with pytest.raises(SettingsError):
-            labels_said([word])
+            split_label_overrides([override])
 
 
 def test_one_spelling_of_whole_numbers() -> None:
-    assert {whole_number(word) for word in ("1234", "1234.0", "01234", "1234.00")} == {"1234"}
+    assert {whole_number(override) for override in ("1234", "1234.0", "01234", "1234.00")} == {"1234"}
     assert [whole_number(w) for w in ("0", "0.0", "12.5", "a1", "1e3", "\u0661")] == [
         "0",
         "0",

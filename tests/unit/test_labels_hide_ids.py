@@ -19,10 +19,12 @@ def test_no_message_shows_an_id_where_ids_are_hashed(tmp_path: Path) -> None:
     secret = written(tmp_path, SECRET, "id-key")
     for rows in ("1234,1\n77,0\n9999,1\n", "1234,1\n1234,0\n", "9998,1\n9999,1\n"):
         with pytest.raises(LabelError) as refused:
-            words = (f"labels.id_key_file={secret}", "labels.key_kind=patient")
-            read(written(tmp_path, f"mrn,ill\n{rows}"), *words, index=index, recipe={RECIPE_KEY: id_key.fingerprint})
-        told = str(refused.value)
-        assert "in rows " in told and not any(word in told for word in ("1234", "999", id_key.hashed("1234")))
+            overrides = (f"labels.id_key_file={secret}", "labels.key_kind=patient")
+            read(
+                written(tmp_path, f"mrn,ill\n{rows}"), *overrides, index=index, recipe={RECIPE_KEY: id_key.fingerprint}
+            )
+        message = str(refused.value)
+        assert "in rows " in message and not any(shown in message for shown in ("1234", "999", id_key.hashed("1234")))
 
 
 @pytest.mark.parametrize("column", ["mrn", "id", "Fallnr", "file"])
@@ -32,12 +34,12 @@ def test_no_message_shows_what_may_be_an_id(tmp_path: Path, column: str) -> None
     secret = written(tmp_path, SECRET, "id-key")
     table = written(tmp_path, f"{column},ill\n5551234,1\n5551235,0\n")
     hashed = index_of(["files/a", "files/b"], [f"files/{id_key.hashed('1')}", f"files/{id_key.hashed('2')}"])
-    for index, words, recipe in (
+    for index, overrides, recipe in (
         (hashed, [f"labels.id_key_file={secret}"], {RECIPE_KEY: id_key.fingerprint}),
         (index_of(["files/a", "files/b"], [None, None]), [], {}),
     ):
         with pytest.raises(LabelError) as refused:
-            read(table, *words, index=index, recipe=recipe)
+            read(table, *overrides, index=index, recipe=recipe)
         assert ("5551234" in str(refused.value)) == (column == "file")
 
 
@@ -55,9 +57,9 @@ def test_files_of_folders_that_the_corpus_does_not_know_apart_are_refused(tmp_pa
 def test_names_of_folders_may_be_ids(tmp_path: Path, column: str) -> None:
     id_key = IdKey(SECRET)
     hashed = index_of(["files/0001", "files/0002"], [f"files/{id_key.hashed(each)}" for each in ("smith", "jones")])
-    words = f"labels.id_key_file={written(tmp_path, SECRET, 'id-key')}"
+    overrides = f"labels.id_key_file={written(tmp_path, SECRET, 'id-key')}"
     table = written(tmp_path, f"{column},ill\nsmith/0001.xml,1\njones/0002.xml,0\n")
     with pytest.raises(LabelError, match="lie in folders that the corpus does not know apart") as refused:
-        read(table, words, index=hashed, recipe={RECIPE_KEY: id_key.fingerprint})
+        read(table, overrides, index=hashed, recipe={RECIPE_KEY: id_key.fingerprint})
     assert ("the files of row 1 and of row 2 lie" in str(refused.value)) == (column == "id")
     assert ("smith" in str(refused.value)) == (column == "file")

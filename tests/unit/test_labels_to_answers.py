@@ -12,8 +12,8 @@ from sklearn.metrics import r2_score
 
 from beatray.errors import SettingsError
 from beatray.evaluate.metrics import record_dice, segment_counts
-from beatray.finetune.lessons import OwnLabel, side_by_side
 from beatray.finetune.scores import number_scores, wave_scores_of
+from beatray.finetune.targets import OwnLabel, side_by_side
 from beatray.models.calibration import Calibration, fitted
 from beatray.train.early_stopping import EarlyStopping
 from beatray.train.targets import TargetTable
@@ -44,11 +44,11 @@ def test_platt_is_the_minimum_of_the_smoothed_likelihood() -> None:
     found = fitted("multilabel", logits, truth)
     known = truth[:, 1] >= 0
     z, y = logits[known, 1], truth[known, 1] > 0
-    wanted = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
+    expected = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
 
     def lost(at: np.ndarray) -> float:
         chance = expit(at[0] * z + at[1])
-        return float(-(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance)).sum())
+        return float(-(expected * np.log(chance) + (1 - expected) * np.log(1 - chance)).sum())
 
     best = minimize(lost, [0.1, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
     assert (found.slope[1], found.offset[1]) == pytest.approx(tuple(best.x), abs=1e-5)
@@ -75,8 +75,8 @@ def test_of_several_windows_the_means_of_recordings_are_calibrated(kind: str) ->
         if kind == "classes":
             return float(-np.log(chance[known, truth[known]]).sum())
         positives, negatives = (truth == 1).sum(0), (truth == 0).sum(0)
-        wanted = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-        return float(-(wanted * np.log(chance) + (1 - wanted) * np.log(1 - chance))[known].sum())
+        expected = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        return float(-(expected * np.log(chance) + (1 - expected) * np.log(1 - chance))[known].sum())
 
     best = lost(found)
     for step in (1.01, 0.99):
@@ -97,23 +97,23 @@ def test_r_squared_is_that_of_scikit_learn_whatever_the_size_of_the_numbers(leve
     truth = level + generator.normal(0, 10, (60, 3))
     predicted = truth + generator.normal(0, 5, truth.shape)
     truth[:20, 1], truth[:, 2] = np.nan, level + 0.1
-    told = number_scores(predicted, truth, [f"p{k}" for k in range(60)], ["all", "some", "constant"])["each"]
+    scores = number_scores(predicted, truth, [f"p{k}" for k in range(60)], ["all", "some", "constant"])["each"]
     for name, column, rows in (("all", 0, slice(None)), ("some", 1, slice(20, None))):
         expected = r2_score(truth[rows, column], predicted[rows, column])
-        assert told[name]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
-        assert told[name]["r2"]["low"] < expected < told[name]["r2"]["high"]
-    assert told["constant"]["r2"] == {"value": None, "low": None, "high": None}
+        assert scores[name]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
+        assert scores[name]["r2"]["low"] < expected < scores[name]["r2"]["high"]
+    assert scores["constant"]["r2"] == {"value": None, "low": None, "high": None}
 
 
 def test_the_dice_of_a_recording_is_of_all_its_windows() -> None:
     truth, predicted = np.random.default_rng(0).integers(0, 4, (2, 5, 2, 500)).astype(np.int8)
-    told = wave_scores_of(predicted, truth, ["a", "b"], np.array([0, 3]))
+    scores = wave_scores_of(predicted, truth, ["a", "b"], np.array([0, 3]))
     of_recordings = []
     for windows in (slice(0, 3), slice(3, 5)):
         long = (masks[windows].swapaxes(0, 1).reshape(2, -1) for masks in (truth, predicted))
         of_recordings.append(record_dice(segment_counts(*long)))
     expected = np.concatenate(of_recordings).mean()
-    assert told["dice"]["value"] == pytest.approx(expected)
+    assert scores["dice"]["value"] == pytest.approx(expected)
     assert wave_scores_of(predicted, truth, list("abcde"), np.arange(5))["dice"]["value"] != pytest.approx(expected)
 
 
@@ -144,7 +144,7 @@ def test_logits_stay_as_they_are_where_nothing_can_be_learned(logits: list[float
 
 
 def test_a_run_ends_after_so_many_validations_without_a_better_one() -> None:
-    def told(values: list[float], patience: int | None, cut: int = 0) -> int | None:
+    def stopped_at(values: list[float], patience: int | None, cut: int = 0) -> int | None:
         stopping = EarlyStopping.of(patience, None)
         for number, value in enumerate(values):
             if number == cut:
@@ -155,8 +155,8 @@ def test_a_run_ends_after_so_many_validations_without_a_better_one() -> None:
         return None
 
     values = [3.0, 2.0, 2.5, 1.0, float("nan"), 1.0, 1.5, 0.5]
-    assert told(values, 2) == 5 == told(values, 2, cut=5)
-    assert told(values, 3) == 6 and told(values, 4) is None and told(values, None) is None
+    assert stopped_at(values, 2) == 5 == stopped_at(values, 2, cut=5)
+    assert stopped_at(values, 3) == 6 and stopped_at(values, 4) is None and stopped_at(values, None) is None
 
 
 def test_labels_side_by_side_are_what_one_head_learns() -> None:

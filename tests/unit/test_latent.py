@@ -39,19 +39,19 @@ def views(objective: LatentPrediction, records: int = 3) -> dict[str, torch.Tens
 @pytest.mark.parametrize("loss", ["l1", "smooth_l1"])
 def test_the_loss_of_tokens_against_the_loop(loss: str) -> None:
     generator = np.random.default_rng(0)
-    predicted, wanted = 1.5 * generator.normal(size=(2, 3, 5, 4))
-    found = token_errors(torch.from_numpy(predicted), torch.from_numpy(wanted), loss)
-    expected = jepa_loss(predicted, wanted) if loss == "l1" else smooth_l1(predicted, wanted)
+    predicted, target = 1.5 * generator.normal(size=(2, 3, 5, 4))
+    found = token_errors(torch.from_numpy(predicted), torch.from_numpy(target), loss)
+    expected = jepa_loss(predicted, target) if loss == "l1" else smooth_l1(predicted, target)
     assert found.shape == (3, 5) and float(found.mean()) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.3, -0.3, 1.0, 2.5, -2.5])
 def test_a_constant_offset_costs_what_the_formula_says(offset: float) -> None:
-    wanted = torch.randn(2, 5, 4, dtype=torch.float64)
+    target = torch.randn(2, 5, 4, dtype=torch.float64)
     size = abs(offset)
-    assert token_errors(wanted + offset, wanted, "l1").numpy() == pytest.approx(size, abs=1e-12)
+    assert token_errors(target + offset, target, "l1").numpy() == pytest.approx(size, abs=1e-12)
     smooth = size**2 / 2 if size < 1 else size - 0.5
-    assert token_errors(wanted + offset, wanted, "smooth_l1").numpy() == pytest.approx(smooth, abs=1e-12)
+    assert token_errors(target + offset, target, "smooth_l1").numpy() == pytest.approx(smooth, abs=1e-12)
 
 
 def test_targets_are_normalised_over_their_coordinates_and_a_constant_becomes_zero() -> None:
@@ -65,14 +65,14 @@ def test_targets_are_normalised_over_their_coordinates_and_a_constant_becomes_ze
 @pytest.mark.parametrize("method", METHODS)
 def test_a_recording_counts_by_its_masked_tokens(method: str) -> None:
     objective = built(method)
-    wanted = torch.zeros(2, 4, 3, dtype=torch.float64)
+    target = torch.zeros(2, 4, 3, dtype=torch.float64)
     counted = torch.tensor([[True] * 4, [True, False, False, False]])
     predicted = torch.tensor([2.0, 7.0], dtype=torch.float64)[:, None, None].expand(2, 4, 3)
-    result = objective._result(predicted, wanted, counted, wanted, counted)
+    result = objective._result(predicted, target, counted, target, counted)
     of = {"l1": (2.0, 7.0), "smooth_l1": (1.5, 6.5)}[objective.settings.loss]
     assert float(result.loss) == pytest.approx((4 * of[0] + of[1]) / 5)
     assert float(result.counts["token/masked"]) == 5 and float(result.counts["record/rows"]) == 2
-    nothing = objective._result(predicted, wanted, counted & False, wanted[:0], counted[:0])
+    nothing = objective._result(predicted, target, counted & False, target[:0], counted[:0])
     assert float(nothing.loss) == 0.0 and float(nothing.means["token/target_std"]) == 0.0
 
 
@@ -83,9 +83,9 @@ def test_a_prediction_that_is_the_target_costs_nothing_and_one_beside_it_its_dis
     found = {}
     original = objective._result
 
-    def keep(predicted: Any, wanted: Any, *others: Any) -> Any:
-        found.update(same=original(wanted, wanted, *others), beside=original(wanted - 0.25, wanted, *others))
-        return original(predicted, wanted, *others)
+    def keep(predicted: Any, target: Any, *others: Any) -> Any:
+        found.update(same=original(target, target, *others), beside=original(target - 0.25, target, *others))
+        return original(predicted, target, *others)
 
     objective._result = keep  # type: ignore[method-assign]
     assert float(objective(made, Progress()).loss.detach()) > 0.1
@@ -158,7 +158,7 @@ def test_the_student_is_the_same_with_and_without_a_teacher(method: str) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_collapsed_targets_are_said_to_have_collapsed(method: str) -> None:
+def test_collapsed_targets_are_reported_as_collapsed(method: str) -> None:
     objective = built(method)
     made = views(objective)
     means = {name: float(value) for name, value in objective(made, Progress()).means.items()}
@@ -178,7 +178,7 @@ def test_collapsed_targets_are_said_to_have_collapsed(method: str) -> None:
     assert objective.warnings(objective.settings, alone, Progress(50, 100)) == {}  # one recording spreads nothing
 
 
-def test_targets_that_know_their_place_alone_have_collapsed_too() -> None:
+def test_targets_that_encode_their_position_alone_have_collapsed_too() -> None:
     objective = built("jepa")
     made = views(objective)
     with torch.no_grad():
@@ -195,5 +195,5 @@ def test_the_spread_of_targets_is_that_of_each_coordinate_over_tokens_and_over_r
     there[:5, 4] = [True, False, False, False, False]  # a place that one recording reaches counts in nothing
     over_tokens, over_records = target_stds(torch.from_numpy(h), torch.from_numpy(there))
     assert float(over_tokens) == pytest.approx(h[there].std(0).mean(), rel=1e-6)
-    at_places = [h[there[:, place], place].std(0).mean() for place in range(4)]
+    at_places = [h[there[:, position], position].std(0).mean() for position in range(4)]
     assert float(over_records) == pytest.approx(np.mean(at_places), rel=1e-6)

@@ -147,9 +147,9 @@ def test_layers_are_those_of_torch(name: str, shape: tuple[int, int, int], dtype
 
     def made() -> list[nn.Module]:
         torch.manual_seed(0)
-        ours, theirs = LAYERS[name]()
-        theirs.load_state_dict(ours.state_dict())  # the same names and shapes, or this raises
-        return [ours.to(dtype), theirs.to(dtype)]
+        channels_last, plain = LAYERS[name]()
+        plain.load_state_dict(channels_last.state_dict())  # the same names and shapes, or this raises
+        return [channels_last.to(dtype), plain.to(dtype)]
 
     expected = all_there_is(made()[1], once, x)
     with channels_last_on("cpu"):
@@ -166,7 +166,7 @@ def test_layers_are_those_of_torch(name: str, shape: tuple[int, int, int], dtype
 @PRECISION
 def test_functions_are_those_of_torch(dtype: torch.dtype, close: float) -> None:
     x, beyond = torch.randn(3, 5, 17, dtype=dtype), (torch.arange(17) > torch.tensor([[16], [9], [2]]))[:, None]
-    for ours, theirs in (
+    for channels_last, plain in (
         (lambda v: layout.cat([v, 2 * v], 1), lambda v: torch.cat([v, 2 * v], 1)),
         (lambda v: layout.cat([v, v[..., :1]], -1), lambda v: torch.cat([v, v[..., :1]], -1)),
         (lambda v: layout.fill(v, beyond, 0.5), lambda v: v.masked_fill(beyond, 0.5)),
@@ -176,10 +176,10 @@ def test_functions_are_those_of_torch(dtype: torch.dtype, close: float) -> None:
             lambda v: functional.interpolate(v, size=33, mode="linear", align_corners=True),
         ),
     ):
-        expected = all_there_is(nn.Module(), lambda _, v, f=theirs: [f(v)], x)
-        assert torch.equal(ours(x), expected["output/0"])
+        expected = all_there_is(nn.Module(), lambda _, v, f=plain: [f(v)], x)
+        assert torch.equal(channels_last(x), expected["output/0"])
         with channels_last_on("cpu"):
-            found = all_there_is(nn.Module(), lambda _, v, f=ours: [f(v)], laid_out(x))
+            found = all_there_is(nn.Module(), lambda _, v, f=channels_last: [f(v)], laid_out(x))
         assert is_channels_last(found["output/0"])
         assert all(apart(found[key], value) <= close for key, value in expected.items())
 
@@ -187,9 +187,9 @@ def test_functions_are_those_of_torch(dtype: torch.dtype, close: float) -> None:
 def test_on_a_cpu_nothing_is_laid_out() -> None:
     x = torch.randn(2, 6, 20)
     for make in LAYERS.values():
-        ours, theirs = make()
-        theirs.load_state_dict(ours.state_dict())
-        assert torch.equal(ours(x), theirs(x)) and ours(x).is_contiguous()
+        channels_last, plain = make()
+        plain.load_state_dict(channels_last.state_dict())
+        assert torch.equal(channels_last(x), plain(x)) and channels_last(x).is_contiguous()
     with channels_last_on("cpu"):
         with channels_last_on("cpu"):
             pass

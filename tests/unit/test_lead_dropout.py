@@ -31,7 +31,7 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
-def test_leads_go_as_often_as_said_never_all_and_nothing_else_changes() -> None:
+def test_leads_go_as_often_as_set_never_all_and_nothing_else_changes() -> None:
     whole = batch()
     for probability in (0.3, 0.97):
         few = without_leads(whole, Draws.of(whole, 0, 3), probability)

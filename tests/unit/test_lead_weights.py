@@ -55,7 +55,7 @@ def test_noise_for_a_while_is_remembered_for_8_s_and_no_longer() -> None:
     assert weights[seconds > 20].min() == 1
 
 
-def test_a_lead_at_rest_says_nothing_and_is_not_held_against_it() -> None:
+def test_a_lead_at_rest_does_not_count_in_either_direction() -> None:
     rests = _beats()
     rests[:400] = 0
     beats, weights = _weights(_beats(), rests)
@@ -106,12 +106,12 @@ def test_what_repeats_next_to_what_does_not(noise_mv: float, least: float, most:
     np.testing.assert_allclose(slow[..., 1], share * before[..., 1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_two_leads_of_which_one_is_noise(place: int) -> None:
+@pytest.mark.parametrize("position", [0, 1])
+def test_two_leads_of_which_one_is_noise(position: int) -> None:
     clean = synthetic_ecg(R)[0, 1]
     noise = np.random.default_rng(4).normal(0, 1, clean.shape).astype(np.float32)
     noise[2000:2600] *= 3
-    pair = np.stack([noise, clean] if place == 0 else [clean, noise])[None]
+    pair = np.stack([noise, clean] if position == 0 else [clean, noise])[None]
     (found,) = find_r_peaks(pair, RATE_HZ)
     np.testing.assert_array_equal(found, R)
     together, alone = find_waves(pair, RATE_HZ, [R])[0], find_waves(clean[None, None], RATE_HZ, [R])[0]

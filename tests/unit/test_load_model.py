@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: made_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
 
 
-def test_each_kind_says_what_it_knows_and_nothing_else(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
+def test_each_kind_predicts_what_it_knows_and_nothing_else(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
     for kind, path in models.items():
         model = beatray.load_model(path)
         found = model.predict(ecgs[:3])
@@ -53,8 +53,12 @@ def test_each_kind_says_what_it_knows_and_nothing_else(models: dict[str, str], e
         if kind == "waves":
             assert found.waves is not None and one.waves == found.waves[1:2]
     per_lead = beatray.load_model(made_model(Path(models["waves"]) / "leads", "waves", leads="per_lead"))
-    told = per_lead.predict(ecgs[:1]).waves
-    assert told is not None and {wave.lead for wave in told[0]} <= set(LEADS) and len({w.lead for w in told[0]}) > 6
+    per_lead_waves = per_lead.predict(ecgs[:1]).waves
+    assert (
+        per_lead_waves is not None
+        and {wave.lead for wave in per_lead_waves[0]} <= set(LEADS)
+        and len({w.lead for w in per_lead_waves[0]}) > 6
+    )
 
 
 @pytest.mark.filterwarnings("ignore:at rate_hz=500 the hearts beat")
@@ -83,9 +87,9 @@ def test_what_cannot_be_read_is_named(models: dict[str, str], ecgs: NDArray[np.f
         (ecgs[:, :6], 500, "has 6 leads; twelve are needed"),
         ([ecgs[0], ecgs[1][:, :1000]], 500, "recording 1: .*Is rate_hz right"),
     ):
-        with pytest.raises(ValueError, match=message) as told:
+        with pytest.raises(ValueError, match=message) as caught:
             model.predict(x_mv, rate_hz=rate_hz)
-        assert len(str(told.value).splitlines()) == 1
+        assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(CheckpointError, match="there is no model at"):
         beatray.load_model(str(tmp_path))
 
@@ -100,9 +104,9 @@ def test_a_doubtful_rate_and_missing_leads_are_told(models: dict[str, str], ecgs
         model.predict(np.concatenate([slow, slow], axis=-1))  # two times 5 s: long enough, and at the wrong rate
     without = ecgs[:2].copy()
     without[1, 10] = np.nan
-    with pytest.warns(UserWarning, match="read as zero: V5 in 1 of 2 recordings") as told:
+    with pytest.warns(UserWarning, match="read as zero: V5 in 1 of 2 recordings") as warned:
         model.predict(without)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
 
 
 def test_models_keep_the_conventions_of_scikit_learn(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:

@@ -29,9 +29,9 @@ def record(rate_hz: float = 500.0, **fields: object) -> Record:
     return Record("test/r", "test", counts.T / 1000.0, rate_hz, **fields)  # type: ignore[arg-type]
 
 
-def gaps_of(good: Record, *places: tuple[int, float, float]) -> Record:
+def gaps_of(good: Record, *cuts: tuple[int, float, float]) -> Record:
     gaps = np.zeros(good.signal_mv.shape, bool)
-    for lead, start_s, stop_s in places:
+    for lead, start_s, stop_s in cuts:
         gaps[lead, round(start_s * good.rate_hz) : round(stop_s * good.rate_hz)] = True
     return replace(good, gaps=gaps)
 
@@ -39,9 +39,9 @@ def gaps_of(good: Record, *places: tuple[int, float, float]) -> Record:
 @pytest.mark.parametrize("rate_hz", [257.0, 500.0, 1000.0])
 def test_without_gaps_it_is_what_to_windows_gives(rate_hz: float) -> None:
     good = record(rate_hz, frank_mv=ecg_counts(round(SECONDS * rate_hz), rate_hz).T[:3] / 500.0)
-    ours, plain = windows_of(gaps_of(good)), to_windows(good)
-    assert [w.record_id for w in ours] == [f"test/r#{number}" for number in range(4)]
-    for one, other in zip(ours, plain, strict=True):
+    found, plain = windows_of(gaps_of(good)), to_windows(good)
+    assert [w.record_id for w in found] == [f"test/r#{number}" for number in range(4)]
+    for one, other in zip(found, plain, strict=True):
         np.testing.assert_array_equal(one.signal_uv, other.signal_uv)
         np.testing.assert_array_equal(one.frank_uv, other.frank_uv)
         assert (one.record_id, one.flags, one.n_samples, one.lead_mask, one.content_hash) == (
@@ -88,8 +88,8 @@ def on_the_grid(ratio: Fraction, start: int) -> Callable[[Wave], tuple[int, ...]
     """A wave as lead, kind, onset, peak and offset from `start` on, -1 for what lies in another window."""
 
     def at(sample: int | None) -> int:
-        place = round((sample or 0) * ratio) - start
-        return place if 0 <= place < WINDOW_SAMPLES else -1
+        position = round((sample or 0) * ratio) - start
+        return position if 0 <= position < WINDOW_SAMPLES else -1
 
     return lambda wave: (wave.lead, WAVE_KINDS.index(wave.kind), at(wave.onset), at(wave.peak), at(wave.offset))
 

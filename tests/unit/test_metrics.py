@@ -68,19 +68,19 @@ def test_ties_of_infinite_scores_enter_together_and_nan_ranks_nowhere() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_auroc_is_that_of_sklearn(seed: int) -> None:
     truth, scores = random_labels(seed)
-    ours = macro_auroc(truth, scores)
-    assert ours.counted == 5
-    assert ours.value == pytest.approx(roc_auc_score(truth, scores, average="macro"), abs=1e-12)
+    found = macro_auroc(truth, scores)
+    assert found.counted == 5
+    assert found.value == pytest.approx(roc_auc_score(truth, scores, average="macro"), abs=1e-12)
     for k in range(5):
-        assert ours.per_class[k] == pytest.approx(roc_auc_score(truth[:, k], scores[:, k]), abs=1e-12)
+        assert found.per_class[k] == pytest.approx(roc_auc_score(truth[:, k], scores[:, k]), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_average_precision_is_that_of_sklearn(seed: int) -> None:
     truth, scores = random_labels(seed)
-    ours = macro_average_precision(truth, scores)
-    assert ours.value == pytest.approx(average_precision_score(truth, scores, average="macro"), abs=1e-12)
-    assert average_precision(truth[:, 1], scores[:, 1]) == pytest.approx(ours.per_class[1])
+    found = macro_average_precision(truth, scores)
+    assert found.value == pytest.approx(average_precision_score(truth, scores, average="macro"), abs=1e-12)
+    assert average_precision(truth[:, 1], scores[:, 1]) == pytest.approx(found.per_class[1])
     truth[:, 3] = False
     left = [0, 1, 2, 4]
     without = macro_average_precision(truth, scores)
@@ -121,10 +121,10 @@ def test_a_class_with_one_value_is_skipped_and_counted_out() -> None:
     truth, scores = random_labels(1)
     truth[:, 2] = False
     truth[:, 4] = True
-    ours = macro_auroc(truth, scores)
-    assert ours.counted == 3
-    assert np.isnan(ours.per_class[[2, 4]]).all()
-    assert ours.value == pytest.approx(roc_auc_score(truth[:, [0, 1, 3]], scores[:, [0, 1, 3]]), abs=1e-12)
+    found = macro_auroc(truth, scores)
+    assert found.counted == 3
+    assert np.isnan(found.per_class[[2, 4]]).all()
+    assert found.value == pytest.approx(roc_auc_score(truth[:, [0, 1, 3]], scores[:, [0, 1, 3]]), abs=1e-12)
     assert np.isnan(auroc(np.zeros(4, bool), np.arange(4.0)))
 
 

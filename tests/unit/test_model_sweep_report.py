@@ -49,14 +49,14 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _leave(model: str, run: Path, fraction: float, scores: dict[str, float]) -> None:
     run.mkdir()
     test = {name: {"value": value, "low": value - 0.05, "high": value + 0.05} for name, value in scores.items()}
-    told = {
+    description = {
         **describe_model(model),
         "scores": {"validation": {}, "test": test},
         "objective": {"fraction": fraction},
         "records": {"train": round(100 * fraction), "validation": 20, "test": 30, "test_seen": 0},
         "manifest_hash": "0" * 64,
     }
-    write_model(Store(str(run)), read_model(model).network, told, b"", "# a model of a test\n")
+    write_model(Store(str(run)), read_model(model).network, description, b"", "# a model of a test\n")
     settings = {"encoder_weights": "/runs/first", "corpus": {"path": "/c", "test_folds": [9]}, "train": {"epochs": 3}}
     (run / "settings.yaml").write_text(yaml.safe_dump(settings))
 

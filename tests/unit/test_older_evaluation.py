@@ -16,7 +16,7 @@ from beatray.evaluate.run import plan
 from beatray.evaluate.settings import PROTOCOLS_OF, EvaluateSettings, FitSettings, protocols_today
 from beatray.schema import as_dict
 
-WORDS = ["encoder=random", "corpus=/c"]
+OVERRIDES = ["encoder=random", "corpus=/c"]
 RENAMED = [
     ("evaluate.decoder.head_rate=0.1", "evaluate.decoder.head_lr=0.1"),
     ("evaluate.segment_finetune.encoder_rate=0.1", "evaluate.segment_finetune.encoder_lr=0.1"),
@@ -33,20 +33,20 @@ RENAMED = [
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED)
-def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
-    from beatray.schema import say_renamed
+def test_an_older_name_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
+    from beatray.schema import warn_renamed
 
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):
-        before = settings_from([*WORDS, old])
+        before = settings_from([*OVERRIDES, old])
         assert len(caplog.records) == 1 and "the old name will go with the next version" in caplog.text
         caplog.clear()
-        assert settings_from([*WORDS, new]) == before and not caplog.records
-    assert before.evaluate != settings_from(WORDS).evaluate or "finetune]" in old
+        assert settings_from([*OVERRIDES, new]) == before and not caplog.records
+    assert before.evaluate != settings_from(OVERRIDES).evaluate or "finetune]" in old
 
 
 def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
-    assert settings_from(WORDS).evaluate == EvaluateSettings()
+    assert settings_from(OVERRIDES).evaluate == EvaluateSettings()
 
 
 def pairs(protocols: tuple[str, ...]) -> set[tuple[str, str]]:
@@ -65,8 +65,8 @@ def test_a_task_and_a_protocol_of_before_are_one_of_today() -> None:
         "knn": {("classify", "knn")},
         "finetune": {("segment", "finetune"), ("classify", "finetune")},
     }
-    for word, wanted in old.items():
-        assert pairs(tuple(protocols_today([word]))) == wanted
+    for override, expected in old.items():
+        assert pairs(tuple(protocols_today([override]))) == expected
     assert pairs(tuple(protocols_today(old))) == set().union(*old.values())
     assert protocols_today(protocols_today(["frozen", "linear"])) == protocols_today(["frozen", "linear"])
 
@@ -124,7 +124,7 @@ def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
         ("evaluate.decoder.steps=abc", r"evaluate\.decoder\.steps='abc' is not of type int"),
         ("evaluate.decoder.head_lr=nan", r"evaluate\.decoder\.head_lr must be a finite number"),
@@ -150,9 +150,9 @@ def test_stored_scores_of_a_sweep_are_read_under_the_names_of_today() -> None:
         ("evaluate.min_laeds=3", r"did you mean 'evaluate\.min_leads'"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key(word: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        settings_from([*WORDS, word])
+def test_what_cannot_work_is_refused_with_its_key(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings_from([*OVERRIDES, override])
 
 
 def test_protocols_that_no_task_has_are_refused() -> None:

@@ -81,13 +81,15 @@ def test_superclasses_as_a_table_score_as_those_of_the_corpus_to_the_last_digit(
         "classify_fractions": (0.5, 1.0),
         "protocols": ("linear_probe", "knn", "classify/finetune"),
     }
-    ours = evaluated(corpus, plan(own=LabelSettings(table=str(superclasses(corpus, tmp_path, form))), **changes))
+    from_table = evaluated(corpus, plan(own=LabelSettings(table=str(superclasses(corpus, tmp_path, form))), **changes))
     theirs = evaluated(corpus, plan("superdiagnostic", **changes))
-    mine, published = ours.parts["classify"], theirs.parts["classify"]
+    mine, published = from_table.parts["classify"], theirs.parts["classify"]
     assert mine.classes == published.classes and mine.test_ids == published.test_ids
     assert mine.train_ids == published.train_ids and np.array_equal(mine.truth, published.truth)
-    assert [run.metrics for run in ours.runs] == [run.metrics for run in theirs.runs] and len(ours.runs) >= 12
-    for one, two in zip(ours.runs, theirs.runs, strict=True):
+    assert [run.metrics for run in from_table.runs] == [run.metrics for run in theirs.runs] and len(
+        from_table.runs
+    ) >= 12
+    for one, two in zip(from_table.runs, theirs.runs, strict=True):
         assert np.array_equal(one.outcome.scores, two.outcome.scores)
     assert mine.title == "labels.csv" and published.title == "PTB-XL superclasses"
 
@@ -217,7 +219,7 @@ def test_numbers_and_conditions(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     tested = corpus.index["record_id"][roles == Role.TEST]
     assert set(part.test_ids) == {name for name in tested if not np.isnan(age[name])} and not part.truth.all()
     notes = " ".join(found.notes)
-    assert "old: said as age >= 65." in notes and "Numbers are not classified: age" in notes and "SHA-256" in notes
+    assert "old: set as age >= 65." in notes and "Numbers are not classified: age" in notes and "SHA-256" in notes
 
 
 def test_a_patient_of_the_table_in_two_splits_is_refused(corpus: RowsOfCorpus, tmp_path: Path) -> None:
@@ -254,30 +256,30 @@ def test_another_table_makes_another_evaluation_of_a_sweep(tmp_path: Path) -> No
 
 
 def test_a_job_takes_no_table_that_would_be_lost_with_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["encoder=random", "corpus=/c", "out=/o"]
-    for word in ("labels=mine.csv", "labels.table=mine.csv", "labels.id_key_file=key"):
-        assert job("evaluate", [*words, word]) == 2
-        assert f"{word} is relative" in capsys.readouterr().err
+    overrides = ["encoder=random", "corpus=/c", "out=/o"]
+    for override in ("labels=mine.csv", "labels.table=mine.csv", "labels.id_key_file=key"):
+        assert job("evaluate", [*overrides, override]) == 2
+        assert f"{override} is relative" in capsys.readouterr().err
 
 
 def test_what_would_run_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40"]
-    assert main(["evaluate", "--print-config", *words]) == 0
+    overrides = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40"]
+    assert main(["evaluate", "--print-config", *overrides]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)["evaluate"]
     assert shown["classify"]["labels"] == "table" and shown["labels"]["table"] == "/t.csv"
     assert shown["labels"]["targets"] == {"low": "lvef < 40"}
 
 
-def test_the_words_of_the_command() -> None:
-    words = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40", "labels.key=a b"]
-    settings = settings_from(words).evaluate
+def test_the_overrides_of_the_command() -> None:
+    overrides = ["encoder=random", "corpus=/c", "labels=/t.csv", "labels.targets.low=lvef < 40", "labels.key=a b"]
+    settings = settings_from(overrides).evaluate
     assert settings.classify.labels == "table" and settings.labels.table == "/t.csv"
     assert settings.labels.targets == {"low": "lvef < 40"} and settings.labels.key == "a b"
-    for wrong, told in (
-        ([*words, "evaluate.classify.labels=rhythm"], r"classify\.labels=rhythm reads no table"),
-        ([*words[:2], "evaluate.classify.labels=table"], r"needs a table: say labels=PATH"),
-        ([*words[:2], "labels.key=a"], r"needs a table: say labels=PATH"),
-        ([*words, "labels.kye=a"], r"there is no setting 'evaluate\.labels\.kye'; did you mean 'key'"),
+    for wrong, message in (
+        ([*overrides, "evaluate.classify.labels=rhythm"], r"classify\.labels=rhythm reads no table"),
+        ([*overrides[:2], "evaluate.classify.labels=table"], r"needs a table: set labels=PATH"),
+        ([*overrides[:2], "labels.key=a"], r"needs a table: set labels=PATH"),
+        ([*overrides, "labels.kye=a"], r"there is no setting 'evaluate\.labels\.kye'; did you mean 'key'"),
     ):
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=message):
             settings_from(wrong)

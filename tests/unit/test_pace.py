@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from beatray.commands import console
-from beatray.commands.pace import Pace, in_words
+from beatray.commands.pace import Pace, duration_text
 
 
 def test_work_done_before_and_work_done_again_say_nothing_of_the_rate() -> None:
@@ -27,7 +27,7 @@ def test_work_done_before_and_work_done_again_say_nothing_of_the_rate() -> None:
     assert pace.seconds_left(320, 20.0) is None
     pace.add(21.0, 292)
     assert pace.seconds_left(320, 21.0) == pytest.approx(14.0)
-    assert [in_words(seconds) for seconds in (7.2, 65, 9000)] == ["7 s", "1:05 min", "2:30 h"]
+    assert [duration_text(seconds) for seconds in (7.2, 65, 9000)] == ["7 s", "1:05 min", "2:30 h"]
 
 
 class Terminal(io.StringIO):
@@ -38,7 +38,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "log"])
-def test_both_faces_of_the_progress_tell_it(
+def test_both_forms_of_the_progress_show_it(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
@@ -50,5 +50,5 @@ def test_both_faces_of_the_progress_tell_it(
         for at, done in ((10.0, 300), (20.0, 310), (30.0, 315)):
             clock[0] = at
             update(done, 320, "loss 1.000")
-    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()) + capsys.readouterr().out
-    assert "315/320" in said and "7 s left, loss 1.000" in said
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()) + capsys.readouterr().out
+    assert "315/320" in output and "7 s left, loss 1.000" in output

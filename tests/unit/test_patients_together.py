@@ -24,8 +24,8 @@ def patients(per_patient: int, seed: int = 0) -> np.ndarray:
 
 def near(keys: np.ndarray) -> np.ndarray:
     """As corpora are: the recordings of a patient lie close together, here within some 40 rows."""
-    place = np.arange(len(keys)) + np.random.default_rng(1).uniform(0, 40, len(keys))
-    return np.sort(keys)[np.argsort(np.argsort(place))]
+    position = np.arange(len(keys)) + np.random.default_rng(1).uniform(0, 40, len(keys))
+    return np.sort(keys)[np.argsort(np.argsort(position))]
 
 
 def batches_of(order: np.ndarray, keys: np.ndarray) -> dict[int, set[int]]:

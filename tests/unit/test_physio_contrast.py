@@ -171,7 +171,7 @@ def test_errors_are_those_of_a_loop_and_only_what_is_near_a_peak_counts_in_the_s
     records, samples = RECORDS, 1000
     with torch.no_grad():
         drawn = objective.decoder(encode_views(objective.encoder, made)[0][:records]).numpy()
-    wanted = objective.encoder.lead_scale(made["plain"]).numpy()
+    target = objective.encoder.lead_scale(made["plain"]).numpy()
     whole, near = [], []
     for b in range(records):
         errors, at_peak = [], []
@@ -180,7 +180,7 @@ def test_errors_are_those_of_a_loop_and_only_what_is_near_a_peak_counts_in_the_s
             at = 16 * (k // 2) + (4 if k % 2 else -4)
             if not 0 <= at < min(int(made["n_valid"][b]), samples):
                 continue
-            error = [(drawn[b, i, k] - wanted[b, i, max(at - 4, 0) : at + 5].mean()) ** 2 for i in leads]
+            error = [(drawn[b, i, k] - target[b, i, max(at - 4, 0) : at + 5].mean()) ** 2 for i in leads]
             errors += error
             if any(p >= 0 and abs(at - int(p)) <= 30 for p in made["peaks"][b]):
                 at_peak += error
@@ -209,13 +209,13 @@ def test_the_decoder_draws_at_62_hz_around_its_cells(stage: Stage, parts: int) -
     decoder = SignalDecoder(stage, 4)
     cells = -(-1000 // stage.stride)
     assert decoder(torch.zeros(2, 8, cells)).shape == (2, 12, cells * parts)
-    places = decoder.places(cells, torch.device("cpu"))
-    middles = places.view(cells, parts).double().mean(1)
+    positions = decoder.sample_positions(cells, torch.device("cpu"))
+    middles = positions.view(cells, parts).double().mean(1)
     np.testing.assert_allclose(middles, np.arange(cells) * stage.stride, atol=0.5)
-    assert (places.diff() > 0).all() and decoder.step_smp == pytest.approx(stage.stride / parts)
+    assert (positions.diff() > 0).all() and decoder.step_smp == pytest.approx(stage.stride / parts)
     ramp = torch.arange(1000.0, dtype=torch.float64).expand(1, 12, 1000)
-    inside = (places > 10) & (places < 989)  # the mean around a sample of a ramp is the ramp
-    torch.testing.assert_close(low_rate(ramp, places, decoder.step_smp)[0, 3, inside], places[inside].double())
+    inside = (positions > 10) & (positions < 989)  # the mean around a sample of a ramp is the ramp
+    torch.testing.assert_close(low_rate(ramp, positions, decoder.step_smp)[0, 3, inside], positions[inside].double())
 
 
 def test_without_weights_nothing_is_drawn_and_no_decoder_is_made() -> None:

@@ -27,7 +27,7 @@ def changes_of(rate: float = 1e-3, temperature: float = 0.1) -> dict[str, dict[s
 
 
 def test_the_worst_quarter_exploits_the_best() -> None:
-    scores = {name: float(place) for place, name in enumerate(NAMES)}
+    scores = {name: float(rank) for rank, name in enumerate(NAMES)}
     found = exploits(0, 12, scores, changes_of(), sweep())
     assert set(found) == {"g", "h"} and {each.source for each in found.values()} <= {"a", "b"}
     upside_down = exploits(0, 12, scores, changes_of(), sweep(mode="max"))
@@ -35,13 +35,13 @@ def test_the_worst_quarter_exploits_the_best() -> None:
 
 
 def test_a_score_that_is_not_a_number_is_the_worst() -> None:
-    scores = {name: float(place) for place, name in enumerate(NAMES)} | {"a": math.nan}
+    scores = {name: float(rank) for rank, name in enumerate(NAMES)} | {"a": math.nan}
     assert set(exploits(0, 12, scores, changes_of(), sweep())) == {"a", "h"}
     assert set(exploits(0, 12, scores, changes_of(), sweep(mode="max"))) == {"a", "b"}
 
 
 def test_decisions_are_a_function_of_seed_round_and_scores() -> None:
-    scores = {name: float(place) for place, name in enumerate(NAMES)}
+    scores = {name: float(rank) for rank, name in enumerate(NAMES)}
     first = exploits(3, 12, scores, changes_of(), sweep())
     assert exploits(3, 12, dict(reversed(scores.items())), changes_of(), sweep()) == first
     assert exploits(4, 12, scores, changes_of(), sweep()) != first
@@ -50,7 +50,7 @@ def test_decisions_are_a_function_of_seed_round_and_scores() -> None:
 
 @pytest.mark.parametrize(("rate", "temperature"), [(1e-3, 0.1), (1e-4, 0.05), (1e-2, 0.4)])
 def test_settings_move_by_a_step_or_are_drawn_anew_and_stay_in_the_space(rate: float, temperature: float) -> None:
-    scores = {name: float(place) for place, name in enumerate(NAMES)}
+    scores = {name: float(rank) for rank, name in enumerate(NAMES)}
     moved = [
         each.changes
         for number in range(100)
@@ -77,7 +77,7 @@ def test_a_trial_trains_with_what_it_took_over_last_and_has_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
         (["sweep.space.train.batch_size=[32,64]"], "train.batch_size cannot"),
         (["sweep.space.encoder.norm=[group]"], "encoder.norm cannot"),
@@ -85,14 +85,14 @@ def test_a_trial_trains_with_what_it_took_over_last_and_has_copied() -> None:
         (["sweep.num_samples=3"], "at least 4"),
     ],
 )
-def test_what_cannot_change_while_a_trial_trains_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
-        plan_from(["sweep=pbt", "corpus=/c", *words])
+def test_what_cannot_change_while_a_trial_trains_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan_from(["sweep=pbt", "corpus=/c", *overrides])
 
 
 def test_what_can_change_is_what_the_fields_of_the_method_say() -> None:
-    words = ["sweep=pbt", "corpus=/c", "sweep.space.train.clip_norm={uniform:[0.5,2.0]}"]  # an older name, too
+    overrides = ["sweep=pbt", "corpus=/c", "sweep.space.train.clip_norm={uniform:[0.5,2.0]}"]  # an older name, too
     space = "sweep.space.objective.temperature={uniform:[0.1,0.2]}"
-    trials = plan_from([*words, space]).trials
+    trials = plan_from([*overrides, space]).trials
     assert len({trial.settings.objective["temperature"] for trial in trials}) == 8
     assert len({trial.settings.train.max_grad_norm for trial in trials}) == 8

@@ -20,21 +20,21 @@ class OneWithout(Ranks):
         return False
 
 
-def test_the_processor_tells_what_it_can(tmp_path: Path) -> None:
-    told = tmp_path / "cpuinfo"
+def test_the_processor_lists_what_it_can(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
     for line, has in (
         ("flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16", True),
         ("flags\t\t: fpu sse2 avx2 avx512f avx512_vnni", False),  # nothing that only begins alike
         ("Features\t: fp asimd sve bf16", True),
         ("Features\t: fp asimd sve", False),
     ):
-        told.write_text(f"processor\t: 0\nmodel name\t: bf16\n{line}\n")
+        file.write_text(f"processor\t: 0\nmodel name\t: bf16\n{line}\n")
         precision.cpu_flags.cache_clear()
-        assert bool(precision.CPU_FLAGS & precision.cpu_flags(str(told))) == has, line
+        assert bool(precision.CPU_FLAGS & precision.cpu_flags(str(file))) == has, line
     assert precision.cpu_flags(str(tmp_path / "none")) == frozenset()
 
 
-def test_auto_is_what_all_ranks_can_and_what_is_said_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_what_all_ranks_can_and_what_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     assert precision.agreed("auto", Ranks()) == "bf16"
     assert precision.agreed("auto", OneWithout(world=2)) == "fp32"
@@ -46,13 +46,13 @@ def test_auto_is_what_all_ranks_can_and_what_is_said_stays(monkeypatch: pytest.M
 def test_a_run_goes_on_in_the_arithmetic_it_began_in(
     sample_corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("train.precision=auto", "train.epochs=1", "train.batch_size=64")
+    overrides = ("train.precision=auto", "train.epochs=1", "train.batch_size=64")
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
-    train_here(sample_corpus, tmp_path, "whole", *words)
-    train_here(sample_corpus, tmp_path, "moved", *words, "train.stop_after_steps=2")
+    train_here(sample_corpus, tmp_path, "whole", *overrides)
+    train_here(sample_corpus, tmp_path, "moved", *overrides, "train.stop_after_steps=2")
     monkeypatch.setattr(precision, "has_bf16", lambda device: False)  # it goes on on another machine
-    train_here(sample_corpus, tmp_path, "moved", *words)
-    train_here(sample_corpus, tmp_path, "single", *words)
+    train_here(sample_corpus, tmp_path, "moved", *overrides)
+    train_here(sample_corpus, tmp_path, "single", *overrides)
     assert losses(tmp_path, "moved") == losses(tmp_path, "whole") != losses(tmp_path, "single")
     assert describe_encoder(str(tmp_path / "moved"))["precision"] == "bf16"
     assert describe_encoder(str(tmp_path / "single"))["precision"] == "fp32"

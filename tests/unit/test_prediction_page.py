@@ -26,8 +26,8 @@ WITH_CAPTUM = find_spec("captum") is not None
 
 
 def plan_of(model: str, out: Path) -> PredictPlan:
-    words = [f"model={model}", f"files={LUDB}", "source=ludb", f"out={out}"]
-    return prepare_plan(settings_from([*words, "predict.recordings_per_task=8"]))
+    overrides = [f"model={model}", f"files={LUDB}", "source=ludb", f"out={out}"]
+    return prepare_plan(settings_from([*overrides, "predict.recordings_per_task=8"]))
 
 
 def test_waves_are_drawn_for_recordings_from_all_over(tmp_path: Path) -> None:

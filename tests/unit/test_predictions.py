@@ -23,7 +23,7 @@ from beatray.infer.model import EcgModel
 from beatray.infer.predict import predict, read_listing, remove, there_already
 from beatray.infer.predict_plan import PredictPlan, paths_in, prepare_plan
 from beatray.infer.prediction_parts import Answered, write_part
-from beatray.infer.prediction_place import place_of
+from beatray.infer.prediction_paths import output_paths
 from beatray.infer.predictor import Predictor, Work, answers_of
 from beatray.infer.stream import Unit, one_each
 from beatray.infer.windows import COLUMNS
@@ -49,14 +49,14 @@ def waves(tmp_path_factory: pytest.TempPathFactory) -> str:
     return made_model(tmp_path_factory.mktemp("waves"), "waves", seed=4)
 
 
-def predicted(model: str, files: Path | str, out: Path | str, *words: str) -> PredictPlan:
+def predicted(model: str, files: Path | str, out: Path | str, *overrides: str) -> PredictPlan:
     """The worker's answers for each unit, kept as the driver keeps them, and the table made of them."""
-    plan = prepare_plan(settings_from([f"model={model}", f"files={files}", f"out={out}", *words]))
+    plan = prepare_plan(settings_from([f"model={model}", f"files={files}", f"out={out}", *overrides]))
     worker = Predictor(Work(plan.models, plan.sha256, 1, False))
     for part in plan.parts:
         (row,) = worker(part.units[0].read()[0]).to_pylist()
         answered = Answered(unpacked(row["answers"]), json.loads(row["refused"]))
-        write_part(plan.place.store, plan.place.parts, plan.key, part, answered)
+        write_part(plan.paths.store, plan.paths.parts, plan.key, part, answered)
     done = predict(plan)
     assert (done.computed, done.kept) == (0, len(plan.parts))
     return plan
@@ -65,8 +65,8 @@ def predicted(model: str, files: Path | str, out: Path | str, *words: str) -> Pr
 def test_a_zip_gives_what_its_folder_gives(waves: str, ward: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "ward"), "zip", ward)
     predicted(waves, ward, tmp_path / "a.csv", "predict.annotations=false")
-    words = ("format=csv", "predict.annotations=false", "predict.recordings_per_task=1")  # two tasks read nothing
-    predicted(waves, tmp_path / "ward.zip", tmp_path / "b", *words)
+    overrides = ("format=csv", "predict.annotations=false", "predict.recordings_per_task=1")  # two tasks read nothing
+    predicted(waves, tmp_path / "ward.zip", tmp_path / "b", *overrides)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
     assert not (tmp_path / "a.annotations").exists() and not (tmp_path / "a.parts").exists()
 
@@ -75,29 +75,29 @@ def test_files_and_answers_may_lie_on_s3(waves: str, ward: Path, tmp_path: Path,
     bucket, copy = s3.bucket(), Path(shutil.make_archive(str(tmp_path / "ward"), "zip", ward / "ludb"))
     store = Store(s3.uri(f"{bucket}/in"))
     store.write("ward.zip", copy.read_bytes())
-    place, mark, options = store.location.partition("?")
-    out = place.removesuffix("/in") + "/day.csv" + mark + options
-    plan = predicted(waves, f"{place}/ward.zip{mark}{options}", out)
+    paths, mark, options = store.location.partition("?")
+    out = paths.removesuffix("/in") + "/day.csv" + mark + options
+    plan = predicted(waves, f"{paths}/ward.zip{mark}{options}", out)
     predicted(waves, copy, tmp_path / "day.csv")
     for name in ("day.csv", "day.refused.csv", "day.annotations/files/1.waves"):
-        assert plan.place.store.read(name) == (tmp_path / name).read_bytes()
+        assert plan.paths.store.read(name) == (tmp_path / name).read_bytes()
     assert not any(".parts" in key for key in s3.keys(bucket))
 
 
 @pytest.mark.filterwarnings("ignore:at rate_hz=500 the hearts beat")  # these are random walks
 def test_numbers_of_long_recordings_are_means_of_their_windows(tmp_path: Path) -> None:
-    model, place = made_model(tmp_path / "model", "numbers"), tmp_path / "files"
-    place.mkdir()
+    model, paths = made_model(tmp_path / "model", "numbers"), tmp_path / "files"
+    paths.mkdir()
     for number, x_mv in enumerate(np.random.default_rng(0).normal(0, 0.006, (2, 12, 12500))):
         smooth = np.cumsum(x_mv, axis=1)
         wfdb.wrsamp(
             f"r{number}", fs=500, units=["mV"] * 12, sig_name=list(LEADS), p_signal=smooth.T - smooth.T.mean(0),
-            fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(place),
+            fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(paths),
         )  # fmt: skip
-    predicted(model, place, tmp_path / "n.parquet")
+    predicted(model, paths, tmp_path / "n.parquet")
     table = pq.read_table(tmp_path / "n.parquet").to_pandas()
     assert table["windows"].tolist() == [3, 3] and table["record_id"].tolist() == ["files/r0", "files/r1"]
-    read = [wfdb.rdrecord(str(place / f"r{number}")).p_signal.T for number in range(2)]
+    read = [wfdb.rdrecord(str(paths / f"r{number}")).p_signal.T for number in range(2)]
     found = beatray.load_model(model).predict(read)
     assert found.numbers is not None
     np.testing.assert_allclose(table[["value_lvef", "value_age"]].to_numpy(), found.numbers, rtol=1e-4)
@@ -105,7 +105,7 @@ def test_numbers_of_long_recordings_are_means_of_their_windows(tmp_path: Path) -
 
 def test_waves_come_as_a_table_and_as_annotations(waves: str, ward: Path, tmp_path: Path) -> None:
     plan = predicted(waves, ward, tmp_path / "w.csv")
-    table, listing = pd.read_csv(tmp_path / "w.csv"), read_listing(plan.place)
+    table, listing = pd.read_csv(tmp_path / "w.csv"), read_listing(plan.paths)
     known = table.dropna(subset="wave")
     assert listing is not None and listing["recordings"] == table["record_id"].nunique() == 18
     assert listing["annotated"] == known["record_id"].nunique() > 10
@@ -130,8 +130,8 @@ def test_waves_of_each_lead_keep_their_lead(ward: Path, tmp_path: Path) -> None:
     own = known[known["record_id"] == known["record_id"].iloc[0]]
     read = wfdb.rdann(str(tmp_path / "w.annotations" / own["record_id"].iloc[0]), "waves")
     found = sorted((LEADS[lead], sample) for lead, sample in zip(read.chan, read.sample, strict=True))
-    told = own.melt(["lead"], ["onset_s", "peak_s", "offset_s"])
-    assert found == sorted(zip(told["lead"], (told["value"] * 500).round().astype(int), strict=True))
+    rows = own.melt(["lead"], ["onset_s", "peak_s", "offset_s"])
+    assert found == sorted(zip(rows["lead"], (rows["value"] * 500).round().astype(int), strict=True))
     x_mv = wfdb.rdrecord(str(ward / "ludb" / Path(own["record_id"].iloc[0]).name)).p_signal.T
     (in_memory,) = beatray.load_model(model).predict(x_mv).waves or ((),)
     assert [(w.kind, w.lead, w.onset_s, w.peak_s, w.offset_s) for w in in_memory] == list(
@@ -170,8 +170,8 @@ def test_a_slice_whose_recordings_are_all_refused_has_no_answers(kind: str, tmp_
 
 
 def test_files_of_the_users_own_are_neither_replaced_nor_deleted(waves: str, ward: Path, tmp_path: Path) -> None:
-    def again(out: str, *words: str) -> None:
-        predicted(waves, ward / "ludb", tmp_path / out, *words)
+    def again(out: str, *overrides: str) -> None:
+        predicted(waves, ward / "ludb", tmp_path / out, *overrides)
 
     for name in ("a.csv", "a.refused.csv", "a.html", "a.annotations/1.waves", "a.parts/mine.txt"):
         own = tmp_path / name
@@ -181,7 +181,7 @@ def test_files_of_the_users_own_are_neither_replaced_nor_deleted(waves: str, war
         with pytest.raises(SettingsError, match=rf"{name.split('/')[0]}.* is there, and a\.json .*overwrite=true"):
             there_already(plan)
         assert own.read_text() == "mine"
-        remove(plan.place)  # as overwrite=true does
+        remove(plan.paths)  # as overwrite=true does
         assert there_already(plan) is None
     again("b.csv", "predict.annotations=false")
     (tmp_path / "b.annotations").mkdir()
@@ -209,15 +209,15 @@ def test_a_table_is_made_again_unless_all_that_belongs_to_it_is_there(waves: str
         assert lost.is_file() and all(path.read_bytes() == content for path, content in files.items())
     (folder / "more.txt").write_text("nothing to read either")
     predicted(waves, folder, tmp_path / "w.csv")
-    (told,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
-    assert told.startswith("2 files are of no known format")
+    (detail,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
+    assert detail.startswith("2 files are of no known format")
 
 
 def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
     units = [Unit(f"shard-{number // 2}", 1, {"unit": number}, list) for number in range(4)]
     whole: list[dict[str, Any]] = [{"unit": number, "answers": number} for number in range(4)]
     assert list(one_each(units, whole)) == whole and list(one_each([], [])) == []
-    for rows, said, before in (
+    for rows, message, before in (
         ([whole[0], whole[1], whole[1], whole[2], whole[3]], r"more than one answer for shard-0 \(unit 1\)", 1),
         ([*whole, whole[3]], r"more than one answer for shard-1 \(unit 3\)", 3),
         ([whole[0], whole[2], whole[3]], r"no answer, or one out of turn, for shard-0 \(unit 1\)", 1),
@@ -225,21 +225,24 @@ def test_a_unit_is_answered_once_and_in_its_turn_or_the_fault_is_told() -> None:
         ([whole[1], whole[0], *whole[2:]], r"for shard-0 \(unit 0\)", 0),
     ):
         kept = []
-        with pytest.raises(CorpusError, match=said):
+        with pytest.raises(CorpusError, match=message):
             for row in one_each(units, rows):
                 kept.append(row)
         assert kept == whole[:before]
 
 
 def test_names_of_what_belongs_to_a_table(tmp_path: Path) -> None:
-    place = place_of("/data/day.csv")
-    assert (place.store.location, place.table, place.refused) == ("/data", "day.csv", "day.refused.csv")
-    assert place_of("/data/out", "csv").table == "predictions.csv" and place_of("/data/out").table[-7:] == "parquet"
-    remote = place_of("s3://bucket/a/day.parquet?region=x")
+    paths = output_paths("/data/day.csv")
+    assert (paths.store.location, paths.table, paths.refused) == ("/data", "day.csv", "day.refused.csv")
+    assert (
+        output_paths("/data/out", "csv").table == "predictions.csv"
+        and output_paths("/data/out").table[-7:] == "parquet"
+    )
+    remote = output_paths("s3://bucket/a/day.parquet?region=x")
     assert (remote.store.location, remote.listing) == ("s3://bucket/a?region=x", "day.json")
     for out, form in (("/d/x.tsv", "auto"), ("/d/x.csv", "parquet"), ("/d/x", "xml")):
         with pytest.raises(SettingsError):
-            place_of(out, form)
+            output_paths(out, form)
     assert paths_in("a,b") == paths_in("[a, 'b']") == ["a", "b"] and paths_in("") == []
 
 
@@ -248,9 +251,9 @@ def test_changed_files_are_answered_anew_and_others_in_their_place_are_refused(
 ) -> None:
     folder = Path(shutil.copytree(ward / "ludb", tmp_path / "ludb"))
     plan = predicted(waves, folder, tmp_path / "w.csv")
-    before = read_listing(plan.place)
+    before = read_listing(plan.paths)
     shutil.copytree(ward / "ptbxl", folder / "more")
-    after = read_listing(predicted(waves, folder, tmp_path / "w.csv").place)
+    after = read_listing(predicted(waves, folder, tmp_path / "w.csv").paths)
     assert before is not None and after is not None and after["recordings"] > before["recordings"]
     other = prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={tmp_path / 'w.csv'}"]))
     with pytest.raises(SettingsError, match=r"made otherwise \(different: recordings\)"):
@@ -259,7 +262,7 @@ def test_changed_files_are_answered_anew_and_others_in_their_place_are_refused(
         prepare_plan(settings_from([f"model={waves}", f"files={ward}", f"out={ward / 'w.csv'}"]))
     (tmp_path / "w.json").write_text("{}")
     with pytest.raises(SettingsError, match="is no list of predictions, or damaged"):
-        read_listing(plan.place)
+        read_listing(plan.paths)
     (tmp_path / "w.notes").write_text("mine")
-    remove(plan.place)
+    remove(plan.paths)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ludb", "w.notes"]

@@ -38,28 +38,28 @@ def test_high_pass_is_filtfilt_on_real_records(ludb_dir: Path) -> None:
     numerator, denominator = butter(2, 0.5, "high", fs=500)
     for name in ("1", "50", "120"):
         signal_mv = wfdb.rdrecord(str(ludb_dir / "data" / name)).p_signal.T
-        ours = prepare(torch.as_tensor(signal_mv[None] * 1000.0)).numpy()[0]
-        wanted = filtfilt(numerator, denominator, signal_mv, padtype="odd", padlen=1200)
+        found = prepare(torch.as_tensor(signal_mv[None] * 1000.0)).numpy()[0]
+        expected = filtfilt(numerator, denominator, signal_mv, padtype="odd", padlen=1200)
         # away from the ends, where the two continue the record differently: 1 % of the largest wave at worst
         inside = slice(1000, -1000)
-        assert np.abs(ours - wanted)[:, inside].max() < 0.01 * np.abs(wanted).max()
-        assert np.sqrt(np.mean((ours - wanted)[:, inside] ** 2)) < 0.001
+        assert np.abs(found - expected)[:, inside].max() < 0.01 * np.abs(expected).max()
+        assert np.sqrt(np.mean((found - expected)[:, inside] ** 2)) < 0.001
 
 
 def test_ends_are_right_on_real_records(ludb_dir: Path) -> None:
     """The first and last half second of a part of a record are as in the whole record, better than filtfilt's."""
     numerator, denominator = butter(2, 0.5, "high", fs=500)
-    ours, theirs = [], []
+    found, theirs = [], []
     for name in range(1, 41):
         signal_mv = wfdb.rdrecord(str(ludb_dir / "data" / str(name))).p_signal.T
         whole = prepare(torch.as_tensor(signal_mv[None] * 1000.0)).numpy()[0, :, 1300:3800]
         part_mv = signal_mv[:, 1300:3800]
         part = prepare(torch.as_tensor(part_mv[None] * 1000.0)).numpy()[0]
         ends = np.r_[0:250, 2250:2500]
-        ours.append((part - whole)[:, ends])
+        found.append((part - whole)[:, ends])
         theirs.append((filtfilt(numerator, denominator, part_mv, padlen=1200) - whole)[:, ends])
-    assert np.sqrt(np.mean(np.square(ours))) < 0.03
-    assert np.sqrt(np.mean(np.square(ours))) < 0.5 * np.sqrt(np.mean(np.square(theirs)))
+    assert np.sqrt(np.mean(np.square(found))) < 0.03
+    assert np.sqrt(np.mean(np.square(found))) < 0.5 * np.sqrt(np.mean(np.square(theirs)))
 
 
 def test_high_pass_removes_wander_and_keeps_waves() -> None:

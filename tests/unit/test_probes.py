@@ -49,20 +49,20 @@ def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_neighbours_vote_like_those_of_sklearn() -> None:
     features, truth = made()
     scaler = StandardScaler().fit(features[TRAIN].astype(np.float64))
-    ours = neighbours(features[TRAIN], truth[TRAIN], (1, 7, 500))(features[TEST])
-    for k, scores in zip((1, 7, len(TRAIN)), ours, strict=True):
+    found = neighbours(features[TRAIN], truth[TRAIN], (1, 7, 500))(features[TEST])
+    for k, scores in zip((1, 7, len(TRAIN)), found, strict=True):
         model = KNeighborsClassifier(k, metric="cosine").fit(scaler.transform(features[TRAIN]), truth[TRAIN])
         theirs = np.stack([p[:, 1] for p in model.predict_proba(scaler.transform(features[TEST]))], axis=1)
         assert scores == pytest.approx(theirs, abs=1e-12)
-    assert ours[2] == pytest.approx(np.tile(truth[TRAIN].mean(axis=0), (len(TEST), 1)))
+    assert found[2] == pytest.approx(np.tile(truth[TRAIN].mean(axis=0), (len(TEST), 1)))
 
 
 def test_the_logistic_probe_is_one_regression_per_class() -> None:
     features, truth = made()
     double = features.astype(np.float64)
     scaler = StandardScaler().fit(double[TRAIN])
-    ours = logistic(features[TRAIN], truth[TRAIN], (0.1, 1.0))(features[TEST])
-    for c, scores in zip((0.1, 1.0), ours, strict=True):
+    found = logistic(features[TRAIN], truth[TRAIN], (0.1, 1.0))(features[TEST])
+    for c, scores in zip((0.1, 1.0), found, strict=True):
         for k in range(3):
             model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000)  # its default stops short of the optimum
             model.fit(scaler.transform(double[TRAIN]), truth[TRAIN, k])

@@ -61,7 +61,7 @@ def test_a_quantised_token_is_the_chosen_rows_one_after_the_other() -> None:
         ProductQuantiser(6, 2, 4, 9)
 
 
-def test_noise_depends_on_the_seed_of_its_record_and_the_place_alone() -> None:
+def test_noise_depends_on_the_seed_of_its_record_and_the_position_alone() -> None:
     seeds = torch.tensor([5, 2**32 - 1, 0, 77])
     noise = gumbel_noise(seeds, (6, 2, 8), torch.float64)
     assert torch.equal(gumbel_noise(seeds[2:3], (6, 2, 8), torch.float64), noise[2:3])
@@ -90,10 +90,10 @@ def test_codes_are_drawn_with_the_probabilities_of_the_softmax() -> None:
     torch.testing.assert_close(drawn, logits.softmax(0), atol=0.01, rtol=0)
 
 
-def test_words_are_mixed_one_to_one_within_32_bits() -> None:
-    words = torch.cat([torch.arange(100_000), 2**32 - 1 - torch.arange(100_000)])
-    mixed = _mixed(words)
-    assert len(mixed.unique()) == len(words) and int(mixed.min()) >= 0 and int(mixed.max()) < 2**32
+def test_numbers_are_mixed_one_to_one_within_32_bits() -> None:
+    numbers = torch.cat([torch.arange(100_000), 2**32 - 1 - torch.arange(100_000)])
+    mixed = _mixed(numbers)
+    assert len(mixed.unique()) == len(numbers) and int(mixed.min()) >= 0 and int(mixed.max()) < 2**32
     by_hand = 123_456_789
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         by_hand = (by_hand ^ by_hand >> shift) * factor % 2**32

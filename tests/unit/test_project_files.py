@@ -36,5 +36,5 @@ def test_hooks_are_tools_of_the_environment_of_developers() -> None:
     assert {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in local["hooks"]} <= dev
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert (ROOT / "platform" / "beatray" / "py.typed").exists()

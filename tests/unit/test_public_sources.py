@@ -341,12 +341,12 @@ def test_code15_opens_a_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_every_corpus_of_the_challenge(data_dir: Path) -> None:
     """One or two published records of CPSC, CPSC-Extra, Georgia, PTB, PTB-XL and Chapman-Shaoxing-Ningbo.
 
-    None of INCART is at hand: its layout is proven on the PTB record, which is long as well.
+    None of INCART is at hand: its layout is tested on the PTB record, which is long as well.
     """
     tree = open_tree(str(data_dir / "misc" / "cinc2021_samples"))
     records = {item.name: only(cinc, tree, item) for item in cinc.find(tree)}
-    told = {name: (r.rate_hz, r.signal_mv.shape[1], r.labels, r.age, r.sex) for name, r in records.items()}
-    assert told == {
+    found = {name: (r.rate_hz, r.signal_mv.shape[1], r.labels, r.age, r.sex) for name, r in records.items()}
+    assert found == {
         "A0001": (500.0, 7500, ("59118001",), 74.0, "M"),
         "A0004": (500.0, 5974, ("164889003",), 45.0, "M"),
         "E00001": (500.0, 5000, ("426783006",), None, "F"),

@@ -56,7 +56,7 @@ def _tensor(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_every_file_says_where_it_is_from() -> None:
+def test_every_file_names_its_source() -> None:
     files = sorted(FOLDER.glob("*.json"))
     assert len(files) == 7
     for path in files:

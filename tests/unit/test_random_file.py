@@ -139,7 +139,7 @@ def test_a_zip_directory_that_points_elsewhere(tmp_path: Path, field: tuple[int,
     assert caught.value.reason in (Reason.CORRUPT_ARCHIVE, Reason.MISSING_FILE)
 
 
-def test_a_large_packed_member_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_packed_member_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zip_tree, "MAX_FILE_BYTES", 1000)
     with pytest.raises(RecordError, match="unpack the archive to a folder") as caught:
         open_tree(build(tmp_path, "packed.zip")).open_random("top/long")

@@ -38,16 +38,18 @@ def read_as(x_mv: NDArray[np.float64], sampled_hz: int, said_hz: float) -> Windo
 
 
 @pytest.mark.parametrize("source", ["ludb", "ptbxl"])
-@pytest.mark.parametrize(("sampled", "said"), [(250, 500.0), (1000, 500.0), (100, 500.0), (500, 1000.0), (500, 250.0)])
+@pytest.mark.parametrize(
+    ("sampled", "stated"), [(250, 500.0), (1000, 500.0), (100, 500.0), (500, 1000.0), (500, 250.0)]
+)
 def test_a_wrong_rate_is_noticed_and_the_likely_one_said(
-    ecgs: dict[str, list[NDArray[np.float64]]], source: str, sampled: int, said: float
+    ecgs: dict[str, list[NDArray[np.float64]]], source: str, sampled: int, stated: float
 ) -> None:
-    windows = [read_as(x_mv, sampled, said) for x_mv in ecgs[source]]
-    doubt = rate_doubt(windows, said)
-    assert f"at rate_hz={said:g} the hearts beat" in doubt
+    windows = [read_as(x_mv, sampled, stated) for x_mv in ecgs[source]]
+    doubt = rate_doubt(windows, stated)
+    assert f"at rate_hz={stated:g} the hearts beat" in doubt
     likely = float(doubt.split("About ")[1].split(" Hz")[0])
     assert likely == pytest.approx(sampled, rel=0.3)
-    alone = np.mean([bool(rate_doubt([window], said)) for window in windows])
+    alone = np.mean([bool(rate_doubt([window], stated)) for window in windows])
     assert alone > 0.8
 
 
@@ -59,7 +61,7 @@ def test_a_right_rate_is_left_alone(ecgs: dict[str, list[NDArray[np.float64]]], 
     assert np.mean([bool(rate_doubt([window], float(rate))) for window in windows]) <= 0.05
 
 
-def test_nothing_is_said_of_what_cannot_be_measured(ecgs: dict[str, list[NDArray[np.float64]]]) -> None:
+def test_nothing_is_reported_of_what_cannot_be_measured(ecgs: dict[str, list[NDArray[np.float64]]]) -> None:
     window = read_as(ecgs["ludb"][0], 500, 500.0)
     flat = Window(**{**{name: getattr(window, name) for name in window.__slots__}, "signal_uv": 0 * window.signal_uv})
     assert rate_doubt([], 500.0) == rate_doubt([flat], 500.0) == ""

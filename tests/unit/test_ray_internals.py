@@ -41,8 +41,8 @@ def test_a_job_without_its_record_goes_on_with_a_warning(
 ) -> None:
     monkeypatch.setitem(sys.modules, absent, None)
     assert not ray_internals.add_job_metadata("raysubmit_1", {"mlflow_run_id": "0123"})
-    (said,) = warnings.messages
-    assert "raysubmit_1" in said and "0123" in said and ray.__version__ in said
+    (message,) = warnings.messages
+    assert "raysubmit_1" in message and "0123" in message and ray.__version__ in message
 
 
 @pytest.mark.parametrize("absent", ["ray._private.state", "ray.core.generated.gcs_pb2"])
@@ -53,8 +53,8 @@ def test_without_the_makers_of_placement_groups_none_is_lost_and_one_warning_sai
     monkeypatch.setitem(sys.modules, absent, None)
     assert ray_internals.groups_of_dead_actors("01000000") == []
     assert ray_internals.groups_of_dead_actors("01000000") == []
-    (said,) = warnings.messages
-    assert "before the sweep ends" in said
+    (message,) = warnings.messages
+    assert "before the sweep ends" in message
 
 
 def _one_group() -> SimpleNamespace:

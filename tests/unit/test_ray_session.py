@@ -52,7 +52,7 @@ def listening(host: str) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("bound", "public"), [("127.0.0.1", False), ("127.0.0.9", False), ("0.0.0.0", True), ("::1", False), ("::", True)]
 )
-def test_sockets_tell_who_is_public(bound: str, public: bool) -> None:
+def test_sockets_show_who_is_public(bound: str, public: bool) -> None:
     with listening(bound) as port:
         assert listening_on(port) == [ipaddress.ip_address(bound)]
         assert is_public("127.0.0.1", port) is public
@@ -61,7 +61,7 @@ def test_sockets_tell_who_is_public(bound: str, public: bool) -> None:
 
 
 @linux
-def test_a_socket_for_both_families_is_told_by_its_ipv4_address() -> None:
+def test_a_socket_for_both_families_is_given_by_its_ipv4_address() -> None:
     with listening("::ffff:127.0.0.1") as port:
         assert listening_on(port) == [ipaddress.ip_address("127.0.0.1")]
         assert not is_public("127.0.0.1", port)
@@ -107,7 +107,7 @@ def test_out_of_reach_the_mode_of_this_process_counts(monkeypatch: pytest.Monkey
 
 
 @linux
-def test_the_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_refusal_names_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # Ray sets it in a process that has started one
     refuse_open_dashboard(None)  # no dashboard at all
     with listening("127.0.0.1") as port:
@@ -226,15 +226,15 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(no_ray: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_refused_at_once(no_ray: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]  # bound, and nobody listens
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             no_ray.setenv("RAY_ADDRESS", address)
             no_ray.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for a quarter of an hour"))
-            told = f"no Ray answers at RAY_ADDRESS={address} "
-            with pytest.raises(UnreachableRayError, match=told), session(RaySettings()):
+            message = f"no Ray answers at RAY_ADDRESS={address} "
+            with pytest.raises(UnreachableRayError, match=message), session(RaySettings()):
                 pass
     with listening("127.0.0.1") as port:
         refuse_silent_address(f"127.0.0.1:{port}", "cluster.address")
@@ -242,7 +242,7 @@ def test_an_address_where_nothing_listens_is_told_at_once(no_ray: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"),
+    ("failure", "message"),
     [
         (OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/xxx"), r"too long a name .* export RAY_TMPDIR="),
         (
@@ -251,15 +251,15 @@ def test_an_address_where_nothing_listens_is_told_at_once(no_ray: pytest.MonkeyP
         ),
     ],
 )
-def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failure: Exception, said: str) -> None:
+def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failure: Exception, message: str) -> None:
     calls = []
 
-    def fails(**words: object) -> None:
-        calls.append(words)
+    def fails(**kwargs: object) -> None:
+        calls.append(kwargs)
         raise failure
 
     no_ray.setattr(ray, "init", fails)
-    with pytest.raises(UnreachableRayError, match=said) as caught, session(RaySettings()):
+    with pytest.raises(UnreachableRayError, match=message) as caught, session(RaySettings()):
         pass
     assert "\n" not in str(caught.value) and len(calls) == (1 if "AF_UNIX" in str(failure) else 2)
 
@@ -267,8 +267,8 @@ def test_a_ray_that_does_not_start_is_one_line(no_ray: pytest.MonkeyPatch, failu
 def test_a_slow_first_start_is_tried_again(no_ray: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def slow(**words: object) -> None:
-        calls.append(words)
+    def slow(**kwargs: object) -> None:
+        calls.append(kwargs)
         if len(calls) == 1:
             raise RuntimeError("The current node timed out during startup.")
 

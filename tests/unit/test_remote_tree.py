@@ -53,13 +53,13 @@ def test_a_folder_behind_a_uri(remote: fsspec.AbstractFileSystem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("location", "message"),
     [
         ("memory://sets/none.zip", "no such archive"),
         ("memory://sets/none", "no such folder"),
         ("memory://sets/a.tar", "not read over the network"),
     ],
 )
-def test_what_is_not_there(remote: fsspec.AbstractFileSystem, place: str, told: str) -> None:
-    with pytest.raises((OSError, ValueError), match=told):
-        open_tree(place).names()
+def test_what_is_not_there(remote: fsspec.AbstractFileSystem, location: str, message: str) -> None:
+    with pytest.raises((OSError, ValueError), match=message):
+        open_tree(location).names()

@@ -110,10 +110,10 @@ def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) ->
     assert list(course) == ["record"] and course["record"]["raw"].shape == (20, 5)
     assert np.isnan(course["record"]["raw"][3]).all() and course["record"]["sharp"][3, 2] == 0.5
     figure = pictures.target_course(range(20), course, 0.9)
-    raw, sharp, said = figure.axes
+    raw, sharp, targets = figure.axes
     assert raw.get_title(loc="left") == "record: raw similarity" and len(raw.collections) == 2
     np.testing.assert_allclose(np.asarray(sharp.lines[0].get_ydata()), 0.5)
-    assert [line.get_label() for line in said.lines] == [
+    assert [line.get_label() for line in targets.lines] == [
         "target entropy",
         "mass on the positive pair",
         "nearly uniform above",

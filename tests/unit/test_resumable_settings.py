@@ -13,8 +13,8 @@ from beatray.errors import TrainingError
 from beatray.train.run_spec import RunSpec, check_same_run, shown_settings
 
 
-def run_spec_of(*words: str) -> RunSpec:
-    settings = settings_from(["corpus=/c", "out=/o", "run=r", "encoder=tiny", *words])
+def run_spec_of(*overrides: str) -> RunSpec:
+    settings = settings_from(["corpus=/c", "out=/o", "run=r", "encoder=tiny", *overrides])
     nothing = cast(Any, None)
     return RunSpec(settings, nothing, nothing, {}, {}, "hash", b"", 0)
 
@@ -71,7 +71,7 @@ def test_a_run_that_version_0_1_began_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
         ("objective.temperature=0.2", "objective.temperature: 0.1 before, 0.2 now"),
         ("objective.positive_mass=null", "objective.positive_mass: 0.5 before, None now"),
@@ -84,14 +84,14 @@ def test_a_run_that_version_0_1_began_goes_on() -> None:
         ("encoder.kernel=9", "encoder.kernel: 7 before, 9 now"),
     ],
 )
-def test_what_is_learnt_may_not_change_in_it_either(word: str, told: str) -> None:
+def test_what_is_learnt_may_not_change_in_it_either(override: str, message: str) -> None:
     with pytest.raises(TrainingError) as refused:
-        check_same_run(run_spec_of(word), {"manifest_hash": "hash", "settings": OLDER})
-    assert f"({told})" in str(refused.value)
+        check_same_run(run_spec_of(override), {"manifest_hash": "hash", "settings": OLDER})
+    assert f"({message})" in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "override"),
     [
         ({"form": "bce", "bce_bias": -2}, ["objective.loss=sigmoid", "objective.sigmoid_bias=-2"]),
         ({"hard_beat": "clusters"}, ["objective.beat_positives=clusters"]),
@@ -106,6 +106,6 @@ def test_what_is_learnt_may_not_change_in_it_either(word: str, told: str) -> Non
         ({"beat_similarity": "inherit_record"}, []),
     ],
 )
-def test_older_values_are_those_of_today(changes: dict[str, Any], word: list[str]) -> None:
+def test_older_values_are_those_of_today(changes: dict[str, Any], override: list[str]) -> None:
     older = {**OLDER, "objective": {**OLDER["objective"], **changes}}
-    check_same_run(run_spec_of(*word), {"manifest_hash": "hash", "settings": older})
+    check_same_run(run_spec_of(*override), {"manifest_hash": "hash", "settings": older})

@@ -53,10 +53,10 @@ def test_the_loss_is_that_of_the_formulas(targets: str, loss: str) -> None:
     objective = built(targets=targets, loss=loss).eval()
     made = views(objective)
     predicted, layers = predictions(objective, made)
-    wanted = layer_norm(layers[-1], 1e-5) if targets == "jepa" else data2vec_targets(layers[-2:])
+    target = layer_norm(layers[-1], 1e-5) if targets == "jepa" else data2vec_targets(layers[-2:])
     masked = made["masked"].numpy()
     slow = jepa_loss if loss == "l1" else smooth_l1
-    expected = slow(predicted[masked][None], wanted[masked][None])
+    expected = slow(predicted[masked][None], target[masked][None])
     assert float(objective(made, Progress()).loss.detach()) == pytest.approx(expected, abs=1e-9)
 
 
@@ -78,7 +78,7 @@ def test_layers_that_do_not_vary_give_targets_of_zero(targets: str) -> None:
             block.norm.bias.fill_(0.7)
     made = views(objective)
     there = valid_cells(made["n_valid"], objective.stage, TOKENS)
-    h = objective._targets(objective._taught(made["view_1"], made["n_valid"], there))
+    h = objective._targets(objective._compared(made["view_1"], made["n_valid"], there))
     assert torch.isfinite(h).all() and h.abs().max() < 1e-9
     result = objective(made, Progress())
     result.loss.backward()

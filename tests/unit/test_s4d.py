@@ -222,7 +222,7 @@ def test_start_values() -> None:
     assert float(made.D.detach().std()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_parameters_tell_the_optimiser() -> None:
+def test_parameters_carry_marks_for_the_optimizer() -> None:
     made = layer()
     assert {name for name, p in made.named_parameters() if getattr(p, "no_decay", False)} == {
         "log_a", "b", "log_dt", "C", "D"

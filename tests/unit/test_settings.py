@@ -25,11 +25,11 @@ from beatray.train.run_spec import build_model
 from stepping import step_of
 
 
-def pretrain(*words: str) -> PretrainSettings:
-    return pretrain_settings(words)
+def pretrain(*overrides: str) -> PretrainSettings:
+    return pretrain_settings(overrides)
 
 
-def test_words_reach_their_keys() -> None:
+def test_overrides_reach_their_keys() -> None:
     settings = pretrain("corpus=/data/my corpus (old)", "train.workers=8", "objective=simclr", "encoder=tiny", "run=7")
     assert settings.corpus.path == "/data/my corpus (old)"
     assert settings.train.workers == 8
@@ -39,7 +39,7 @@ def test_words_reach_their_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("train.wokers=2", "did you mean 'train.workers'"),
         ("wokers=2", "did you mean"),
@@ -53,9 +53,9 @@ def test_words_reach_their_keys() -> None:
         ("train.epochs=0", "train.epochs must be at least 1"),
     ],
 )
-def test_wrong_words_are_named(word: str, message: str) -> None:
+def test_wrong_overrides_are_named(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
-        pretrain(word)
+        pretrain(override)
 
 
 def test_every_top_file_composes_and_the_defaults_match_the_schema() -> None:
@@ -75,7 +75,7 @@ def test_flat_is_dotted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("objective.temperature=abc", "objective.temperature='abc' is not of type float"),
         ("objective.temperature=true", "objective.temperature=True is not of type float"),
@@ -104,9 +104,9 @@ def test_flat_is_dotted() -> None:
         ("seed=1e3", "seed=1000.0 is not of type int"),
     ],
 )
-def test_wrong_values_of_methods_and_networks_are_refused_by_name_too(word: str, message: str) -> None:
+def test_wrong_values_of_methods_and_networks_are_refused_by_name_too(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
-        pretrain("encoder=tiny", word)
+        pretrain("encoder=tiny", override)
 
 
 def test_a_setting_that_no_file_repeats_may_be_said() -> None:
@@ -155,33 +155,36 @@ OLDER = [
 def test_older_names_mean_what_they_meant_and_say_so_once(
     older: list[str], newer: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    config.say_renamed.cache_clear()
+    config.warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert pretrain(*newer) == pretrain(*newer)
         assert not caplog.messages
         found = pretrain(*older)
         pretrain(*older)
     assert found == pretrain(*newer)
-    (told,) = caplog.messages
+    (message,) = caplog.messages
     key = older[-1].partition("=")[0] if "beat_labels=aami" not in older[0] else "objective.beat_labels"
     key = key.rpartition(".")[0] if key.startswith("objective.views") else key
-    assert told.startswith((f"{key} is called ", f"{key}=")) and " now; the old name will go" in told
+    assert message.startswith((f"{key} is called ", f"{key}=")) and " now; the old name will go" in message
 
 
 def test_an_older_name_and_the_one_of_today_do_not_part() -> None:
     """The aami classes took the place of what hard_beat said, and still do."""
-    words = ["objective.hard_beat=clusters", "objective.beat_labels=aami", "objective.beat_classifier=/b"]
-    assert pretrain(*words).objective["beat_positives"] == "aami"
-    assert pretrain(*reversed(words)).objective["beat_positives"] == "aami"
-    for word, near in (("objective.pos_mas=0.5", "objective.positive_mass"), ("train.clip_norms=1", "train.max_grad")):
-        with pytest.raises(SettingsError, match=f"there is no setting '{word.partition('=')[0]}'") as told:
-            pretrain(word)
-        assert near not in str(told.value) or "did you mean" in str(told.value)
+    overrides = ["objective.hard_beat=clusters", "objective.beat_labels=aami", "objective.beat_classifier=/b"]
+    assert pretrain(*overrides).objective["beat_positives"] == "aami"
+    assert pretrain(*reversed(overrides)).objective["beat_positives"] == "aami"
+    for override, near in (
+        ("objective.pos_mas=0.5", "objective.positive_mass"),
+        ("train.clip_norms=1", "train.max_grad"),
+    ):
+        with pytest.raises(SettingsError, match=f"there is no setting '{override.partition('=')[0]}'") as caught:
+            pretrain(override)
+        assert near not in str(caught.value) or "did you mean" in str(caught.value)
 
 
 @pytest.mark.parametrize(("older", "newer"), [("form", "loss"), ("pos_mass", "positive_mass")])
 def test_files_of_sweeps_that_were_renamed_are_found(older: str, newer: str, caplog: pytest.LogCaptureFixture) -> None:
-    config.say_renamed.cache_clear()
+    config.warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING, "beatray.schema"):
         assert config_of([f"sweep={older}"]) == config_of([f"sweep={newer}"])
     assert caplog.messages == [f"sweep={older} is called sweep={newer} now; the old name will go with the next version"]
@@ -213,15 +216,15 @@ def test_changes_of_an_older_sweep_are_read_under_the_names_of_today() -> None:
     assert changes_today(changes_today(older)) == changes_today(older)
 
 
-def test_words_win_over_a_recipe() -> None:
+def test_overrides_win_over_a_recipe() -> None:
     plain = pretrain("recipe=beat_ssl_tiny")
     assert plain.recipe == "beat_ssl_tiny" and plain.encoder["name"] == "tiny" and plain.objective["rhythm"] == "hard"
     assert plain.train == pretrain("train=small").train != PretrainSettings().train
     assert pretrain("recipe=beat_ssl_tiny", "train=default").train == pretrain().train
     assert pretrain("train=default", "recipe=beat_ssl_tiny").train == pretrain().train
     assert pretrain("recipe=beat_ssl_tiny", "encoder=xresnet1d18").encoder == pretrain("encoder=xresnet1d18").encoder
-    words = ["objective.rhythm=soft_2", "train.epochs=7", "encoder.kernel=9", "train.lanes=4"]
-    for order in (["recipe=beat_ssl_tiny", *words], [*words, "recipe=beat_ssl_tiny"]):
+    overrides = ["objective.rhythm=soft_2", "train.epochs=7", "encoder.kernel=9", "train.lanes=4"]
+    for order in (["recipe=beat_ssl_tiny", *overrides], [*overrides, "recipe=beat_ssl_tiny"]):
         own = pretrain(*order)
         assert own.objective["rhythm"] == "soft_2" and own.train.epochs == 7 and own.encoder["kernel"] == 9
         assert own.train.shuffle_streams == 4 and own.train.batch_size == plain.train.batch_size
@@ -230,21 +233,21 @@ def test_words_win_over_a_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["recipe=beat_ssl_tiny", "objective=simclr"], ["objective=beat_ssl", "recipe=beat_ssl_tiny"]]
+    "overrides", [["recipe=beat_ssl_tiny", "objective=simclr"], ["objective=beat_ssl", "recipe=beat_ssl_tiny"]]
 )
-def test_a_recipe_with_another_objective_is_refused(words: list[str]) -> None:
+def test_a_recipe_with_another_objective_is_refused(overrides: list[str]) -> None:
     with pytest.raises(SettingsError, match="recipe= or objective=, not both"):
-        pretrain(*words)
+        pretrain(*overrides)
 
 
-def test_no_recipe_is_a_word_too() -> None:
+def test_no_recipe_is_an_override_too() -> None:
     assert pretrain("recipe=null") == pretrain()
-    for word, told in (
+    for override, message in (
         ("recipe=tiny", "there is no recipe 'tiny'"),
         ("objective=null", "there is no objective 'null'"),
     ):
-        with pytest.raises(SettingsError, match=told):
-            pretrain(word)
+        with pytest.raises(SettingsError, match=message):
+            pretrain(override)
 
 
 OWN = """
@@ -329,15 +332,15 @@ def test_a_method_and_a_network_of_the_users_own(own_module: str, caplog: pytest
     result.loss.backward()
     torch.testing.assert_close(result.loss.detach(), result.means["loss"])
     assert made.encoder.conv.weight.grad is not None and made.encoder.embed_dim == 16
-    for word, told in (
+    for override, message in (
         ("objective.strenght=2", "did you mean 'objective.strength'"),
         ("objective.strength=-1", "objective.strength must be above 0"),
         ("objective.temperature=0.1", "there is no setting 'objective.temperature'"),
         ("encoder.width=wide", "encoder.width='wide' is not of type int"),
         ("encoder.kernel=3", "there is no setting 'encoder.kernel'"),
     ):
-        with pytest.raises(SettingsError, match=re.escape(told)):
-            pretrain(*names, word)
+        with pytest.raises(SettingsError, match=re.escape(message)):
+            pretrain(*names, override)
     with pytest.raises(SettingsError, match=r"is no subclass of beatray\.objectives\.objective\.Objective"):
         pretrain(f"objective.name={own_module}:Net")
 
@@ -348,13 +351,13 @@ def test_the_demo_takes_another_method_with_its_small_recipe_or_with_none(own_mo
     assert demo(["objective=beat_ssl"], None) == demo(["recipe=beat_ssl_tiny"], None) == plain
     assert demo(["objective=beat_ssl", "objective.rhythm=soft_2"], None).objective["rhythm"] == "soft_2"
     assert demo(["objective=simclr"], None).objective["name"] == "simclr"
-    for words in (["recipe=null", "objective=simclr"], [f"objective.name={own_module}:Mine"]):
-        other = demo(words, None)
-        assert other.objective == pretrain(words[-1]).objective
+    for overrides in (["recipe=null", "objective=simclr"], [f"objective.name={own_module}:Mine"]):
+        other = demo(overrides, None)
+        assert other.objective == pretrain(overrides[-1]).objective
         assert (other.recipe, other.encoder, other.train) == (None, plain.encoder, plain.train)
     assert demo(["recipe=null"], None).objective == pretrain().objective
-    for words in (["recipe=beat_ssl_tiny", "objective=simclr"], ["recipe=beat_ssl_tiny", "objective.name=simclr"]):
+    for overrides in (["recipe=beat_ssl_tiny", "objective=simclr"], ["recipe=beat_ssl_tiny", "objective.name=simclr"]):
         with pytest.raises(SettingsError, match="recipe= or objective=, not both"):
-            demo(words, None)
+            demo(overrides, None)
     with pytest.raises(SettingsError, match="there is no objective 'simcl'; did you mean 'simclr'"):
         demo(["objective=simcl"], None)

@@ -145,7 +145,7 @@ def test_crops_are_cuts_of_one_window_without_some_leads() -> None:
     for name in ("view_1", "view_2", "local_1", "local_2"):
         for crop, window in zip(made[name][:6], whole[:6], strict=True):
             kept = crop.any(-1)
-            some = int(kept.nonzero()[0])  # a lead that stayed tells where the crop lies
+            some = int(kept.nonzero()[0])  # a lead that stayed shows where the crop lies
             starts = (window[some].unfold(0, crop.shape[1], 1) == crop[some]).all(-1).nonzero()[:, 0]
             assert len(starts) == 1
             assert torch.equal(crop[kept], window[kept, starts[0] : starts[0] + crop.shape[1]])
@@ -170,8 +170,8 @@ def test_the_patch_term_is_that_of_the_formula() -> None:
     with torch.no_grad():
         drawn = objective.patch_projector(tokens)
         fmap = objective.teacher.module.encoder.forward_features(*stacked(made, GLOBALS))
-        wanted = objective.teacher.module.patch_projector(fmap.transpose(1, 2))
-    term = patch_loss(drawn.numpy(), wanted.numpy(), hidden.numpy())
+        target = objective.teacher.module.patch_projector(fmap.transpose(1, 2))
+    term = patch_loss(drawn.numpy(), target.numpy(), hidden.numpy())
     assert float(result.means["patch/cosine"]) == pytest.approx(-term, rel=1e-6)
     rest = -result.means["record/cosine"].double()
     large, _, _ = objective._globals(made)

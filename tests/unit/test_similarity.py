@@ -57,13 +57,13 @@ def test_histograms_of_parts_add_up() -> None:
 def test_logs_hold_both_raw_and_sharpened(kind: str) -> None:
     values = torch.rand(N, 6, generator=torch.Generator().manual_seed(2))[RECORD]
     similarity = targets.soft_1(values, values, 50.0) if kind == "soft_1" else targets.soft_2(values, values, 0.5, 20.0)
-    wanted = similarity.targets(OWN, torch.float32)
+    reference = similarity.targets(OWN, torch.float32)
     z = unit_rows(torch.randn(2 * N, 8))
-    soft = RowTargets(wanted, OWN, similarity)
+    soft = RowTargets(reference, OWN, similarity)
     term = contrast_term("record", 1.0, z, z, INDEX, lambda _: soft, LossSettings(0.1))
     logs = combine_terms([term]).means
     for level in QUANTILES:
-        for name, matrix in (("raw", similarity.raw), ("sharp", wanted)):
+        for name, matrix in (("raw", similarity.raw), ("sharp", reference)):
             expected = np.quantile(matrix[OTHERS].numpy(), level / 100, method="inverted_cdf")
             # half a bin of the raw similarity, sharpened
             near = similarity.sharpen(similarity.raw.new_tensor([1 - 1 / 256, 1.0]))
@@ -84,11 +84,11 @@ def test_power_50_shows_in_the_logs() -> None:
     assert float(sharpen(found)[2]) == pytest.approx(0.80, abs=2e-3)
 
 
-def test_each_warning_is_told_once_and_embeddings_get_time() -> None:
+def test_each_warning_is_given_once_and_embeddings_get_time() -> None:
     objective = {"name": "beat_ssl", "rhythm": "soft_1", "exponent": 1.0, "positive_mass": None}
     line = {"step": 0, "loss": None, "record/target_entropy": 0.99, "record/embedding_std": 0.01, "record/rows": 64.0}
-    told: set[str] = set()
-    assert ["exponent" in words for words in new_warnings(line, objective, 100, told)] == [True]
-    assert list(new_warnings(line, objective, 100, told)) == []
-    assert ["collapsed" in words for words in new_warnings(line | {"step": 11}, objective, 100, told)] == [True]
-    assert list(new_warnings(line | {"step": 12}, objective, 100, told)) == []
+    warned: set[str] = set()
+    assert ["exponent" in warning for warning in new_warnings(line, objective, 100, warned)] == [True]
+    assert list(new_warnings(line, objective, 100, warned)) == []
+    assert ["collapsed" in warning for warning in new_warnings(line | {"step": 11}, objective, 100, warned)] == [True]
+    assert list(new_warnings(line | {"step": 12}, objective, 100, warned)) == []

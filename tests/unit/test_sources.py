@@ -114,8 +114,8 @@ def test_ptbxl_file_path_that_leaves_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["ptbxl", "ludb", "cinc", "wfdb"])
 def test_the_wrong_folder_is_named(tmp_path: Path, source: str) -> None:
     (tmp_path / "readme.txt").write_text("nothing here")
-    wanted = {"ptbxl": "ptbxl_database.csv", "ludb": "ludb.csv"}.get(source, ".hea")
-    with pytest.raises(RecordError, match=wanted):
+    file = {"ptbxl": "ptbxl_database.csv", "ludb": "ludb.csv"}.get(source, ".hea")
+    with pytest.raises(RecordError, match=file):
         SOURCES[source].find(open_tree(str(tmp_path)))
 
 

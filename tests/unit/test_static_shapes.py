@@ -124,7 +124,7 @@ def test_every_number_is_the_one_without_in_float32(recipe: str) -> None:
 BEATS = [
     case
     for case in CASES
-    if case[0] == "beat_ssl_tiny" and not any("softclt" in word or "cross_entropy" in word for word in case)
+    if case[0] == "beat_ssl_tiny" and not any("softclt" in setting or "cross_entropy" in setting for setting in case)
 ]
 
 

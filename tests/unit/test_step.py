@@ -81,10 +81,10 @@ def test_a_step_that_is_read_late_gives_what_one_read_at_once_gives(
     # in float64: Adam makes a step of full size from a gradient that is nothing but rounding
     at_once, late = (learner_of(recipe, rows[1], overlap=each, precision="fp64") for each in ("never", "always"))
     assert late.overlaps and not at_once.overlaps
-    wanted = [at_once.step(number, arrays_of(at_once, rows[0], number), 0, parts) for number in range(3)]
+    expected = [at_once.step(number, arrays_of(at_once, rows[0], number), 0, parts) for number in range(3)]
     ahead = [late.ready(arrays_of(late, rows[0], number), 0, [4, 2]) for number in range(3)]
     outcomes = [late.launch(number, 0, ready, parts) for number, ready in enumerate(ahead)]
-    for outcome, (logs, norm) in zip(outcomes, wanted, strict=True):
+    for outcome, (logs, norm) in zip(outcomes, expected, strict=True):
         found, found_norm = outcome.read()
         assert found is not None and found == pytest.approx(logs, rel=1e-6, abs=1e-7)
         assert found_norm == pytest.approx(norm, rel=1e-6)
@@ -181,8 +181,10 @@ def test_a_rollback_puts_back_every_type_to_the_bit() -> None:
             tensor.mul_(torch.nan if tensor.is_floating_point() else 3)
         changed = [tensor.clone() for tensor in tensors]
         rollback.put_back(torch.tensor(refused))
-        wanted = before if refused else changed
-        assert all(torch.equal(a, b) or (not refused and a.isnan().all()) for a, b in zip(tensors, wanted, strict=True))
+        expected = before if refused else changed
+        assert all(
+            torch.equal(a, b) or (not refused and a.isnan().all()) for a, b in zip(tensors, expected, strict=True)
+        )
         for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
 
@@ -204,8 +206,8 @@ def test_a_compiled_step_gives_what_a_plain_one_gives(
     parts = (MicroBatch(ROWS, ROWS),)
     for number in range(2):
         arrays = arrays_of(plain, rows[0], number)
-        wanted, found = (learner.step(number, arrays, 0, parts) for learner in (plain, compiled))
-        assert wanted[0] is not None and found[0] == pytest.approx(wanted[0], rel=2e-4, abs=2e-5)
+        expected, found = (learner.step(number, arrays, 0, parts) for learner in (plain, compiled))
+        assert expected[0] is not None and found[0] == pytest.approx(expected[0], rel=2e-4, abs=2e-5)
     assert modes and set(modes) == {"reduce-overhead" if what == "graphs" else None}
     assert plain.objective.state_dict().keys() == compiled.objective.state_dict().keys()
 

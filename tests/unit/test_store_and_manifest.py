@@ -100,17 +100,17 @@ def test_a_uri_keeps_its_options_and_names_are_escaped() -> None:
     assert Store("/data/what?").child("x").folder == Path("/data/what?/x")
 
 
-def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
+def test_locations_that_cannot_be_opened_are_refused_with_how_to_write_them() -> None:
     with pytest.raises(StoreError, match="keys as AWS_ACCESS_KEY_ID") as refused:
         Store("s3://AKIASECRET:verysecret@bucket/x")
     assert "verysecret" not in str(refused.value)
     for location in ("s3://bucket/a b", "s3://bucket/x?bogus=1", "nfs4://host/x"):
-        with pytest.raises(StoreError, match="not a place pyarrow can open"):
+        with pytest.raises(StoreError, match="not a location that pyarrow can open"):
             Store(location).names()
 
 
 @pytest.mark.parametrize(
-    ("aws", "passes", "told"),
+    ("aws", "passes", "message"),
     [
         ("NETWORK_CONNECTION", True, "does not answer"),
         ("SLOW_DOWN", True, "does not answer"),
@@ -124,14 +124,14 @@ def test_places_that_cannot_be_opened_say_how_to_write_them() -> None:
         ("UNKNOWN (HTTP status 416)", False, None),
     ],
 )
-def test_what_an_object_store_refuses_is_told_apart(aws: str, passes: bool, told: str | None) -> None:
+def test_what_an_object_store_refuses_is_told_apart(aws: str, passes: bool, message: str | None) -> None:
     error = OSError(f"When reading key 'k' in bucket 'b': AWS Error {aws} during GetObject operation: text")
-    assert may_pass(error) == passes and is_remote_fault(error) == (told is not None)
+    assert may_pass(error) == passes and is_remote_fault(error) == (message is not None)
     explained = explain(error, "s3://b/k")
-    if told is None:
+    if message is None:
         assert explained is error  # it speaks of the file: the reader of the file judges
     else:
-        assert isinstance(explained, StoreError) and told in str(explained) and "s3://b/k" in str(explained)
+        assert isinstance(explained, StoreError) and message in str(explained) and "s3://b/k" in str(explained)
 
 
 def test_what_passes_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_what_passes_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyP
     assert answers == []
 
 
-def test_a_place_proves_that_it_can_be_written(tmp_path: Path) -> None:
+def test_a_location_is_checked_to_be_writable(tmp_path: Path) -> None:
     Store(str(tmp_path / "new")).check_writable()
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").write_bytes(b"")

@@ -38,9 +38,9 @@ def softmax(z: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return np.asarray(odds / odds.sum(axis, keepdims=True))
 
 
-def built(kind: str, *words: str, exact: bool = True) -> tuple[Objective, dict[str, Tensor]]:
+def built(kind: str, *overrides: str, exact: bool = True) -> tuple[Objective, dict[str, Tensor]]:
     arrays, statistics = labelled_rows(kind, ROWS)
-    objective = model_of(settings_for(kind, *words), statistics, exact=exact)
+    objective = model_of(settings_for(kind, *overrides), statistics, exact=exact)
     return objective, views_of(objective, batch_of(objective, arrays), exact=exact)
 
 
@@ -93,14 +93,14 @@ def test_loss_of_numbers_is_the_square_error_of_standardised_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("objective.leads=per_lead",), ("objective.decoder=unet", "objective.dice_weight=0.5")]
+    "overrides", [(), ("objective.leads=per_lead",), ("objective.decoder=unet", "objective.dice_weight=0.5")]
 )
-def test_segmentation_loss_counts_scored_samples_alone(words: tuple[str, ...]) -> None:
+def test_segmentation_loss_counts_scored_samples_alone(overrides: tuple[str, ...]) -> None:
     arrays, statistics = labelled_rows("waves", ROWS)
-    if "objective.leads=per_lead" in words:
+    if "objective.leads=per_lead" in overrides:
         shift = np.arange(12)[None, :, None]
         arrays["target"] = np.where(np.arange(5000) % 13 > shift, arrays["target"][:, None], -1).astype(np.int8)
-    objective: Any = model_of(settings_for("waves", *words), statistics, exact=True)
+    objective: Any = model_of(settings_for("waves", *overrides), statistics, exact=True)
     views = views_of(objective, batch_of(objective, arrays), exact=True)
     result = objective(views, Progress())
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_segmentation_loss_counts_scored_samples_alone(words: tuple[str, ...]) -
     p, one_hot = p * scored[:, :, None], one_hot * scored[:, :, None]
     both, total = (p * one_hot).sum((0, 1, 3))[1:], (p + one_hot).sum((0, 1, 3))[1:]
     dice = 1 - ((2 * both + 1) / (total + 1)).mean()
-    weight = 0.5 if "objective.dice_weight=0.5" in words else 1.0
+    weight = 0.5 if "objective.dice_weight=0.5" in overrides else 1.0
     assert float(result.loss.detach()) == pytest.approx(entropy + weight * dice, rel=1e-9)
     counts = objective.eval()(views, Progress()).outputs
     assert int(counts["truth"].sum()) == ((target > 0) & scored).sum()
@@ -144,8 +144,8 @@ def test_nothing_known_is_no_error_and_teaches_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_are_of_the_record_alone_and_whole_when_validated(kind: str) -> None:
     arrays, statistics = labelled_rows(kind, ROWS)
-    words = ("objective.augment={crop_seconds:1.6,lead_dropout:0.3,noise_mv:0.02,scale:0.2}",)
-    objective = model_of(settings_for(kind, *words), statistics)
+    overrides = ("objective.augment={crop_seconds:1.6,lead_dropout:0.3,noise_mv:0.02,scale:0.2}",)
+    objective = model_of(settings_for(kind, *overrides), statistics)
     together = views_of(objective, batch_of(objective, arrays))
     apart = views_of(objective, batch_of(objective, arrays, [5, 1]))
     for name, value in apart.items():
@@ -171,10 +171,10 @@ def test_the_mask_is_cropped_with_its_recording() -> None:
     views = objective.views(batch, Draws.of(batch, 11, 0))
     whole = objective.views(batch, Draws.of(batch, 11, VALIDATION_EPOCH))
     for row in range(ROWS):
-        places = (
+        positions = (
             (whole["view_1"][row].unfold(-1, 800, 1)[:, :, :3] - views["view_1"][row, :, None, :3]).abs().sum((0, 2))
         )
-        start = int(places.argmin())
+        start = int(positions.argmin())
         np.testing.assert_array_equal(views["target"][row, 0].numpy(), arrays["target"][row, start : start + 800])
 
 
@@ -308,8 +308,8 @@ def test_a_step_that_is_read_late_is_the_same_step(kind: str) -> None:
     arrays, statistics = labelled_rows(kind, ROWS)
     found = []
     for overlap in ("never", "always"):
-        words = ("objective.trained=last", f"train.overlap={overlap}")
-        learner = Learner(run_spec_for(settings_for(kind, *words), statistics, ROWS), Ranks())
+        overrides = ("objective.trained=last", f"train.overlap={overlap}")
+        learner = Learner(run_spec_for(settings_for(kind, *overrides), statistics, ROWS), Ranks())
         found.append([step(learner, arrays, number) for number in range(3)])
     for one, other in zip(*found, strict=True):
         assert one is not None and other is not None and one["loss"] == pytest.approx(other["loss"], rel=1e-5)
@@ -328,12 +328,12 @@ def test_rates_fall_layer_by_layer_from_the_head_down() -> None:
 
 def test_scores_leave_unknown_targets_out() -> None:
     output = np.array([[2.0, 0.0], [1.0, -1.0], [-1.0, 3.0], [-3.0, 9.0]])
-    told = scores_of("multilabel", output, np.array([[1, -1], [0, 1], [1, 0], [0, -1]]))
-    assert told == {"auroc": pytest.approx((0.75 + 0.0) / 2), "f1": pytest.approx((0.5 + 0.0) / 2)}
-    told = scores_of("numbers", output, np.array([[1.0, np.nan], [1.0, 1.0], [np.nan, 3.0], [-1.0, np.nan]]))
-    assert told["mae"] == pytest.approx((1.0 + 1.0) / 2)
-    told = scores_of("classes", output, np.array([0, 0, 1, -1]))
-    assert told == {"auroc": 1.0, "f1": 1.0, "accuracy": 1.0}
+    scores = scores_of("multilabel", output, np.array([[1, -1], [0, 1], [1, 0], [0, -1]]))
+    assert scores == {"auroc": pytest.approx((0.75 + 0.0) / 2), "f1": pytest.approx((0.5 + 0.0) / 2)}
+    scores = scores_of("numbers", output, np.array([[1.0, np.nan], [1.0, 1.0], [np.nan, 3.0], [-1.0, np.nan]]))
+    assert scores["mae"] == pytest.approx((1.0 + 1.0) / 2)
+    scores = scores_of("classes", output, np.array([0, 0, 1, -1]))
+    assert scores == {"auroc": 1.0, "f1": 1.0, "accuracy": 1.0}
 
 
 def test_the_best_has_most_of_its_score_or_least_of_the_error() -> None:

@@ -249,7 +249,7 @@ def test_validation_leaves_prototypes_and_queue_alone() -> None:
     objective.after_step(LATE)
     objective.eval()
     with torch.no_grad():
-        objective.prototypes *= 2.0  # not of unit length: nothing may mend it
+        objective.prototypes *= 2.0  # not of unit length: nothing may repair it
         before = {name: value.clone() for name, value in objective.state_dict().items()}
         objective(made(objective, epoch=1), LATE)
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
@@ -264,10 +264,10 @@ def test_crops_are_windows_of_the_recording_at_their_own_moments() -> None:
     starts = []
     for name, length in lengths.items():
         beginnings = whole[:, 1].unfold(-1, 40, 1)  # (B, places, 40) of lead II
-        places = (beginnings == crops[name][:, 1, None, :40]).all(-1).float().argmax(1).tolist()
-        for record, found, place in zip(whole, crops[name], places, strict=True):
-            assert torch.equal(found, record[:, place : place + length]), name
-        starts.append(tuple(places))
+        offsets = (beginnings == crops[name][:, 1, None, :40]).all(-1).float().argmax(1).tolist()
+        for record, found, offset in zip(whole, crops[name], offsets, strict=True):
+            assert torch.equal(found, record[:, offset : offset + length]), name
+        starts.append(tuple(offsets))
     assert len(set(starts)) == len(starts)
     assert crops["n_valid"].tolist() == [800] * 7 and crops["local_n_valid"].tolist() == [300] * 7
     masked = make_multi_crops(batch, MaskedViewSettings(crop_seconds=1.6), 3, 0.6, Draws.of(batch, 3, 0))
@@ -299,7 +299,7 @@ def test_warped_crops_have_no_valid_length() -> None:
     assert torch.isfinite(objective(views, LATE).loss)
 
 
-def test_it_says_what_it_is_and_when_it_collapses() -> None:
+def test_it_describes_itself_and_reports_collapse() -> None:
     objective = built()
     settings = objective.settings
     assert Swav.described(settings) == "SwAV, 6 prototypes, 2 + 2 crops, no queue"

@@ -61,11 +61,11 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
         (["sweep.only=[simclear]"], "sweep.only: there is no row simclear"),
         (["sweep.time_reference=simclear"], "sweep.time_reference: there is no row simclear"),
-        (["sweep.budget=core_minutes", "train.epochs=3"], "core_minutes sets train.epochs: leave the word out"),
+        (["sweep.budget=core_minutes", "train.epochs=3"], "core_minutes sets train.epochs: leave it out"),
         (
             ["sweep.budget=core_minutes", "sweep.space.train.epochs=[3,4]", "sweep.fixed.train.epochs=null"],
             "sets train.epochs",
@@ -75,9 +75,9 @@ def test_each_recipe_is_trained_as_it_is_and_all_are_tried_alike(drawn: SweepPla
         (["sweep.recipes=small"], "recipes must be one of tiny, full"),
     ],
 )
-def test_what_a_sweep_over_methods_cannot_be_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
-        plan_from(["sweep=methods", "corpus=/c", TWO, *words])
+def test_what_a_sweep_over_methods_cannot_be_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan_from(["sweep=methods", "corpus=/c", TWO, *overrides])
 
 
 def test_epochs_are_those_that_fit_and_at_least_one() -> None:
@@ -102,8 +102,8 @@ class Timed:
 
 @pytest.fixture(scope="module")
 def drawn() -> SweepPlan:
-    words = ["sweep=methods", "corpus=/c", "run=six", TWO, "sweep.space.seed=[0,1]"]
-    return plan_from([*words, "sweep.budget=core_minutes", "sweep.core_minutes=7"])
+    overrides = ["sweep=methods", "corpus=/c", "run=six", TWO, "sweep.space.seed=[0,1]"]
+    return plan_from([*overrides, "sweep.budget=core_minutes", "sweep.core_minutes=7"])
 
 
 @pytest.fixture
@@ -116,15 +116,15 @@ def plan(drawn: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 
 def test_all_methods_have_the_same_time_and_the_warm_up_keeps_its_part(plan: SweepPlan) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     timed = Timed({"simclr": 0.5, "byol": 1.0})
-    made = budgeted(plan, told.append, timed)
+    made = budgeted(plan, lines.append, timed)
     assert timed.asked == ["byol", "simclr"], "one measurement for all seeds of a method; the reference is one of them"
     epochs = {trial.name: trial.settings.train.epochs for trial in made.trials}
     assert epochs == {"byol__seed-0": 60, "byol__seed-1": 60, "simclr__seed-0": 120, "simclr__seed-1": 120}
     assert {trial.settings.train.warmup_epochs / trial.settings.train.epochs for trial in made.trials} == {0.1}
     assert made.costs["simclr__seed-1"].step_s == 0.5
-    assert any("byol__seed-0: 60 epochs in 7 core-minutes" in line for line in told)
+    assert any("byol__seed-0: 60 epochs in 7 core-minutes" in line for line in lines)
     kept = json.loads((plan.folder.folder / COSTS).read_text())
     assert kept["reference"] == {"row": "simclr", "step": kept["trials"]["simclr__seed-0"]["step"]}
     assert kept["trials"]["byol__seed-1"]["epochs"] == 60 and kept["trials"]["byol__seed-1"]["core_minutes"] == 7
@@ -287,7 +287,7 @@ def test_costs_are_multiples_of_the_reference(material: SweepMaterial) -> None:
     assert costs_csv(material).splitlines()[0].startswith("method,network,encoder parameters")
 
 
-def test_a_collapse_is_told_with_the_steps_at_which_it_held(material: SweepMaterial) -> None:
+def test_a_collapse_is_reported_with_the_steps_at_which_it_held(material: SweepMaterial) -> None:
     byol = next(method for method in material.results.methods if method.name == "byol")
     calm, collapsed = (watch(trial, material.journals[trial.trial]) for trial in byol.trials)
     assert calm == []
@@ -303,8 +303,8 @@ def page(material: SweepMaterial, tmp_path_factory: pytest.TempPathFactory) -> s
 
 def test_every_method_has_a_page_that_the_table_leads_to(page: str) -> None:
     targets = set(re.findall(r'href="#([^"]+)"', page))
-    places = re.findall(r'<section id="([^"]+)"', page)
-    assert targets <= set(places) and len(places) == len(set(places))
+    anchors = re.findall(r'<section id="([^"]+)"', page)
+    assert targets <= set(anchors) and len(anchors) == len(set(anchors))
     assert {"method-simclr", "method-byol", "method-cpc"} <= targets
     assert page.count('class="page"') == 3 and page.count("Collapse watch: nothing in 2 trials.") == 2
 
@@ -318,7 +318,7 @@ def test_every_method_names_its_paper_and_bold_is_explained(page: str) -> None:
 
 
 def test_conditions_are_in_order_and_begin_with_the_clean_recordings(page: str) -> None:
-    titles = ("What each method costs", "What labels are worth", "What noise costs", "What missing leads cost")
+    titles = ("What each method costs", "Scores by number of labels", "What noise costs", "What missing leads cost")
     _, labels, noise, leads = (page.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0] for title in titles)
     assert labels.count("<img") == 4 and "PTB-XL AUROC at 5%" in labels and "random weights, s4d" in labels
     heads = [re.findall(r"<th>LUDB F1(?: at|, level|,) ([^<]*)</th>", part) for part in (labels, noise, leads)]

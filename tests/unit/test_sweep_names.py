@@ -12,7 +12,7 @@ from beatray.errors import SettingsError
 from beatray.evaluate.names import of_variant, parts_of, score_name, scores_of
 from beatray.evaluate.older import score_today
 from beatray.evaluate.settings import EvaluateSettings, RobustnessSettings
-from beatray.schema import say_renamed
+from beatray.schema import warn_renamed
 from beatray.storage.store import Store
 from beatray.sweep import results
 from beatray.sweep.plan import plan_from
@@ -20,8 +20,8 @@ from beatray.sweep.record import SweepRecord, TrialRecord, metric_today, read
 from beatray.sweep.settings import SweepSettings
 from beatray.train.composed import pretrain_settings
 
-WORDS = ["corpus=/c", "sweep.space.seed=[0,1,2,3,4,5]", "sweep.search=random"]
-EVALUATED = [*WORDS, "sweep.evaluate=true", "sweep.mode=max"]
+OVERRIDES = ["corpus=/c", "sweep.space.seed=[0,1,2,3,4,5]", "sweep.search=random"]
+EVALUATED = [*OVERRIDES, "sweep.evaluate=true", "sweep.mode=max"]
 F1 = "eval/segment/frozen_decoder/10pct/f1"
 
 
@@ -34,16 +34,16 @@ F1 = "eval/segment/frozen_decoder/10pct/f1"
         ("sweep.reduction=2", "sweep.reduction_factor=2"),
     ],
 )
-def test_an_older_word_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_older_name_means_the_same(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
     few = [] if "trials=" in old else ["sweep.num_samples=4"]
     few = few if "concurrent" not in old else ["sweep.num_samples=4"]
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     with caplog.at_level(logging.WARNING):
-        before = plan_from([*WORDS, *few, old])
+        before = plan_from([*OVERRIDES, *few, old])
         assert len(caplog.records) == 1 and "the old name will go with the next version" in caplog.text
         caplog.clear()
-        assert plan_from([*WORDS, *few, new]) == before and not caplog.records
-    assert before.sweep != plan_from([*WORDS, "sweep.num_samples=5"]).sweep
+        assert plan_from([*OVERRIDES, *few, new]) == before and not caplog.records
+    assert before.sweep != plan_from([*OVERRIDES, "sweep.num_samples=5"]).sweep
 
 
 def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
@@ -52,7 +52,7 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
         ("sweep.reduction_factor=nan", r"sweep\.reduction_factor must be a finite number"),
         ("sweep.reduction_factor=1", r"sweep\.reduction_factor must be above 1"),
@@ -64,9 +64,11 @@ def test_the_yaml_defaults_are_those_of_the_dataclass() -> None:
         ("sweep.grace_perod=3", r"did you mean 'sweep\.grace_period'"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_key(word: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
-        plan_from([*WORDS, "sweep.num_samples=4", word] if "num_samples" not in word else [*WORDS, word])
+def test_what_cannot_work_is_refused_with_its_key(override: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan_from(
+            [*OVERRIDES, "sweep.num_samples=4", override] if "num_samples" not in override else [*OVERRIDES, override]
+        )
 
 
 @pytest.mark.parametrize(
@@ -107,23 +109,23 @@ def test_names_and_their_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
-        ([*WORDS, "sweep.metric=validaton_loss"], "did you mean 'validation_loss'"),
-        ([*WORDS, "sweep.metric=los"], "did you mean 'loss'"),
-        ([*WORDS, "sweep.metric=accuracy"], "is nothing that a trial logs: there are"),
-        ([*WORDS, "sweep.metric=record/los"], "did you mean 'record/loss'"),
-        ([*WORDS, "sweep.metric=accuracy/test"], "is nothing that a trial logs: there are"),
-        ([*WORDS, f"sweep.metric={F1}"], r"it needs sweep\.evaluate=true"),
+        ([*OVERRIDES, "sweep.metric=validaton_loss"], "did you mean 'validation_loss'"),
+        ([*OVERRIDES, "sweep.metric=los"], "did you mean 'loss'"),
+        ([*OVERRIDES, "sweep.metric=accuracy"], "is nothing that a trial logs: there are"),
+        ([*OVERRIDES, "sweep.metric=record/los"], "did you mean 'record/loss'"),
+        ([*OVERRIDES, "sweep.metric=accuracy/test"], "is nothing that a trial logs: there are"),
+        ([*OVERRIDES, f"sweep.metric={F1}"], r"it needs sweep\.evaluate=true"),
         ([*EVALUATED, "sweep.metric=eval/segment/frozen_decoder/10pct/f2"], f"did you mean '{F1}'"),
         ([*EVALUATED, "sweep.metric=eval/segment/frozen_decoder/20pct/f1"], "did you mean"),
         ([*EVALUATED, "sweep.metric=segment.frozen.20pct.f1"], "did you mean"),
         ([*EVALUATED, f"sweep.metric={F1}", "evaluate.protocols=[finetune]"], "no score of this evaluation"),
     ],
 )
-def test_a_metric_that_no_trial_has_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
-        plan_from([*words, "sweep.num_samples=2"])
+def test_a_metric_that_no_trial_has_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan_from([*overrides, "sweep.num_samples=2"])
 
 
 def test_metrics_that_trials_have_are_taken() -> None:
@@ -136,16 +138,16 @@ def test_metrics_that_trials_have_are_taken() -> None:
         "record/figure",
         "core_minutes",
     ):
-        assert plan_from([*WORDS, "sweep.num_samples=2", f"sweep.metric={metric}"])
+        assert plan_from([*OVERRIDES, "sweep.num_samples=2", f"sweep.metric={metric}"])
     for metric in (F1, "segment.frozen.10pct.f1", "eval/classify/linear_probe/100pct/encoder_features/auroc"):
         plan = plan_from([*EVALUATED, "sweep.num_samples=2", f"sweep.metric={metric}"])
         assert plan.sweep.metric == score_today(metric)
 
 
-def test_an_older_word_on_the_evaluation_wins_over_what_is_fixed() -> None:
-    words = [*EVALUATED, "sweep.num_samples=2", f"sweep.metric={F1}"]
-    for fixed, word in (("C", "inverse_penalties"), ("inverse_penalties", "C")):
-        plan = plan_from([*words, f"sweep.fixed.evaluate.{fixed}=[1.0]", f"evaluate.{word}=[2.0]"])
+def test_an_older_override_of_the_evaluation_wins_over_what_is_fixed() -> None:
+    overrides = [*EVALUATED, "sweep.num_samples=2", f"sweep.metric={F1}"]
+    for fixed, override in (("C", "inverse_penalties"), ("inverse_penalties", "C")):
+        plan = plan_from([*overrides, f"sweep.fixed.evaluate.{fixed}=[1.0]", f"evaluate.{override}=[2.0]"])
         assert plan.evaluation is not None and plan.evaluation.C == (2.0,)
 
 
@@ -167,10 +169,10 @@ def test_the_record_of_an_older_sweep_is_read(tmp_path: Path) -> None:
     assert one.present == {"seed": 2}
 
 
-def test_the_older_name_of_the_rotation_is_understood_as_a_word_and_in_a_sweep(
+def test_the_older_name_of_the_rotation_is_understood_as_an_override_and_in_a_sweep(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    say_renamed.cache_clear()
+    warn_renamed.cache_clear()
     before = pretrain_settings(["corpus.split=3"])
     assert "corpus.split is called corpus.fold_rotation now" in caplog.text
     assert before == pretrain_settings(["corpus.fold_rotation=3"]) != pretrain_settings([])

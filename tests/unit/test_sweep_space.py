@@ -1,4 +1,4 @@
-"""The space of a sweep, its record and its ranking: what is tried, what it is called, what is refused, what is told."""
+"""The space of a sweep, its record and its ranking: trials, their names, what is refused, what is reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def names(**settings: Any) -> list[str]:
     return [point.name for point in points(build(SweepSettings, settings))]
 
 
-def test_a_grid_is_every_combination_and_names_tell_what_differs() -> None:
+def test_a_grid_is_every_combination_and_names_show_what_differs() -> None:
     space = {"objective.exponent": [1, 50], "train.learning_rate": [1e-3, 2e-3]}
     assert names(space=space) == [
         "exponent-1__learning_rate-0.001",
@@ -87,7 +87,7 @@ def test_draws_are_a_function_of_the_seed_and_more_of_them_keep_the_first() -> N
     assert 70 < below < 130, below
     assert {point.changes["objective.rhythm"] for point in many} == {"hard", "soft_1"}
     assert {type(point.changes["train.batch_size"]) for point in many} == {int}
-    for point in many:  # the name tells the exact value
+    for point in many:  # the name shows the exact value
         assert f"learning_rate-{point.changes['train.learning_rate']!r}" in point.name
         assert float(f"{point.changes['train.learning_rate']:.4g}") == point.changes["train.learning_rate"]
 
@@ -108,7 +108,7 @@ def test_names_are_unique_folder_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"search": "gird"}, "search must be one of grid, random, asha"),
         ({"space": {"seed": []}}, r"sweep\.space\.seed is empty"),
@@ -126,13 +126,13 @@ def test_names_are_unique_folder_names() -> None:
         ({"search": "random", "num_samples": 5, "space": {"seed": [1, 2]}}, r"fewer than sweep\.num_samples=5"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         names(**settings)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "message"),
     [
         (["sweep=smal"], "there is no sweep 'smal'; did you mean 'small'"),
         ([], "which space.*ablation, asha, beat_targets, .*, splits, temperature"),
@@ -147,12 +147,12 @@ def test_a_space_that_makes_no_sense_is_refused_by_name(settings: dict[str, Any]
         (["sweep.fixed.train.epochz=2", "sweep.space.seed=[1]"], "did you mean 'train.epochs'"),
     ],
 )
-def test_words_that_fit_nothing_are_answered_before_anything_starts(words: list[str], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
-        plan_from(words)
+def test_overrides_that_fit_nothing_are_answered_before_anything_starts(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan_from(overrides)
 
 
-def test_words_win_over_the_fixed_settings_of_a_file() -> None:
+def test_overrides_win_over_the_fixed_settings_of_a_file() -> None:
     plan = plan_from(["sweep=small", "corpus=/c", "out=/o", "run=first", "encoder=tiny", "train.epochs=3"])
     assert [trial.name for trial in plan.trials] == ["temperature-0.1", "temperature-0.2"]
     for trial in plan.trials:
@@ -161,9 +161,13 @@ def test_words_win_over_the_fixed_settings_of_a_file() -> None:
         assert trial.settings.run == trial.name and trial.settings.out == "/o/first"
     assert [trial.settings.objective["temperature"] for trial in plan.trials] == [0.1, 0.2]
     assert plan.folder.folder == Path("/o/first") and plan.keys == ("objective.temperature",)
-    words = ["sweep=small", "sweep.space.objective.temperature=null", "sweep.space.objective.positive_mass=[null,0.5]"]
-    assert config_of(words)["sweep"]["space"] == {"objective.positive_mass": [None, 0.5]}
-    assert [trial.settings.objective["positive_mass"] for trial in plan_from(words).trials] == [None, 0.5]
+    overrides = [
+        "sweep=small",
+        "sweep.space.objective.temperature=null",
+        "sweep.space.objective.positive_mass=[null,0.5]",
+    ]
+    assert config_of(overrides)["sweep"]["space"] == {"objective.positive_mass": [None, 0.5]}
+    assert [trial.settings.objective["positive_mass"] for trial in plan_from(overrides).trials] == [None, 0.5]
 
 
 def test_a_group_may_be_swept_with_keys_inside_it() -> None:
@@ -181,7 +185,7 @@ def test_every_ready_file_composes(name: str) -> None:
     assert len({json.dumps(dict(trial.changes)) for trial in plan.trials}) == len(plan.trials)
 
 
-def test_words_of_the_evaluation_are_not_of_the_training() -> None:
+def test_overrides_of_the_evaluation_are_not_for_the_training() -> None:
     one_row = "sweep.only=[01-hard]"  # composing all of them takes seconds
     plan = plan_from(["sweep=ablation", "corpus=/c", one_row, "evaluate.seeds=[7]", "evaluate.decoder.steps=3"])
     assert plan.evaluation is not None and plan.evaluation.seeds == (7,) and plan.evaluation.decoder.steps == 3
@@ -203,12 +207,12 @@ LINES = [line.strip() for line in DOCS.replace("\\\n", " ").splitlines() if not 
     "line", [line for line in LINES if line.startswith("beatray sweep sweep=") and "..." not in line]
 )
 def test_the_commands_of_the_docs_compose(line: str) -> None:
-    words = (
+    overrides = (
         line.partition("#")[0].replace("encoder.weights=/data/runs/first", "encoder.weights=beatray-small").split()[2:]
     )
-    first = {"sweep=ablation": "01-hard", "sweep=methods": "simclr"}.get(words[0])
+    first = {"sweep=ablation": "01-hard", "sweep=methods": "simclr"}.get(overrides[0])
     of_one_row = [] if first is None else [f"sweep.only=[{first}]"]  # all of them take seconds
-    assert plan_from([*words, *of_one_row]).trials
+    assert plan_from([*overrides, *of_one_row]).trials
 
 
 def test_there_are_sweeps_in_the_docs() -> None:
@@ -216,17 +220,17 @@ def test_there_are_sweeps_in_the_docs() -> None:
 
 
 @pytest.mark.parametrize("key", ["beat_positives", "hard_beat"])  # the name of today and an older one
-def test_what_rows_set_is_not_a_word_unless_those_rows_are_left_out(key: str) -> None:
-    word = f"objective.{key}=same_record"
+def test_what_rows_set_is_no_override_unless_those_rows_are_left_out(key: str) -> None:
+    override = f"objective.{key}=same_record"
     with pytest.raises(SettingsError, match=r"rows set objective.beat_positives \(record-beats"):
-        plan_from(["sweep=ablation", "corpus=/c", word])
-    plan = plan_from(["sweep=ablation", "corpus=/c", word, "sweep.only=[02-hard-hard]"])
+        plan_from(["sweep=ablation", "corpus=/c", override])
+    plan = plan_from(["sweep=ablation", "corpus=/c", override, "sweep.only=[02-hard-hard]"])
     assert {trial.settings.objective["beat_positives"] for trial in plan.trials} == {"same_record"}
 
 
-@pytest.mark.parametrize(("split", "told"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
-def test_there_are_ten_splits(split: int, told: str) -> None:
-    with pytest.raises(SettingsError, match=rf"corpus.fold_rotation must be {told}"):
+@pytest.mark.parametrize(("split", "message"), [(-1, "at least 0, not -1"), (10, "at most 9, not 10")])
+def test_there_are_ten_splits(split: int, message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"corpus.fold_rotation must be {message}"):
         plan_from(["sweep=splits", "corpus=/c", f"sweep.space.corpus.fold_rotation=[{split}]"])
 
 
@@ -278,9 +282,9 @@ def test_the_ranking_has_every_trial_the_best_first() -> None:
     assert rows[-1]["status"] == "failed" and rows[-1]["rank"] == ""
     table = json.loads(as_mlflow_table(RECORD))
     assert table["columns"][:2] == ["rank", "validation_loss"] and len(table["data"]) == 5
-    told = json.loads(as_json(RECORD))
-    assert told["trials"][0]["changes"] == {"train.learning_rate": 0.4}
-    assert told["trials"][0]["validation_loss"] == 1.0
+    listing = json.loads(as_json(RECORD))
+    assert listing["trials"][0]["changes"] == {"train.learning_rate": 0.4}
+    assert listing["trials"][0]["validation_loss"] == 1.0
 
 
 def test_the_record_is_on_disk_after_every_change(tmp_path: Path) -> None:
@@ -320,8 +324,8 @@ def test_the_record_of_an_older_version_is_read_under_the_names_of_today(tmp_pat
     assert found is not None and found.metric == "beat/loss"
     assert found.trials[0].figures == {"beat/loss": 2.0, "record/positive_mass": 0.5, "validation_loss": 1.0}
     assert [row.value for row in ranked(found)] == [2.0]
-    words = ["sweep=ablation", "corpus=/c", "sweep.only=[09-soft_1-hard-50]", "sweep.metric=beat_loss"]
-    plan = plan_from([*words, f"out={tmp_path}", "run=sweep"])
+    overrides = ["sweep=ablation", "corpus=/c", "sweep.only=[09-soft_1-hard-50]", "sweep.metric=beat_loss"]
+    plan = plan_from([*overrides, f"out={tmp_path}", "run=sweep"])
     assert plan.sweep.metric == "beat/loss"
     _refuse_others(plan, {trial.name: trial for trial in found.trials})  # the same sweep goes on
     other = replace(found.trials[0], changes={**older.changes, "objective.pos_mass": 0.5})

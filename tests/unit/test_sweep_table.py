@@ -231,7 +231,7 @@ def test_a_sweep_of_any_method_is_drawn_over_the_numbers_it_sets() -> None:
     assert section.title == "What objective.momentum does"
 
 
-def test_a_method_that_cannot_be_imported_is_shown_without_words_of_its_own() -> None:
+def test_a_method_that_cannot_be_imported_is_shown_without_a_name_of_its_own() -> None:
     made = method_of(1, [0.8], [0.5], [0.8], seeds=(0,))
     foreign = replace(made, trials=(replace(made.trials[0], objective="elsewhere.of_a_user:Mine"),))
     (line,) = sweep_table.make_table(SweepResults((foreign,), ())).lines

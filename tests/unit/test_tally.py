@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from beatray.commands.corpus import leads_told
+from beatray.commands.corpus import lead_counts
 from beatray.corpus.tally import describe, merge, merge_all, tally_recordings
 from beatray.record import LEADS, Record
 
@@ -43,11 +43,11 @@ def test_counts_add_up() -> None:
 
 def test_how_many_rows_each_lead_is_fit_in() -> None:
     whole = dict.fromkeys(LEADS, 401)
-    assert leads_told(whole, 401) == "12 in all rows"
-    assert leads_told(whole, 402) == "12 in 401 of 402 rows"
+    assert lead_counts(whole, 401) == "12 in all rows"
+    assert lead_counts(whole, 402) == "12 in 401 of 402 rows"
     some = whole | dict.fromkeys(LEADS[6:], 395)
-    assert leads_told(some, 401) == "I, II, III, aVR, aVL, aVF in all; V1, V2, V3, V4, V5, V6 in 395 of 401 rows"
+    assert lead_counts(some, 401) == "I, II, III, aVR, aVL, aVF in all; V1, V2, V3, V4, V5, V6 in 395 of 401 rows"
     nine = whole | dict.fromkeys(("V2", "V4", "V6"), 0)
-    assert leads_told(nine, 401).endswith("V1, V3, V5 in all; V2, V4, V6 in none of 401 rows")
+    assert lead_counts(nine, 401).endswith("V1, V3, V5 in all; V2, V4, V6 in none of 401 rows")
     many = {lead: 400 - number for number, lead in enumerate(LEADS)}
-    assert leads_told(many, 401) == "each in 389 (V6) to 400 (I) of 401 rows"
+    assert lead_counts(many, 401) == "each in 389 (V6) to 400 (I) of 401 rows"

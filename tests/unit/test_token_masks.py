@@ -1,4 +1,4 @@
-"""Blocks of masked tokens: exact numbers, no short runs, every token within reach, and the rule told slowly."""
+"""Blocks of masked tokens: exact numbers, no short runs, every token within reach, and the rule written plainly."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_rule_told_slowly(case: tuple[int, int, int, int, int | None]) -> None:
+def test_it_is_the_rule_written_plainly(case: tuple[int, int, int, int, int | None]) -> None:
     tokens, valid, quota, shortest, longest = case
     found = drawn(*case)
     numbers = Draws(KEYS, 3, 0).uniform("blocks", 3 * rounds(quota, shortest)).reshape(len(KEYS), -1, 3)
@@ -114,7 +114,7 @@ def test_blocks_are_no_longer_than_asked_and_as_long_as_is_left() -> None:
 
 
 def test_an_interval_is_taken_in_proportion_to_its_length() -> None:
-    """One block of 10 leaves two intervals; where the second block of 10 comes to lie tells which was taken."""
+    """One block of 10 leaves two intervals; where the second block of 10 comes to lie shows which was taken."""
     numbers = Draws(KEYS, 3, 0).uniform("blocks", 3 * rounds(20, 10)).reshape(len(KEYS), -1, 3)
     found = drawn(110, 110, 20, 10, 10)
     first = (numbers[:, 0, 2] * 101).astype(int)

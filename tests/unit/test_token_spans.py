@@ -8,7 +8,7 @@ import torch
 
 from beatray.augment.draws import Draws
 from beatray.augment.lead_masks import kept_leads, mask_leads, standardise_leads
-from beatray.augment.token_spans import masked_tokens, other_places
+from beatray.augment.token_spans import masked_tokens, negative_positions
 
 
 def draws(records: int, epoch: int = 0) -> Draws:
@@ -61,22 +61,22 @@ def test_every_token_is_masked_in_some_epoch() -> None:
 def test_a_mask_depends_on_its_record_alone() -> None:
     cells, count = np.array([156, 50, 100]), np.array([78, 25, 50])
     together = masked_tokens(draws(3), 1, 156, cells, count, 10)
-    others = other_places(draws(3), 1, 78, count, 20)
+    others = negative_positions(draws(3), 1, 78, count, 20)
     one = Draws(draws(3).keys[1:2], 5, 0)
     assert (masked_tokens(one, 1, 156, cells[1:2], count[1:2], 10) == together[1:2]).all()
-    assert (other_places(one, 1, 78, count[1:2], 20) == others[1:2]).all()
+    assert (negative_positions(one, 1, 78, count[1:2], 20) == others[1:2]).all()
     assert (masked_tokens(draws(3), 2, 156, cells, count, 10) != together).any()
     assert masked_tokens(draws(0), 1, 156, cells[:0], count[:0], 10).shape == (0, 156)
-    assert other_places(draws(0), 1, 78, count[:0], 20).shape == (0, 78, 20)
+    assert negative_positions(draws(0), 1, 78, count[:0], 20).shape == (0, 78, 20)
 
 
 def test_negatives_are_others_of_the_masked_each_as_often() -> None:
     count = np.array([20, 5, 2, 1])
-    found = other_places(draws(4), 1, 20, count, 400)
+    found = negative_positions(draws(4), 1, 20, count, 400)
     for row, number in enumerate(count[:3]):
-        for place in range(number):
-            values, often = np.unique(found[row, place], return_counts=True)
-            assert values.tolist() == [other for other in range(number) if other != place]
+        for position in range(number):
+            values, often = np.unique(found[row, position], return_counts=True)
+            assert values.tolist() == [other for other in range(number) if other != position]
             assert (np.abs(often - 400 / (number - 1)) < 6 * np.sqrt(400 / (number - 1))).all()
     assert (found[3] == 0).all()  # there is no other
     assert (found < np.maximum(count, 1)[:, None, None]).all()

@@ -15,7 +15,7 @@ import pytest
 
 from beatray.errors import SettingsError
 from beatray.track.database import BusyError, database_in, opened
-from beatray.track.setup import Tracking, check_place
+from beatray.track.setup import Tracking, check_default_database
 from beatray.track.tracker import Tracker
 from half_made_database import half_made
 
@@ -39,8 +39,8 @@ def rows_of(path: Path, table: str) -> int:
 
 def test_processes_that_begin_together_make_one_database(tmp_path: Path) -> None:
     path = tmp_path / "new" / "mlflow.db"
-    words = [sys.executable, "-c", MAKES_AS_MLFLOW_DOES, str(path)]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
+    command = [sys.executable, "-c", MAKES_AS_MLFLOW_DOES, str(path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
     errors = [process.communicate()[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert rows_of(path, "experiments") == 1
@@ -84,7 +84,7 @@ def test_a_folder_that_mlflow_would_take_for_another_is_refused(
         with pytest.raises(SettingsError, match=r"means something else to it.*tracking.uri=null"):
             database_in(out)
         with pytest.raises(SettingsError, match="another out="):
-            check_place("auto", out)
-        check_place(None, out)
-        check_place("http://127.0.0.1:5000", out)
+            check_default_database("auto", out)
+        check_default_database(None, out)
+        check_default_database("http://127.0.0.1:5000", out)
     assert not list(tmp_path.iterdir())

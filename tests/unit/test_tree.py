@@ -16,7 +16,7 @@ import pytest
 
 from beatray.errors import CorpusError
 from beatray.ingest import folder_tree, tar_tree
-from beatray.ingest.member_checks import Cause, is_plain_path, told
+from beatray.ingest.member_checks import Cause, is_plain_path, passed_over_text
 from beatray.ingest.plan import IngestSettings, list_items
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import Reason, RecordError
@@ -150,7 +150,9 @@ def test_ordinary_names_of_any_script_are_read_and_hidden_ones_counted(
     few = open_tree(str(folder))
     assert few.names() == tree.names()
     assert few.passed_over == {Cause.HIDDEN: 6, Cause.NAME: 4, Cause.NOT_UTF8: 1}  # d/._x and 5 folders
-    assert "names that are not UTF-8 (convmv -r -f latin1 -t utf8 --notest renames them): 2" in told(tree.passed_over)
+    assert "names that are not UTF-8 (convmv -r -f latin1 -t utf8 --notest renames them): 2" in passed_over_text(
+        tree.passed_over
+    )
 
 
 def test_a_folder_that_may_not_be_opened_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +268,9 @@ def test_tar_bomb_is_refused(tmp_path: Path, suffix: str) -> None:
     assert caught.value.reason is Reason.ABSURD_SIZE
 
 
-def test_a_compressed_tar_beyond_memory_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_tar_beyond_memory_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     location = build(tmp_path, "x.tar.gz")
     monkeypatch.setattr(tar_tree, "MAX_UNPACKED_BYTES", 5000)
     with pytest.raises(RecordError, match="repack it as zip"):

@@ -74,7 +74,7 @@ def test_the_soft_loss_is_that_of_the_formula(tau: float | None, weighted: bool)
 @pytest.mark.parametrize(
     ("records", "moments", "known"), [(4, 13, 1.8762312), (1, 6, None), (5, 1, None), (2, 64, None)]
 )
-def test_equal_outputs_cost_what_nobody_can_tell(records: int, moments: int, known: float | None) -> None:
+def test_equal_outputs_cost_what_chance_gives(records: int, moments: int, known: float | None) -> None:
     z = torch.full((records, moments, 3), 0.7, dtype=torch.float64)
     lengths = [moments >> level for level in range(moments.bit_length())]
     assert len(lengths) == math.floor(math.log2(moments)) + 1
@@ -106,12 +106,12 @@ def test_recordings_that_are_told_apart_cost_little(length: float) -> None:
 @pytest.mark.parametrize("moments", [7, 9, 12])
 def test_an_odd_last_moment_is_dropped_by_the_pools(moments: int) -> None:
     z_1, z_2 = pair(3, moments)
-    levels, wanted = moments.bit_length(), 0.0
+    levels, expected = moments.bit_length(), 0.0
     one, two = z_1.numpy(), z_2.numpy()
     for _ in range(levels):
-        wanted += 0.5 * (instance_loss(one, two) + temporal_loss(one, two))
+        expected += 0.5 * (instance_loss(one, two) + temporal_loss(one, two))
         one, two = max_pool(one), max_pool(two)
-    assert float(ts2vec_loss(z_1, z_2)) == pytest.approx(wanted / levels, abs=1e-10)
+    assert float(ts2vec_loss(z_1, z_2)) == pytest.approx(expected / levels, abs=1e-10)
     changed = z_1.clone()
     changed[:, moments // 2 * 2 :] += 1.0
     without_level_0 = [ts2vec_loss(z, z_2, 0.0, 1) for z in (z_1, changed)]

@@ -139,7 +139,7 @@ def test_a_term_of_weight_0_trains_nothing_and_a_weight_below_is_refused() -> No
         VicregSettings(variance=-1.0)
 
 
-def test_it_says_what_it_is_and_when_it_collapses() -> None:
+def test_it_describes_itself_and_reports_collapse() -> None:
     assert Vicreg.described(VicregSettings(covariance=0.5)) == "VICReg, weights 25, 25, 0.5"
     objective = built()
     views = views_of(objective, batch_of(objective, rows_of(7)[0]), exact=True)

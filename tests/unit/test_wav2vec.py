@@ -81,17 +81,17 @@ def test_the_norm_over_time_is_a_group_norm_of_one_channel_each() -> None:
 
 @pytest.mark.parametrize("kernel", [1, 5, 8, 128])
 def test_positions_are_a_weight_normalised_convolution(kernel: int) -> None:
-    ours = PositionalConv(8, kernel, 2, 0.1).double()
+    layer = PositionalConv(8, kernel, 2, 0.1).double()
     theirs = nn.Conv1d(8, 8, kernel, padding=kernel // 2, groups=2).double()
-    theirs.weight.data.copy_(ours.direction.data)
+    theirs.weight.data.copy_(layer.direction.data)
     theirs = nn.utils.parametrizations.weight_norm(theirs, dim=2)
     theirs.bias.data.zero_()  # type: ignore[union-attr]
     gain = torch.rand(1, 1, kernel, dtype=torch.float64)
-    ours.gain.data.copy_(gain)
+    layer.gain.data.copy_(gain)
     theirs.parametrizations.weight.original0.data.copy_(gain)  # type: ignore[union-attr,index]
     x = signal(2, 17, 8)
     expected = nn.functional.gelu(theirs(x.transpose(1, 2))[..., :17]).transpose(1, 2)  # an even kernel gives one more
-    torch.testing.assert_close(ours(x), expected)
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_a_block_is_that_of_torch() -> None:
@@ -135,7 +135,7 @@ def test_a_padded_record_is_the_record_alone(half_rate: bool) -> None:
     assert torch.isfinite(encoder(x, torch.tensor([0, 1]))).all()
 
 
-def test_tokens_tell_their_places_by_their_neighbours() -> None:
+def test_tokens_encode_their_positions_by_their_neighbours() -> None:
     encoder = network()
     same = torch.ones(1, 30, 4, dtype=torch.float64)
     same[:, 12] = torch.tensor([1.0, 2.0, 0.0, -1.0])

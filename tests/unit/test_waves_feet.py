@@ -29,8 +29,8 @@ def test_foot_of_a_wave(side: int, whole_numbers: bool) -> None:
         curve = np.round(curve)
     peak = rng.integers(0, 41, 300)
     reference = np.clip(peak + side * rng.integers(0, 17, 300), 0, 40)
-    wanted = [foot_by_definition(*each, side) for each in zip(curve, peak.tolist(), reference.tolist(), strict=True)]
-    assert _trapezium(curve, peak, reference, side).tolist() == wanted
+    expected = [foot_by_definition(*each, side) for each in zip(curve, peak.tolist(), reference.tolist(), strict=True)]
+    assert _trapezium(curve, peak, reference, side).tolist() == expected
 
 
 def test_away_from_the_chord_does_not_depend_on_the_other_beats() -> None:
@@ -74,10 +74,10 @@ def test_swapped_arms_by_the_upper_median() -> None:
     n_records = 400
     x = rng.normal(scale=0.2, size=(n_records, 12, 600)).astype(np.float32)
     waves = []
-    places = {"p_onset": (0, 50), "p_peak": (50, 90), "qrs_onset": (100, 150), "r_peak": (150, 600)}
+    bounds = {"p_onset": (0, 50), "p_peak": (50, 90), "qrs_onset": (100, 150), "r_peak": (150, 600)}
     for k in range(n_records):
         beats = np.zeros(int(rng.integers(0, 9)), BEAT_WAVES)
-        for name, (bottom, top) in places.items():
+        for name, (bottom, top) in bounds.items():
             beats[name] = rng.integers(bottom, top, len(beats))
         beats["p_peak"][rng.random(len(beats)) < 0.2] = -1
         x[k, 0, 50:90] -= 0.1
@@ -86,8 +86,8 @@ def test_swapped_arms_by_the_upper_median() -> None:
         waves.append(beats)
     masks = np.where(rng.random(n_records) < 0.1, 4095 & ~1, 4095)
     flags, _ = assess(x, 600, masks, waves=waves)
-    wanted = [
+    expected = [
         swapped_by_definition(signal, beats, int(mask)) for signal, beats, mask in zip(x, waves, masks, strict=True)
     ]
-    assert ((flags & Flag.LIMB_SWAP_SUSPECT) != 0).tolist() == wanted
-    assert 50 < sum(wanted) < n_records - 50
+    assert ((flags & Flag.LIMB_SWAP_SUSPECT) != 0).tolist() == expected
+    assert 50 < sum(expected) < n_records - 50

@@ -173,7 +173,7 @@ def test_names_of_leads_in_other_languages_and_standards(tmp_path: Path) -> None
         (("I", "II", "Flow of a longer name"), "I and II only, beside 1 other channels; I, II"),
     ],
 )
-def test_too_few_leads_are_told_with_what_was_found(tmp_path: Path, leads: tuple[str, ...], message: str) -> None:
+def test_too_few_leads_are_refused_with_what_was_found(tmp_path: Path, leads: tuple[str, ...], message: str) -> None:
     write_record(tmp_path, "r", COUNTS[:, : len(leads)], leads=leads)
     with pytest.raises(RecordError, match=message) as caught:
         read_twelve_leads(open_tree(str(tmp_path)), "r.hea")

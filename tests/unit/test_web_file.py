@@ -28,10 +28,12 @@ def server() -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("place", ["ranges/ludb.zip", "ranges/ludb.ZIP?key=1", "shaky/ludb.zip"])
-def test_a_zip_gives_the_recordings_of_a_local_copy(server: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("location", ["ranges/ludb.zip", "ranges/ludb.ZIP?key=1", "shaky/ludb.zip"])
+def test_a_zip_gives_the_recordings_of_a_local_copy(
+    server: str, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(web_file, "PAUSES_S", (0.0,) * 5)
-    there, here = open_tree(f"{server}/{place}"), open_tree(str(ARCHIVE))
+    there, here = open_tree(f"{server}/{location}"), open_tree(str(ARCHIVE))
     assert there.names() == here.names()
     items = ludb.find(there)
     (far,), (near,) = ludb.read(pickle.loads(pickle.dumps(there)), items[7]), ludb.read(here, items[7])
@@ -40,7 +42,7 @@ def test_a_zip_gives_the_recordings_of_a_local_copy(server: str, place: str, mon
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("location", "message"),
     [
         ("whole/x.zip", "the server gives only whole files, not parts of them: download it"),
         ("missing/x.zip", r"no such archive on the server \(404\)"),
@@ -55,10 +57,10 @@ def test_a_zip_gives_the_recordings_of_a_local_copy(server: str, place: str, mon
     ],
 )
 @pytest.mark.parametrize("source", ["ptbxl", "files"])
-def test_what_is_refused(server: str, source: str, place: str, told: str) -> None:
-    with pytest.raises(CorpusError, match=told) as caught:
-        list_items(IngestSettings({source: f"{server}/{place}"}, "out"))
-    assert str(caught.value).count("\n") == 0 and str(caught.value).startswith(f"{source}: {server}/{place}: ")
+def test_what_is_refused(server: str, source: str, location: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=message) as caught:
+        list_items(IngestSettings({source: f"{server}/{location}"}, "out"))
+    assert str(caught.value).count("\n") == 0 and str(caught.value).startswith(f"{source}: {server}/{location}: ")
 
 
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -46,16 +46,16 @@ def test_only_line_feed_and_return_end_a_line(tmp_path: Path, character: str) ->
 
 
 def test_a_byte_order_mark_and_a_folder_in_front_of_the_name(tmp_path: Path) -> None:
-    for name, said in (("bom", "\ufeffbom"), ("slash", "median_beats/slash"), ("both", "\ufeffA/b/BOTH")):
+    for name, named in (("bom", "\ufeffbom"), ("slash", "median_beats/slash"), ("both", "\ufeffA/b/BOTH")):
         write_record(tmp_path, name, ecg_counts()).write_text(
-            header_text(said, ecg_counts(), file_name=f"{name}.dat"), encoding="utf-8"
+            header_text(named, ecg_counts(), file_name=f"{name}.dat"), encoding="utf-8"
         )
     notes = {name: read(tmp_path, name).notes for name in ("bom", "slash", "both")}
     folder = "record_name_with_folder"
     assert notes == {"bom": (), "slash": (folder,), "both": (folder, "record_name_case")}
-    for said in ("r/3", "other", "folder/other", "3/r/4"):
-        with pytest.raises(RecordError, match="multi-segment .*wfdb.wrsamp" if said == "r/3" else "does not match"):
-            parse_header(header_text(said, ecg_counts(50)).encode(), "r")
+    for named in ("r/3", "other", "folder/other", "3/r/4"):
+        with pytest.raises(RecordError, match="multi-segment .*wfdb.wrsamp" if named == "r/3" else "does not match"):
+            parse_header(header_text(named, ecg_counts(50)).encode(), "r")
 
 
 def test_baseline_defaults_to_adc_zero() -> None:
@@ -135,7 +135,7 @@ def test_missing_limb_leads_are_computed(tmp_path: Path) -> None:
     np.testing.assert_allclose(leads.signal_mv[2:6], expected, atol=1e-12)
 
 
-def test_few_chest_leads_are_enough_and_the_mask_says_so(tmp_path: Path) -> None:
+def test_few_chest_leads_are_enough_and_the_mask_shows_it(tmp_path: Path) -> None:
     adc = ecg_counts()
     write_record(tmp_path, "r", adc[:, [0, 1, 7]], leads=("I", "II", "V2"))
     leads = read(tmp_path)
@@ -247,9 +247,9 @@ def test_matlab_matrix_equals_plain_file(tmp_path: Path) -> None:
 def test_matlab_header_that_disagrees(tmp_path: Path, field: int, value: int, reason: Reason) -> None:
     adc = ecg_counts()
     data = mat4(adc)
-    words = list(struct.unpack("<5i", data[:20]))
-    words[field] = value
-    write_mat(tmp_path, struct.pack("<5i", *words) + data[20:], adc)
+    values = list(struct.unpack("<5i", data[:20]))
+    values[field] = value
+    write_mat(tmp_path, struct.pack("<5i", *values) + data[20:], adc)
     assert reason_of(tmp_path) is reason
 
 

@@ -19,16 +19,16 @@ SETTINGS = {"corpus": {"path": "s3://bucket/sets/ptbxl?region=eu", "test_folds":
 
 def test_the_facts_of_a_sweep(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    told = what_ran(store, SETTINGS, None, None)
-    assert told["command"] == told["started"] == NOT_KEPT
-    assert told["corpus"] == "ptbxl (s3://bucket/sets/ptbxl?region=eu), manifest unknown"
+    found = what_ran(store, SETTINGS, None, None)
+    assert found["command"] == found["started"] == NOT_KEPT
+    assert found["corpus"] == "ptbxl (s3://bucket/sets/ptbxl?region=eu), manifest unknown"
     note_start(store, ["sweep=small", "tracking.uri=https://me:secret@host/x"])
     note_start(store, ["sweep=small", "train.epochs=3"])
-    told = what_ran(store, SETTINGS, "0123456789abcdef" * 4, 21_799, 17_000)
-    assert told["command"] == "beatray sweep sweep=small train.epochs=3" and "2 starts" in str(told["started"])
-    assert str(told["corpus"]).endswith("manifest 0123456789abcdef, 21,799 recordings, pretrained on 17,000")
-    assert told["folds"] == "tested on 9, 10, validated on 8"
-    assert str(told["beatray"]).startswith(version_here()) and str(told["report of"]).endswith(" UTC")
+    found = what_ran(store, SETTINGS, "0123456789abcdef" * 4, 21_799, 17_000)
+    assert found["command"] == "beatray sweep sweep=small train.epochs=3" and "2 starts" in str(found["started"])
+    assert str(found["corpus"]).endswith("manifest 0123456789abcdef, 21,799 recordings, pretrained on 17,000")
+    assert found["folds"] == "tested on 9, 10, validated on 8"
+    assert str(found["beatray"]).startswith(version_here()) and str(found["report of"]).endswith(" UTC")
     assert "secret" not in store.read(NAME).decode()
     assert read_starts(store)[0].command.startswith("beatray sweep sweep=small tracking.uri=https://")
     store.write(NAME, b"[{")

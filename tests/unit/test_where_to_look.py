@@ -27,13 +27,13 @@ def remembered(folder: Path, run_id: str | None, uri: str = SERVER, experiment: 
     return folder
 
 
-def test_runs_of_one_place_are_compared(tmp_path: Path) -> None:
+def test_runs_of_one_server_are_compared(tmp_path: Path) -> None:
     folders = [remembered(tmp_path / name, name * 4) for name in "abc"]
     line = str(how_to_compare([*folders, tmp_path / "untracked", remembered(tmp_path / "d", None)]))
     page = urlsplit(urlsplit(line).fragment)
     assert line.startswith(f"{SERVER}/#/compare-runs?") and " " not in line
-    words = parse_qs(page.query)
-    assert json.loads(words["runs"][0]) == ["aaaa", "bbbb", "cccc"] and json.loads(words["experiments"][0]) == ["7"]
+    query = parse_qs(page.query)
+    assert json.loads(query["runs"][0]) == ["aaaa", "bbbb", "cccc"] and json.loads(query["experiments"][0]) == ["7"]
     elsewhere = remembered(tmp_path / "e", "eeee", "http://other:5000")
     assert how_to_compare([folders[0], elsewhere]) is None and how_to_compare(folders[:1]) is None
     assert how_to_compare([]) is None
@@ -59,7 +59,7 @@ def test_a_sweep_leads_to_itself_and_to_its_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "shown"), [((32, 64), "[32, 64]"), (("II",), '["II"]'), (0.5, 0.5), (None, None)])
-def test_params_are_texts_as_a_user_says_them(tmp_path: Path, value: object, shown: object) -> None:
+def test_params_are_texts_as_a_user_writes_them(tmp_path: Path, value: object, shown: object) -> None:
     found = tracking_for(
         SERVER, "beatray", out=tmp_path, run_name="a", folder=tmp_path, settings={"encoder.x": value}, tags={},
         dataset=None, every_s=1.0,

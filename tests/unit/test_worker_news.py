@@ -26,7 +26,7 @@ class Dead(ActorDiedError):  # type: ignore[misc]
         return NODE_GONE
 
 
-def test_each_event_is_told_once_and_the_first_group_is_no_news(tmp_path: Path) -> None:
+def test_each_event_is_reported_once_and_the_first_group_not_at_all(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     note_group(run, 0, [("older", 1)])
     news = WorkerNews(run)  # of a start after that
@@ -37,18 +37,18 @@ def test_each_event_is_told_once_and_the_first_group_is_no_news(tmp_path: Path) 
     note_group(run, 1040, [("a", 21)])
     assert list(news.fresh()) == [
         "worker of rank 1 (node b, process 12) died: The actor died because its node has died. Node Id: 0abc",
-        "goes on from step 1,040 with 1 worker instead of 3 (-2 on b)",
+        "continues from step 1,040 with 1 worker instead of 3 (-2 on b)",
     ]
     note_group(run, 1050, [("a", 31), ("c", 32)])  # an elastic run that got a node, without a death
     note_group(run, 1060, [("a", 41), ("c", 42)])
     assert list(news.fresh()) == [
-        "goes on from step 1,050 with 2 workers instead of 1 (+1 on c)",
-        "goes on from step 1,060 with 2 workers",
+        "continues from step 1,050 with 2 workers instead of 1 (+1 on c)",
+        "continues from step 1,060 with 2 workers",
     ]
     assert list(news.fresh()) == []
 
 
-def test_what_the_run_says_at_its_end_is_not_said_twice(tmp_path: Path) -> None:
+def test_what_the_run_reports_at_its_end_is_not_reported_twice(tmp_path: Path) -> None:
     ended: dict[int, Exception] = {0: TrainingError("not finite"), 1: TrainingError("not finite")}
     assert reasons(ended) == {}
     Deaths(Store(str(tmp_path))).after_exception(None, ended)

@@ -62,21 +62,21 @@ def select_beats(
     order = draws.uniform("beats", peaks.shape[1])
     order[~usable] = 2.0  # behind every usable beat
     slots = min(max_beats, peaks.shape[1])
-    nobody = peaks.shape[1]
+    absent = peaks.shape[1]
     chosen = np.argsort(order, axis=1, kind="stable")[:, :slots]
-    chosen = np.sort(np.where(np.take_along_axis(usable, chosen, axis=1), chosen, nobody), axis=1)
-    there = chosen < nobody
+    chosen = np.sort(np.where(np.take_along_axis(usable, chosen, axis=1), chosen, absent), axis=1)
+    there = chosen < absent
     index = np.full((len(peaks), max_beats), -1, np.int64)
     boxes = np.zeros((len(peaks), max_beats, 2), np.float32)
     index[:, :slots] = np.where(there, chosen, -1)
-    chosen = np.minimum(chosen, nobody - 1)
+    chosen = np.minimum(chosen, absent - 1)
     boxes[:, :slots, 0] = np.where(there, np.take_along_axis(start, chosen, axis=1), 0.0)
     boxes[:, :slots, 1] = np.where(there, np.take_along_axis(end, chosen, axis=1), 0.0)
     return torch.as_tensor(boxes).to(device), torch.as_tensor(index).to(device)
 
 
 def all_beats(r_peaks: Tensor, n_samples: Tensor, before_smp: float, after_smp: float) -> tuple[Tensor, Tensor]:
-    """All usable beats of whole records: boxes (n, P, 2), and their places among the R-peaks (n, P), -1 for none."""
+    """All usable beats of whole records: boxes (n, P, 2), and their positions among the R-peaks (n, P), -1 for none."""
     n, most = r_peaks.shape
     return select_beats(
         r_peaks,
@@ -112,12 +112,12 @@ def shuffle_beats(x: Tensor, peaks_smp: Tensor, n_valid: Tensor, drawn: NDArray[
     """
     order = np.tile(np.arange(x.shape[-1]), (len(x), 1))
     rows = zip(order, peaks_smp.cpu().numpy(), n_valid.tolist(), drawn, strict=True)
-    for place, peaks, end, numbers in rows:
+    for taken, peaks, end, numbers in rows:
         inside = np.unique(peaks[(peaks >= 0) & (peaks < end)])
         cuts = inside[1:] - (CUT_BEFORE * np.diff(inside)).astype(np.int64)
         if len(cuts) > 2:
             beats = np.split(np.arange(cuts[0], cuts[-1]), cuts[1:-1] - cuts[0])
             turn = np.argsort(numbers[: len(beats)], kind="stable")
-            place[cuts[0] : cuts[-1]] = np.concatenate([beats[i] for i in turn])
+            taken[cuts[0] : cuts[-1]] = np.concatenate([beats[i] for i in turn])
     index = torch.from_numpy(order).to(x.device)
     return x.gather(2, index[:, None].expand_as(x))

@@ -42,7 +42,7 @@ def crop(x: Tensor, start: Tensor, length: int) -> Tensor:
 def resized_crop(x: Tensor, draws: NDArray[np.float64], smallest: float = 0.5) -> Tensor:
     """A random part of each view, stretched back to full length by linear interpolation: (B, L, T) -> (B, L, T).
 
-    draws (B, 2): the part's length, uniform in `smallest`..1 of T, and its place. Random resized crop of Mehari and
+    draws (B, 2): the part's length, uniform in `smallest`..1 of T, and its position. Random resized crop of Mehari and
     Strodthoff (Comput. Biol. Med. 2022), with even stretching.
     """
     if not 0.0 < smallest <= 1.0:

@@ -1,6 +1,6 @@
 """Light changes of a recording that keep its labels: a crop, leads left out, noise, another gain.
 
-They are for training with labels, where a view must still show what the label says: no turned heart, no stretched time.
+They are for training with labels, where a view must still show what is labelled: no turned heart, no stretched time.
 All are off unless asked for, but for the crop: random crops of 5 s, whole recordings where it counts, are what the
 published benchmarks train with (Strodthoff et al., IEEE JBHI 25:1519, 2021, who crop 2.5 s).
 

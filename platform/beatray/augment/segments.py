@@ -1,4 +1,4 @@
-"""Two stretches of a recording, one right after the other: what a method calls two views that nobody had to make up.
+"""Two stretches of a recording, one right after the other: natural pairs of views, without augmentation.
 
 Contract: as in two_views.py; both segments lie inside the signal that is there. Of a recording that is shorter than two
 segments each is half of it, filled up with zeros; the first sample of the second always follows the last of the first.

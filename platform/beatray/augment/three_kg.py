@@ -51,7 +51,7 @@ class HeartDraws:
 
 
 def draw_heart(draws: Draws, view: int) -> HeartDraws:
-    """The place of the heart of each record in one view (1, 2, ...)."""
+    """The position of the heart of each record in one view (1, 2, ...)."""
     return HeartDraws(
         order=draws.uniform("axis_order", 1, view)[:, 0],
         angle=draws.uniform("angle", 3, view),

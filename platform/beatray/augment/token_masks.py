@@ -37,7 +37,7 @@ def block_mask(
     numbers = draws.uniform(purpose, 3 * most).reshape(len(valid), most, 3)
     index = np.arange(tokens)
     closed = np.broadcast_to(index >= valid[:, None], (len(valid), tokens)).copy()  # hidden, or no signal
-    for chosen, length_drawn, place_drawn in numbers.transpose(1, 2, 0):
+    for chosen, length_drawn, start_drawn in numbers.transpose(1, 2, 0):
         if not left.any():
             break
         # an even choice among the open tokens is one among intervals in proportion to their length
@@ -49,9 +49,9 @@ def block_mask(
         length = shortest + (length_drawn * np.maximum(limit - shortest + 1, 1)).astype(np.int64)
         rest = left < shortest
         length = np.minimum(np.where(rest, left, length), end - begin)
-        start = begin + (place_drawn * (end - begin - length + 1)).astype(np.int64)
+        start = begin + (start_drawn * (end - begin - length + 1)).astype(np.int64)
         at_begin, at_end = rest & (begin > 0), rest & (end < valid)
-        glued = np.where(at_begin & (~at_end | (place_drawn < 0.5)), begin, end - length)
+        glued = np.where(at_begin & (~at_end | (start_drawn < 0.5)), begin, end - length)
         start = np.where(at_begin | at_end, glued, start)[:, None]
         closed |= (index >= start) & (index < start + length[:, None])
         left = left - length

@@ -1,4 +1,4 @@
-"""Which tokens of a recording are masked: spans, up to an exact number, and which others each is to be told from.
+"""Which tokens of a recording are masked: spans, up to an exact number, and the negatives of each.
 
 Spans as in wav2vec 2.0 (Baevski et al., NeurIPS 2020, section 3.1): starts are drawn evenly, spans may overlap and lie
 inside the signal. Here they are drawn until at least the wanted number of tokens is covered, and tokens drawn evenly
@@ -38,17 +38,19 @@ def masked_tokens(
     last = np.take_along_axis(np.sort(first, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
     open_ = (first > last) | (first == spans)
     order = np.argsort(draws.uniform("given_back", tokens, view) + open_ + 2.0 * beyond, axis=1, kind="stable")
-    place = np.argsort(order, axis=1)  # of each token in that order
-    masked = place < count[:, None]
+    rank = np.argsort(order, axis=1)  # of each token in that order
+    masked = rank < count[:, None]
     return np.argsort(~masked, axis=1, kind="stable")
 
 
-def other_places(draws: Draws, view: int, places: int, count: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """For each of `places` masked tokens `number` others of the `count` (B,) of its recording, with replacement.
+def negative_positions(
+    draws: Draws, view: int, masked: int, count: NDArray[np.int64], number: int
+) -> NDArray[np.int64]:
+    """For each of `masked` masked tokens `number` others of the `count` (B,) of its recording, with replacement.
 
-    (B, places, number) of 0 .. count - 1. A recording that masks one token gets that one: it has no other.
+    (B, masked, number) of 0 .. count - 1. A recording that masks one token gets that one: it has no other.
     """
-    drawn = draws.uniform("negatives", places * number, view).reshape(-1, places, number)
+    drawn = draws.uniform("negatives", masked * number, view).reshape(-1, masked, number)
     chosen = (drawn * np.maximum(count - 1, 0)[:, None, None]).astype(np.int64)
-    chosen += chosen >= np.arange(places)[:, None]
+    chosen += chosen >= np.arange(masked)[:, None]
     return np.minimum(chosen, np.maximum(count - 1, 0)[:, None, None])

@@ -1,7 +1,7 @@
 """Two views of every record of a batch, the same for any batch, worker or device that makes them.
 
 `make_two_views` is the recipe of 3KG and Beat-SSL: prepare, one crop shared by both views (so that beat positions are
-the same in both), then for each view its own place of the heart (`three_kg.py`) and its own time masks (`masks.py`).
+the same in both), then for each view its own position of the heart (`three_kg.py`) and its own time masks (`masks.py`).
 `make_resized_views` is the recipe of SimCLR on ECGs (Mehari and Strodthoff, Comput. Biol. Med. 2022): one window, then
 for each view a random part stretched back, and a time-out. `make_masked_views` is that of BYOL here: one window, time
 masks of each lead and a time-out of all, no stretching, since that would change the intervals that diagnoses rest on.

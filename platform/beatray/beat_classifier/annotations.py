@@ -93,10 +93,10 @@ def _windows(
     valid = torch.full((pieces,), WINDOW_SAMPLES)
     valid[-1] = signal_mv.shape[1] - (pieces - 1) * WINDOW_SAMPLES
     x_mv = prepare(x_uv.contiguous(), rate_hz=RATE_HZ, n_samples=valid)
-    piece, place = np.divmod(peaks, WINDOW_SAMPLES)
+    piece, position = np.divmod(peaks, WINDOW_SAMPLES)
     windows, ratios = [np.empty((0, len(signal_mv), WINDOW + 2 * JITTER), np.float32)], [np.empty((0, 2), np.float32)]
     for number in np.unique(piece):
-        here = torch.from_numpy(place[piece == number])
+        here = torch.from_numpy(position[piece == number])
         one = torch.nn.functional.pad(x_mv[number : number + 1], (JITTER, JITTER))
         owner = torch.zeros(len(here), dtype=torch.int64)
         wide = [cut_windows(one, owner, here + shift) for shift in (0, JITTER, 2 * JITTER)]

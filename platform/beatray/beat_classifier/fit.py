@@ -2,8 +2,8 @@
 
 With ten recordings or more, whole recordings are held out (every fifth by name), as is usual. With fewer, the last 30 %
 of each recording are held out in time: such a test knows the very person, electrodes and beat shapes from training, and
-its figures say only that training worked, not how beats of other people are told. The result says which of the two it
-was.
+its figures show only that training worked, not how beats of other people are classified. The result states which of the
+two it was.
 
 Contract: `fit` is deterministic in (beats, settings) on one machine with one thread; returns the classifier, and a
 report as plain JSON: counts by class, confusion [true][found] of the held-out beats, sensitivity and predictive value.
@@ -61,8 +61,8 @@ def fit(
     counts = torch.bincount(train.kind, minlength=len(CLASSES))
     known = tuple(bool(count >= settings.least) for count in counts)
     if sum(known) < 2:
-        told = ", ".join(f"{name} {int(count)}" for name, count in zip(CLASSES, counts, strict=True))
-        raise ValueError(f"two classes with {settings.least} beats each are needed to learn from; there are {told}")
+        counted = ", ".join(f"{name} {int(count)}" for name, count in zip(CLASSES, counts, strict=True))
+        raise ValueError(f"two classes with {settings.least} beats each are needed to learn from; there are {counted}")
     torch.manual_seed(settings.seed)
     net = BeatNet(len(leads))
     _train(net, train, counts, known, settings)

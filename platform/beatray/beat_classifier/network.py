@@ -1,7 +1,7 @@
-"""A small network that tells the AAMI class of a heartbeat from a window around its R-peak and its two RR intervals.
+"""A small network that classifies a heartbeat (AAMI) by a window around its R-peak and its two RR intervals.
 
-Morphology alone cannot tell a premature atrial beat from a normal one, so beside the window go the intervals to the
-beat before and after, each relative to the median interval of the 10 s around (de Chazal, O'Dwyer and Reilly, IEEE
+Morphology alone cannot distinguish a premature atrial beat from a normal one, so beside the window go the intervals to
+the beat before and after, each relative to the median interval of the 10 s around (de Chazal, O'Dwyer and Reilly, IEEE
 TBME 51:1196-1206, 2004, use such ratios). Some 8,000 weights: it sees few beats of most classes.
 
 Contract: `windows` (n, leads, WINDOW) prepared millivolts at 500 Hz with the R-peak at sample BEFORE, zero outside the

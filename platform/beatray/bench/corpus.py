@@ -30,7 +30,7 @@ from beatray.storage.store import Store
 
 ROWS_PER_SHARD, JITTER_UV, RAIL_UV = 1024, 25, 32_000
 BUNDLED = 64
-"""Recordings of each source that are read: more would say nothing new of what a step or the feed costs."""
+"""Recordings of each source that are read: more would show nothing new of the cost of a step or the feed."""
 
 
 def write_large_corpus(folder: Path, records: int, bundled: int = BUNDLED) -> str:
@@ -53,8 +53,8 @@ def _bundled(count: int) -> tuple[pa.Table, dict[str, Any], dict[str, Any]]:
         slices = plan(settings, recipe, list_items(settings), set())
         done = [convert_slice(store, part, settings.analysis()) for part in slices]
         shards = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for part in done for s in part.shards)
-        places = [(shard, group) for shard in shards for group in range(len(shard.row_groups))]
-        real = pa.concat_tables([read_row_group(store, *place, SCHEMA.names) for place in places])
+        groups = [(shard, group) for shard in shards for group in range(len(shard.row_groups))]
+        real = pa.concat_tables([read_row_group(store, *group, SCHEMA.names) for group in groups])
         draft = Corpus(store, Manifest(0, recipe, shards, {}, {}))
         return real, recipe, _statistics(draft, merge_all([part.tally for part in done]))
 

@@ -39,7 +39,7 @@ def cpu_of(pid: int) -> float:
 def cpu_seconds() -> float:
     """CPU time of the family, children that have ended included."""
     if not Path("/proc/self/stat").exists():
-        return time.process_time()  # of this process alone: other systems do not tell
+        return time.process_time()  # of this process alone: other systems report no more
     ticks = 0
     for pid in family():
         try:

@@ -1,6 +1,6 @@
 """The parts of `beatray bench`, turn by turn in the time there is: step, feeds, loop, and the plain loop beside them.
 
-Every part has several rounds, each as long as its weight says of what is left of the time, so that whatever else the
+Every part has several rounds, each as long as its weight makes it of the time left, so that whatever else the
 machine does meets all alike. Contract: nothing is written but below the folder given; one rank, on one device.
 """
 

@@ -29,7 +29,7 @@ _Loader.add_implicit_resolver(
 
 
 def recipe_settings(recipe: str, overrides: Mapping[str, Any] | None = None, **groups: str) -> PretrainSettings:
-    """`recipe` with other files of groups (`encoder="tiny"`, instead of what the recipe says there), then overrides."""
+    """`recipe` with other files of groups (`encoder="tiny"`, instead of the recipe's), then overrides."""
     top, of_recipe = _read("pretrain"), _read(f"recipe/{recipe}")
     chosen = {group: name for item in top["defaults"] if isinstance(item, dict) for group, name in item.items()}
     for item in of_recipe["defaults"]:

@@ -41,7 +41,7 @@ def train(path: str, out: str, *, leads: str = "II", epochs: int | None = None, 
     say(f"  {report['split_means']}")
     unseen = [name for name, known in zip(CLASSES, labels.known, strict=True) if not known]
     if unseen:
-        say(f"  never found, for want of beats to learn from: {', '.join(unseen)}")
+        say(f"  never found, since there are no beats to learn from: {', '.join(unseen)}")
     say(f"  use it: objective.beat_positives=aami objective.beat_classifier={out}  (digest {digest_of(out)[:12]})")
     return 0
 

@@ -32,10 +32,10 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
     """The settings of pretraining that the overrides mean, for one rank.
 
     Where nothing is chosen it is Beat-SSL, full-size on a GPU and its small recipe on a CPU; the corpus is read from
-    disk as if it did not fit in memory, by one reader for each core, unless overrides say otherwise.
+    disk as if it did not fit in memory, by one reader for each core, unless overrides change it.
     """
     if any(override.partition("=")[0] == "train.workers" for override in overrides):
-        raise SettingsError("a bench is of one rank: leave out train.workers")
+        raise SettingsError("a bench runs on one rank: leave out train.workers")
     usual = ["train.cache_mb=0", f"train.readers_per_worker={min(cores(), 16)}"]
     if not any(override.partition("=")[0].partition(".")[0] in CHOICES for override in overrides):
         gpu = torch.cuda.is_available() and "train.device=cpu" not in overrides
@@ -64,7 +64,7 @@ def run(overrides: list[str], *, seconds: float, json_file: str | None) -> int:
         run_spec = prepare_run(settings)
         ray = find_spec("ray") is not None
         if ray:
-            import beatray.train.read  # noqa: F401  # sets up Ray Data's loggers, which would tell of every execution
+            import beatray.train.read  # noqa: F401  # sets up Ray Data's loggers, which would log every execution
             from beatray.ray_session import RaySettings, session
 
             logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """`beatray compare RESULTS_A RESULTS_B ...`: paired tests between evaluated encoders.
 
-A word is a results.json (or its folder), or NAME=FILE; a name given several times pools its files as runs of one
-method. What exists under the whole word is a place, though it holds a "=" (`runs/lr=1`).
+An argument is a results.json (or its folder), or NAME=FILE; a name given several times pools its files as runs of one
+method. What exists under the whole argument is a path, though it holds a "=" (`runs/lr=1`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VARIANTS = {
     "encoder+features": "encoder_features",
     "joined": "encoder_features",
 }
-"""Words of --with and what they mean; the last is an older one."""
+"""Values of --with and what they mean; the last is an older one."""
 
 
 def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = ALPHA, as_json: bool = False) -> int:
@@ -53,15 +53,15 @@ def run(folders: Sequence[str], *, variants: str | None = None, alpha: float = A
 
 
 def methods(folders: Sequence[str]) -> dict[str, list[Path]]:
-    """Results files by method; one without a name is called by the part of its path that tells it from the others."""
-    named = [["", word] if Path(word).exists() or "=" not in word else word.split("=", 1) for word in folders]
-    bare = [Path(place) for name, place in named if not name]
+    """Results files by method; one without a name is called by the part of its path that sets it apart."""
+    named = [["", arg] if Path(arg).exists() or "=" not in arg else arg.split("=", 1) for arg in folders]
+    bare = [Path(path) for name, path in named if not name]
     short = dict(zip(bare, _short_names(bare), strict=True))
     if len(short) < len(bare):
         raise SettingsError("the same results are given twice; name them (A=FILE) to pool files of one method")
     found: dict[str, list[Path]] = {}
-    for name, place in named:
-        found.setdefault(name or short[Path(place)], []).append(Path(place))
+    for name, path in named:
+        found.setdefault(name or short[Path(path)], []).append(Path(path))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from beatray.commands.pace import Pace, in_words
+from beatray.commands.pace import Pace, duration_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def progress(title: str, unit: str) -> Iterator[Update]:
 
     def time_left(total: int) -> str:
         left = pace.seconds_left(total, time.monotonic())
-        return "" if left is None else f"{in_words(left)} left"
+        return "" if left is None else f"{duration_text(left)} left"
 
     if sys.stderr.isatty():
         from rich.console import Console
@@ -60,14 +60,14 @@ def progress(title: str, unit: str) -> Iterator[Update]:
 
             yield show
         return
-    said = time.monotonic()
+    shown_at = time.monotonic()
 
     def update(done: int, total: int, note: str) -> None:
-        nonlocal said
+        nonlocal shown_at
         now = time.monotonic()
         pace.add(now, done)
-        if now - said >= LINE_EVERY_S:
-            said = now
+        if now - shown_at >= LINE_EVERY_S:
+            shown_at = now
             say(f"  {title}: {', '.join(filter(None, (f'{done}/{total} {unit}', time_left(total), note)))}")
 
     yield update

@@ -55,13 +55,13 @@ def _by_source(sources: dict[str, Any]) -> Table:
         common = Counter(about["labels"]).most_common(LABELS_SHOWN)
         labels = ", ".join(f"{name} {count:,}" for name, count in common)
         more = len(about["labels"]) - len(common)
-        leads = leads_told(about["leads"], about["rows"])
+        leads = lead_counts(about["leads"], about["rows"])
         counts = (f"{about[key]:,}" for key in ("recordings", "rows", "beats"))
         table.add_row(source, *counts, rates, leads, flags, labels + (f" and {more} more" if more else ""))
     return table
 
 
-def leads_told(leads: dict[str, int], rows: int) -> str:
+def lead_counts(leads: dict[str, int], rows: int) -> str:
     """In how many of the rows each lead is fit to be read, leads of one number together."""
     by_count: dict[int, list[str]] = {}
     for lead, count in leads.items():
@@ -82,10 +82,10 @@ def write_html(uri: str, path: str) -> int:
 
     corpus = open_corpus(uri)
     flags = {str(f.name).lower(): (int(f), text) for f, text in (QUALITY | READING).items()}
-    place = write_corpus_page(
+    written = write_corpus_page(
         Path(path).expanduser().absolute(), corpus, read_quarantine(corpus.store, corpus.manifest), flags
     )
-    say(f"  wrote {place}")
+    say(f"  wrote {written}")
     return 0
 
 
@@ -120,7 +120,7 @@ def show_refused(uri: str, as_json: bool) -> int:
 def show_splits(uri: str, as_json: bool, overrides: Sequence[str] = ()) -> int:
     """Count rows by source and role, and the signals that came in more than once; `overrides` as pretrain takes them
     (`corpus.test_folds=[8,9]`)."""
-    strange = [word for word in overrides if not word.startswith("corpus.")]
+    strange = [override for override in overrides if not override.startswith("corpus.")]
     if strange:
         raise SettingsError(f"splits takes settings of the corpus policy (corpus.test_folds=[8,9]), not {strange[0]}")
     policy = build(CorpusSettings, compose("pretrain", overrides)["corpus"], "corpus.")

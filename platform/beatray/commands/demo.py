@@ -1,7 +1,7 @@
 """`beatray demo`: the whole main job on the bundled real recordings, from archives to a report.
 
-Each stage looks at what is there: a finished stage is told and kept, an interrupted one continues, a folder that the
-demo did not make is left alone. Test records (PTB-XL folds 8 and 9, two fifths of LUDB) are never trained on.
+Each stage looks at what is there: a finished stage is reported and kept, an interrupted one continues, a folder that
+the demo did not make is left alone. Test records (PTB-XL folds 8 and 9, two fifths of LUDB) are never trained on.
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
 def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> DemoSettings:
     """Make the demo's folder, or accept the one an earlier demo with the same settings made."""
     mark = folder / MARK
-    wanted = json.loads(json.dumps(_identity(settings)))
+    identity = json.loads(json.dumps(_identity(settings)))
     if overwrite and mark.exists():
         shutil.rmtree(folder)
     if mark.exists():
         found = json.loads(mark.read_text())
-        if found != wanted:
-            changed = ", ".join(key for key in wanted if found.get(key) != wanted[key])
+        if found != identity:
+            changed = ", ".join(key for key in identity if found.get(key) != identity[key])
             raise SettingsError(
                 f"{folder} holds a demo with other settings ({changed}). Choose another --out, or pass --overwrite to "
                 "start anew."
@@ -127,7 +127,7 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
         raise SettingsError(f"{folder} is not empty and was not made by beatray demo; choose another --out")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps(wanted, indent=1))
+        mark.write_text(json.dumps(identity, indent=1))
     return settings
 
 
@@ -135,8 +135,8 @@ def _identity(settings: DemoSettings) -> dict[str, Any]:
     from beatray.schema import as_dict
 
     content = as_dict(settings)
-    for place in ("out", "cluster", "tracking"):
-        content.pop(place)
+    for key in ("out", "cluster", "tracking"):
+        content.pop(key)
     return content
 
 
@@ -212,9 +212,9 @@ def _where(run_folder: Path) -> list[str]:
 def _finetune(settings: DemoSettings, folder: Path, run_folder: str) -> str:
     """The command that makes a model of the encoder, tested on what pretraining never saw."""
     folds = {"test_folds": settings.corpus.test_folds, "validation_folds": settings.corpus.validation_folds}
-    words = [f"'corpus.{key}=[{','.join(map(str, numbers))}]'" for key, numbers in folds.items()]
+    splits = [f"'corpus.{key}=[{','.join(map(str, numbers))}]'" for key, numbers in folds.items()]
     return (
-        f"beatray finetune encoder={run_folder} corpus={folder / 'corpus'} labels=superdiagnostic {' '.join(words)} "
+        f"beatray finetune encoder={run_folder} corpus={folder / 'corpus'} labels=superdiagnostic {' '.join(splits)} "
         f"out={folder / 'runs'} run=superdiagnostic"
     )
 

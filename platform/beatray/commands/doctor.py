@@ -1,6 +1,6 @@
 """`beatray doctor [--multi-node] [--json] [overrides]`: would such a run work here, and what stands in its way.
 
-Takes the overrides of `beatray pretrain`; after the word `finetune` those of `beatray finetune`. Exit code 1 if any
+Takes the overrides of `beatray pretrain`; after `finetune` those of `beatray finetune`. Exit code 1 if any
 finding is a `fail`.
 """
 
@@ -28,7 +28,7 @@ COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 
 def run(overrides: list[str], *, multi_node: bool, as_json: bool, seconds: float) -> int:
-    """Examine, tell, and return the exit code."""
+    """Examine, report, and return the exit code."""
     of_finetune = overrides[:1] == ["finetune"]
     settings = finetune_settings(overrides[1:]) if of_finetune else pretrain_settings(overrides)
     found = examine(settings)
@@ -50,7 +50,7 @@ def run(overrides: list[str], *, multi_node: bool, as_json: bool, seconds: float
 
 def _cluster(settings: PretrainSettings, seconds: float) -> Iterator[Found]:
     if any(finding.level is Level.FAIL for finding in check_cluster_address(cluster_address(settings))):
-        return  # told already; Ray would wait for minutes
+        return  # reported already; Ray would wait for minutes
     from beatray.doctor.collective import check_cluster
     from beatray.ray_session import RaySettings, session
 

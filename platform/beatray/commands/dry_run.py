@@ -1,6 +1,6 @@
 """`beatray ingest SOURCE=PATH ... --dry-run`: what an ingest would read, without writing anything or starting Ray.
 
-Contract: per place of a source the recordings by format, how many the corpus knows already, what is not listed and
+Contract: per location of a source the recordings by format, how many the corpus knows already, what is not listed and
 why, and the size that the new rows would take, from a few recordings that are really read. Raises CorpusError as an
 ingest would for a wrong path or id key.
 """
@@ -30,7 +30,7 @@ TRIED = 16
 
 
 def run(settings: IngestSettings) -> int:
-    """Say what would be done; always 0, since nothing can be left undone."""
+    """Show what would be done; always 0, since nothing can be left undone."""
     store = Store(settings.out)
     manifest = read_manifest(store) if latest_number(store) is not None else None
     id_key_for(settings, manifest)
@@ -45,9 +45,9 @@ def run(settings: IngestSettings) -> int:
         for other in unlisted:
             say(f"  not listed  {other.detail}")
         if fresh:
-            n_bytes, told = _estimate(location, source, fresh)
+            n_bytes, basis = _estimate(location, source, fresh)
             total += n_bytes
-            say(f"  size        about {n_bytes / 1e6:,.1f} MB ({told})")
+            say(f"  size        about {n_bytes / 1e6:,.1f} MB ({basis})")
     say(f"nothing was written; an ingest would add about {total / 1e6:,.1f} MB")
     return 0
 
@@ -73,15 +73,15 @@ def _estimate(location: str, source: str, items: Sequence[Item]) -> tuple[float,
         read = read_item(tree, source, items[position])
         windows += read.windows
         refused.update(row["reason"] for row in read.refused)
-    told = f"from {len(chosen)} recordings read: {len(windows)} rows"
+    basis = f"from {len(chosen)} recordings read: {len(windows)} rows"
     if refused:
-        told += ", refused " + ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
+        basis += ", refused " + ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
     if not windows:
-        return 0.0, told
+        return 0.0, basis
     measured = analyse.analyse(
         np.stack([window.signal_uv for window in windows]),
         np.array([window.n_samples for window in windows], np.int32),
         np.array([window.lead_mask for window in windows], np.int16),
     )
     n_bytes = len(parquet_bytes(schema.to_table(windows, measured)))
-    return n_bytes * len(items) / len(chosen), told
+    return n_bytes * len(items) / len(chosen), basis

@@ -21,7 +21,7 @@ def settings_from(overrides: list[str]) -> EmbedCommand:
 
 
 def run(command: EmbedCommand) -> Listing:
-    """Embed and tell the user what came of it."""
+    """Embed and print a summary."""
     plan = prepare_plan(command)
     if command.overwrite:
         remove_embeddings(plan.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beatray.commands.console import progress, say
 from beatray.config import compose
-from beatray.corpus.label_settings import labels_said
+from beatray.corpus.label_settings import split_label_overrides
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
@@ -21,7 +21,7 @@ from beatray.evaluate.settings import TASKS, EvaluateSettings
 from beatray.schema import as_dict, build, flat
 from beatray.settings import CorpusSettings, TrackingSettings
 from beatray.track.memory import how_to_open
-from beatray.track.setup import check_place, tracking_for
+from beatray.track.setup import check_default_database, tracking_for
 from beatray.track.tracker import Tracker
 
 SHORT = {"encoder": "encoder_path"}
@@ -49,16 +49,16 @@ class EvaluateCommand:
 
 def settings_from(overrides: list[str]) -> EvaluateCommand:
     """The settings that the overrides of the command line mean."""
-    said, overrides = labels_said(overrides)
+    labels, overrides = split_label_overrides(overrides)
     content = compose("evaluate", overrides, extra=SHORT, kinds={"evaluate": EvaluateSettings})
-    content["evaluate"] = with_table(content["evaluate"], said)
+    content["evaluate"] = with_table(content["evaluate"], labels)
     settings = build(EvaluateCommand, content)
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
     if (settings.encoder_path is None) == (settings.run is None):
-        raise SettingsError("which encoder? say one of encoder=PATH, encoder=random, run=RUN_FOLDER")
+        raise SettingsError("which encoder? set one of encoder=PATH, encoder=random, run=RUN_FOLDER")
     if not settings.corpus.path:
-        raise SettingsError("on which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("on which corpus? set corpus=PATH (make one with `beatray ingest`)")
     return settings
 
 
@@ -69,9 +69,9 @@ def run(settings: EvaluateCommand) -> Evaluation:
     plan = replace(settings.evaluate, tasks=tasks)
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
-        raise SettingsError(f"{folder} holds results already; choose another out=, or say overwrite=true")
+        raise SettingsError(f"{folder} holds results already; choose another out=, or set overwrite=true")
     runs = Path(settings.run).absolute().parent if settings.run else folder
-    check_place(settings.tracking.uri, runs)
+    check_default_database(settings.tracking.uri, runs)
     evaluation, held = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
     say(write_tables(evaluation, folder, held.rows))
     say(f"  results: {folder / 'results.json'}")
@@ -120,7 +120,7 @@ def evaluated(
     plan: EvaluateSettings,
     outputs: Path | None = None,
 ) -> tuple[Evaluation, HeldOut]:
-    """`held_out.evaluate_encoder` with a progress bar, and a word on a task that has nothing to work on."""
+    """`held_out.evaluate_encoder` with a progress bar, and a message on a task that has nothing to work on."""
     with progress("evaluate", "fits") as update:
         evaluation, held = evaluate_encoder(corpus, policy, encoder, plan, update, outputs)
     if "classify" in plan.tasks and "classify" not in evaluation.parts:

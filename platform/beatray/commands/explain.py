@@ -27,14 +27,14 @@ from beatray.ingest.tree import ARCHIVE_SUFFIXES, Tree, open_tree
 from beatray.record import LEADS, Reason, Record, RecordError, Window
 
 REMEDIES = {
-    Reason.HEADER: "the file is damaged or not what its name says: export or download it again",
-    Reason.MISSING_FILE: "put the missing file beside this one under the name that is said above",
+    Reason.HEADER: "the file is damaged or not what its name indicates: export or download it again",
+    Reason.MISSING_FILE: "put the missing file beside this one under the name given above",
     Reason.UNSAFE_PATH: "put plain files into one folder, without links, and with plain names",
     Reason.HIDDEN: "rename it without the dot in front, if it is a recording",
     Reason.ABSURD_SIZE: "the file is damaged, or no resting ECG: look at its header, or cut a long recording up",
     Reason.FORMAT: "export the recording in another way: uncompressed, or in another of the formats",
     Reason.TRUNCATED: "the file was cut: copy or export it again",
-    Reason.TRAILING_BYTES: "the file is longer than it says: copy or export it again",
+    Reason.TRAILING_BYTES: "the file is longer than its header states: copy or export it again",
     Reason.CHECKSUM: "the samples were changed after they were written: restore the file from a copy",
     Reason.BAD_GAIN: "without a calibration no voltage is known: correct the header if you know it",
     Reason.BAD_UNITS: "without a unit of voltage no voltage is known: correct the header if you know it",
@@ -55,7 +55,7 @@ REMEDIES = {
 
 def run(args: list[str]) -> int:
     """Explain one file; the exit code is 0 if it would be kept."""
-    tree, path = _place(args)
+    tree, path = _file(args)
     say(f"{tree.location.rstrip('/')}/{path}")
     try:
         return _explain(tree, path)
@@ -73,18 +73,18 @@ def _refused(reason: Reason, detail: str) -> int:
     return 1
 
 
-def _place(args: list[str]) -> tuple[Tree, str]:
+def _file(args: list[str]) -> tuple[Tree, str]:
     """The tree and the path in it. Raises SettingsError."""
     if not 1 <= len(args) <= 2 or not all(args):
-        raise SettingsError("say beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
-    place = Path(args[0]).expanduser().absolute()
-    if not place.exists():
-        raise SettingsError(f"{place}: no such file or folder")
-    if place.is_file() and not place.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise SettingsError("use beatray ingest explain FILE, or ARCHIVE MEMBER, or FOLDER MEMBER")
+    path = Path(args[0]).expanduser().absolute()
+    if not path.exists():
+        raise SettingsError(f"{path}: no such file or folder")
+    if path.is_file() and not path.name.lower().endswith(ARCHIVE_SUFFIXES):
         if len(args) == 2:
-            raise SettingsError(f"{place} is neither a folder nor an archive: it has no members")
-        return open_tree(str(place.parent)), place.name
-    tree = open_tree(str(place))
+            raise SettingsError(f"{path} is neither a folder nor an archive: it has no members")
+        return open_tree(str(path.parent)), path.name
+    tree = open_tree(str(path))
     if len(args) == 2:
         return tree, args[1]
     try:
@@ -93,7 +93,7 @@ def _place(args: list[str]) -> tuple[Tree, str]:
         raise SettingsError(error.detail) from error
     if len(names) != 1:
         example = next((name for name in names if name.lower().endswith(_suffixes())), "MEMBER")
-        raise SettingsError(f"{place} holds {len(names)} files; say which: beatray ingest explain {args[0]} {example}")
+        raise SettingsError(f"{path} holds {len(names)} files; name one: beatray ingest explain {args[0]} {example}")
     return tree, names[0]
 
 
@@ -105,8 +105,8 @@ def _explain(tree: Tree, path: str) -> int:
     head = tree.head(path, HEAD_BYTES)
     found, by = recognise(head, path)
     if found is None:
-        if told := read_by(tree, path):
-            say(f"not read by itself: {told}")
+        if reader := read_by(tree, path):
+            say(f"not read by itself: {reader}")
             return 1
         known = f"it looks like {unsupported(head)}, which is not read" if unsupported(head) else "of no known format"
         raise RecordError(Reason.FORMAT, f"{known}; read are {', '.join(FORMATS)}")
@@ -138,7 +138,7 @@ def _line(state: str, what: str, seen: str) -> None:
 
 
 def _person(record: Record) -> None:
-    _line("ok", "age and sex", f"{'not said' if record.age is None else f'{record.age:g} years'}, {record.sex or '?'}")
+    _line("ok", "age and sex", f"{'not given' if record.age is None else f'{record.age:g} years'}, {record.sex or '?'}")
     if record.patient_id is not None:
         _line("ok", "patient id", "there (not shown); stored hashed with --id-key-file, dropped without")
 
@@ -174,9 +174,9 @@ def _measured(record: Record, windows: list[Window]) -> None:
         _line("ok", f"quality{which}", ", ".join(str(f.name).lower() for f in Flag if f in flags) or "no flags")
         beats = len(found.r_peaks[number])
         _line("ok", f"R-peaks{which}", f"{beats} in {window.n_samples / 500:g} s")
-    ours = dict(zip(RECORD_FEATURES, found.record_features[0], strict=True))
-    parts = [f"rate {6 * ours['heart_rate_per_10s']:.0f}/min"]
-    parts += [f"{name.upper()} {1e3 * ours[f'{name}_s']:.0f} ms" for name in ("pr", "qrs", "qt")]
+    measured = dict(zip(RECORD_FEATURES, found.record_features[0], strict=True))
+    parts = [f"rate {6 * measured['heart_rate_per_10s']:.0f}/min"]
+    parts += [f"{name.upper()} {1e3 * measured[f'{name}_s']:.0f} ms" for name in ("pr", "qrs", "qt")]
     _line("ok", "measured here", ", ".join(part for part in parts if "nan" not in part) or "nothing")
     if record.measured:
         _line("ok", "measured by device", ", ".join(f"{name} {value:g}" for name, value in record.measured.items()))

@@ -16,10 +16,10 @@ from beatray.models.model_folder import is_model
 
 
 def run(encoder: str, out: str, *, results: str | None = None, onnx: bool = True) -> int:
-    """Export, and say what was measured; SettingsError where a word is wrong or the export is not equal."""
+    """Export, and report what was measured; SettingsError where an argument is wrong or the export is not equal."""
     kind = "model" if is_model(encoder) else "encoder"
     if kind == "model" and results is not None:
-        raise SettingsError(f"--results is of an encoder, and {encoder} holds a model, whose card has its scores")
+        raise SettingsError(f"--results is for an encoder, and {encoder} holds a model, whose card has its scores")
     known = None if results is None else read_results(results)
     try:
         if kind == "model":

@@ -18,16 +18,16 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
 
 
 def run(settings: PretrainSettings) -> RunResult:
-    """Train, and tell the user what the model is worth."""
+    """Train, and print the scores of the model."""
     result = pretrain.run(settings, "finetune")
     if result.finished:
-        told(describe_model(result.folder))
+        print_scores(describe_model(result.folder))
         say(f"  model: {result.folder}/{MODEL_FOLDER}")
         say(f'  use it: beatray.load_model("{result.folder}").predict(x_mv, rate_hz=500)')
     return result
 
 
-def told(description: dict[str, Any]) -> None:
+def print_scores(description: dict[str, Any]) -> None:
     """The scores of a model, a line for each."""
     records = description["records"]
     say(f"  {records['train']:,} recordings trained, {records['validation']:,} chose, {records['test']:,} tested")

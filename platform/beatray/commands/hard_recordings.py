@@ -40,8 +40,8 @@ def hard_recordings(evaluation: Evaluation, rows: Rows, encoder: str) -> list[Ha
     for number, position, neighbours, alike in zip(wrong, tested, near, cosines, strict=True):
         pairs = zip(neighbours, alike, strict=True)
         beside = [_strip(rows, int(train[each]), f"alike {cosine:.2f}") for each, cosine in pairs]
-        said = _said(part, decided, int(number))
-        found.append(Hard(_strip(rows, int(position), said, _truth(part, int(number))), beside))
+        decision = _decision_text(part, decided, int(number))
+        found.append(Hard(_strip(rows, int(position), decision, _truth(part, int(number))), beside))
     return found
 
 
@@ -72,16 +72,16 @@ def _truth(part: TaskPart, number: int) -> str:
     return f": {_listed(names)}" if names else ": none of the classes"
 
 
-def _said(part: TaskPart, decided: Decisions, number: int) -> str:
+def _decision_text(part: TaskPart, decided: Decisions, number: int) -> str:
     scores = decided.scores[number]
     found = np.flatnonzero(scores >= decided.thresholds)
     named = [f"{part.classes[k]} {scores[k]:.2f}" for k in found[np.argsort(-scores[found])]]
     return f"found: {_listed(named)}" if named else "found: nothing"
 
 
-def _strip(rows: Rows, position: int, said: str, truth: str = "") -> Strip:
+def _strip(rows: Rows, position: int, decision: str, truth: str = "") -> Strip:
     x_mv = prepared(rows.signal_uv[position : position + 1], rows.n_samples[position : position + 1])[0]
-    return Strip(f"{rows.record_id[position]}{truth}", f"codes: {_listed(rows.labels[position])}\n{said}", x_mv)
+    return Strip(f"{rows.record_id[position]}{truth}", f"codes: {_listed(rows.labels[position])}\n{decision}", x_mv)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`beatray ingest SOURCE=PATH ... --out CORPUS`: recordings into a corpus; a source said twice has two places."""
+"""`beatray ingest SOURCE=PATH ... --out CORPUS`: recordings into a corpus; a source given twice has two locations."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from beatray.corpus.manifest import Manifest, latest_number, read_manifest
 from beatray.corpus.summary import show
 from beatray.corpus.writer import FOLDER
 from beatray.errors import CorpusError, SettingsError
+from beatray.ingest.locations import ELSEWHERE, Locations, locations_of, one_holds_the_other
 from beatray.ingest.lock import only_ingest
-from beatray.ingest.places import ELSEWHERE, Places, one_holds_the_other, places_of
 from beatray.ingest.plan import IngestSettings, id_key_for, list_items
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ray_session import RaySettings, session
-from beatray.schema import as_dict, build, say_renamed
+from beatray.schema import as_dict, build, warn_renamed
 from beatray.settings import ClusterSettings
 from beatray.storage.store import Store
 
 
-def split_overrides(overrides: list[str]) -> tuple[dict[str, Places], list[str]]:
-    """The SOURCE=PATH overrides with absolute places (several where a source is said several times), and the others."""
+def split_overrides(overrides: list[str]) -> tuple[dict[str, Locations], list[str]]:
+    """The SOURCE=PATH overrides with absolute locations (several where a source is repeated), and the others."""
     found: dict[str, list[str]] = {}
     others = []
     for override in overrides:
         key, sign, value = override.partition("=")
         if sign and key in SOURCES:
-            place = value if "://" in value else str(_place(f"{key}=", value))
+            location = value if "://" in value else str(_folder(f"{key}=", value))
             for other in found.setdefault(key, []):
-                if one_holds_the_other(place, other):
+                if one_holds_the_other(location, other):
                     raise SettingsError(
-                        f"{key}={place} and {key}={other} are one place, or one lies in the other: say it once, or "
-                        "name folders that have nothing in common"
+                        f"{key}={location} and {key}={other} are one location, or one lies in the other: give it once, "
+                        "or name folders that have nothing in common"
                     )
-            found[key].append(place)
+            found[key].append(location)
         elif key == "salt_file":
-            say_renamed("salt_file", "id_key_file")
+            warn_renamed("salt_file", "id_key_file")
             others.append(f"id_key_file={value}")
         else:
             others.append(override)
-    return {key: places[0] if len(places) == 1 else tuple(places) for key, places in found.items()}, others
+    return {key: locations[0] if len(locations) == 1 else tuple(locations) for key, locations in found.items()}, others
 
 
-def _place(key: str, value: str) -> Path:
+def _folder(key: str, value: str) -> Path:
     if not value:
-        raise SettingsError(f"{key} is empty: say a folder or an archive (an unset variable?)")
+        raise SettingsError(f"{key} is empty: give a folder or an archive (an unset variable?)")
     return Path(value).expanduser().absolute()
 
 
@@ -70,29 +70,29 @@ def settings_from(
     if settings.items_per_shard < 1 or (settings.limit is not None and settings.limit < 1):
         raise SettingsError("items_per_shard and limit must be at least 1")
     if Store(settings.out).is_local:
-        place = _place("--out", settings.out.removeprefix("file://"))
-        for source, location in places_of(sources):
-            if Path(location).is_relative_to(place):
+        folder = _folder("--out", settings.out.removeprefix("file://"))
+        for source, location in locations_of(sources):
+            if Path(location).is_relative_to(folder):
                 raise SettingsError(
-                    f"{source}={location} lies inside --out {place}; choose another folder for the corpus"
+                    f"{source}={location} lies inside --out {folder}; choose another folder for the corpus"
                 )
-        settings = replace(settings, out=str(place))
+        settings = replace(settings, out=str(folder))
     return _with_id_key(settings), cluster
 
 
 def _with_id_key(settings: IngestSettings) -> IngestSettings:
-    """The settings with the place of the id key spelled out; it must not lie where others will look."""
+    """The settings with the path of the id key spelled out; it must not lie where others will look."""
     if settings.id_key_file is None:
         return settings
-    key = _place("--id-key-file", settings.id_key_file)
-    for name, place in [("--out", settings.out), *places_of(settings.sources)]:
-        if "://" not in place and key.resolve().is_relative_to(Path(place).resolve()):
-            raise SettingsError(f"--id-key-file {key} lies inside {name} {place}: keep the secret away from the data")
+    key = _folder("--id-key-file", settings.id_key_file)
+    for name, path in [("--out", settings.out), *locations_of(settings.sources)]:
+        if "://" not in path and key.resolve().is_relative_to(Path(path).resolve()):
+            raise SettingsError(f"--id-key-file {key} lies inside {name} {path}: keep the secret away from the data")
     return replace(settings, id_key_file=str(key))
 
 
 def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool = False) -> Manifest:
-    """Ingest and tell the user what came of it."""
+    """Ingest and print a summary."""
     from beatray.ingest.convert import ingest  # imports Ray, which takes a second
 
     store = Store(settings.out)

@@ -1,4 +1,4 @@
-"""A command as a cluster job: the same overrides, with the places checked, because a job runs in a temporary copy."""
+"""A command as a cluster job: the same overrides, with the paths checked, because a job runs in a temporary copy."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from itertools import pairwise
 
 from beatray.cli_parser import parser
-from beatray.corpus.label_settings import is_place
+from beatray.corpus.label_settings import is_path
 from beatray.ingest.sources.registry import SOURCES
 from beatray.models import bundled
 
 _TABLE = ("labels", "labels.table", "labels.id_key_file", "objective.table.table", "objective.table.id_key_file")
 _EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file", "evaluate.robustness.noise_folder")
 
-PLACES = {
+PATH_KEYS = {
     "ingest": (*SOURCES, "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
     "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
     "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", *_TABLE),
@@ -25,54 +25,54 @@ PLACES = {
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
     "report": ("PLACE", "--corpus", "--results"),
 }
-NOT_PLACES = ("random", "null", *bundled.names())
+NOT_PATHS = ("random", "null", *bundled.names())
 NEEDED = "out"
 MLFLOW_ID = r"[0-9a-f]{32}"
 """What `beatray report` takes in place of a folder."""
 
 
 def main(command: str, argv: list[str]) -> int:
-    """Run `beatray COMMAND WORDS` on the cluster this process belongs to; returns the exit code.
+    """Run `beatray COMMAND ARGUMENTS` on the cluster this process belongs to; returns the exit code.
 
-    Exit code 2 for a place that is relative or an `out` that is not said: it would be lost with the job's folder.
+    Exit code 2 for a path that is relative or an `out` that is not set: it would be lost with the job's folder.
     """
     from beatray.cli import main as run
 
-    places = _of_report(argv) if command == "report" else dict(_pairs(argv))
-    for key in PLACES[command]:
-        value = places.get(key)
-        if value is None or value in NOT_PLACES or _names_labels(command, key, value):
+    given = _of_report(argv) if command == "report" else dict(_pairs(argv))
+    for key in PATH_KEYS[command]:
+        value = given.get(key)
+        if value is None or value in NOT_PATHS or _names_labels(command, key, value):
             continue
         each = value.strip("[]").split(",") if key == "model" else [value]
-        if not all(place.startswith("/") or "://" in place for place in each):
+        if not all(path.startswith("/") or "://" in path for path in each):
             return _refuse(command, f"{key}={value} is relative")
-    if NEEDED not in places and command != "report" and "--help" not in argv:
-        return _refuse(command, f"{NEEDED}= is not said")
+    if NEEDED not in given and command != "report" and "--help" not in argv:
+        return _refuse(command, f"{NEEDED}= is not set")
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])
 
 
 def _names_labels(command: str, key: str, value: str) -> bool:
-    """Whether the word is the name of labels that the corpus has, and no place at all."""
-    return command == "finetune" and key == "labels" and not is_place(value)
+    """Whether the value is the name of labels that the corpus has, and no path at all."""
+    return command == "finetune" and key == "labels" and not is_path(value)
 
 
 def _of_report(argv: list[str]) -> dict[str, str]:
-    """The places of `beatray report`, which has no overrides but a word of its own and options."""
-    said = parser().parse_args(["report", *argv])
-    places = {"PLACE": said.parent, "--corpus": said.corpus, "--results": said.results}
-    return {key: place for key, place in places.items() if place is not None and not re.fullmatch(MLFLOW_ID, place)}
+    """The paths of `beatray report`, which has no overrides but an argument and options."""
+    parsed = parser().parse_args(["report", *argv])
+    given = {"PLACE": parsed.parent, "--corpus": parsed.corpus, "--results": parsed.results}
+    return {key: path for key, path in given.items() if path is not None and not re.fullmatch(MLFLOW_ID, path)}
 
 
 def _pairs(argv: list[str]) -> list[tuple[str, str]]:
-    pairs = [tuple(word.split("=", 1)) for word in argv if "=" in word]
-    pairs += [(word, after) for word, after in pairwise(argv) if word in ("--out", "--id-key-file", "--salt-file")]
+    pairs = [tuple(arg.split("=", 1)) for arg in argv if "=" in arg]
+    pairs += [(arg, after) for arg, after in pairwise(argv) if arg in ("--out", "--id-key-file", "--salt-file")]
     return [(key.lstrip("-"), value) for key, value in pairs]
 
 
 def _refuse(command: str, why: str) -> int:
     print(
-        f"jobs/{command}.py: {why}. A job runs in a temporary copy of the tree that is lost with it: say an absolute "
+        f"jobs/{command}.py: {why}. A job runs in a temporary copy of the tree that is lost with it: give an absolute "
         "path that every node sees, or a URI.",
         file=sys.stderr,
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from beatray.commands.console import print_table, say
 from beatray.config import compose
-from beatray.corpus.label_settings import LabelSettings, label_settings, labels_said
+from beatray.corpus.label_settings import LabelSettings, label_settings, split_label_overrides
 from beatray.corpus.label_summary import summary
 from beatray.corpus.label_table import read_labels
 from beatray.corpus.reader import open_corpus
@@ -27,18 +27,18 @@ SPLITS = tuple(role.name.lower() for role in Role)
 
 def settings_from(overrides: list[str]) -> tuple[LabelSettings, CorpusSettings]:
     """The table and the corpus that the arguments name; one argument without a sign is the table."""
-    plain = [word for word in overrides if "=" not in word]
-    said, others = labels_said([word for word in overrides if "=" in word])
-    if len(plain) > 1 or (plain and "table" in said):
-        raise SettingsError(f"one table at a time, not {', '.join([*plain, said.get('table', '')]).rstrip(', ')}")
+    plain = [arg for arg in overrides if "=" not in arg]
+    given, others = split_label_overrides([arg for arg in overrides if "=" in arg])
+    if len(plain) > 1 or (plain and "table" in given):
+        raise SettingsError(f"one table at a time, not {', '.join([*plain, given.get('table', '')]).rstrip(', ')}")
     if plain:
-        said["table"] = plain[0]
-    if not said.get("table"):
-        raise SettingsError("which table? say beatray labels check TABLE corpus=PATH")
+        given["table"] = plain[0]
+    if not given.get("table"):
+        raise SettingsError("which table? use beatray labels check TABLE corpus=PATH")
     corpus = build(CorpusSettings, compose("labels", others)["corpus"], "corpus.")
     if not corpus.path:
-        raise SettingsError("for which corpus? say corpus=PATH (make one with `beatray ingest`)")
-    return label_settings(said), corpus
+        raise SettingsError("for which corpus? set corpus=PATH (make one with `beatray ingest`)")
+    return label_settings(given), corpus
 
 
 def check(overrides: list[str], json_file: str | None = None) -> int:
@@ -49,9 +49,9 @@ def check(overrides: list[str], json_file: str | None = None) -> int:
     found = summary(labels, corpus.index, assign_roles(corpus.index, policy_of(policy)))
     print_summary(found)
     if json_file is not None:
-        place = Path(json_file).expanduser()
-        place.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        say(f"  wrote {place}")
+        path = Path(json_file).expanduser()
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        say(f"  wrote {path}")
     return 0
 
 

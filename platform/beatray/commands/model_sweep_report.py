@@ -1,4 +1,4 @@
-"""`beatray report SWEEP` of a sweep over labels: what its models are worth, as HTML, markdown and CSV."""
+"""`beatray report SWEEP` of a sweep over labels: the scores of its models, as HTML, markdown and CSV."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from beatray.sweep.model_results import ModelResults
 from beatray.sweep.record import SweepRecord
 from beatray.train.run_folder import SETTINGS
 
-PLACES = ("out", "run", "tracking", "cluster", "corpus.path", "encoder_weights")
-"""Settings that say where things lie, and not what was done."""
+PATH_KEYS = ("out", "run", "tracking", "cluster", "corpus.path", "encoder_weights")
+"""Settings that are paths, and do not change what was done."""
 
 
 def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) -> list[Path]:
@@ -84,11 +84,11 @@ def _pretraining(weights: str | None) -> dict[str, str]:
 
 
 def shared_settings(folder: Store, record: SweepRecord, trial: str) -> dict[str, object]:
-    """The settings of a trial without what the trials differ in and without places."""
+    """The settings of a trial without what the trials differ in and without paths."""
     settings = flat(yaml.safe_load(folder.child(trial).read(SETTINGS)))
     varied = {key for each in record.trials for key in each.changes}
     return {
         key: value
         for key, value in settings.items()
-        if not any(key == other or key.startswith(f"{other}.") for other in (*varied, *PLACES))
+        if not any(key == other or key.startswith(f"{other}.") for other in (*varied, *PATH_KEYS))
     }

@@ -27,7 +27,7 @@ def run(name: str | None) -> int:
 
 
 def listed(name: str, about: dict[str, Any]) -> list[str]:
-    """What the list says of one: what it is, its size, what it learned from, what it is worth, how to use it."""
+    """The entry of one in the list: what it is, its size, what it was trained on, its scores, how to use it."""
     data = ", ".join(f"{each['title']} ({each['recordings']:,}, {each['licence']})" for each in about["data"])
     return [
         f"{name}: {about['title']}",

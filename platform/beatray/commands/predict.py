@@ -27,39 +27,39 @@ def content_of(overrides: list[str]) -> dict[str, Any]:
 
 
 def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
-    """Predict and tell the user what came of it; returns the listing. `show`: a page of so many recordings."""
+    """Predict and print a summary; returns the listing. `show`: a page of so many recordings."""
     if show < 0:
-        raise SettingsError(f"--show {show}: say how many recordings the page shows")
+        raise SettingsError(f"--show {show}: give the number of recordings that the page shows")
     plan = prepare_plan(command)
-    place = plan.place
+    paths = plan.paths
     if show and plan.model.kind != "waves":
         need_captum()
     if command.overwrite:
-        remove(place)
-    there_already(plan)  # what must not be replaced is told before anything starts
+        remove(paths)
+    there_already(plan)  # what must not be replaced is refused before anything starts
     what = "rows of the corpus" if "corpus" in plan.of else "recordings"
-    say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {place.store.where(place.table)}")
+    say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {paths.store.where(paths.table)}")
     with session(RaySettings(**as_dict(command.cluster))), progress("predict", "recordings") as update:
         done = predict(plan, lambda rows, total: update(rows, total, ""))
     if not done.computed:
         say("  nothing to do: all of them are answered already")
     elif done.kept:
         say(f"  {done.kept:,} of {done.kept + done.computed:,} parts were answered before and are kept")
-    tell(plan, done.listing)
+    print_listing(plan, done.listing)
     if show:
         shown = recordings_shown(plan, show)
         page = prediction_page(page_title(plan), page_lead(plan), shown)
-        place.store.write(place.page, page.encode())
-        say(f"  page of {len(shown)} recordings: {place.store.where(place.page)}")
+        paths.store.write(paths.page, page.encode())
+        say(f"  page of {len(shown)} recordings: {paths.store.where(paths.page)}")
     return done.listing
 
 
-def tell(plan: PredictPlan, listing: dict[str, Any]) -> None:
-    """Counts and places."""
-    place = plan.place
+def print_listing(plan: PredictPlan, listing: dict[str, Any]) -> None:
+    """Counts and paths."""
+    paths = plan.paths
     rows = f" in {listing['table']['rows']:,} rows" if plan.model.kind == "waves" else ""
     say(f"  {listing['recordings']:,} recordings ({listing['windows']:,} windows of up to 10 s){rows}")
     if listing["refused"]:
-        say(f"  {listing['refused']:,} refused, with reasons: {place.store.where(place.refused)}")
+        say(f"  {listing['refused']:,} refused, with reasons: {paths.store.where(paths.refused)}")
     if listing["annotated"]:
-        say(f"  {listing['annotated']:,} WFDB annotation files: {place.store.where(place.annotations)}")
+        say(f"  {listing['annotated']:,} WFDB annotation files: {paths.store.where(paths.annotations)}")

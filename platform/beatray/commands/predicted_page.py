@@ -34,30 +34,30 @@ def page_lead(plan: PredictPlan) -> list[str]:
     about = plan.model.description
     of = plan.of.get("corpus") or plan.of.get("files")
     members = f", an ensemble of {len(plan.models)}" if len(plan.models) > 1 else ""
-    lead = [f"What the model {about['title']!r}{members} says of recordings of {of}. Not a medical device."]
+    lead = [f"Predictions of the model {about['title']!r}{members} for recordings of {of}. Not a medical device."]
     if plan.model.kind == "waves":
         return [*lead, "Bands are the waves that it finds: P, QRS and T, from onset to offset."]
     return [
         *lead,
-        "Colour says where the model looks for the output that is named: integrated gradients (Sundararajan et al., "
+        "Colour shows where the model looks for the output that is named: integrated gradients (Sundararajan et al., "
         "ICML 2017), summed over 40 ms. Orange speaks for the output (or a larger number), blue against it, and both "
         "add up to what this ECG moves the output by from a flat line. The percentage of a lead is its part of all "
-        "colour. It says what the model used, not what is ill. Values are those of the window that is shown.",
+        "colour. It shows what the model used, not what is ill. Values are those of the window that is shown.",
     ]
 
 
 def _windows(plan: PredictPlan, count: int) -> Iterator[pa.Table]:
     """Tables of one window each, the first of its recording."""
     units = [unit for part in plan.parts for unit in part.units]
-    wanted = np.bincount(np.linspace(0, len(units) - 1, count).round().astype(int), minlength=len(units))
-    for unit, here in zip(units, wanted.tolist(), strict=True):
+    counts = np.bincount(np.linspace(0, len(units) - 1, count).round().astype(int), minlength=len(units))
+    for unit, here in zip(units, counts.tolist(), strict=True):
         if not here:
             continue
         (table,) = unit.read()
         table = table.filter(pc.is_valid(table["signal"])).combine_chunks()
         first = [n for n, name in enumerate(table["record_id"].to_pylist()) if "#" not in name or name.endswith("#0")]
-        for place in np.unique(np.linspace(0, len(first) - 1, min(here, len(first))).round().astype(int)).tolist():
-            yield table.slice(first[place], 1)
+        for row in np.unique(np.linspace(0, len(first) - 1, min(here, len(first))).round().astype(int)).tolist():
+            yield table.slice(first[row], 1)
 
 
 def _shown(plan: PredictPlan, record_id: str, signal_uv: NDArray[np.int16], n_samples: int) -> Shown:
@@ -80,9 +80,9 @@ def _answers(found: Prediction) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            format(values[0, place], digits),
-            "" if found.spread is None else f"± {found.spread[0, place]:.3g}",
-            "" if found.decisions is None else "yes" if found.decisions[0, place] else "no",
+            format(values[0, output], digits),
+            "" if found.spread is None else f"± {found.spread[0, output]:.3g}",
+            "" if found.decisions is None else "yes" if found.decisions[0, output] else "no",
         )
-        for place, name in enumerate(found.names)
+        for output, name in enumerate(found.names)
     ]

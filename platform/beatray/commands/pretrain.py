@@ -33,11 +33,11 @@ def settings_from(overrides: list[str]) -> PretrainSettings:
 
 
 def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
-    """Train and tell the user what came of it; an objective that learns from labels leaves a model, too."""
+    """Train and print a summary; an objective that learns from labels leaves a model, too."""
     run_spec, found = prepared(settings)
-    place = run_spec.run.location
+    location = run_spec.run.location
     what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
-    say(f"{command} {run_spec.settings.objective['name']} on {what}, into {place}")
+    say(f"{command} {run_spec.settings.objective['name']} on {what}, into {location}")
     if found is not None and (doubt := without_test(found)) is not None:
         say(f"  warning: {doubt}")
     with session(RaySettings(**as_dict(settings.cluster))):
@@ -51,7 +51,7 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
                 tracker.metrics({f"model/{name}": value for name, value in scores.items()})
             if tracker is not None:
                 tracker.status = result.mlflow_status
-    _tell(run_spec, result, folder)
+    _print_result(run_spec, result, folder)
     return result
 
 
@@ -80,7 +80,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
+def _print_result(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
     if result.finished and result.continued_from == result.steps:
         say("  nothing to do: the run is finished")
     elif result.continued_from:
@@ -106,7 +106,7 @@ def _tell(run_spec: RunSpec, result: RunResult, folder: RunFolder) -> None:
     if result.finished:
         say(f"  encoder: {result.folder}/encoder")
     elif result.as_asked:
-        say(f"  ended at step {result.steps:,}, as train.stop_after_steps asks; without it the same command goes on")
+        say(f"  ended at step {result.steps:,}, as train.stop_after_steps asks; without it the same command continues")
     else:
         say("  stopped before the end; the same command continues it")
 
@@ -117,14 +117,14 @@ def watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None
     tail, stop, news = Tail(folder.scratch / METRICS), threading.Event(), WorkerNews(run_spec.run)
     tail.fresh()
 
-    told: set[str] = set()
+    warned: set[str] = set()
 
     with progress(command, "steps") as update:
 
         def look() -> None:
             try:
-                for told_of in news.fresh():
-                    warn(f"  {command}: {told_of}")
+                for event in news.fresh():
+                    warn(f"  {command}: {event}")
                 folder.pull(METRICS)
             except OSError:
                 return  # a store that does not answer for a moment
@@ -133,7 +133,7 @@ def watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None
                 last = lines[-1]
                 loss = last["loss"] if last["loss"] is not None else float("nan")
                 update(last["step"] + 1, run_spec.steps, f"loss {loss:.3f}")
-                for warning in new_warnings(last, run_spec.settings.objective, run_spec.steps, told):
+                for warning in new_warnings(last, run_spec.settings.objective, run_spec.steps, warned):
                     say(f"  warning: {warning}")
 
         def follow() -> None:
@@ -150,12 +150,12 @@ def watched(run_spec: RunSpec, folder: RunFolder, command: str) -> Iterator[None
             look()  # a short run may have ended between two looks
 
 
-def new_warnings(line: Mapping[str, Any], objective: Mapping[str, Any], steps: int, told: set[str]) -> Iterator[str]:
-    """What the method has to say of a line of metrics and has not said yet; `told` remembers it."""
+def new_warnings(line: Mapping[str, Any], objective: Mapping[str, Any], steps: int, warned: set[str]) -> Iterator[str]:
+    """The method's warnings on a line of metrics that were not given before; `warned` holds the keys of those given."""
     known = {name: value for name, value in line.items() if isinstance(value, (int, float))}
     settings = objective_settings(objective["name"], {key: value for key, value in objective.items() if key != "name"})
     at = Progress(int(line["step"]), steps)
     for key, warning in objective_class(objective["name"]).warnings(settings, known, at).items():
-        if key not in told:
-            told.add(key)
+        if key not in warned:
+            warned.add(key)
             yield warning

@@ -88,14 +88,14 @@ def run_material(
 
 
 def rows_of(corpus: Corpus, evaluation: Evaluation) -> Rows | None:
-    """The rows of all recordings that were learned from or tested; None, with a word, where the corpus lacks some."""
+    """The rows of all recordings trained on or tested; None, with a message, where the corpus lacks some."""
     parts = evaluation.parts.values()
     names = {each for part in parts for ids in (part.train_ids, part.test_ids) for each in ids}
-    wanted = np.flatnonzero(corpus.index["record_id"].isin(names).to_numpy())
-    if len(wanted) < len(names):
+    rows = np.flatnonzero(corpus.index["record_id"].isin(names).to_numpy())
+    if len(rows) < len(names):
         say("  without pictures of recordings: this corpus lacks some that were evaluated (say --corpus PATH)")
         return None
-    return corpus.rows(wanted)
+    return corpus.rows(rows)
 
 
 def _corpus_facts(corpus: Corpus) -> dict[str, object]:
@@ -111,13 +111,13 @@ def _corpus_facts(corpus: Corpus) -> dict[str, object]:
 
 
 def curves_of(objective: Mapping[str, Any]) -> Sequence[Curve]:
-    """What the method wants drawn of its training."""
+    """The curves that the method names for its training."""
     kind, settings = _method(objective)
     return kind.curves(settings)
 
 
 def described(objective: Mapping[str, Any]) -> str:
-    """The method and its settings in a few words."""
+    """A phrase for the method and its settings."""
     kind, settings = _method(objective)
     return kind.described(settings)
 

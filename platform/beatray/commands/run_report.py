@@ -38,21 +38,21 @@ FEWEST_BEATS = 5
 
 def write(folder: Store, out: Path, corpus_path: str | None = None, results: str | None = None) -> list[Path]:
     """Write report.html into `out`; returns what was written."""
-    place = RunFolder.open(folder)
-    place.pull(SETTINGS, METRICS, MEMORY)
-    settings = yaml.safe_load((place.scratch / SETTINGS).read_text())
+    run = RunFolder.open(folder)
+    run.pull(SETTINGS, METRICS, MEMORY)
+    settings = yaml.safe_load((run.scratch / SETTINGS).read_text())
     evaluation = _evaluation(folder, results)
     finished = folder.child(ENCODER_FOLDER).size("encoder.json") is not None
     known = set() if evaluation is None else set(evaluation.encoder_sha256.values())
     if finished and known and encoder_sha256(folder.location) not in known:
         where = results or folder.child(EVALUATION_FOLDER).where()
         raise SettingsError(
-            f"{where} is of another encoder than {folder.where()} holds now: evaluate that again (overwrite=true), or "
-            "name its results by --results"
+            f"{where} is from another encoder than {folder.where()} holds now: evaluate that again (overwrite=true), "
+            "or name its results by --results"
         )
     corpus = _corpus(corpus_path or settings["corpus"]["path"])
     rows, shown = (None, None) if corpus is None else _rows(corpus, settings, evaluation)
-    opened = how_to_open(place.scratch)
+    opened = how_to_open(run.scratch)
     material = run_material(
         title=f"beatray run {settings['run']}",
         lead=f"{described(settings['objective'])}, {settings['encoder']['name']}"
@@ -62,7 +62,7 @@ def write(folder: Store, out: Path, corpus_path: str | None = None, results: str
         corpus=corpus,
         rows=rows,
         shown=shown,
-        run_folder=place.scratch,
+        run_folder=run.scratch,
         evaluation=evaluation,
         weights=folder.location if finished else None,
         tracking=[f"run      {folder.where()}", *([f"MLflow   {opened}"] if opened else [])],
@@ -71,20 +71,20 @@ def write(folder: Store, out: Path, corpus_path: str | None = None, results: str
 
 
 def _evaluation(folder: Store, results: str | None) -> Evaluation | None:
-    place = folder.child(EVALUATION_FOLDER)
+    store = folder.child(EVALUATION_FOLDER)
     name = RESULTS
     if results is not None:
         file = Path(results) / RESULTS if Path(results).is_dir() else Path(results)
-        place, name = Store(str(file.absolute().parent)), file.name
-        if place.size(name) is None:
+        store, name = Store(str(file.absolute().parent)), file.name
+        if store.size(name) is None:
             raise SettingsError(f"--results {results}: there is no such file")
-    if place.size(name) is None:
+    if store.size(name) is None:
         return None
     try:
-        evaluation = evaluation_of(results_today(json.loads(place.read(name))))
+        evaluation = evaluation_of(results_today(json.loads(store.read(name))))
     except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{place.where(name)} is no results.json of beatray evaluate: {error}") from error
-    return evaluation if place.size(MAPS) is None else _with_maps(evaluation, place.read(MAPS))
+        raise SettingsError(f"{store.where(name)} is no results.json of beatray evaluate: {error}") from error
+    return evaluation if store.size(MAPS) is None else _with_maps(evaluation, store.read(MAPS))
 
 
 def _with_maps(evaluation: Evaluation, maps: bytes) -> Evaluation:
@@ -93,10 +93,10 @@ def _with_maps(evaluation: Evaluation, maps: bytes) -> Evaluation:
         predictions = archive["predictions"]
     protocol, settings = MAIN_PROTOCOL["segment"], evaluation.settings
     seed, fraction = settings.seeds_of("segment", protocol)[0], max(settings.segment_fractions)
-    wanted = ("segment", protocol, "pretrained", "clean", seed, fraction)
+    key = ("segment", protocol, "pretrained", "clean", seed, fraction)
     kept = [
         replace(run, predictions=predictions)
-        if (run.task, run.protocol, run.variant, run.condition, run.seed, run.fraction) == wanted
+        if (run.task, run.protocol, run.variant, run.condition, run.seed, run.fraction) == key
         else run
         for run in evaluation.runs
     ]

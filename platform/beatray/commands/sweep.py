@@ -17,13 +17,13 @@ from beatray.sweep.tracking import settle
 from beatray.track.memory import how_to_compare, how_to_open
 
 EX_TEMPFAIL = 75
-"""Exit code of a sweep that was asked to stop: the same command goes on."""
+"""Exit code of a sweep that was asked to stop: the same command continues."""
 
 
 def run(overrides: list[str], *, resume: bool = False) -> int:
     """Run, or go on with, the sweep that the overrides mean; 0 when every trial has ended, 1 when one failed.
 
-    With `resume` there must be one to go on with: whoever mistypes a folder does not begin an hour's work anew.
+    With `resume` there must be one to continue: a mistyped folder does not start an hour's work again.
     """
     plan = plan_from(overrides)
     if resume and read(plan.folder) is None:
@@ -39,7 +39,7 @@ def run(overrides: list[str], *, resume: bool = False) -> int:
     if "failed" in statuses:
         say("  some trials failed; the same command tries them again")
     elif not statuses <= set(ENDED):
-        say("  stopped before the end; the same command goes on")
+        say("  stopped before the end; the same command continues")
         return EX_TEMPFAIL
     return 1 if "failed" in statuses else 0
 
@@ -66,7 +66,7 @@ def where_to_look(folder: Store, record: SweepRecord) -> list[str]:
 def show(overrides: list[str], *, json: bool) -> int:
     """Print the ranking of the sweep in a folder, running or not."""
     if len(overrides) != 1:
-        raise SettingsError("which sweep? say beatray sweep show FOLDER, the folder out/run of the sweep")
+        raise SettingsError("which sweep? use beatray sweep show FOLDER, the folder out/run of the sweep")
     record = read(Store(overrides[0]))
     if record is None:
         raise SettingsError(f"{overrides[0]} holds no sweep.json: it is not the folder of a sweep")

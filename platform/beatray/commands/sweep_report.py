@@ -160,34 +160,36 @@ def _each(results: SweepResults, group: str, key: str) -> str:
 
 def _journal(folder: Store, trial: Evaluated) -> list[dict[str, Any]]:
     """The lines of a trial's metrics.jsonl; none if it is gone."""
-    place = RunFolder.open(folder.child(trial.trial))
-    place.pull(METRICS)
-    return read_lines(place.scratch / METRICS)
+    run = RunFolder.open(folder.child(trial.trial))
+    run.pull(METRICS)
+    return read_lines(run.scratch / METRICS)
 
 
 def _folder_of(parent: str) -> str:
-    """The folder itself, or what the MLflow run with this id says."""
+    """The folder itself, or that of the MLflow run with this id."""
     if not re.fullmatch(r"[0-9a-f]{32}", parent) or Path(parent).exists():
         return parent
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        raise SettingsError(f"{parent} looks like the id of an MLflow run: set MLFLOW_TRACKING_URI, or say the folder")
+        raise SettingsError(f"{parent} looks like the id of an MLflow run: set MLFLOW_TRACKING_URI, or give the folder")
     found = run_tags(uri, parent).get(FOLDER_TAG)
     if found is None:
-        raise SettingsError(f"{without_secrets(uri)} knows no sweep with run {parent}; say the sweep's folder, out/run")
+        raise SettingsError(
+            f"{without_secrets(uri)} knows no sweep with run {parent}; give the sweep's folder, out/run"
+        )
     return found
 
 
-def _made(place: Store) -> dict[str, Any]:
-    """What a trial's encoder says of itself; nothing where its folder is gone."""
+def _made(folder: Store) -> dict[str, Any]:
+    """The description of a trial's encoder; empty where its folder is gone."""
     try:
-        return describe_encoder(place.location)
+        return describe_encoder(folder.location)
     except (OSError, CheckpointError):
         return {}
 
 
 def _opened(settings: Mapping[str, Any], corpus_path: str | None) -> Corpus | None:
-    """The corpus of the sweep; None, with a word, where it is not there any more."""
+    """The corpus of the sweep; None, with a message, where it is gone."""
     try:
         return open_corpus(corpus_path or settings["corpus"]["path"])
     except Exception as error:  # a report without pictures of recordings is still a report
@@ -198,7 +200,7 @@ def _opened(settings: Mapping[str, Any], corpus_path: str | None) -> Corpus | No
 def _of_corpus(
     folder: Store, best: Method, trial: Evaluated, settings: Mapping[str, Any], corpus: Corpus
 ) -> dict[str, Any]:
-    """What is drawn of recordings; nothing, with a word, where the corpus has none of those that were tested."""
+    """The figures of recordings; none, with a message, where the corpus has none of those that were tested."""
     policy = build(CorpusSettings, dict(settings["corpus"]), "corpus.")
     evaluation = build(EvaluateSettings, dict(trial.results["settings"]), "evaluate.")
     tested = np.flatnonzero(assign_roles(corpus.index, policy_of(policy)) == Role.TEST)
@@ -231,19 +233,19 @@ def _with_controls(trial: Evaluated) -> Evaluation:
 
 
 def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: EvaluateSettings) -> list[ecg.Overlay]:
-    place = folder.child(trial.trial).child(EVALUATION_FOLDER)
+    store = folder.child(trial.trial).child(EVALUATION_FOLDER)
     part = trial.results["tasks"].get("segment")
-    if part is None or place.size("predictions.npz") is None:
+    if part is None or store.size("predictions.npz") is None:
         return []
     protocol = MAIN_PROTOCOL["segment"]
     fraction, seed = round(max(evaluation.segment_fractions), 6), evaluation.seeds_of("segment", protocol)[0]
-    wanted = ("segment", protocol, "pretrained", fraction, seed, "clean")
-    keys = ("task", "protocol", "variant", "fraction", "seed", "condition")
-    kept = next((run for run in trial.results["runs"] if tuple(run[key] for key in keys) == wanted), None)
+    shown = ("segment", protocol, "pretrained", fraction, seed, "clean")
+    fields = ("task", "protocol", "variant", "fraction", "seed", "condition")
+    kept = next((run for run in trial.results["runs"] if tuple(run[field] for field in fields) == shown), None)
     if kept is None:
         return []
     counts = SegmentCounts(*(np.array(kept["test"][name]) for name in ("both", "truth", "predicted")))
-    with np.load(io.BytesIO(place.read("predictions.npz")), allow_pickle=False) as archive:
+    with np.load(io.BytesIO(store.read("predictions.npz")), allow_pickle=False) as archive:
         predictions = archive["predictions"]
     ids = corpus.index["record_id"]
     rows = corpus.rows(np.flatnonzero(ids.isin(part["test_ids"]).to_numpy()))
@@ -251,7 +253,7 @@ def _overlays(folder: Store, trial: Evaluated, corpus: Corpus, evaluation: Evalu
 
 
 def classes_tested(results: Mapping[str, Any], record_ids: Sequence[str]) -> list[str]:
-    """The one class that a results.json says each recording has, "several", or nothing where it says none."""
+    """The one class that a results.json gives each recording, "several", or nothing where it gives none."""
     part = results["tasks"].get("classify")
     if part is None:
         return [""] * len(record_ids)
@@ -279,18 +281,18 @@ def _embeddings(folder: Store, trial: Evaluated, rows: Rows) -> Embeddings:
 
 
 def _track(folder: Store, written: list[Path]) -> list[str]:
-    """Send the files to the sweep's MLflow run; says where they are."""
+    """Send the files to the sweep's MLflow run; returns where they are."""
     if folder.size(MEMORY) is None:
         return []
-    place = RunFolder.open(folder)
-    place.pull(MEMORY)
-    told = []
-    for uri in Memory(place.scratch).records:
-        tracker = Tracker(resume(place.scratch, uri))
+    run = RunFolder.open(folder)
+    run.pull(MEMORY)
+    lines = []
+    for uri in Memory(run.scratch).records:
+        tracker = Tracker(resume(run.scratch, uri))
         for path in written:
             tracker.artifact(path, REPORT)
         sent = tracker.finish(None, patience_s=10.0)
         arrived = f"MLflow: {uri}, run {tracker.run_id}, artifacts in {REPORT}/"
-        told.append(arrived if sent else f"not all sent to {uri}: give the command again when it answers")
-    place.push(MEMORY)
-    return told
+        lines.append(arrived if sent else f"not all sent to {uri}: give the command again when it answers")
+    run.push(MEMORY)
+    return lines

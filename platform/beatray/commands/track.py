@@ -13,24 +13,24 @@ from beatray.train.run_folder import METRICS, SETTINGS, RunFolder
 PATIENCE_S = 5.0
 
 
-def sync(places: list[str]) -> int:
+def sync(folders: list[str]) -> int:
     """Send the rest of each run; exit code 1 if any server did not take all of it."""
     whole = True
-    for place in places:
-        if Store(place).size(MEMORY) is None:
-            raise SettingsError(f"{place} holds no {MEMORY}: it is not the folder of a tracked run")
-        folder = RunFolder.open(Store(place))
+    for path in folders:
+        if Store(path).size(MEMORY) is None:
+            raise SettingsError(f"{path} holds no {MEMORY}: it is not the folder of a tracked run")
+        folder = RunFolder.open(Store(path))
         folder.pull(MEMORY, METRICS, SETTINGS)
         for uri in Memory(folder.scratch).records:
             tracker = Tracker(resume(folder.scratch, uri))
             done = tracker.finish(None, PATIENCE_S)
             whole = whole and done
-            say(f"  {place}: {_told(done, uri, tracker)}")
+            say(f"  {path}: {_outcome(done, uri, tracker)}")
         folder.push(MEMORY)
     return 0 if whole else 1
 
 
-def _told(done: bool, uri: str, tracker: Tracker) -> str:
+def _outcome(done: bool, uri: str, tracker: Tracker) -> str:
     if not done:
         return f"not all of it could be sent to {uri}; the same command tries again"
     if tracker.known_status == RUNNING:

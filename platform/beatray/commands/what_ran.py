@@ -1,4 +1,4 @@
-"""What a sweep's report says under "What was run" of the command, the corpus, its folds, the version and the dates."""
+"""The part "What was run" of a sweep's report: the command, the corpus, its folds, the version and the dates."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def what_ran(
 ) -> dict[str, object]:
     """Facts of the sweep in `folder`, by the settings of one of its trials; `recordings` None if the corpus is gone."""
     corpus, starts = settings["corpus"], read_starts(folder)
-    place = corpus["path"]
-    name = f"{PurePosixPath(place.partition('?')[0].rstrip('/')).name} ({place})"
+    path = corpus["path"]
+    name = f"{PurePosixPath(path.partition('?')[0].rstrip('/')).name} ({path})"
     counts = [] if recordings is None else [f"{recordings:,} recordings"]
     counts += [f"pretrained on {pretrained_on:,}"] if pretrained_on else []
     versions = dict.fromkeys(start.version for start in starts)

@@ -34,14 +34,14 @@ class Layout:
 
     metadata: pq.FileMetaData
     columns: tuple[str, ...]  # the top-level column of each leaf
-    places: tuple[tuple[tuple[int, int], ...], ...]  # by row group and leaf: (first byte, bytes)
+    ranges: tuple[tuple[tuple[int, int], ...], ...]  # by row group and leaf: (first byte, bytes)
     sums: NDArray[np.uint32]  # by row group and leaf
 
 
 def checksums(data: bytes) -> str:
     """CRC-32 of every column chunk of a Parquet file, row group by row group: base64 of little-endian uint32."""
     view = memoryview(data)
-    groups = _places(pq.read_metadata(pa.BufferReader(data)))
+    groups = _ranges(pq.read_metadata(pa.BufferReader(data)))
     sums = [zlib.crc32(view[start : start + size]) for group in groups for start, size in group]
     return base64.b64encode(np.array(sums, "<u4").tobytes()).decode()
 
@@ -53,14 +53,14 @@ def layout_of(metadata: pq.FileMetaData, sums: str) -> Layout:
     if known.size != shape[0] * shape[1]:
         raise ChunkError(f"{known.size} checksums for {shape[0]} row groups of {shape[1]} columns")
     columns = tuple(metadata.schema.column(leaf).path.partition(".")[0] for leaf in range(shape[1]))
-    return Layout(metadata, columns, _places(metadata), known.reshape(shape))
+    return Layout(metadata, columns, _ranges(metadata), known.reshape(shape))
 
 
 def read_chunks(source: Any, layout: Layout, group: int, names: Sequence[str]) -> pa.Table:
     """Columns `names` of row group `group` of the open file `source`. Raises ChunkError, or Arrow's own errors."""
-    wanted, held = set(names), {}
-    for leaf, ((start, size), name) in enumerate(zip(layout.places[group], layout.columns, strict=True)):
-        if name not in wanted:
+    selected, held = set(names), {}
+    for leaf, ((start, size), name) in enumerate(zip(layout.ranges[group], layout.columns, strict=True)):
+        if name not in selected:
             continue
         held[start] = pa.py_buffer(source.read_at(size, start))
         if zlib.crc32(held[start]) != layout.sums[group, leaf]:
@@ -70,14 +70,14 @@ def read_chunks(source: Any, layout: Layout, group: int, names: Sequence[str]) -
     return pq.ParquetFile(file, metadata=layout.metadata, pre_buffer=False).read_row_group(group, columns=list(names))
 
 
-def _places(metadata: pq.FileMetaData) -> tuple[tuple[tuple[int, int], ...], ...]:
+def _ranges(metadata: pq.FileMetaData) -> tuple[tuple[tuple[int, int], ...], ...]:
     return tuple(
-        tuple(_place(metadata.row_group(group).column(leaf)) for leaf in range(metadata.num_columns))
+        tuple(_range(metadata.row_group(group).column(leaf)) for leaf in range(metadata.num_columns))
         for group in range(metadata.num_row_groups)
     )
 
 
-def _place(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
+def _range(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
     pages = [column.dictionary_page_offset, column.data_page_offset]
     return min(page for page in pages if page is not None), column.total_compressed_size
 

@@ -1,7 +1,7 @@
 """The id key of a hospital: the secret that its patient ids are hashed with, and the hash.
 
 A hashed id is 32 hex digits, the first 16 bytes of HMAC-SHA256 of the id: the same patient gives the same id under the
-same key, and nobody without the key can try ids out. The key is read by a command, goes to tasks in memory and is
+same key, and without the key no ids can be tried out. The key is read by a command, goes to tasks in memory and is
 written nowhere; what is kept is a fingerprint that tells two keys apart.
 
 Contract: `read_id_key` raises CorpusError; nothing here prints or raises with an id or the id key.
@@ -21,7 +21,7 @@ MAX_KEY_BYTES = 4096
 ID_BYTES = 16
 FINGERPRINT_BYTES = 4
 RECIPE_KEY = "patient_salt"
-"""Line of a corpus' recipe that holds the fingerprint; it says nothing about the numbers in the rows."""
+"""Line of a corpus' recipe that holds the fingerprint; it does not concern the numbers in the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,16 @@ class IdKey:
         return _digest(self.secret, plain.encode(), ID_BYTES)
 
 
-def read_id_key(path: str, said: str = "--id-key-file ") -> IdKey:
-    """The id key in a file: its bytes without line ends after them. Raises CorpusError, with the word `said`."""
+def read_id_key(path: str, setting: str = "--id-key-file ") -> IdKey:
+    """The id key in a file: its bytes without line ends after them. Raises CorpusError that names `setting`."""
     try:
         with Path(path).expanduser().open("rb") as stream:
             secret = stream.read(MAX_KEY_BYTES + 1).rstrip(b"\r\n")
     except OSError as error:
-        raise CorpusError(f"{said}{path}: {error.strerror or 'cannot be read'}") from error
+        raise CorpusError(f"{setting}{path}: {error.strerror or 'cannot be read'}") from error
     if not MIN_KEY_BYTES <= len(secret) <= MAX_KEY_BYTES:
         raise CorpusError(
-            f"{said}{path} holds {'more than ' if len(secret) > MAX_KEY_BYTES else ''}"
+            f"{setting}{path} holds {'more than ' if len(secret) > MAX_KEY_BYTES else ''}"
             f"{min(len(secret), MAX_KEY_BYTES)} bytes; an id key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES}. Make one: "
             "head -c 32 /dev/urandom | base64 > id-key, and keep it where only you can read it"
         )

@@ -25,9 +25,9 @@ from beatray.corpus.splits import Role
 from beatray.errors import LabelError
 
 FEW = 10
-"""Recordings with and without a class below which a split says little of it."""
+"""Recordings with and without a class below which a split shows little of it."""
 LEAST = 5
-"""Of each kind, before a perfect separation is worth a word."""
+"""Of each kind, before a perfect separation is reported."""
 SAME = 0.9
 """Share of values that equal the key from which on a column is taken for it."""
 IN_ORDER = 0.999
@@ -86,7 +86,7 @@ def in_two_splits(count: int, labels: Labels) -> str:
 def refuse_patients_in_two_splits(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> None:
     """Raise LabelError where the table's own column of patients shows one in two splits."""
     if shared := patients_in_two_splits(labels, index, roles):
-        raise LabelError(f"{labels.table.place}: {in_two_splits(shared, labels)}. Scores would be too good")
+        raise LabelError(f"{labels.table.location}: {in_two_splits(shared, labels)}. Scores would be too good")
 
 
 def _patients(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8], rows: Rows) -> Iterator[Finding]:
@@ -102,7 +102,7 @@ def _patients(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8], rows
             "patients",
             "",
             f"{nameless:,} labelled recordings have no patient id in the corpus, so one patient may lie in two splits: "
-            "labels.patient=COLUMN tells, --id-key-file at ingest keeps ids",
+            "labels.patient=COLUMN names the patients, --id-key-file at ingest keeps ids",
         )
 
 
@@ -142,7 +142,7 @@ def _again(columns: list[Column], labels: Labels) -> Iterator[Finding]:
 
 def _ids(columns: list[Column], labels: Labels, rows: Rows) -> Iterator[Finding]:
     """Numbers that are the key, run with it, or are all different."""
-    keys = [labels.key_words[row] for row in labels.table_row[rows]]
+    keys = [labels.key_values[row] for row in labels.table_row[rows]]
     digits = [re.search(r"(\d{1,15})(?:\.0+)?$", key) for key in keys]
     numbers = np.array([float(found[1]) if found else np.nan for found in digits])
     for column in columns:
@@ -161,7 +161,7 @@ def _ids(columns: list[Column], labels: Labels, rows: Rows) -> Iterator[Finding]
 
 
 def _giving_away(columns: list[Column], labels: Labels) -> Iterator[Finding]:
-    """Numbers that alone tell a class without a mistake."""
+    """Numbers that alone separate a class without a mistake."""
     for number in columns:
         if number.kind != "numbers":
             continue
@@ -175,11 +175,11 @@ def _giving_away(columns: list[Column], labels: Labels) -> Iterator[Finding]:
                     continue
                 area = auroc(truth, number.values[both, 0].astype(np.float64))
                 if area in (0.0, 1.0):
-                    said = name if name == column.name else f"{column.name}={name}"
+                    label = name if name == column.name else f"{column.name}={name}"
                     yield Finding(
                         "leak",
                         number.name,
-                        f"{number.name} alone tells {said} without a mistake (AUROC {area:g}): leave one out",
+                        f"{number.name} alone separates {label} without a mistake (AUROC {area:g}): leave one out",
                     )
 
 
@@ -196,7 +196,7 @@ def _spellings(columns: list[Column]) -> Iterator[Finding]:
 def _few(columns: list[Column], roles: NDArray[np.int8]) -> Iterator[Finding]:
     for column in columns:
         if _n_values(column) < 2:
-            continue  # it is said to be constant
+            continue  # it is reported as constant
         for role in Role:
             here = column.known & (roles == role)
             split = role.name.lower()
@@ -212,8 +212,8 @@ def _few(columns: list[Column], roles: NDArray[np.int8]) -> Iterator[Finding]:
                 least = min(count, int(here.sum()) - count)
                 if least < FEW:
                     what = "with" if least == count else "without"
-                    said = name if name == column.name else f"{column.name}={name}"
-                    yield Finding("few", column.name, f"{said}: {least:.0f} recordings {what} it in the {split} split")
+                    label = name if name == column.name else f"{column.name}={name}"
+                    yield Finding("few", column.name, f"{label}: {least:.0f} recordings {what} it in the {split} split")
 
 
 def auroc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:

@@ -1,12 +1,12 @@
-"""What the words of a column mean: yes or no, one class, several classes, or a number.
+"""What the values of a column mean: yes or no, one class, several classes, or a number.
 
-The guess is made from the distinct words alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
-semicolon, or the one that was said) in at least one cell makes several labels; numbers are numbers, with a decimal
-point or a decimal comma; few words that come again are classes. Dates, free text, structs, bytes and empty columns
+The guess is made from the distinct values alone, in this order: 0/1, true/false, yes/no is binary; a separator (bar or
+semicolon, or the one that was set) in at least one cell makes several labels; numbers are numbers, with a decimal
+point or a decimal comma; few values that come again are classes. Dates, free text, structs, bytes and empty columns
 are no labels. What is nearly numbers, or numbers in two ways of writing, is refused: a wrong reading would cost more
 than a question.
 
-Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not said; it raises LabelError
+Contract: `read_column` gives a Column, or NoLabel with the reason where the kind was not set; it raises LabelError
 with the column, a count, an example and a remedy. Unknown cells are masked, never read as no.
 """
 
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.corpus.label_file import Words
+from beatray.corpus.label_file import TextColumn
 from beatray.corpus.label_parquet import IN_LISTS
 from beatray.corpus.label_settings import UNKNOWN, LabelSettings
 from beatray.errors import LabelError
 
 MAX_CLASSES = 50
-"""More distinct words than these are taken for free text, unless they are said to be classes."""
+"""More distinct values than these are taken for free text, unless they are set to be classes."""
 MOST_CLASSES = 2000
 MANY_ROWS = 20
-"""From so many known rows on, words of which most come once are free text."""
+"""From so many known rows on, values most of which come once are free text."""
 SEPARATORS = ("|", ";")
 
 YES = ("1", "true", "yes", "y")
@@ -76,170 +76,172 @@ class NoLabel:
     why: str
 
 
-def read_column(name: str, words: Words, settings: LabelSettings, kind: str | None = None) -> Column | NoLabel:
+def read_column(name: str, column: TextColumn, settings: LabelSettings, kind: str | None = None) -> Column | NoLabel:
     """The label that a column is; `kind` overrides the guess."""
-    if words.wordless:
-        return NoLabel(name, f"its values are {words.wordless}, neither words nor numbers")
-    said = kind or settings.types.get(name)
-    unknown = unknown_words(settings)
-    numbers = {_number_of(word) for word in unknown if _is_number(word)}
+    if column.other_type:
+        return NoLabel(name, f"its values are {column.other_type}, neither text nor numbers")
+    set_kind = kind or settings.types.get(name)
+    unknown = unknown_values(settings)
+    numbers = {_number_of(value) for value in unknown if _is_number(value)}
     is_known = np.array(
         [
-            word.lower() not in unknown and not (numbers and _is_number(word) and _number_of(word) in numbers)
-            for word in words.distinct
+            value.lower() not in unknown and not (numbers and _is_number(value) and _number_of(value) in numbers)
+            for value in column.distinct
         ],
         np.bool_,
     )
-    counts = np.bincount(words.codes, minlength=len(words.distinct))
-    seen = [word for word, known, count in zip(words.distinct, is_known, counts, strict=True) if known and count]
+    counts = np.bincount(column.codes, minlength=len(column.distinct))
+    seen = [value for value, known, count in zip(column.distinct, is_known, counts, strict=True) if known and count]
     if not seen:
         return NoLabel(name, "no row has a value")
-    known = is_known[words.codes]
-    guess = said or _guess(name, seen, int(known.sum()), settings)
+    known = is_known[column.codes]
+    guess = set_kind or _guess(name, seen, int(known.sum()), settings)
     if isinstance(guess, NoLabel):
         return guess
     if guess == "numbers":
-        table = np.array([_number_of(w) if k else np.nan for w, k in _numbers(name, words, is_known, seen)], np.float64)
-        return Column(name, guess, (), table[words.codes][:, None], known)
+        table = np.array(
+            [_number_of(w) if k else np.nan for w, k in _numbers(name, column, is_known, seen)], np.float64
+        )
+        return Column(name, guess, (), table[column.codes][:, None], known)
     if guess == "binary":
-        wrong = [word for word in seen if _truth(word) is None]
+        wrong = [value for value in seen if _truth(value) is None]
         if wrong:
-            raise LabelError(f"column {name!r} is no binary one: {_some(wrong)}; say labels.types.{name}=classes")
-        truth = np.array([bool(k and _truth(w)) for w, k in zip(words.distinct, is_known, strict=True)], np.bool_)
-        return Column(name, guess, (name,), truth[words.codes][:, None], known)
+            raise LabelError(f"column {name!r} is no binary one: {_some(wrong)}; set labels.types.{name}=classes")
+        truth = np.array([bool(k and _truth(w)) for w, k in zip(column.distinct, is_known, strict=True)], np.bool_)
+        return Column(name, guess, (name,), truth[column.codes][:, None], known)
     separator = _separator(name, seen, settings) if guess == "multilabel" else ""
-    parts = [_parts(word, separator) if k else () for word, k in zip(words.distinct, is_known, strict=True)]
-    _refuse_doubtful_words(name, words, parts, unknown, settings)
+    parts = [_parts(value, separator) if k else () for value, k in zip(column.distinct, is_known, strict=True)]
+    _refuse_doubtful_values(name, column, parts, unknown, settings)
     if all(_WHOLE.fullmatch(part) for each in parts for part in each):  # numbers as a spreadsheet writes them
         parts = [tuple(dict.fromkeys(whole_number(part) for part in each)) for each in parts]
     classes = tuple(sorted({part for each in parts for part in each}))
     if len(classes) > MOST_CLASSES:
         raise LabelError(f"column {name!r} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is it text?")
-    place = {each: position for position, each in enumerate(classes)}
+    number = {each: position for position, each in enumerate(classes)}
     hot = np.zeros((len(parts), len(classes)), np.bool_)
     for row, each in enumerate(parts):
-        hot[row, [place[part] for part in each]] = True
-    return Column(name, guess, classes, hot[words.codes], known)
+        hot[row, [number[part] for part in each]] = True
+    return Column(name, guess, classes, hot[column.codes], known)
 
 
-def unknown_words(settings: LabelSettings) -> set[str]:
+def unknown_values(settings: LabelSettings) -> set[str]:
     """What a cell holds, in lower case, where nothing is known."""
-    return {"", *(word.strip().lower() for word in settings.unknown)}
+    return {"", *(value.strip().lower() for value in settings.unknown)}
 
 
-def whole_number(word: str) -> str:
-    """1234 for 1234, 1234.0 and 01234: the one spelling of a whole number; any other word as it is."""
-    if not word[:1].isdigit() or not word.isascii():
-        return word
-    digits = _WHOLE_NUMBER.fullmatch(word)
-    return digits[1] if digits else word
+def whole_number(value: str) -> str:
+    """1234 for 1234, 1234.0 and 01234: the one spelling of a whole number; any other value as it is."""
+    if not value[:1].isdigit() or not value.isascii():
+        return value
+    digits = _WHOLE_NUMBER.fullmatch(value)
+    return digits[1] if digits else value
 
 
 def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings) -> str | NoLabel:
-    if all(_truth(word) is not None for word in seen):
+    if all(_truth(value) is not None for value in seen):
         return "binary"
-    numbers = [word for word in seen if _is_number(word)]
+    numbers = [value for value in seen if _is_number(value)]
     separators = (settings.separator,) if settings.separator else SEPARATORS
     if len(numbers) == len(seen):
         return "numbers"
-    dates = [word for word in seen if _DATE.fullmatch(word) and not _is_number(word)]
+    dates = [value for value in seen if _DATE.fullmatch(value) and not _is_number(value)]
     if len(dates) == len(seen):
         return NoLabel(name, "dates")
     if 2 * len(numbers) > len(seen):
-        wrong = [word for word in seen if not _is_number(word)]
+        wrong = [value for value in seen if not _is_number(value)]
         raise LabelError(
-            f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or say "
+            f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or set "
             f"labels.types.{name}=classes if the numbers are codes"
         )
     for mark in (IN_LISTS, *separators):
-        if any(mark in word for word in seen):
-            parts = {part for word in seen for part in _parts(word, mark)}
+        if any(mark in value for value in seen):
+            parts = {part for value in seen for part in _parts(value, mark)}
             if settings.separator or mark == IN_LISTS or not _is_text(len(parts), n_known):
                 return "multilabel"
     if _is_text(len(seen), n_known):
         return NoLabel(
-            name, f"free text, {len(seen):,} different words (labels.types.{name}=classes if they are classes)"
+            name, f"free text, {len(seen):,} different values (labels.types.{name}=classes if they are classes)"
         )
     return "classes"
 
 
-def _is_text(n_words: int, n_known: int) -> bool:
-    return n_words > MAX_CLASSES or (n_known >= MANY_ROWS and 2 * n_words > n_known)
+def _is_text(n_values: int, n_known: int) -> bool:
+    return n_values > MAX_CLASSES or (n_known >= MANY_ROWS and 2 * n_values > n_known)
 
 
 def _separator(name: str, seen: Sequence[str], settings: LabelSettings) -> str:
-    if any(IN_LISTS in word for word in seen):
+    if any(IN_LISTS in value for value in seen):
         return IN_LISTS
     if settings.separator:
         return settings.separator
-    found = [mark for mark in SEPARATORS if any(mark in word for word in seen)]
+    found = [mark for mark in SEPARATORS if any(mark in value for value in seen)]
     if len(found) > 1:
-        raise LabelError(
-            f"column {name!r} holds both | and ;: say which one stands between labels, labels.separator='|'"
-        )
+        raise LabelError(f"column {name!r} holds both | and ;: set the one between labels, labels.separator='|'")
     return found[0] if found else SEPARATORS[0]
 
 
-def _parts(word: str, separator: str) -> tuple[str, ...]:
+def _parts(value: str, separator: str) -> tuple[str, ...]:
     """The labels of a cell; a separator alone gives none."""
-    pieces = word.split(separator) if separator else [word]
+    pieces = value.split(separator) if separator else [value]
     return tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
 
 
-def _refuse_doubtful_words(
-    name: str, words: Words, parts: Sequence[Sequence[str]], unknown: set[str], settings: LabelSettings
+def _refuse_doubtful_values(
+    name: str, column: TextColumn, parts: Sequence[Sequence[str]], unknown: set[str], settings: LabelSettings
 ) -> None:
     """Among classes, none may be one of them; and what is unknown cannot stand beside what is known."""
-    mixed = [word for word, each in zip(words.distinct, parts, strict=True) if {p.lower() for p in each} & unknown]
+    mixed = [value for value, each in zip(column.distinct, parts, strict=True) if {p.lower() for p in each} & unknown]
     if mixed:
         raise LabelError(
-            f"column {name!r}: {mixed[0]!r} holds a word for unknown beside a class: make such cells empty, or say "
-            "labels.unknown=[...] without that word"
+            f"column {name!r}: {mixed[0]!r} holds a value for unknown beside a class: make such cells empty, or set "
+            "labels.unknown=[...] without that value"
         )
-    if settings.unknown == UNKNOWN and any(word.lower() == "none" for word in words.distinct):
+    if settings.unknown == UNKNOWN and any(value.lower() == "none" for value in column.distinct):
         raise LabelError(
-            f"column {name!r} has classes and the word none, which may be one of them or mean unknown: say "
+            f"column {name!r} has classes and the value none, which may be one of them or mean unknown: set "
             "labels.unknown=[NA] or labels.unknown=[NA,none]"
         )
 
 
-def _truth(word: str) -> bool | None:
-    plain = whole_number(word.lower())
+def _truth(value: str) -> bool | None:
+    plain = whole_number(value.lower())
     return True if plain in YES else False if plain in NO else None
 
 
-def _is_number(word: str) -> bool:
-    return bool(_POINT.fullmatch(word) or _COMMA.fullmatch(word) or _GROUPS.fullmatch(word))
+def _is_number(value: str) -> bool:
+    return bool(_POINT.fullmatch(value) or _COMMA.fullmatch(value) or _GROUPS.fullmatch(value))
 
 
-def _number_of(word: str) -> float:
-    return float(word.replace(",", "."))
+def _number_of(value: str) -> float:
+    return float(value.replace(",", "."))
 
 
-def _numbers(name: str, words: Words, is_known: NDArray[np.bool_], seen: Sequence[str]) -> Sequence[tuple[str, bool]]:
-    """The words with the mark whether they are known, once they are numbers in one way of writing."""
-    wrong = [word for word in seen if not _is_number(word)]
+def _numbers(
+    name: str, column: TextColumn, is_known: NDArray[np.bool_], seen: Sequence[str]
+) -> Sequence[tuple[str, bool]]:
+    """The values and whether they are known, once they are numbers in one way of writing."""
+    wrong = [value for value in seen if not _is_number(value)]
     if wrong:
-        raise LabelError(f"column {name!r} is said to hold numbers, and holds {_some(wrong)}: make these empty")
-    with_comma = [word for word in seen if "," in word]
-    with_point = [word for word in seen if "." in word]
+        raise LabelError(f"column {name!r} is set to hold numbers, and holds {_some(wrong)}: make these empty")
+    with_comma = [value for value in seen if "," in value]
+    with_point = [value for value in seen if "." in value]
     if with_comma and with_point:
         raise LabelError(
             f"column {name!r} has numbers with a comma ({with_comma[0]}) and with a point ({with_point[0]}): write all "
             "of them one way"
         )
-    if with_comma and (all(map(_GROUPS.fullmatch, with_comma)) or any(word.count(",") > 1 for word in with_comma)):
+    if with_comma and (all(map(_GROUPS.fullmatch, with_comma)) or any(value.count(",") > 1 for value in with_comma)):
         raise LabelError(
             f"column {name!r}: {with_comma[0]} may be a thousand or a fraction; write {with_comma[0].replace(',', '')} "
             f"or {with_comma[0].replace(',', '.')}"
         )
-    infinite = [word for word in seen if not np.isfinite(_number_of(word))]
+    infinite = [value for value in seen if not np.isfinite(_number_of(value))]
     if infinite:
         raise LabelError(f"column {name!r} holds {_some(infinite)}, which is larger than any number: make it empty")
-    return list(zip(words.distinct, is_known.tolist(), strict=True))
+    return list(zip(column.distinct, is_known.tolist(), strict=True))
 
 
-def _some(words: Sequence[str]) -> str:
+def _some(values: Sequence[str]) -> str:
     """How many other values, and up to three of them."""
-    shown = ", ".join(repr(word[:30]) for word in words[:3])
-    return f"{len(words):,} other value{'s' if len(words) > 1 else ''} ({shown}{', ...' if len(words) > 3 else ''})"
+    shown = ", ".join(repr(value[:30]) for value in values[:3])
+    return f"{len(values):,} other value{'s' if len(values) > 1 else ''} ({shown}{', ...' if len(values) > 3 else ''})"

@@ -1,11 +1,12 @@
-"""A table of words out of a file: csv and its relatives, or Parquet; local or behind a URI; packed by gzip or not.
+"""A table of text columns from a file: csv and relatives, or Parquet; local or behind a URI; packed by gzip or not.
 
-Cells are text here, also those of Parquet, so that one reading of words and numbers serves all (`label_columns`). A
-file of text is UTF-8, or UTF-16 with its mark; other encodings must be said, because a wrong guess changes letters
-without a word. What separates columns is read off the first lines: comma, semicolon, tab or bar.
+Cells are text here, also those of Parquet, so that one reading of text and numbers serves all (`label_columns`). A
+file of text is UTF-8, or UTF-16 with its mark; other encodings must be set, because a wrong guess changes letters
+silently. What separates columns is read off the first lines: comma, semicolon, tab or bar.
 
-Contract: `read_table` gives columns of distinct stripped words and codes (n,) into them, in the order of the file, or
-raises LabelError with the place and a remedy. Names of columns are stripped, not empty and different from each other.
+Contract: `read_table` gives columns of distinct stripped values and codes (n,) into them, in the order of the file, or
+raises LabelError with the location and a remedy. Names of columns are stripped, not empty and different from each
+other.
 """
 
 from __future__ import annotations
@@ -32,60 +33,62 @@ from beatray.storage.store import Store
 
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT = 20
-"""Lines that tell the delimiter."""
+"""Lines by which the delimiter is found."""
 BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """One column: `codes` (n,) are positions in `distinct`. `wordless` is the type of a column that has no words
+class TextColumn:
+    """One column: `codes` (n,) are positions in `distinct`. `other_type` is the type of a column that is no text
     (structs, bytes), which is empty in every row."""
 
     distinct: tuple[str, ...]
     codes: NDArray[np.int64]
-    wordless: str = ""
+    other_type: str = ""
 
     def of_rows(self) -> NDArray[np.object_]:
-        """The word of every row."""
+        """The text of every row."""
         return np.array(self.distinct, object)[self.codes]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns by name, the number of rows, the SHA-256 of the file, and its place as messages show it."""
+    """The columns by name, the number of rows, the SHA-256 of the file, and its location as messages show it."""
 
-    place: str
+    location: str
     sha256: str
     rows: int
-    columns: dict[str, Words]
+    columns: dict[str, TextColumn]
 
 
 def read_table(location: str, encoding: str = "auto") -> Table:
     """The table at a path or URI. Raises LabelError."""
-    place = location.partition("?")[0] if "://" in location else location
+    shown = location.partition("?")[0] if "://" in location else location
     data = read_bytes(location)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise LabelError(f"{place} is damaged: it cannot be unpacked ({error})") from error
+        raise LabelError(f"{shown} is damaged: it cannot be unpacked ({error})") from error
     is_parquet = content[:4] == b"PAR1"
-    found, wordless = read_parquet(content, place) if is_parquet else (_text_table(content, place, encoding), {})
+    found, other_type = read_parquet(content, shown) if is_parquet else (_text_table(content, shown, encoding), {})
     names = [name.strip() for name in found.column_names]
-    _check_names(names, place)
-    columns = {name: _words(found.column(position), wordless.get(position, "")) for position, name in enumerate(names)}
+    _check_names(names, shown)
+    columns = {
+        name: _text_column(found.column(position), other_type.get(position, "")) for position, name in enumerate(names)
+    }
     columns, rows = _without_blank_rows(columns, found.num_rows)
     if not rows:
-        raise LabelError(f"{place} has column names and no rows")
-    _refuse_second_header(columns, place)
-    return Table(place, sha256, rows, columns)
+        raise LabelError(f"{shown} has column names and no rows")
+    _refuse_second_header(columns, shown)
+    return Table(shown, sha256, rows, columns)
 
 
 def read_bytes(location: str) -> bytes:
     """The bytes of the file at a path or URI. Raises LabelError where there is none."""
     if "://" in location and not location.startswith("file://"):
-        place, mark, options = location.partition("?")
-        folder, _, name = place.rpartition("/")
+        shown, mark, options = location.partition("?")
+        folder, _, name = shown.rpartition("/")
         store, name = Store(f"{folder}{mark}{options}"), unquote(name)
     else:
         path = (
@@ -94,86 +97,88 @@ def read_bytes(location: str) -> bytes:
             .absolute()
         )
         if path.is_dir():
-            raise LabelError(f"{path} is a folder: say the file in it that holds the table")
-        store, name, place = Store(str(path.parent)), path.name, str(path)
+            raise LabelError(f"{path} is a folder: give the file in it that holds the table")
+        store, name, shown = Store(str(path.parent)), path.name, str(path)
     try:
         return store.read(name)
     except FileNotFoundError as error:
-        raise LabelError(f"there is no table {place}") from error
+        raise LabelError(f"there is no table {shown}") from error
     except OSError as error:
-        raise LabelError(f"{place} cannot be read ({error.strerror or error})") from error
+        raise LabelError(f"{shown} cannot be read ({error.strerror or error})") from error
 
 
-def _check_names(names: list[str], place: str) -> None:
+def _check_names(names: list[str], location: str) -> None:
     if len(names) < 2:
         raise LabelError(
-            f"{place} has one column ({names[0][:60] if names else ''}): it needs a key and at least one label, with a "
-            "comma, semicolon or tab between them"
+            f"{location} has one column ({names[0][:60] if names else ''}): it needs a key and at least one label, "
+            "with a comma, semicolon or tab between them"
         )
     if "" in names:
-        raise LabelError(f"{place}: column {names.index('') + 1} has no name; give it one or delete it")
+        raise LabelError(f"{location}: column {names.index('') + 1} has no name; give it one or delete it")
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise LabelError(f"{place} has the column {twice[0]!r} {names.count(twice[0])} times: rename or delete one")
+        raise LabelError(f"{location} has the column {twice[0]!r} {names.count(twice[0])} times: rename or delete one")
 
 
-def _without_blank_rows(columns: dict[str, Words], rows: int) -> tuple[dict[str, Words], int]:
+def _without_blank_rows(columns: dict[str, TextColumn], rows: int) -> tuple[dict[str, TextColumn], int]:
     """The columns without rows in which no cell holds anything, as spreadsheets leave them below a table."""
     blank = np.ones(rows, np.bool_)
-    for words in columns.values():
-        if "" not in words.distinct:
+    for column in columns.values():
+        if "" not in column.distinct:
             return columns, rows
-        blank &= words.codes == words.distinct.index("")
+        blank &= column.codes == column.distinct.index("")
     if not blank.any():
         return columns, rows
-    kept = {name: replace(words, codes=words.codes[~blank]) for name, words in columns.items()}
+    kept = {name: replace(column, codes=column.codes[~blank]) for name, column in columns.items()}
     return kept, int((~blank).sum())
 
 
-def _refuse_second_header(columns: dict[str, Words], place: str) -> None:
+def _refuse_second_header(columns: dict[str, TextColumn], location: str) -> None:
     """Tables that were put together one below the other repeat the line of names."""
     repeated: NDArray[np.bool_] | None = None
-    for name, words in columns.items():
-        if name not in words.distinct:
+    for name, column in columns.items():
+        if name not in column.distinct:
             return
-        here = words.codes == words.distinct.index(name)
+        here = column.codes == column.distinct.index(name)
         repeated = here if repeated is None else repeated & here
     if repeated is not None and repeated.any():
         row = int(np.flatnonzero(repeated)[0]) + 1
-        raise LabelError(f"{place}: row {row} is the line of column names again; delete it (were files put together?)")
+        raise LabelError(
+            f"{location}: row {row} is the line of column names again; delete it (were files put together?)"
+        )
 
 
-def _text_table(data: bytes, place: str, encoding: str) -> pa.Table:
-    text = _decoded(data, place, encoding)
+def _text_table(data: bytes, location: str, encoding: str) -> pa.Table:
+    text = _decoded(data, location, encoding)
     if not text.strip():
-        raise LabelError(f"{place} is empty: it needs a line of column names and a row for each key")
-    said = text.split("\n", 1)[0].strip().lower()
-    if said.startswith("sep=") and len(said) == 5:  # what Excel writes for itself
-        text, delimiter = text.split("\n", 1)[1] if "\n" in text else "", said[4]
+        raise LabelError(f"{location} is empty: it needs a line of column names and a row for each key")
+    first = text.split("\n", 1)[0].strip().lower()
+    if first.startswith("sep=") and len(first) == 5:  # what Excel writes for itself
+        text, delimiter = text.split("\n", 1)[1] if "\n" in text else "", first[4]
     else:
-        delimiter = _delimiter(text, place)
+        delimiter = _delimiter(text, location)
     try:
-        _refuse_open_quote(text, delimiter, place)
+        _refuse_open_quote(text, delimiter, location)
         names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-        places = [str(number) for number in range(len(names))]
+        numbers = [str(number) for number in range(len(names))]
         return pacsv.read_csv(
             pa.BufferReader(text.encode()),
-            read_options=pacsv.ReadOptions(column_names=places, skip_rows_after_names=1, block_size=BLOCK_BYTES),
+            read_options=pacsv.ReadOptions(column_names=numbers, skip_rows_after_names=1, block_size=BLOCK_BYTES),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(places, pa.string()),
+                column_types=dict.fromkeys(numbers, pa.string()),
                 strings_can_be_null=False,
                 quoted_strings_can_be_null=False,
             ),
         ).rename_columns(names)
     except (pa.ArrowException, csv.Error) as error:
         raise LabelError(
-            f"{place} is no table with {delimiter!r} between its columns: {str(error).splitlines()[0]}. Put quotes "
+            f"{location} is no table with {delimiter!r} between its columns: {str(error).splitlines()[0]}. Put quotes "
             "around cells that hold it"
         ) from error
 
 
-def _refuse_open_quote(text: str, delimiter: str, place: str) -> None:
+def _refuse_open_quote(text: str, delimiter: str, location: str) -> None:
     """A quote that is not closed where its cell ends swallows rows below it."""
     if '"' not in text:
         return
@@ -184,16 +189,16 @@ def _refuse_open_quote(text: str, delimiter: str, place: str) -> None:
             last = lines.line_num
     except csv.Error as error:
         if "unexpected end of data" in str(error):
-            raise LabelError(f"{place}: the quote that begins after line {last} is never closed") from error
+            raise LabelError(f"{location}: the quote that begins after line {last} is never closed") from error
         raise LabelError(
-            f"{place}: a quote that begins after line {last} ends within a cell ({error}): write two quotes for one "
+            f"{location}: a quote that begins after line {last} ends within a cell ({error}): write two quotes for one "
             "that belongs to the text"
         ) from error
 
 
-def _decoded(data: bytes, place: str, encoding: str) -> str:
+def _decoded(data: bytes, location: str, encoding: str) -> str:
     if data[:4] == b"PK\x03\x04" or data[:4] == b"\xd0\xcf\x11\xe0":
-        raise LabelError(f"{place} is a workbook: save the sheet as CSV UTF-8 or Parquet")
+        raise LabelError(f"{location} is a workbook: save the sheet as CSV UTF-8 or Parquet")
     if encoding == "auto":
         wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         encoding = "utf-16" if wide else "utf-8-sig"
@@ -204,22 +209,22 @@ def _decoded(data: bytes, place: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LabelError(
-            f"{place} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8, or say what it "
-            "is, as labels.encoding=cp1252"
+            f"{location} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8, or set what "
+            "it is, as labels.encoding=cp1252"
         ) from error
     if "\0" in text:
-        raise LabelError(f"{place} is no text: a table is csv, tsv or Parquet")
+        raise LabelError(f"{location} is no text: a table is csv, tsv or Parquet")
     return text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
 
 
-def _delimiter(text: str, place: str) -> str:
+def _delimiter(text: str, location: str) -> str:
     """The delimiter under which most of the first lines have as many cells as the line of names has."""
     best, most = ",", (0, 0)
     for delimiter in DELIMITERS:
         try:
             lines = list(islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), LOOKED_AT))
         except csv.Error as error:
-            raise LabelError(f"{place} is no table: {error}") from error
+            raise LabelError(f"{location} is no table: {error}") from error
         wide = len(lines[0])
         alike = sum(len(line) == wide for line in lines if line)
         if wide > 1 and (alike, wide) > most:
@@ -227,12 +232,12 @@ def _delimiter(text: str, place: str) -> str:
     return best
 
 
-def _words(column: pa.ChunkedArray, wordless: str) -> Words:
+def _text_column(column: pa.ChunkedArray, other_type: str) -> TextColumn:
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
-    stripped = [word.strip(" \t\n\r\v\f\u00a0\ufeff") for word in encoded.dictionary.to_pylist()]
+    stripped = [value.strip(" \t\n\r\v\f\u00a0\ufeff") for value in encoded.dictionary.to_pylist()]
     distinct = tuple(dict.fromkeys(stripped))
-    where = {word: position for position, word in enumerate(distinct)}
-    codes = np.array([where[word] for word in stripped], np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
-    return Words(distinct, codes, wordless)
+    where = {value: position for position, value in enumerate(distinct)}
+    codes = np.array([where[value] for value in stripped], np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+    return TextColumn(distinct, codes, other_type)

@@ -80,7 +80,7 @@ def is_id_name(name: str) -> bool:
 
 
 def kind_by_name(name: str) -> str:
-    """What a column of keys holds, recording or patient; empty where its name does not tell."""
+    """What a column of keys holds, recording or patient; empty where its name does not show it."""
     plain = _plain_name(name)
     return "recording" if plain in RECORDING_NAMES else "patient" if plain in PATIENT_NAMES else ""
 
@@ -92,7 +92,7 @@ def _plain_name(name: str) -> str:
 def match(
     keys: Sequence[str], units: Units, id_key: IdKey | None = None, hidden: Callable[[int], str] | None = None
 ) -> NDArray[np.int64]:
-    """The unit that each key means; `hidden` says where in the table the key at a position is, if none may be shown."""
+    """The unit that each key means; `hidden` names a key by its position in the table, if none may be shown."""
     forms = _forms(units)
     sources = {name.partition("/")[0] for name in units.names}
     if units.kind == "patient":

@@ -1,9 +1,9 @@
 """What the keys of a whole table mean in a corpus, and which tables are refused for it.
 
-Whether a key names recordings or patients is said, or told by the name of its column, else by what fits. A table whose
-keys match nothing, could mean two, or come twice with different values is refused with counts and examples, so that no
-label lands on the wrong recording in silence. Where patient ids are hashed or were dropped, messages name rows instead
-of keys that may be ids.
+Whether a key names recordings or patients is set, else follows from the name of its column, else from what fits. A
+table whose keys match nothing, could mean two, or come twice with different values is refused with counts and examples,
+so that no label lands on the wrong recording in silence. Where patient ids are hashed or were dropped, messages name
+rows instead of keys that may be ids.
 
 Contract: `matched` gives the units of the corpus (`label_keys.Units`), the unit of each row of the table, and its key;
 `refuse_bad_keys` gives how many rows repeat another one. LabelError and SettingsError name the remedy.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.label_columns import Column
-from beatray.corpus.label_file import Table, Words
+from beatray.corpus.label_file import Table, TextColumn
 from beatray.corpus.label_keys import (
     NOTHING,
     SEVERAL,
@@ -52,7 +52,7 @@ def matched(
         others = (index["source"] != settings.source).to_numpy()
     else:
         others = np.zeros(len(index), np.bool_)
-    words = table.columns[key]
+    column = table.columns[key]
     private = is_private(settings, index, recipe)
     by_name = kind_by_name(key)
     named = settings.key_kind if settings.key_kind != "auto" else by_name
@@ -62,19 +62,19 @@ def matched(
         units = _without(recordings_of(index) if kind == "recording" else patients_of(index), others)
         if kind == "patient" and named:
             _check_patients(units, settings, recipe)
-        hidden = _row_of(words) if _hides(private, kind, key) else None
+        hidden = _row_of(column) if _hides(private, kind, key) else None
         id_key = _id_key(settings, recipe) if kind == "patient" else None
-        found = match(words.distinct, units, id_key, hidden)[words.codes]
+        found = match(column.distinct, units, id_key, hidden)[column.codes]
         fits.append((units, found, int((found != NOTHING).sum())))
     fits.sort(key=lambda fit: -fit[2])
     (units, found, hits), *others_fit = fits
     if others_fit and 10 * others_fit[0][2] >= hits > 0:
-        said = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
+        options = " and ".join(f"{fit[0].kind}s in {fit[2]:,}" for fit in fits)
         raise LabelError(
-            f"{table.place}: the {table.rows:,} rows of column {key!r} could mean {said} rows: say "
+            f"{table.location}: the {table.rows:,} rows of column {key!r} could mean {options} rows: set "
             "labels.key_kind=recording or labels.key_kind=patient"
         )
-    return units, found, words.of_rows().tolist()
+    return units, found, column.of_rows().tolist()
 
 
 def _hides(private: bool, kind: str, key: str) -> bool:
@@ -82,9 +82,9 @@ def _hides(private: bool, kind: str, key: str) -> bool:
     return private and not (kind == "recording" and kind_by_name(key) == "recording")
 
 
-def _row_of(words: Words) -> Callable[[int], str]:
-    """What stands for a word of the key column in a message."""
-    return lambda position: f"of row {int(np.flatnonzero(words.codes == position)[0]) + 1}"
+def _row_of(column: TextColumn) -> Callable[[int], str]:
+    """What stands for a value of the key column in a message."""
+    return lambda position: f"of row {int(np.flatnonzero(column.codes == position)[0]) + 1}"
 
 
 def _without(units: Units, rows: NDArray[np.bool_]) -> Units:
@@ -106,7 +106,7 @@ def _check_patients(units: Units, settings: LabelSettings, recipe: dict[str, Any
         )
     if recipe.get(RECIPE_KEY) and settings.id_key_file is None:
         raise LabelError(
-            f"the patient ids of the corpus are hashed with the id key of fingerprint {recipe[RECIPE_KEY]}: say "
+            f"the patient ids of the corpus are hashed with the id key of fingerprint {recipe[RECIPE_KEY]}: set "
             "labels.id_key_file=PATH, and those of the table are hashed in the same way"
         )
 
@@ -155,14 +155,14 @@ def refuse_bad_keys(
 
     lost, several = np.flatnonzero(found == NOTHING), np.flatnonzero(found == SEVERAL)
     look = "" if hide else f", such as {examples(units)}"
-    kind = f"{table.place}: column {key!r} was read as the key of {units.kind}s"
+    kind = f"{table.location}: column {key!r} was read as the key of {units.kind}s"
     if len(several):
         raise LabelError(
             f"{kind}, and {len(several):,} of {table.rows:,} rows could mean two of the corpus (e.g. {some(several)}): "
-            f"say labels.source=NAME, or write keys as in the corpus{look}"
+            f"set labels.source=NAME, or write keys as in the corpus{look}"
         )
     if len(lost) == table.rows or (2 * len(lost) > table.rows and settings.unmatched == "refuse"):
-        remedy = "say labels.key=COLUMN, or labels.key_kind=recording or patient"
+        remedy = "set labels.key=COLUMN, or labels.key_kind=recording or patient"
         if units.kind == "patient" or settings.key_kind == "auto":
             remedy += "; patient ids that were dropped or hashed at ingest need labels.id_key_file or another key"
         raise LabelError(
@@ -172,13 +172,13 @@ def refuse_bad_keys(
     if len(lost) and settings.unmatched == "refuse":
         raise LabelError(
             f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing in the corpus (e.g. {some(lost)}); if "
-            "these are not in it on purpose, say labels.unmatched=ignore"
+            "these are not in it on purpose, set labels.unmatched=ignore"
         )
     return _repeated(columns, kind, units, found, some)
 
 
 def _repeated(columns: Sequence[Column], kind: str, units: Units, found: NDArray[np.int64], some: Any) -> int:
-    """How many rows say once more what an earlier row of the same unit says; LabelError where they say otherwise."""
+    """How many rows repeat the values of an earlier row of the same unit; LabelError where their values differ."""
     matched = np.flatnonzero(found >= 0)
     order = matched[np.argsort(found[matched], kind="stable")]
     again = np.flatnonzero(np.diff(found[order]) == 0)
@@ -201,7 +201,7 @@ def _repeated(columns: Sequence[Column], kind: str, units: Units, found: NDArray
 
 
 def _shown(column: Column, row: int) -> str:
-    """The value of a row in words."""
+    """The value of a row as text."""
     if not column.known[row]:
         return "unknown"
     if column.kind == "numbers":

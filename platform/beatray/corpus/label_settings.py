@@ -1,11 +1,11 @@
-"""How a table of labels is read, as the user says it, and those words taken from a command line.
+"""How a table of labels is read, as the user sets it, and these overrides taken from a command line.
 
-`labels=TABLE` names the table, and `labels.KEY=VALUE` says what the reader would otherwise find out by itself. A column
-may be called anything (blanks, dots, brackets), so these words do not go through the grammar of the other settings:
-what follows `labels.types.` or `labels.targets.` up to the first `=` is a name as it stands, and lists are those of
-YAML with every entry a word.
+`labels=TABLE` names the table, and `labels.KEY=VALUE` sets what the reader would otherwise infer. A column
+may be called anything (blanks, dots, brackets), so these overrides do not go through the grammar of the other settings:
+what follows `labels.types.` or `labels.targets.` up to the first `=` is a literal name, and lists are those of
+YAML with every entry a text.
 
-Contract: values are checked where the dataclass is made; whether a column exists is said where the table is read.
+Contract: values are checked where the dataclass is made; whether a column exists is checked where the table is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BY_NAME = ("types", "targets")
 
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """A table of labels of one's own; only `table` must be said."""
+    """A user's own table of labels; only `table` must be set."""
 
     table: str = setting("", "csv, tsv or parquet, also .gz; a path or a URI", resumable=True)
     key: str = setting("", "the column that names recordings or patients; found by its name, else the first one")
@@ -43,7 +43,7 @@ class LabelSettings:
     separator: str = setting("", "between several labels in one cell; empty: | or ; where they occur")
     unknown: tuple[str, ...] = setting(UNKNOWN, "values of a cell that mean: not known; upper and lower case are one")
     targets: dict[str, str] = setting({}, "by name: a condition on numbers, as lvef < 40 or age >= 18 and lvef < 40")
-    patient: str = setting("", "a column that says whose recording it is, to be held against the splits")
+    patient: str = setting("", "a column that names the patient, to be checked against the splits")
     unmatched: str = setting(
         "refuse", "rows of the table that match nothing; ignore counts them", choices=("refuse", "ignore")
     )
@@ -63,50 +63,50 @@ class LabelSettings:
             raise SettingsError(f"separator must not be a letter or a digit, not {self.separator!r}")
 
 
-def is_place(word: str) -> bool:
-    """Whether a word after `labels=` is the place of a table: no name of labels has a dot or a slash."""
-    return any(sign in word for sign in "./\\")
+def is_path(text: str) -> bool:
+    """Whether the value of `labels=` is the path of a table: no name of labels has a dot or a slash."""
+    return any(sign in text for sign in "./\\")
 
 
-def file_name(place: str) -> str:
-    """The name of a table without its folders, which may be nobody else's business."""
-    return PurePosixPath(place.replace("\\", "/")).name
+def file_name(path: str) -> str:
+    """The name of a table without its folders, which may be private."""
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
-def without_places(table: dict[str, Any]) -> dict[str, Any]:
+def without_folders(table: dict[str, Any]) -> dict[str, Any]:
     """`LabelSettings` as content that may be handed to others: without the folders of this machine."""
     return {**table, "table": file_name(table["table"]), "id_key_file": None}
 
 
-def labels_said(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What `labels=` and `labels.KEY=` say, as content for `LabelSettings`; and the other overrides."""
-    said: dict[str, Any] = {}
+def split_label_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What `labels=` and `labels.KEY=` set, as content for `LabelSettings`; and the other overrides."""
+    given: dict[str, Any] = {}
     others = []
-    for word in words:
-        key, sign, value = word.partition("=")
+    for override in overrides:
+        key, sign, value = override.partition("=")
         if key == "labels" and sign:
             if not value:
                 raise SettingsError("which labels? labels= is empty (an unset variable?)")
-            said["table"] = value
+            given["table"] = value
         elif key.startswith("labels.") and sign:
             name = key.removeprefix("labels.")
             group, dot, column = name.partition(".")
             if dot and group in _BY_NAME:
-                said.setdefault(group, {})[column] = value
+                given.setdefault(group, {})[column] = value
             else:
-                said[name] = _value(name, value)
+                given[name] = _value(name, value)
         else:
-            others.append(word)
-    return said, others
+            others.append(override)
+    return given, others
 
 
-def label_settings(said: dict[str, Any]) -> LabelSettings:
+def label_settings(given: dict[str, Any]) -> LabelSettings:
     """The settings; SettingsError names the key and the nearest right one."""
-    return build(LabelSettings, said, "labels.")
+    return build(LabelSettings, given, "labels.")
 
 
 def _value(name: str, text: str) -> Any:
-    """The value of a key: lists (of names) are YAML, all else is text as it stands."""
+    """The value of a key: lists (of names) are YAML, all else is literal text."""
     kinds = {item.name: str(item.type) for item in fields(LabelSettings)}
     if kinds.get(name, "").startswith("tuple"):
         try:
@@ -116,8 +116,8 @@ def _value(name: str, text: str) -> Any:
                 f"labels.{name}={text} is no list: write [one,two], names with commas in quotes"
             ) from error
         if not all(isinstance(each, str) for each in found):
-            raise SettingsError(f"labels.{name}={text} is no list of words: write [one,two]")
+            raise SettingsError(f"labels.{name}={text} is no list of names: write [one,two]")
         return found
     if name in _BY_NAME:
-        raise SettingsError(f"say labels.{name}.NAME=..., not labels.{name}={text}")
+        raise SettingsError(f"set labels.{name}.NAME=..., not labels.{name}={text}")
     return None if text == "null" else text

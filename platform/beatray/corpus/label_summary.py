@@ -24,7 +24,7 @@ def summary(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> dic
     first = one_row_each(index)
     of_table, rows = labels.table_row[first], np.flatnonzero(first)
     return {
-        "table": labels.table.place,
+        "table": labels.table.location,
         "sha256": labels.table.sha256,
         "rows": labels.table.rows,
         "key": labels.key,

@@ -8,7 +8,7 @@ values is refused with counts and examples; where ids are hashed, rows are named
 
 Contract: a `Labels` holds `targets`, each a `Column` over the n rows of the corpus index: values (n, c) bool, or (n, 1)
 float64 with NaN, and `known` (n,). `table_row` (n,) is the row of the table of each corpus row, -1 for none. Raises
-LabelError, or SettingsError for a word that names no column.
+LabelError, or SettingsError for a setting that names no column.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from beatray.corpus.label_columns import Column, NoLabel, read_column, unknown_words, whole_number
-from beatray.corpus.label_file import Table, Words, read_table
+from beatray.corpus.label_columns import Column, NoLabel, read_column, unknown_values, whole_number
+from beatray.corpus.label_file import Table, TextColumn, read_table
 from beatray.corpus.label_keys import NOTHING, is_id_name, key_column, owner_column
 from beatray.corpus.label_match import is_private, matched, refuse_bad_keys
 from beatray.corpus.label_settings import LabelSettings
@@ -38,7 +38,7 @@ OF_TABLE = "table/"
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a table says of the rows of a corpus, and what was understood on the way."""
+    """The labels that a table gives the rows of a corpus, and how it was read."""
 
     table: Table
     key: str
@@ -49,21 +49,21 @@ class Labels:
     table_row: NDArray[np.int64]
     unmatched: int
     repeated: int
-    key_words: tuple[str, ...]
+    key_values: tuple[str, ...]
     """The key of each row of the table: never to be shown where ids are hashed."""
     owner: str | None
-    """The column that says whose recording a row is."""
+    """The column that names the patient of a row."""
     owner_of_row: NDArray[np.int64]
-    """That patient's number in each row of the table, -1 where it is not said."""
+    """That patient's number in each row of the table, -1 where it is not given."""
 
     def owners(self, rows: NDArray[np.int64], known: Sequence[str | None]) -> list[str | None]:
         """Whose the corpus rows at these positions are: the patients that the corpus knows, else those of the table.
 
-        Rows that either ties together are one patient's, so that nobody is two where the corpus knows her by one
+        Rows that either ties together are one patient's, so that no patient counts as two where the corpus knows one
         recording alone.
         """
-        place = self.table_row[rows]
-        own = np.where(place >= 0, self.owner_of_row[place], -1)
+        of_table = self.table_row[rows]
+        own = np.where(of_table >= 0, self.owner_of_row[of_table], -1)
         called = [
             [*([patient] if patient else []), *([f"{OF_TABLE}{number}"] if number >= 0 else [])]
             for patient, number in zip(known, own.tolist(), strict=True)
@@ -91,10 +91,10 @@ def read_labels(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, 
     key = _named("key", settings.key, table) if settings.key else key_column(list(table.columns))
     owner = _named("patient", settings.patient, table) if settings.patient else owner_column(list(table.columns))
     for name in filter(None, (key, owner)):
-        if kind := table.columns[name].wordless:
+        if kind := table.columns[name].other_type:
             raise LabelError(
-                f"{table.place}: column {name!r} is read as ids, and its values are {kind}: write them as text, or say "
-                f"another column, labels.{'key' if name == key else 'patient'}=COLUMN"
+                f"{table.location}: column {name!r} is read as ids, and its values are {kind}: write them as text, or "
+                f"set another column, labels.{'key' if name == key else 'patient'}=COLUMN"
             )
     columns, left_out, conditions = _columns(table, key, settings)
     units, found, keys = matched(table, key, settings, index, recipe)
@@ -127,10 +127,10 @@ def _columns(
         _named("columns" if name in settings.columns else f"types.{name}", name, table)
     others = [name for name in table.columns if name != key]
     ids = [] if settings.columns else [name for name in others if is_id_name(name) or name == settings.patient]
-    wanted = settings.columns or [name for name in others if name not in ids]
-    if key in wanted:
-        raise SettingsError(f"labels.columns names {key!r}, which is the key; say labels.key=COLUMN if another one is")
-    found = [read_column(name, table.columns[name], settings) for name in wanted]
+    selected = settings.columns or [name for name in others if name not in ids]
+    if key in selected:
+        raise SettingsError(f"labels.columns names {key!r}, which is the key; set labels.key=COLUMN if another one is")
+    found = [read_column(name, table.columns[name], settings) for name in selected]
     labels = [each for each in found if isinstance(each, Column)]
     left_out = [each for each in found if isinstance(each, NoLabel)]
     left_out += [NoLabel(name, "an id by its name (labels.columns names labels)") for name in ids]
@@ -142,32 +142,33 @@ def _columns(
             raise SettingsError(f"labels.targets.{name} has the name of a column; choose another one")
         read = {}
         for column in condition.columns:
-            words = table.columns[_named(f"targets.{name}", column, table)]
-            numbers = read_column(column, words, settings, "numbers")
+            texts = table.columns[_named(f"targets.{name}", column, table)]
+            numbers = read_column(column, texts, settings, "numbers")
             if isinstance(numbers, NoLabel):
                 raise LabelError(f"labels.targets.{name} reads column {column!r}, of which {numbers.why}")
             read[column] = numbers
         labels.append(target(name, condition, read))
     if not labels:
         why = "; ".join(f"{each.name}: {each.why}" for each in left_out)
-        raise LabelError(f"{table.place} has no column that is a label ({why})")
+        raise LabelError(f"{table.location} has no column that is a label ({why})")
     return labels, left_out, conditions
 
 
-def _owners(words: Words, settings: LabelSettings) -> NDArray[np.int64]:
-    unknown = unknown_words(settings)
+def _owners(column: TextColumn, settings: LabelSettings) -> NDArray[np.int64]:
+    unknown = unknown_values(settings)
     numbers: dict[str, int] = {}
-    of_word = [
-        -1 if word.lower() in unknown else numbers.setdefault(whole_number(word), len(numbers))
-        for word in words.distinct
+    of_value = [
+        -1 if value.lower() in unknown else numbers.setdefault(whole_number(value), len(numbers))
+        for value in column.distinct
     ]
-    return np.array(of_word, np.int64)[words.codes]
+    return np.array(of_value, np.int64)[column.codes]
 
 
-def _named(word: str, name: str, table: Table) -> str:
+def _named(key: str, name: str, table: Table) -> str:
     if name not in table.columns:
         near = nearest_to(name, list(table.columns))
         raise SettingsError(
-            f"labels.{word}: {table.place} has no column {name!r}{near} (it has {', '.join(list(table.columns)[:12])})"
+            f"labels.{key}: {table.location} has no column {name!r}{near} "
+            f"(it has {', '.join(list(table.columns)[:12])})"
         )
     return name

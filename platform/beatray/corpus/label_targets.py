@@ -1,6 +1,6 @@
 """Yes or no out of numbers: `lvef < 40`, `age >= 18 and lvef < 40`.
 
-A condition is comparisons of a column with a number (<, <=, >, >=, ==, !=), joined by `and` and `or`, of which `and`
+A condition is comparisons of a column with a number (<, <=, >, >=, ==, !=), joined by `and` and `or`, where `and`
 binds tighter; there are no brackets, and nothing is ever evaluated as a program. What is unknown stays unknown, by the
 three-valued logic of Kleene: `and` is no where one side is known to be no, `or` is yes where one side is known to be
 yes, and else both sides must be known.
@@ -67,10 +67,10 @@ def parse(name: str, text: str) -> Condition:
     for some in re.split(r"\s+or\s+", text.strip()):
         found = []
         for each in re.split(r"\s+and\s+", some):
-            said = _COMPARISON.fullmatch(each)
-            if said is None or any(sign in said["column"] for sign in "<>=!"):
+            match = _COMPARISON.fullmatch(each)
+            if match is None or any(sign in match["column"] for sign in "<>=!"):
                 raise LabelError(f"labels.targets.{name}: {each.strip()!r} is no comparison; write {GRAMMAR}")
-            found.append(Comparison(said["column"], said["sign"], float(said["number"])))
+            found.append(Comparison(match["column"], match["sign"], float(match["number"])))
         either.append(tuple(found))
     return Condition(text.strip(), tuple(either))
 

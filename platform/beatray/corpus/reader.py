@@ -98,15 +98,15 @@ class Corpus:
     def rows(self, positions: Sequence[int] | NDArray[Any] | None = None) -> Rows:
         """Load rows by their position in `index` (default: all), in the order asked for."""
         index = self.index
-        wanted = np.arange(len(index)) if positions is None else np.asarray(positions)
-        wanted = np.flatnonzero(wanted) if wanted.dtype == bool else wanted.astype(np.int64)
+        selected = np.arange(len(index)) if positions is None else np.asarray(positions)
+        selected = np.flatnonzero(selected) if selected.dtype == bool else selected.astype(np.int64)
         first = np.concatenate([[0], np.cumsum([s.rows for s in self.manifest.shards])]).astype(np.int64)
-        shard_of = np.searchsorted(first, wanted, side="right") - 1
+        shard_of = np.searchsorted(first, selected, side="right") - 1
         parts, order = [], []
         for number in np.unique(shard_of).tolist():
             here = np.flatnonzero(shard_of == number)
             table = self.columns(self.manifest.shards[number], None)
-            parts.append(table.take(pa.array(wanted[here] - first[number])))
+            parts.append(table.take(pa.array(selected[here] - first[number])))
             order.append(here)
         if not parts:
             return rows_of(schema.SCHEMA.empty_table())
@@ -129,7 +129,7 @@ LAYOUTS_KEPT = 1024
 _layouts: dict[str, Layout] = {}
 
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EAGAIN, errno.EINTR, errno.EMFILE}
-"""System errors that say nothing of the file: they are left as they are, to be tried again."""
+"""System errors that are not about the file: they are left as they are, to be tried again."""
 
 
 class _named:
@@ -161,7 +161,7 @@ def _read(store: Store, shard: Shard, groups: Sequence[int], columns: Sequence[s
         with _named(shard):
             size = store.size(f"{FOLDER}/{shard.name}")
             if size != shard.bytes:
-                what = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
+                what = "is missing" if size is None else f"has {size} bytes where the manifest has {shard.bytes}"
                 raise CorpusError(f"shard {shard.name} {what}. Restore it from a copy or ingest again.")
             with store.open_input(f"{FOLDER}/{shard.name}") as source:
                 layout = _layout(source, shard)
@@ -170,7 +170,7 @@ def _read(store: Store, shard: Shard, groups: Sequence[int], columns: Sequence[s
     table = patiently(read, store.where(f"{FOLDER}/{shard.name}"))
     rows = sum(shard.row_groups[group] for group in groups)
     if table.num_rows != rows:
-        raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest says {rows}")
+        raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest has {rows}")
     return table
 
 
@@ -239,7 +239,7 @@ def verify(corpus: Corpus) -> Iterator[str]:
             continue
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(columns=["record_id"])
         if table.num_rows != shard.rows:
-            yield f"shard {shard.name}: {table.num_rows} rows where the manifest says {shard.rows}"
+            yield f"shard {shard.name}: {table.num_rows} rows where the manifest has {shard.rows}"
     refused = corpus.manifest.quarantine
     if refused:
         try:

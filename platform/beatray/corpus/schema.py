@@ -81,8 +81,8 @@ class Stack:
         if len(windows) > len(self._memory):
             self._memory = np.empty((len(windows), len(LEADS), WINDOW_SAMPLES), np.int16)
         signals = self._memory[: len(windows)]
-        for window, place in zip(windows, signals, strict=True):
-            place[...] = window.signal_uv
+        for window, target in zip(windows, signals, strict=True):
+            target[...] = window.signal_uv
         return signals
 
 

@@ -35,7 +35,7 @@ FOLDS = 10
 """That PTB-XL publishes."""
 FIFTHS = 5
 OWN_PATIENTS = ("ludb",)
-"""Sources in which every recording is of another person: the name says as much as an id, and no id key changes it."""
+"""Sources in which every recording is of another person: the name is as good as an id, and no id key changes it."""
 
 
 class Role(IntEnum):

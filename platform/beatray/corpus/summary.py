@@ -26,7 +26,7 @@ CLUSTER_GROUPS = 128
 
 
 def statistics_of(corpus: Corpus, tally: Tally) -> dict[str, Any]:
-    """What the manifest says of the whole corpus."""
+    """The manifest's description of the whole corpus."""
     sources = tally["sources"]
     flags: Counter[str] = Counter()
     for about in sources.values():

@@ -2,8 +2,8 @@
 
 One Ray actor per node (two on a lone node, so that something is exchanged) forms a torch process group, all-reduces
 tensors with known sums, writes into and reads from the shared `out=`, and reads a row group of the corpus; Ray Data
-then reads the corpus spread over the nodes. Contract: needs an open Ray session; takes CPUs from nobody; every failure
-is a finding that names the node.
+then reads the corpus spread over the nodes. Contract: needs an open Ray session; takes no CPUs from others; every
+failure is a finding that names the node.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _shared_folder(members: Sequence[Node], probes: Sequence[Any], out: str) -> 
         findings = [
             fail(
                 f"{node} does not see what {', '.join(others)} wrote under out={shown}",
-                "say a folder that all nodes share",
+                "give a folder that all nodes share",
             )
             for node, others in blind.items()
         ]

@@ -1,4 +1,4 @@
-"""What a check of `beatray doctor` says: one line, how grave it is, and what to do about it."""
+"""A finding of a check of `beatray doctor`: one line, how grave it is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line; whatever is not ok says what to do next."""
+    """One line; whatever is not ok comes with what to do next."""
 
     level: Level
     what: str

@@ -49,7 +49,7 @@ def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
 
 
 def usable_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, str]:
-    """Bytes that can still be had, and who says so: the machine, or the limit of the container."""
+    """Bytes that are still available, and what sets the bound: the machine, or the limit of the container."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:
@@ -145,7 +145,7 @@ def check_devices(
             remedy = "install the CUDA build of torch that the driver supports (nvidia-smi names its CUDA version)"
             return [fail(f"{len(driver)} GPUs ({driver[0]}), but {why}", remedy)]
         if train.device == "cuda":
-            return [fail("train.device=cuda, but there is no GPU", "say train.device=cpu, or use a machine with a GPU")]
+            return [fail("train.device=cuda, but there is no GPU", "set train.device=cpu, or use a machine with a GPU")]
         return [ok("no GPU: training on CPUs")]
     findings = [
         ok(f"GPU {number}: {gpu.name}, {gpu.memory_gib:.0f} GiB, {'bf16' if gpu.capability >= (8, 0) else 'no bf16'}")
@@ -153,7 +153,7 @@ def check_devices(
     ]
     if train.precision == "bf16" and any(gpu.capability < (8, 0) for gpu in gpus):
         what = "train.precision=bf16, but a GPU has no bf16 (it needs compute capability 8.0)"
-        findings.append(warn(what, "say train.precision=fp32: bf16 is emulated there, slowly"))
+        findings.append(warn(what, "set train.precision=fp32: bf16 is emulated there, slowly"))
     return findings
 
 
@@ -170,9 +170,9 @@ def gpus_of_torch() -> tuple[list[Gpu], str | None]:
 
 def gpus_of_driver() -> list[str]:
     """Name, memory and driver version of each GPU, as nvidia-smi lists them."""
-    words = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listed.splitlines() if line.strip()]

@@ -1,8 +1,8 @@
 """Ray on this machine: who holds its ports, whether a dashboard is open to strangers, and the state of its token.
 
-Whoever reaches a dashboard that asks for no token can run commands on the cluster (CVE-2023-48022). Ray 2.60 makes a
-token at the first local start and from then on asks for it wherever it finds one, also a client that was never told:
-`ray job submit` then fails with 401 in a shell where it worked before.
+Anyone who reaches a dashboard without tokens can run commands on the cluster (CVE-2023-48022). Ray 2.60 makes a
+token at the first local start and from then on asks for it wherever it finds one, also from a client that was never
+given it: `ray job submit` then fails with 401 in a shell where it worked before.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ LISTENING = "0A"
 def holders(port: int, proc: Path = Path("/proc")) -> list[str] | None:
     """The command lines of the processes that listen at a port; empty if the port is free.
 
-    None where somebody listens whom this user may not look at.
+    None where a process listens that this user may not inspect.
     """
-    wanted = set()
+    sockets = set()
     for table in ("tcp", "tcp6"):
         lines = (proc / "net" / table).read_text().splitlines()[1:] if (proc / "net" / table).exists() else []
-        for words in map(str.split, lines):
-            if words[3] == LISTENING and int(words[1].rsplit(":", 1)[1], 16) == port:
-                wanted.add(f"socket:[{words[9]}]")
-    if not wanted:
+        for cells in map(str.split, lines):
+            if cells[3] == LISTENING and int(cells[1].rsplit(":", 1)[1], 16) == port:
+                sockets.add(f"socket:[{cells[9]}]")
+    if not sockets:
         return []
     found = []
     for process in proc.glob("[0-9]*"):
         try:
-            if any(str(handle.readlink()) in wanted for handle in (process / "fd").iterdir()):
+            if any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
                 found.append((process / "cmdline").read_text().replace("\0", " ").strip())
         except OSError:
             continue  # another user's, or gone
@@ -69,12 +69,14 @@ def check_dashboard(url: str) -> list[Finding]:
         return [ok(f"the dashboard {url} listens on loopback alone")]
     if asks_for_token(url):
         return [ok(f"the dashboard {url} asks for a token")]
-    what = f"the dashboard {url} is public and asks for no token: whoever reaches it can run commands (CVE-2023-48022)"
+    what = (
+        f"the dashboard {url} is public and asks for no token: anyone who reaches it can run commands (CVE-2023-48022)"
+    )
     return [fail(what, "start Ray with RAY_AUTH_MODE=token, or with --dashboard-host=127.0.0.1")]
 
 
 def check_token(environment: Mapping[str, str], home: Path) -> list[Finding]:
-    """Mode and token fit together, and nobody else can read the token."""
+    """Mode and token fit together, and no other user can read the token."""
     mode = environment.get("RAY_AUTH_MODE", "").lower()
     path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or home / ".ray" / "auth_token")
     has_token = bool(environment.get("RAY_AUTH_TOKEN")) or (path.is_file() and path.stat().st_size > 0)
@@ -98,11 +100,11 @@ def check_token(environment: Mapping[str, str], home: Path) -> list[Finding]:
 
 
 def check_cluster_address(address: str | None) -> list[Finding]:
-    """Somebody listens where a run would join its cluster: Ray itself waits for minutes before it says so."""
+    """A process listens where a run would join its cluster: Ray itself waits for minutes before it reports that."""
     parts = urlsplit(address if address and "://" in address else f"//{address or ''}")
     try:
         if not address or parts.port is None:
-            return []  # none, or a word such as `auto`
+            return []  # none, or a name such as `auto`
         with socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_S):
             return [ok(f"the cluster's address {address} answers")]
     except (OSError, ValueError) as error:

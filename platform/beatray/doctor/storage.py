@@ -28,8 +28,8 @@ GB = 1e9
 SCARCE_GB, TOO_LITTLE_GB = 5.0, 0.5
 
 
-def check_writable(word: str, location: str) -> Finding:
-    """A small object can be written, read and removed at `location`; `word` is what the user calls it."""
+def check_writable(key: str, location: str) -> Finding:
+    """A small object can be written, read and removed at `location`; `key` is the setting that names it."""
     shown = without_secrets(location)
     try:
         store = Store(location)
@@ -39,13 +39,13 @@ def check_writable(word: str, location: str) -> Finding:
     except (OSError, ValueError) as error:
         why = without_secrets(str(error))
         return fail(
-            f"{word}={shown} cannot be written: {why}", f"give this user the right to write there, or another {word}="
+            f"{key}={shown} cannot be written: {why}", f"give this user the right to write there, or another {key}="
         )
-    return ok(f"{word}={shown} can be written")
+    return ok(f"{key}={shown} can be written")
 
 
 def _within_patience(call: Callable[[], T]) -> T:
-    """Object stores are asked again and again by pyarrow; a doctor tells the user sooner. TimeoutError after that."""
+    """pyarrow retries object stores for a long time; a doctor reports sooner. TimeoutError after that."""
     answers: Queue[Future[T]] = Queue()
 
     def work() -> None:
@@ -68,9 +68,9 @@ def existing_folder(folder: Path) -> Path:
     return next(above for above in (folder, *folder.parents) if above.is_dir())
 
 
-def check_disk(word: str, free_bytes: float) -> Finding:
+def check_disk(key: str, free_bytes: float) -> Finding:
     """Room for checkpoints, metrics and shards."""
-    what = f"{free_bytes / GB:.1f} GB free on the disk of {word}="
+    what = f"{free_bytes / GB:.1f} GB free on the disk of {key}="
     if free_bytes < TOO_LITTLE_GB * GB:
         return fail(what, "free space: checkpoints would fail")
     if free_bytes < SCARCE_GB * GB:
@@ -98,11 +98,11 @@ def check_corpus(location: str) -> list[Finding]:
     return [ok(what)]
 
 
-def check_travels(word: str, location: str, joins_cluster: bool) -> list[Finding]:
+def check_travels(key: str, location: str, joins_cluster: bool) -> list[Finding]:
     """On a cluster a path must mean the same on every node."""
     if joins_cluster and "://" not in location and not location.startswith("/"):
-        remedy = f"say an absolute path that every node sees, or a URI, for {word}="
-        return [fail(f"{word}={location} is relative: nodes would not find it, a job would lose it", remedy)]
+        remedy = f"give an absolute path that every node sees, or a URI, for {key}="
+        return [fail(f"{key}={location} is relative: nodes would not find it, a job would lose it", remedy)]
     return []
 
 

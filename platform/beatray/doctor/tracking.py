@@ -73,7 +73,7 @@ def login_for(uri: str) -> tuple[str, str] | None:
 
 
 def check_server(uri: str) -> list[Finding]:
-    """Reachable, and what it says of itself."""
+    """Reachable, and its own description."""
     shown, login = without_secrets(uri), login_for(uri)
     try:
         answer = ask(uri, "/version", login)
@@ -130,16 +130,16 @@ def check(settings: PretrainSettings) -> list[Finding]:
     if uri == "auto":
         if not (named := os.environ.get("MLFLOW_TRACKING_URI")) and "://" in settings.out:
             what = f"out={settings.out} is an object store, which cannot hold MLflow's database"
-            return [fail(what, "say tracking.uri=, or set MLFLOW_TRACKING_URI")]
+            return [fail(what, "set tracking.uri=, or set MLFLOW_TRACKING_URI")]
         try:
             uri = named or database_in(Path(settings.out))
         except SettingsError as error:
-            return [fail(str(error), "say another out= or tracking.uri=")]
+            return [fail(str(error), "set another out= or tracking.uri=")]
     if uri is None:
         return [ok("tracking is off (tracking.uri=null)")]
     if urlsplit(uri).scheme in ("http", "https"):
         return check_server(uri)
     if uri.startswith("file:") or "://" not in uri:
         what = f"tracking.uri={without_secrets(uri)} is a folder, which MLflow no longer writes to"
-        return [fail(what, "say sqlite:///PATH.db or the address of a server")]
+        return [fail(what, "give sqlite:///PATH.db or the address of a server")]
     return [ok(f"tracking into {without_secrets(uri)}")]

@@ -100,18 +100,18 @@ def check_python(bounds: str, running: str = "{}.{}.{}".format(*sys.version_info
 
 
 def check_packages(requirements: Iterable[str], version_of: VersionOf = installed) -> list[Finding]:
-    """Every required package is there in a version within its bounds; extras of ours are not required."""
+    """Every required package is there in a version within its bounds; beatray's extras are not required."""
     findings, fine = [], 0
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         found = version_of(requirement.name)
-        wanted = f"pip install '{requirement.name}{_extras(requirement)}{requirement.specifier}'"
+        remedy = f"pip install '{requirement.name}{_extras(requirement)}{requirement.specifier}'"
         if found is None:
-            findings.append(fail(f"{requirement.name} is not installed", wanted))
+            findings.append(fail(f"{requirement.name} is not installed", remedy))
         elif not requirement.specifier.contains(found, prereleases=True):
-            findings.append(fail(f"{requirement.name} {found}; needed {requirement.specifier}", wanted))
+            findings.append(fail(f"{requirement.name} {found}; needed {requirement.specifier}", remedy))
         else:
             fine += 1
     return [*findings, ok(f"{fine} packages within their bounds")]

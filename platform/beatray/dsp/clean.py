@@ -82,13 +82,13 @@ def decimate(
 
 
 def runs_of(leads: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Neighbouring leads as (first, last + 1, place): slices copy several times faster than lists of positions."""
+    """Neighbouring leads as (first, last + 1, position): slices copy several times faster than lists of positions."""
     runs: list[tuple[int, int, int]] = []
-    for place, lead in enumerate(leads):
+    for position, lead in enumerate(leads):
         if runs and runs[-1][1] == lead:
             runs[-1] = (runs[-1][0], lead + 1, runs[-1][2])
         else:
-            runs.append((lead, lead + 1, place))
+            runs.append((lead, lead + 1, position))
     return runs
 
 

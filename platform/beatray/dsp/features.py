@@ -216,11 +216,11 @@ def _record_features(
 ) -> NDArray[np.float32]:
     n_records = len(counts)
     rows = {name: np.full(n_records, np.nan) for name in RECORD_FEATURES}
-    place = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+    slot = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
     names = [name for name in columns if name not in ("rr_previous_s", "rr_ratio", "p_present")]
     table = np.full((len(names), n_records, max(1, int(counts.max()))), np.nan)
     for k, name in enumerate(names):
-        table[k, owner, place] = columns[name]
+        table[k, owner, slot] = columns[name]
     medians = dict(zip(names, _medians(table), strict=True))
     for name in RECORD_FEATURES:
         if name in medians:

@@ -1,7 +1,7 @@
 """How far each lead of a recording can be relied on, by its own consistency beside that of the other leads.
 
 For finding beats (`lead_weights`): a lead that shows heartbeats is quiet most of the time and steep for a tenth of a
-second; muscle, electrodes and wander are equally busy all the time. Sparseness tells the two apart without a scale:
+second; muscle, electrodes and wander are equally busy all the time. Sparseness separates the two without a scale:
 n sum(d^2) / (sum |d|)^2 of a slope d is pi / 2 = 1.6 for Gaussian noise, 1.5 to 2.5 for most of the recorded noise of
 the MIT-BIH Noise Stress Test, and above 2.5 in 99 of 100 stretches of 1.6 s of LUDB and PTB-XL.
 

@@ -4,8 +4,8 @@ compare with or to choose by setting.
 NeuroKit2 (Makowski et al., Behav Res Methods 2021, 53:1689) reads one lead of one recording at a time and raises on
 some signals; here such a recording has no beats, or beats without P and T.
 
-Contract: as `peaks.find_r_peaks` and `delineate.find_waves`; the others say it themselves. Lead II is read, or the next
-best usable one.
+Contract: as `peaks.find_r_peaks` and `delineate.find_waves`; the others state it themselves. Lead II is read, or the
+next best usable one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The P and the T wave of every beat, once the QRS bounds are known: the second half of `delineate`.
 
 Both waves are looked for in the smoothed lead vector: T measured from the chord that joins the ends of its search
-window, P from the middle of what lies before and after, as it often rides on the tail of a T. A P wave must also prove
-that it is there (`P_RULE`).
+window, P from the middle of what lies before and after, as it often rides on the tail of a T. A P wave must also pass
+a test of presence (`P_RULE`).
 
 Contract: `slow_btl` is float32 (B, T, L), time before lead, at about 125 Hz; every position that goes in or comes out
 is a sample of it. Beats of all records stand in one row, record after record (`Beats`).

@@ -40,7 +40,7 @@ REFINE_S = 0.05
 REFINE_BEND = 0.4
 """How much a refined position pays for distance: this share of the local range at the edge of the search window."""
 REFINE_WEIGHT = 0.1
-"""A lead of less weight than this, by `lead_weights`, where the beat is, does not say where its R-peak lies."""
+"""A lead of less weight than this, by `lead_weights`, where the beat is, does not decide where its R-peak lies."""
 CLIP = 6.0
 """A slope counts as at most this many times the lead's mean: one pacing spike or step must not outweigh the beats."""
 THRESHOLD = 0.2
@@ -202,8 +202,8 @@ def _typical_height(height: NDArray[np.float32], lengths: NDArray[np.int64], blo
 
 def _refine_leads(usable: NDArray[np.bool_], leads: tuple[int, ...], order: tuple[int, ...]) -> NDArray[np.int64]:
     ranked = np.array(order, np.int64)
-    place = np.array([leads.index(lead) for lead in order])
-    chosen: NDArray[np.int64] = ranked[usable[:, place].argmax(axis=1)]
+    row = np.array([leads.index(lead) for lead in order])
+    chosen: NDArray[np.int64] = ranked[usable[:, row].argmax(axis=1)]
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recording, as bits: nothing here refuses a recording, it only says what the reader should know.
+"""What is wrong with a recording, as bits: nothing here refuses a recording, it only marks what the reader should know.
 
 Thresholds are absolute and in physical units. Those of NOISY, BASELINE_WANDER and LARGE_LEAD are what 95 of 100
 recordings stay below that experts called acceptable, in one half of set A of the Challenge 2011 (Silva, Moody & Celi,
@@ -37,7 +37,7 @@ class Flag(IntFlag):
     SHORT = 512  # less than SHORT_S of signal
     NOT_FINITE = 1024  # a lead with invalid samples (NaN, infinite) in more than half of the recording
     LARGE_LEAD = 2048  # a lead is beyond HUGE_MV for HUGE_SHARE of the time: mostly a loose electrode
-    NEUROKIT_UNACCEPTABLE = 4096  # NeuroKit2's word on one lead, only where an ingest asks for it
+    NEUROKIT_UNACCEPTABLE = 4096  # NeuroKit2's verdict on one lead, only where an ingest asks for it
 
 
 FLAT_MV = 0.01
@@ -70,7 +70,7 @@ MEANINGS = {
     Flag.LARGE_LEAD: f"More than {HUGE_SHARE:.0%} of a lead is beyond {HUGE_MV:g} mV, as with a loose electrode.",
     Flag.NEUROKIT_UNACCEPTABLE: "NeuroKit2 calls lead II, or the next best, unacceptable (quality=beatray+neurokit).",
 }
-"""What each bit says, with its threshold, for those who look at a corpus."""
+"""The meaning of each bit, with its threshold, for those who look at a corpus."""
 
 CHUNK = 16
 
@@ -268,7 +268,7 @@ def _swap_flag(
         high, low = (x_blt[record, lead, np.minimum(beats[edge][chosen], last)] for edge in (peak, first))
         with np.errstate(invalid="ignore", over="ignore"):
             height = (high - low).astype(np.float64)
-        # The upper median, at place n // 2 of the sorted values, is below a limit if more than n // 2 values are.
+        # The upper median, at position n // 2 of the sorted values, is below a limit if more than n // 2 values are.
         below = np.bincount(record[height < limit if sign < 0 else height <= limit], minlength=len(waves))
         known = np.bincount(record[~np.isnan(height)], minlength=len(waves))
         middle = n_full // 2

@@ -52,7 +52,7 @@ class EncoderSpec:
 
 
 def spec_of(path: str, label: str = "pretrained") -> EncoderSpec:
-    """The spec of an exported encoder: its folder says which architecture the random control must have."""
+    """The spec of an exported encoder: its folder names the architecture that the random control must have."""
     described = describe_encoder(path)
     return EncoderSpec(str(described["name"]), dict(described["settings"]), path, label)
 

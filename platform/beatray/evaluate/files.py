@@ -24,11 +24,11 @@ NAMES = ("results.json", "table.txt", "table.md", "table.json", "classes.md", "w
 
 
 def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
-    """Write the files `NAMES` (where there is something to say) into `folder`; returns the table as text.
+    """Write the files `NAMES` (those that have content) into `folder`; returns the table as text.
 
     `rows` are those that were evaluated: ages, sexes, flags and codes come from there.
     """
-    for name in (*NAMES, MAPS):  # of an evaluation that this one takes the place of
+    for name in (*NAMES, MAPS):  # of an evaluation that this one replaces
         (folder / name).unlink(missing_ok=True)
     write_results(evaluation, folder)
     table, by_class = make_table(evaluation), class_rows(evaluation)

@@ -191,7 +191,7 @@ def codes_markdown(rows: Sequence[CodeRow]) -> str:
 
 
 def _recordings(part: TaskPart, inside: NDArray[np.bool_]) -> int:
-    """How many recordings the chosen rows of the test part are of."""
+    """How many recordings the chosen rows of the test part belong to."""
     return count([part.test_ids[row] for row in np.flatnonzero(inside)])
 
 

@@ -31,7 +31,7 @@ from beatray.models.encoder_folder import check_recipe, describe_encoder, seen_b
 from beatray.settings import CorpusSettings
 
 LABELLED_SOURCES = {"snomed": ("ludb", "cinc")}
-"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless said here."""
+"""Sources with the labels that the two tasks need, by label space; (ludb, ptbxl) unless listed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +58,21 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
         refuse_patients_in_two_splits(labels, corpus.index, roles)
         own = table_space(labels)
         with_waves = (corpus.index["source"] == "ludb").to_numpy() & ("segment" in plan.tasks)
-        wanted = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
+        selected = np.flatnonzero((own.truth != IGNORE).any(axis=1) | with_waves)
     else:
         sources = LABELLED_SOURCES.get(plan.classify.labels, ("ludb", "ptbxl"))
-        wanted = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
+        selected = np.flatnonzero(corpus.index["source"].isin(sources).to_numpy())
     if plan.classify.validation == "inner" or "classify" not in plan.tasks:
-        wanted = wanted[roles[wanted] != Role.VALIDATION]
-    rows, chosen = corpus.rows(wanted), roles[wanted]
-    index = corpus.index.iloc[wanted]
+        selected = selected[roles[selected] != Role.VALIDATION]
+    rows, chosen = corpus.rows(selected), roles[selected]
+    index = corpus.index.iloc[selected]
     if labels is not None:
-        owners = labels.owners(wanted, rows.patient_id)
+        owners = labels.owners(selected, rows.patient_id)
         index = index.assign(patient_id=np.array(owners, object))
         rows = replace(rows, patient_id=owners)
     rows = replace(rows, patient_id=one_owner(rows.patient_id, index["record_id"], tied_groups(index)))
     train, validation, test = (np.flatnonzero(chosen == role) for role in (Role.TRAIN, Role.VALIDATION, Role.TEST))
-    return HeldOut(rows, train, validation, test, None if own is None else own.take(wanted))
+    return HeldOut(rows, train, validation, test, None if own is None else own.take(selected))
 
 
 def one_owner(patients: Sequence[str | None], record_ids: Iterable[str], groups: NDArray[np.int64]) -> list[str | None]:

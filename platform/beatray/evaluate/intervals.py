@@ -1,6 +1,6 @@
 """How sure a difference is: a paired bootstrap over test patients and seeds.
 
-The spread over seeds says how much a repeat of the training varies; with a few dozen test recordings the larger doubt
+The spread over seeds shows how much a repeat of the training varies; with a few dozen test recordings the larger doubt
 is which recordings happened to be tested. Both variants are scored on the same resampled patients with the same
 resampled seeds, so what they share cancels (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8 and 13).
 

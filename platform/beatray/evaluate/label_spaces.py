@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 PTBXL_SPACES = ("superdiagnostic", "subdiagnostic", "diagnostic", "form", "rhythm", "all")
 SPACES = (*PTBXL_SPACES, "snomed")
 TABLE = "table"
-"""The word for a table of the user's own: see `own_labels`."""
+"""The name for a table of the user's own: see `own_labels`."""
 SNOMED_CLASSES = ("scored", "counted")
 
 TITLES = {
@@ -94,8 +94,8 @@ def _ptbxl(name: str) -> LabelSpace:
         class_of_code = {row["code"]: row["diagnostic_subclass"] for row in rows}
     else:
         marks = {"diagnostic": ("diagnostic_class",), "form": ("form",), "rhythm": ("rhythm",)}
-        wanted = marks.get(name, ("diagnostic_class", "form", "rhythm"))
-        class_of_code = {row["code"]: row["code"] for row in rows if any(row[mark] for mark in wanted)}
+        statements = marks.get(name, ("diagnostic_class", "form", "rhythm"))
+        class_of_code = {row["code"]: row["code"] for row in rows if any(row[mark] for mark in statements)}
     class_of_code = {code: found for code, found in class_of_code.items() if found}
     return LabelSpace(name, tuple(sorted(set(class_of_code.values()))), class_of_code)
 

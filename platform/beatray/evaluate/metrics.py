@@ -1,7 +1,7 @@
 """Scores of the two tasks: multilabel classification and wave segmentation.
 
 Why our own: the averaging is what papers differ in, so it is written out here. Macro AUROC skips a class that has one
-value only in the test part and says how many it counted. Segmentation F1 pools the samples of all records before the
+value only in the test part and reports how many it counted. Segmentation F1 pools the samples of all records before the
 ratio; Dice takes the ratio per record and averages after it (for one class of one record the two are the same number).
 
 Contract: truth and predictions are plain arrays, never probabilities where a decision is meant; `n` records, `c`

@@ -14,14 +14,14 @@ from beatray.evaluate.settings import PROBES, EvaluateSettings
 
 def score_name(task: str, protocol: str, fraction: float, metric: str, condition: str = CLEAN) -> str:
     """How a score of the encoder under test is called."""
-    said = [] if condition == CLEAN else [condition.replace(" ", "_")]
-    return "/".join([f"{PREFIX}{task}", protocol, f"{100 * fraction:g}pct", *said, metric])
+    condition_parts = [] if condition == CLEAN else [condition.replace(" ", "_")]
+    return "/".join([f"{PREFIX}{task}", protocol, f"{100 * fraction:g}pct", *condition_parts, metric])
 
 
 def of_variant(name: str, variant: str) -> str:
     """How the same score of another variant is called."""
-    place, _, metric = name.rpartition("/")
-    return name if variant == "pretrained" else f"{place}/{variant}/{metric}"
+    prefix, _, metric = name.rpartition("/")
+    return name if variant == "pretrained" else f"{prefix}/{variant}/{metric}"
 
 
 def parts_of(name: str) -> tuple[str, str, str, float]:

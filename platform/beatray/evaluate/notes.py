@@ -1,4 +1,4 @@
-"""The sentences under a table of results: what it says, what it was run on, what was left out and how to read it.
+"""The sentences under a table of results: what it shows, what it was run on, what was left out and how to read it.
 
 Contract: plain sentences, not wrapped; the first is the reading of the main scores, the last ones are the evaluation's
 own notes.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beatray.evaluate.metrics import Truth
-from beatray.evaluate.recordings import told
+from beatray.evaluate.recordings import count_text
 from beatray.evaluate.results import METRICS, Evaluation, TaskPart
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.evaluate.statistics import compare
@@ -33,7 +33,7 @@ SPREAD = {
 
 
 def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
-    """The sentences under a table: what it says, what it was run on, what was left out, how to read it."""
+    """The sentences under a table: what it shows, what it was run on, what was left out, how to read it."""
     settings = evaluation.settings
     notes = [reading(rows)]
     for task, part in evaluation.parts.items():
@@ -43,8 +43,8 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
         seeds = f"± is the SD over {len(seed_list)} seeds" if len(seed_list) > 1 else "One seed, so no spread"
         title = part.title or TASK_TITLES[task]
         notes.append(
-            f"{TASK_NAMES[task]} ({title}): {told(part.test_ids, 'test')} of {n_patients} patients, "
-            f"{told(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
+            f"{TASK_NAMES[task]} ({title}): {count_text(part.test_ids, 'test')} of {n_patients} patients, "
+            f"{count_text(part.train_ids)} to train on. {seeds}; a seed changes {changes}."
         )
         if task == "segment" and settings.segment.folds:
             notes.append(
@@ -54,7 +54,7 @@ def notes_of(evaluation: Evaluation, rows: Sequence[Row]) -> list[str]:
         if part.truth is not None:
             where = "inner cross-validation by patient inside the training part"
             if part.validation_ids:
-                where = f"{told(part.validation_ids)} of the validation folds"
+                where = f"{count_text(part.validation_ids)} of the validation folds"
             notes.append(f"Hyper-parameters and thresholds of the diagnoses were chosen on {where}.")
             both = np.asarray((part.truth == 1).any(axis=0) & (part.truth == 0).any(axis=0))
             note = f"AUROC, AUPRC and F1 are means over {int(both.sum())} of {part.truth.shape[1]} classes."
@@ -102,11 +102,11 @@ def _paired_folds(evaluation: Evaluation) -> list[str]:
     for protocol, encoder in dict.fromkeys((r.protocol, r.encoder) for r in runs if r.variant == "pretrained"):
         here = [r for r in runs if r.protocol == protocol]
         most = max(r.fraction for r in here)
-        ours = {r.seed: r for r in here if (r.encoder, r.fraction, r.variant) == (encoder, most, "pretrained")}
-        like = {r.architecture for r in ours.values()}
+        pretrained = {r.seed: r for r in here if (r.encoder, r.fraction, r.variant) == (encoder, most, "pretrained")}
+        like = {r.architecture for r in pretrained.values()}
         control = {r.seed: r for r in here if (r.fraction, r.variant) == (most, "random") and r.architecture in like}
-        seeds = sorted(ours.keys() & control.keys())
-        pairs = [[score["f1"] for seed in seeds for score in side[seed].fold_scores] for side in (ours, control)]
+        seeds = sorted(pretrained.keys() & control.keys())
+        pairs = [[score["f1"] for seed in seeds for score in side[seed].fold_scores] for side in (pretrained, control)]
         if len(pairs[0]) < 2 or not np.isfinite(pairs).all():
             continue
         found = compare({"pretrained": pairs[0], "random": pairs[1]})
@@ -133,7 +133,7 @@ def _unlearned(evaluation: Evaluation) -> list[str]:
 
 
 def reading(rows: Sequence[Row]) -> str:
-    """One honest sentence on the main scores: where pretraining helped, hurt, or cannot be told from chance."""
+    """One sentence on the main scores: where pretraining helped, hurt, or cannot be distinguished from chance."""
     rows = [row for row in rows if row.condition == "clean"]
     compared = [row.difference for row in rows if row.difference is not None and row.metric == METRICS[row.task][0]]
     if not compared:

@@ -2,7 +2,7 @@
 
 Protocols meant different things by task there: `frozen` was a decoder on frozen maps in the segmentation and a logistic
 probe in the classification, `linear` a linear layer in the segmentation. A task and a protocol of then are one protocol
-of now, so every figure keeps its place. Contract: what is written by this version comes back as it is.
+of now, so every figure keeps its position. Contract: what is written by this version comes back as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def results_today(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scores_today(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A scores.json, which says what a trial of a sweep was worth and what was evaluated."""
+    """A scores.json, which holds the scores of a trial of a sweep and what was evaluated."""
     content = dict(document)
     if "made_of" in content:
         made_of = dict(content["made_of"])
@@ -79,8 +79,8 @@ def score_today(name: str) -> str:
     condition, _, variant = (rest or "").rpartition(".")
     if variant_today(variant) not in VARIANTS:
         condition, variant = rest or "", "pretrained"
-    said = [condition, "" if variant == "pretrained" else variant_today(variant)]
-    return "/".join([f"{PREFIX}{task}", protocol_today(task, protocol), f"{percent}pct", *filter(None, said), metric])
+    parts = [condition, "" if variant == "pretrained" else variant_today(variant)]
+    return "/".join([f"{PREFIX}{task}", protocol_today(task, protocol), f"{percent}pct", *filter(None, parts), metric])
 
 
 def _run_today(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Of the classification that is one pooled vector per recording (float32), of the segmentation the last feature map. One
 job takes some recordings under one condition through all encoders that are read there, so a signal is made noisy, its
-filter run and its R-peaks found once for all of them; jobs share the processes of the evaluation, and whoever reads an
-encoder first waits for nobody. All is kept in single precision: in half, decoders trained on maps come out otherwise.
+filter run and its R-peaks found once for all of them; jobs share the processes of the evaluation, and the first reader
+of an encoder waits for no other. All is kept in single precision: in half, decoders trained on maps come out otherwise.
 
 A file is named by the hash of what it depends on: the weights (or the architecture and seed of random ones), the
 corpus, the recordings, the condition, the reading. It is written under another name and then renamed, so that a
@@ -77,7 +77,7 @@ def source_of(spec: EncoderSpec, seed: int) -> Source:
 
 
 class Outputs:
-    """The outputs in a folder. `corpus` says which corpus the recordings' names are from (a manifest's hash)."""
+    """The outputs in a folder. `corpus` names the corpus that the recordings are from (a manifest's hash)."""
 
     def __init__(self, folder: Path, corpus: str, tasks: Mapping[str, TaskData], settings: EvaluateSettings) -> None:
         self.folder, self.corpus, self.tasks, self.settings = folder, corpus, tasks, settings
@@ -85,10 +85,10 @@ class Outputs:
         self.noise = stamp_of(settings.robustness.noise_folder)
         self._identities: dict[str, str] = {}  # by encoder: made once here and carried to the other processes
 
-    def missing(self, wanted: Iterable[tuple[str, str, Source]]) -> list[Piece]:
-        """The jobs that bring what is wanted (task, condition, source) and not there yet."""
+    def missing(self, needed: Iterable[tuple[str, str, Source]]) -> list[Piece]:
+        """The jobs that make what is needed (task, condition, source) and not there yet."""
         by_part: dict[tuple[str, str], dict[tuple[str, int], Source]] = {}
-        for task, condition, source in wanted:
+        for task, condition, source in needed:
             by_part.setdefault((task, condition), {})[source[0].key(), source[1]] = source
         pieces = []
         for (task, condition), sources in by_part.items():

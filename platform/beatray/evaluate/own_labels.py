@@ -1,7 +1,7 @@
 """A user's own table as the label space of the classification.
 
 Every column that is not numbers gives classes: a binary one a class of its name, the others a class for each of their
-words, called `column=word` where the table has several such columns and `word` where it has one. What a recording's
+values, called `column=value` where the table has several such columns and `value` where it has one. What a recording's
 label is stands only for the columns in which it is known: a class is trained, chosen and scored on those recordings.
 
 Contract: `TableSpace.truth` is (n, c) int8 over the rows of a corpus index: 1 yes, 0 no, `metrics.IGNORE` unknown.
@@ -26,7 +26,7 @@ from beatray.evaluate.metrics import IGNORE
 
 @dataclass(frozen=True, slots=True)
 class TableSpace:
-    """The classes of a table and the truth of each row; `notes` say what was read and what was not."""
+    """The classes of a table and the truth of each row; `notes` state what was read and what was not."""
 
     title: str
     classes: tuple[str, ...]
@@ -44,18 +44,18 @@ def table_space(labels: Labels) -> TableSpace:
     numbers = [column.name for column in labels.targets if column.kind == "numbers"]
     if not columns:
         raise LabelError(
-            f"{labels.table.place} has numbers alone ({', '.join(numbers)}), which are no classes: say a condition, "
+            f"{labels.table.location} has numbers alone ({', '.join(numbers)}), which are no classes: set a condition, "
             f"as 'labels.targets.low={numbers[0]} < 40'"
         )
     several = len(columns) > 1
     classes = [_called(column, name, several) for column in columns for name in column.classes]
     truth = np.concatenate([_truth(column) for column in columns], axis=1)
-    title = file_name(labels.table.place)
+    title = file_name(labels.table.location)
     notes = [
-        f"Labels: {labels.table.place} (SHA-256 {labels.table.sha256[:12]}), {labels.rows_known:,} rows of the corpus "
-        f"by {labels.key!r}. A class is trained and scored on the recordings whose label is known."
+        f"Labels: {labels.table.location} (SHA-256 {labels.table.sha256[:12]}), {labels.rows_known:,} rows of the "
+        f"corpus by {labels.key!r}. A class is trained and scored on the recordings whose label is known."
     ]
-    notes += [f"{name}: said as {labels.conditions[name].text}." for name in labels.conditions]
+    notes += [f"{name}: set as {labels.conditions[name].text}." for name in labels.conditions]
     if numbers:
         notes.append(
             f"Numbers are not classified: {', '.join(numbers)} (labels.targets.NAME='{numbers[0]} < 40' does)."
@@ -64,12 +64,12 @@ def table_space(labels: Labels) -> TableSpace:
     return TableSpace(title, tuple(classes), truth, tuple(notes))
 
 
-def with_table(content: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+def with_table(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The settings of an evaluation, as plain content, with those of a table; they choose it as label space."""
-    if not said:
+    if not given:
         return content
     classify = {"labels": TABLE, **content.get("classify", {})}
-    return {**content, "classify": classify, "labels": {**content.get("labels", {}), **said}}
+    return {**content, "classify": classify, "labels": {**content.get("labels", {}), **given}}
 
 
 def _called(column: Column, name: str, several: bool) -> str:

@@ -1,12 +1,12 @@
 """Which of several methods is better: the runs of their evaluations paired, compared, and laid out as lines of text.
 
 A run of one method is paired with the run of another that had the same training labels, seed and test recordings. Two
-kinds of pairs exist. Seeds of one evaluation change the labels drawn and the heads, not the pretraining: they say
-whether this encoder beats that one. Several results files per method (pretraining seeds, or splits) say whether the
+kinds of pairs exist. Seeds of one evaluation change the labels drawn and the heads, not the pretraining: they show
+whether this encoder beats that one. Several results files per method (pretraining seeds, or splits) show whether the
 method does, and then each file counts once, with the mean over its seeds.
 
 Contract: a results file is what `results.write_results` wrote. Each score is compared over the methods that were
-evaluated for it. ValueError says what does not fit: other test recordings, other settings, a run that is missing.
+evaluated for it. ValueError names what does not fit: other test recordings, other settings, a run that is missing.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def runs_of(files: Mapping[str, Sequence[Path]], variants: Sequence[str] = ()) -
     documents = {name: [_read(path) for path in paths] for name, paths in files.items()}
     first = next(iter(documents))
     several = counts[first] > 1
-    wanted = [(name, name, "pretrained") for name in documents]
-    wanted += [(VARIANTS[variant], first, variant) for variant in variants]
+    lines = [(name, name, "pretrained") for name in documents]
+    lines += [(VARIANTS[variant], first, variant) for variant in variants]
     scores: dict[tuple[str, str, str], dict[int, float]] = {}
-    for method, source, variant in wanted:
+    for method, source, variant in lines:
         for number, document in enumerate(documents[source]):
             _check_alike(documents[first][number], document, files[first][number], files[source][number])
             here = [run for run in document["runs"] if run["variant"] == variant]

@@ -3,7 +3,7 @@
 `mean_std`: mean and SD over time of each channel of the last map. `encoder`: the pooling the encoder was built with.
 `stages`: mean and SD of the maps of all stages, since a fine map still holds what the next one has averaged away.
 `stages_beat`: beside them the median heartbeat, the last map read at 8 points around each R-peak (RoIAlign). A mean
-over time cannot tell a deflection before the QRS from one after it; a heartbeat can.
+over time cannot distinguish a deflection before the QRS from one after it; a heartbeat can.
 
 R-peaks are found in the very signal that the encoder sees, so noise and missing leads have their effect on them too.
 

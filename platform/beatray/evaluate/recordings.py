@@ -21,11 +21,11 @@ def recording_of(record_id: str) -> str:
 
 
 def count(ids: Sequence[str]) -> int:
-    """How many recordings the rows are of."""
+    """How many recordings the rows belong to."""
     return len(set(map(recording_of, ids)))
 
 
-def told(ids: Sequence[str], what: str = "") -> str:
+def count_text(ids: Sequence[str], what: str = "") -> str:
     """`12 test recordings`, and of how many windows where these are more."""
     recordings = count(ids)
     windows = f" (in {len(ids):,} windows of up to 10 s)" if len(ids) != recordings else ""

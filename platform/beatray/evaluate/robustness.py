@@ -186,8 +186,8 @@ def real_noise(
         start = int(chance.integers(0, noise.shape[1] - length + 1))
         piece = noise[int(chance.integers(0, len(noise))), start : start + length]
         piece = piece - piece.mean()
-        wanted = qrs_height(signal_mv[lead], r_peaks) ** 2 / 8 / 10 ** (snr_db / 10)
-        pieces.append(piece * np.sqrt(wanted / float(np.mean(piece**2))))
+        power = qrs_height(signal_mv[lead], r_peaks) ** 2 / 8 / 10 ** (snr_db / 10)
+        pieces.append(piece * np.sqrt(power / float(np.mean(piece**2))))
     return _all_leads(np.stack(pieces))
 
 

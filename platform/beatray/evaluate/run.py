@@ -66,7 +66,7 @@ def evaluate(
     while encoders read.
 
     `folder` keeps what the encoders give and the runs of finished units while this runs, so that an evaluation that was
-    killed goes on from there, and `corpus` is the identity of the recordings (a manifest's hash), without which names
+    killed continues from there, and `corpus` is the identity of the recordings (a manifest's hash), without which names
     alone would have to do. With no folder a temporary one serves. `own` is the label space of `classify.labels=table`,
     row by row of `rows`.
 
@@ -80,7 +80,7 @@ def evaluate(
     train, test = np.unique(np.asarray(train, np.int64)), np.unique(np.asarray(test, np.int64))
     if settings.device.startswith("cuda") and int(settings.device[5:] or 0) >= torch.cuda.device_count():
         raise SettingsError(
-            f"evaluate.device={settings.device}: PyTorch sees {torch.cuda.device_count()} GPUs here; say cpu, or "
+            f"evaluate.device={settings.device}: PyTorch sees {torch.cuda.device_count()} GPUs here; set cpu, or "
             "a number that is there"
         )
     if "classify" in settings.tasks and settings.classify.labels == TABLE and own is None:
@@ -115,7 +115,7 @@ def evaluate(
         runs: dict[int, list[Run]] = {}
         outputs = Outputs(folder if folder and corpus else Path(scratch) / "outputs", corpus, tasks, settings)
 
-        def tell(note: str) -> None:
+        def report(note: str) -> None:
             if progress is not None:
                 progress(len(runs), len(units), note)
 
@@ -123,12 +123,12 @@ def evaluate(
         for position, unit in enumerate(units):
             done = kept.read(unit)
             if done is not None:
-                runs[position] = done  # not told one by one: nobody can take their pace for that of a fit
+                runs[position] = done  # not reported one by one: their pace is not that of a fit
         left = [position for position in range(len(units)) if position not in runs]
-        for position, found_runs in _work(outputs, units, left, settings, lambda piece: tell(piece.name())):
+        for position, found_runs in _work(outputs, units, left, settings, lambda piece: report(piece.name())):
             kept.write(units[position], found_runs)
             runs[position] = found_runs
-            tell(f"{units[position].name()} seed {units[position].seed}")
+            report(f"{units[position].name()} seed {units[position].seed}")
         outputs.remove(RUNS_SUFFIX if settings.keep_outputs else "")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     hashes = {spec.label: encoder_sha256(spec.weights) for spec in encoders if spec.weights is not None}

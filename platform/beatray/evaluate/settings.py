@@ -198,7 +198,7 @@ class EvaluateSettings:
         if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
             raise SettingsError(f"device must be cpu, cuda or cuda:NUMBER, not {self.device!r}")
         if self.classify.labels == TABLE and not self.labels.table:
-            raise SettingsError("classify.labels=table needs a table: say labels=PATH")
+            raise SettingsError("classify.labels=table needs a table: set labels=PATH")
         if self.labels.table and self.classify.labels != TABLE:
             raise SettingsError(f"classify.labels={self.classify.labels} reads no table: leave it out, or labels=")
         for name in ("seeds", "finetune_seeds"):
@@ -210,12 +210,12 @@ class EvaluateSettings:
 
     @classmethod
     def older(cls, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The content with the protocols called as they are today, and what was said of them as it is said now."""
-        said = content.get("protocols")
-        if not isinstance(said, (list, tuple)) or not set(said) & set(_BEFORE_0_2):
+        """The content with the protocols called as they are today, and the settings of them as they are now."""
+        given = content.get("protocols")
+        if not isinstance(given, (list, tuple)) or not set(given) & set(_BEFORE_0_2):
             return content, {}
-        now = protocols_today(said)
-        gone = {f"protocols=[{','.join(said)}]": f"protocols=[{','.join(now)}]"}
+        now = protocols_today(given)
+        gone = {f"protocols=[{','.join(given)}]": f"protocols=[{','.join(now)}]"}
         return {**content, "protocols": now}, gone
 
     def protocols_of(self, task: str) -> tuple[str, ...]:
@@ -249,13 +249,13 @@ def quick() -> EvaluateSettings:
     )
 
 
-def protocols_today(words: Iterable[str]) -> list[str]:
+def protocols_today(names: Iterable[str]) -> list[str]:
     """Protocols by the names of today, in the tasks that the names of before 0.2 were about.
 
     There `linear` was of the segmentation alone, and `frozen` the decoder there and the logistic probe of the
     classification.
     """
-    found = [name for word in words for name in _BEFORE_0_2.get(word, (word,))]
+    found = [name for name in names for name in _BEFORE_0_2.get(name, (name,))]
     if {f"{task}/linear_probe" for task in TASKS} <= set(found):
         found = ["linear_probe" if name.endswith("/linear_probe") else name for name in found]
     return list(dict.fromkeys(found))

@@ -7,7 +7,7 @@ better) to 1 (Kerby, Comprehensive Psychology 3:1, 2014), and the Hodges-Lehmann
 all means of two differences, in the units of the score (Annals of Mathematical Statistics 34:598-611, 1963).
 
 With n runs the smallest p that Wilcoxon's test can reach at all is 2^(1-n); if that, times the number of comparisons,
-lies above alpha, no data could be significant, and the verdict says so instead of "not significant".
+lies above alpha, no data could be significant, and the verdict states that instead of "not significant".
 
 Contract: scores are (n runs,) per method, paired by position (same split, same seed); finite. Differences
 count to 9 decimals, so that what is a tie in decimal text is one here.
@@ -58,7 +58,7 @@ class Statistics:
 
     @property
     def refusal(self) -> str | None:
-        """In words why nothing may be called significant, or None where the number of runs allows it."""
+        """Why nothing may be called significant, or None where the number of runs allows it."""
         if self.smallest_p <= self.alpha:
             return None
         pairs = len(self.comparisons)

@@ -64,10 +64,10 @@ def wave_counts(
             continue
         region = int(scored[0]), int(scored[-1])
         for kind in range(len(WAVE_KINDS)):
-            wanted, found = runs_of(truth, kind + 1), runs_of(predicted, kind + 1)
-            cut = (wanted[:, 0] == SCORED_SAMPLES[0]) | (wanted[:, 1] == SCORED_SAMPLES[1] - 1)
-            found = found[~_overlaps(found, wanted[cut])]
-            errors = _matched(wanted[~cut], found, tolerance)
+            true, found = runs_of(truth, kind + 1), runs_of(predicted, kind + 1)
+            cut = (true[:, 0] == SCORED_SAMPLES[0]) | (true[:, 1] == SCORED_SAMPLES[1] - 1)
+            found = found[~_overlaps(found, true[cut])]
+            errors = _matched(true[~cut], found, tolerance)
             inside = (found[:, 0] >= region[0]) & (found[:, 1] <= region[1])
             hit_inside = int(inside[errors[:, 0]].sum())
             counts.hits[row, kind] = len(errors)
@@ -112,10 +112,10 @@ def wave_scores(counts: WaveCounts) -> dict[str, float]:
     }
 
 
-def _matched(wanted: NDArray[np.int64], found: NDArray[np.int64], tolerance: int) -> NDArray[np.int64]:
+def _matched(true: NDArray[np.int64], found: NDArray[np.int64], tolerance: int) -> NDArray[np.int64]:
     """Pairs as (position in `found`, error of the onset, error of the offset), nearest first, each wave once."""
-    onset = found[None, :, 0] - wanted[:, None, 0]
-    offset = found[None, :, 1] - wanted[:, None, 1]
+    onset = found[None, :, 0] - true[:, None, 0]
+    offset = found[None, :, 1] - true[:, None, 1]
     near = np.argwhere((np.abs(onset) <= tolerance) & (np.abs(offset) <= tolerance))
     distance = np.abs(onset) + np.abs(offset)
     pairs, used, taken = [], set(), set()

@@ -1,9 +1,9 @@
-"""The model card: what an exported encoder is, what it was made of, what it is worth, and what it is not for.
+"""The model card: what an exported encoder is, what it was made of, its scores, and what it is not for.
 
 After Mitchell et al., "Model Cards for Model Reporting" (FAccT 2019); the front matter is what model hubs read. Every
 figure comes out of the encoder's own description, of a results.json of `beatray evaluate`, or of the export's proof.
 
-Contract: `model_card` returns markdown; what is not known is said to be not known, never left to be guessed.
+Contract: `model_card` returns markdown; what is not known is stated as not known, never left to be guessed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.recordings import told
+from beatray.evaluate.recordings import count_text
 from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
@@ -34,7 +34,7 @@ LICENCES = (
 
 
 def _use(learned: str) -> str:
-    """What it is for and what not; `learned` says how it learned."""
+    """What it is for and what not; `learned` describes how it learned."""
     return f"""## Intended use
 
 Research on 12-lead ECGs: vectors of recordings and heartbeats as input of a classifier, a segmentation, a search or a
@@ -121,12 +121,13 @@ Without it, {files} take `{INPUT}` {shape} float32 and give `{OUTPUTS[0]}` (batc
 positions). `{INPUT}` is in millivolts at {RATE_HZ} Hz, leads {" ".join(LEADS)}, after a zero-phase high-pass with gain
 1 / (1 + (f_c / f)^4), f_c = {CUTOFF_HZ} Hz, and clipping to +-{CLIP_MV:g} mV. All samples given count: do not pad.
 
-Proven at export on {proven_on}: largest difference from the encoder {proofs} (allowed: {TOLERANCE:g} of 1 + the value).
-A .pt2 file can hold code: open only those you trust. safetensors and ONNX cannot. ONNX export needs `{INSTALL}`."""
+Verified at export on {proven_on}: largest difference from the encoder {proofs} (allowed: {TOLERANCE:g} of 1 + the
+value). A .pt2 file can hold code: open only those you trust. safetensors and ONNX cannot. ONNX export needs
+`{INSTALL}`."""
 
 
 def _metrics(results: Mapping[str, Any] | None) -> str:
-    head = "## What it is worth\n\n"
+    head = "## Scores\n\n"
     if results is None:
         return head + "Not evaluated: no results were given to this export."
     cells: dict[tuple[str, str, float, str, str], list[float]] = {}
@@ -155,7 +156,7 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
         )
         lines.append("| " + " | ".join(what) + " |")
     tests = ", ".join(
-        f"{told(part['test_ids'], 'test')} of {_title(results, t)}" for t, part in results["tasks"].items()
+        f"{count_text(part['test_ids'], 'test')} of {_title(results, t)}" for t, part in results["tasks"].items()
     )
     return head + "\n".join(lines) + f"\n\nMean +- SD over the seeds of one evaluation, on {tests}; as given at export."
 

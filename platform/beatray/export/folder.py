@@ -1,7 +1,7 @@
 """An exported encoder as a folder to hand to others: weights, programs, card, every file hashed.
 
 The folder is one that `beatray.load_encoder` and `beatray.EcgEncoder` read: safetensors, encoder.json and files.json
-with the SHA-256 of each file, beside README.md, model.pt2 and model.onnx. The path of the corpus, which says more of
+with the SHA-256 of each file, beside README.md, model.pt2 and model.onnx. The path of the corpus, which shows more of
 the machine than of the model, is left out of encoder.json.
 
 Contract: it appears whole or not at all; ExportError where a proof fails, CheckpointError where the encoder is damaged.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from beatray.corpus.label_settings import without_places
+from beatray.corpus.label_settings import without_folders
 from beatray.export.card import model_card
 from beatray.export.programs import ExportError, Programs, to_programs
 from beatray.ingest.canonical import to_windows
@@ -74,12 +74,12 @@ def real_recordings(each: int = EACH) -> NDArray[np.float32]:
 
 
 def without_path(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without the places of the corpus, a table of labels and the beat classifier; digests stay."""
+    """The description without the paths of the corpus, a table of labels and the beat classifier; digests stay."""
     shown = dict(description)
     for part, key in (("corpus_settings", "path"), ("objective", "beat_classifier")):
         if isinstance(shown.get(part), dict):
             shown[part] = {name: value for name, value in shown[part].items() if name != key}
     objective = shown.get("objective")
     if isinstance(objective, dict) and isinstance(objective.get("table"), dict):
-        shown["objective"] = {**objective, "table": without_places(objective["table"])}
+        shown["objective"] = {**objective, "table": without_folders(objective["table"])}
     return shown

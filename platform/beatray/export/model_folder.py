@@ -93,7 +93,7 @@ def _programs_section(programs: Programs, output: str, description: Mapping[str,
 1 / (1 + (f_c / f)^4), f_c = {CUTOFF_HZ} Hz, and clipping to +-{CLIP_MV:g} mV. All samples given count: do not pad. A
 recording of more than 10 s is answered window by window.
 
-Proven at export on {count} recordings of PTB-XL and LUDB: largest difference from the model {proofs} (allowed:
+Verified at export on {count} recordings of PTB-XL and LUDB: largest difference from the model {proofs} (allowed:
 {TOLERANCE:g} of 1 + the value). A .pt2 file can hold code: open only those you trust. safetensors and ONNX cannot. ONNX
 export needs `{INSTALL}`.
 """

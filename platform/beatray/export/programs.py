@@ -1,4 +1,4 @@
-"""A network as programs that need no beatray: torch.export (.pt2) and ONNX, proven equal before they are handed out.
+"""A network as programs that need no beatray: torch.export (.pt2) and ONNX, verified equal before they are handed out.
 
 Both take `x_mv` (batch, 12, samples) float32, prepared millivolts at 500 Hz. Those of an encoder give `embedding`
 (batch, D), its own pooling over all samples, and `feature_map` (batch, C, positions); a fine-tuned model gives its
@@ -51,7 +51,7 @@ Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
 
 class ExportError(ValueError):
-    """The encoder cannot be exported, or the export is not equal to it; the message says why."""
+    """The encoder cannot be exported, or the export is not equal to it; the message gives the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class _PairMean(nn.Module):
 
 
 def to_programs(encoder: Encoder, x_mv: NDArray[np.float32], *, with_onnx: bool = True) -> Programs:
-    """An encoder exported and proven: x_mv (n, 12, WINDOW_SAMPLES) are real recordings, at least 3."""
+    """An encoder exported and verified: x_mv (n, 12, WINDOW_SAMPLES) are real recordings, at least 3."""
     return programs_of(_Both(encoder), OUTPUTS, x_mv, "encoder", with_onnx=with_onnx)
 
 

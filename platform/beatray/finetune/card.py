@@ -1,7 +1,7 @@
-"""The card of a model folder: what it decides, what taught it, what it is worth, and what it is not for.
+"""The card of a model folder: what it decides, what it was trained on, its scores, and what it is not for.
 
 After Mitchell et al., "Model Cards for Model Reporting" (FAccT 2019). Contract: `model_card` returns markdown; every
-figure comes out of the description (model.json); what is not known is said to be not known.
+figure comes out of the description (model.json); what is not known is stated as not known.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ WAVE_NAMES = {
 LIMITS = f"""## Limits
 
 - Not a medical device: nothing here was tested for clinical use.
-- It was taught by the recordings named above; how it fares on other devices, populations and labels is not known before
-  you measure it. Thresholds and calibration belong to the frequencies of the validation recordings.
+- It was trained on the recordings named above; how it performs on other devices, populations and labels is not known
+  before you measure it. Thresholds and calibration belong to the frequencies of the validation recordings.
 - `trained_on.bin` holds the first 8 bytes of the content hash of every recording that trained it or its encoder. It
   also lets the owner of a recording find out that it was among them.
 - It reads {", ".join(LEADS)} in this order; leads that were not recorded are zeros."""
@@ -62,7 +62,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         f"Corpus manifest `{d['manifest_hash']}`.",
         *_labels(d),
         _use(d),
-        f"## What it is worth\n\n{_table(d['scores'])}\n\nIntervals of 95 % over resampled patients; "
+        f"## Scores\n\n{_table(d['scores'])}\n\nIntervals of 95 % over resampled patients; "
         f"{records['test']:,} test recordings"
         + (f", {seen:,} more were left out, as its encoder was pretrained on them." if seen else ".")
         + _calibration(d["scores"]),
@@ -133,12 +133,12 @@ def _cell(score: Mapping[str, float | None] | None) -> str:
 
 
 def _calibration(scores: Mapping[str, Any]) -> str:
-    told = []
+    errors = []
     for part in ("validation", "test"):
         found = scores[part].get("calibration")
         if found and found["error"] is not None:
-            told.append(f"{part} {found['error']:.3f} ({found['error_before']:.3f} before)")
-    return f" Expected calibration error: {', '.join(told)}." if told else ""
+            errors.append(f"{part} {found['error']:.3f} ({found['error_before']:.3f} before)")
+    return f" Expected calibration error: {', '.join(errors)}." if errors else ""
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:

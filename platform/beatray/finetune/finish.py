@@ -15,15 +15,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from beatray.corpus.label_settings import without_places
+from beatray.corpus.label_settings import without_folders
 from beatray.errors import CheckpointError, TrainingError
 from beatray.evaluate.metrics import best_thresholds
 from beatray.evaluate.recordings import count, recording_of
 from beatray.finetune.card import model_card
-from beatray.finetune.lessons import WAVES, Index
 from beatray.finetune.outputs import logits_of, masks_of
 from beatray.finetune.prepare import Assignment, Parts, assignment, settings_of
 from beatray.finetune.scores import Scores, class_of_scores, multilabel_scores, number_scores, wave_scores_of
+from beatray.finetune.targets import WAVES, Index
 from beatray.models.calibration import Calibration, fitted, window_means
 from beatray.models.encoder_folder import describe_encoder, seen_by
 from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel
@@ -45,7 +45,7 @@ def is_made(run_spec: RunSpec) -> bool:
         return True
     try:
         made = describe_model(run_spec.run.location)["made_of"]
-        return bool({"test_targets": run_spec.test_targets, **made} == _made_of(run_spec))  # older ones do not say
+        return bool({"test_targets": run_spec.test_targets, **made} == _made_of(run_spec))  # older ones do not have it
     except (CheckpointError, KeyError):
         return False
 
@@ -75,13 +75,13 @@ def make_model(run_spec: RunSpec, found: Assignment | None = None) -> dict[str, 
 
 def refuse_changed(run_spec: RunSpec, found: Assignment) -> None:
     """Raise TrainingError unless corpus and labels are those that the run was prepared with."""
-    told, tested = run_spec.settings.objective, found.table(found.parts.test)
+    objective, tested = run_spec.settings.objective, found.table(found.parts.test)
     differing = [
         what
         for what, now, then in (
             ("snapshot of the corpus", found.corpus.manifest.hash, run_spec.manifest_hash),
-            ("names of outputs", list(found.taught.names), list(told["names"])),
-            ("targets trained or validated on", found.learned().sha256(), told["targets_sha256"]),
+            ("names of outputs", list(found.targets.names), list(objective["names"])),
+            ("targets trained or validated on", found.learned().sha256(), objective["targets_sha256"]),
             ("test targets", tested.sha256(), run_spec.test_targets),
         )
         if now != then
@@ -110,8 +110,8 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
     index = found.corpus.index
     test, seen = _clean(run_spec, index, parts.test)
     scored = Parts(parts.train, parts.validation, test)
-    kind = found.taught.kind
-    told = _of_waves(found, model, scored, device) if kind == WAVES else _of_records(found, model, scored, device)
+    kind = found.targets.kind
+    evaluation = _of_waves(found, model, scored, device) if kind == WAVES else _of_records(found, model, scored, device)
     of_part = {"train": parts.train, "validation": parts.validation, "test": test, "test_seen": seen}
     ids = {part: index["record_id"].iloc[rows] for part, rows in of_part.items()}
     sources = ids["train"].map(recording_of).drop_duplicates()
@@ -119,11 +119,11 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
     return {
         "task": TASKS[kind],
         "kind": kind,
-        "names": list(found.taught.names),
-        "title": found.taught.title,
-        "left_out": list(found.taught.left_out),
-        "labels": found.taught.table,
-        **told,
+        "names": list(found.targets.names),
+        "title": found.targets.title,
+        "left_out": list(found.targets.left_out),
+        "labels": found.targets.table,
+        **evaluation,
         "encoder": {"name": model.encoder.name, "settings": model.encoder.described_settings()},
         "recipe": run_spec.recipe,
         "objective": _shareable(run_spec.settings.objective),
@@ -139,11 +139,11 @@ def described(run_spec: RunSpec, found: Assignment, model: LabelledModel, device
 
 
 def _shareable(objective: dict[str, Any]) -> dict[str, Any]:
-    """The objective's settings without places of this machine."""
+    """The objective's settings without folders of this machine."""
     table = objective.get("table")
     if not table:
         return objective
-    return {**objective, "table": without_places(table)}
+    return {**objective, "table": without_folders(table)}
 
 
 def figures(description: dict[str, Any]) -> dict[str, float]:
@@ -156,7 +156,7 @@ def figures(description: dict[str, Any]) -> dict[str, float]:
 
 
 def _of_records(found: Assignment, model: LabelledModel, parts: Parts, device: torch.device) -> dict[str, Any]:
-    kind, names = found.taught.kind, found.taught.names
+    kind, names = found.targets.kind, found.targets.names
     rows, starts = {}, {}
     for part, index in (("validation", parts.validation), ("test", parts.test)):
         rows[part], starts[part] = found.recordings(index)
@@ -174,16 +174,16 @@ def _of_records(found: Assignment, model: LabelledModel, parts: Parts, device: t
         return {"mean": mean.tolist(), "sd": sd.tolist(), "scores": scores}
     calibration = fitted(kind, logits["validation"], truth["validation"], starts["validation"])
     chance = {part: calibration.probabilities(each, starts[part]) for part, each in logits.items()}
-    told: dict[str, Any] = {"calibration": calibration.to_dict()}
+    results: dict[str, Any] = {"calibration": calibration.to_dict()}
     if kind == "classes":
         scores = {part: class_of_scores(chance[part], truth[part], owners[part], names) for part in rows}
     else:
         thresholds = known_thresholds(truth["validation"], chance["validation"])
-        told["thresholds"] = thresholds.tolist()
+        results["thresholds"] = thresholds.tolist()
         scores = {part: multilabel_scores(chance[part], truth[part], thresholds, owners[part], names) for part in rows}
     for part in rows:
         scores[part]["calibration"] = _calibration_scores(calibration, logits[part], truth[part], starts[part])
-    return {**told, "scores": scores}
+    return {**results, "scores": scores}
 
 
 def objective_of(found: Assignment) -> dict[str, Any]:
@@ -204,13 +204,13 @@ def _calibration_scores(
     calibration: Calibration, logits: NDArray[np.float64], truth: NDArray[Any], starts: Index
 ) -> dict[str, float | None]:
     plain = Calibration.none(calibration.kind, logits.shape[1])
-    told = {
+    scores = {
         "nll": calibration.nll(logits, truth, starts),
         "nll_before": plain.nll(logits, truth, starts),
         "error": calibration.error(logits, truth, starts),
         "error_before": plain.error(logits, truth, starts),
     }
-    return {name: value if np.isfinite(value) else None for name, value in told.items()}
+    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
 
 
 def _of_waves(found: Assignment, model: LabelledModel, parts: Parts, device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""From settings to a `RunSpec` for any objective: one that learns from labels is first told what it is to learn.
+"""From settings to a `RunSpec` for any objective: one that learns from labels first gets its targets.
 
-Who trains, validates and tests is the word of the corpus settings (corpus/splits.py): no test recording is trained or
+The corpus settings decide who trains, validates and tests (corpus/splits.py): no test recording is trained or
 validated on, none of its targets travels, and one that the encoder was pretrained on is refused. Where the splits name
 no labelled recording to validate on, a share of the training patients does; a `fraction` is one of patients, smaller
 ones lie in larger ones.
@@ -24,8 +24,8 @@ from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.recordings import recording_of
 from beatray.evaluate.split import nested_fractions
-from beatray.finetune.lessons import WAVES, Index, Taught, taught_by
-from beatray.finetune.own_tables import taught_by_table
+from beatray.finetune.table_targets import targets_of_table
+from beatray.finetune.targets import WAVES, Index, Targets, targets_of
 from beatray.models.encoder_folder import seen_by
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.objectives.segmentation import SegmentationSettings
@@ -33,7 +33,7 @@ from beatray.objectives.supervised import SupervisedSettings
 from beatray.settings import PretrainSettings
 from beatray.storage.store import absolute
 from beatray.train import prepare as pretraining
-from beatray.train.prepare import Lesson, opened
+from beatray.train.prepare import LabelledParts, opened
 from beatray.train.run_spec import RunSpec
 from beatray.train.targets import TargetTable
 
@@ -59,12 +59,12 @@ class Assignment:
 
     corpus: Corpus
     settings: PretrainSettings
-    taught: Taught
+    targets: Targets
     parts: Parts
 
     def owners(self, rows: Index) -> list[str]:
-        """Whose recordings these are: the patient; where nobody knows one, the recording with all its windows."""
-        index, known = self.corpus.index, self.taught.owners
+        """Whose recordings these are: the patient; where none is known, the recording with all its windows."""
+        index, known = self.corpus.index, self.targets.owners
         patients = index["patient_id"].tolist() if known is None else known
         records = index["record_id"].tolist()
         return [
@@ -74,11 +74,11 @@ class Assignment:
     def recordings(self, rows: Index) -> tuple[Index, Index]:
         """The rows with the windows of each recording side by side, and where each recording begins among them.
 
-        Windows of one recording that are taught different things (a table may do so) stand for themselves; of waves,
-        each window has its own.
+        Windows of one recording with different targets (a table may give them) count by themselves; of waves, each
+        window has its own targets.
         """
         names: list[Any] = [recording_of(name) for name in self.corpus.index["record_id"].iloc[rows]]
-        if self.taught.kind != WAVES:
+        if self.targets.kind != WAVES:
             names = [(name, value.tobytes()) for name, value in zip(names, self.values(rows), strict=True)]
         numbers: dict[Any, int] = {}
         numbered = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
@@ -87,13 +87,13 @@ class Assignment:
 
     def values(self, rows: Index) -> NDArray[Any]:
         """The targets of rows that have some."""
-        found: NDArray[Any] = self.taught.values[np.searchsorted(self.taught.rows, rows)]
+        found: NDArray[Any] = self.targets.values[np.searchsorted(self.targets.rows, rows)]
         return found
 
     def table(self, rows: Index) -> TargetTable:
         """The same by record key."""
         keys = np.array([record_key(name) for name in self.corpus.index["record_id"].iloc[rows]], np.int64)
-        return TargetTable.of(keys, self.values(rows), self.taught.nothing)
+        return TargetTable.of(keys, self.values(rows), self.targets.nothing)
 
     def learned(self) -> TargetTable:
         """The targets that are trained or validated on."""
@@ -111,25 +111,25 @@ def prepared(settings: PretrainSettings) -> tuple[RunSpec, Assignment | None]:
         return pretraining.prepare_run(settings), None
     if settings.objective.get("from_scratch") and settings.encoder_weights is None:
         raise SettingsError(
-            "from_scratch=true compares with an encoder: say which (encoder=PATH, in a sweep encoder.weights=PATH); "
+            "from_scratch=true compares with an encoder: name it (encoder=PATH, in a sweep encoder.weights=PATH); "
             "encoder=random alone trains from random weights"
         )
     found = assignment(settings)
     refuse_seen_tests(found)
     table = found.learned()
-    told: dict[str, Any] = {"names": found.taught.names, "targets_sha256": table.sha256()}
+    filled: dict[str, Any] = {"names": found.targets.names, "targets_sha256": table.sha256()}
     own = settings_of(found.settings)
     if own.encoder_lr is None:
-        told["encoder_lr"] = RANDOM_RATE if settings.first_weights is None else PRETRAINED_RATE
+        filled["encoder_lr"] = RANDOM_RATE if settings.first_weights is None else PRETRAINED_RATE
     if isinstance(own, SupervisedSettings):
-        told |= _told(found, own)
+        filled |= _label_settings(found, own)
     try:
-        own = replace(own, **told)
+        own = replace(own, **filled)
     except ValueError as error:
         raise SettingsError(f"objective.{error}") from error
     settings = replace(found.settings, objective={"name": settings.objective["name"], **asdict(own)})
-    lesson = Lesson(found.parts.train, found.parts.validation, table)
-    run_spec = pretraining.prepare_run(settings, found.corpus, lesson)
+    labelled = LabelledParts(found.parts.train, found.parts.validation, table)
+    run_spec = pretraining.prepare_run(settings, found.corpus, labelled)
     return replace(run_spec, test_targets=found.table(found.parts.test).sha256()), found
 
 
@@ -151,18 +151,18 @@ def assignment(settings: PretrainSettings) -> Assignment:
         settings = replace(settings, objective={"name": settings.objective["name"], **asdict(own)})
     seed = settings.seed if own.fraction_seed is None else own.fraction_seed
     roles = assign_roles(corpus.index, policy_of(settings.corpus))
-    taught = _taught(corpus, own, roles)
-    of_role = [taught.rows[roles[taught.rows] == role] for role in (Role.TRAIN, Role.VALIDATION, Role.TEST)]
+    targets = _targets(corpus, own, roles)
+    of_role = [targets.rows[roles[targets.rows] == role] for role in (Role.TRAIN, Role.VALIDATION, Role.TEST)]
     train, validation, test = of_role
-    what = _said(own, taught)
+    what = _labels_text(own, targets)
     if len(train) < 2:
         raise SettingsError(
             f"{what}: {len(train)} recordings of the training part of {settings.corpus.path} have such labels"
             f"{_elsewhere(len(validation) + len(test))}"
         )
     index = corpus.index
-    if taught.owners is not None:
-        index = index.assign(patient_id=np.array(taught.owners, object))
+    if targets.owners is not None:
+        index = index.assign(patient_id=np.array(targets.owners, object))
     groups = [str(group) for group in tied_groups(index).tolist()]  # patients, and copies of one signal
     if not len(validation):
         pool = nested_fractions(groups, train, [own.validation_share], VALIDATION_SEED + seed)
@@ -171,7 +171,7 @@ def assignment(settings: PretrainSettings) -> Assignment:
         some = nested_fractions(groups, taken, [own.fraction], seed, LEAST_VALIDATION)
         validation = next(iter(some.values()))
     if not len(train):
-        raise SettingsError(f"{what}: the training part is one patient; nobody is left to train on")
+        raise SettingsError(f"{what}: the training part is one patient; none is left to train on")
     chosen = next(iter(nested_fractions(groups, train, [own.fraction], seed).values()))
     most = settings.corpus.most_recordings
     if most is not None:
@@ -182,11 +182,11 @@ def assignment(settings: PretrainSettings) -> Assignment:
                 "train on; raise it"
             )
         chosen = few
-    return Assignment(corpus, settings, taught, Parts(chosen, validation, test))
+    return Assignment(corpus, settings, targets, Parts(chosen, validation, test))
 
 
 def without_test(found: Assignment) -> str | None:
-    """What to say where no labelled recording is held out to test the model on; None where some are."""
+    """The warning where no labelled recording is held out to test the model on; None where some are."""
     if len(found.parts.test):
         return None
     sources = sorted(set(found.corpus.index["source"].iloc[found.parts.train]))
@@ -208,20 +208,20 @@ def refuse_seen_tests(found: Assignment) -> None:
     if seen.any():
         raise CheckpointError(
             f"the encoder {weights} was pretrained on {int(seen.sum())} of the {len(test)} labelled test recordings "
-            f"({', '.join(rows['record_id'][seen].head(3))}, ...): scores on them would mean nothing. Say the corpus. "
+            f"({', '.join(rows['record_id'][seen].head(3))}, ...): scores on them would mean nothing. Set the corpus. "
             "settings it was pretrained with, or seen_tests=leave_out, which scores the others alone"
         )
 
 
-def _taught(corpus: Corpus, own: SupervisedSettings | SegmentationSettings, roles: NDArray[np.int8]) -> Taught:
+def _targets(corpus: Corpus, own: SupervisedSettings | SegmentationSettings, roles: NDArray[np.int8]) -> Targets:
     if isinstance(own, SupervisedSettings) and own.labels == TABLE:
-        return taught_by_table(corpus, own, roles)
-    return taught_by(corpus, own, np.flatnonzero(roles == Role.TRAIN))
+        return targets_of_table(corpus, own, roles)
+    return targets_of(corpus, own, np.flatnonzero(roles == Role.TRAIN))
 
 
-def _said(own: SupervisedSettings | SegmentationSettings, taught: Taught) -> str:
-    """What was said of the labels, for messages."""
-    return f"labels={taught.title if own.labels in ('', TABLE) else own.labels}"
+def _labels_text(own: SupervisedSettings | SegmentationSettings, targets: Targets) -> str:
+    """The labels as they were set, for messages."""
+    return f"labels={targets.title if own.labels in ('', TABLE) else own.labels}"
 
 
 def _elsewhere(count: int) -> str:
@@ -230,34 +230,34 @@ def _elsewhere(count: int) -> str:
     return f", {count} of those held out; change corpus.test_folds or corpus.hashed_test_sources"
 
 
-def _told(found: Assignment, own: SupervisedSettings) -> dict[str, Any]:
-    """What the training part says of its labels."""
-    taught, values = found.taught, found.values(found.parts.train)
-    if (taught.kind == "numbers") != (own.task == "regress"):
-        what, task = ("numbers", "regress") if taught.kind == "numbers" else ("no numbers", "classify")
-        raise SettingsError(f"{_said(own, taught)} are {what}: say task={task}")
-    told: dict[str, Any] = {"kind": taught.kind}
-    if taught.kind == "numbers":
-        unknown = [name for name, each in zip(taught.names, np.isfinite(values).T, strict=True) if not each.any()]
+def _label_settings(found: Assignment, own: SupervisedSettings) -> dict[str, Any]:
+    """The settings that follow from the labels of the training part."""
+    targets, values = found.targets, found.values(found.parts.train)
+    if (targets.kind == "numbers") != (own.task == "regress"):
+        what, task = ("numbers", "regress") if targets.kind == "numbers" else ("no numbers", "classify")
+        raise SettingsError(f"{_labels_text(own, targets)} are {what}: set task={task}")
+    filled: dict[str, Any] = {"kind": targets.kind}
+    if targets.kind == "numbers":
+        unknown = [name for name, each in zip(targets.names, np.isfinite(values).T, strict=True) if not each.any()]
         if unknown:
             raise SettingsError(
-                f"{_said(own, taught)}: {unknown[0]} is known in none of the {len(values)} recordings to train on; "
-                "leave it out (labels.columns=[...]), or let some of those that have it train (corpus.test_folds, "
+                f"{_labels_text(own, targets)}: {unknown[0]} is known in none of the {len(values)} recordings to train "
+                "on; leave it out (labels.columns=[...]), or let some of those that have it train (corpus.test_folds, "
                 "corpus.hashed_test_sources, fraction)"
             )
         mean, sd = np.nanmean(values.astype(np.float64), 0), np.nanstd(values.astype(np.float64), 0)
-        constant = [name for name, each in zip(taught.names, sd, strict=True) if not each > 0]
+        constant = [name for name, each in zip(targets.names, sd, strict=True) if not each > 0]
         if constant:
             raise SettingsError(f"{constant[0]} is the same in all recordings of the training part: nothing to learn")
-        return {**told, "mean": tuple(mean.tolist()), "sd": tuple(sd.tolist())}
-    counts = counts_of(taught.kind, values, len(taught.names))
-    if taught.kind == "multilabel" and not (counts > 0).all(1).any():
+        return {**filled, "mean": tuple(mean.tolist()), "sd": tuple(sd.tolist())}
+    counts = counts_of(targets.kind, values, len(targets.names))
+    if targets.kind == "multilabel" and not (counts > 0).all(1).any():
         raise SettingsError(
-            f"{_said(own, taught)}: no target has both values in the training part ({len(values)} recordings)"
+            f"{_labels_text(own, targets)}: no target has both values in the training part ({len(values)} recordings)"
         )
     if own.class_weights == "balanced":
-        told["weights"] = tuple(balanced(counts).ravel().tolist())
-    return told
+        filled["weights"] = tuple(balanced(counts).ravel().tolist())
+    return filled
 
 
 def counts_of(kind: str, values: NDArray[Any], count: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a model is worth on a part of a corpus: scores with 95 % intervals over patients, unknown labels left out.
+"""The evaluation of a model on a part of a corpus: scores with 95 % intervals over patients, unknown labels left out.
 
 The scores of a yes-or-no target are those of evaluate/metrics.py over the recordings whose label is known; macro scores
 are means over the targets for which they are defined. Intervals are percentiles over resampled patients
@@ -44,7 +44,7 @@ def multilabel_scores(
             columns.append(class_scores(outcome, truth[known, k : k + 1] > 0, weights[:, known]))
         return {name: np.concatenate([column[name] for column in columns], axis=1) for name in columns[0]}
 
-    return _told(scored, patients, names)
+    return _with_intervals(scored, patients, names)
 
 
 def class_of_scores(
@@ -67,7 +67,7 @@ def class_of_scores(
                 "accuracy": (own @ hits / own.sum(1))[:, None],
             }
 
-    return _told(scored, patients, names)
+    return _with_intervals(scored, patients, names)
 
 
 def number_scores(
@@ -75,9 +75,9 @@ def number_scores(
 ) -> Scores:
     """Mean absolute error and R squared of each number, and their means."""
     known = np.isfinite(truth)
-    wanted = np.where(known, truth, 0.0).astype(np.float64)
-    errors = np.where(known, predicted - wanted, 0.0)
-    centred = np.where(known, wanted - _medians(truth), 0.0)  # squares of large numbers would cancel
+    target = np.where(known, truth, 0.0).astype(np.float64)
+    errors = np.where(known, predicted - target, 0.0)
+    centred = np.where(known, target - _medians(truth), 0.0)  # squares of large numbers would cancel
 
     def scored(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -86,7 +86,7 @@ def number_scores(
             square = weights @ errors**2 / count
             return {"mae": weights @ np.abs(errors) / count, "r2": np.where(spread > 0, 1 - square / spread, np.nan)}
 
-    return _told(scored, patients, names)
+    return _with_intervals(scored, patients, names)
 
 
 def _medians(truth: NDArray[Any]) -> NDArray[np.float64]:
@@ -109,23 +109,23 @@ def wave_scores_of(
     by_window = (each.reshape(len(truth), -1, each.shape[1]) for each in (found.both, found.truth, found.predicted))
     counts = SegmentCounts(*(np.add.reduceat(each, starts).reshape(-1, each.shape[2]) for each in by_window))
     owners = row_patients(patients, len(counts.both))
-    told: Scores = {
+    means: Scores = {
         name: _score(each.value, each.low, each.high)
         for name, each in own_intervals([counts], None, owners, RESAMPLES).items()
     }
-    by_wave = {name: value for name, value in score(counts, None).items() if name not in told}
+    by_wave = {name: value for name, value in score(counts, None).items() if name not in means}
     by_wave |= wave_scores(wave_counts(flat_truth, flat))
-    return {**told, "waves": {name: _finite(value) for name, value in by_wave.items()}}
+    return {**means, "waves": {name: _finite(value) for name, value in by_wave.items()}}
 
 
-def _told(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
+def _with_intervals(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
     """Macro scores and, under `each`, those of every output."""
     if not len(patients):
         return {"each": {}}
     plain = scored(np.ones((1, len(patients))))
     drawn = scored(patient_weights(patients, RESAMPLES, np.random.default_rng(_SEED)))
-    told: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name])) for name in plain}
-    told["each"] = {
+    scores: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name])) for name in plain}
+    scores["each"] = {
         output: {
             name: _interval(plain[name][:, k], drawn[name][:, k])
             for name in plain
@@ -133,7 +133,7 @@ def _told(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
         }
         for k, output in enumerate(names)
     }
-    return told
+    return scores
 
 
 def _interval(plain: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 `encoder=PATH` names the weights to start from, `encoder=random` none (then `encoder.name=` and `encoder.KEY=` say which
 network). `labels=NAME` names labels that the corpus has, `labels=PATH` a table of the user's own, which `labels.KEY=`
-says how to read. `trained=`, `fraction=` and the other settings of the objective may be said without `objective.`;
+says how to read. `trained=`, `fraction=` and the other settings of the objective may be given without `objective.`;
 `task=` chooses between labels of recordings (classify, regress) and waves (segment).
 """
 
@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from beatray.corpus.label_settings import is_place, label_settings, labels_said
+from beatray.corpus.label_settings import is_path, label_settings, split_label_overrides
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import TABLE
 from beatray.objectives.registry import objective_class, objective_settings
@@ -24,55 +24,55 @@ from beatray.train.composed import pretrain_content
 OBJECTIVES = {"classify": "supervised", "regress": "supervised", "segment": "segmentation"}
 FILLED = ("names", "targets_sha256", "kind", "mean", "sd", "weights")
 """What no override may set: it is found in the corpus."""
-OWN_WORDS = ("labels", "table")
+OWN_KEYS = ("labels", "table")
 """Fields whose overrides are read here."""
 RANDOM = "encoder=random"
 
 
 def finetune_settings(overrides: Sequence[str]) -> PretrainSettings:
     """The settings that the overrides mean; SettingsError names the key that does not fit."""
-    said, words = labels_said(overrides)
+    given, others = split_label_overrides(overrides)
     task = "classify"
-    for word in [word for word in words if word.startswith("task=")]:
-        task = word.partition("=")[2]
-        words.remove(word)
+    for override in [override for override in others if override.startswith("task=")]:
+        task = override.partition("=")[2]
+        others.remove(override)
     if task not in OBJECTIVES:
         raise SettingsError(f"there is no task {task!r}{nearest(task, OBJECTIVES)}")
-    if not any(word.partition("=")[0] in ("encoder", "encoder_weights", "encoder.weights") for word in words):
-        raise SettingsError("which encoder? say encoder=PATH (a run folder, or its encoder/ folder), or encoder=random")
-    words = [word for word in words if word != RANDOM]
-    for word in words:
-        key = word.partition("=")[0].lstrip("+")
+    if not any(override.partition("=")[0] in ("encoder", "encoder_weights", "encoder.weights") for override in others):
+        raise SettingsError("which encoder? set encoder=PATH (a run folder, or its encoder/ folder), or encoder=random")
+    others = [override for override in others if override != RANDOM]
+    for override in others:
+        key = override.partition("=")[0].lstrip("+")
         if key.startswith("objective.") and key.split(".")[1] in FILLED:
-            raise SettingsError(f"{key} is found in the corpus and cannot be said")
+            raise SettingsError(f"{key} is derived from the corpus and cannot be set")
     kind = objective_class(OBJECTIVES[task])
     short = {
         item.name: f"objective.{item.name}"
         for item in dataclasses.fields(kind.Settings)
-        if item.name not in (*FILLED, *OWN_WORDS)
+        if item.name not in (*FILLED, *OWN_KEYS)
     }
-    words = [f"objective.{word}" if word.startswith("augment.") else word for word in words]
+    others = [f"objective.{override}" if override.startswith("augment.") else override for override in others]
     chosen = [f"objective={OBJECTIVES[task]}", *([] if task == "segment" else [f"objective.task={task}"])]
     extra = {"encoder": "encoder_weights", **short}
-    content = pretrain_content("finetune", [*chosen, *words], extra=extra)
-    content["objective"] = _with_labels(content["objective"], said)
+    content = pretrain_content("finetune", [*chosen, *others], extra=extra)
+    content["objective"] = _with_labels(content["objective"], given)
     return build(PretrainSettings, content)
 
 
-def _with_labels(objective: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    """The objective's settings with what was said of its labels: a name, or a table and how it is read."""
-    if not said:
+def _with_labels(objective: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The objective's settings with those of its labels: a name, or a table and how it is read."""
+    if not given:
         return objective
-    place = said.get("table", "")
-    if place and not is_place(place):
-        if len(said) > 1 or place == TABLE:
-            raise SettingsError(f"labels={place} is no table, which labels.KEY= is about: say labels=PATH (./{place})")
-        changed: dict[str, Any] = {"labels": place}
-    elif not place:
-        raise SettingsError(f"labels.{next(iter(said))}= is about a table: say labels=PATH")
+    path = given.get("table", "")
+    if path and not is_path(path):
+        if len(given) > 1 or path == TABLE:
+            raise SettingsError(f"labels={path} is no table, which labels.KEY= is about: set labels=PATH (./{path})")
+        changed: dict[str, Any] = {"labels": path}
+    elif not path:
+        raise SettingsError(f"labels.{next(iter(given))}= is about a table: set labels=PATH")
     elif "table" not in objective:
-        raise SettingsError(f"task=segment learns labels=waves, not labels={place}")
+        raise SettingsError(f"task=segment learns labels=waves, not labels={path}")
     else:
-        changed = {"labels": TABLE, "table": dataclasses.asdict(label_settings({**objective["table"], **said}))}
+        changed = {"labels": TABLE, "table": dataclasses.asdict(label_settings({**objective["table"], **given}))}
     own = {key: value for key, value in {**objective, **changed}.items() if key != "name"}
     return {"name": objective["name"], **dataclasses.asdict(objective_settings(objective["name"], own))}

@@ -2,7 +2,7 @@
 
 As in LUDB, a wave is an opening bracket at its onset, its symbol (p, N, t) at its peak and a closing bracket at its
 offset; `chan` is the lead (0 for I to 11 for V6), or 0 where the leads share their waves. Samples count at 500 Hz from
-the beginning of the recording, and the file says so. WFDB allows letters, digits, '-' and '_' in names: any other
+the beginning of the recording, and the file states it. WFDB allows letters, digits, '-' and '_' in names: any other
 character of a recording's name becomes '_', and of two names that would be one the later gets a number.
 """
 

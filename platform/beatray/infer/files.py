@@ -6,7 +6,7 @@
       embeddings.json               the commit, written last: what made them, widths, every file with rows and SHA-256
       staging/<shard>.json          notes of an unfinished run
 
-`embedding` is a fixed-size list of float32, which every Parquet reader knows; `beat` is the beat's place among the
+`embedding` is a fixed-size list of float32, which every Parquet reader knows; `beat` is the beat's position among the
 R-peaks of its corpus row, `r_peak` its sample in the window (500 Hz). One file per corpus shard, in the corpus's order.
 Contract: bytes are a function of the corpus shard, the encoder and the settings; `read` returns what was written or
 raises EmbeddingsError with the name of the file.
@@ -56,7 +56,7 @@ class VectorFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a finished folder holds. `made_by` says all that decides the numbers, apart from the corpus."""
+    """What a finished folder holds. `made_by` holds all that decides the numbers, apart from the corpus."""
 
     made_by: dict[str, Any]
     corpus: dict[str, Any]
@@ -125,7 +125,7 @@ def write_part(store: Store, level: str, shard: str, shard_sha256: str, table: p
 
 
 def write_note(store: Store, made_by: str, shard: str, parts: Sequence[VectorFile]) -> None:
-    """Leave a note that a shard is done, so that an interrupted run goes on from there."""
+    """Leave a note that a shard is done, so that an interrupted run continues from there."""
     content = {"made_by": made_by, "parts": [asdict(part) for part in parts]}
     store.write(f"{STAGING}/{shard}.json", json.dumps(content, sort_keys=True).encode())
 
@@ -169,7 +169,9 @@ def read_listing(store: Store) -> Listing:
         parts = tuple(VectorFile(**part) for part in content["parts"])
         listing = Listing(content["made_by"], content["corpus"], content["widths"], parts)
     except FileNotFoundError as error:
-        unfinished = " (an unfinished run lies there: the same `beatray embed` goes on)" if store.names(STAGING) else ""
+        unfinished = (
+            " (an unfinished run lies there: the same `beatray embed` continues it)" if store.names(STAGING) else ""
+        )
         raise EmbeddingsError(f"no finished embeddings at {store.where()}{unfinished}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingsError(f"{store.where(LISTING)} is damaged ({error}); {AGAIN}") from error

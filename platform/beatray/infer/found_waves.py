@@ -2,7 +2,7 @@
 
 A wave is a run of one class of at least 20 ms (evaluate/waves.py). Its peak is where the signal lies farthest from the
 straight line between the wave's ends: in the wave's own lead, or over all leads by the root of the mean square where
-the leads share their waves; a lead that was not recorded is zero and says nothing.
+the leads share their waves; a lead that was not recorded is zero and does not count.
 
 Contract: masks (M, T) int8 with 0 for none and k for the k-th of `WAVE_KINDS`, M = 1 (shared) or 12; samples at 500 Hz.
 Waves come in order of onset, then lead; a shared wave has lead -1; onset <= peak <= offset, which is its last sample.
@@ -20,7 +20,7 @@ Waves = NDArray[np.void]
 
 
 def found_waves(mask_mt: NDArray[np.int8], signal_lt: NDArray[np.int16]) -> Waves:
-    """The waves of one window, whose signal (12, T) in any unit tells the peaks."""
+    """The waves of one window, whose signal (12, T) in any unit gives the peaks."""
     found = []
     for row, mask in enumerate(mask_mt):
         lead = row if len(mask_mt) > 1 else -1

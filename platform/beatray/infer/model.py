@@ -1,11 +1,11 @@
 """`beatray.load_model(PATH)`: recordings in; probabilities and decisions, numbers, or waves out.
 
-A recording goes the way it goes through `beatray ingest` (see transform.py), so that what a model says of an array is
-what it says of the same recording in a corpus. Probabilities and numbers of a recording longer than 10 s are means over
+A recording is prepared as by `beatray ingest` (see transform.py), so that a model predicts the same for an
+array as for the same recording in a corpus. Probabilities and numbers of a recording longer than 10 s are means over
 its windows; its waves are those of all windows, in time order.
 
 Several paths make an ensemble: its probabilities, numbers and thresholds are the means of those of its members, and
-its spread is their standard deviation (n - 1). Contract: row i depends on recording i alone; ValueError says which
+its spread is their standard deviation (n - 1). Contract: row i depends on recording i alone; ValueError names the
 recording cannot be read and why, CheckpointError which model does not fit.
 """
 
@@ -48,7 +48,7 @@ class FoundWave:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of B recordings; what it says nothing of is None.
+    """The outputs of a model for B recordings; what it does not predict is None.
 
     `names` are the C outputs. Yes-or-no targets: `probabilities` and `decisions` (B, C), by the thresholds that were
     chosen on validation. One of several classes: `probabilities` (B, C), `decisions` (B, C) with one True a row.
@@ -135,7 +135,7 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
         return probabilities
 
     def prediction_of(self, values_knc: NDArray[np.float64]) -> Prediction:
-        """What K members say of B recordings, as one answer."""
+        """The outputs of K members for B recordings, as one answer."""
         mean = values_knc.mean(0)
         spread = values_knc.std(0, ddof=1) if len(values_knc) > 1 else None
         if self.kind == "numbers":
@@ -177,7 +177,7 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
         key = (tuple(paths), str(self.device))
         if getattr(self, "_loaded", (None, []))[0] != key:
             if not paths:
-                raise CheckpointError("no model is named: say the path of at least one")
+                raise CheckpointError("no model is named: give the path of at least one")
             members = [read_model(path) for path in paths]
             for path, member in zip(paths, members, strict=True):
                 refuse_other_kind(paths[0], members[0].description, path, member.description)

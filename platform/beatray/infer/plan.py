@@ -29,9 +29,9 @@ from beatray.infer.files import (
     read_listing,
     read_note,
 )
-from beatray.infer.places import CorpusPlace, refuse_inside
+from beatray.infer.locations import CorpusLocation, refuse_inside
 from beatray.infer.vectors import BEAT_POOLINGS, BeatBoxes
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.encoder_folder import ENCODER_FOLDER, check_recipe, encoder_sha256, load_encoder
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.settings import ClusterSettings
@@ -76,7 +76,7 @@ class EmbedSettings:
 class EmbedCommand:
     """Everything `beatray embed` needs."""
 
-    corpus: CorpusPlace = field(default_factory=CorpusPlace)
+    corpus: CorpusLocation = field(default_factory=CorpusLocation)
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     encoder_path: str | None = None
@@ -108,12 +108,12 @@ class EmbedPlan:
 def prepare_plan(command: EmbedCommand) -> EmbedPlan:
     """Open the corpus and the encoder and check that they fit; SettingsError, CorpusError or CheckpointError."""
     if not command.encoder_path:
-        raise SettingsError("which encoder? say encoder=PATH (a run folder, or its encoder/ folder)")
+        raise SettingsError("which encoder? set encoder=PATH (a run folder, or its encoder/ folder)")
     if not command.corpus.path:
-        raise SettingsError("of which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("of which corpus? set corpus=PATH (make one with `beatray ingest`)")
     if command.level not in (*LEVELS, "both"):
         raise SettingsError(f"level={command.level} is not one of {', '.join(LEVELS)}, both")
-    encoder, out = absolute(place_of(command.encoder_path)), Store(absolute(command.out))
+    encoder, out = absolute(location_of(command.encoder_path)), Store(absolute(command.out))
     corpus = open_corpus(absolute(command.corpus.path))
     refuse_inside(out, command.out, corpus.store, "the corpus")
     loaded: Any = load_encoder(_exported(encoder))
@@ -151,7 +151,7 @@ def prepare_plan(command: EmbedCommand) -> EmbedPlan:
 
 
 def _exported(path: str) -> str:
-    """The path, if an encoder lies there; SettingsError that tells a run that has not ended from a wrong path."""
+    """The path of an encoder; SettingsError if none is there, with another message for a run that has not ended."""
     store = Store(path)
     if store.size("encoder.json") is None and store.child(ENCODER_FOLDER).size("encoder.json") is None:
         if store.child("checkpoints").exists():
@@ -176,12 +176,12 @@ def _boxes(settings: EmbedSettings, objective: dict[str, Any]) -> BeatBoxes:
 
 
 def _trained_with(objective: dict[str, Any]) -> BeatBox | None:
-    """What the method of the encoder says of its beats; None if it knows none, or is not to be had here."""
+    """The boxes of beats by the method of the encoder; None if it has none, or is not available here."""
     try:
         name = objective["name"]
         rest = {key: value for key, value in objective.items() if key != "name"}
         return objective_class(name).beat_box(objective_settings(name, rest))
-    except (KeyError, ValueError):  # a method of somebody's own, or of another version
+    except (KeyError, ValueError):  # a user's own method, or one of another version
         return None
 
 
@@ -201,7 +201,7 @@ def finished_parts(plan: EmbedPlan) -> dict[str, tuple[VectorFile, ...]]:
             differing = [key for key in sorted({*listing.made_by, *plan.made_by}) if _differs(listing, plan, key)]
             raise SettingsError(
                 f"out={store.where()} holds embeddings made otherwise (different: {', '.join(differing)}). Choose "
-                "another out=, or say overwrite=true"
+                "another out=, or set overwrite=true"
             )
         for part in listing.parts:
             listed.setdefault(part.shard, []).append(part)
@@ -223,14 +223,14 @@ def _refuse_own(plan: EmbedPlan) -> None:
     store = plan.out
     notes = [name for name in store.names(STAGING) if is_note(store, name)]
     shards = {shard.name for shard in plan.corpus.manifest.shards} | {name.removesuffix(".json") for name in notes}
-    ours = {**dict.fromkeys(LEVELS, shards), STAGING: set(notes)}
-    for folder, names in ours.items():
+    known = {**dict.fromkeys(LEVELS, shards), STAGING: set(notes)}
+    for folder, names in known.items():
         there = store.child(folder).walk() if store.exists(folder) else {}
         own = [name for name in there if name not in names and not name.startswith(TEMPORARY_PREFIX)]
         if own:
             raise SettingsError(
-                f"{store.where(f'{folder}/{own[0]}')} is there, and no {LISTING} says that beatray made it: choose "
-                "another out=, or say overwrite=true, which removes the folder"
+                f"{store.where(f'{folder}/{own[0]}')} is there, and no {LISTING} shows that beatray made it: choose "
+                "another out=, or set overwrite=true, which removes the folder"
             )
 
 

@@ -1,4 +1,4 @@
-"""What models say of a corpus or of files, with Ray Data: readers read, workers hold the models, the driver writes.
+"""Predictions for a corpus or for files, with Ray Data: readers read, workers hold the models, the driver writes.
 
 Parts (a shard, a slice of files) are kept one by one as they are answered (prediction_parts.py); when all are there,
 they become the table, the list of refusals and, of waves, the annotations; the listing, written last, makes it a whole,
@@ -23,7 +23,7 @@ from beatray.infer.annotations import write_annotations
 from beatray.infer.files import digest_of
 from beatray.infer.predict_plan import PredictPlan
 from beatray.infer.prediction_parts import Answered
-from beatray.infer.prediction_place import Place
+from beatray.infer.prediction_paths import OutputPaths
 from beatray.infer.prediction_table import prediction_table, recording_starts, table_bytes
 from beatray.infer.predictor import Predictor, Work
 from beatray.infer.stream import answers, use_gpu
@@ -52,7 +52,7 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
 
     Raises SettingsError for a plan that cannot run, CorpusError for a damaged corpus or where nothing can be read.
     """
-    place, inputs = plan.place, _digest_of_inputs(plan)
+    paths, inputs = plan.paths, _digest_of_inputs(plan)
     listing = there_already(plan)
     if listing is not None and listing["inputs"] == inputs and _is_whole(plan, listing):
         return Predicted(listing, 0, len(plan.parts))
@@ -60,8 +60,8 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
     waiting = [part for part in plan.parts if part.name not in there]
     if waiting:
         gpu = use_gpu(plan.settings, "predict")
-        for folder in ("", place.parts):
-            place.store.clear_temporary(folder)
+        for folder in ("", paths.parts):
+            paths.store.clear_temporary(folder)
         done = plan.recordings - sum(part.rows for part in waiting)
         on_progress(done, plan.recordings)
         for part in _answered(plan, waiting, gpu):
@@ -73,19 +73,19 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
 def there_already(plan: PredictPlan) -> dict[str, Any] | None:
     """The listing of the table that is there; None where there is none.
 
-    SettingsError where it is damaged, or what is there was made otherwise, or is none of ours.
+    SettingsError where it is damaged, or what is there was made otherwise, or not by beatray.
     """
-    listing = read_listing(plan.place)
+    listing = read_listing(plan.paths)
     if listing is not None:
         _refuse_other(plan, listing)
-    _refuse_own(plan.place, listing)
+    _refuse_own(plan.paths, listing)
     return listing
 
 
-def read_listing(place: Place) -> dict[str, Any] | None:
+def read_listing(paths: OutputPaths) -> dict[str, Any] | None:
     """The listing of a finished table; None where there is none. SettingsError for one that is damaged."""
     try:
-        content: dict[str, Any] = json.loads(place.store.read(place.listing))
+        content: dict[str, Any] = json.loads(paths.store.read(paths.listing))
         claimed = content.pop("sha256")
         if content.get("format") != FORMAT or digest_of(content) != claimed:
             raise ValueError("its SHA-256 differs")
@@ -93,19 +93,19 @@ def read_listing(place: Place) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError) as error:
         raise SettingsError(
-            f"{place.store.where(place.listing)} is no list of predictions, or damaged ({error}): choose another out=, "
-            "or say overwrite=true"
+            f"{paths.store.where(paths.listing)} is no list of predictions, or damaged ({error}): choose another out=, "
+            "or set overwrite=true"
         ) from error
     return content
 
 
-def remove(place: Place) -> None:
+def remove(paths: OutputPaths) -> None:
     """All that belongs to a table; nothing else in its folder."""
-    for name in (place.listing, place.table, place.refused, place.page):
-        if place.store.size(name) is not None:
-            place.store.delete(name)
-    for folder in (place.annotations, place.parts):
-        place.store.delete_folder(folder)
+    for name in (paths.listing, paths.table, paths.refused, paths.page):
+        if paths.store.size(name) is not None:
+            paths.store.delete(name)
+    for folder in (paths.annotations, paths.parts):
+        paths.store.delete_folder(folder)
 
 
 def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:
@@ -113,25 +113,25 @@ def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:
     differing += ["recordings"] if listing["of"] != plan.of else []
     if differing:
         raise SettingsError(
-            f"{plan.place.store.where(plan.place.table)} was made otherwise (different: {', '.join(differing)}). "
-            "Choose another out=, or say overwrite=true"
+            f"{plan.paths.store.where(plan.paths.table)} was made otherwise (different: {', '.join(differing)}). "
+            "Choose another out=, or set overwrite=true"
         )
 
 
-def _refuse_own(place: Place, listing: dict[str, Any] | None) -> None:
+def _refuse_own(paths: OutputPaths, listing: dict[str, Any] | None) -> None:
     """Raise SettingsError where a name that belongs to the table is that of something of the user's."""
-    if parts_at_rest.any_part(place.store, place.parts):
+    if parts_at_rest.any_part(paths.store, paths.parts):
         return  # of an interrupted run, which began only where nothing of the user's was
-    names = (place.table, place.refused, place.page) if listing is None else ()
-    found = [name for name in names if place.store.size(name) is not None]
-    if (listing is None or not listing["annotations"]) and place.store.exists(place.annotations):
-        found.append(f"{place.annotations}/")
-    if place.store.names(place.parts):
-        found.append(f"{place.parts}/")
+    names = (paths.table, paths.refused, paths.page) if listing is None else ()
+    found = [name for name in names if paths.store.size(name) is not None]
+    if (listing is None or not listing["annotations"]) and paths.store.exists(paths.annotations):
+        found.append(f"{paths.annotations}/")
+    if paths.store.names(paths.parts):
+        found.append(f"{paths.parts}/")
     if found:
         raise SettingsError(
-            f"{place.store.where(found[0])} is there, and {place.listing} does not say that beatray made it: choose "
-            "another out=, or say overwrite=true, which replaces it"
+            f"{paths.store.where(found[0])} is there, and {paths.listing} does not show that beatray made it: choose "
+            "another out=, or set overwrite=true, which replaces it"
         )
 
 
@@ -144,16 +144,16 @@ def _digest_of_inputs(plan: PredictPlan) -> str:
 
 
 def _is_whole(plan: PredictPlan, listing: dict[str, Any]) -> bool:
-    """Whether all that the plan asks for is there as the listing says."""
-    store, place = plan.place.store, plan.place
-    if listing["annotations"] != plan.annotated or store.size(place.table) != listing["table"]["bytes"]:
+    """Whether all that the plan asks for is there as listed."""
+    store, paths = plan.paths.store, plan.paths
+    if listing["annotations"] != plan.annotated or store.size(paths.table) != listing["table"]["bytes"]:
         return False
-    annotated = store.child(place.annotations).walk() if store.exists(place.annotations) else {}
-    return store.size(place.refused) is not None and len(annotated) >= listing["annotated"]
+    annotated = store.child(paths.annotations).walk() if store.exists(paths.annotations) else {}
+    return store.size(paths.refused) is not None and len(annotated) >= listing["annotated"]
 
 
 def _read(plan: PredictPlan, part: Part) -> Answered | None:
-    return parts_at_rest.read_part(plan.place.store, plan.place.parts, plan.key, part)
+    return parts_at_rest.read_part(plan.paths.store, plan.paths.parts, plan.key, part)
 
 
 def _answered(plan: PredictPlan, waiting: Sequence[Part], gpu: bool) -> Iterator[Part]:
@@ -164,15 +164,15 @@ def _answered(plan: PredictPlan, waiting: Sequence[Part], gpu: bool) -> Iterator
     rows = answers(units, Predictor, work, s, gpu)
     for part in waiting:
         own = list(islice(rows, len(part.units)))
-        refused = [told for row in own for told in json.loads(row["refused"])]
+        refused = [refusal for row in own for refusal in json.loads(row["refused"])]
         found = Answered(pa.concat_tables([unpacked(row["answers"]) for row in own]), refused)
-        parts_at_rest.write_part(plan.place.store, plan.place.parts, plan.key, part, found)
+        parts_at_rest.write_part(plan.paths.store, plan.paths.parts, plan.key, part, found)
         yield part
 
 
 def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
     """The files of the module text, out of the parts."""
-    place = plan.place
+    paths = plan.paths
     found = [_read(plan, part) for part in plan.parts]
     whole = parts_at_rest.joined([part for part in found if part is not None])
     refused = [{**row, "item": row.pop("record_id")} for row in map(dict, whole.refused)]
@@ -184,11 +184,11 @@ def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
         examples = "; ".join(f"{row['item']}: {row['reason']}: {row['detail']}" for row in refused[:3])
         raise CorpusError(f"no recording could be read; of {len(refused)} refused, for example {examples}")
     table = prediction_table(whole.answers, plan.model)
-    data = table_bytes(table, place.form)
-    place.store.write(place.table, data)
-    place.store.write(place.refused, table_bytes(pa.Table.from_pylist(refused, schema=REFUSED), "csv"))
-    place.store.delete_folder(place.annotations)
-    annotated = write_annotations(place.store, place.annotations, table) if plan.annotated else 0
+    data = table_bytes(table, paths.form)
+    paths.store.write(paths.table, data)
+    paths.store.write(paths.refused, table_bytes(pa.Table.from_pylist(refused, schema=REFUSED), "csv"))
+    paths.store.delete_folder(paths.annotations)
+    annotated = write_annotations(paths.store, paths.annotations, table) if plan.annotated else 0
     content = {
         "format": FORMAT,
         "made_by": plan.made_by,
@@ -202,6 +202,6 @@ def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
         "table": {"rows": len(table), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
     }
     text = json.dumps({**content, "sha256": digest_of(content)}, indent=1, sort_keys=True, allow_nan=False)
-    place.store.write(place.listing, text.encode())
-    place.store.delete_folder(place.parts)
+    paths.store.write(paths.listing, text.encode())
+    paths.store.delete_folder(paths.parts)
     return content

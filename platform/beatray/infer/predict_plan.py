@@ -14,9 +14,9 @@ from beatray.corpus.reader import open_corpus
 from beatray.errors import CheckpointError, SettingsError
 from beatray.fields import check, setting
 from beatray.infer.files import digest_of
+from beatray.infer.locations import CorpusLocation, refuse_inside
 from beatray.infer.model import EcgModel
-from beatray.infer.places import CorpusPlace, refuse_inside
-from beatray.infer.prediction_place import Place, place_of
+from beatray.infer.prediction_paths import OutputPaths, output_paths
 from beatray.infer.windows import Part, parts_of_corpus, parts_of_files
 from beatray.ingest.plan import IngestSettings, list_items, recipe_of
 from beatray.ingest.sources.registry import SOURCES, Unlisted
@@ -52,7 +52,7 @@ class PredictCommand:
     """Everything `beatray predict` needs."""
 
     model: str = ""
-    corpus: CorpusPlace = field(default_factory=CorpusPlace)
+    corpus: CorpusLocation = field(default_factory=CorpusLocation)
     files: str = ""
     source: str = "files"
     out: str = "predictions"
@@ -74,16 +74,16 @@ class PredictPlan:
     of: dict[str, Any]
     parts: tuple[Part, ...]
     unlisted: tuple[Unlisted, ...]
-    place: Place
+    paths: OutputPaths
 
     @property
     def key(self) -> str:
-        """Two plans share it only if they say the same of the same recording."""
+        """Two plans share it only if they predict the same for the same recording."""
         return digest_of(self.made_by)
 
     @property
     def annotated(self) -> bool:
-        """Whether annotation files are wanted."""
+        """Whether annotation files are to be written."""
         return self.model.kind == "waves" and self.settings.annotations
 
     @property
@@ -94,14 +94,14 @@ class PredictPlan:
 
 def prepare_plan(command: PredictCommand) -> PredictPlan:
     """Open the models and the recordings and check that they fit; SettingsError, CorpusError or CheckpointError."""
-    models = tuple(absolute(bundled.place_of(path)) for path in paths_in(command.model))
+    models = tuple(absolute(bundled.location_of(path)) for path in paths_in(command.model))
     if not models:
-        raise SettingsError("which model? say model=PATH (a run folder of `beatray finetune`, or its model/ folder)")
+        raise SettingsError("which model? set model=PATH (a run folder of `beatray finetune`, or its model/ folder)")
     if bool(command.corpus.path) == bool(command.files):
-        raise SettingsError("of which recordings? say one of corpus=PATH and files=PATH (a folder, zip, tar or URI)")
+        raise SettingsError("of which recordings? set one of corpus=PATH and files=PATH (a folder, zip, tar or URI)")
     if command.source not in SOURCES:
         raise SettingsError(f"there is no source {command.source!r}{nearest(command.source, SOURCES)}")
-    place = place_of(absolute(command.out), command.format)
+    paths = output_paths(absolute(command.out), command.format)
     try:
         model: EcgModel = EcgModel(list(models)).fit()
         sha256 = tuple(model_sha256(path) for path in models)
@@ -111,13 +111,13 @@ def prepare_plan(command: PredictCommand) -> PredictPlan:
     unlisted: tuple[Unlisted, ...] = ()
     if command.corpus.path:
         corpus = open_corpus(absolute(command.corpus.path))
-        refuse_inside(place.store, command.out, corpus.store, "the corpus")
+        refuse_inside(paths.store, command.out, corpus.store, "the corpus")
         check_recipe(recipe, corpus.recipe, f"the model {models[0]}")
         parts = parts_of_corpus(corpus)
         of: dict[str, Any] = {"corpus": corpus.store.where()}
     else:
         location = absolute(command.files)
-        refuse_inside(place.store, command.out, Store(location), "the files")
+        refuse_inside(paths.store, command.out, Store(location), "the files")
         chosen = {key: recipe[key] for key in ("detector", "quality", "hrv") if key in recipe}
         reading = IngestSettings(
             {command.source: location}, "", **chosen, items_per_shard=command.predict.recordings_per_task
@@ -128,12 +128,12 @@ def prepare_plan(command: PredictCommand) -> PredictPlan:
         unlisted = tuple(other for _, others in listed.values() for other in others)
         of = {"files": Store(location).where(), "source": command.source}
     made_by = {"version": VERSION, "models": list(sha256), "kind": model.kind, "names": list(model.names)}
-    return PredictPlan(models, sha256, model, command.predict, made_by, of, tuple(parts), unlisted, place)
+    return PredictPlan(models, sha256, model, command.predict, made_by, of, tuple(parts), unlisted, paths)
 
 
-def paths_in(word: str) -> list[str]:
+def paths_in(text: str) -> list[str]:
     """The paths of `model=A`, `model=A,B` or `model=[A,B]`."""
-    inner = word.strip()
+    inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
     return [path.strip().strip("'\"") for path in inner.split(",") if path.strip()]

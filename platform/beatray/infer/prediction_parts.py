@@ -1,7 +1,7 @@
-"""What is said of a part of the recordings, at rest until the run ends: one file for each shard or slice.
+"""Predictions for a part of the recordings, at rest until the run ends: one file for each shard or slice.
 
-A part file is the SHA-256 of an Arrow stream and the stream, which says what it was made by and of: an interrupted run
-goes on from there and takes nothing that is damaged or would be different now. Contract: `read_part` gives what
+A part file is the SHA-256 of an Arrow stream and the stream, which names what it was made by and of: an interrupted run
+continues from there and takes nothing that is damaged or would be different now. Contract: `read_part` gives what
 `write_part` was given, or None.
 """
 

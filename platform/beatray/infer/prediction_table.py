@@ -58,12 +58,12 @@ def prediction_table(answers: pa.Table, model: EcgModel) -> pa.Table:
     kind = "value" if found.probabilities is None else "probability"
     shown = found.numbers if found.probabilities is None else found.probabilities
     assert shown is not None
-    for place, name in enumerate(names):
-        columns[f"{kind}_{name}"] = shown[:, place]
+    for column, name in enumerate(names):
+        columns[f"{kind}_{name}"] = shown[:, column]
         if found.spread is not None:
-            columns[f"sd_{name}"] = found.spread[:, place]
+            columns[f"sd_{name}"] = found.spread[:, column]
         if found.decisions is not None and model.kind == "multilabel":
-            columns[f"decision_{name}"] = found.decisions[:, place]
+            columns[f"decision_{name}"] = found.decisions[:, column]
     if found.decisions is not None and model.kind == "classes":
         columns["decision"] = pa.array([names[k] for k in found.decisions.argmax(1).tolist()], pa.string())
     return pa.table(columns)

@@ -1,4 +1,4 @@
-"""A worker of a prediction run: holds the models and turns windows into what they say of each.
+"""A worker of a prediction run: holds the models and turns windows into their outputs for each.
 
 No Ray here: Ray Data makes one `Predictor` per worker process and calls it with one unit of reading. Contract: what it
 returns depends on the unit and on `Work` alone, so that predictions are the same whoever computes them.
@@ -27,7 +27,7 @@ OF_WINDOWS = {
     "values": pa.schema([("record_id", pa.string()), ("source", pa.string()), ("values", pa.list_(pa.float64()))]),
     "waves": pa.schema([("record_id", pa.string()), ("source", pa.string()), ("waves", pa.list_(WAVE))]),
 }
-"""What is said of each window: the numbers of all members, one after another, or waves in samples of the window."""
+"""The outputs for each window: the numbers of all members, one after another, or waves in samples of the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Predictor:
         self._model = EcgModel(list(work.models), device="cuda" if work.use_gpu else "cpu").fit()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """One row: the unit, what is said of its windows as an Arrow stream, and its refusals as JSON."""
+        """One row: the unit, the outputs for its windows as an Arrow stream, and its refusals as JSON."""
         units = set(table["unit"].to_pylist())
         if len(units) != 1:
             raise CorpusError(f"Ray Data mixed units: {sorted(units)}")
@@ -70,7 +70,7 @@ class Predictor:
 
 
 def answers_of(model: EcgModel, windows: pa.Table) -> pa.Table:
-    """What the models say of each window, as one of `OF_WINDOWS`."""
+    """The outputs of the models for each window, as one of `OF_WINDOWS`."""
     signal_uv = signals_of(windows["signal"]) if len(windows) else np.empty((0, 12, WINDOW_SAMPLES), np.int16)
     n_samples = windows["n_samples"].to_numpy().astype(np.int64)
     name = "waves" if model.kind == "waves" else "values"

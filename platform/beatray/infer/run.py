@@ -93,7 +93,7 @@ def _tidy(store: Store, listing: Listing) -> None:
 
 
 def read_unit(store: Store, shard_number: int, shard: Shard, group: int) -> list[pa.Table]:
-    """The read task: one row group, checked, with its place in the corpus."""
+    """The read task: one row group, checked, with its position in the corpus."""
     table = read_row_group(store, shard, group, COLUMNS)
     for name, value in (("shard", shard_number), ("group", group)):
         table = table.append_column(name, pa.array(np.full(len(table), value, np.int32)))

@@ -25,7 +25,7 @@ from beatray.storage.store import StoreError
 
 CHUNK_UNITS = 8192
 """Units of one execution: a plan of a million read tasks would be slow to make."""
-WANTED_PER_ACTOR = 3
+TASKS_PER_ACTOR = 3
 """Units waiting at each worker, so that it never waits for a reader."""
 
 
@@ -48,12 +48,12 @@ class Parallel(Protocol):
 class Unit:
     """What one task reads: `read` gives its tables; `rows` is how many are expected, `name` what messages call it.
 
-    `place` tells it from all other units: columns of what is read, and of the worker's answer, with their values.
+    `key` identifies it among all units: columns of what is read, and of the worker's answer, with their values.
     """
 
     name: str
     rows: int
-    place: Mapping[str, int]
+    key: Mapping[str, int]
     read: Callable[[], list[pa.Table]]
 
 
@@ -115,7 +115,7 @@ def answers(
 ) -> Iterator[dict[str, Any]]:
     """The row that `worker(work=work)` returns for each unit's tables, in order, through Ray Data."""
     s = settings
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are no news to a user
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its settings are of no use to a user
     for first in range(0, len(units), CHUNK_UNITS):
         chunk = units[first : first + CHUNK_UNITS]
         data = ray.data.read_datasource(
@@ -131,7 +131,7 @@ def answers(
             zero_copy_batch=True,
             num_cpus=s.cpus_per_worker,
             num_gpus=1 if gpu else 0,
-            compute=ray.data.ActorPoolStrategy(size=s.workers, max_tasks_in_flight_per_actor=WANTED_PER_ACTOR),
+            compute=ray.data.ActorPoolStrategy(size=s.workers, max_tasks_in_flight_per_actor=TASKS_PER_ACTOR),
         )
         data.context.execution_options.preserve_order = True
         data.context.target_max_block_size = None  # one block a task: each slice of a larger one would be answered
@@ -150,7 +150,7 @@ def _rows(data: ray.data.Dataset) -> Iterator[dict[str, Any]]:
 def one_each(units: Sequence[Unit], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, if they are one answer for each unit, in order; CorpusError that names the first unit where not.
 
-    A row is handed on when it is known that the next one is not of the same unit: nobody keeps a part for the whole.
+    A row is handed on when it is known that the next one belongs to another unit: no part is kept for the whole.
     """
     coming = iter(rows)
     row = next(coming, None)
@@ -165,11 +165,11 @@ def one_each(units: Sequence[Unit], rows: Iterable[dict[str, Any]]) -> Iterator[
 
 
 def _is_of(row: Mapping[str, Any], unit: Unit) -> bool:
-    return all(row[name] == value for name, value in unit.place.items())
+    return all(row[name] == value for name, value in unit.key.items())
 
 
 def _called(unit: Unit) -> str:
-    return f"{unit.name} ({', '.join(f'{name} {value}' for name, value in unit.place.items())})"
+    return f"{unit.name} ({', '.join(f'{name} {value}' for name, value in unit.key.items())})"
 
 
 def _cause(error: BaseException) -> BaseException:

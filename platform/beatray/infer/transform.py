@@ -1,10 +1,10 @@
 """`beatray.EcgEncoder`: recordings in, vectors out, as a scikit-learn transformer.
 
-A recording goes the way it goes through `beatray ingest`: gaps of up to 20 ms are interpolated, leads with longer ones
+A recording is prepared as by `beatray ingest`: gaps of up to 20 ms are interpolated, leads with longer ones
 are left out (NaN in a whole lead means: not recorded), missing limb leads are computed, another rate is resampled with
 the ingest's own filter, voltages become whole microvolts and the signal is cut into windows of 10 s. So its vector is
 that of `beatray embed` on the same recording; of one longer than 10 s it is the mean over the windows. Contract: row i
-depends on recording i alone; a recording that the ingest would refuse raises ValueError that says which one and why.
+depends on recording i alone; a recording that the ingest would refuse raises ValueError that names it and the cause.
 """
 
 from __future__ import annotations
@@ -140,12 +140,12 @@ def warn_of_doubts(firsts: Sequence[Window], rate_hz: float, missing: Counter[in
 
     `firsts` are first windows of recordings; `missing` counts leads.
     """
-    for doubt in (rate_doubt(firsts, rate_hz), _told_missing(missing, recordings)):
+    for doubt in (rate_doubt(firsts, rate_hz), _missing_leads(missing, recordings)):
         if doubt:
             warnings.warn(doubt, UserWarning, stacklevel=3)
 
 
-def _told_missing(missing: Counter[int], recordings: int) -> str:
+def _missing_leads(missing: Counter[int], recordings: int) -> str:
     """Which leads the network read as zero, and in how many of the recordings."""
     if not missing:
         return ""

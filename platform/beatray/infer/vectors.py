@@ -1,4 +1,4 @@
-"""From corpus rows to vectors: what an encoder says of a whole recording and of each of its heartbeats.
+"""From corpus rows to vectors: the embeddings of a whole recording and of each of its heartbeats.
 
 Recording: the encoder's own pooling over the valid samples, as the rhythm term of training sees it, of the whole
 window instead of a crop. Beat: the feature map read under a box around the R-peak (RoIAlign, models/roi_align.py);
@@ -49,7 +49,7 @@ class Vectors:
     recording: NDArray[np.float32]  # (n, embed_dim)
     beat: NDArray[np.float32]  # (K, width)
     row: NDArray[np.int64]  # (K,) the recording of each beat
-    number: NDArray[np.int32]  # (K,) its place among the R-peaks of the recording
+    number: NDArray[np.int32]  # (K,) its position among the R-peaks of the recording
     r_peak: NDArray[np.int32]  # (K,) sample of the window
 
 
@@ -80,9 +80,9 @@ def embed_rows(
         if boxes is None or r_peaks is None:
             continue
         before_smp, after_smp = boxes.before_s * RATE_HZ, boxes.after_s * RATE_HZ
-        place, index = all_beats(torch.from_numpy(r_peaks[part]), valid.cpu(), before_smp, after_smp)
+        position, index = all_beats(torch.from_numpy(r_peaks[part]), valid.cpu(), before_smp, after_smp)
         owner, slot = (index >= 0).nonzero(as_tuple=True)
-        regions = roi_align_1d(fmap, place[owner, slot].to(device), owner.to(device), encoder.stages[-1], boxes.bins)
+        regions = roi_align_1d(fmap, position[owner, slot].to(device), owner.to(device), encoder.stages[-1], boxes.bins)
         beats.append((regions.flatten(1) if boxes.pooling == "bins" else regions.mean(2)).cpu())
         number = index[owner, slot].numpy()
         rows.append(owner.numpy() + first)

@@ -22,7 +22,7 @@ from beatray.infer.vectors import BeatBoxes, embed_rows
 from beatray.models.encoder_folder import encoder_sha256, load_encoder
 
 COLUMNS = ("record_id", "source", "fold", "signal", "n_samples", "r_peaks")
-"""What it needs of a corpus; two more columns, shard and group, say where the rows belong."""
+"""What it needs of a corpus; two more columns, shard and group, name where the rows belong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Embedder:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One row: where the row group belongs, and its tables of vectors as Arrow streams, one column per level."""
-        places = set(zip(table["shard"].to_pylist(), table["group"].to_pylist(), strict=True))
-        if len(places) != 1:
-            raise CorpusError(f"Ray Data mixed row groups: {sorted(places)}")
-        ((shard, group),) = places
+        groups = set(zip(table["shard"].to_pylist(), table["group"].to_pylist(), strict=True))
+        if len(groups) != 1:
+            raise CorpusError(f"Ray Data mixed row groups: {sorted(groups)}")
+        ((shard, group),) = groups
         work, table = self._work, table.combine_chunks()
         made = embed_rows(
             self._encoder,

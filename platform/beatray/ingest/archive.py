@@ -81,17 +81,17 @@ class ArchiveTree(ABC, Generic[Handle, Member]):
 
 
 def archive_stamp(location: str) -> Stamp:
-    """What tells one state of an archive from another; the process belongs to it, as forks share file offsets."""
+    """What identifies one state of an archive; the process belongs to it, as forks share file offsets."""
     if is_web(location):
         return (os.getpid(), 0, size_of(location), 0)
     if "://" in location:
-        folder, name = place(location)
+        folder, name = split_uri(location)
         return (os.getpid(), 0, folder.size(name) or 0, 0)
     status = os.stat(location)  # noqa: PTH116 (a Path per read costs more than the call)
     return (os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def place(location: str) -> tuple[Store, str]:
+def split_uri(location: str) -> tuple[Store, str]:
     """A file behind a URI as its folder and its name."""
     path, mark, options = location.partition("?")
     folder, _, name = path.rpartition("/")

@@ -72,7 +72,7 @@ MEANINGS = {
     WindowFlag.HEADER_IRREGULAR: "The header deviates from the standard in a way that changes no voltage.",
     WindowFlag.PTBXL_OVERLAP: "A PTB-XL recording published under another name.",
 }
-"""What each bit says, for those who look at a corpus."""
+"""The meaning of each bit, for those who look at a corpus."""
 
 NOTE_FLAGS = {
     "gaps_interpolated": WindowFlag.GAPS_INTERPOLATED,

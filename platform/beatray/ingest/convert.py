@@ -1,7 +1,7 @@
 """Turns recordings into a corpus with Ray tasks: read, measure, write one shard per slice, commit a manifest.
 
 A slice is a run of items of one source; its shard is a deterministic function of those items and of the recipe, and
-so is its name. A finished slice leaves a note in `staging/`, so an interrupted ingest goes on where it stopped; the
+so is its name. A finished slice leaves a note in `staging/`, so an interrupted ingest continues where it stopped; the
 manifest is written last. Recordings already in the corpus are not read again; new ones become new shards under the
 next manifest. Contract: a recording is either in the corpus or in the quarantine table with a reason, never neither.
 """
@@ -39,20 +39,20 @@ from beatray.ingest.plan import (
     recipe_of,
     stamp_of,
 )
+from beatray.ingest.progress_board import ProgressReader
 from beatray.ingest.slices import STAGING, SliceResult, convert_slice
 from beatray.ingest.sources.registry import Unlisted
-from beatray.ingest.told import Listener
 from beatray.storage.store import Store
 
 UNLISTED = "(not listed)"
 WORTH_TELLING = 256
-"""Rows of an ingest that takes long enough for somebody to watch it: below, no actor is started for that."""
+"""Rows of an ingest that takes long enough to be watched: below, no actor is started for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """The committed snapshot; how many listed recordings it knew before (by source and name), and how many lost a
-    private patient id for want of an id key."""
+    private patient id since there is no id key."""
 
     manifest: Manifest
     known: int
@@ -131,19 +131,19 @@ def _run(
             waiting.append(part)
     total = sum(len(part.items) for part in slices)
     worth_it = sum(item.rows for part in waiting for item in part.items) >= WORTH_TELLING
-    listener = Listener() if worth_it else None
+    reader = ProgressReader() if worth_it else None
     task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(convert_slice)
     at_once = max(2 * int(ray.cluster_resources().get("CPU", 1)), 2)
     running: dict[Any, Slice] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             part = waiting.pop(0)
-            teller = None if listener is None else listener.teller(part.name)
-            running[task.remote(store, part, analysis, id_key, teller)] = part
+            reporter = None if reader is None else reader.reporter(part.name)
+            running[task.remote(store, part, analysis, id_key, reporter)] = part
         done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for reference in done:
             results[running.pop(reference).name] = ray.get(reference)
-        read, refused = (0, 0) if listener is None else listener.far(part.name for part in running.values())
+        read, refused = (0, 0) if reader is None else reader.counts(part.name for part in running.values())
         read += sum(result.read for result in results.values())
         on_progress(Progress(read, total, refused + sum(len(result.refused) for result in results.values())))
     return results

@@ -1,4 +1,4 @@
-"""One ingest at a time into a corpus on a disk: a second one is told so, instead of taking the first one's files away.
+"""One ingest at a time into a corpus on a disk: a second one is refused, instead of taking the first one's files away.
 
 The lock is the kernel's (flock) on the corpus folder itself: nothing is left behind, and it ends with the process that
 holds it, however that ends. Object stores have none; there the manifest decides, which only one writer can create.

@@ -24,7 +24,7 @@ _TURNS_TEXT = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class Cause(Enum):
-    """Why entries of a tree are not listed: the reason under which they are counted, and what is said of them."""
+    """Why entries of a tree are not listed: the reason under which they are counted, and the message."""
 
     LINK = (Reason.UNSAFE_PATH, "links, which are not followed")
     OUTSIDE = (Reason.UNSAFE_PATH, "paths that lead outside the folder or archive")
@@ -47,14 +47,14 @@ class Cause(Enum):
     def reason(self) -> Reason:
         return self.value[0]
 
-    def told(self, count: int) -> str:
+    def text(self, count: int) -> str:
         """That there are so many."""
         return f"{self.value[1]}: {count:,}"
 
 
-def told(passed_over: Mapping[Cause, int]) -> str:
+def passed_over_text(passed_over: Mapping[Cause, int]) -> str:
     """What a tree does not list, in one line; empty where it lists everything."""
-    parts = "; ".join(cause.told(passed_over[cause]) for cause in Cause if passed_over.get(cause))
+    parts = "; ".join(cause.text(passed_over[cause]) for cause in Cause if passed_over.get(cause))
     return f"not listed are {parts}" if parts else ""
 
 

@@ -26,9 +26,9 @@ from beatray.dsp import features
 from beatray.dsp.analyse import DEFAULT, AnalysisSettings, Detector, Hrv, Quality
 from beatray.errors import CorpusError
 from beatray.ingest.each_record import PART
-from beatray.ingest.member_checks import told
+from beatray.ingest.locations import Locations, each_name_once, locations_of, refuse_shared_paths
+from beatray.ingest.member_checks import passed_over_text
 from beatray.ingest.patients import other_id_key
-from beatray.ingest.places import Places, each_name_once, places_of, refuse_shared_paths
 from beatray.ingest.sources.registry import SOURCES, Item, Unlisted
 from beatray.ingest.tree import Tree, is_remote, open_tree
 from beatray.ingest.web_file import is_web, size_of
@@ -48,7 +48,7 @@ VERSION = "2"
 class IngestSettings:
     """What to read, where to write and how."""
 
-    sources: Mapping[str, Places]  # source name -> folder, archive or URI, or several of them
+    sources: Mapping[str, Locations]  # source name -> folder, archive or URI, or several of them
     out: str
     detector: Detector = "beatray"  # who finds R-peaks and waves: `analyse.DETECTORS`
     quality: Quality = "beatray"  # whose judgement of the signal becomes flags
@@ -82,7 +82,7 @@ class Slice:
 def recipe_of(settings: IngestSettings, id_key: IdKey | None = None) -> dict[str, Any]:
     """Everything that decides the numbers in a row, apart from the recording itself, and the id key's fingerprint."""
     analysis = settings.analysis()
-    more = {"quality": analysis.quality, "hrv": analysis.hrv}  # only where they are chosen: older corpora do not say
+    more = {"quality": analysis.quality, "hrv": analysis.hrv}  # only where they are chosen: older corpora lack them
     of_key = {} if id_key is None else {RECIPE_KEY: id_key.fingerprint}
     return (
         of_key
@@ -116,35 +116,37 @@ def list_items(settings: IngestSettings) -> Listed:
     """By source and location: its items, and what of its tree is not listed (links, paths that lead outside, other
     formats, names that another location of the source gives).
 
-    Raises CorpusError that names the source and the place when it cannot be read or holds no recordings, or when two
-    places share a path that is all the name their recordings have.
+    Raises CorpusError that names the source and the location when it cannot be read or holds no recordings, or when two
+    locations share a path that is the only name of their recordings.
     """
     found: dict[str, dict[str, tuple[Tree, list[Item], list[Unlisted]]]] = {}
-    for source, location in places_of(settings.sources):
+    for source, location in locations_of(settings.sources):
         if source not in SOURCES:
             raise CorpusError(f"unknown source '{source}'; the sources are {', '.join(sorted(SOURCES))}")
-        found.setdefault(source, {})[location] = _list_place(source, location)
+        found.setdefault(source, {})[location] = _list_location(source, location)
     listed: Listed = {}
-    for source, places in found.items():
-        trees = [(tree, items) for tree, items, _ in places.values()]
+    for source, by_location in found.items():
+        trees = [(tree, items) for tree, items, _ in by_location.values()]
         if SOURCES[source].names_are_paths:
             refuse_shared_paths(source, trees)
         once = each_name_once(trees)
-        everything = [(location, item) for location, (items, _) in zip(places, once, strict=True) for item in items]
-        chosen: dict[str, list[Item]] = {location: [] for location in places}
+        everything = [
+            (location, item) for location, (items, _) in zip(by_location, once, strict=True) for item in items
+        ]
+        chosen: dict[str, list[Item]] = {location: [] for location in by_location}
         for location, item in _spaced(everything, settings.limit):
             chosen[location].append(item)
-        for (location, (_, _, unlisted)), (_, elsewhere) in zip(places.items(), once, strict=True):
+        for (location, (_, _, unlisted)), (_, elsewhere) in zip(by_location.items(), once, strict=True):
             listed[source, location] = (chosen[location], [*unlisted, *elsewhere])
     return listed
 
 
-def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
-    """What one place of a source lists. Raises CorpusError."""
+def _list_location(source: str, location: str) -> tuple[Tree, list[Item], list[Unlisted]]:
+    """What one location of a source lists. Raises CorpusError."""
     besides = ""
     try:
         tree = open_tree(location)
-        besides = told(tree.passed_over)
+        besides = passed_over_text(tree.passed_over)
         items = SOURCES[source].find(tree)
         others = SOURCES[source].others
         unlisted = list(others(tree)) if others is not None else []
@@ -154,7 +156,7 @@ def _list_place(source: str, location: str) -> tuple[Tree, list[Item], list[Unli
         raise CorpusError(f"{source}: {error}") from error
     if not items:
         raise CorpusError(f"{source}={location}: {besides + '; ' if besides else ''}no recordings found")
-    unlisted += [Unlisted(cause.reason, count, cause.told(count)) for cause, count in tree.passed_over.items()]
+    unlisted += [Unlisted(cause.reason, count, cause.text(count)) for cause, count in tree.passed_over.items()]
     return tree, items, unlisted
 
 
@@ -164,8 +166,8 @@ def plan(
     listed: Listed,
     known: set[tuple[str, str]],
 ) -> Iterator[Slice]:
-    """The slices of all items that the corpus does not know yet, in source, place and item order; a slice reads one
-    place."""
+    """The slices of all items that the corpus does not know yet, in source, location and item order; a slice reads
+    one location."""
     identity = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
     planned: Counter[str] = Counter()
     for (source, location), (items, _) in listed.items():
@@ -223,7 +225,7 @@ def read_quarantine(store: Store, manifest: Manifest) -> list[dict[str, str]]:
 
 
 def stamp_of(part: Slice) -> str:
-    """Place, sizes and times of what a slice reads: the archive, or each item's file and those of WFDB beside it."""
+    """Path, sizes and times of what a slice reads: the archive, or each item's file and those of WFDB beside it."""
     if is_web(part.location):
         return hashlib.blake2b(f"{part.location}\0{size_of(part.location)}".encode(), digest_size=16).hexdigest()
     if is_remote(part.location):

@@ -1,4 +1,4 @@
-"""A file of a tree that is too large to be read whole, opened for reading at any place.
+"""A file of a tree that is too large to be read whole, opened for reading at any offset.
 
 Several public sets put tens of thousands of recordings into one file of some gigabytes. Such a file is opened where it
 lies (a member of a folder, or an unpacked member of a zip or tar) and read in pieces; libraries that want a Python file
@@ -6,7 +6,7 @@ object get one that can only be read, and only within its member.
 
 Contract: `RandomFile` is a raw binary file object. Reads are by position on a descriptor of its own (or on bytes in
 memory), so one in a process never moves another; nothing before or after the member can be reached. `identity` is the
-same as long as the bytes are the same as far as the file system tells. `read_exactly` raises RecordError(TRUNCATED).
+same as long as the bytes are the same as far as the file system shows. `read_exactly` raises RecordError(TRUNCATED).
 An I/O error of the disk itself is not caught; it stays in `fault`, for libraries that turn it into one of their own.
 """
 

@@ -1,4 +1,4 @@
-"""Whether recordings were taken at the rate that is said: heartbeats and the spectrum of the QRS complexes tell.
+"""Whether recordings were taken at the stated rate: heartbeats and the spectrum of the QRS complexes show it.
 
 Samples of 250 Hz that are read as 500 Hz give hearts that beat twice as fast with QRS complexes half as wide, a vector
 without an error, and a wrong one. Measured are the median R-R interval and the frequency below which half of the power

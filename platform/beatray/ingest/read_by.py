@@ -1,6 +1,6 @@
 """Which source reads a file that is no recording by itself: MATLAB, HDF5, arrays, the signal file of a WFDB header.
 
-Contract: `read_by(tree, path)` is a sentence that says what the file is and what to do with it, empty where nothing
+Contract: `read_by(tree, path)` is a sentence on what the file is and what to do with it, empty where nothing
 here reads it. It looks at names of variables and at the files beside, never at a person's data.
 """
 
@@ -34,11 +34,11 @@ def read_by(tree: Tree, path: str) -> str:
     header = as_spelt(tree, f"{path.rpartition('.')[0]}.hea")
     wfdb = _is_mat4(head) or (path.lower().endswith(SIGNALS) and not head.startswith((MAT5, MAT73, HDF5)))
     if wfdb and header in tree:
-        return f"it is the signal file of a WFDB record: say its header, {header}, instead"
+        return f"it is the signal file of a WFDB record: give its header, {header}, instead"
     if _is_mat4(head):
         return (
             "it is a MATLAB level 4 matrix, the signal file of a WFDB record as in the PhysioNet/CinC Challenges: its "
-            f"header {header}, which tells leads, gain and rate, is missing beside it"
+            f"header {header}, which gives leads, gain and rate, is missing beside it"
         )
     if wfdb and path.lower().endswith((".dat", ".xyz")):
         return f"if it is the signal file of a WFDB record, its header {header} is missing beside it"
@@ -51,7 +51,7 @@ def read_by(tree: Tree, path: str) -> str:
     if head.startswith(NPY) or path.lower().endswith(ARRAYS):
         return (
             f"arrays are read by `beatray ingest arrays=FOLDER` {FOLDER}, with a {arrays_plan.FILE_NAME} there that "
-            "says rate, unit and leads"
+            "gives rate, unit and leads"
         )
     return ""
 
@@ -91,8 +91,8 @@ def _of_hdf5(tree: Tree, path: str) -> str:
         except RecordError as error:
             return f"it is an HDF5 file that cannot be read ({error.detail})"
     if {"tracings", "exam_id"} <= set(names):
-        told = "tracings and exam_id, as in CODE-15%, are read by `beatray ingest code15=FOLDER`"
-        return f"{told} {FOLDER}, with {code15.INDEX} there"
+        how = "tracings and exam_id, as in CODE-15%, are read by `beatray ingest code15=FOLDER`"
+        return f"{how} {FOLDER}, with {code15.INDEX} there"
     return (
         f"it is an HDF5 file with {', '.join(names[:SHOWN]) or 'nothing'}, of no source that is read here: {AS_ARRAYS}"
     )

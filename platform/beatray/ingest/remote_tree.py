@@ -1,4 +1,4 @@
-"""A data set that lies on an object store or another remote place, read file by file where it lies.
+"""A data set on an object store or another remote location, read in place file by file.
 
 Any URI is read that pyarrow or fsspec can open (s3://, gs://, hdfs://, ...), except those of the web (`web_file`); keys
 come from the environment, as for a corpus. Contract: as `ingest.tree`; a member that is to be read in pieces is read

@@ -1,7 +1,7 @@
 """The work of one ingest task: read the recordings of a slice, measure them, write their shards. No Ray here.
 
 Contract: a recording is either in a shard or refused with a reason. The shards and the note about it in `staging/` are
-a function of the recordings and of the recipe; only the note says that a slice is done.
+a function of the recordings and of the recipe; only the note marks a slice as done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from beatray.record import Record, RecordError, Window
 from beatray.storage.store import Store
 
 if TYPE_CHECKING:
-    from beatray.ingest.told import Teller
+    from beatray.ingest.progress_board import ProgressReporter
 
 STAGING = "staging"
 FLAG_NAMES = {flag.value: str(flag.name).lower() for flag in (*Flag, *WindowFlag)}
@@ -45,7 +45,7 @@ class SliceResult:
     tally: Tally = field(default_factory=dict)
     read: int = 0
     stamp: str = ""  # of the files read, so that an interrupted ingest never takes older ones for them
-    ids_dropped: int = 0  # recordings whose private patient id was not stored, for want of an id key
+    ids_dropped: int = 0  # recordings whose private patient id was not stored, since there is no id key
 
 
 def convert_slice(
@@ -53,9 +53,9 @@ def convert_slice(
     part: Slice,
     analysis: analyse.AnalysisSettings,
     id_key: IdKey | None = None,
-    teller: Teller | None = None,
+    reporter: ProgressReporter | None = None,
 ) -> SliceResult:
-    """The task: read every item, measure the windows, write the shards, leave the note; `teller` hears how far."""
+    """The task: read every item, measure the windows, write shards and note; `reporter` gets the progress."""
     stamp = stamp_of(part)
     tree = open_tree(part.location)
     writer = ShardWriter(store, part.name, part.source)
@@ -82,8 +82,8 @@ def convert_slice(
         ids_dropped += read.ids_dropped
         while len(windows) >= schema.ROWS_PER_GROUP:
             write_group()
-        if teller is not None:
-            teller.far(number, len(refused))
+        if reporter is not None:
+            reporter.report(number, len(refused))
     if windows:
         write_group()
     shards = [asdict(shard) for shard in writer.finish()]
@@ -104,7 +104,7 @@ def _measure(windows: list[Window], signals: NDArray[np.int16], settings: analys
 @dataclass(slots=True)
 class ItemRead:
     """What one item gave: the windows of its recordings and their tally, how many of these lost a private patient id
-    for want of an id key, and one row per recording that cannot be trusted."""
+    since there is no id key, and one row per recording that cannot be trusted."""
 
     windows: list[Window] = field(default_factory=list)
     tally: Tally = field(default_factory=dict)

@@ -3,7 +3,7 @@
 Data sets come from strangers, so a tree only ever gives out regular files that lie inside it. Links, devices, absolute
 names, names with `..`, hidden entries and folders that may not be opened are not listed but counted by cause in
 `passed_over`. Every read states how many bytes it is prepared to
-take. Each kind of place has a file of its own: `folder_tree`, `zip_tree`, `tar_tree`, `remote_tree`.
+take. Each kind of location has a file of its own: `folder_tree`, `zip_tree`, `tar_tree`, `remote_tree`.
 
 Contract: names are posix paths relative to the root, sorted. `head` gives at most so many first bytes of a file, of
 whatever length; it is what formats are told apart by. `open_random` gives a file for reading in pieces, for members of
@@ -70,7 +70,7 @@ def open_tree(location: str) -> Tree:
 
 
 def is_remote(location: str) -> bool:
-    """True for a URI of another place than this machine's disks."""
+    """True for a URI of a location other than this machine's disks."""
     return "://" in location and not location.startswith("file://")
 
 
@@ -78,9 +78,9 @@ def _open_remote(location: str) -> Tree:
     if is_web(location):
         size_of(location)  # refuses, with the remedy, what cannot be read there
         return ZipTree(location)
-    place = location.partition("?")[0].lower()
-    if place.endswith(".zip"):
+    path = location.partition("?")[0].lower()
+    if path.endswith(".zip"):
         return ZipTree(location)
-    if place.endswith(ARCHIVE_SUFFIXES):
+    if path.endswith(ARCHIVE_SUFFIXES):
         raise ValueError(f"{location}: a tar is not read over the network: copy it here, or store it as zip or folder")
     return RemoteTree(location)

@@ -2,7 +2,7 @@
 
 A web server has no listing that can be relied on, and a data set of small files would be tens of thousands of requests
 to a server that others use too: only a .zip is read, and only where the server gives parts of it. Contract: `size_of`
-raises OSError or ValueError whose text says in one line what is in the way and what to do; a read that fails on the way
+raises OSError or ValueError whose text names in one line the cause and the remedy; a read that fails on the way
 is tried again, then an OSError, which is no property of a recording.
 """
 
@@ -24,7 +24,7 @@ ANSWER_S = 30.0
 PAUSES_S = (0.5, 2.0, 8.0)
 """Waits before a part is asked for again."""
 ZIP_BEGINS = b"PK"
-DOWNLOAD = "download it and say the folder or .zip here"
+DOWNLOAD = "download it and give the folder or .zip here"
 
 
 def is_web(location: str) -> bool:

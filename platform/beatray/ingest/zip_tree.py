@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import IO, cast
 
-from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio, place
+from beatray.ingest.archive import DAMAGE, STEP_BYTES, ArchiveTree, Opened, Stamp, archive_stamp, check_ratio, split_uri
 from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause, check_size, problem_of
 from beatray.ingest.random_file import RandomFile
 from beatray.ingest.web_file import WebFile, is_web
@@ -132,14 +132,14 @@ def _cause(info: zipfile.ZipInfo, name: str, members: dict[str, zipfile.ZipInfo]
 def _open_remote(location: str) -> IO[bytes]:
     if is_web(location):
         return cast(IO[bytes], io.BufferedReader(WebFile(location), REMOTE_STEP_BYTES))
-    folder, name = place(location)
+    folder, name = split_uri(location)
     if folder.size(name) is None:
         raise FileNotFoundError(f"{folder.where(name)}: no such archive")
     return cast(IO[bytes], io.BufferedReader(folder.open_input(name), REMOTE_STEP_BYTES))
 
 
 def stored_start(read_at: Callable[[int, int], bytes], info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not tell."""
+    """Where the bytes of a stored zip member begin: behind its own header, whose length the directory does not give."""
     fixed = read_at(info.header_offset, _ZIP_HEADER_BYTES) if info.header_offset >= 0 else b""
     if len(fixed) < _ZIP_HEADER_BYTES or fixed[:4] != b"PK\3\4":
         raise RecordError(Reason.CORRUPT_ARCHIVE, f"{info.filename} lies outside the archive")

@@ -64,7 +64,7 @@ class GlobalBatchNorm1d(nn.Module):
             return self._normalise_locally(x, self.running_mean, self.running_var)
         self.num_batches_tracked += 1
         if _world_size() == 1 and x.numel() > self.num_features:
-            # nobody to ask, and more than one value per channel: the fused kernel does the same
+            # no other rank, and more than one value per channel: the fused kernel does the same
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
             )

@@ -1,4 +1,4 @@
-"""From logits to probabilities that can be taken at their word, chosen on validation recordings.
+"""From logits to calibrated probabilities, fitted on validation recordings.
 
 Yes-or-no targets: Platt's p = s(a z + b) for each target by itself (Platt, 1999, with his targets (N+ + 1) / (N+ + 2)
 and 1 / (N- + 2), which keep few recordings from claiming certainty). One of several classes: p = softmax(z / T) with
@@ -10,7 +10,7 @@ of those means. Of one window each, it is the usual one.
 Where the fit does not lower the negative log-likelihood of the validation labels themselves, or would turn the order of
 the scores round, or one of the two values is missing there, logits are taken as they are: slope 1, offset 0.
 
-Contract: logits (n, C) float64 of windows; `starts` (B,) says where each recording's windows begin among them, None
+Contract: logits (n, C) float64 of windows; `starts` (B,) is where each recording's windows begin among them, None
 that each window is a recording; truth (B, C) int8 or (B,) with -1 for unknown, which counts in nothing. Plain numpy.
 """
 
@@ -81,14 +81,14 @@ class Calibration:
         if self.kind == "classes":
             known = truth >= 0
             likeliest = chance[known].argmax(1)
-            said, right = chance[known].max(1), likeliest == truth[known]
+            stated, right = chance[known].max(1), likeliest == truth[known]
         else:
-            said, right = chance[truth >= 0], truth[truth >= 0] > 0
-        if not len(said):
+            stated, right = chance[truth >= 0], truth[truth >= 0] > 0
+        if not len(stated):
             return float("nan")
-        place = np.minimum((said * _BINS).astype(np.int64), _BINS - 1)
-        sums = [np.bincount(place, each, _BINS) for each in (said, right.astype(np.float64))]
-        return float(np.abs(sums[0] - sums[1]).sum() / len(said))
+        bins = np.minimum((stated * _BINS).astype(np.int64), _BINS - 1)
+        sums = [np.bincount(bins, each, _BINS) for each in (stated, right.astype(np.float64))]
+        return float(np.abs(sums[0] - sums[1]).sum() / len(stated))
 
 
 def window_means(values: NDArray[np.float64], starts: Starts) -> NDArray[np.float64]:
@@ -163,13 +163,13 @@ def _platt(z: NDArray[np.float64], y: NDArray[np.bool_], starts: Starts) -> tupl
     Each step is halved until it helps.
     """
     positives, negatives = int(y.sum()), int((~y).sum())
-    wanted = np.where(y, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    target = np.where(y, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     counts = _counts(starts, len(z))
     lines = np.stack([z, np.ones(len(z))])  # what a and b are multiplied by
 
     def lost(at: NDArray[np.float64]) -> float:
         yes, no = _log_chances(z, starts, at[0], at[1])
-        return float(-(wanted * yes + (1 - wanted) * no).sum())
+        return float(-(target * yes + (1 - target) * no).sum())
 
     at = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
     for _ in range(_STEPS):
@@ -179,7 +179,7 @@ def _platt(z: NDArray[np.float64], y: NDArray[np.bool_], starts: Starts) -> tupl
             np.add.reduceat(np.exp(rise - np.repeat(log, counts)) * lines, starts, axis=1)
             for log in _log_chances(z, starts, at[0], at[1])
         )
-        gradient = ((1 - wanted) * of_no - wanted * of_yes).sum(1)
+        gradient = ((1 - target) * of_no - target * of_yes).sum(1)
         step = np.linalg.solve(of_yes @ of_no.T + _RIDGE * np.eye(2), gradient)
         size = 1.0
         while size > 1e-10 and lost(at - size * step) > lost(at):

@@ -1,12 +1,12 @@
 """What every encoder is: lead scaling, feature maps finest first, and pooling. One network, one file in this folder.
 
-A network subclasses `Encoder`, says its `Settings` (a frozen dataclass: the schema of `encoder.*`) and `names`, and
+A network subclasses `Encoder`, names its `Settings` (a frozen dataclass: the schema of `encoder.*`) and `names`, and
 gives `forward_stages`. It is found by looking (`registry.py`); docs/adding-an-encoder.md is a worked example.
 
 Contract: input (B, 12, T) millivolts at 500 Hz, as `preprocess.prepare` makes them; `forward_stages` gives one map
 (B, C, T') per entry of `stages`, where cell j stands for input sample j * stride + offset; `forward_features` is the
 last of them; `pool` gives (B, embed_dim) float32; `forward(x)` is pool(forward_features(x)). B may be 0. `n_samples`
-(B,) says how many input samples are signal; what follows them must not matter beyond the reach of a convolution (in
+(B,) is how many input samples are signal; what follows them must not matter beyond the reach of a convolution (in
 training it does enter the statistics of batch norms, which run over all cells of a batch).
 
 Methods that need more than maps ask for it when they are built: see `TokenEncoder`, `LayerEncoder` and `LeadEncoder`.
@@ -108,8 +108,8 @@ class TokenEncoder(Protocol):
     `tokens` (B, T', D) hold positions where the network needs them; `encode` gives (B, T', channels), or with `keep`
     (B, K) int64, the tokens that are left in, (B, K, channels). `directions` names the causal stacks whose outputs lie
     one after the other along the channels, "forward" (token t has seen 0..t) and "backward" (t..T'-1); empty where a
-    token sees both sides. `drops_tokens` says whether `keep` may be given. `valid` (B, T'), or (B, K) with `keep`, bool
-    says which tokens are there: the others are as if they were not (`valid_cells`), as in `forward_stages`.
+    token sees both sides. `drops_tokens` is whether `keep` may be given. `valid` (B, T'), or (B, K) with `keep`, bool
+    marks the tokens that are there: the others are as if they were not (`valid_cells`), as in `forward_stages`.
     Where tokens hold positions, `token_positions(tokens)` gives them alone, (T', D): a method that puts something of
     its own in the place of a token leaves them there.
     """
@@ -154,11 +154,11 @@ def lead_rows(x: Tensor, leads: Sequence[int]) -> Tensor:
     return torch.stack([x[:, lead] for lead in leads], 1)
 
 
-def places(chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """Where the chosen tokens of each record are, in time order, and which of these there are: (B, T') -> (B, K) twice.
+def chosen_positions(chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Positions of the chosen tokens of each record, in time order, and which of these exist: (B, T') -> (B, K) twice.
 
     K is the most that a record has, or `most`, which asks no device; what a record with fewer has beyond them are
-    places of other tokens.
+    positions of other tokens.
     """
     counts = chosen.sum(1)
     if most is None:

@@ -1,4 +1,4 @@
-"""An exported encoder as a hashed folder: written by a finished run, read by whoever uses the encoder.
+"""An exported encoder as a hashed folder: written by a finished run, read by all users of the encoder.
 
 `encoder/` holds model.safetensors, encoder.json (name, settings, recipe of the corpus, objective, sources) and
 trained_on.bin, the content hashes of the recordings it was trained on, so that an evaluation can refuse them. Contract:
@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from beatray.errors import CheckpointError
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import read_folder, write_folder
 from beatray.storage.store import Store
@@ -85,7 +85,7 @@ def load_encoder(path: str) -> nn.Module:
     description = json.loads(files["encoder.json"])
     try:
         encoder = build_encoder(description["name"], **description["settings"])
-    except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
+    except ValueError as error:  # a user's own network that is not here, or settings of another version
         raise CheckpointError(f"the encoder at {path} cannot be built here: {error}") from error
     try:
         encoder.load_state_dict(load_tensors(files["model.safetensors"]), strict=True)
@@ -101,7 +101,7 @@ def is_encoder(path: str) -> bool:
 
 
 def _encoder_store(path: str) -> Store:
-    store = Store(place_of(str(path)))
+    store = Store(location_of(str(path)))
     return store if store.size("encoder.json") is not None else store.child(ENCODER_FOLDER)
 
 

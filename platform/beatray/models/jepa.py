@@ -13,7 +13,7 @@ from beatray.models.vit import Block, ViTSettings, initialise, positions
 
 
 class TokenPredictor(nn.Module):
-    """Kept tokens of `channels` and the places of masked ones -> masked tokens of `channels`."""
+    """Kept tokens of `channels` and the positions of masked ones -> masked tokens of `channels`."""
 
     def __init__(self, channels: int, settings: ViTSettings) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class TokenPredictor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, kept: Tensor, kept_at: Tensor, masked_at: Tensor, count: int, there: Tensor | None) -> Tensor:
-        """kept (B, K, D) at places kept_at (B, K) of `count`, masked_at (B, M) -> (B, M, D).
+        """kept (B, K, D) at positions kept_at (B, K) of `count`, masked_at (B, M) -> (B, M, D).
 
-        `there` (B, K + M) bool says which of both, kept ones first, there are; None: all.
+        `there` (B, K + M) bool marks which of both, kept ones first, there are; None: all.
         """
         table = positions(count, len(self.mask_token), self.mask_token)
         x = torch.cat([self.enter(kept) + table[kept_at], self.mask_token + table[masked_at]], dim=1)

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from beatray.errors import CheckpointError
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel, build_head
 from beatray.models.registry import build_encoder
 from beatray.storage.hashed_folder import read_folder, write_folder
@@ -84,7 +84,7 @@ def read_model(path: str) -> LoadedModel:
         head = description["head"]
         model = LabelledModel(encoder, build_head(encoder, head), head["name"] in OF_SAMPLES)
         model.load_state_dict(load_tensors(files["model.safetensors"]), strict=True)
-    except (ValueError, RuntimeError) as error:  # a network of somebody's own that is not here, or another version's
+    except (ValueError, RuntimeError) as error:  # a user's own network that is not here, or another version's
         raise CheckpointError(f"the model at {path} cannot be built here: {error}") from error
     model.eval()
     return LoadedModel(model, description)
@@ -97,12 +97,12 @@ def is_model(path: str) -> bool:
 
 def model_files(path: str) -> dict[str, bytes]:
     """The files of the model at `path`, every hash checked."""
-    place = _model_store(path)
-    if place.size(DESCRIPTION) is None:
+    store = _model_store(path)
+    if store.size(DESCRIPTION) is None:
         raise CheckpointError(f"there is no model at {path} (a run folder of `beatray finetune`, or its model/ folder)")
-    return read_folder(place)
+    return read_folder(store)
 
 
 def _model_store(path: str) -> Store:
-    store = Store(place_of(str(path)))
+    store = Store(location_of(str(path)))
     return store if store.size(DESCRIPTION) is not None else store.child(MODEL_FOLDER)

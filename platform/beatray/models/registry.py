@@ -27,7 +27,7 @@ def encoder_class(name: str) -> type[Encoder]:
 
 
 def encoder_settings(name: str, content: Mapping[str, Any], where: str = "encoder.") -> Any:
-    """The checked settings of the encoder `name`; what its name fixes cannot be said.
+    """The checked settings of the encoder `name`; what its name fixes cannot be set.
 
     Raises SettingsError (a ValueError) that names the key for an unknown one or a value that does not fit.
     """
@@ -40,7 +40,7 @@ def encoder_settings(name: str, content: Mapping[str, Any], where: str = "encode
 
 
 def encoder_defaults(name: str) -> dict[str, Any]:
-    """Every setting of the encoder `name` that can be said, with its default, as plain data."""
+    """Every setting of the encoder `name` that can be set, with its default, as plain data."""
     kind = encoder_class(name)
     fixed = kind.names.get(name, {})
     made = kind.Settings(**fixed)

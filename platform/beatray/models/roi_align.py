@@ -26,15 +26,15 @@ def bin_centres(boxes: Tensor, bins: int) -> Tensor:
 def roi_align_1d(fmap: Tensor, boxes: Tensor, owner: Tensor, stage: Stage, bins: int = 8) -> Tensor:
     """Read `bins` points under each box: (K, C, bins), in the type of `fmap`.
 
-    fmap (B, C, T') as `stage` says; boxes (K, 2) start and end in input samples, fractions allowed; owner (K,) int64
-    row of `fmap`; K may be 0. Raises ValueError for shapes that do not fit.
+    fmap (B, C, T') as `stage` describes it; boxes (K, 2) start and end in input samples, fractions allowed; owner (K,)
+    int64 row of `fmap`; K may be 0. Raises ValueError for shapes that do not fit.
     """
     if boxes.dim() != 2 or boxes.shape[1] != 2 or owner.shape != boxes.shape[:1]:
         raise ValueError(f"boxes must be (K, 2) with owner (K,), not {tuple(boxes.shape)} and {tuple(owner.shape)}")
     if len(boxes) == 0:
         return fmap.reshape(-1)[:0].reshape(0, fmap.shape[1], bins)
     last = fmap.shape[-1] - 1
-    # positions in float32 at least: bfloat16 holds only 8 bits, too few for a place among thousands of samples
+    # positions in float32 at least: bfloat16 holds only 8 bits, too few for a position among thousands of samples
     centres = bin_centres(boxes.to(torch.promote_types(boxes.dtype, torch.float32)), bins)
     cell = ((centres - stage.offset) / stage.stride).clamp(0, last)
     left = cell.floor().clamp_max(max(last - 1, 0)).long()

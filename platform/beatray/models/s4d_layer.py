@@ -25,10 +25,10 @@ class S4D(nn.Module):
 
     k_l = 2 Re sum_n C_n (exp(dt A_n) - 1) / A_n exp(dt A_n l), the zero-order hold of x' = A x + u, y = 2 Re C x, whose
     N/2 modes stand for conjugate pairs. `two_sided` adds a kernel of its own, with the same poles, for lags -1, -2, ...
-    `stride`, in input samples per token, only tells `exported_form` how many tokens a recording has.
+    `stride`, in input samples per token, only gives `exported_form` how many tokens a recording has.
 
-    Parameters say to the optimiser `no_decay` and, where time constants are concerned, `max_lr`. Everything between u
-    and y is float32 under autocast, as FFTs have no half precision; a batch of no records is legal.
+    Parameters carry for the optimizer `no_decay` and, where time constants are concerned, `max_lr`. Everything between
+    u and y is float32 under autocast, as FFTs have no half precision; a batch of no records is legal.
     """
 
     def __init__(

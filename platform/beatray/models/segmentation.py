@@ -73,7 +73,7 @@ class UNetDecoder(nn.Module):
         self.classify = Conv1d(below, classes, kernel, padding=kernel // 2)
 
     def forward(self, maps: Sequence[Tensor], n_samples: int) -> Tensor:
-        """maps finest first (B, C_i, T_i'), as the stages say; logits (B, classes, n_samples)."""
+        """maps finest first (B, C_i, T_i'), as the stages give them; logits (B, classes, n_samples)."""
         x = maps[-1]
         for join, level in zip(self.joins, range(len(maps) - 2, -1, -1), strict=True):
             coarse, fine = self.stages[level + 1], self.stages[level]

@@ -39,7 +39,7 @@ class SignalDecoder(nn.Module):
         x: Tensor = self.out(inner).unflatten(1, (len(LEADS), self.parts)).transpose(2, 3).flatten(2)
         return x
 
-    def places(self, cells: int, device: torch.device) -> Tensor:
+    def sample_positions(self, cells: int, device: torch.device) -> Tensor:
         """The nearest sample of each value: (T' parts,) int64; it may lie before the first sample or after the last."""
         middle = torch.arange(cells, device=device) * self.stage.stride + self.stage.offset
         within = (torch.arange(self.parts, device=device) - (self.parts - 1) / 2) * self.step_smp
@@ -49,7 +49,8 @@ class SignalDecoder(nn.Module):
 def low_rate(x: Tensor, at_smp: Tensor, step_smp: float) -> Tensor:
     """Means of x (B, L, T) over `step_smp` samples (made odd) around the samples at_smp (K,): (B, L, K).
 
-    A plain low-pass, so that what the decoder cannot draw is not asked of it. Places outside take the nearest sample.
+    A plain low-pass, so that what the decoder cannot draw is not asked of it. Positions outside take the nearest
+    sample.
     """
     half = int(step_smp) // 2
     padded = functional.pad(x, (half + 1, half))

@@ -7,9 +7,9 @@ eight independent leads share all weights, so that the number of parameters does
 map of a recording is the mean over leads of their maps. With two `streams` there is a network for I, II, V5 and V6 and
 another for V1 to V4: the mean over the leads of each, then over both.
 
-Ours: leads come in the encoder's scale; the pooling spans 5 samples, so that it is centred. For small machines and
-coarser maps `stem_stride` 2 leaves half of the stem's work out, and `block_stride` 2 halves the rate in the first
-convolution of every block.
+In this implementation leads come in the encoder's scale; the pooling spans 5 samples, so that it is centred. For small
+machines and coarser maps `stem_stride` 2 leaves half of the stem's work out, and `block_stride` 2 halves the rate in
+the first convolution of every block.
 
 Contract: (B, 12, T) mV -> maps finest first, the stem at stride 4 and, with block_stride 2, every block but the last at
 8, 16, ..., then the output; with block_stride 1 stem and output are both at stride 4. Kernels are odd and same-padded:
@@ -87,7 +87,7 @@ class TemporalNet(Encoder):
             valid = None if n_samples is None else n_samples.repeat_interleave(leads)
             flat = pool_over_time(maps[-1].flatten(0, 1), self.pooling, self.stages[-1], valid)
             pooled.append(flat.view(records, leads, self.lead_dim))
-        where = {lead: place for place, lead in enumerate(lead for group in self.lead_groups for lead in group)}
+        where = {lead: position for position, lead in enumerate(lead for group in self.lead_groups for lead in group)}
         return lead_rows(torch.cat(pooled, 1), [where[lead] for lead in sorted(where)])
 
     def _lead_maps(self, x_mv: Tensor) -> list[list[Tensor]]:
@@ -102,7 +102,7 @@ class TemporalNet(Encoder):
 
 
 class LeadNet(nn.Module):
-    """One lead (N, 1, T) to its maps: the stem, what both towers say at each coarser scale, the output."""
+    """One lead (N, 1, T) to its maps: the stem, the output of both towers at each coarser scale, the output."""
 
     def __init__(self, settings: TemporalNetSettings) -> None:
         super().__init__()

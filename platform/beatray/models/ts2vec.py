@@ -3,9 +3,9 @@
 The encoder of Yue et al., "TS2Vec: Towards Universal Representation of Time Series" (AAAI 2022, section 3.2): a linear
 layer on the leads of each time step, then residual blocks of two convolutions of kernel 3 with GELU before each, the
 dilation doubling from block to block, no norm layers, and dropout on the output. Ten blocks of 64 channels and a last
-one to 320 see 1 + 2 * 2 * (2^11 - 1) = 8,189 time steps. Ours: TS2Vec takes z-scored series at their own rate; here
-leads are divided by fixed standard deviations (`lead_scale`; an amplitude of its own is diagnostic), and a binomial
-filter halves the rate until a step is `stride` samples.
+one to 320 see 1 + 2 * 2 * (2^11 - 1) = 8,189 time steps. A difference: TS2Vec takes z-scored series at their own rate;
+here leads are divided by fixed standard deviations (`lead_scale`; an amplitude of its own is diagnostic), and a
+binomial filter halves the rate until a step is `stride` samples.
 
 Contract: (B, 12, T) mV at 500 Hz -> maps [linear layer, output]; the output has `stride` samples per cell, the first
 map the same or 4 (the same linear layer, on the signal at that rate: for decoders). Cell j is centred on sample
@@ -89,8 +89,8 @@ class TS2VecEncoder(Encoder):
         return [first.transpose(1, 2), self._context(tokens, self._valid(tokens, n_samples))]
 
     @staticmethod
-    def _at_stride(x: Tensor, now: int, wanted: int) -> Tensor:
-        while now < wanted:
+    def _at_stride(x: Tensor, now: int, target: int) -> Tensor:
+        while now < target:
             x, now = halve_rate(x), 2 * now
         return x
 

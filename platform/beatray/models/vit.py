@@ -83,7 +83,7 @@ class ViT(Encoder):
         return patches + self.token_positions(patches)
 
     def token_positions(self, tokens: Tensor) -> Tensor:
-        """What of tokens (B, T', width) tells their place alone: (T', width)."""
+        """The part of tokens (B, T', width) that encodes their position alone: (T', width)."""
         return positions(tokens.shape[1], self.channels, tokens)
 
     def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:

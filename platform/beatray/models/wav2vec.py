@@ -33,7 +33,7 @@ from beatray.models.layout import Conv1d, pad
 from beatray.models.tiny import halve_rate
 
 _INIT_STD = 0.02
-_FINEST = 4  # samples per cell: finer maps are large and say little
+_FINEST = 4  # samples per cell: finer maps are large and hold little
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Wav2Vec(Encoder):
     def encode(self, tokens: Tensor, keep: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """(B, T', conv_channels) -> (B, T', width). ValueError with `keep`: positions are found among neighbours."""
         if keep is not None:
-            raise ValueError("wav2vec cannot leave tokens out: a convolution over all of them tells their places")
+            raise ValueError("wav2vec cannot leave tokens out: a convolution over all of them encodes their positions")
         x = self.dropout(self.enter(self.token_norm(tokens)))
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0.0)
@@ -168,7 +168,7 @@ class TimeNorm(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """What neighbours tell of the place of a token: a grouped convolution over time and GELU, (B, T', D) -> the same.
+    """The position of a token from its neighbours: a grouped convolution over time and GELU, (B, T', D) -> the same.
 
     With kernel K token t sees tokens t - K // 2 to t + (K - 1) // 2. Weight w = gain_k v_k / |v_k| for each tap k.
     In float32 (float64 stays), outside autocast: oneDNN (torch 2.13, on a CPU with AMX) gives wrong sums for some

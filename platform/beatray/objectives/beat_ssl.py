@@ -9,7 +9,7 @@ not public: what its figures leave open is a setting here.
 Targets: `rhythm` none | hard | soft_1 | soft_2 | soft_z; `beat` the same. What makes hard beats alike is
 `beat_positives`: same_record (all beats of a record in both views are positive, needs R-peaks only), clusters (beat
 classes of the corpus) or aami (the classes of a trained classifier); inherit_record gives soft beats the similarity of
-their records instead of that of their own features. See soft_targets.py, contrast.py. Ours, not the paper's:
+their records instead of that of their own features. See soft_targets.py, contrast.py. This package's, not the paper's:
 `feature_weight` adds the reading of measured features from the embedding, see feature_regression.py;
 `prediction_weight` the prediction of tokens as CPC has it, see dense_prediction.py. Each network pass, of the views and
 of the plain crop, serves all terms that read it, and is left out where there is none.
@@ -36,10 +36,10 @@ from beatray.beat_classifier.labels import BeatLabels
 from beatray.errors import CheckpointError, SettingsError
 from beatray.models.encoder import Encoder
 from beatray.models.heads import BeatHead, ProjectionHead
+from beatray.objectives.beat_ssl_description import curves, described, uniform_warnings, variant
 from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.objectives.beat_ssl_targets import soft_of
-from beatray.objectives.beat_ssl_words import curves, described, uniform_warnings, variant
 from beatray.objectives.contrast import unit_rows
 from beatray.objectives.dense_prediction import DensePrediction, Tokens
 from beatray.objectives.feature_regression import feature_loss
@@ -154,7 +154,7 @@ class BeatSsl(Objective):
 
     @classmethod
     def resolved(cls, settings: BeatSslSettings) -> BeatSslSettings:
-        """With the place and the digest of the beat classifier, where there is one."""
+        """With the path and the digest of the beat classifier, where there is one."""
         if settings.beat_positives != "aami":
             return settings
         path = absolute(str(settings.beat_classifier))
@@ -166,7 +166,7 @@ class BeatSsl(Objective):
 
     @classmethod
     def described(cls, settings: BeatSslSettings) -> str:
-        """The targets in a few words."""
+        """A phrase for the targets."""
         return described(settings)
 
     @classmethod
@@ -181,12 +181,12 @@ class BeatSsl(Objective):
 
     @classmethod
     def curves(cls, settings: BeatSslSettings) -> Sequence[Curve]:
-        """The terms that are contrasted, how well features are read, and how often the next moment is told."""
+        """The terms that are contrasted, how well features are predicted, and the accuracy of the next moment."""
         return curves(settings)
 
     @classmethod
     def warnings(cls, settings: BeatSslSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """Collapse, and targets that say nothing, with the setting to change."""
+        """Collapse, and uninformative targets, with the setting to change."""
         return {**super().warnings(settings, means, at), **uniform_warnings(settings, means)}
 
     def _encode(
@@ -226,8 +226,8 @@ class BeatSsl(Objective):
         if not self.static_shapes:
             owner, slot = there.nonzero(as_tuple=True)
             return Slots(owner, slot, None)
-        place = torch.arange(there.numel(), device=there.device)
-        return Slots(place // there.shape[1], place % there.shape[1], there.flatten())
+        position = torch.arange(there.numel(), device=there.device)
+        return Slots(position // there.shape[1], position % there.shape[1], there.flatten())
 
     def _rhythm_term(self, pooled: Tensor, pairs: Pairs, features: Tensor | None) -> Term:
         s = self.settings

@@ -21,7 +21,7 @@ Positives = Literal["same_record", "clusters", "aami", "inherit_record"]
 
 @dataclass(frozen=True, slots=True)
 class BeatSslSettings:
-    """Settings of Beat-SSL; see beat_ssl.py for the words."""
+    """Settings of Beat-SSL; see beat_ssl.py for the terms."""
 
     rhythm: Target = setting("soft_1", "what records are contrasted with")
     beat: Target = setting("hard", "what heartbeats are contrasted with")
@@ -58,13 +58,13 @@ class BeatSslSettings:
     beat_weight: float = setting(1.0, at_least=0.0, searchable=True)
     feature_weight: float = setting(
         0.0,
-        "above 0: the embedding must also tell the measured features of the plain recording",
+        "above 0: the embedding must also predict the measured features of the plain recording",
         at_least=0.0,
         absent=0.0,
     )
     prediction_weight: float = setting(
         0.0,
-        "above 0: each moment must also be told from what came before it, and before that from what came after",
+        "above 0: each moment must also be identified by what came before it, and before that by what came after",
         at_least=0.0,
         absent=0.0,
     )

@@ -1,4 +1,4 @@
-"""Table 1 of Beat-SSL (Rizqyawan et al., ISBI 2026, arXiv:2601.16147) and what it says, as data.
+"""Table 1 of Beat-SSL (Rizqyawan et al., ISBI 2026, arXiv:2601.16147) and its findings, as data.
 
 The figures are those of the ablation table on the project's page (github.com/ilham1012/beat-ssl): 14 rows of what
 rhythms and beats are contrasted with and of the exponent that sharpens `soft_1`; its task 1 is PTB-XL superclasses, its

@@ -82,8 +82,8 @@ class Byol(Objective):
         predicted = unit_rows(self.predictor(z))
         with torch.no_grad():
             _, pooled = encode_views(self.teacher.module.encoder, views)
-            wanted = unit_rows(self.teacher.module.projector(pooled))
-        cosines = (predicted * wanted.roll(records, 0)).sum(1)  # rows of view 1 against view 2, and the other way round
+            target = unit_rows(self.teacher.module.projector(pooled))
+        cosines = (predicted * target.roll(records, 0)).sum(1)  # rows of view 1 against view 2, and the other way round
         loss, mean = global_mean((2.0 - 2.0 * cosines).sum(), records)
         return StepResult(
             loss, {"loss": mean, "record/loss": mean, "record/embedding_std": embedding_std(unit_rows(z))}

@@ -12,7 +12,7 @@ i with targets T_ij (the diagonal never counts) is, by `form`:
 
 The loss of a batch is the mean over rows whose targets have any mass; rows without are left out and counted.
 
-Where some places hold nothing (`there` (M,) bool, the same on every rank), they are neither rows nor columns.
+Where some positions hold nothing (`there` (M,) bool, the same on every rank), they are neither rows nor columns.
 
 Contract: computed in float32 (float64 stays), outside autocast. Only rows x global columns are ever materialised, and
 of many rows not all at a time: row_chunks.py.
@@ -77,7 +77,7 @@ def contrast_rows(
 ) -> RowLoss:
     """Loss of some rows of the global batch: unit z_rows (R, D) against all unit z_columns (M, D).
 
-    self_index (R,) is the column that each row is; targets (R, M) at least 0; there (M,) bool says which columns, and
+    self_index (R,) is the column that each row is; targets (R, M) at least 0; there (M,) bool marks which columns, and
     so which rows, are there, None: all. R and M may be 0.
     """
     if form not in FORMS:
@@ -107,7 +107,7 @@ def own_columns(self_index: Tensor, columns: int) -> Tensor:
 
 
 def unseen(self_index: Tensor, columns: int, there: Tensor | None = None) -> Tensor:
-    """True where a row has no column: itself, and all pairs of which one is not there: (R,), (M,) -> (R, M) bool."""
+    """True where a row has no column: itself, and all pairs with one not there: (R,), (M,) -> (R, M) bool."""
     is_self = own_columns(self_index, columns)
     return is_self if there is None else is_self | ~(there[self_index][:, None] & there)
 

@@ -1,13 +1,13 @@
-"""CPC: tell what comes next in the signal from what other moments hold.
+"""CPC: identify what comes next in the signal among other moments.
 
 Van den Oord, Li and Vinyals, "Representation Learning with Contrastive Predictive Coding" (arXiv 1807.03748), as set up
 for ECGs by Mehari and Strodthoff (Comput. Biol. Med. 2022) and, on state-space networks, by ECG-CPC (arXiv 2509.25095).
 A network makes local tokens and a causal context for each; from the context of a token the one `horizon_s` ahead is
-told from other moments. token_prediction.py has the loss, its negatives and its contract; the reference takes the sum
-over moments instead of the mean.
+identified among other moments. token_prediction.py has the loss, its negatives and its contract; the reference takes
+the sum over moments instead of the mean.
 
 A network of two causal directions (`encoder.direction=both`) predicts back in time too, and the two losses are
-averaged: then each moment knows its past and its future, which segmentation wants.
+averaged: then each moment knows its past and its future, which segmentation needs.
 """
 
 from __future__ import annotations
@@ -81,5 +81,5 @@ class Cpc(Objective):
 
     @classmethod
     def curves(cls, settings: CpcSettings) -> Sequence[Curve]:
-        """How often the next token is told from the others, and the spread of tokens."""
+        """The accuracy of the next token, and the spread of tokens."""
         return prediction_curves()

@@ -1,4 +1,4 @@
-"""CREMA: fill in what was masked, and tell the recording by what was left (hybrid learning; with weight 0 a plain MAE).
+"""CREMA: fill in what was masked, and identify the recording by the rest (hybrid learning; with weight 0 a plain MAE).
 
 Song et al., "Foundation Models for ECG: Leveraging Hybrid Self-Supervised Learning" (arXiv 2407.07110): a masked
 autoencoder (He et al., CVPR 2022) on a signal transformer, regularised by a contrast of two maskings of one window. The
@@ -106,10 +106,10 @@ class Crema(Objective):
         encoded = network.encode(tokens.repeat(times, 1, 1), orders[:, :most], there)
         drawn = self.decoder(encoded, orders, there)
         with torch.autocast(x_mv.device.type, enabled=False):
-            wanted, counts = self._targets(x_mv, views["n_valid"])
+            target, counts = self._targets(x_mv, views["n_valid"])
             masked = torch.ones_like(orders, dtype=torch.bool).scatter(1, orders[:, :most], ~there)
             errors, known = masked_errors(
-                drawn.to(wanted.dtype), wanted.repeat(times, 1, 1), counts.repeat(times, 1, 1), masked
+                drawn.to(target.dtype), target.repeat(times, 1, 1), counts.repeat(times, 1, 1), masked
             )
         loss, mean = global_mean(errors.sum(), known.sum())
         means = {"loss": mean, "patch/loss": mean}
@@ -155,16 +155,16 @@ class Crema(Objective):
     def _targets(self, x_mv: Tensor, n_valid: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled patches (B, T', 12 P), and which of their values count."""
         exact = at_least_float32(x_mv)
-        wanted = patches_of(self.encoder.lead_scale(exact), self.stage.stride)
+        target = patches_of(self.encoder.lead_scale(exact), self.stage.stride)
         if self.settings.normalise_patches:
-            wanted = functional.layer_norm(wanted, wanted.shape[-1:], eps=1e-6)
+            target = functional.layer_norm(target, target.shape[-1:], eps=1e-6)
         there = torch.arange(x_mv.shape[-1], device=x_mv.device) < n_valid[:, None]
         counts = there[:, None, :] & (x_mv != 0).any(-1, keepdim=True)
-        return wanted, patches_of(counts.to(wanted.dtype), self.stage.stride)
+        return target, patches_of(counts.to(target.dtype), self.stage.stride)
 
 
 class PatchDecoder(nn.Module):
-    """Kept tokens and their places to all patches: a learned token in the gaps, positions, blocks, a linear layer."""
+    """Kept tokens and their positions to all patches: a learned token in the gaps, blocks, a linear layer."""
 
     def __init__(self, width_in: int, patch_values: int, settings: CremaSettings) -> None:
         super().__init__()
@@ -208,11 +208,11 @@ def patches_of(x: Tensor, patch: int) -> Tensor:
     return patches
 
 
-def masked_errors(drawn: Tensor, wanted: Tensor, counts: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+def masked_errors(drawn: Tensor, target: Tensor, counts: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
     """For each row its mean over masked patches of the mean squared error over the values that count, and whether it
-    has any: drawn, wanted, counts (B, T', V), masked (B, T') -> (B,), (B,) of 0 and 1."""
+    has any: drawn, target, counts (B, T', V), masked (B, T') -> (B,), (B,) of 0 and 1."""
     values = counts.sum(-1)
-    of_patch = ((drawn - wanted).square() * counts).sum(-1) / values.clamp_min(1.0)
+    of_patch = ((drawn - target).square() * counts).sum(-1) / values.clamp_min(1.0)
     scored = masked & (values > 0)
     patches = scored.sum(1)
     return (of_patch * scored).sum(1) / patches.clamp_min(1), (patches > 0).to(of_patch.dtype)

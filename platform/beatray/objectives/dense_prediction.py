@@ -13,7 +13,7 @@ part of what is to be predicted has been seen, and the task gets easier (0.87 s 
 
 `signal` is where tokens are predicted. plain, the default: the crop itself, which `feature_weight` encodes anyway.
 views: both views, in the pass that contrast makes. There each lead is hidden for a stretch of its own, and which leads
-are hidden at a moment tells this moment from others of the recording without a look at the heart.
+are hidden at a moment sets this moment apart from others of the recording without a look at the heart.
 
 Contract: `encode` gives the network's last map (B, C, T') and the `Tokens` of the same pass.
 """

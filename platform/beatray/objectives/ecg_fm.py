@@ -1,10 +1,10 @@
-"""ECG-FM: tell masked tokens by their context, and recordings of a patient by their segments (W2V + CMSC + RLM).
+"""ECG-FM: identify masked tokens by their context, and recordings of a patient by their segments (W2V + CMSC + RLM).
 
 Oh, Chung and Choi, "Lead-agnostic Self-supervised Learning for Local and Global Representations of Electrocardiogram"
 (CHIL 2022), as ECG-FM is trained (McKeen et al., arXiv:2408.05178; the code is fairseq-signals): wav2vec 2.0 (Baevski
 et al., NeurIPS 2020, sections 2 and 3), contrastive multi-segment coding of CLOCS, and random lead masking. Of two
 adjacent segments each lead is zeroed with probability `lead_mask`, never all twelve. A network makes tokens of both; a
-learned vector replaces spans of them, and their context c must tell the quantised token q from `n_negatives` other
+learned vector replaces spans of them, and their context c must identify the quantised token q among `n_negatives` other
 masked ones of the same segment. The loss is the weighted sum (`*_weight`) of
 
     token     the contrast of masked_contrast.py, as the mean over masked tokens,
@@ -18,7 +18,8 @@ part `feature_gradient`.
 
 Contract: M = round(mask_ratio T') of the T' tokens that hold signal are masked, in every segment alike. Works with any
 network of tokens that see both sides (`wav2vec`; `vit`; `s4d`, bidirectional): the tokens are masked before `encode`.
-What a network adds to its tokens to tell their place (`token_positions`) stays, and is neither quantised nor penalised.
+What a network adds to its tokens to encode their position (`token_positions`) stays, and is neither quantised nor
+penalised.
 
 Differences from the released code: the learned vector stands in before the network's norm and linear map, not behind
 them, and the quantiser has a norm of its own; exactly M tokens are masked, not as many as the batch can spare;
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 from beatray.augment.draws import Draws
 from beatray.augment.lead_masks import mask_leads, standardise_leads
 from beatray.augment.segments import adjacent_segments
-from beatray.augment.token_spans import masked_tokens, other_places
+from beatray.augment.token_spans import masked_tokens, negative_positions
 from beatray.augment.two_views import VIEWS
 from beatray.models.encoder import Encoder, at_least_float32, cells_of, pool_over_time, valid_cells
 from beatray.objectives.contrast import unit_rows
@@ -60,7 +61,7 @@ from beatray.objectives.reduce import ddp_mean, embedding_std, gather_rows, glob
 from beatray.objectives.statistics import FeatureStatistics
 
 MIN_CODES = 0.05
-"""The part of the codes of a group in use (their perplexity), below which they are said to have collapsed."""
+"""The part of the codes of a group in use (their perplexity), below which they count as collapsed."""
 
 
 class EcgFm(Objective):
@@ -96,7 +97,7 @@ class EcgFm(Objective):
 
     def views(self, batch: Tensors, draws: Draws) -> Tensors:
         """Segments `view_1`, `view_2` (B, 12, L), and for each v `masked_v` (B, M), tokens in the order of time, with
-        others behind where a record masks fewer; `negatives_v` (B, M, N), places in it; `gumbel` (B, 2) seeds."""
+        others behind where a record masks fewer; `negatives_v` (B, M, N), positions in it; `gumbel` (B, 2) seeds."""
         s = self.settings
         out = adjacent_segments(batch, s.crop_seconds, draws)
         segments = out.pop("segment_1"), out.pop("segment_2")
@@ -109,9 +110,9 @@ class EcgFm(Objective):
         for view, segment in zip(VIEWS, segments, strict=True):
             out[f"view_{view}"] = mask_leads(segment, draws, view, s.lead_mask)
             masked = masked_tokens(draws, view, tokens, cells.cpu().numpy(), count, s.mask_span)[:, :most]
-            negatives = other_places(draws, view, most, count, s.n_negatives)
-            for name, places in (("masked", masked), ("negatives", negatives)):  # 16 bits: workers send them around
-                out[f"{name}_{view}"] = torch.from_numpy(places.astype(np.int16)).to(segment.device)
+            negatives = negative_positions(draws, view, most, count, s.n_negatives)
+            for name, positions in (("masked", masked), ("negatives", negatives)):  # 16 bits: workers send them around
+                out[f"{name}_{view}"] = torch.from_numpy(positions.astype(np.int16)).to(segment.device)
         seeds = np.stack([draws.uniform("gumbel", 1, view)[:, 0] for view in VIEWS], 1)
         out["gumbel"] = torch.from_numpy((seeds * 2.0**32).astype(np.int64)).to(out["n_valid"].device)
         return {**out, "patient_key": batch["patient_key"].to(out["n_valid"].device)}
@@ -122,17 +123,19 @@ class EcgFm(Objective):
         n_valid = views["n_valid"].repeat(2)
         tokens = network.tokens(torch.cat([views[f"view_{view}"] for view in VIEWS]), n_valid)
         tokens = scaled_gradient(tokens, s.feature_gradient, self.stop_gradient)
-        places = network.token_positions(tokens) if hasattr(network, "token_positions") else tokens.new_zeros(())
+        position_codes = (
+            network.token_positions(tokens) if hasattr(network, "token_positions") else tokens.new_zeros(())
+        )
         there = valid_cells(n_valid, self.stage, tokens.shape[1])
         masked = torch.cat([views[f"masked_{view}"] for view in VIEWS]).long()  # (2n, M)
         counted = torch.arange(masked.shape[1], device=tokens.device) < self.masked_count(there.sum(1))[:, None]
         hidden = torch.zeros_like(there).scatter(1, masked, counted)[..., None]
-        context = network.encode(torch.where(hidden, self.mask_token.to(tokens) + places, tokens), valid=there)
+        context = network.encode(torch.where(hidden, self.mask_token.to(tokens) + position_codes, tokens), valid=there)
         pooled_from = context
         if s.patient_weight > 0 and s.patient_tokens == "unmasked":
             pooled_from = network.encode(tokens, valid=there)
         with torch.autocast(tokens.device.type, enabled=False):
-            features = at_least_float32(tokens) - places
+            features = at_least_float32(tokens) - position_codes
             loss, means, counts = self._token_parts(
                 features, at_least_float32(_at(context, masked)), masked, counted, views, at
             )
@@ -201,7 +204,7 @@ class EcgFm(Objective):
 
     @classmethod
     def curves(cls, settings: EcgFmSettings) -> Sequence[Curve]:
-        """How often a token is told, the use of each codebook, and the contrast of segments."""
+        """The accuracy of masked tokens, the use of each codebook, and the contrast of segments."""
         contrast, spread = embedding_curves("record")
         level = MIN_CODES * settings.codes
         return [
@@ -241,6 +244,6 @@ def scaled_gradient(x: Tensor, part: float, stop: Stop = Tensor.detach) -> Tenso
     return fixed + part * (x - fixed)
 
 
-def _at(x: Tensor, places: Tensor) -> Tensor:
-    """(B, T, D) at places (B, M) -> (B, M, D)."""
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """(B, T, D) at positions (B, M) -> (B, M, D)."""
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))

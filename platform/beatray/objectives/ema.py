@@ -1,6 +1,6 @@
 """What some methods keep beside their weights: a teacher that follows by a moving average, and a queue of rows.
 
-Both lie in parameters and buffers of the objective, so a checkpoint holds them and a resumed run goes on with them to
+Both lie in parameters and buffers of the objective, so a checkpoint holds them and a resumed run continues with them to
 the bit; both change in `Objective.after_step` alone, so a refused step leaves them, and are equal on all ranks.
 
 A teacher (He et al., MoCo, CVPR 2020, equation 2; Grill et al., BYOL, NeurIPS 2020, section 3.1) is in no optimizer,

@@ -3,9 +3,9 @@
 The features are those of the whole recording.
 
 Contrast makes an encoder blind to what its views change, such as the electrical axis and the amplitudes that 3KG turns
-and scales; these are what hypertrophy and bundle branch blocks are told by. Reading the intervals, axes and amplitudes
-of a recording from its embedding keeps them there, in a form that a linear probe can use. No label is needed: the
-features come from the delineation of the corpus.
+and scales; these are what hypertrophy and bundle branch blocks are recognised by. Predicting the intervals, axes and
+amplitudes of a recording from its embedding keeps them there, in a form that a linear probe can use. No label is
+needed: the features come from the delineation of the corpus.
 
 Contract: the loss is the smooth L1 (Huber) distance in SDs of the corpus, over the features that were measured, as the
 mean over the global batch; values further than `FARTHEST_SD` count as that far.
@@ -31,15 +31,15 @@ def feature_loss(
     right (1: all). `static_shapes`: those that are missing take part as zeros.
     """
     there = torch.isfinite(features)
-    wanted = known.standardise(known.impute(features)).clamp(-FARTHEST_SD, FARTHEST_SD)
-    predicted = predicted.to(wanted.dtype)  # out of autocast
+    target = known.standardise(known.impute(features)).clamp(-FARTHEST_SD, FARTHEST_SD)
+    predicted = predicted.to(target.dtype)  # out of autocast
     if static_shapes:
-        predicted, wanted = (values.masked_fill(~there, 0.0) for values in (predicted, wanted))
+        predicted, target = (values.masked_fill(~there, 0.0) for values in (predicted, target))
     else:
-        predicted, wanted = predicted[there], wanted[there]
-    error = (predicted - wanted).detach()
-    total = nn.functional.smooth_l1_loss(predicted, wanted, reduction="sum")
-    sums = torch.stack([there.sum(), total.detach(), error.square().sum(), wanted.square().sum()])
+        predicted, target = predicted[there], target[there]
+    error = (predicted - target).detach()
+    total = nn.functional.smooth_l1_loss(predicted, target, reduction="sum")
+    sums = torch.stack([there.sum(), total.detach(), error.square().sum(), target.square().sum()])
     count, summed, squared, spread = sum_over_ranks(sums.double())
     explained = 1.0 - squared / spread.clamp_min(1e-12)
     means = {"feature/loss": (summed / count.clamp_min(1.0)).float(), "feature/explained": explained.float()}

@@ -3,7 +3,7 @@
 Weimann and Conrad, "Self-Supervised Pre-Training with Joint-Embedding Predictive Architecture Boosts ECG Classification
 Performance" (arXiv:2410.13867). The teacher encodes all tokens of a window. The student encodes the 15 to 25 % that are
 kept; the others are masked in blocks of at least 10 tokens (augment/token_masks.py). A predictor, half as wide
-(models/jepa.py), tells the teacher's output at the masked ones. Loss and teacher: see latent.py.
+(models/jepa.py), predicts the teacher's output at the masked ones. Loss and teacher: see latent.py.
 
 `loss=smooth_l1 normalise_targets=true` are the loss and the targets of the other method of this name (Kim,
 arXiv:2410.08559); its tokens of single leads and its attention are not here.
@@ -29,7 +29,7 @@ from beatray.augment.draws import Draws
 from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, cells_of, places
+from beatray.models.encoder import Encoder, cells_of, chosen_positions
 from beatray.models.jepa import TokenPredictor
 from beatray.models.vit import ViTSettings
 from beatray.objectives.latent import LatentPrediction, LatentSettings
@@ -93,8 +93,8 @@ class Jepa(LatentPrediction):
         teacher = needs_tokens(self.teacher.module, self.title, drops=True)
         x_mv, n_valid, part = views["view_1"], views["n_valid"], views["part"]
         most_kept, most_masked = self._most(part.shape[1]) if self.static_shapes else (None, None)
-        kept_at, kept_there = places(part == KEPT, most_kept)
-        masked_at, masked_there = places(part == MASKED, most_masked)
+        kept_at, kept_there = chosen_positions(part == KEPT, most_kept)
+        masked_at, masked_there = chosen_positions(part == MASKED, most_masked)
         whole = not self.static_shapes and bool(  # attention is faster so
             kept_there.all() & masked_there.all() & (part != NO_SIGNAL).all()
         )
@@ -104,8 +104,8 @@ class Jepa(LatentPrediction):
         with torch.no_grad():
             seen = None if whole else part != NO_SIGNAL
             h = self._targets(teacher.encode(teacher.tokens(x_mv, n_valid), valid=seen))
-            wanted = h.gather(1, masked_at[..., None].expand(-1, -1, h.shape[2]))
-        return self._result(predicted, wanted, masked_there, h, part != NO_SIGNAL)
+            target = h.gather(1, masked_at[..., None].expand(-1, -1, h.shape[2]))
+        return self._result(predicted, target, masked_there, h, part != NO_SIGNAL)
 
     def _most(self, tokens: int) -> tuple[int, int]:
         """How many of so many tokens are kept at the most, and how many are masked, in any epoch."""
@@ -128,12 +128,12 @@ def kept(cells: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
 
 
 def predictor_settings(encoder: Encoder, settings: JepaSettings) -> ViTSettings:
-    """Sizes of the predictor. ValueError where neither the settings nor the network say them, or they do not fit."""
+    """Sizes of the predictor. ValueError where neither the settings nor the network give them, or they do not fit."""
     known = {item.name: getattr(encoder.settings, item.name) for item in fields(encoder.settings)}
     depth, heads = settings.predictor_depth or known.get("depth"), settings.predictor_heads or known.get("heads")
     if depth is None or heads is None:
         raise ValueError(
-            f"{encoder.name} has no depth and heads of its own: say objective.predictor_depth and predictor_heads"
+            f"{encoder.name} has no depth and heads of its own: set objective.predictor_depth and predictor_heads"
         )
     width = settings.predictor_width or encoder.channels // 2
     if width % 2 or width % heads:

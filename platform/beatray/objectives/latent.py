@@ -9,10 +9,11 @@ masked tokens of the global batch, and over the coordinates, of
 
 No gradient reaches h. Its momentum m goes from `momentum` to `momentum_end` along a line.
 
-Nothing but the lag of the teacher keeps h from becoming a constant. Two means over coordinates tell: the SD of h over
-all tokens of the global batch, `token/target_std`, and that over the recordings at one place, `record/target_std`. The
-second is needed where tokens hold positions: h that knows its place and nothing of the signal is spread over tokens all
-the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most about 1.
+Nothing but the lag of the teacher keeps h from becoming a constant. Two means over coordinates show it: the SD of h
+over all tokens of the global batch, `token/target_std`, and that over the recordings at one position,
+`record/target_std`. The second is needed where tokens hold positions: h that knows its position and nothing of the
+signal is spread over tokens all the same, and is as easy to predict as a constant. Behind a fresh norm an SD is at most
+about 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from beatray.objectives.reduce import global_mean, sum_over_ranks
 from beatray.objectives.statistics import FeatureStatistics
 
 MIN_TARGET_STD = 0.05
-"""Of targets that come out of a norm: below, they are said to have collapsed."""
+"""Of targets that come out of a norm: below, they count as collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,10 @@ class LatentPrediction(Objective):
             exact = at_least_float32(h)
             return layer_norm(exact) if self.settings.normalise_targets else exact
 
-    def _result(self, predicted: Tensor, wanted: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:
-        """The loss of predicted, wanted (B, M, D) where `counted` (B, M); targets are h (B, T', D) where `there`."""
-        with torch.autocast(wanted.device.type, enabled=False):
-            errors = token_errors(predicted.to(wanted.dtype), wanted, self.settings.loss) * counted
+    def _result(self, predicted: Tensor, target: Tensor, counted: Tensor, h: Tensor, there: Tensor) -> StepResult:
+        """The loss of predicted, target (B, M, D) where `counted` (B, M); targets are h (B, T', D) where `there`."""
+        with torch.autocast(target.device.type, enabled=False):
+            errors = token_errors(predicted.to(target.dtype), target, self.settings.loss) * counted
         tokens = counted.sum()
         loss, mean = global_mean(errors.sum(), tokens)
         over_tokens, over_records = target_stds(h, there)
@@ -119,8 +120,8 @@ class LatentPrediction(Objective):
 def target_stds(h: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Mean SD over the global batch of the coordinates of h (B, T', D) where `there` (B, T'), as two numbers.
 
-    Over all tokens, and over the recordings at one place, as a mean over the places that two recordings reach; 0 where
-    there is nothing to spread. One collective; any rank may have no row.
+    Over all tokens, and over the recordings at one position, as a mean over the positions that two recordings reach; 0
+    where there is nothing to spread. One collective; any rank may have no row.
     """
     exact = h.detach().double() * there[..., None]
     sums, squares, count = exact.sum(0), exact.square().sum(0), there.sum(0).double()
@@ -132,15 +133,15 @@ def target_stds(h: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         return (squares / count - (sums / count).square()).clamp_min(0.0).sqrt().mean(-1)
 
     several = (count[:, 0] > 1).double()
-    at_places = (spread(sums, squares, count) * several).sum() / several.sum().clamp_min(1.0)
-    return spread(sums.sum(0), squares.sum(0), count.sum(0)).float(), at_places.float()
+    by_position = (spread(sums, squares, count) * several).sum() / several.sum().clamp_min(1.0)
+    return spread(sums.sum(0), squares.sum(0), count.sum(0)).float(), by_position.float()
 
 
-def token_errors(predicted: Tensor, wanted: Tensor, loss: str) -> Tensor:
+def token_errors(predicted: Tensor, target: Tensor, loss: str) -> Tensor:
     """The loss of each token, as the mean over its coordinates: (B, M, D) twice -> (B, M)."""
     if loss == "l1":
-        return (predicted - wanted).abs().mean(-1)
-    return functional.smooth_l1_loss(predicted, wanted, reduction="none", beta=1.0).mean(-1)
+        return (predicted - target).abs().mean(-1)
+    return functional.smooth_l1_loss(predicted, target, reduction="none", beta=1.0).mean(-1)
 
 
 def layer_norm(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Lead contrast: the leads of a recording are alike, in two views of the heart, and so are recordings of one patient.
 
-Dade et al., "Robust ECG-based cardiac classification" (Heart Rhythm O2 2026); where its settings are not told this
+Dade et al., "Robust ECG-based cardiac classification" (Heart Rhythm O2 2026); where its settings are not given this
 follows the research code of the group. Two views of a window, as if the heart lay elsewhere in the chest (3KG,
 three_kg.py), with each lead zeroed with probability 1/2; each lead goes through the network alone. The embeddings of a
 recording, 8 leads in 2 views, are 16 views of it, and the loss is the patient-aware contrast of all 120 pairs

@@ -22,7 +22,8 @@ def masked_contrast(
 ) -> tuple[Tensor, Tensor]:
     """The loss of the module text for every masked token, and whether its own scored best: (B, M) each.
 
-    context, quantised (B, M, D); codes (B, M, G) int64; negatives (B, M, N) int64, places among the M of the same row.
+    context, quantised (B, M, D); codes (B, M, G) int64; negatives (B, M, N) int64, positions among the M of the same
+    row.
     """
     scores = unit_rows(context) @ unit_rows(quantised).transpose(1, 2) / temperature  # (B, M, M)
     alike = (codes[:, :, None] == codes[:, None]).all(-1)

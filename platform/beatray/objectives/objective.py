@@ -1,6 +1,6 @@
 """What every method of pretraining is. One method, one file in this folder: a subclass of `Objective`.
 
-A subclass says its `name`, its `title`, its `Settings` (a frozen dataclass: the schema of `objective.*`, and the only
+A subclass names its `name`, its `title`, its `Settings` (a frozen dataclass: the schema of `objective.*`, and the only
 place of defaults, bounds and help) and gives `views` and `forward`. It is found by looking (`registry.py`); nothing
 else in the repository knows it by name. docs/adding-an-objective.md is a worked example.
 
@@ -9,7 +9,7 @@ tests/distributed/test_every_objective_on_ranks.py):
 
 - `views` draws all that is random in what is learned from `Draws`, which depend on seed, epoch and record alone; what
   it returns has one row per record, whatever the batch, the worker or the device. They are made ahead of their step, by
-  a thread or a process of their own: whether they are to learn from or to validate on is what `draws.validates` says,
+  a thread or a process of their own: whether they are to learn from or to validate on is in `draws.validates`,
   not the mode of the module. Dropout is the one random thing that may depend on the rank.
 - `forward` runs under data parallel training on any number of ranks with any number of records on each, zero included.
   Its loss is backpropagated on this rank; `means` and `counts` are over the global batch (see reduce.py), so k ranks
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, Tensor]
 
 MIN_EMBEDDING_STD = 0.3
-"""Of unit embeddings, as a part of that of a sphere (reduce.embedding_std): below, they are said to have collapsed."""
+"""Of unit embeddings, as a part of that of a sphere (reduce.embedding_std): below, they count as collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class ParameterGroup:
 class Curve:
     """One panel of "how it learned": the key in the journal, its title, and a level to read it against.
 
-    `share` says that the values are parts of 1.
+    `share` marks values that are parts of 1.
     """
 
     key: str
@@ -116,19 +116,19 @@ class Objective(nn.Module):
     validation, are weighed by it."""
 
     remedy: ClassVar[str] = "lower the learning rate or the temperature, or sharpen the targets"
-    """What to do when embeddings collapse, as a warning says it."""
+    """The remedy when embeddings collapse, as a warning gives it."""
 
     views_text: ClassVar[str] = "A view is what the method makes of the same stretch."
-    """What a report says below the pictures of views."""
+    """The text of a report below the pictures of views."""
 
     paper: ClassVar[str] = ""
-    """Authors, title, place and year of what it follows, with its number at arXiv: a report's page of it says so."""
+    """Authors, title, venue and year of what it follows, with its number at arXiv, as a report's page shows them."""
 
     published: ClassVar[PublishedTable | None] = None
     """The table of its paper: the report of a sweep stands beside it."""
 
     reads: tuple[str, ...] = ("signal_uv", "n_samples", "record_key")
-    """Arrays of the corpus that `views` needs; a method that needs more says so when it is built."""
+    """Arrays of the corpus that `views` needs; a method that needs more sets it when it is built."""
 
     frozen_modules: Sequence[nn.Module] = ()
     """Parts of the encoder that are not trained: they stay in evaluation mode, whatever the rest is in."""
@@ -183,7 +183,7 @@ class Objective(nn.Module):
     def selection(self, scores: Mapping[str, float]) -> float:
         """What the best checkpoint has least of: of `validation_loss` and, by `validation_NAME`, what `validated` gave.
 
-        NaN: it cannot be told.
+        NaN: it is unknown.
         """
         return scores["validation_loss"]
 
@@ -202,14 +202,14 @@ class Objective(nn.Module):
 
     @classmethod
     def described(cls, settings: Any) -> str:
-        """The method and what matters of its settings in a few words."""
+        """A phrase for the method and the settings that matter."""
         return cls.title
 
     @classmethod
     def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """What a row of a sweep with these dotted settings is called, in the method's own few words.
+        """The method's own name for a row of a sweep with these dotted settings.
 
-        With it the settings that the name leaves unsaid. None where there are no such words for them.
+        With it the settings that the name leaves out. None where the method has no name for them.
         """
         return None
 
@@ -225,7 +225,7 @@ class Objective(nn.Module):
 
     @classmethod
     def warnings(cls, settings: Any, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """One sentence for each mean that tells that learning fails, by its key."""
+        """One sentence for each mean that shows that learning fails, by its key."""
         return collapse_warnings(means, at, cls.remedy)
 
 

@@ -11,8 +11,8 @@ those with P only where it has a pair; the loss of a batch is the mean over all 
 third takes i < j alone and the fourth i > j alone, as published; the authors themselves miss the other halves. Records
 of the same patient stay in every denominator.
 
-`present` says which views of a record there are: in a pair of views only records that have both take part, above and
-below the line, and a pair of views that no record has is left out of the mean.
+`present` marks the views of a record that there are: in a pair of views only records that have both take part, above
+and below the line, and a pair of views that no record has is left out of the mean.
 
 Contract: a number of records of its own on each rank, zero included; all means are over the global batch, records
 ordered by rank. The column of a view is the row of its turned pair, so each rank needs its own rows against the columns
@@ -48,7 +48,7 @@ class PatientLoss:
     partners: Tensor
 
     def means(self, term: str) -> dict[str, Tensor]:
-        """What a step tells of the contrast, under the name of a term."""
+        """The means of the contrast that a step logs, under the name of a term."""
         found = {"loss": self.mean, "embedding_std": self.embedding_std, "partners": self.partners}
         return {f"{term}/{name}": value for name, value in found.items()}
 
@@ -108,7 +108,7 @@ def by_record(rows: Tensor, views: int) -> Tensor:
 
 
 def _partners(keys: Tensor, mine: Tensor, symmetric: bool) -> Tensor:
-    """Other records of the same patient, of all keys (N,), for those at the places mine (n,): (n, N) bool."""
+    """Other records of the same patient, of all keys (N,), for those at the positions mine (n,): (n, N) bool."""
     every = torch.arange(len(keys), device=keys.device)
     other = every != mine[:, None] if symmetric else every > mine[:, None]
     return (keys[mine, None] == keys) & other
@@ -120,7 +120,7 @@ def _rows_of_view(
     """One view of this rank's records, rows (n, E), against all views of all records, columns (V, N, E): sums of
     -log(S_ii / row sum) and of -log(S_ij / row sum) over partners, and the number of the latter: (3, V).
 
-    own (n, V) and others (N, V) say which records have the row's view and the column's.
+    own (n, V) and others (N, V) mark which records have the row's view and the column's.
     """
     logits = torch.einsum("ne,vme->nvm", rows, columns) / temperature
     logits = logits.masked_fill(~others.T, _NEVER)

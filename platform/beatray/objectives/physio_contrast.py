@@ -193,7 +193,7 @@ class PhysioContrast(Objective):
     def _errors(self, fmap: Tensor, x_mv: Tensor, views: Tensors) -> tuple[tuple[Tensor, Tensor], ...]:
         """Sum over records of their mean squared error, and how many have one: of the window, and around R-peaks."""
         drawn = self.decoder(fmap.to(x_mv.dtype))
-        at_smp = self.decoder.places(fmap.shape[-1], fmap.device)
+        at_smp = self.decoder.sample_positions(fmap.shape[-1], fmap.device)
         squared = (drawn - low_rate(self.encoder.lead_scale(x_mv), at_smp, self.decoder.step_smp)).square()
         leads = (x_mv != 0).any(-1)
         valid = (at_smp >= 0) & (at_smp < views["n_valid"][:, None])

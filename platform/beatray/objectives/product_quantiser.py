@@ -5,7 +5,7 @@ G groups of V logits l; in training the code of a group is argmax_v (l_v + n_v) 
 argmax_v l_v. Forwards the choice is one-hot, backwards it is softmax((l + n) / temperature): straight through. The
 chosen rows of a codebook of each group, one after the other, are the quantised vector.
 
-The noise of a token is a hash of a number that its record drew and of its place, computed where the tokens lie: it
+The noise of a token is a hash of a number that its record drew and of its position, computed where the tokens lie: it
 depends on no batch, rank or device, and only that one number travels.
 
 Contract: float32 (float64 stays), outside autocast. Any leading shape, zero rows included.
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from beatray.objectives.objective import Progress
 
-_WORD = 0xFFFFFFFF
+_MASK32 = 0xFFFFFFFF
 _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))  # "lowbias32" of C. Wellons; the second as a negative number, so
 # that a product with a 32-bit word never leaves 64 bits
 _EPS = 1e-7  # in the logarithm of `perplexity`, as in the reference
@@ -77,8 +77,8 @@ def code_temperature(at: Progress, start: float, end: float) -> float:
 def gumbel_noise(seed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """-log(-log u) of uniform numbers u that are a function of a row's seed (B,) int64 in 0..2^32-1: (B, *shape)."""
     count = int(torch.Size(shape).numel())
-    place = _mixed(torch.arange(count, device=seed.device))
-    bits = _mixed(place ^ seed[:, None]) >> 9  # 23 bits: the largest number below 1 is still below it in float32
+    hashed = _mixed(torch.arange(count, device=seed.device))
+    bits = _mixed(hashed ^ seed[:, None]) >> 9  # 23 bits: the largest number below 1 is still below it in float32
     u = (bits.to(dtype) + 0.5) * 2.0**-23
     return -(-u.log()).log().view(len(seed), *shape)
 
@@ -97,7 +97,7 @@ def _mixed(word: Tensor) -> Tensor:
     """A bijection of 32-bit words, held in int64, that leaves no bit where it was."""
     first, second = _MULTIPLIERS
     word = word ^ (word >> 16)
-    word = (word * first) & _WORD
+    word = (word * first) & _MASK32
     word = word ^ (word >> 15)
-    word = (word * second) & _WORD
+    word = (word * second) & _MASK32
     return word ^ (word >> 16)

@@ -1,6 +1,6 @@
-"""What a method's paper says: its table, as data that a sweep's report stands beside, and a paper that many follow.
+"""The findings of a method's paper: its table, as data for a sweep's report, and a paper that many follow.
 
-Absolute values are not ours to match (other data, encoder and labels); directions are.
+Absolute values are not to be matched (other data, encoder and labels); directions are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something the table says: in `score`, row `higher` lies above row `lower`."""
+    """A finding of the table: in `score`, row `higher` lies above row `lower`."""
 
     text: str
     higher: int
@@ -42,7 +42,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """The rows, of which the first is what the others are measured against, and what the paper says of them."""
+    """The rows, the first the baseline of the others, and the paper's findings on them."""
 
     rows: tuple[PublishedRow, ...]
     claims: tuple[Claim, ...] = ()

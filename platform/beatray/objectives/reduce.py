@@ -53,7 +53,7 @@ _host_groups: dict[Any, Any] = {}
 
 
 def gather_counts(counts: list[int], device: torch.device) -> list[list[int]]:
-    """Counts of every rank: [n] on each -> [ranks][n] on all. `device` is where the rows are; nobody waits for it."""
+    """Counts of every rank: [n] on each -> [ranks][n] on all. `device` is where the rows are; no rank waits for it."""
     if world_size() == 1:
         return [counts]
     mine = torch.tensor(counts, dtype=torch.int64)
@@ -66,7 +66,7 @@ def gather_counts(counts: list[int], device: torch.device) -> list[list[int]]:
 def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
     """Concatenate the rows of all ranks in rank order: (sizes[rank], ...) -> (sum(sizes), ...).
 
-    Differentiable for floating types. Raises ValueError where the rows are not as many as `sizes` says.
+    Differentiable for floating types. Raises ValueError where the rows are not as many as in `sizes`.
     """
     if len(sizes) != world_size() or len(rows) != sizes[rank()]:
         raise ValueError(f"{len(rows)} rows on rank {rank()} do not fit the sizes {sizes}")
@@ -113,7 +113,7 @@ def counted_mean(total: Tensor, count: Tensor | float, weight: float = 1.0) -> t
 def embedding_std(z: Tensor, there: Tensor | None = None) -> Tensor:
     """Mean SD over the global batch of the coordinates of unit rows (n, D), times sqrt(D): 1 all over the sphere.
 
-    0 when all rows are equal, or fewer than two: what tells a collapse. there (n,) bool: which rows count, None: all.
+    0 when all rows are equal, or fewer than two: the mark of a collapse. there (n,) bool: which rows count, None: all.
     One collective; any rank may have no row.
     """
     rows = z.detach().double()
@@ -146,22 +146,22 @@ def median_over_ranks(parts: Callable[[], Iterable[tuple[Tensor, Tensor]]], devi
 
     upper = counts(lambda bits: bits >> 16)
     before = upper.cumsum(0)
-    wanted = (before[-1:] + 1) // 2  # the place of the lower median, counted from 1
-    high = torch.searchsorted(before, wanted).clamp_max(_DIGIT - 1)
+    rank = (before[-1:] + 1) // 2  # the rank of the lower median, counted from 1
+    high = torch.searchsorted(before, rank).clamp_max(_DIGIT - 1)
     lower = counts(lambda bits: bits & (_DIGIT - 1), lambda bits: bits >> 16 == high)
-    within = wanted - before.gather(0, high) + upper.gather(0, high)
+    within = rank - before.gather(0, high) + upper.gather(0, high)
     low = torch.searchsorted(lower.cumsum(0), within).clamp_max(_DIGIT - 1)
     found = (high << 16 | low).to(torch.int32).view(torch.float32)
     return torch.where(before[-1:] > 0, found, torch.nan)[0]
 
 
-def bin_counts(place: Tensor, counted: Tensor, bins: int) -> Tensor:
-    """How many of the int32 places 0 .. bins - 1 that count, bool of the same shape, are in each bin: (bins,) int64.
+def bin_counts(index: Tensor, counted: Tensor, bins: int) -> Tensor:
+    """How many of the int32 indices 0 .. bins - 1 that count, bool of the same shape, are in each bin: (bins,) int64.
 
     `torch.bincount` asks the device how many bins there are.
     """
-    counts = torch.zeros(bins, dtype=torch.int32, device=place.device)
-    return counts.index_add_(0, place.flatten(), counted.flatten().int()).long()
+    counts = torch.zeros(bins, dtype=torch.int32, device=index.device)
+    return counts.index_add_(0, index.flatten(), counted.flatten().int()).long()
 
 
 def _on_device(count: Tensor | float, like: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def _gather(rows: Tensor, sizes: list[int]) -> Tensor:
     longest = max(sizes)
     if longest == 0:
         return rows.clone()
-    # collectives want equal shapes: pad to the longest, cut the padding away afterwards
+    # collectives need equal shapes: pad to the longest, cut the padding away afterwards
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows
     everyone = [torch.empty_like(padded) for _ in sizes]

@@ -2,8 +2,8 @@
 
 Latent masked prediction on state-space networks, as in a study of pretraining on ECGs (arXiv:2605.12241). Half of the
 tokens that the stem makes are replaced, in spans, by a learned token; the network keeps its even spacing in time, so
-that nothing is left out. A predictor of one block that sees both sides tells the teacher's output at the gaps. Loss and
-teacher: see latent.py; the targets are of mean 0 and variance 1 over the channels,
+that nothing is left out. A predictor of one block that sees both sides predicts the teacher's output at the gaps. Loss
+and teacher: see latent.py; the targets are of mean 0 and variance 1 over the channels,
 
     targets=jepa      LN(output of the last layer)
     targets=data2vec  LN(mean of the outputs of the last `top_layers` layers)   (Baevski et al., ICML 2022).
@@ -11,7 +11,8 @@ teacher: see latent.py; the targets are of mean 0 and variance 1 over the channe
 Contract: round(mask_part T') of the T' tokens that hold signal are masked, at least one where there are two and never
 all, in spans of `span_min_s` to `span_max_s` that may border on each other (augment/token_masks.py). The stem looks a
 few samples into a gap; a span is much longer. Needs a network whose tokens see both sides, and for data2vec one that
-shows its layers (`s4d`). Where a network could drop tokens they hold their places: the learned one gets those of `vit`.
+shows its layers (`s4d`). Where a network could drop tokens they hold their positions: the learned one gets those of
+`vit`.
 
 Differences from the study: it masks with a start probability that it divides by the span again, so that about 6 % are
 masked for Data2Vec and the last token never is; it takes blocks of 15 to 20 % for JEPA and sums Data2Vec's loss over
@@ -118,7 +119,7 @@ class S4Jepa(LatentPrediction):
         seen = torch.where(masked[..., None], gap, tokens)
         predicted = self.predictor(student.encode(seen, valid=there), there)
         with torch.no_grad():
-            h = self._targets(self._taught(x_mv, n_valid, there))
+            h = self._targets(self._compared(x_mv, n_valid, there))
         return self._result(predicted, h, masked, h, there)
 
     @classmethod
@@ -127,7 +128,7 @@ class S4Jepa(LatentPrediction):
         of = "last layer" if settings.targets == "jepa" else f"mean of the top {settings.top_layers} layers"
         return f"{cls.title}, {settings.mask_part:.0%} masked, targets of the {of}"
 
-    def _taught(self, x_mv: Tensor, n_valid: Tensor, there: Tensor) -> Tensor:
+    def _compared(self, x_mv: Tensor, n_valid: Tensor, there: Tensor) -> Tensor:
         """What the teacher makes of the whole signal, (B, T', channels), before it is normalised."""
         encoder = self.teacher.module
         tokens = needs_tokens(encoder, self.title).tokens(x_mv, n_valid)

@@ -32,7 +32,7 @@ from beatray.models.segmentation import CLASSES
 from beatray.objectives.objective import Curve, Progress, StepResult, Tensors
 from beatray.objectives.reduce import counted_mean, gather_rows, world_size
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_words
+from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_text
 from beatray.record import LEADS
 
 N_CLASSES = len(CLASSES)
@@ -84,10 +84,10 @@ class Segmentation(LabelledObjective):
         with torch.autocast(logits.device.type, enabled=False):
             logits = at_least_float32(logits).unflatten(1, (-1, N_CLASSES))  # (B, M, 4, L)
             scored = (target != IGNORE).to(logits.dtype)
-            wanted = target.clamp_min(0)
-            errors = functional.cross_entropy(logits.movedim(2, 1), wanted, reduction="none") * scored
+            truth = target.clamp_min(0)
+            errors = functional.cross_entropy(logits.movedim(2, 1), truth, reduction="none") * scored
             loss, entropy, count = counted_mean(errors.sum(), scored.sum())
-            dice = self._dice(logits, wanted, scored)
+            dice = self._dice(logits, truth, scored)
         means = {"entropy": entropy, "dice_loss": dice.detach().float()}
         total = entropy + self.settings.dice_weight * means["dice_loss"]
         found = {} if self.training else counts_of(logits.detach().argmax(2), target)
@@ -98,10 +98,10 @@ class Segmentation(LabelledObjective):
             found,
         )
 
-    def _dice(self, logits: Tensor, wanted: Tensor, scored: Tensor) -> Tensor:
+    def _dice(self, logits: Tensor, target: Tensor, scored: Tensor) -> Tensor:
         """1 - soft Dice over the global batch. Every rank has the same value, and the gradient of its own rows."""
         chance = logits.softmax(2) * scored[:, :, None]
-        truth = functional.one_hot(wanted, N_CLASSES).movedim(-1, 2) * scored[:, :, None]
+        truth = functional.one_hot(target, N_CLASSES).movedim(-1, 2) * scored[:, :, None]
         sums = torch.stack([(chance * truth).sum((0, 1, 3)), (chance + truth).sum((0, 1, 3))])[None, :, 1:]
         both, total = gather_rows(sums, [1] * world_size()).sum(0)
         dice: Tensor = ((2.0 * both + 1.0) / (total + 1.0)).mean()
@@ -116,10 +116,10 @@ class Segmentation(LabelledObjective):
     @classmethod
     def described(cls, settings: SegmentationSettings) -> str:
         """By which decoder, and with what of the encoder."""
-        return f"{cls.title}, {settings.decoder} decoder, {trained_words(settings, 'decoder')}"
+        return f"{cls.title}, {settings.decoder} decoder, {trained_text(settings, 'decoder')}"
 
     @classmethod
-    def told_scores(cls, settings: SegmentationSettings) -> Sequence[str]:
+    def validation_scores(cls, settings: SegmentationSettings) -> Sequence[str]:
         """The same for all settings."""
         return SCORES
 

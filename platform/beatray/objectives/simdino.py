@@ -1,4 +1,4 @@
-"""SimDINO: a student's crops tell what a slow teacher says of larger crops; a coding rate keeps directions in use.
+"""SimDINO: a student's crops predict a slow teacher's output for larger crops; a coding rate keeps directions in use.
 
 Wu et al., "Simplifying DINO via Coding Rate Regularization" (ICML 2025, arXiv 2502.10385), as set up for ECGs by xECG
 (arXiv 2509.10151). Of one window come two global and some local crops. The student sees all, the teacher, a moving
@@ -37,7 +37,7 @@ from beatray.augment.lead_masks import mask_leads
 from beatray.augment.token_masks import block_mask
 from beatray.augment.two_views import crop_window
 from beatray.fields import check, setting
-from beatray.models.encoder import Encoder, Stage, cells_of, places, valid_cells
+from beatray.models.encoder import Encoder, Stage, cells_of, chosen_positions, valid_cells
 from beatray.models.heads import ProjectionHead
 from beatray.objectives.coding_rate import coding_rate, rate_share
 from beatray.objectives.contrast import unit_rows
@@ -52,7 +52,7 @@ MIN_BLOCK_S = 0.2
 """Patches are hidden in blocks of at least this length, as far as so many are to be hidden."""
 
 MIN_CODING_RATE = 0.1
-"""Of its way from equal rows to balanced ones: below, embeddings are said to have collapsed."""
+"""Of its way from equal rows to balanced ones: below, embeddings count as collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,9 @@ class SimDino(Objective):
             x_mv, n_valid = stacked(views, GLOBALS)
             fmap = self.teacher.module.encoder.forward_features(x_mv, n_valid)
             pooled = self.teacher.module.encoder.pool(fmap, n_valid)
-            wanted = unit_rows(self.teacher.module.projector(pooled)).unflatten(0, (2, records))
+            target = unit_rows(self.teacher.module.projector(pooled)).unflatten(0, (2, records))
         with torch.autocast(z.device.type, enabled=False):
-            loss, cosine = global_mean(cosines(wanted, z).sum(), records, -s.coefficient)
+            loss, cosine = global_mean(cosines(target, z).sum(), records, -s.coefficient)
             moments = z[:2].transpose(1, 2) @ z[:2]  # (2, d, d)
             everywhere = gather_rows(moments[None], [1] * world_size()).sum(0)  # the sum over ranks, with gradient
             rows = sum_over_ranks(z.new_full((), float(records), dtype=torch.float64))
@@ -227,7 +227,7 @@ class SimDino(Objective):
         if not self.static_shapes:
             return tokens[hidden], None
         most = int(to_hide(np.array([hidden.shape[1]]), self.settings.mask_ratio)[0])
-        at, there = places(hidden, most)
+        at, there = chosen_positions(hidden, most)
         return tokens.gather(1, at[..., None].expand(-1, -1, tokens.shape[2])).flatten(0, 1), there.flatten()
 
     def _student(self) -> _Branch:

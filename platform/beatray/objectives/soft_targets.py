@@ -11,7 +11,7 @@ Columns that are not there (`there` (M,) bool, None: all are) have no part in me
 - soft_2: 2 alpha sigmoid(-tau d) of the distance d of range-scaled features (SoftCLT, Lee, Park and Lee, ICLR 2024,
   equation 2), d = Euclidean distance / sqrt(F), in 0..1 because every feature is.
 - soft_z: exp(-d^2 / (2 m)) to the power q, d the Euclidean distance of z-scored features and m the median of d^2 over
-  all pairs of different things in the global batch (the median heuristic of kernel methods). Ours: half of all pairs
+  all pairs of different things in the global batch (the median heuristic of kernel methods). Here half of all pairs
   lie above exp(-q / 2) whatever the features and their units are, so no exponent has to be found for a corpus.
 
 A soft target is built in two steps: a raw similarity and the monotone map that sharpens it (`Similarity`).
@@ -19,7 +19,7 @@ A soft target is built in two steps: a raw similarity and the monotone map that 
 However sharp, a soft target over hundreds of columns leaves little on the own pair, and little mass means collapse.
 `fix_positive_mass` rescales the others so that own pairs hold an exact part of each row.
 
-Whether soft targets can teach anything shows in their distribution: raw cosines squeezed just below 1 make every target
+Whether soft targets carry any signal shows in their distribution: raw cosines squeezed just below 1 make every target
 1, and a sharpening that is too strong makes every target 0. So each step counts the raw similarities of all pairs of
 different things in a histogram, which adds up over ranks, and reads quantiles off it. The bins are fine where raw
 cosines lie: they are those of 1 - s, each 1/128 of a power of two wide, so that a quantile q is known to (1 - q) / 256
@@ -101,8 +101,8 @@ MaskOf = Callable[[Tensor], Tensor]
 def others_histogram(raw: Tensor, own: Tensor, self_index: Tensor, there: Tensor | None = None) -> Tensor:
     """Counts of raw similarities (R, M) of pairs that are neither the row itself nor its own pair: (BINS,) float64."""
     apart = (1.0 - raw).to(torch.float32).clamp(0.0, 1.0)
-    place = ((apart.view(torch.int32) >> _MANTISSA) - _LOWEST).clamp_min(0)
-    return bin_counts(place, ~(own | unseen(self_index, own.shape[1], there)), BINS).double()
+    bin_index = ((apart.view(torch.int32) >> _MANTISSA) - _LOWEST).clamp_min(0)
+    return bin_counts(bin_index, ~(own | unseen(self_index, own.shape[1], there)), BINS).double()
 
 
 def quantiles(histogram: Tensor) -> Tensor:
@@ -112,9 +112,11 @@ def quantiles(histogram: Tensor) -> Tensor:
     """
     below = histogram.flip(0).cumsum(0)  # bins from similarity 0 up to 1
     rank = torch.stack([below[-1] * (level / 100.0) for level in QUANTILES]).ceil().clamp_min(1.0)
-    place = BINS - 1 - torch.searchsorted(below, rank).clamp_max(BINS - 1)
-    middle = (((place + _LOWEST) << _MANTISSA) + (1 << (_MANTISSA - 1))).to(torch.int32).view(torch.float32).double()
-    middle = torch.where(place == 0, 0.0, middle.clamp_max(1.0))
+    bin_index = BINS - 1 - torch.searchsorted(below, rank).clamp_max(BINS - 1)
+    middle = (
+        (((bin_index + _LOWEST) << _MANTISSA) + (1 << (_MANTISSA - 1))).to(torch.int32).view(torch.float32).double()
+    )
+    middle = torch.where(bin_index == 0, 0.0, middle.clamp_max(1.0))
     return torch.where(below[-1] > 0, 1.0 - middle, torch.nan)
 
 
@@ -211,6 +213,6 @@ def fix_positive_mass(
     fixable = (own_mass > 0) & (others > 0)
     if positive_mass == 0.0:
         return targets.masked_fill(own & fixable, 0.0)
-    wanted = own_mass * ((1.0 - positive_mass) / positive_mass)
-    factor = torch.where(fixable, wanted / others.clamp_min(1e-30), 1.0)
+    share = own_mass * ((1.0 - positive_mass) / positive_mass)
+    factor = torch.where(fixable, share / others.clamp_min(1e-30), 1.0)
     return torch.where(own, targets, targets * factor)

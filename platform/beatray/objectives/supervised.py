@@ -34,7 +34,7 @@ from beatray.models.encoder import Encoder, at_least_float32
 from beatray.objectives.objective import Progress, StepResult, Tensors
 from beatray.objectives.reduce import counted_mean
 from beatray.objectives.statistics import FeatureStatistics
-from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_words
+from beatray.objectives.trained_part import LabelledObjective, LabelledSettings, trained_text
 
 Kind = Literal["multilabel", "classes", "numbers"]
 Select = Literal["auto", "auroc", "f1", "accuracy", "mae", "loss"]
@@ -43,14 +43,14 @@ SCORES: dict[Kind, tuple[str, ...]] = {
     "classes": ("auroc", "f1", "accuracy"),
     "numbers": ("mae",),
 }
-"""What the validation of each kind tells, beside the loss."""
+"""The validation scores of each kind, beside the loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisedSettings(LabelledSettings):
     """Settings of learning from labels of recordings."""
 
-    table: LabelSettings = setting(LabelSettings, "with labels=table: which, and how it is read; said labels.KEY=")
+    table: LabelSettings = setting(LabelSettings, "with labels=table: which, and how it is read; set as labels.KEY=")
     task: Literal["classify", "regress"] = setting("classify", "regress: the labels are numbers")
     one_class: bool = setting(False, "recordings that show just one class of the space, told apart by a softmax")
     min_positives: int = setting(20, "training recordings that a SNOMED class needs", at_least=1)
@@ -69,9 +69,9 @@ class SupervisedSettings(LabelledSettings):
     def __post_init__(self) -> None:
         check(self)
         if self.labels == TABLE and not self.table.table:
-            raise ValueError("labels=table needs a table: say labels=PATH (objective.table.table=PATH in a sweep)")
+            raise ValueError("labels=table needs a table: set labels=PATH (objective.table.table=PATH in a sweep)")
         if self.table.table and self.labels != TABLE:
-            raise ValueError(f"labels={self.labels} reads no table: say labels=table, or leave {self.table.table} out")
+            raise ValueError(f"labels={self.labels} reads no table: set labels=table, or leave {self.table.table} out")
         if self.names and self.select not in ("auto", "loss", *SCORES[self.kind]):
             raise ValueError(f"select={self.select} is no score of {self.kind}: {', '.join(SCORES[self.kind])}, loss")
 
@@ -122,13 +122,13 @@ class Supervised(LabelledObjective):
         kind = self.settings.kind
         if kind == "numbers":
             known = torch.isfinite(target)
-            wanted = (target.to(logits.dtype) - self.mean) / self.sd
-            return (logits - torch.where(known, wanted, logits.detach())).square(), known.to(logits.dtype)
+            filled = (target.to(logits.dtype) - self.mean) / self.sd
+            return (logits - torch.where(known, filled, logits.detach())).square(), known.to(logits.dtype)
         known = target >= 0
         if kind == "classes":
-            wanted = target.clamp_min(0).long()
-            errors = functional.cross_entropy(logits, wanted, reduction="none")
-            return errors * self.weights.to(logits.dtype)[wanted], known.to(logits.dtype)
+            filled = target.clamp_min(0).long()
+            errors = functional.cross_entropy(logits, filled, reduction="none")
+            return errors * self.weights.to(logits.dtype)[filled], known.to(logits.dtype)
         truth = target.clamp_min(0).to(logits.dtype)
         no, yes = self.weights.to(logits.dtype).unflatten(0, (-1, 2)).unbind(1)
         errors = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
@@ -143,10 +143,10 @@ class Supervised(LabelledObjective):
         """What is learned, and by what."""
         table = file_name(settings.table.table)
         learned = f"{table or settings.labels or 'labels'} ({settings.kind})"
-        return f"{cls.title}, {learned}, {trained_words(settings, 'head')}"
+        return f"{cls.title}, {learned}, {trained_text(settings, 'head')}"
 
     @classmethod
-    def told_scores(cls, settings: SupervisedSettings) -> Sequence[str]:
+    def validation_scores(cls, settings: SupervisedSettings) -> Sequence[str]:
         """By the kind of the labels, which is known once they have been read."""
         return SCORES["numbers" if settings.task == "regress" else settings.kind]
 

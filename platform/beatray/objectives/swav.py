@@ -1,4 +1,4 @@
-"""SwAV: tell from one crop of a recording to which prototypes another of its crops belongs; no negatives, no teacher.
+"""SwAV: predict from one crop of a recording the prototypes of another of its crops; no negatives, no teacher.
 
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments" (NeurIPS 2020), equations 1
 to 4, as tried on 12-lead ECGs by Mehari and Strodthoff (Comput. Biol. Med. 2022). Two assign crops and some shorter
@@ -49,7 +49,7 @@ UNIFORM_NATS = 0.1
 embeddings and 3,000 prototypes in 128 dimensions lie so that a healthy run begins at 0.9 of it."""
 
 MIN_USAGE = 0.5
-"""Perplexity of the mean target as a part of the number of prototypes: below, prototypes are said to lie idle.
+"""Perplexity of the mean target as a part of the number of prototypes: below, prototypes count as idle.
 
 The assignment itself keeps it near 1 unless embeddings lie so far from some prototypes that its few rounds do not
 reach them. Embeddings that collapse show elsewhere: their targets become uniform, and the loss stays at log K.
@@ -154,7 +154,7 @@ class Swav(Objective):
 
     @classmethod
     def warnings(cls, settings: SwavSettings, means: Mapping[str, float], at: Progress) -> dict[str, str]:
-        """Collapse of embeddings, targets that say nothing, and prototypes that nothing is assigned to."""
+        """Collapse of embeddings, uninformative targets, and prototypes that nothing is assigned to."""
         found = super().warnings(settings, means, at)
         if at.part <= 0.1 or means.get("record/rows", 2.0) < 2.0:
             return found

@@ -1,6 +1,6 @@
 """From the rows of one rank to a step: terms are weighted, scaled for data parallel training, and logged.
 
-A term is one contrastive loss (record, beat) with what tells whether it can work: the entropy of its targets, the mass
+A term is one contrastive loss (record, beat) with what shows whether it can work: the entropy of its targets, the mass
 on positive pairs, quantiles of the similarities behind soft targets, and the spread of the embeddings. All of it is
 over the global batch, under the name of the term: means `term/loss`, `/target_entropy` (in units of that of a uniform
 target), `/positive_mass`, `/raw_similarity_q05` to `_q95` and `/sharp_similarity_q05` to `_q95` (soft targets only,

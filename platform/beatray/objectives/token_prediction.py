@@ -1,4 +1,4 @@
-"""One token of a sequence told from other moments by what came before it: the loss of CPC, for every method with it.
+"""One token identified among other moments by what came before it: the loss of CPC, for every method that has it.
 
 Given tokens z_t and a causal context c_t for each direction of time, a linear map predicts from c_t the one token
 `horizon_s` ahead, k steps. With q_t = W c_t and negatives n_j, other moments of the same recording,
@@ -122,7 +122,7 @@ class TokenPrediction:
         """The loss of the module text, of tokens z (B, T', D) and a context (B, T', C) for each direction.
 
         B and n_valid (B,) are `copies` times the records of what is `drawn`. Logged are `token/accuracy`, the part of
-        moments told right, `token/embedding_std`, and the loss of each direction where there are two.
+        moments identified, `token/embedding_std`, and the loss of each direction where there are two.
         """
         cells = cells_of(n_valid, self.stage, z.shape[1])
         there = valid_cells(n_valid, self.stage, z.shape[1])
@@ -189,7 +189,7 @@ class TokenPrediction:
 
 
 def prediction_curves() -> list[Curve]:
-    """How often the next token is told from the others, and the spread of tokens."""
+    """The accuracy of the next token, and the spread of tokens."""
     return [Curve("token/accuracy", "accuracy of the next token", True), embedding_curves("token")[1]]
 
 
@@ -204,10 +204,10 @@ def _sums(q: Tensor, z: Tensor, cells: Tensor, ahead: int, step: Tensor | None, 
     other recordings, None for none.
     """
     t = torch.arange(z.shape[1], device=z.device)
-    wanted = t + ahead
-    valid = (wanted >= 0) & (wanted < cells[:, None]) & (t < cells[:, None])  # (B, T')
+    target_at = t + ahead
+    valid = (target_at >= 0) & (target_at < cells[:, None]) & (t < cells[:, None])  # (B, T')
     scores = q @ z.transpose(1, 2)  # (B, T', T')
-    around = wanted.expand(len(z), -1).remainder(cells[:, None])
+    around = target_at.expand(len(z), -1).remainder(cells[:, None])
     positive = scores.gather(2, around[..., None])[..., 0]
     if step is None:
         hidden = (t >= cells[:, None])[:, None, :] | (t == around[..., None])

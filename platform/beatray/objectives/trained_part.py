@@ -8,8 +8,8 @@ running statistics, so that it is the pretrained encoder to the bit. Layers that
 the layer-wise decay of Clark et al. (ELECTRA, ICLR 2020, appendix) and Bao et al. (BEiT, ICLR 2022).
 
 `LabelledSettings` and `LabelledObjective` are what all objectives that learn from labels have in common. The last
-fields of the settings are no choices: they say what the labels of a corpus turned out to be, and are filled in before a
-run begins, so that a run that is continued must find the same.
+fields of the settings are no choices: they hold what the labels of a corpus turned out to be, and are filled in before
+a run begins, so that a run that is continued must find the same.
 
 To learn from, a window is cropped and lightly changed (augment/light.py); to validate on, it is the whole recording as
 it is.
@@ -52,7 +52,7 @@ class LabelledSettings:
         1.0, "of the labelled training patients; smaller sets lie in larger", above=0.0, at_most=1.0
     )
     fraction_seed: int | None = setting(
-        None, "which patients those are, and who validates where no folds say so; null: seed", at_least=0
+        None, "which patients those are, and who validates where no folds decide it; null: seed", at_least=0
     )
     validation_share: float = setting(
         0.2,
@@ -77,7 +77,7 @@ class LabelledSettings:
 class LabelledObjective(Objective):
     """Encoder and head, what is trained of them, their views and what chooses the best.
 
-    A subclass says which head, gives `forward` and `validated`, and names its scores.
+    A subclass sets the head, gives `forward` and `validated`, and names its scores.
     """
 
     supervised = True
@@ -113,7 +113,7 @@ class LabelledObjective(Objective):
     def selection(self, scores: Mapping[str, float]) -> float:
         """The chosen score, so that less is better; the loss where it is not defined."""
         select = self.settings.select
-        name = self.told_scores(self.settings)[0] if select == "auto" else select
+        name = self.validation_scores(self.settings)[0] if select == "auto" else select
         value = scores.get(f"validation_{name}", float("nan"))
         if not np.isfinite(value):
             return scores["validation_loss"]
@@ -125,21 +125,21 @@ class LabelledObjective(Objective):
         return layer_groups(self.encoder, self.head.parameters(), s.encoder_lr or 1.0, s.layer_decay)
 
     @classmethod
-    def told_scores(cls, settings: Any) -> Sequence[str]:
-        """What `validated` tells beside the loss; the first one chooses the best unless said otherwise."""
+    def validation_scores(cls, settings: Any) -> Sequence[str]:
+        """The scores that `validated` returns beside the loss; the first selects the best unless `select` is set."""
         raise NotImplementedError(f"{cls.__name__} names no scores")
 
     @classmethod
     def curves(cls, settings: Any) -> Sequence[Curve]:
         """The scores of the validation."""
-        names = cls.told_scores(settings)
+        names = cls.validation_scores(settings)
         return [Curve(f"validation_{name}", f"validation: {name}", name not in ERRORS) for name in names]
 
 
-def trained_words(settings: LabelledSettings, head: str) -> str:
-    """What is trained, in a few words; `head` is what the head is called."""
-    words = {"head": f"the {head} alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
-    return words[settings.trained]
+def trained_text(settings: LabelledSettings, head: str) -> str:
+    """A phrase on what is trained; `head` is what the head is called."""
+    texts = {"head": f"the {head} alone", "last": f"the last {settings.last_layers} layers", "all": "all layers"}
+    return texts[settings.trained]
 
 
 def freeze(encoder: Encoder, trained: Trained, last_layers: int = 1) -> list[nn.Module]:

@@ -10,16 +10,16 @@ makes of the moments that both hold is contrasted, at their own scale and at all
 `soft` is SoftCLT (Lee, Park and Lee, ICLR 2024): near recordings and near moments are positives too, with weights
 2 soft_alpha sigmoid(-tau_instance d_ij), d from 0 to 1, and 2 sigmoid(-tau_temporal 2^level |t - t'|). A tau of 0 is
 the hard term, as in the reference code. d_ij is the distance of the recordings' measured features
-(soft_targets.soft_2), where the paper takes dynamic time warping. `instance/row_weight` and `temporal/row_weight` tell
-how much the weights of a row are together; the own pair's is 1.
+(soft_targets.soft_2), where the paper takes dynamic time warping. `instance/row_weight` and `temporal/row_weight` are
+the sums of the weights of a row; the positive pair's is 1.
 
 `average`: the network that others get is the equal average of the weights at the start and after every step, as in the
 reference code (stochastic weight averaging); running statistics of batch norms are averaged with them.
 
-Ours: the overlap's length and its place in the parts are drawn once an epoch (the reference: once a batch, on each rank
-alone), the place of the parts in the window for each recording and epoch. In evaluation nothing is masked. The parts of
-a short recording are put where the overlap holds signal, as far as the drawn places leave room; of the overlap only
-moments that are signal count, and a recording that has none of them counts in nothing in that epoch.
+Here the overlap's length and its position in the parts are drawn once an epoch (the reference: once a batch, on each
+rank alone), the position of the parts in the window for each recording and epoch. In evaluation nothing is masked. The
+parts of a short recording are put where the overlap holds signal, as far as the drawn positions leave room; of the
+overlap only moments that are signal count, and a recording that has none of them counts in nothing in that epoch.
 
 Contract: any network of tokens; moments are its cells. The outputs of all ranks are gathered with their gradient,
 (B, T, D). The temporal term holds B (2T / 2^temporal_unit)^2 scores: raise `temporal_unit`, or take a coarser network
@@ -125,7 +125,7 @@ class TS2Vec(Objective):
         x_mv, n_valid = window["plain"], window["n_valid"]
         cells = x_mv.shape[-1] // stride
         begin, first, stop, end = draw_parts(draws.shared("overlap", 4), cells, self.least)
-        # the overlap of a short recording lies within its signal where the drawn places leave it room
+        # the overlap of a short recording lies within its signal where the drawn positions leave it room
         held = cells_of(n_valid, self.stage, cells).cpu().numpy()
         most = np.clip(held - stop, -begin, cells - end)
         offset = np.floor(draws.uniform("overlap_place", 1)[:, 0] * (most + begin + 1)).astype(np.int64) - begin
@@ -213,15 +213,15 @@ class TS2Vec(Objective):
         seconds = settings.crop_seconds
         samples = WINDOW_SAMPLES if seconds is None else min(round(seconds * RATE_HZ), WINDOW_SAMPLES)
         cells = samples // self.stage.stride
-        said = f"objective.crop_seconds={seconds} gives {cells} cells"
+        problem = f"objective.crop_seconds={seconds} gives {cells} cells"
         if cells < self.least:
             raise ValueError(
-                f"{said}, and objective.temporal_unit={settings.temporal_unit} needs an overlap of {self.least}; take "
-                "longer crops or a smaller unit"
+                f"{problem}, and objective.temporal_unit={settings.temporal_unit} needs an overlap of {self.least}; "
+                "take longer crops or a smaller unit"
             )
         if cells >> settings.temporal_unit > MAX_MOMENTS:
             raise ValueError(
-                f"{said}, of which {cells >> settings.temporal_unit} at a time are contrasted with each other, and "
+                f"{problem}, of which {cells >> settings.temporal_unit} at a time are contrasted with each other, and "
                 f"{MAX_MOMENTS} are the most that memory is planned for; raise objective.temporal_unit or take "
                 "shorter crops"
             )
@@ -231,7 +231,7 @@ def draw_parts(drawn: NDArray[np.float64], cells: int, least: int) -> tuple[int,
     """From 4 numbers in [0, 1) the cells b, f, s, e: part 1 is b..s - 1 of a window of `cells`, part 2 f..e - 1.
 
     They overlap in f..s - 1. As in the reference code: the overlap has `least` to all cells, all lengths and then all
-    places equally likely, and each part reaches from it to anywhere on its side.
+    positions equally likely, and each part reaches from it to anywhere on its side.
     """
     length_at, first_at, begin_at, end_at = drawn.tolist()
     least = min(least, cells)

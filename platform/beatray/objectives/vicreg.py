@@ -1,4 +1,4 @@
-"""VICReg: two views agree, every coordinate varies, no two coordinates say the same; no negatives and no teacher.
+"""VICReg: two views agree, every coordinate varies, no two coordinates are redundant; no negatives and no teacher.
 
 Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning" (ICLR
 2022), equations 1 to 6. With z, z' (N, D) the expanded views of the N records of the global batch, C the covariance

@@ -1,7 +1,7 @@
 """The report of one pretraining run and its evaluation, section by section.
 
 Why a module of its own: `html` knows pages, `pictures`, `ecg` and `loops` know figures; this one knows what a reader
-wants to be told and in which order: what the encoder is worth beside its baselines, what was run, whether it learned,
+wants to know and in which order: the scores of the encoder beside its baselines, what was run, whether it learned,
 what the recordings and their augmented views look like, and where the rest is kept.
 
 Contract: a part that is absent from the `Material` leaves its section out. Nothing is read from disk.
@@ -146,7 +146,7 @@ def overlays_of(
 
 def _result_section(table: ResultTable) -> Section:
     return Section(
-        title="What the encoder is worth",
+        title="Scores of the encoder",
         paragraphs=[table.notes[0]] if table.notes else [],
         html=as_html(ResultTable(table.rows, table.notes[1:])),
         pictures=[
@@ -154,7 +154,7 @@ def _result_section(table: ResultTable) -> Section:
                 to_svg(pictures.comparison(table.rows)),
                 alt="Scores of the pretrained encoder, random weights and measured features, per protocol",
                 caption="Means over seeds; bars are one SD over seeds. Whether a difference outlasts the choice of "
-                "test recordings is what the intervals of the table say.",
+                "test recordings is in the intervals of the table.",
             )
         ],
         folded={"The same table as plain text": as_text(table)},
@@ -175,31 +175,33 @@ def _run_section(material: Material) -> Section | None:
 
 def learning_pictures(
     metrics: Sequence[Mapping[str, object]],
-    wanted_curves: Sequence[Curve],
+    method_curves: Sequence[Curve],
     others: Sequence[Sequence[Mapping[str, object]]] = (),
 ) -> list[Picture]:
     """How a run learned, from the lines of its metrics.jsonl: the curves that its method asks for, and what soft
     targets there were. `others` are runs of the same method, drawn thin beside it."""
     metrics, others = _thinned(metrics), [_thinned(each) for each in others]
     steps = [_number(line.get("step")) for line in metrics]
-    curves, wanted = {}, {}
-    for curve in (*USUAL, *wanted_curves):
+    curves, shown_curves = {}, {}
+    for curve in (*USUAL, *method_curves):
         values = _column(metrics, curve.key)
         if np.isfinite(values).any():
-            curves[curve.title], wanted[curve.title] = values, curve
+            curves[curve.title], shown_curves[curve.title] = values, curve
     figures = []
     if curves and len(steps) > 1:
-        marks = {name: (curve.level, curve.level_name) for name, curve in wanted.items() if curve.level is not None}
-        shares = [name for name, curve in wanted.items() if curve.share]
+        marks = {
+            name: (curve.level, curve.level_name) for name, curve in shown_curves.items() if curve.level is not None
+        }
+        shares = [name for name, curve in shown_curves.items() if curve.share]
         beside = {
             name: [(_column(each, "step"), _column(each, curve.key)) for each in others]
-            for name, curve in wanted.items()
+            for name, curve in shown_curves.items()
         }
         figures.append(
             Picture(
                 to_svg(pictures.training_curves(steps, curves, marks, shares, beside)),
                 alt="Training curves over optimizer steps: " + ", ".join(curves),
-                caption=_curve_caption([curve.key for curve in wanted.values()]),
+                caption=_curve_caption([curve.key for curve in shown_curves.values()]),
                 share=min(1.0, max(2, len(curves)) / pictures.PANELS_PER_ROW),
             )
         )
@@ -241,15 +243,15 @@ def _curve_section(material: Material) -> Section | None:
 
 
 def _curve_caption(keys: Sequence[str]) -> str:
-    """What the panels that need a word mean."""
-    words = {
-        "target_entropy": "target entropy is relative to that of a uniform target (1: the target says nothing)",
+    """What the panels that need an explanation mean."""
+    texts = {
+        "target_entropy": "target entropy is relative to that of a uniform target (1: the target is uninformative)",
         "positive_mass": "positive mass is what a target leaves on the other view of the same recording or beat",
         "embedding_std": "embedding SD is relative to embeddings all over the sphere (0: collapsed)",
     }
-    said = [text for what, text in words.items() if any(key.endswith(f"/{what}") for key in keys)]
-    text = "; ".join(said)
-    return f"{text[:1].upper()}{text[1:]}." if said else ""
+    chosen = [text for what, text in texts.items() if any(key.endswith(f"/{what}") for key in keys)]
+    text = "; ".join(chosen)
+    return f"{text[:1].upper()}{text[1:]}." if chosen else ""
 
 
 def _target_course(metrics: Sequence[Mapping[str, object]]) -> dict[str, dict[str, NDArray[np.float64]]]:

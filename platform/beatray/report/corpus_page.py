@@ -53,8 +53,10 @@ def write_corpus_page(
         *_flag_sections(corpus, flags),
         Section("Recipe", facts=public["recipe"]),
     ]
-    place = corpus.store.where()
-    return write_report(path, "Corpus", [f"{place}: what was kept, what was refused, and the quality flags."], sections)
+    location = corpus.store.where()
+    return write_report(
+        path, "Corpus", [f"{location}: what was kept, what was refused, and the quality flags."], sections
+    )
 
 
 def source_table(sources: Mapping[str, Mapping[str, Any]]) -> str:
@@ -84,9 +86,9 @@ def label_table(sources: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for source, about in sources.items():
         common = Counter(about["labels"]).most_common()
-        told = ", ".join(f"{name} {count:,}" for name, count in common[:LABELS_SHOWN]) or "none"
+        text = ", ".join(f"{name} {count:,}" for name, count in common[:LABELS_SHOWN]) or "none"
         more = f" and {len(common) - LABELS_SHOWN} more" if len(common) > LABELS_SHOWN else ""
-        rows.append(f"<td>{escape(source)}</td><td>{len(common)}</td><td>{escape(told + more)}</td>")
+        rows.append(f"<td>{escape(source)}</td><td>{len(common)}</td><td>{escape(text + more)}</td>")
     return _table(("source", "different", "recordings with each label"), rows)
 
 
@@ -95,8 +97,8 @@ def _refused_section(refused: Sequence[Mapping[str, str]]) -> Section:
     rows = []
     for reason, count in reasons.most_common():
         some = [row for row in refused if row["reason"] == reason][:REFUSED_SHOWN]
-        told = "<br>".join(escape(f"{row['source']}/{row['item']}: {row['detail']}") for row in some)
-        rows.append(f"<td>{escape(reason)}</td><td>{count:,}</td><td>{told}</td>")
+        text = "<br>".join(escape(f"{row['source']}/{row['item']}: {row['detail']}") for row in some)
+        rows.append(f"<td>{escape(reason)}</td><td>{count:,}</td><td>{text}</td>")
     if not rows:
         return Section("Refused", ["Nothing was refused."])
     return Section("Refused", html=_table(("reason", "recordings", "for example"), rows))

@@ -36,10 +36,10 @@ def class_bars(
         axes = figure.subplots()
         width = 0.8 / max(1, len(scores))
         for number, (variant, values) in enumerate(scores.items()):
-            places = np.arange(len(classes)) + width * (number - (len(scores) - 1) / 2)
+            positions = np.arange(len(classes)) + width * (number - (len(scores) - 1) / 2)
             spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(classes))
             axes.bar(
-                places,
+                positions,
                 np.nanmean(values, axis=0),
                 width,
                 yerr=spread,
@@ -103,12 +103,12 @@ def projections(embeddings_nd: NDArray[np.float32], seed: int = 0) -> dict[str, 
     return found
 
 
-def embedding_map(places: Mapping[str, NDArray[np.float64]], groups: Mapping[str, Sequence[str]]) -> Figure:
+def embedding_map(projections: Mapping[str, NDArray[np.float64]], groups: Mapping[str, Sequence[str]]) -> Figure:
     """A row of panels per projection, a column per way to colour (class, patient, source)."""
     with rc_context(STYLE):
-        figure = new_figure(4.4 * len(groups), 4.6 * len(places))
-        panels = figure.subplots(len(places), len(groups), squeeze=False)
-        for line, (name, points) in zip(panels, places.items(), strict=True):
+        figure = new_figure(4.4 * len(groups), 4.6 * len(projections))
+        panels = figure.subplots(len(projections), len(groups), squeeze=False)
+        for line, (name, points) in zip(panels, projections.items(), strict=True):
             for axes, (by, labels) in zip(line, groups.items(), strict=True):
                 _cloud(axes, points, labels)
                 axes.set_title(f"by {by}")

@@ -31,7 +31,7 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
                 paragraphs=[
                     f"The frozen encoder with {percent(main[0].fraction)} of the labels on groups of the test "
                     "recordings. Groups are small and differ in their diagnoses: the intervals (over patients and "
-                    "seeds) say how little a difference may mean. "
+                    "seeds) show how little a difference may mean. "
                     f"Classes and waves by themselves: {main[0].encoder}."
                 ],
                 html="".join(
@@ -74,12 +74,12 @@ def group_dots(rows: Sequence[GroupRow], titles: Mapping[str, str]) -> Figure:
         for axes, task in zip(panels, tasks, strict=True):
             of_task = [row for row in rows if row.task == task]
             names = {row.group: row.recordings for row in of_task}
-            places = {name: place for place, name in enumerate(names)}
+            heights = {name: height for height, name in enumerate(names)}
             for row in of_task:
                 colour, marker = looks[row.variant]
                 low, high = row.macro.value - row.macro.low, row.macro.high - row.macro.value
                 keys[row.variant] = axes.errorbar(
-                    row.macro.value, places[row.group] + 0.2 * (COMPARED.index(row.variant) - 1),
+                    row.macro.value, heights[row.group] + 0.2 * (COMPARED.index(row.variant) - 1),
                     xerr=np.array([[max(low, 0.0)], [max(high, 0.0)]]) if np.isfinite(low + high) else None,
                     fmt=marker, color=colour, markersize=4, capsize=2,
                 )  # fmt: skip

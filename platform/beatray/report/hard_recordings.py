@@ -60,13 +60,13 @@ def hardest(truth: Truth, scores: NDArray[np.float64], how_many: int = HOW_MANY)
 
 
 def nearest(
-    features: NDArray[np.float32], train: NDArray[np.int64], wanted: NDArray[np.int64], how_many: int = NEIGHBOURS
+    features: NDArray[np.float32], train: NDArray[np.int64], rows: NDArray[np.int64], how_many: int = NEIGHBOURS
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The training recordings most alike to each wanted one, as positions (w, k), and their cosines (w, k)."""
+    """The training recordings most alike to each chosen one, as positions (w, k), and their cosines (w, k)."""
     mean, sd = features[train].mean(axis=0, dtype=np.float64), features[train].std(axis=0, dtype=np.float64)
     scaled = (features - mean) / np.where(sd > 0, sd, 1.0)
     unit = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
-    cosine = unit[wanted] @ unit[train].T
+    cosine = unit[rows] @ unit[train].T
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :how_many]
     return train[order], np.take_along_axis(cosine, order, axis=1)
 

@@ -24,7 +24,7 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure as PNG or SVG bytes; `alt` says what it shows to those who cannot see it, `caption` how to read it.
+    """A figure as PNG or SVG bytes; `alt` describes it to those who cannot see it, `caption` how to read it.
 
     `share` is how much of the page's width it takes: text in all figures should come out about as large.
     """

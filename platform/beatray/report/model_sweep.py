@@ -1,8 +1,8 @@
-"""The report of a sweep over labels: what each way to a model is worth on test recordings, by share of the labels.
+"""The report of a sweep over labels: the scores of each method on test recordings, by share of the labels.
 
 Contract: everything comes in the `ModelSweepMaterial`; nothing is read from disk. Scores are those that the models'
 folders hold; SDs are over the repeats of a method (seeds, splits), so the spread of the test recordings is not in them:
-the models' own intervals tell that.
+the models' own intervals show that.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def table_of(results: ModelResults, score: str) -> tuple[list[str], list[list[st
     lines = [
         [method.name, *(_cell(method, score, fraction) for fraction in results.fractions)] for method in results.methods
     ]
-    taught = ["recordings trained on", *(_counts(results, fraction) for fraction in results.fractions)]
-    return header, [*lines, taught]
+    counts = ["recordings trained on", *(_counts(results, fraction) for fraction in results.fractions)]
+    return header, [*lines, counts]
 
 
 def gains_of(results: ModelResults, score: str) -> tuple[list[str], list[list[str]]]:
@@ -122,7 +122,7 @@ def _scores_section(material: ModelSweepMaterial) -> Section:
     if results.missing:
         paragraphs.append(f"Not in the table, since not finished: {', '.join(results.missing)}.")
     return Section(
-        title="What labels are worth",
+        title="Scores by number of labels",
         paragraphs=paragraphs,
         html=plain_table(header, lines),
         pictures=[_picture(results)] if len(results.fractions) > 1 else [],

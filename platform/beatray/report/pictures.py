@@ -99,7 +99,7 @@ def target_course(
                 axes.axhline(nearly_uniform, color=ORANGE, linewidth=1.2, linestyle="--", label="nearly uniform above")
             axes.set_ylim(0.0, 1.05)
             axes.legend(fontsize=7, loc="best")
-            axes.set_title(f"{name}: what the targets say")
+            axes.set_title(f"{name}: the targets")
             for axes in line:
                 axes.set_xlabel("step")
                 axes.margins(x=0.01)

@@ -1,4 +1,4 @@
-"""A page of recordings with what a model says of them: its answers, its waves, and where it looks.
+"""A page of recordings with a model's predictions: its answers, its waves, and where it looks.
 
 Each recording is twelve leads over ten seconds, one below the other, at 25 mm/s and 5 mm/mV. Behind the trace lie the
 waves as bands, or the shares of the samples in one output, summed over 40 ms, orange for and blue against it; beside
@@ -102,9 +102,11 @@ def _shares(axes: Axes, shares_ln: NDArray[np.float64]) -> None:
     bins, parts = bins_of(shares_ln), np.abs(shares_ln).sum(1)
     limit = float(np.quantile(np.abs(bins), 0.995)) or 1.0
     right = bins.shape[1] * BIN_SAMPLES / RATE_HZ * MM_PER_S
-    place = (0.0, right, -TOP_MM - ROW_MM * len(LEADS), -TOP_MM)
+    extent = (0.0, right, -TOP_MM - ROW_MM * len(LEADS), -TOP_MM)
     scale = Normalize(-limit, limit)
-    axes.imshow(bins, FOR_AND_AGAINST, scale, aspect="auto", interpolation="nearest", alpha=0.6, extent=place, zorder=1)
+    axes.imshow(
+        bins, FOR_AND_AGAINST, scale, aspect="auto", interpolation="nearest", alpha=0.6, extent=extent, zorder=1
+    )
     for lead, part in enumerate(parts / max(float(parts.sum()), 1e-12)):
         middle = -TOP_MM - ROW_MM * (lead + 0.5)
         axes.text(right + 2, middle, f"{100 * part:.0f} %", fontsize=8, va="center")

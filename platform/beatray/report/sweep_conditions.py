@@ -51,7 +51,7 @@ def few_labels_section(material: SweepMaterial) -> Section | None:
             "Fine-tuned, the same network from random weights is training from scratch, at a learning rate of its own."
         )
     return Section(
-        title="What labels are worth",
+        title="Scores by number of labels",
         paragraphs=paragraphs,
         html=plain_table(header, list(rows.values())),
         pictures=pictures,
@@ -61,7 +61,7 @@ def few_labels_section(material: SweepMaterial) -> Section | None:
 def robustness_sections(material: SweepMaterial) -> list[Section]:
     """Scores over the level of noise and over the leads that are left, where test recordings were tried so."""
     sections = []
-    for kind, title, label, said in (
+    for kind, title, label, sentence in (
         (
             NOISE,
             "What noise costs",
@@ -86,14 +86,14 @@ def robustness_sections(material: SweepMaterial) -> list[Section]:
                 continue
             names = [score_name(task, protocol, max(fractions), METRICS[task][0], each) for each in found.values()]
             pictures.append(_picture(material, names, list(found), label, _title(material, task, protocol), protocol))
-            header += [f"{_score(material, task)}, {_said(kind, tick)}" for tick in found]
+            header += [f"{_score(material, task)}, {_tick_text(kind, tick)}" for tick in found]
             for line, method in zip(material.table.lines, material.results.methods, strict=True):
                 means = [_mean(method.scores(name)) for name in names]
                 rows.setdefault(line.name, [line.name]).extend(map(_number, means))
         if pictures:
             table = plain_table(header, list(rows.values()))
             sections.append(
-                Section(title=title, paragraphs=[f"{said} Training never saw it."], html=table, pictures=pictures)
+                Section(title=title, paragraphs=[f"{sentence} Training never saw it."], html=table, pictures=pictures)
             )
     return sections
 
@@ -153,7 +153,7 @@ def _picture(
     )
 
 
-def _said(kind: str, tick: str) -> str:
+def _tick_text(kind: str, tick: str) -> str:
     if kind == NOISE:
         return f"level {tick}"
     return f"{tick} leads" if tick != "1" else "1 lead"

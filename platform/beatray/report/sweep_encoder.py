@@ -74,12 +74,12 @@ def classes_section(best: Method) -> Section | None:
 def embedding_section(material: SweepMaterial) -> Section | None:
     if material.embeddings is None or len(material.embeddings.vectors) < 3:
         return None
-    places = projections(material.embeddings.vectors)
+    points = projections(material.embeddings.vectors)
     return Section(
         title="Where recordings lie",
         pictures=[
             Picture(
-                to_png(embedding_map(places, material.embeddings.groups)),
+                to_png(embedding_map(points, material.embeddings.groups)),
                 alt="Embeddings in two dimensions, coloured by " + ", ".join(material.embeddings.groups),
                 caption=f"{name_of(material.best)}: {len(material.embeddings.vectors)} recordings held out. In "
                 "t-SNE only nearness means something, not distance or size.",

@@ -1,4 +1,4 @@
-"""Figures of a sweep: what sharpening does, what labels are worth, what noise costs, and how far trials scatter.
+"""Figures of a sweep: the effect of sharpening, of the number of labels and of noise, and how far trials scatter.
 
 Contract: plain numbers in, a matplotlib `Figure` out (see `canvas`).
 """
@@ -78,7 +78,7 @@ class Course:
 def multiples(courses: Mapping[str, Course], ticks: Sequence[str], x_label: str, y_label: str) -> Figure:
     """A small panel per method over the same evenly spaced conditions: its mean with bars of one SD over trials, its
     controls dashed, and all other methods faint behind it. All panels share both axes, so twenty can be compared."""
-    places = np.arange(len(ticks))
+    positions = np.arange(len(ticks))
     means = {name: _means(course.values) for name, course in courses.items()}
     across = min(PANELS_ACROSS, max(1, len(courses)))
     down = max(1, -(-len(courses) // across))
@@ -90,15 +90,15 @@ def multiples(courses: Mapping[str, Course], ticks: Sequence[str], x_label: str,
         keys: dict[str, Artist] = {}
         for number, (axes, (name, course)) in enumerate(zip(panels, courses.items(), strict=False)):
             for other in means:
-                axes.plot(places, means[other], color=FAINT, linewidth=0.8, zorder=1)
+                axes.plot(positions, means[other], color=FAINT, linewidth=0.8, zorder=1)
             for look, (label, values) in zip(CONTROL_LOOKS, course.controls.items(), strict=False):
-                (keys[label],) = axes.plot(places, values, linewidth=1.3, zorder=2, **look)
+                (keys[label],) = axes.plot(positions, values, linewidth=1.3, zorder=2, **look)
             keys["the method"] = axes.errorbar(
-                places, means[name], yerr=_spreads(course.values), color=BLUE, marker="o", markersize=3.5,
+                positions, means[name], yerr=_spreads(course.values), color=BLUE, marker="o", markersize=3.5,
                 linewidth=1.6, capsize=2, zorder=3,
             )  # fmt: skip
             axes.set_title(name, fontsize=9)
-            axes.set_xticks(places, ticks)
+            axes.set_xticks(positions, ticks)
             axes.tick_params(labelsize=8, labelbottom=number + across >= len(courses))
             quiet_grid(axes)
         keys["all other methods"] = panels[0].plot([], [], color=FAINT, linewidth=1.2)[0]
@@ -139,8 +139,8 @@ def boxes(
         for axes in found[len(panels) :]:
             axes.set_axis_off()
         for axes, (title, methods) in zip(found, panels.items(), strict=False):
-            for place, values in enumerate(methods.values()):
-                _scatter(axes, values[np.isfinite(values)], place)
+            for height, values in enumerate(methods.values()):
+                _scatter(axes, values[np.isfinite(values)], height)
             for name, level in (levels or {}).get(title, {}).items():
                 axes.axvline(level, color=ORANGE, linewidth=1.2, linestyle="--", label=name)
             _brackets(axes, list(methods), methods, (brackets or {}).get(title, ()))
@@ -172,20 +172,20 @@ def _curve(axes: Axes, name: str, curve: Curve, colour: str, marker: str) -> Non
         axes.plot(known, [curve.reference[x] for x in known], color=colour, linewidth=1.0, linestyle="--", alpha=0.8)
 
 
-def _scatter(axes: Axes, values: NDArray[np.float64], place: int) -> None:
+def _scatter(axes: Axes, values: NDArray[np.float64], height: int) -> None:
     if len(values) >= 10:
-        body = axes.violinplot([values], [place], orientation="horizontal", widths=0.8, showextrema=False)
+        body = axes.violinplot([values], [height], orientation="horizontal", widths=0.8, showextrema=False)
         for part in body["bodies"]:  # type: ignore[attr-defined]
             part.set(facecolor=BLUE, alpha=0.2)
     if len(values) >= 5:
         axes.boxplot(
-            [values], positions=[place], orientation="horizontal", widths=0.35, showfliers=False, manage_ticks=False,
+            [values], positions=[height], orientation="horizontal", widths=0.35, showfliers=False, manage_ticks=False,
             medianprops={"color": INK}, boxprops={"color": GREY},
             whiskerprops={"color": GREY}, capprops={"color": GREY},
         )  # fmt: skip
-    axes.plot(values, np.full(len(values), place), "o", color=BLUE, alpha=0.7, markersize=4)
+    axes.plot(values, np.full(len(values), height), "o", color=BLUE, alpha=0.7, markersize=4)
     if 0 < len(values) < 5:
-        axes.plot([values.mean()], [place], "|", color=INK, markersize=11, markeredgewidth=1.6)
+        axes.plot([values.mean()], [height], "|", color=INK, markersize=11, markeredgewidth=1.6)
 
 
 def _brackets(

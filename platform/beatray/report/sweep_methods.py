@@ -41,8 +41,8 @@ def cost_rows(material: SweepMaterial) -> list[dict[str, Any]]:
     rows = []
     for line, method in zip(material.table.lines, material.results.methods, strict=True):
         first = method.trials[0]
-        told = of_trial.get(first.trial, {})
-        cost = timed.get(told.get("step", ""), {}).get("cost", {})
+        budget = of_trial.get(first.trial, {})
+        cost = timed.get(budget.get("step", ""), {}).get("cost", {})
         step_mib = max(cost["peak_mib"] - cost["base_mib"], 0.0) if cost else None
         base = max(reference["peak_mib"] - reference["base_mib"], 1e-9) if reference else None
         used = np.array([trial.figures.get(CORE_MINUTES, np.nan) for trial in method.trials])
@@ -62,7 +62,7 @@ def cost_rows(material: SweepMaterial) -> list[dict[str, Any]]:
                 "process MiB": cost.get("peak_mib"),
                 "epochs": first.settings.get("train", {}).get("epochs"),
                 "steps": lines[0][-1]["step"] + 1 if lines[0] else None,
-                "budget core-min": told.get("core_minutes"),
+                "budget core-min": budget.get("core_minutes"),
                 "core-min mean": mean_sd(used)[0],
                 "core-min SD": mean_sd(used)[1],
                 "wall min mean": mean_sd(wall)[0],
@@ -78,8 +78,8 @@ def costs_csv(material: SweepMaterial) -> str:
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        told = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-        writer.writerow({key: "" if _unknown(row[key]) else value for key, value in told.items()})
+        cells = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+        writer.writerow({key: "" if _unknown(row[key]) else value for key, value in cells.items()})
     return out.getvalue()
 
 
@@ -140,13 +140,13 @@ def cost_section(material: SweepMaterial) -> Section | None:
 
 
 def method_sections(material: SweepMaterial) -> list[Section]:
-    """A page for each method: what it is, what it is worth, how it learned, and what its collapse watch said."""
-    places = anchors(material)
-    if not places:
+    """A page for each method: what it is, its scores, how it learned, and the findings of its collapse watch."""
+    links = anchors(material)
+    if not links:
         return []
     costs = {row["method"]: row for row in cost_rows(material)}
     return [
-        _method_section(material, method, line, costs[line.name], places[line.name])
+        _method_section(material, method, line, costs[line.name], links[line.name])
         for method, line in zip(material.results.methods, material.table.lines, strict=True)
     ]
 
@@ -175,9 +175,9 @@ def _method_section(
             scratch = parts_of(column.score)[1] == "finetune"
             beside = f"from scratch {control}" if scratch else f"random weights of its network {control}"
             facts[column.title] = f"{shown(line.scores[column.title])} ({beside})"
-    found = [said for trial, lines in zip(method.trials, journals, strict=True) for said in watch(trial, lines)]
+    found = [sentence for trial, lines in zip(method.trials, journals, strict=True) for sentence in watch(trial, lines)]
     trials = f"{len(method.trials)} trial{'s' if len(method.trials) > 1 else ''}"
-    paragraphs = [f"Collapse watch: {said}" for said in found] or [f"Collapse watch: nothing in {trials}."]
+    paragraphs = [f"Collapse watch: {sentence}" for sentence in found] or [f"Collapse watch: nothing in {trials}."]
     pictures = learning_pictures(journals[0], kind.curves(settings), journals[1:]) if journals[0] else []
     beside = f", the others of its {trials} in grey" if len(journals) > 1 else ""
     return Section(
@@ -198,7 +198,7 @@ def papers(material: SweepMaterial) -> list[str]:
 
 
 def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the method's warnings say of a trial: each once, with the steps at which it held."""
+    """The method's warnings on a trial: each once, with the steps at which it held."""
     if not lines:
         return []
     kind, settings = _objective(trial)
@@ -209,12 +209,12 @@ def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
         at = Progress(int(line["step"]), steps, int(line["epoch"]), epochs)
         for key, sentence in kind.warnings(settings, known, at).items():
             held.setdefault(key, []).append((int(line["step"]) + 1, sentence))
-    told = []
+    texts = []
     for found in held.values():
         (first, sentence), last = found[0], found[-1][0]
         until = "to the end" if last == steps else f"last at step {last}"
-        told.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
-    return told
+        texts.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
+    return texts
 
 
 def _objective(trial: Evaluated) -> tuple[type[Objective], Any]:

@@ -56,9 +56,9 @@ def _table_section(material: SweepMaterial) -> Section:
     table = material.table
     counts = {len(method.trials) for method in material.results.methods}
     trials, uneven = max(counts), len(counts) > 1
-    trials_said = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
+    trials_text = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
     paragraphs = [
-        f"Mean ± SD over {trials_said} of each method, the encoder frozen unless a column says otherwise. "
+        f"Mean ± SD over {trials_text} of each method, the encoder frozen unless a column says otherwise. "
         + " ".join(f"{task_title(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
     ]
     if len(table.lines) > 1:
@@ -81,7 +81,7 @@ def _table_section(material: SweepMaterial) -> Section:
         )
     missing = [f"Not in the table, since not finished or not evaluated: {', '.join(material.results.missing)}."]
     return Section(
-        title="What each method is worth",
+        title="Scores of each method",
         paragraphs=[*paragraphs, *(missing if material.results.missing else [])],
         html=as_html(table, anchors(material)),
     )
@@ -95,23 +95,21 @@ def _claims_section(table: SweepTable) -> Section | None:
     found = verdicts(table)
     if not found:
         return None
-    head = ("what the paper's table says", "rows", "score", "paper", "here", "direction")
+    head = ("the paper's finding", "rows", "score", "paper", "here", "direction")
     rows = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _claim_cells(verdict))}</tr>" for verdict in found]
     html = (
         f"<table class='results'><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
     counts = {mark: sum(verdict.mark == mark for verdict in found) for mark in ("same", "mixed", "opposite")}
-    said = ", ".join(f"{count} {mark}" for mark, count in counts.items())
-    return Section(
-        title="What the paper says, and what happened here", paragraphs=[f"Of {len(found)}: {said}."], html=html
-    )
+    counted = ", ".join(f"{count} {mark}" for mark, count in counts.items())
+    return Section(title="The paper's findings, and those here", paragraphs=[f"Of {len(found)}: {counted}."], html=html)
 
 
 def _claim_cells(verdict: Verdict) -> tuple[str, ...]:
-    ours = f"{'+' if verdict.ours.mean() >= 0 else ''}{shown(verdict.ours)}"
+    here = f"{'+' if verdict.measured.mean() >= 0 else ''}{shown(verdict.measured)}"
     rows = f"{verdict.rows[0]} over {verdict.rows[1]}"
-    return verdict.text, rows, verdict.score, f"{verdict.paper:+.3f}", ours, verdict.mark
+    return verdict.text, rows, verdict.score, f"{verdict.paper:+.3f}", here, verdict.mark
 
 
 def _run_section(material: SweepMaterial) -> Section:

@@ -21,7 +21,7 @@ from beatray.report import sweep_figures
 from beatray.report.canvas import to_svg
 from beatray.report.html import Picture, Section, plain_table
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_table import CONTROL_NAMES, Line, SweepTable, data_name, in_words
+from beatray.report.sweep_table import CONTROL_NAMES, Line, SweepTable, data_name, full_name
 from beatray.sweep.results import Method
 
 MOST_TESTED = 4
@@ -42,8 +42,8 @@ def compared(table: SweepTable, against: str | None = None) -> tuple[list[Metric
     first = named or table.baseline or table.lines[0]
     repeats = [
         repeat
-        for place, repeat in enumerate(first.repeats)
-        if all(np.isfinite(first.scores[column.title][place]) for column in table.tests)
+        for position, repeat in enumerate(first.repeats)
+        if all(np.isfinite(first.scores[column.title][position]) for column in table.tests)
     ]
     runs, left_out = [], []
     for line in table.lines:
@@ -108,9 +108,9 @@ def _is_number(value: object) -> bool:
 def _without(key: str, method: Method) -> str:
     """What a method is called but for this setting."""
     changes = {other: value for other, value in method.changes.items() if other != key}
-    said = method.objective.variant(changes)
-    if said is not None:
-        return in_words(*said)
+    variant = method.objective.variant(changes)
+    if variant is not None:
+        return full_name(*variant)
     return ", ".join(f"{other}={value}" for other, value in changes.items()) or "all"
 
 
@@ -138,8 +138,8 @@ def labels_section(material: SweepMaterial) -> Section | None:
     for task in material.results.tasks:
         metric = METRICS[task][0]
         title = f"{data_name(material.results, task)} {METRIC_NAMES[metric].removeprefix('macro ')}"
-        wanted = (task, MAIN_PROTOCOL[task], metric)
-        names = [name for name in material.results.score_names() if parts_of(name)[:3] == wanted]
+        selected = (task, MAIN_PROTOCOL[task], metric)
+        names = [name for name in material.results.score_names() if parts_of(name)[:3] == selected]
         if len(names) < 2:
             continue
         fractions = {name: parts_of(name)[3] for name in names}
@@ -155,7 +155,7 @@ def labels_section(material: SweepMaterial) -> Section | None:
     if not panels:
         return None
     return Section(
-        title="What labels are worth",
+        title="Scores by number of labels",
         pictures=[
             Picture(
                 to_svg(sweep_figures.curves(panels, "labels used", percent=True)),
@@ -171,10 +171,10 @@ def labels_section(material: SweepMaterial) -> Section | None:
 def _leading(material: SweepMaterial) -> dict[str, Method]:
     """The baseline and the best method of each column, by the names of their lines, as many as can be told apart."""
     pairs = list(zip(material.table.lines, material.results.methods, strict=True))
-    wanted = [line for line, _ in pairs if line is material.table.baseline]
+    selected = [line for line, _ in pairs if line is material.table.baseline]
     for column in material.table.tests:
-        wanted.append(max((line for line, _ in pairs), key=lambda line: float(np.nanmean(line.scores[column.title]))))
-    names = list(dict.fromkeys(line.name for line in wanted))[:MOST_LINES]
+        selected.append(max((line for line, _ in pairs), key=lambda line: float(np.nanmean(line.scores[column.title]))))
+    names = list(dict.fromkeys(line.name for line in selected))[:MOST_LINES]
     return {line.name: method for line, method in pairs if line.name in names}
 
 
@@ -201,12 +201,12 @@ def scatter_section(material: SweepMaterial) -> Section:
         for each in comparisons
     }
     refusals = {each.statistics.refusal for each in comparisons if each.statistics.refusal}
-    told = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in sorted(refusals)]
+    paragraphs = [f"Against {comparisons[0].statistics.comparisons[0].second}: {text}" for text in sorted(refusals)]
     if left_out:
-        told.append(f"Not compared, since a trial that the others have is missing: {', '.join(left_out)}.")
+        paragraphs.append(f"Not compared, since a trial that the others have is missing: {', '.join(left_out)}.")
     return Section(
         title="How far the trials scatter",
-        paragraphs=told,
+        paragraphs=paragraphs,
         html=_tests_table(comparisons),
         pictures=[
             Picture(

@@ -92,13 +92,13 @@ class SweepTable:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a claim of the paper: its difference, ours (n trials,), and how the directions compare."""
+    """A claim of the paper checked: its difference, the measured ones (n trials,), and how the directions compare."""
 
     text: str
     rows: tuple[int, int]
     score: str
     paper: float
-    ours: NDArray[np.float64]
+    measured: NDArray[np.float64]
     mark: str
 
 
@@ -129,7 +129,7 @@ def task_title(results: SweepResults, task: str) -> str:
 
 
 def names_of(results: SweepResults) -> list[str]:
-    """What the methods are called: in few words, unless two would be called the same."""
+    """The names of the methods: short ones, unless two would be the same."""
     short = [name_of(method) for method in results.methods]
     return [
         name if short.count(name) == 1 else method.name for name, method in zip(short, results.methods, strict=True)
@@ -166,12 +166,12 @@ def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
     architectures = [
         _encoder_of(method) or (named[network_of(method.trials[0])] if several else "") for method in groups.values()
     ]
-    wanted = [("features", CONTROL_NAMES["features"], next(iter(groups.values())))]
+    lines = [("features", CONTROL_NAMES["features"], next(iter(groups.values())))]
     for architecture, method in reversed(list(zip(architectures, groups.values(), strict=True))):
-        said = architecture if architectures.count(architecture) == 1 else method.name
-        wanted.insert(0, ("random", ", ".join([CONTROL_NAMES["random"], *([said] if said else [])]), method))
+        suffix = architecture if architectures.count(architecture) == 1 else method.name
+        lines.insert(0, ("random", ", ".join([CONTROL_NAMES["random"], *([suffix] if suffix else [])]), method))
     found = []
-    for variant, name, method in wanted:
+    for variant, name, method in lines:
         each = {trial.control: n for n, trial in enumerate(method.trials)}.values()
         scores = {
             column.title: method.control_scores(column.score, variant)[list(each)]
@@ -199,10 +199,10 @@ def verdicts(table: SweepTable) -> list[Verdict]:
         higher, lower = by_number.get(claim.higher), by_number.get(claim.lower)
         if column is None or higher is None or lower is None or not higher.paper or not lower.paper:
             continue
-        ours = _difference(higher, lower, column.title)
+        measured = _difference(higher, lower, column.title)
         gap = higher.paper.scores[claim.score] - lower.paper.scores[claim.score]
         rows = (claim.higher, claim.lower)
-        found.append(Verdict(claim.text, rows, column.title, gap, ours, _direction(ours, gap)))
+        found.append(Verdict(claim.text, rows, column.title, gap, measured, _direction(measured, gap)))
     return found
 
 
@@ -266,19 +266,19 @@ def network_names(results: SweepResults) -> dict[str, str]:
     for key, settings in found.items():
         alike = [other for other in found.values() if other.get("name") == settings.get("name")]
         apart = [name for name in settings if any(other.get(name) != settings[name] for other in alike)]
-        said = [f"{name} {settings[name]}" for name in apart]
-        names[key] = " ".join([str(settings.get("name", "")), *([f"({', '.join(said)})"] if said else [])])
+        differing = [f"{name} {settings[name]}" for name in apart]
+        names[key] = " ".join([str(settings.get("name", "")), *([f"({', '.join(differing)})"] if differing else [])])
     return names
 
 
 def name_of(method: Method) -> str:
-    """What makes the method in its objective's few words, and what these leave; else the trial's own name."""
-    said = method.objective.variant(method.changes)
-    return method.name if said is None else in_words(*said)
+    """The method's short name by its objective, with the settings that it leaves out; else the trial's own name."""
+    variant = method.objective.variant(method.changes)
+    return method.name if variant is None else full_name(*variant)
 
 
-def in_words(name: str, left: Mapping[str, object]) -> str:
-    """The name and the settings that it leaves unsaid."""
+def full_name(name: str, left: Mapping[str, object]) -> str:
+    """The name and the settings that it leaves out."""
     others = [
         value if isinstance(value, str) else f"{key.rpartition('.')[2]} {value}"
         for key, value in left.items()
@@ -306,9 +306,9 @@ def _difference(one: Line, other: Line, title: str) -> NDArray[np.float64]:
     return differences[np.isfinite(differences)]
 
 
-def _direction(ours: NDArray[np.float64], paper: float) -> str:
-    along, against = np.sign(ours) == np.sign(paper), np.sign(ours) == -np.sign(paper)
-    if not ours.size:
+def _direction(measured: NDArray[np.float64], paper: float) -> str:
+    along, against = np.sign(measured) == np.sign(paper), np.sign(measured) == -np.sign(paper)
+    if not measured.size:
         return ""
     return SAME if along.all() else OPPOSITE if against.all() else MIXED
 

@@ -61,17 +61,17 @@ def as_html(table: SweepTable, links: Mapping[str, str] | None = None) -> str:
     A method named in `links` leads to that anchor.
     """
     header, lines = _texts(table)
-    places = [n for n, title in enumerate(header) if title in {column.title for column in table.shown}]
+    positions = [n for n, title in enumerate(header) if title in {column.title for column in table.shown}]
     best = {}
-    for column, place in zip(table.shown, places, strict=True):
+    for column, position in zip(table.shown, positions, strict=True):
         means = [mean_sd(line.scores[column.title])[0] for line in table.lines]
-        best[place] = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
+        best[position] = int(np.nanargmax(means)) if np.isfinite(means).any() else -1
     parts = ["<table class='results'><thead><tr>", *(f"<th>{escape(name)}</th>" for name in header)]
     parts.append("</tr></thead><tbody>")
     for number, cells in enumerate(lines):
         marked = [
-            f"<strong>{escape(cell)}</strong>" if best.get(place) == number else escape(cell)
-            for place, cell in enumerate(cells)
+            f"<strong>{escape(cell)}</strong>" if best.get(position) == number else escape(cell)
+            for position, cell in enumerate(cells)
         ]
         named = header.index("method")
         if cells[named] in (links or {}):

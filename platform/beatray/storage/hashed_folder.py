@@ -27,11 +27,11 @@ def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
     hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
     listing = _listing(hashes)
     if not parent.is_local:
-        place = parent.child(name)
-        place.delete(FILES)  # a folder of that name is no longer whole while it is replaced
+        store = parent.child(name)
+        store.delete(FILES)  # a folder of that name is no longer whole while it is replaced
         for file, data in files.items():
-            place.write(file, data)
-        place.write(FILES, listing)
+            store.write(file, data)
+        store.write(FILES, listing)
         return
     parent.folder.mkdir(parents=True, exist_ok=True)
     aside = parent.folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
@@ -67,24 +67,24 @@ def clear_temporary(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def read_folder(place: Store) -> dict[str, bytes]:
+def read_folder(store: Store) -> dict[str, bytes]:
     """All files of a hashed folder; CheckpointError names the file that is missing or whose hash differs.
 
-    OSError when the disk or the store does not answer: that says nothing of the folder.
+    OSError when the disk or the store does not answer: that is not about the folder.
     """
     try:
-        listing = place.read(FILES)
+        listing = store.read(FILES)
         hashes = json.loads(listing)
         if not isinstance(hashes, dict) or listing != _listing(hashes):
             raise ValueError("it is not as it was written")
-        files = {file: place.read(file) for file in hashes}
+        files = {file: store.read(file) for file in hashes}
     except FileNotFoundError as error:
-        raise CheckpointError(f"{place.where()} is not complete: {error}") from error
+        raise CheckpointError(f"{store.where()} is not complete: {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{place.where(FILES)} is damaged: {error}") from error
+        raise CheckpointError(f"{store.where(FILES)} is damaged: {error}") from error
     for file, data in files.items():
         if hashlib.sha256(data).hexdigest() != hashes[file]:
-            raise CheckpointError(f"{place.where(file)} is damaged: its SHA-256 differs from {FILES}")
+            raise CheckpointError(f"{store.where(file)} is damaged: its SHA-256 differs from {FILES}")
     if not files:
-        raise CheckpointError(f"{place.where(FILES)} names no files")
+        raise CheckpointError(f"{store.where(FILES)} names no files")
     return files

@@ -49,7 +49,7 @@ _AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
 
 
 class StoreError(OSError):
-    """A place of corpora or runs that cannot be used; the message names it and the remedy."""
+    """A location of corpora or runs that cannot be used; the message names it and the remedy."""
 
 
 def is_remote_fault(error: BaseException) -> bool:
@@ -67,32 +67,32 @@ def may_pass(error: BaseException) -> bool:
 
 
 def explain(error: OSError, where: str) -> OSError:
-    """The error as a StoreError that names the place and what to do; the error itself if it is no refusal."""
+    """The error as a StoreError that names the location and the remedy; the error itself if it is no refusal."""
     if not is_remote_fault(error) or isinstance(error, StoreError):
         return error
     found = _AWS_ERROR.search(str(error))
     code, status = (found[1], found[2] or "") if found else ("", "")
     if code == "NO_SUCH_BUCKET":
-        told = "there is no such bucket. Create it first (buckets have owners, regions and costs; none is made here)."
+        reason = "there is no such bucket. Create it first (buckets have owners, regions and costs; none is made here)."
     elif code == "ACCESS_DENIED" or status == "403":
-        told = f"access denied. Give keys that may list, read and write there: {KEYS}."
+        reason = f"access denied. Give keys that may list, read and write there: {KEYS}."
     elif code in REFUSED_KEYS:
-        told = f"the keys are refused ({code}): wrong, expired or for another server. See {KEYS}."
+        reason = f"the keys are refused ({code}): wrong, expired or for another server. See {KEYS}."
     elif code == "REQUEST_TIME_TOO_SKEWED":
-        told = "the clock of this machine differs too much from the server's. Set it right."
+        reason = "the clock of this machine differs too much from the server's. Set it right."
     elif status in ("301", "307", "400"):
-        told = (
+        reason = (
             "the bucket lies in another region (set AWS_DEFAULT_REGION, or write ?region=NAME behind the path), or a "
             "session token has expired."
         )
     elif may_pass(error):
-        told = (
+        reason = (
             "it does not answer. Is the network up, and is the endpoint right (AWS_ENDPOINT_URL, or "
             "?endpoint_override=HOST:PORT&scheme=http behind the path)?"
         )
     else:
-        told = "it refuses the request."
-    return StoreError(f"{where}: {told} [{error}]")
+        reason = "it refuses the request."
+    return StoreError(f"{where}: {reason} [{error}]")
 
 
 def patiently(call: Callable[[], T], where: str) -> T:
@@ -102,10 +102,10 @@ def patiently(call: Callable[[], T], where: str) -> T:
             return call()
         except OSError as error:
             if pause is None or not may_pass(error) or isinstance(error, StoreError):
-                told = explain(error, where)
-                if told is error:
+                explained = explain(error, where)
+                if explained is error:
                     raise
-                raise told from error
+                raise explained from error
             log.warning("%s does not answer, trying again in %.1f s: %s", where, pause, error)
             time.sleep(pause * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable: the last attempt returns or raises")

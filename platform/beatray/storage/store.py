@@ -63,7 +63,7 @@ class Store:
     def __post_init__(self) -> None:
         if "@" in urlsplit(self.location).netloc:
             raise StoreError(
-                "a path must not hold keys, because paths are logged: say s3://bucket/folder and give the keys as "
+                "a path must not hold keys, because paths are logged: write s3://bucket/folder and give the keys as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as a profile"
             )
 
@@ -86,8 +86,8 @@ class Store:
 
     def where(self, name: str = "") -> str:
         """The folder, or a file in it, as messages show it: without the options of a URI."""
-        place = self.location if self.is_local else self.location.partition("?")[0]
-        return f"{place.rstrip('/')}/{name}" if name else place
+        path = self.location if self.is_local else self.location.partition("?")[0]
+        return f"{path.rstrip('/')}/{name}" if name else path
 
     def open(self) -> tuple[Any, str]:
         """The pyarrow filesystem and the folder's path in it."""
@@ -99,8 +99,8 @@ class Store:
         """The sub-folder `name`; a URI keeps its options."""
         if self.is_local:
             return Store(f"{self.location.rstrip('/')}/{name}")
-        place, mark, options = self.location.partition("?")
-        return Store(f"{place.rstrip('/')}/{quote(name)}{mark}{options}")
+        path, mark, options = self.location.partition("?")
+        return Store(f"{path.rstrip('/')}/{quote(name)}{mark}{options}")
 
     def _do(self, call: Callable[[Any, str], T], name: str = "") -> T:
         """`call` with the filesystem and the full path of `name`; on object stores with patience and remedies."""
@@ -194,10 +194,10 @@ class Store:
             finally:
                 self.delete(claim)
             time.sleep(random.uniform(0.05, 1.0))
-        raise FileExistsError(f"{self.where(name)} is being written by somebody else at this moment")
+        raise FileExistsError(f"{self.where(name)} is being written by another process at this moment")
 
     def _rivals(self, name: str, claim: str) -> int:
-        """Claims on `name` besides ours that are young enough to count; the server's clock tells their age."""
+        """Claims on `name` besides this process's that are young enough to count, by the server's clock."""
         claims = [i for i in self._listed() if i.base_name.startswith(f"{TEMPORARY_PREFIX}{name}-")]
         mine = next(i.mtime_ns for i in claims if i.base_name == claim)
         return sum(i.base_name != claim and mine - i.mtime_ns < CLAIM_VALID_S * 1e9 for i in claims)
@@ -250,7 +250,7 @@ class Store:
         return len(left)
 
     def check_writable(self) -> None:
-        """Write, read and remove a small file; StoreError says what is in the way."""
+        """Write, read and remove a small file; StoreError names the cause."""
         name = f"{TEMPORARY_PREFIX}check-{uuid.uuid4().hex}"
         try:
             self.write(name, b"beatray")
@@ -270,7 +270,7 @@ def absolute(path: str) -> str:
     beatray://NAME stays, too: every node has a copy of its own of it.
     """
     if path.startswith("~"):
-        with contextlib.suppress(RuntimeError):  # nobody is called so
+        with contextlib.suppress(RuntimeError):  # no user of that name
             path = str(Path(path).expanduser())
     store = Store(path)
     stays = not store.is_local or path.startswith(f"{PACKAGE_SCHEME}://")
@@ -279,7 +279,7 @@ def absolute(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _connect(location: str, process: int, settings: tuple[str | None, ...]) -> tuple[Any, str]:
-    """One connection per place, process and settings; making one costs several requests' time."""
+    """One connection per location, process and settings; making one costs several requests' time."""
     asked = location
     if urlsplit(location).scheme == "s3" and "allow_delayed_open" not in location:
         asked += ("&" if "?" in location else "?") + "allow_delayed_open=true"  # a small file is one put, not three
@@ -287,8 +287,8 @@ def _connect(location: str, process: int, settings: tuple[str | None, ...]) -> t
         filesystem, path = patiently(lambda: _filesystem(asked), location)
     except (ValueError, ImportError, pa.ArrowNotImplementedError) as error:  # ArrowInvalid is a ValueError
         raise StoreError(
-            f"{location} is not a place pyarrow can open ({error}). Write s3://bucket/folder or gs://bucket/folder, "
-            "%20 for a blank, or a local path."
+            f"{location} is not a location that pyarrow can open ({error}). Write s3://bucket/folder or "
+            "gs://bucket/folder, %20 for a blank, or a local path."
         ) from error
     return filesystem, path.rstrip("/")
 

@@ -1,9 +1,9 @@
 """Early stopping: asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), in epochs, and across restarts.
 
 Ray's `ASHAScheduler` decides. Here it learns to count epochs whatever the batch size, to leave a trial alone that has
-reached its end (its encoder is still being written), and to know, when a killed sweep goes on, what the trials reported
-before: the rungs are filled from the sweep's own record. Which trials are stopped depends on who comes first, so two
-runs of the same sweep may stop different ones.
+reached its end (its encoder is still being written), and to know, when a killed sweep continues, what the trials
+reported before: the rungs are filled from the sweep's own record. Which trials are stopped depends on who comes first,
+so two runs of the same sweep may stop different ones.
 
 A trial that falls behind is not ended by Tune, which would kill its process and leave the reservation of its ranks
 behind; it is asked to stop, writes a checkpoint and ends by itself.
@@ -36,7 +36,7 @@ class Ghost:
 
 
 class EpochAsha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA over epochs, which goes on where an earlier start of the sweep ended."""
+    """ASHA over epochs, which continues where an earlier start of the sweep ended."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
         ended: Sequence[str],
         fall: Callable[[str], None],
     ) -> None:
-        """`fall` hears the name of a trial that is to stop."""
+        """`fall` gets the name of a trial that is to stop."""
         longest = max(pace.epochs for pace in paces.values())
         super().__init__(
             EPOCHS,

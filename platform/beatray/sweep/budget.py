@@ -1,7 +1,7 @@
 """Equal training time: a step of each method timed before anything trains, and the epochs that fit its budget.
 
 What was measured is written to `costs.json` in the sweep's folder as soon as it is known and never measured again for
-the same settings on the same corpus. So a sweep that goes on after a kill, on whatever machine, has the same epochs
+the same settings on the same corpus. So a sweep that continues after a kill, on whatever machine, has the same epochs
 and the same schedule.
 
 Contract: epochs = floor(60 core_minutes / (seconds of a step x steps of an epoch)), at least 1; the warm-up keeps its
@@ -30,7 +30,7 @@ from beatray.train.order import steps_per_epoch
 from beatray.train.run_spec import RunSpec
 from beatray.train.timing import StepCost, processor, time_step
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 TRAINED_WITH = (
     *("batch_size", "optimizer", "precision", "compile", "gradient_accumulation_steps"),
     *("threads_per_worker", "device", "keep_patients_together"),
@@ -73,7 +73,7 @@ class Costs:
         self._folder.write(COSTS, json.dumps(self._content, indent=1).encode())
 
 
-def budgeted(plan: SweepPlan, tell: Tell, timed: Callable[[RunSpec], StepCost] = time_step) -> SweepPlan:
+def budgeted(plan: SweepPlan, notify: Notify, timed: Callable[[RunSpec], StepCost] = time_step) -> SweepPlan:
     """The plan with its steps timed, and the epochs that its budget allows where it has one; else as it was."""
     sweep = plan.sweep
     if sweep.budget == "epochs" and not sweep.time_steps:
@@ -84,18 +84,18 @@ def budgeted(plan: SweepPlan, tell: Tell, timed: Callable[[RunSpec], StepCost] =
         groups.setdefault(json.dumps(without_repeats(trial.changes), sort_keys=True), []).append(trial)
     trials: dict[str, Trial] = {}
     of_trial: dict[str, StepCost] = {}
-    told: dict[str, dict[str, Any]] = {}
+    budgets: dict[str, dict[str, Any]] = {}
     for group in groups.values():
         name = group[0].name
-        digest, cost, run_spec = _measured(group[0].name, group[0].settings, costs, tell, timed)
+        digest, cost, run_spec = _measured(group[0].name, group[0].settings, costs, notify, timed)
         epochs = None
         if sweep.budget == "core_minutes":
             epochs = epochs_within(cost, sweep.core_minutes, run_spec.rows, group[0].settings.train.batch_size)
-            tell(f"  {name}: {epochs} epochs in {sweep.core_minutes:g} core-minutes")
+            notify(f"  {name}: {epochs} epochs in {sweep.core_minutes:g} core-minutes")
         for trial in group:
             trials[trial.name] = trial if epochs is None else replace(trial, settings=_lasting(trial.settings, epochs))
             of_trial[trial.name] = cost
-            told[trial.name] = {
+            budgets[trial.name] = {
                 "step": digest,
                 "epochs": trials[trial.name].settings.train.epochs,
                 "core_minutes": sweep.core_minutes if epochs is not None else None,
@@ -104,9 +104,9 @@ def budgeted(plan: SweepPlan, tell: Tell, timed: Callable[[RunSpec], StepCost] =
     if sweep.time_reference is not None:
         row = (sweep.rows or {})[sweep.time_reference]
         settings = settings_with(plan, sweep.time_reference, row)
-        digest, _, _ = _measured(sweep.time_reference, settings, costs, tell, timed)
+        digest, _, _ = _measured(sweep.time_reference, settings, costs, notify, timed)
         reference = {"row": sweep.time_reference, "step": digest}
-    costs.settle(told, reference)
+    costs.settle(budgets, reference)
     return replace(plan, trials=tuple(trials[trial.name] for trial in plan.trials), costs=of_trial)
 
 
@@ -123,7 +123,7 @@ def _lasting(settings: PretrainSettings, epochs: int) -> PretrainSettings:
 
 
 def _measured(
-    name: str, settings: PretrainSettings, costs: Costs, tell: Tell, timed: Callable[[RunSpec], StepCost]
+    name: str, settings: PretrainSettings, costs: Costs, notify: Notify, timed: Callable[[RunSpec], StepCost]
 ) -> tuple[str, StepCost, RunSpec]:
     try:
         run_spec = prepare_run(settings)
@@ -134,7 +134,7 @@ def _measured(
         raise SettingsError(f"trial {name}: {error}") from error
     if found is None:
         costs.put(digest, name, cost)
-        tell(
+        notify(
             f"  {name}: a step of {cost.batch_size} recordings takes {cost.step_s:.3g} s ({cost.clock}, one core) and "
             f"{cost.step_mib:.0f} MiB"
         )

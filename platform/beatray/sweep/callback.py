@@ -1,6 +1,6 @@
-"""What Tune calls in the driver of a sweep as trials go on: write the record, end the MLflow run, tell the user.
+"""The Tune callback in the driver of a sweep: writes the record, ends the MLflow runs, notifies the user.
 
-It also passes a wish to stop on: trials that wait never start, those that run are asked for a checkpoint, and after
+It also passes on a request to stop: trials that wait never start, those that run are asked for a checkpoint, and after
 some patience the experiment is ended; what a trial has not saved by then is replayed from its last checkpoint. And it
 frees the CPUs and GPUs that a lost trial left reserved, or the next trial would wait for them for ever.
 """
@@ -30,20 +30,20 @@ STOP_PATIENCE_S = 20.0
 """How long a sweep that was asked to stop waits for the checkpoints of its trials."""
 STOP_EVERY_S = 2.0
 TIDY_EVERY_S = 5.0
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
-    """Hears from Tune what becomes of the trials: writes the record, ends the MLflow runs, passes on a wish to stop."""
+    """Follows the trials: writes the record, ends the MLflow runs, passes on a request to stop."""
 
-    def __init__(self, prepared: Prepared, tracking: SweepTracking, stop: threading.Event, tell: Tell) -> None:
-        self._prepared, self._tracking, self._stop, self._tell = prepared, tracking, stop, tell
+    def __init__(self, prepared: Prepared, tracking: SweepTracking, stop: threading.Event, notify: Notify) -> None:
+        self._prepared, self._tracking, self._stop, self._notify = prepared, tracking, stop, notify
         self._record: RunningSweep = prepared.record
         self._plan: SweepPlan = prepared.plan
         self._began: dict[str, float] = {}
         self._errors: dict[str, str] = {}
         self._asked_at: float | None = None
-        self._said_at = 0.0
+        self._stop_sent_at = 0.0
         self._tidied_at = time.monotonic()
         self._pause_at: int | None = None
         self.give_up = False
@@ -76,9 +76,9 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
         now = time.monotonic()
         if self._asked_at is None:
             self._plan.folder.write(STOP, b"")
-            self._asked_at = self._said_at = now
-        if now >= self._said_at:  # again and again: a run that is just starting forgets the wish to stop
-            self._said_at = now + STOP_EVERY_S
+            self._asked_at = self._stop_sent_at = now
+        if now >= self._stop_sent_at:  # again and again: a run that is just starting forgets the request to stop
+            self._stop_sent_at = now + STOP_EVERY_S
             for name in running:
                 request_stop(self._prepared.run_specs[name])
         self.give_up = not running or now - self._asked_at > STOP_PATIENCE_S
@@ -99,7 +99,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
             steps, seconds = int(report["step"]) + 1, self._seconds(name)
             self._record.change(name, steps=steps, seconds=seconds, reports=(*reports, report))
         for lost in result.get("lost", ()):
-            self._tell(f"  {name}: {lost}; it goes on from its newest checkpoint")
+            self._notify(f"  {name}: {lost}; it continues from its newest checkpoint")
         if "error" in result:
             self._errors[name] = str(result["error"])
         if "outcome" in result:
@@ -113,7 +113,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
-        if self._record[name].status == "running":  # its last word was lost: the run folder will tell
+        if self._record[name].status == "running":  # its last report was lost: the run folder has it
             self._record.change(name, status="interrupted")
         trained = self._record[name]
         self._end(name, with_metric(trained, self._plan.sweep.metric) if trained.status == "finished" else trained)
@@ -121,7 +121,7 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
         self._record.change(name, error=self._error(name, trial), seconds=self._seconds(name))
-        self._tell(f"  {name} failed and is tried again: {_first_line(self._record[name].error)}")
+        self._notify(f"  {name} failed and is tried again: {_first_line(self._record[name].error)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
@@ -138,10 +138,10 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
         if ended.status != "paused":
             self._tracking.end(name, ended.status)
         value = metric_of(self._record.snapshot(), ended)
-        told = f", {self._plan.sweep.metric} {value:.4g}" if value is not None else ""
+        score = f", {self._plan.sweep.metric} {value:.4g}" if value is not None else ""
         why = f": {_first_line(ended.error)}" if ended.status == "failed" else ""
         done = sum(each.status in (*ENDED, "failed") for each in self._record.trials)
-        self._tell(f"  {name} {ended.status}{told}, {ended.seconds:.0f} s{why} ({done} of {len(self._plan.trials)})")
+        self._notify(f"  {name} {ended.status}{score}, {ended.seconds:.0f} s{why} ({done} of {len(self._plan.trials)})")
 
     def _seconds(self, name: str) -> float:
         """Seconds of the trial so far, over all its attempts; the next call counts from here."""
@@ -150,10 +150,10 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
         return self._record[name].seconds + now - began
 
     def _error(self, name: str, trial: Any) -> str:
-        """What the trial said, or, if its process was lost, what Ray says of that."""
-        said = self._errors.pop(name, None)
-        if said is not None:
-            return said
+        """The trial's own error, or, if its process was lost, Ray's."""
+        error = self._errors.pop(name, None)
+        if error is not None:
+            return error
         try:
             lines = Path(trial.error_file).read_text().splitlines()
         except (OSError, TypeError):

@@ -1,7 +1,7 @@
-"""What the encoder of each trial is worth on both tasks, and the controls that all trials share.
+"""The scores of each trial's encoder on both tasks, and the controls that all trials share.
 
 An evaluation is one Ray task, so that it takes its turn with the training of other trials. Its files lie in the run
-folder of the trial as `evaluation/`, hashed, with `scores.json`, which says what was evaluated: a sweep that goes on
+folder of the trial as `evaluation/`, hashed, with `scores.json`, which names what was evaluated: a sweep that continues
 repeats an evaluation only if its encoder, its corpus or its settings are others now. Random weights, measured features
 and permuted labels depend on no trial; they are evaluated once for each encoder and split, into `controls/`.
 """
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 SCORES_VERSION = 3
-"""Counts up when an evaluation tells more or other than it did: what was evaluated before is evaluated again."""
+"""Counts up when the content of an evaluation changes: what was evaluated before is evaluated again."""
 NOT_MADE_OF = ("workers", "device", "baselines", "keep_outputs")
 """Settings of an evaluation that change none of its figures."""
 NO_PART_OF_SPLIT = ("path", "on_bad_shard", "most_recordings")
@@ -56,7 +56,7 @@ NO_PART_OF_SPLIT = ("path", "on_bad_shard", "most_recordings")
 CPUS = 0.9
 """Of one evaluation, a process of one thread; a little less than 1 leaves room for the driver of the trial."""
 ANYWHERE = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-"""Not inside the place that Tune keeps for the trial's driver."""
+"""Not inside the resources that Tune reserves for the trial's driver."""
 
 
 def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:
@@ -65,7 +65,7 @@ def is_of_encoder(run: Store, scores: Mapping[str, Any]) -> bool:
 
 
 def kept_scores(run_spec: RunSpec, settings: EvaluateSettings) -> dict[str, float] | None:
-    """The scores in the trial's folder; None unless they are of its encoder as it is now and of these settings."""
+    """The scores in the trial's folder; None unless they belong to its encoder as it is now and to these settings."""
     return _kept(run_spec.run, EVALUATION_FOLDER, _made_of(run_spec, settings, _digest(run_spec.run)))
 
 
@@ -77,10 +77,10 @@ def evaluate_trial(run_spec: RunSpec, settings: EvaluateSettings) -> dict[str, f
     made_of = _made_of(run_spec, settings, _digest(run_spec.run))
     spec = spec_of(run_spec.run.location)
     alone = replace(settings, baselines=False, workers=1)
-    place = (run_spec.run.location, EVALUATION_FOLDER)
+    target = (run_spec.run.location, EVALUATION_FOLDER)
     about = {"made_of": made_of, "controls": control_of(run_spec, settings)}
     try:
-        return dict(ray.get(_task(alone, CPUS).remote(place, run_spec.settings.corpus, spec, alone, about)))
+        return dict(ray.get(_task(alone, CPUS).remote(target, run_spec.settings.corpus, spec, alone, about)))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error  # what went wrong, not where
 
@@ -102,16 +102,16 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
     """
     if not settings.baselines:
         return True
-    place, waiting = prepared.plan.folder.child(CONTROLS), []
+    folder, waiting = prepared.plan.folder.child(CONTROLS), []
     cpus = min(max(1, settings.workers), ray.cluster_resources().get("CPU", 1.0))
-    wanted = {control_of(run_spec, settings): run_spec for run_spec in prepared.run_specs.values()}
-    for name, run_spec in wanted.items():
+    controls = {control_of(run_spec, settings): run_spec for run_spec in prepared.run_specs.values()}
+    for name, run_spec in controls.items():
         spec = _architecture(run_spec)
         made_of = _made_of(run_spec, settings, spec.key())
-        if _kept(place, name, made_of) is None:
+        if _kept(folder, name, made_of) is None:
             task = _task(settings, cpus)
             about = {"made_of": made_of}
-            waiting.append(task.remote((place.location, name), run_spec.settings.corpus, spec, settings, about))
+            waiting.append(task.remote((folder.location, name), run_spec.settings.corpus, spec, settings, about))
     while waiting and not stop.is_set():
         ended, waiting = ray.wait(waiting, timeout=1.0)
         try:
@@ -121,16 +121,16 @@ def evaluate_controls(prepared: Prepared, settings: EvaluateSettings, stop: Even
     for task in waiting:
         ray.cancel(task, force=True)
     if not waiting:
-        _check_metric(place, wanted, prepared.plan.sweep.metric)
+        _check_metric(folder, controls, prepared.plan.sweep.metric)
     return not waiting
 
 
-def _check_metric(place: Store, names: Iterable[str], metric: str) -> None:
+def _check_metric(folder: Store, names: Iterable[str], metric: str) -> None:
     """SettingsError if a metric of the evaluation is none that the controls have: no trial will have it either."""
     if not metric.startswith(PREFIX):
         return
     for name in names:
-        scores = scores_today(json.loads(place.child(name).read(SCORES)))["scores"]
+        scores = scores_today(json.loads(folder.child(name).read(SCORES)))["scores"]
         known = {score for variant in ("random", "features") for score in scores.get(variant, {})}
         if metric.replace("/encoder_features/", "/") not in known:
             raise SettingsError(f"sweep.metric={metric} is not among the scores: {', '.join(sorted(known))}")
@@ -142,21 +142,21 @@ def _task(settings: EvaluateSettings, cpus: float) -> Any:
 
 
 def _evaluate(
-    place: tuple[str, str], corpus: CorpusSettings, spec: EncoderSpec, settings: EvaluateSettings, about: Any
+    target: tuple[str, str], corpus: CorpusSettings, spec: EncoderSpec, settings: EvaluateSettings, about: Any
 ) -> dict[str, float]:
     """Runs in a process of Ray: evaluate, keep the files, and return the scores of the encoder under test."""
     import torch
 
     torch.set_num_threads(1)
-    run = Store(place[0])
-    outputs = run.folder / f"{place[1]}-outputs" if run.is_local else None  # an evaluation that is killed goes on
+    run = Store(target[0])
+    outputs = run.folder / f"{target[1]}-outputs" if run.is_local else None  # a killed evaluation continues
     evaluation, held = evaluate_encoder(open_corpus(corpus.path), corpus, spec, settings, folder=outputs)
     scores = table_scores(evaluation)
     with tempfile.TemporaryDirectory(prefix="beatray-evaluation-") as folder:
         write_tables(evaluation, Path(folder), held.rows)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
-    write_folder(run, place[1], files)
+    write_folder(run, target[1], files)
     return _figures(scores)
 
 

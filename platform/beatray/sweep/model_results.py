@@ -1,4 +1,4 @@
-"""What the models of a sweep over labels are worth, read back from its folder: by method and share of the labels.
+"""The scores of the models of a sweep over labels, read back from its folder: by method and share of the labels.
 
 A method is what trials have in common that differ in nothing but what repeats them (seed, split) and in
 `objective.fraction`, the share of the labelled patients they learned from. Its scores are those of `model.json` on the
@@ -94,9 +94,9 @@ class ModelResults:
 
     def partner(self, method: ModelMethod) -> ModelMethod | None:
         """The method that differs from this one in nothing but its random weights; None for one from scratch."""
-        wanted = {key: value for key, value in method.changes.items() if key != SCRATCH}
+        changes = {key: value for key, value in method.changes.items() if key != SCRATCH}
         for other in self.methods:
-            same = {key: value for key, value in other.changes.items() if key != SCRATCH} == wanted
+            same = {key: value for key, value in other.changes.items() if key != SCRATCH} == changes
             if same and other.from_scratch and not method.from_scratch:
                 return other
         return None
@@ -121,8 +121,8 @@ def read_models(folder: Store, record: SweepRecord) -> ModelResults:
 
 
 def _model_of(folder: Store, trial: TrialRecord, repeat: str) -> ModelTrial | None:
-    place = folder.child(trial.name)
-    if trial.status != "finished" or not is_model(place.child(MODEL_FOLDER).location):
+    run = folder.child(trial.name)
+    if trial.status != "finished" or not is_model(run.child(MODEL_FOLDER).location):
         return None
-    description = describe_model(place.location)
+    description = describe_model(run.location)
     return ModelTrial(trial.name, repeat, float(description["objective"]["fraction"]), description)

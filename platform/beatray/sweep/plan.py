@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beatray.config import PATH_OVERRIDES, compose, config_folder
-from beatray.corpus.label_settings import is_place, labels_said
+from beatray.corpus.label_settings import is_path, split_label_overrides
 from beatray.errors import SettingsError
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.settings import EvaluateSettings
@@ -33,7 +33,7 @@ from beatray.train.timing import StepCost
 
 DOTTED = re.compile(r"sweep\.(space|fixed)\.([^=]+)=(.*)", re.DOTALL)
 GROUPS = ("objective", "encoder", "recipe", "train", "checkpoint")
-"""Words that choose a file of settings."""
+"""Groups that choose a file of settings."""
 SMALL = "_tiny"
 """How the names of small recipes end."""
 RESERVED = {NAME, MEMORY, "ranking.json", "ranking.csv", CONTROLS, COSTS, REPORT, STARTS}
@@ -56,7 +56,7 @@ class SweepPlan:
     name: str
     base: PretrainSettings  # the settings that all trials share
     overrides: tuple[str, ...]  # of the command line, those of the sweep itself left out
-    sweep: SweepSettings  # with those of the fixed settings that no word has overridden
+    sweep: SweepSettings  # with those of the fixed settings that no override has replaced
     trials: tuple[Trial, ...]
     shared: tuple[str, ...] = ()  # overrides that all trials share beside those of the command line
     evaluation: EvaluateSettings | None = None  # of every trial's encoder
@@ -83,10 +83,12 @@ def config_of(overrides: Iterable[str]) -> dict[str, Any]:
     """The composed content of `configs/sweep.yaml` under the overrides; `sweep` holds the sweep's own."""
     plain_overrides, dotted = _split(with_labels(overrides))
     kinds = {"sweep": SweepSettings, "evaluate": EvaluateSettings}
-    # a sweep may fix the method and its schedule, whose settings the other words are about
-    own = compose("sweep", [word for word in plain_overrides if _is_of(word, "sweep")], kinds=kinds)["sweep"]
-    said = {_key(word) for word in plain_overrides}
-    chosen = [_word(key, value) for key, value in (own.get("fixed") or {}).items() if key in GROUPS and key not in said]
+    # a sweep may fix the method and its schedule, whose settings the other overrides are about
+    own = compose("sweep", [each for each in plain_overrides if _is_of(each, "sweep")], kinds=kinds)["sweep"]
+    given = {_key(each) for each in plain_overrides}
+    chosen = [
+        _override(key, value) for key, value in (own.get("fixed") or {}).items() if key in GROUPS and key not in given
+    ]
     content = pretrain_content("sweep", [*chosen, *plain_overrides], kinds=kinds)
     if (kind := content["sweep"].get("recipes")) in RECIPES:
         content["sweep"]["rows"] = {**recipe_rows(kind), **(content["sweep"].get("rows") or {})}
@@ -113,23 +115,21 @@ def plan_from(overrides: Iterable[str]) -> SweepPlan:
     sweep = build(SweepSettings, content.pop("sweep"), "sweep.")
     if not sweep.space and not sweep.rows:
         offered = sorted(path.stem for path in (config_folder() / "sweep").glob("*.yaml") if path.stem != "default")
-        raise SettingsError(f"which space? say sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
+        raise SettingsError(f"which space? set sweep=NAME ({', '.join(offered)}) or sweep.space.KEY=[VALUE,VALUE]")
     plain_overrides = [override for override in _split(overrides)[0] if not _is_of(override, "sweep")]
     base_overrides = [override for override in plain_overrides if not _is_of(override, "evaluate")]
     _refuse_swept_overrides(base_overrides, sweep)
-    said = {_key_today(override) for override in plain_overrides}
-    if sweep.budget == "core_minutes" and "train.epochs" in said:
-        raise SettingsError(
-            "sweep.budget=core_minutes sets train.epochs: leave the word out, or say sweep.budget=epochs"
-        )
+    given = {_key_today(override) for override in plain_overrides}
+    if sweep.budget == "core_minutes" and "train.epochs" in given:
+        raise SettingsError("sweep.budget=core_minutes sets train.epochs: leave it out, or set sweep.budget=epochs")
     fixed = {
         key: value
         for key, value in sweep.fixed.items()
-        if _key_today(_word(key, value)) not in said and not ("evaluate" in said and _is_of(key, "evaluate"))
+        if _key_today(_override(key, value)) not in given and not ("evaluate" in given and _is_of(key, "evaluate"))
     }
     sweep = replace(sweep, fixed=fixed, metric=metric_today(sweep.metric))
-    shared = [_word(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
-    of_evaluation = [_word(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
+    shared = [_override(key, value) for key, value in fixed.items() if not _is_of(key, "evaluate")]
+    of_evaluation = [_override(key, value) for key, value in fixed.items() if _is_of(key, "evaluate")]
     of_evaluation += [override for override in plain_overrides if _is_of(override, "evaluate")]
     base = pretrain_settings([*base_overrides, f"run={content['run']}", *shared])
     if sweep.search == "pbt":
@@ -159,7 +159,7 @@ def settings_with(plan: SweepPlan, name: str, changes: Mapping[str, Any]) -> Pre
 
 
 def _trial_settings(overrides: list[str], name: str, changes: Mapping[str, Any], folder: Store) -> PretrainSettings:
-    own = [_word(key, value) for key, value in changes.items()]
+    own = [_override(key, value) for key, value in changes.items()]
     try:
         settings = pretrain_settings([*overrides, *own])
         return replace(settings, out=folder.location, run=name)
@@ -168,7 +168,7 @@ def _trial_settings(overrides: list[str], name: str, changes: Mapping[str, Any],
 
 
 def _check_population(sweep: SweepSettings, base: PretrainSettings) -> None:
-    """Refuse a population over settings that cannot change while a trial trains: the fields say which can."""
+    """Refuse a population over settings that cannot change while a trial trains: the fields name those that can."""
     searchable = keys_marked(base, "searchable")
     fixed = [key for key in sweep.space if not set(changes_today({key: None})) <= searchable]
     if fixed:
@@ -185,18 +185,18 @@ def described(plan: SweepPlan) -> str:
 
 
 def with_labels(overrides: Iterable[str]) -> list[str]:
-    """The overrides with `labels=` and `labels.KEY=` of `beatray finetune` as what they say of the objective."""
-    said, words = labels_said(list(overrides))
-    place = said.pop("table", "")
-    if place and not is_place(place):
-        words.append(_word("objective.labels", place))
-    elif place:
-        words += [_word("objective.labels", TABLE), _word("objective.table.table", place)]
-    return [*words, *(_word(f"objective.table.{key}", value) for key, value in said.items())]
+    """The overrides with `labels=` and `labels.KEY=` of `beatray finetune` as settings of the objective."""
+    given, others = split_label_overrides(list(overrides))
+    path = given.pop("table", "")
+    if path and not is_path(path):
+        others.append(_override("objective.labels", path))
+    elif path:
+        others += [_override("objective.labels", TABLE), _override("objective.table.table", path)]
+    return [*others, *(_override(f"objective.table.{key}", value) for key, value in given.items())]
 
 
 def _split(overrides: Iterable[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
-    """Words for Hydra, and (space or fixed, dotted key, value) of those that name an entry of a mapping by its key."""
+    """Overrides for Hydra, and (space or fixed, dotted key, value) of those that name a mapping's entry by its key."""
     from omegaconf import OmegaConf
 
     others, entries = [], []
@@ -219,7 +219,7 @@ def _key(override: str) -> str:
 
 
 def _key_today(override: str) -> str:
-    """The key of a word, under its name of today where it has one."""
+    """The key of an override, under its name of today where it has one."""
     _, _, value = override.partition("=")
     changes = changes_today({_key(override): None if value == "null" else value})
     return next(iter(today(changes, [("evaluate", EvaluateSettings)])))
@@ -249,7 +249,7 @@ def _refuse_swept_overrides(overrides: list[str], sweep: SweepSettings) -> None:
             )
 
 
-def _word(key: str, value: Any) -> str:
+def _override(key: str, value: Any) -> str:
     return f"{key}={_value(value)}"
 
 

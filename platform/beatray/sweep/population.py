@@ -35,7 +35,7 @@ REDRAWN = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Exploit:
-    """After round `number` (from 0), a trial goes on from `source` at a global step, with these settings of its own."""
+    """After round `number` (from 0), a trial continues from `source` at a global step, with these settings."""
 
     number: int
     step: int
@@ -75,8 +75,8 @@ def _moved(values: Any, value: Any, generator: random.Random) -> Any:
     if generator.random() < REDRAWN:
         return drawn_value(values, generator)
     if isinstance(values, list):
-        place = values.index(value) + generator.choice((-1, 1))
-        return values[min(max(place, 0), len(values) - 1)]
+        position = values.index(value) + generator.choice((-1, 1))
+        return values[min(max(position, 0), len(values) - 1)]
     kind, (low, high) = next(iter(values.items()))
     if kind == "int_uniform":
         return min(max(round(value * generator.choice(FACTORS)), low), high)
@@ -95,7 +95,7 @@ def copy_checkpoint(source: Store, to: RunSpec, step: int) -> None:
     try:
         state["optimiser_groups"][0]["weight_decay"] = to.settings.train.weight_decay  # the schedule sets the rates
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"{source.where(name)} does not say how its optimiser is set: {error}") from error
+        raise CheckpointError(f"{source.where(name)} does not state how its optimiser is set: {error}") from error
     files["state.json"] = json.dumps(state, sort_keys=True).encode()
     write_folder(to.run.child(checkpoints.FOLDER), name, files)
 
@@ -107,9 +107,9 @@ def stopped_after(run_spec: RunSpec, step: int) -> RunSpec:
 
 
 def score_at(run_spec: RunSpec, metric: str, step: int) -> float:
-    """What the run's journal last says of a metric before a step; NaN, which ranks last, if that is nothing.
+    """The last value of a metric in the run's journal before a step; NaN, which ranks last, if there is none.
 
-    The journal is never behind the checkpoint of that step, whatever the driver has heard by then.
+    The journal is never behind the checkpoint of that step, whatever the driver has received by then.
     """
     try:
         lines = [json.loads(line) for line in run_spec.run.read(METRICS).splitlines() if line.endswith(b"}")]

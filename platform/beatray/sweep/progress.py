@@ -64,7 +64,7 @@ def alone(plan: SweepPlan) -> Iterator[None]:
 
 
 def prepare(plan: SweepPlan) -> Prepared:
-    """Prove every trial's settings against the corpus and find out what is still to do.
+    """Check every trial's settings against the corpus and find out what is still to do.
 
     SettingsError names the trial that cannot work, or how the folder's sweep differs from this one.
     """
@@ -112,7 +112,7 @@ def _refuse_other_rounds(plan: SweepPlan, rounds: tuple[Mapping[str, int], ...],
     ends = targets(run_spec, plan.sweep.grace_period) if rounds else []
     if any(each["number"] >= len(ends) or ends[each["number"]] != each["step"] for each in rounds):
         raise SettingsError(
-            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_period; say that one, or choose "
+            f"the sweep in {plan.folder.where()} was begun with another sweep.grace_period; set that one, or choose "
             "another run="
         )
 
@@ -125,7 +125,7 @@ def run_spec_of(plan: SweepPlan, trial: TrialRecord) -> RunSpec:
 
 
 def _with_shared_tracking(plan: SweepPlan, settings: PretrainSettings) -> PretrainSettings:
-    """The settings with the database beside the sweep spelt out where none is said: a trial's own `out` is deeper."""
+    """The settings with the database beside the sweep spelt out where none is set: a trial's own `out` is deeper."""
     tracking = settings.tracking
     if tracking.uri != "auto" or os.environ.get("MLFLOW_TRACKING_URI") or not plan.folder.is_local:
         return settings

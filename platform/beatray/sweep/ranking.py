@@ -65,12 +65,12 @@ def refuse_unknown_metric(metric: str, evaluation: EvaluateSettings | None, tria
         return
     methods = {json.dumps(trial.objective, sort_keys=True): dict(trial.objective) for trial in trials}
     known = {*COLUMNS, CORE_MINUTES, *(key for method in methods.values() for key in _curves(method))}
-    told = _meant(metric, known)
+    hint = _meant(metric, known)
     terms = {key.partition("/")[0] for key in known if "/" in key}  # a method may log more of a term, as TERM/WHAT
     of_users_own = any(":" in str(trial.objective["name"]) for trial in trials)
     may_be = "/" in metric and (of_users_own or metric.partition("/")[0] in terms)
-    if metric not in known and (told.startswith(";") or not may_be):
-        raise SettingsError(f"sweep.metric={metric} is nothing that a trial logs{told}")
+    if metric not in known and (hint.startswith(";") or not may_be):
+        raise SettingsError(f"sweep.metric={metric} is nothing that a trial logs{hint}")
 
 
 def _meant(metric: str, known: Iterable[str]) -> str:
@@ -148,7 +148,7 @@ def last_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A trial with its place; only finished trials have one."""
+    """A trial with its rank; only finished trials have one."""
 
     rank: int | None
     value: float | None
@@ -168,12 +168,12 @@ def ranked(record: SweepRecord) -> list[Ranked]:
     """All trials, the best first."""
     sign = -1.0 if record.mode == "max" else 1.0
 
-    def place(trial: TrialRecord) -> tuple[int, float]:
+    def sort_key(trial: TrialRecord) -> tuple[int, float]:
         value = metric_of(record, trial)
         return ORDER.index(trial.status), math.inf if value is None else sign * value
 
     rows: list[Ranked] = []
-    for trial in sorted(record.trials, key=place):
+    for trial in sorted(record.trials, key=sort_key):
         value = metric_of(record, trial)
         counts = trial.status == "finished" and value is not None
         rows.append(Ranked(len(rows) + 1 if counts else None, value, trial))
@@ -209,8 +209,8 @@ def as_text(record: SweepRecord) -> str:
     """The table for a terminal; errors below it, one line each."""
     columns, rows = table_of(record)
     named, short = columns.index("trial"), short_keys(_keys(record))
-    told = all(trial.name == name_of(trial.present, short) for trial in record.trials)  # by the columns that follow
-    kept = [n for n, _ in enumerate(columns[:-1]) if n != named or not told]
+    derived = all(trial.name == name_of(trial.present, short) for trial in record.trials)  # by the columns that follow
+    kept = [n for n, _ in enumerate(columns[:-1]) if n != named or not derived]
     settings = range(named + 1, columns.index("status"))
     cells = [[_cell(columns[n], row[n], setting=n in settings) for n in kept] for row in rows]
     cells = [[columns[n] for n in kept], *cells]

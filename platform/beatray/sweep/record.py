@@ -2,7 +2,7 @@
 
 It is the sweep's only memory, in place of Tune's experiment state: it names trials by what they change, so it survives
 another version of Ray and a space that has grown, it is readable, and it holds nothing that the run folders do not
-prove (a run's own checkpoint and exported encoder say how far it is). One writer: the driver of the sweep.
+show (a run's own checkpoint and exported encoder show how far it is). One writer: the driver of the sweep.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def read(folder: Store) -> SweepRecord | None:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SettingsError(
-            f"{folder.where(NAME)} cannot be read ({error}). Without it the sweep goes on from what the folders of its "
-            "trials hold: move it away and run the same command again."
+            f"{folder.where(NAME)} cannot be read ({error}). Without it the sweep continues from what the folders of "
+            "its trials hold: move it away and run the same command again."
         ) from error
 
 

@@ -10,7 +10,7 @@ from beatray.settings import PretrainSettings
 from beatray.train.resources import check_resources, use_gpu
 
 DRIVER_CPUS = 0.05
-"""Of a trial's own driver, which only waits; Tune wants more than 0."""
+"""Of a trial's own driver, which only waits; Tune needs more than 0."""
 
 
 def cpus_of(settings: PretrainSettings) -> float:

@@ -1,4 +1,4 @@
-"""What the trials of a sweep were worth, read back from its folder: by method, with the controls beside them.
+"""The scores of the trials of a sweep, read back from its folder: by method, with the controls beside them.
 
 A method is what trials have in common that differ in nothing but what repeats them: the training's seed, or the split
 of the corpus. Its score is one number per trial, the mean over the seeds of that trial's evaluation.
@@ -36,7 +36,7 @@ class Evaluated:
     """One trial's evaluation: results.json as it is, and the results of the controls that belong to it."""
 
     trial: str
-    repeat: str  # what tells it from the other trials of its method: "seed-0"
+    repeat: str  # what distinguishes it among the trials of its method: "seed-0"
     control: str  # the name of the controls: trials may share them
     results: Mapping[str, Any]
     controls: Mapping[str, Any]
@@ -137,10 +137,10 @@ def mean_scores(results: Mapping[str, Any], variant: str) -> dict[str, float]:
 def _read_trial(
     folder: Store, trial: TrialRecord, repeat: str, controls: dict[str, Mapping[str, Any]]
 ) -> Evaluated | None:
-    place = folder.child(trial.name).child(EVALUATION_FOLDER)
-    if trial.status != "finished" or place.size(SCORES) is None:
+    store = folder.child(trial.name).child(EVALUATION_FOLDER)
+    if trial.status != "finished" or store.size(SCORES) is None:
         return None
-    scores = json.loads(place.read(SCORES))
+    scores = json.loads(store.read(SCORES))
     if not is_of_encoder(folder.child(trial.name), scores):
         return None
     there = folder.child(CONTROLS).child(str(scores["controls"]))
@@ -150,7 +150,7 @@ def _read_trial(
     if name not in controls:
         found = there.size("results.json") is not None
         controls[name] = results_today(json.loads(there.read("results.json"))) if found else {}
-    results = results_today(json.loads(place.read("results.json")))
+    results = results_today(json.loads(store.read("results.json")))
     settings = yaml.safe_load(folder.child(trial.name).read(SETTINGS))
     objective = str(settings["objective"]["name"])
     return Evaluated(trial.name, repeat, name, results, controls[name], objective, settings, trial.figures)
@@ -161,8 +161,8 @@ def split_name(trial: TrialRecord, short: Mapping[str, str], repeats: Sequence[s
     and those that they do."""
     marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(repeats))
     parts = trial.name.split("__")
-    told = [part for part in parts if marks and part.startswith(marks)]
-    return "__".join(part for part in parts if part not in told) or "all", "__".join(told) or "-"
+    marked = [part for part in parts if marks and part.startswith(marks)]
+    return "__".join(part for part in parts if part not in marked) or "all", "__".join(marked) or "-"
 
 
 def best_method(results: SweepResults, metric: str, mode: str) -> Method:
@@ -178,9 +178,9 @@ def by_worth(results: SweepResults, metric: str, mode: str) -> SweepResults:
     names = results.score_names()
     name, sign = (metric, -1.0 if mode == "min" else 1.0) if metric in names else (names[0], 1.0)
 
-    def worth(method: Method) -> float:
+    def score(method: Method) -> float:
         values = method.scores(name)
         known = values[np.isfinite(values)]
         return sign * float(known.mean()) if known.size else -np.inf
 
-    return replace(results, methods=tuple(sorted(results.methods, key=worth, reverse=True)))
+    return replace(results, methods=tuple(sorted(results.methods, key=score, reverse=True)))

@@ -2,10 +2,11 @@
 
 Tune starts the trials, tries failed ones again and stops those that fall behind; what is remembered is our own record
 (`record.py`), because Tune's experiment state knows neither the run folders nor the checkpoints in them. Killed at any
-moment, the same call goes on: `progress.prepare` tells what is left, and each trial continues from its own checkpoint.
+moment, the same call continues it: `progress.prepare` lists what is left, and each trial continues from its own
+checkpoint.
 
-Tune ends no trial that trains: it would kill the process and leave the places of the ranks reserved. A trial that falls
-behind, and every trial when the sweep is asked to stop, is asked for a checkpoint and ends by itself.
+Tune ends no trial that trains: it would kill the process and leave the resources of the ranks reserved. A trial that
+falls behind, and every trial when the sweep is asked to stop, is asked for a checkpoint and ends by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import ray.tune
 
 from beatray.errors import SettingsError, TrainingError
 from beatray.sweep.asha import EpochAsha, Pace
-from beatray.sweep.callback import Stopper, SweepCallback, Tell
+from beatray.sweep.callback import Notify, Stopper, SweepCallback
 from beatray.sweep.evaluation import evaluate_controls
 from beatray.sweep.population import exploits, score_at, stopped_after, targets
 from beatray.sweep.progress import Prepared, run_spec_of, with_copies
@@ -43,17 +44,17 @@ from beatray.train.run_spec import RunSpec
 
 TUNE_FOLDER = ".tune"
 TUNE_SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # it prints a frame even when told to be silent
+    "RAY_AIR_NEW_OUTPUT": "0",  # it prints a frame even when set to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # SIGINT and SIGTERM are ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # beatray handles SIGINT and SIGTERM
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a report need not hold the metric
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in the record
 }
 
 
-def run(prepared: Prepared, tell: Tell, overrides: Sequence[str] = ()) -> SweepRecord:
+def run(prepared: Prepared, notify: Notify, overrides: Sequence[str] = ()) -> SweepRecord:
     """Run what is left of a sweep and return its record. Needs an open Ray session; raises SettingsError before the
-    first trial starts if one of them cannot work. `tell` hears a line for every trial that ends; `overrides` are those
+    first trial starts if one of them cannot work. `notify` gets a line for every trial that ends; `overrides` are those
     that the sweep was started with, for its report."""
     plan = prepared.plan
     todo = {name: prepared.run_specs[name] for name in prepared.todo}
@@ -66,13 +67,13 @@ def run(prepared: Prepared, tell: Tell, overrides: Sequence[str] = ()) -> SweepR
             raise SettingsError(f"trial {name}: {error}") from error
     at_once = at_a_time([run_spec.settings for run_spec in todo.values()], available, plan.sweep.max_concurrent_trials)
     note_start(plan.folder, overrides)
-    with SweepTracking(prepared) as tracking, stop_signals(tell) as stop:
+    with SweepTracking(prepared) as tracking, stop_signals(notify) as stop:
         tracking.settle_ended()
-        tell(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
+        notify(f"  {len(todo)} of {len(plan.trials)} trials to run, {at_once} at a time")
         if plan.evaluation is None or evaluate_controls(prepared, plan.evaluation, stop):
-            callback = SweepCallback(prepared, tracking, stop, tell)
+            callback = SweepCallback(prepared, tracking, stop, notify)
             if plan.sweep.search == "pbt":
-                _rounds(prepared, at_once, callback, tell)
+                _rounds(prepared, at_once, callback, notify)
             else:
                 _tune(prepared, todo, at_once, callback)
             callback.close()
@@ -83,7 +84,7 @@ def run(prepared: Prepared, tell: Tell, overrides: Sequence[str] = ()) -> SweepR
 
 
 @contextmanager
-def stop_signals(tell: Tell) -> Iterator[threading.Event]:
+def stop_signals(notify: Notify) -> Iterator[threading.Event]:
     """The event is set by SIGTERM or SIGINT; a second one ends the process at once. Main thread only."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -93,7 +94,7 @@ def stop_signals(tell: Tell) -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
-        tell("  stopping: every trial continues where it is when the same command is run again")
+        notify("  stopping: every trial continues where it is when the same command is run again")
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -139,7 +140,7 @@ def _tune(prepared: Prepared, todo: Mapping[str, RunSpec], at_once: int, callbac
         plan.folder.delete_folder(TUNE_FOLDER)
 
 
-def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, tell: Tell) -> None:
+def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, notify: Notify) -> None:
     """Population based training: a Tune experiment for each round, and what exploits what between them."""
     plan, record = prepared.plan, prepared.record
     ends = targets(next(iter(prepared.run_specs.values())), plan.sweep.grace_period)
@@ -158,10 +159,10 @@ def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, tell: Tel
         going = [name for name in run_specs if record[name].status != "failed"]
         if last or callback.stopping or any(newest_step(run_specs[name].run) < end for name in going):
             return
-        _exploit(prepared, number, end, tell)
+        _exploit(prepared, number, end, notify)
 
 
-def _exploit(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
+def _exploit(prepared: Prepared, number: int, end: int, notify: Notify) -> None:
     """Decide once, write that down, then copy; a start that was killed in between copies again."""
     plan, record = prepared.plan, prepared.record
     if any(each["number"] == number for each in record.rounds):
@@ -173,8 +174,8 @@ def _exploit(prepared: Prepared, number: int, end: int, tell: Tell) -> None:
     record.decide(number, end, {name: asdict(turn) for name, turn in turns.items()})
     for name, turn in turns.items():
         record.change(name, exploits=with_copies(plan, record[name]).exploits)
-        told = ", ".join(f"{key} {shown(value)}" for key, value in turn.changes.items())
-        tell(f"  {name} goes on from {turn.source}, with {told}")
+        changes = ", ".join(f"{key} {shown(value)}" for key, value in turn.changes.items())
+        notify(f"  {name} continues from {turn.source}, with {changes}")
 
 
 def _scheduler(prepared: Prepared, callback: SweepCallback) -> EpochAsha | None:

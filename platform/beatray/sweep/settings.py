@@ -1,6 +1,6 @@
 """What a sweep is: how it searches, what it ranks by, and the space, as read from `configs/sweep/*.yaml`.
 
-Contract: everything that can be wrong with these words alone is a `SettingsError` that names the key and the remedy.
+Contract: everything that can be wrong with these settings alone is a `SettingsError` that names the key and the remedy.
 Whether the dotted keys of the space exist is for `plan.py`, which composes every trial.
 """
 
@@ -50,7 +50,7 @@ class SweepSettings:
         None, "null: as many as the resources hold", at_least=1, was="concurrent"
     )
     seed: int = setting(0, "of the draws; the training's own is seed=", at_least=0)
-    evaluate: bool = setting(False, "every trained encoder on both tasks, as the evaluate group says")
+    evaluate: bool = setting(False, "every trained encoder on both tasks, as the evaluate group sets it")
     retries: int = setting(1, "further attempts of a trial that failed", at_least=0)
     grace_period: int = setting(
         1, "epochs; asha: no trial is stopped before; pbt: of a round", at_least=1, was="grace_epochs"
@@ -160,9 +160,9 @@ def _offered() -> str:
 def _check_bounds(where: str, kind: str, bounds: Any) -> None:
     if not isinstance(bounds, list) or len(bounds) != 2:
         raise SettingsError(f"{where}: {kind} needs [low, high], not {bounds!r}")
-    wanted = (int,) if kind == "int_uniform" else (int, float)
+    allowed = (int,) if kind == "int_uniform" else (int, float)
     for bound in bounds:
-        if not isinstance(bound, wanted) or isinstance(bound, bool):
+        if not isinstance(bound, allowed) or isinstance(bound, bool):
             raise SettingsError(f"{where}: {kind} needs two {'integers' if kind == 'int_uniform' else 'numbers'}")
     low, high = bounds
     if not low < high:

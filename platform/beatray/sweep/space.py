@@ -1,9 +1,9 @@
 """From a space to its points: which settings each trial changes, and what the trial is called.
 
 Contract: the points are a function of the sweep's settings alone. Draw number n depends on (seed, n, key) and nothing
-else, so asking for more trials keeps the earlier ones, and so do their names. A name tells what differs
+else, so asking for more trials keeps the earlier ones, and so do their names. A name shows what differs
 (`exponent-50__beat-hard`), is a folder name, and is unique in the sweep; drawn numbers are rounded to four digits, so
-that the name tells the exact value.
+that the name shows the exact value.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def drawn_value(values: Any, generator: random.Random) -> Any:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key by its last part, or by as many parts as tell it from the others."""
+    """Each dotted key by its last part, or by as many parts as make it unique."""
     short = {}
     for key in keys:
         parts = key.split(".")
@@ -112,15 +112,15 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _named(drawn: list[tuple[str, dict[str, Any], dict[str, Any]]], short: Mapping[str, str]) -> tuple[Point, ...]:
-    wanted = []
+    points = []
     for row, of_row, of_space in drawn:
         parts = [plain(row)] if row else []
         parts += [name_of(of_space, short)] if of_space else []
-        wanted.append(Point("__".join(parts), {**of_row, **of_space}))
-    counts = Counter(point.name for point in wanted)
+        points.append(Point("__".join(parts), {**of_row, **of_space}))
+    counts = Counter(point.name for point in points)
     named = tuple(
         Point(_cut(point), point.changes) if len(point.name) > LONGEST_NAME or counts[point.name] > 1 else point
-        for point in wanted
+        for point in points
     )
     for point, count in Counter(point.name for point in named).items():
         if count > 1:
@@ -137,8 +137,8 @@ def name_of(changes: Mapping[str, Any], short: Mapping[str, str]) -> str:
 
 def _cut(point: Point) -> str:
     """A name too long, or that two points share once written plainly, ends in a hash of what the point changes."""
-    told = hashlib.sha256(json.dumps(dict(point.changes), sort_keys=True).encode()).hexdigest()[:8]
-    return f"{point.name[: LONGEST_NAME - 9]}.{told}"
+    digest = hashlib.sha256(json.dumps(dict(point.changes), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{point.name[: LONGEST_NAME - 9]}.{digest}"
 
 
 def shown(value: Any) -> str:

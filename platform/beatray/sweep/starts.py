@@ -1,7 +1,7 @@
-"""starts.json of a sweep: with which words it was started, when, and by which version; its report says so.
+"""starts.json of a sweep: with which overrides it was started, when, and by which version, as its report shows.
 
-A line for each start, the first first; the sweep's own memory (sweep.json) needs none of it. Contract: secrets of the
-words are left out; a file that cannot be read counts as none, since nothing but a sentence of a report hangs on it.
+A line for each start, the first first; the sweep's own memory (sweep.json) needs none of it. Contract: secrets in the
+overrides are left out; a file that cannot be read counts as none, since nothing but a sentence of a report hangs on it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def version_here() -> str:
         return "from the source tree"
 
 
-def note_start(folder: Store, words: Sequence[str]) -> None:
+def note_start(folder: Store, overrides: Sequence[str]) -> None:
     """Add this start to those of the sweep in `folder`."""
-    command = without_secrets(f"beatray sweep {' '.join(words)}")
+    command = without_secrets(f"beatray sweep {' '.join(overrides)}")
     starts = [*read_starts(folder), Start(command, now(), version_here())]
     folder.write(NAME, json.dumps([asdict(start) for start in starts], indent=1).encode())
 

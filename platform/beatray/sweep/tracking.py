@@ -173,7 +173,7 @@ def _best(name: str) -> str:
 
 
 def overall(trials: Sequence[TrialRecord]) -> str:
-    """The sweep's own status, in MLflow's words."""
+    """The sweep's own status, in MLflow's terms."""
     if any(trial.status == "failed" for trial in trials):
         return "FAILED"
     return "FINISHED" if all(trial.status in ENDED for trial in trials) else "KILLED"

@@ -1,12 +1,12 @@
 """One trial: a function of settings that returns figures, and how Ray Tune runs it.
 
-`run_trial` is all that a trial does: it trains and, where the sweep wants that, evaluates the encoder; the scores join
+`run_trial` is all that a trial does: it trains and, where the sweep sets that, evaluates the encoder; the scores join
 the figures it returns. `trial_main` is the same inside a Tune trial: reports of the ranks go to Tune while it trains,
 the outcome or the error at the end.
 
-Reports come through a queue and a thread of ours, not through Ray's `TuneReportCallback`: there the thread that Tune
+Reports come through a queue and a thread of beatray, not through Ray's `TuneReportCallback`: there the thread that Tune
 asks for the next result also brings in the ranks' reports, and it waits for ever when the last of them comes in after
-the trial's own result (both wait for a place in a queue of one).
+the trial's own result (both wait for a slot in a queue of one).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run_trial(
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Outcome:
     """Train with these settings, to the end or on from the run's own checkpoint, and evaluate the encoder where the
-    sweep wants that. Needs an open Ray session."""
+    sweep sets that. Needs an open Ray session."""
     run_spec, found = prepared(settings)
     result = pretrain(run_spec, callbacks)
     figures = figures_of(run_spec)
@@ -114,7 +114,7 @@ def trial_main(
         with relayed() as reports:
             outcome = run_trial(settings, evaluation, asked_to_stop, [reports])
     except Exception as error:
-        ours = type(error).__module__.startswith("beatray.")
-        ray.tune.report({"error": str(error) if ours else f"{type(error).__name__}: {error}"})
+        is_own = type(error).__module__.startswith("beatray.")
+        ray.tune.report({"error": str(error) if is_own else f"{type(error).__name__}: {error}"})
         raise
     return {"outcome": {"finished": outcome.finished, "steps": outcome.steps, "figures": outcome.figures}}

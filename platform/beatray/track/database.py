@@ -3,7 +3,7 @@
 MLflow makes its tables in hundreds of steps and without a lock: two runs that begin together on a new folder, or one
 that is killed there, leave a database that no MLflow opens again. Contract: `opened(uri, open_it)` returns what
 `open_it` returns, with every other process of beatray kept out of the same file meanwhile; a database that never got
-so far as to hold anything is set aside, not deleted, and told. Raises BusyError where another program is at it; a
+so far as to hold anything is set aside, not deleted, and reported. Raises BusyError where another program is at it; a
 database that holds something is never touched.
 """
 
@@ -30,7 +30,7 @@ PREFIX = "sqlite:///"
 PATIENCE_S = 60.0
 """For another process that makes the database: on a busy machine MLflow takes half of it."""
 LEFT_ALONE_S = 30.0
-"""How long nobody must have written to a half-made database: a server of MLflow, which knows no lock, may be at it."""
+"""How long a half-made database must have been unchanged: a server of MLflow, which knows no lock, may be at it."""
 UNFIT = re.compile(r"[?%]")
 """What means something else in the address of a database."""
 
@@ -41,13 +41,13 @@ class BusyError(Exception):
 
 def database_in(out: Path) -> str:
     """The address of the database beside the runs in `out`. Raises SettingsError for a folder that cannot have one."""
-    place = out.absolute()
-    if found := UNFIT.search(str(place)):
+    folder = out.absolute()
+    if found := UNFIT.search(str(folder)):
         raise SettingsError(
-            f"MLflow cannot keep its database in {place}: {found[0]} in a folder's name means something else to it. "
-            "Choose another out=, or say tracking.uri= (or set MLFLOW_TRACKING_URI), or tracking.uri=null for none"
+            f"MLflow cannot keep its database in {folder}: {found[0]} in a folder's name means something else to it. "
+            "Choose another out=, or set tracking.uri= or MLFLOW_TRACKING_URI, or tracking.uri=null for none"
         )
-    return f"{PREFIX}{place / NAME}"
+    return f"{PREFIX}{folder / NAME}"
 
 
 def opened(uri: str, open_it: Callable[[], T]) -> T:
@@ -111,7 +111,7 @@ def _is_half_made(path: Path) -> bool:
                 own = sorted(tables - {"alembic_version"})
             rows = [database.execute(f'select count(*) from "{name}"').fetchone()[0] for name in own]
     except sqlite3.Error:
-        return False  # no database, or a busy one: MLflow says which
+        return False  # no database, or a busy one: MLflow reports which
     return begun and not any(rows)
 
 

@@ -1,10 +1,10 @@
 """tracking.json: what a run folder remembers of its MLflow runs, so that nothing is lost or sent twice.
 
-One record for every place the run was tracked to, because a run may be trained with one server and evaluated with
-another. A record holds all that is needed to send what is missing without the settings of the run: the description of
-the MLflow run, its id once there is one, the figures and files that wait, and how the run ended. Contract: the file is
-replaced in one step; no secret is in it; a damaged file counts as absent, and the run is sent whole to another MLflow
-run.
+One record for every server or database the run was tracked to, because a run may be trained with one server and
+evaluated with another. A record holds all that is needed to send what is missing without the settings of the run: the
+description of the MLflow run, its id once there is one, the figures and files that wait, and how the run ended.
+Contract: the file is replaced in one step; no secret is in it; a damaged file counts as absent, and the run is sent
+whole to another MLflow run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TrackedRun:
     def describe(
         self, params: Mapping[str, Any], tags: Mapping[str, str], dataset: Mapping[str, str] | None = None
     ) -> None:
-        """Take over a description; what was said before and is not said now stays."""
+        """Take over a description; what was set before and is not set now stays."""
         self.params = {**self.params, **{key: str(scrubbed(value)) for key, value in params.items()}}
         self.tags = {**self.tags, **scrubbed(dict(tags))}
         self.dataset = self.dataset if dataset is None else scrubbed(dict(dataset))
@@ -85,7 +85,7 @@ class Memory:
             log.warning("%s cannot be read (%s): the run is sent to a new MLflow run", self._path, error)
 
     def record(self, uri: str, experiment: str, run_name: str) -> TrackedRun:
-        """The record for a place (a URI without login), made if there is none."""
+        """The record for a URI (without login), made if there is none."""
         return self.records.setdefault(uri, TrackedRun(uri, experiment, run_name))
 
     def save(self) -> None:
@@ -127,8 +127,8 @@ def how_to_compare(run_folders: Sequence[Path]) -> str | None:
         return None
     runs = [record.run_id for record in known[:MOST_COMPARED]]
     experiments = list(dict.fromkeys(record.experiment_id for record in known))
-    words = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps(experiments)}
-    return _opened(known[0], f"compare-runs?{urlencode(words)}")
+    query = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps(experiments)}
+    return _opened(known[0], f"compare-runs?{urlencode(query)}")
 
 
 def _opened(record: TrackedRun, page: str) -> str:

@@ -2,7 +2,7 @@
 
 Two kinds are known: what a URI carries (`http://user:password@host`, `?password=...`) and the values of environment
 variables that are secret by their name. Contract: `without_secrets` is idempotent and leaves other text as it is; a
-place cleaned by it can still be opened when the login is given through the environment.
+URI cleaned by it can still be opened when the login is given through the environment.
 """
 
 from __future__ import annotations

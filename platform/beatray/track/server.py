@@ -1,4 +1,4 @@
-"""What is said to MLflow about one run, and what its errors mean for a run that must go on whatever it answers.
+"""Requests to MLflow about one run, and what its errors mean for a run that must go on whatever it answers.
 
 The only module that knows MLflow. Contract: every call may be repeated after an answer was lost without storing
 anything twice: a run is found again by its key, a metric by its time stamp (part of MLflow's primary key), params, tags
@@ -152,11 +152,11 @@ class Server:
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def reopen(self, run_id: str) -> None:
-        """Say that a run which had ended goes on."""
+        """Mark a run that had ended as running again."""
         self._client.update_run(run_id, status="RUNNING")
 
     def end(self, run_id: str, status: str) -> None:
-        """Say how the run ended: FINISHED, FAILED or KILLED."""
+        """Set how the run ended: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status)
 
     def explain(self, error: Exception) -> tuple[Trouble, str]:
@@ -188,10 +188,10 @@ def metric_name(name: str) -> str:
 
 def _explain(error: Exception, uri: str) -> tuple[Trouble, str]:
     whole = " ".join(str(error).split())
-    said = core[0] if (core := CORE.search(whole)) else whole[:300]
+    message = core[0] if (core := CORE.search(whole)) else whole[:300]
     if isinstance(error, RunDeletedError) or "must be in the 'active' state" in whole:
         what = "the run or its experiment was deleted; restore it there (mlflow runs restore)"
-        return Trouble.REFUSED, f"MLflow at {uri}: {what} ({said})"
+        return Trouble.REFUSED, f"MLflow at {uri}: {what} ({message})"
     if isinstance(error, BusyError):
         return Trouble.OUTAGE, f"{error}: it is tried again"
     if "out-of-date database schema" in whole:
@@ -212,13 +212,13 @@ def _explain(error: Exception, uri: str) -> tuple[Trouble, str]:
     if code in ("PERMISSION_DENIED", "403"):
         return Trouble.REFUSED, (
             f"MLflow at {uri} forbids this user to write there (403): ask for EDIT permission on the experiment, or "
-            f"choose another tracking.experiment ({said})"
+            f"choose another tracking.experiment ({message})"
         )
     if code == "RESOURCE_DOES_NOT_EXIST":
-        return Trouble.GONE, f"MLflow at {uri} does not know the run any more ({said})"
+        return Trouble.GONE, f"MLflow at {uri} does not know the run any more ({message})"
     if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
-        return Trouble.UNFIT, f"MLflow at {uri} does not take this ({said})"
-    return Trouble.OUTAGE, f"MLflow at {uri} does not answer ({said})"
+        return Trouble.UNFIT, f"MLflow at {uri} does not take this ({message})"
+    return Trouble.OUTAGE, f"MLflow at {uri} does not answer ({message})"
 
 
 def _http_code(error: Exception) -> Any:

@@ -16,14 +16,14 @@ from beatray.track.memory import Memory
 from beatray.track.secrets import without_secrets
 
 LOCAL_KEYS = ("out", "run", "cluster.", "tracking.", "corpus.path")
-"""Settings that say where a run ran, not what it computed: they would only clutter a comparison of runs."""
+"""Settings of where a run ran, not of what it computed: they would only clutter a comparison of runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Where to track; `folder` is the run folder with metrics.jsonl. `on_run` hears the id of the MLflow run.
+    """Where to track; `folder` is the run folder with metrics.jsonl. `on_run` gets the id of the MLflow run.
 
-    `place` is what users call the run folder, where `folder` is only a scratch copy of it.
+    `shown_folder` is the run folder as users know it, where `folder` is only a scratch copy of it.
     """
 
     uri: str = field(repr=False)  # may carry a login
@@ -37,7 +37,7 @@ class Tracking:
     parent_run_id: str | None = None
     every_s: float = 5.0
     on_run: Callable[[str], object] | None = None
-    place: str | None = None
+    shown_folder: str | None = None
 
 
 def default_uri(out: Path) -> tuple[str, str]:
@@ -50,7 +50,7 @@ def default_uri(out: Path) -> tuple[str, str]:
     return database, (out.absolute() / "mlflow-artifacts").as_uri()
 
 
-def check_place(uri: str | None, out: Path) -> None:
+def check_default_database(uri: str | None, out: Path) -> None:
     """Raise SettingsError, before anything starts, where `tracking_for` could not put the database beside the runs."""
     if uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
         database_in(out)
@@ -59,7 +59,7 @@ def check_place(uri: str | None, out: Path) -> None:
 def resume(folder: Path, uri: str) -> Tracking:
     """The tracking of a run folder as `tracking.json` remembers it, for sending what is missing.
 
-    The login comes from MLFLOW_TRACKING_URI, if that names the same place, or from MLflow's own variables.
+    The login comes from MLFLOW_TRACKING_URI, if that names the same server, or from MLflow's own variables.
     """
     record = Memory(folder).records[uri]
     named = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -84,11 +84,11 @@ def tracking_for(
     every_s: float,
     parent_run_id: str | None = None,
     on_run: Callable[[str], object] | None = None,
-    place: str | None = None,
+    shown_folder: str | None = None,
 ) -> Tracking | None:
     """The tracking of one run; None when it is turned off. `settings` are dotted keys.
 
-    `on_run` hears the id of the MLflow run as soon as the server has given one.
+    `on_run` gets the id of the MLflow run as soon as the server has given one.
     """
     if uri is None:
         return None
@@ -110,12 +110,12 @@ def tracking_for(
         every_s=every_s,
         parent_run_id=parent_run_id,
         on_run=on_run,
-        place=place,
+        shown_folder=shown_folder,
     )
 
 
 def _listed(value: Any) -> Any:
-    """A tuple as a list is written in YAML and JSON, which is how a user said it."""
+    """A tuple as a list is written in YAML and JSON, which is how a user wrote it."""
     return json.dumps(list(value)) if isinstance(value, (tuple, list)) else value
 
 

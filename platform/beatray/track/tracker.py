@@ -54,7 +54,7 @@ class Tracker:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # for the record's waiting list, which the caller's thread adds to
         self._trouble: Trouble | None = None
-        self._heard = False  # the run id has been passed on
+        self._run_id_reported = False  # the run id has been passed on
 
     @property
     def run_id(self) -> str | None:
@@ -128,7 +128,7 @@ class Tracker:
         log.warning(
             "not all of the run is in MLflow at %s; `beatray track sync %s` sends the rest later",
             self._server.clean_uri,
-            self._to.place or self._folder,
+            self._to.shown_folder or self._folder,
         )
         return False
 
@@ -172,11 +172,11 @@ class Tracker:
             self._memory.save()
         if self._sent is None:
             self._sent = self._server.newest(record.run_id, record.figures)
-        if self._to.on_run is not None and not self._heard:
-            self._heard = True
+        if self._to.on_run is not None and not self._run_id_reported:
+            self._run_id_reported = True
             try:
                 self._to.on_run(record.run_id)
-            except Exception as error:  # whoever listens must not keep the metrics back
+            except Exception as error:  # a failing `on_run` must not keep the metrics back
                 log.warning("the MLflow run %s could not be noted: %s", record.run_id, without_secrets(str(error)))
         return record.run_id
 

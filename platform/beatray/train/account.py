@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from beatray.augment.draws import record_key
 from beatray.errors import CorpusError, TrainingError
 from beatray.train.early_stopping import EarlyStopping
-from beatray.train.epoch_audit import EpochAudit, difference, names_by_place, names_of_keys
+from beatray.train.epoch_audit import EpochAudit, difference, names_by_row_group, names_of_keys
 from beatray.train.order import MicroBatch, epoch_order
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
@@ -63,7 +63,7 @@ class Training:
     under_way: UnderWay | None = None  # the step that the device works at, not read yet
     read_s: float = 0.0  # when the newest step was read
     strikes: int = 0
-    untold: dict[str, Any] | None = None  # the newest report that Ray has not got yet
+    unreported: dict[str, Any] | None = None  # the newest report that Ray has not got yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +148,14 @@ def account(t: Training, step: UnderWay) -> None:
         if t.under_way is None and (first.is_due(number + 1, selection) or ends):
             _save(t, number + 1, selection)
     if scores is not None or ends or (epoch_ends and t.validation is None):
-        told = {name: line.get(name) for name in ("step", "epoch", "loss", *(scores or ("validation_loss",)))}
-        t.untold = {**(t.untold or {}), **{name: value for name, value in told.items() if value is not None}}
+        logged = {name: line.get(name) for name in ("step", "epoch", "loss", *(scores or ("validation_loss",)))}
+        t.unreported = {**(t.unreported or {}), **{name: value for name, value in logged.items() if value is not None}}
     if verdict.look:
         if t.hooks.preempted():
             checkpoint_now(t, number + 1)
-        if t.untold is not None:
-            t.hooks.report(t.untold)
-            t.untold = None
+        if t.unreported is not None:
+            t.hooks.report(t.unreported)
+            t.unreported = None
 
 
 def checkpoint_now(t: Training, done: int) -> None:
@@ -173,7 +173,7 @@ def _save(t: Training, done: int, selection: float | None = None) -> None:
 
 
 def _end_epoch(t: Training, number: int, epoch: int) -> dict[str, float] | None:
-    """Prove that the epoch was whole, and validate where it is time to; returns the scores of the validation."""
+    """Check that the epoch was whole, and validate where it is due; returns the scores of the validation."""
     _check_epoch(t, epoch)
     t.audit, t.seen, t.seen_from = EpochAudit(), [], 0
     settings = t.run_spec.settings.train
@@ -192,9 +192,9 @@ def _end_epoch(t: Training, number: int, epoch: int) -> dict[str, float] | None:
 def _log_faults(t: Training, number: int, batch: Batch, verdict: Verdict) -> None:
     """Note the shards whose rows the ranks go on without."""
     if verdict.faults:
-        told = t.ranks.gather(list(batch.faults))
+        faults = t.ranks.gather(list(batch.faults))
         if t.first is not None:
-            t.first.log_skipped(number, sorted({fault for part in told for fault in part}))
+            t.first.log_skipped(number, sorted({fault for part in faults for fault in part}))
 
 
 def _refuse(t: Training, batch: Batch, number: int) -> None:
@@ -217,13 +217,15 @@ def _check_epoch(t: Training, epoch: int) -> None:
     if t.audit is None or t.audit.holds(run_spec.rows, run_spec.key_sum):
         return
     keys = [key for part in t.ranks.gather(np.concatenate(t.seen).tolist()) for key in part]
-    places = [[record_key(name) for name in names] for names in names_by_place(run_spec.stream)]
+    by_group = [[record_key(name) for name in names] for names in names_by_row_group(run_spec.stream)]
     order = epoch_order(run_spec.stream.sizes, run_spec.stream.order, epoch)[
         t.seen_from * run_spec.settings.train.batch_size :
     ]
-    told = difference(keys, [places[group][row] for group, row in order.tolist()], names_of_keys(run_spec.stream))
+    differing = difference(
+        keys, [by_group[group][row] for group, row in order.tolist()], names_of_keys(run_spec.stream)
+    )
     raise CorpusError(
-        f"epoch {epoch} saw {t.audit.rows} rows where the manifest has {run_spec.rows} for training: {told}"
+        f"epoch {epoch} saw {t.audit.rows} rows where the manifest has {run_spec.rows} for training: {differing}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A row group in the shape training wants it: fixed-size arrays, carried between processes as raw Arrow bytes.
+"""A row group in the shape that training reads: fixed-size arrays, carried between processes as raw Arrow bytes.
 
 `decode` turns a table of the corpus into arrays; `pack` and `unpack` carry any such arrays through Ray Data without an
 extension type and without pickling: one row of a table is one row group, each array one value of plain bytes.
@@ -60,15 +60,15 @@ class Packed:
 
 
 def corpus_columns(arrays: Sequence[str]) -> list[str]:
-    """The corpus columns to read for the wanted arrays."""
-    wanted = {"record_id", "signal", "n_samples", *(COLUMNS_OF[name] for name in arrays if name in COLUMNS_OF)}
-    return sorted(wanted)
+    """The corpus columns to read for these arrays."""
+    columns = {"record_id", "signal", "n_samples", *(COLUMNS_OF[name] for name in arrays if name in COLUMNS_OF)}
+    return sorted(columns)
 
 
 def decode(
     table: pa.Table, arrays: Sequence[str], clusters: dict[str, Any] | None, targets: TargetTable | None = None
 ) -> Arrays:
-    """Rows as arrays: signal_uv (n, 12, 5000) int16, n_samples (n,), record_key (n,) and, where wanted, r_peaks
+    """Rows as arrays: signal_uv (n, 12, 5000) int16, n_samples (n,), record_key (n,) and, where asked for, r_peaks
     (n, 64) padded with -1, beat_features (n, 64, F) padded with NaN, record_features (n, G), beat_class (n, 64),
     patient_key (n,), that of the record where the patient is not known, and target (n, ...), of `targets`."""
     n = len(table)
@@ -112,8 +112,8 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 def _beats(column: pa.BinaryArray) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """All beats of all rows (beats, F), and where each row's begin."""
-    _, places, data = column.buffers()
-    ends = np.frombuffer(places, np.int32)[column.offset : column.offset + len(column) + 1] if len(column) else [0]
+    _, buffer, data = column.buffers()
+    ends = np.frombuffer(buffer, np.int32)[column.offset : column.offset + len(column) + 1] if len(column) else [0]
     offsets, rest = np.divmod(np.asarray(ends, np.int64), 4 * len(BEAT_FEATURES))
     if rest.any():
         raise ValueError(f"beat_features are not rows of {len(BEAT_FEATURES)} numbers; ingest the corpus again")
@@ -151,8 +151,8 @@ def pack(packed: Packed) -> pa.Table:
     for name, array in packed.arrays.items():
         data = np.ascontiguousarray(array)
         label = f"{name}|{data.dtype.str}|{','.join(map(str, data.shape[1:]))}"
-        place = pa.py_buffer(np.array([0, data.nbytes], np.int64))
-        columns[label] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, place, pa.py_buffer(data)])
+        offsets = pa.py_buffer(np.array([0, data.nbytes], np.int64))
+        columns[label] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)])
     return pa.table(columns)
 
 
@@ -174,6 +174,6 @@ def unpack(table: pa.Table) -> Iterator[Packed]:
 
 def _value(column: pa.LargeBinaryArray, row: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     """One value where it lies; Arrow's own scalars are copies."""
-    _, places, data = column.buffers()
-    start = int(np.frombuffer(places, np.int64)[column.offset + row])
+    _, offsets, data = column.buffers()
+    start = int(np.frombuffer(offsets, np.int64)[column.offset + row])
     return np.frombuffer(data, dtype, count, start) if count else np.empty(0, dtype)

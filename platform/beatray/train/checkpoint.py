@@ -3,7 +3,7 @@
 `checkpoints/step-00000120/` holds model.safetensors (the whole objective: encoder, heads, queues),
 optimiser.safetensors, state.json (position in the corpus, schedule, settings, recipe) and files.json with the SHA-256
 of the others. `latest` takes the newest one whose hashes all match and warns about those it passes over: safetensors
-itself loads a flipped bit without a word. The newest few are kept, and the best by validation (`best.json` names it).
+itself loads a flipped bit silently. The newest few are kept, and the best by validation (`best.json` names it).
 The exported encoder is a folder of the same kind without the optimiser: models/encoder_folder.py.
 """
 

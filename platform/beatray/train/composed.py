@@ -43,7 +43,7 @@ NAMED: dict[str, Named] = {"objective": _Methods(), "encoder": _Networks()}
 
 
 WEIGHTS = {"encoder.weights": "encoder_weights"}
-"""The word for the encoder that training starts from: `encoder.*` are the settings of a network."""
+"""The override for the encoder that training starts from: `encoder.*` are the settings of a network."""
 
 
 def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[str, Any]:
@@ -59,14 +59,14 @@ def pretrain_content(top: str, overrides: Sequence[str], **more: Any) -> dict[st
     described = described_encoder(str(weights))
     try:
         settings = NAMED["encoder"].complete(described["name"], described["settings"], "encoder.")
-    except ValueError as error:  # a network of somebody's own that is not here, or settings of another version
+    except ValueError as error:  # a user's own network that is not here, or settings of another version
         raise SettingsError(f"the encoder {weights} cannot be built here: {error}") from error
     network = {"name": described["name"], **settings}
-    said = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]
-    for word in said if network != content["encoder"] else ():
+    of_network = [w for w in overrides if w.partition("=")[0] not in extra and _is_of_network(w)]
+    for override in of_network if network != content["encoder"] else ():
         raise SettingsError(
-            f"'{word}': the network is that of the encoder {weights} ({network['name']}), to the last setting; leave "
-            "the word out, or train from random weights"
+            f"'{override}': the network is that of the encoder {weights} ({network['name']}), to the last setting; "
+            "leave it out, or train from random weights"
         )
     content["encoder"] = network
     return content
@@ -77,7 +77,7 @@ def described_encoder(path: str) -> dict[str, Any]:
     if not is_encoder(path):
         raise SettingsError(
             f"there is no exported encoder at {path} (a run folder that has ended, or its encoder/ folder"
-            f"{bundled.told()})"
+            f"{bundled.names_text()})"
         )
     try:
         return describe_encoder(path)
@@ -85,8 +85,8 @@ def described_encoder(path: str) -> dict[str, Any]:
         raise SettingsError(str(error)) from error
 
 
-def _is_of_network(word: str) -> bool:
-    key = word.partition("=")[0].lstrip("+~")
+def _is_of_network(override: str) -> bool:
+    key = override.partition("=")[0].lstrip("+~")
     return key == "encoder" or key.startswith("encoder.")
 
 
@@ -97,7 +97,7 @@ def changes_today(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _schemas() -> tuple[tuple[str, type[Any]], ...]:
-    """Groups and dataclasses, of all methods and networks there are: changes do not say which they are of."""
+    """Groups and dataclasses, of all methods and networks there are: changes do not name theirs."""
     offered = {**methods.objective_classes(), **methods.supervised_classes()}
     kinds = [("objective", kind.Settings) for kind in offered.values()]
     kinds += [("encoder", kind.Settings) for kind in dict.fromkeys(networks.encoder_classes().values())]

@@ -1,6 +1,6 @@
 """When a run has stopped getting better: so many validations in a row without a better one (Prechelt, 1998).
 
-Contract: what it says is a function of the selections it was told, in their order; its `state` lies in every
+Contract: its decision is a function of the selections it was given, in their order; its `state` lies in every
 checkpoint, so that a run that is continued ends where it would have ended. Without a patience it never ends a run. A
 selection that is not finite counts as no better one.
 """

@@ -1,4 +1,4 @@
-"""Proves, epoch by epoch, that every recording was seen once: none left out, none doubled.
+"""Verifies, epoch by epoch, that every recording was seen once: none left out, none doubled.
 
 Counted over all ranks: the rows and the sum of their keys modulo 2^64. At the end of an epoch both must be those of the
 corpus. The running audit is part of a checkpoint, so the proof holds across restarts and any number of ranks.
@@ -57,7 +57,7 @@ def signed(value: int) -> int:
 
 
 def difference(seen: Sequence[int], expected: Sequence[int], names: Mapping[int, str], most: int = 20) -> str:
-    """In words: which recordings are missing and which came more than once."""
+    """As text: which recordings are missing and which came more than once."""
     have, want = Counter(seen), Counter(expected)
     parts = []
     for what, counted in (("missing", want - have), ("seen too often or not asked for", have - want)):
@@ -68,8 +68,8 @@ def difference(seen: Sequence[int], expected: Sequence[int], names: Mapping[int,
     return "; ".join(parts) or "the same recordings since the last start; the difference lies before it"
 
 
-def names_by_place(stream: StreamSettings) -> list[list[str]]:
-    """Record ids of the usable rows of every row group; where a shard cannot be read, the place of the row."""
+def names_by_row_group(stream: StreamSettings) -> list[list[str]]:
+    """Record ids of the usable rows of every row group; where a shard cannot be read, the position of the row."""
     found = []
     for group in stream.groups:
         try:
@@ -83,4 +83,4 @@ def names_by_place(stream: StreamSettings) -> list[list[str]]:
 
 def names_of_keys(stream: StreamSettings) -> dict[int, str]:
     """Record id of every key."""
-    return {record_key(name): name for names in names_by_place(stream) for name in names}
+    return {record_key(name): name for names in names_by_row_group(stream) for name in names}

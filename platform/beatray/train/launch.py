@@ -1,6 +1,6 @@
-"""Starts a pretraining run on Ray Train: checks that it fits, runs the ranks, survives their deaths, tells the end.
+"""Starts a pretraining run on Ray Train: checks that it fits, runs the ranks, survives their deaths, reports the end.
 
-The run folder `out/run` must be visible to every node: a shared folder, or a place in an object store. It holds
+The run folder `out/run` must be visible to every node: a shared folder, or a path in an object store. It holds
 settings.yaml, metrics.jsonl, ids.jsonl (when asked for), checkpoints/ and, at the end, encoder/. Starting the same run
 again continues it from its newest checkpoint; a finished run is left alone; of two starts of one run the later goes on
 and the earlier ends. A dead worker or node restarts the group of ranks, which continues from the newest checkpoint.
@@ -117,11 +117,11 @@ def pretrain(
 ) -> RunResult:
     """Train to the end, or continue a run that was interrupted. Needs an open Ray session.
 
-    `callbacks` hear of the reports of the ranks, as a sweep does. Once `stop` is set, the ranks write a checkpoint and
-    end; the result says so.
+    `callbacks` receive the reports of the ranks, as those of a sweep do. Once `stop` is set, the ranks write a
+    checkpoint and end; the result records it.
 
     Raises SettingsError for a run that cannot work, SupersededError when another start has taken over, TrainingError
-    when it stopped for a reason that a retry does not mend.
+    when it stopped for a reason that a retry does not fix.
     """
     settings, run = run_spec.settings, run_spec.run
     newest = check(run_spec)
@@ -163,14 +163,14 @@ def pretrain(
 
 
 def request_stop(run_spec: RunSpec) -> None:
-    """Ask the ranks of a run for a checkpoint and an end; they hear it within a second or two."""
+    """Ask the ranks of a run for a checkpoint and an end; they get it within a second or two."""
     run_spec.run.write(STOP, b"stop with a checkpoint\n")
 
 
 def _fit(
     run_spec: RunSpec, start: str, trainer: TorchTrainer, stop: threading.Event | None
 ) -> ray.train.TrainingFailedError | None:
-    """Run the trainer in a thread, so that this one can pass on a wish to stop and notice that nobody is alive.
+    """Run the trainer in a thread, so that this one can pass on a request to stop and notice that no worker is alive.
 
     In the main thread Ray Train would take over Ctrl-C; and it waits for ever for workers that never come.
     """
@@ -199,8 +199,9 @@ def _fit(
                 run_spec.run.write(STOPPED, b"no workers")  # should they come after all, they end at once
                 raise TrainingError(
                     f"run {run_spec.settings.run}: there have been no workers for {patience / 60:.0f} minutes. Ray has "
-                    f"{_words(ray.cluster_resources())}, of which {_words(ray.available_resources())} are free; see "
-                    "`ray status`, and raise train.start_minutes if nodes take longer to come."
+                    f"{_resources_text(ray.cluster_resources())}, of which "
+                    f"{_resources_text(ray.available_resources())} are free; see `ray status`, and raise "
+                    "train.start_minutes if nodes take longer to come."
                 )
     if not failures:
         return None
@@ -209,7 +210,7 @@ def _fit(
     raise failures[0]
 
 
-def _words(resources: dict[str, float]) -> str:
+def _resources_text(resources: dict[str, float]) -> str:
     return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 
@@ -270,8 +271,8 @@ def _is_over(run_spec: RunSpec, start: str) -> bool:
 def _rank_main(config: dict[str, Any]) -> None:
     """One Ray Train worker: become a rank and train.
 
-    Ray restarts the group whenever a worker raises. For an error that a retry does not mend, the rank leaves a note,
-    so that the restarted group ends at once and the driver can tell the user.
+    Ray restarts the group whenever a worker raises. For an error that a retry does not fix, the rank leaves a note,
+    so that the restarted group ends at once and the driver can inform the user.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -103,8 +103,8 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             else:
                 _one_step(t, number, fed, waited, verdict)
                 watchdog.step()
-        if t.untold is not None:
-            hooks.report(t.untold)
+        if t.unreported is not None:
+            hooks.report(t.unreported)
         if first is not None:
             first.settle()
             _raise(first.fault())
@@ -159,11 +159,11 @@ def _next(
     except StopIteration:
         return None, 0.0, CorpusError("the stream ended before the run")
     except Exception as error:
-        return None, 0.0, error  # told to the other ranks first, then raised
+        return None, 0.0, error  # reported to the other ranks first, then raised
 
 
 def _agree(t: Training, number: int, batch: Batch | None, fault: Exception | None) -> Verdict:
-    """One exchange before each step: has every rank its data, does anybody want to stop, how many rows are there?"""
+    """One exchange before each step: has every rank its data, is a stop requested, how many rows are there?"""
     first, n_parts = t.first, t.run_spec.settings.train.gradient_accumulation_steps
     keys = np.empty(0, np.int64) if batch is None else batch.arrays["record_key"]
     mine = [
@@ -192,11 +192,11 @@ def _end_together(t: Training, number: int, fault: Exception | None) -> NoReturn
     """Some rank cannot go on: keep what was done, then every rank raises, its own reason or the others'."""
     fault = fault or (t.first.fault() if t.first is not None else None)
     for_good = isinstance(fault, FOR_GOOD) and not isinstance(fault, SupersededError)
-    told = t.ranks.gather((fault is not None, for_good, str(fault)))
-    reasons = [text for there, _, text in told if there]
+    gathered = t.ranks.gather((fault is not None, for_good, str(fault)))
+    reasons = [text for there, _, text in gathered if there]
     if not isinstance(fault, (CheckpointError, SupersededError)):
         checkpoint_now(t, number)
-    if t.first is not None and any(good for _, good, _ in told):
+    if t.first is not None and any(good for _, good, _ in gathered):
         t.first.note_end("; ".join(reasons))  # here, because Ray ends the other ranks soon after the first one raises
     t.ranks.barrier()
     raise fault or PeerError("; ".join(reasons))

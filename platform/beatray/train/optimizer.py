@@ -3,7 +3,7 @@
 AdamW and Adam (Loshchilov and Hutter, ICLR 2019: AdamW's decay is decoupled, Adam's is not), SGD with momentum, LARS
 (You, Gitman and Ginsburg, arXiv 1708.03888). Linear warm-up, then a half cosine (Loshchilov and Hutter, ICLR 2017) or a
 constant rate; the weight decay may move along a half cosine of its own. What decays, and what learns at most at which
-rate, is the method's and the network's word (`Objective.parameter_groups`).
+rate, is decided by the method and the network (`Objective.parameter_groups`).
 """
 
 from __future__ import annotations

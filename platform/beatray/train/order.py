@@ -1,12 +1,12 @@
 """The order of an epoch: a pure function of (seed, epoch, row groups), known to neither rank nor world size.
 
 Row groups are dealt in a random order onto a few lanes (a constant of the run, a divisor of the batch); within a lane
-rows are shuffled over a sliding window of row groups: the sort key of a row is the place of its group plus a uniform
+rows are shuffled over a sliding window of row groups: the sort key of a row is the position of its group plus a uniform
 draw from [0, window). Every global batch takes the same number of rows from each lane, so a rank that owns whole lanes
 reads each row group once, while the batches themselves stay the same for every number of ranks. What is left when
 the shortest lane ends is shuffled and forms the tail; the last batch may be short.
 
-No Ray here, so that the order can be tested, and proven equal, alone.
+No Ray here, so that the order can be tested, and shown to be equal, alone.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _patients_together(
 ) -> NDArray[np.int64]:
     """A new order of the rows with these patient keys: within each window of so many batches, the rows of a patient
     come in one batch, and in one of its micro-batches, unless they are more than fit. The sizes of the batches stay."""
-    placed = []
+    ordered = []
     for first in range(0, len(keys), batches * batch_size):
         rows = np.arange(first, min(first + batches * batch_size, len(keys)))
         room = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
@@ -135,8 +135,8 @@ def _patients_together(
             missing = size - len(filled[number])
             filled[number] += left[:missing]
             left = left[missing:]
-            placed.append(_dealt(filled[number], keys, batch_size, parts))
-    return np.concatenate(placed) if placed else np.empty(0, np.int64)
+            ordered.append(_dealt(filled[number], keys, batch_size, parts))
+    return np.concatenate(ordered) if ordered else np.empty(0, np.int64)
 
 
 def _dealt(rows: list[int], keys: NDArray[np.int64], batch_size: int, parts: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """In which arithmetic a run multiplies: `train.precision=auto` is bf16 where every rank's processor has it, else fp32.
 
 A processor that has no bf16 emulates it, slower than single precision: x86 needs AVX512-BF16 or AMX-BF16, ARM BF16, a
-GPU of NVIDIA compute capability 8.0. Contract: all ranks agree; a run that goes on keeps the arithmetic that it began
+GPU of NVIDIA compute capability 8.0. Contract: all ranks agree; a run that continues keeps the arithmetic that it began
 in, which its checkpoints hold, whatever the processor is then.
 """
 
@@ -20,10 +20,10 @@ CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What /proc/cpuinfo calls it, on x86 and on ARM."""
 
 
-def agreed(said: Literal["auto"] | Precision, ranks: Ranks) -> Precision:
-    """`said`, or what `auto` means for these ranks; every rank must call it."""
-    if said != "auto":
-        return said
+def agreed(asked: Literal["auto"] | Precision, ranks: Ranks) -> Precision:
+    """`asked`, or what `auto` means for these ranks; every rank must call it."""
+    if asked != "auto":
+        return asked
     return "bf16" if ranks.all_true(has_bf16(ranks.device)) else "fp32"
 
 
@@ -36,7 +36,7 @@ def has_bf16(device: torch.device) -> bool:
 
 @cache
 def cpu_flags(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
-    """What the processor can do, as Linux tells it; nothing where it does not."""
+    """The features of the processor, as Linux lists them; none where it does not."""
     try:
         lines = Path(cpuinfo).read_text().splitlines()
     except OSError:

@@ -17,13 +17,13 @@ from beatray.augment.draws import record_key
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.corpus.splits import Role, assign_roles, drawn_patients, policy_of
 from beatray.errors import SettingsError
-from beatray.models.bundled import place_of
+from beatray.models.bundled import location_of
 from beatray.models.encoder_folder import check_recipe, describe_encoder, encoder_sha256, trained_on
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.plugins import nearest
 from beatray.settings import CorpusSettings, PretrainSettings
 from beatray.storage.store import Store, absolute
-from beatray.track.setup import check_place
+from beatray.track.setup import check_default_database
 from beatray.train.blocks import ARRAYS, patient_keys
 from beatray.train.epoch_audit import key_sum
 from beatray.train.order import OrderSettings
@@ -73,7 +73,7 @@ def hashes_of(rows: pd.DataFrame) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class LabelledParts:
     """What an objective that learns from labels learns: positions in the corpus index, and the targets."""
 
     train: NDArray[np.int64]
@@ -82,39 +82,41 @@ class Lesson:
 
 
 def opened(settings: PretrainSettings) -> tuple[PretrainSettings, Corpus]:
-    """The corpus, and the settings with places that hold on every node. SettingsError for places that cannot."""
+    """The corpus, and the settings with paths that hold on every node. SettingsError for paths that cannot."""
     if not settings.corpus.path:
-        raise SettingsError("which corpus? say corpus=PATH (make one with `beatray ingest`)")
+        raise SettingsError("which corpus? set corpus=PATH (make one with `beatray ingest`)")
     out = Store(settings.out)
     if out.is_local:
         settings = replace(settings, out=str(out.folder))
-        check_place(settings.tracking.uri, out.folder)
+        check_default_database(settings.tracking.uri, out.folder)
     elif settings.tracking.uri == "auto" and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise SettingsError(
-            f"out={settings.out} is an object store, which cannot hold MLflow's database: say tracking.uri= (or set "
+            f"out={settings.out} is an object store, which cannot hold MLflow's database: set tracking.uri= (or set "
             "MLFLOW_TRACKING_URI), or tracking.uri=null for none"
         )
     settings = replace(settings, corpus=replace(settings.corpus, path=absolute(settings.corpus.path)))
     if settings.encoder_weights is not None:
-        place = absolute(place_of(settings.encoder_weights))
-        settings = replace(settings, encoder_weights=place, encoder_weights_sha256=encoder_sha256(place))
+        location = absolute(location_of(settings.encoder_weights))
+        settings = replace(settings, encoder_weights=location, encoder_weights_sha256=encoder_sha256(location))
     return settings, open_corpus(settings.corpus.path)
 
 
-def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson: Lesson | None = None) -> RunSpec:
+def prepare_run(
+    settings: PretrainSettings, corpus: Corpus | None = None, labelled: LabelledParts | None = None
+) -> RunSpec:
     """Choose the rows and fix everything a rank needs; clear errors before anything starts.
 
-    With a `lesson` the settings and the corpus are as `opened` gave them, and the rows are those of the lesson.
+    With `labelled` the settings and the corpus are as `opened` gave them, and the rows are those of `labelled`.
     """
     if corpus is None:
         settings, corpus = opened(settings)
     if settings.encoder_weights is not None:
         described = describe_encoder(settings.encoder_weights)
         check_recipe(described["recipe"], corpus.recipe, f"the encoder {settings.encoder_weights}")
-    if lesson is None:
+    if labelled is None:
         chosen, held_out = select_rows(corpus, settings.corpus)
     else:
-        chosen, held_out = corpus.index.iloc[lesson.train], corpus.index.iloc[lesson.validation]
+        chosen, held_out = corpus.index.iloc[labelled.train], corpus.index.iloc[labelled.validation]
     if settings.train.validate_every_epochs == 0:
         held_out = held_out.iloc[:0]
     groups = row_groups(corpus, chosen)
@@ -150,7 +152,7 @@ def prepare_run(settings: PretrainSettings, corpus: Corpus | None = None, lesson
         cpus_per_reader=train_settings.cpus_per_reader,
         chunk_steps=train_settings.chunk_steps,
         cache_mb=train_settings.cache_mb,
-        targets=None if lesson is None else lesson.targets,
+        targets=None if labelled is None else labelled.targets,
         on_bad_shard=settings.corpus.on_bad_shard,
     )
     return RunSpec(
@@ -190,16 +192,16 @@ def resolved(settings: PretrainSettings) -> PretrainSettings:
 def _patients(corpus: Corpus, groups: tuple[RowGroup, ...], chosen: pd.DataFrame) -> NDArray[np.int64]:
     """Patient key of every row that is trained on, row group by row group as the order counts them."""
     number_of = {shard.name: number for number, shard in enumerate(corpus.manifest.shards)}
-    by_place = chosen.set_index(["shard", "group", "row"])[["patient_id", "record_id"]]
-    places = [(number_of[group.shard.name], group.group, row) for group in groups for row in group.rows]
-    rows = by_place.loc[places]
+    by_position = chosen.set_index(["shard", "group", "row"])[["patient_id", "record_id"]]
+    positions = [(number_of[group.shard.name], group.group, row) for group in groups for row in group.rows]
+    rows = by_position.loc[positions]
     own = np.array([record_key(name) for name in rows["record_id"]], np.int64)
     known = rows["patient_id"].where(rows["patient_id"].notna(), None)
     return patient_keys(known.tolist(), own)
 
 
 def _reads(settings: PretrainSettings, statistics: dict[str, Any]) -> tuple[str, ...]:
-    """What the objective reads of a corpus; building it here also proves its settings before anything starts."""
+    """What the objective reads of a corpus; building it here also checks its settings before anything starts."""
     try:
         built = build_model(settings.objective, settings.encoder, settings.seed, statistics, settings.first_weights)
     except (ValueError, TypeError) as error:

@@ -28,7 +28,7 @@ from beatray.train.writer import CheckpointWriter, describe
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-"""How often all ranks together ask Ray for news and tell it theirs; Ray takes reports only every second or two."""
+"""How often all ranks together ask Ray for news and report theirs; Ray takes reports only every second or two."""
 
 
 class RankZero:
@@ -77,7 +77,7 @@ class RankZero:
 
     @property
     def wants_stop(self) -> bool:
-        """True once somebody asked the run to stop."""
+        """True once the run was asked to stop."""
         return self._lease.stop
 
     @property
@@ -117,7 +117,7 @@ class RankZero:
             self._log(SKIPPED, {"step": step, "fault": fault})
 
     def note_end(self, why: str) -> None:
-        """Leave word that the run has ended for good, and why."""
+        """Note that the run has ended for good, and why."""
         if self._may_write():
             self._run_spec.run.write(STOPPED, why.encode())
 
@@ -168,7 +168,7 @@ class RankZero:
         self._writer.wait()
 
     def export(self, objective: Objective, ended_at: int) -> None:
-        """Write encoder/: the last weights, or the best by validation where the settings say so.
+        """Write encoder/: the last weights, or the best by validation where the settings ask for it.
 
         The run ended after so many steps. CheckpointError if it cannot be written.
         """
@@ -208,11 +208,11 @@ class RankZero:
         try:
             self._journals[name].write(line)
         except OSError as error:
-            told = describe(error, f"line could be added to {name}")
+            reason = describe(error, f"line could be added to {name}")
             if self._run_spec.settings.checkpoint.required:
-                self._journal_fault = CheckpointError(told)
+                self._journal_fault = CheckpointError(reason)
             elif not self._journal_warned:
-                log.warning("%s; training goes on (checkpoint.required=false)", told)
+                log.warning("%s; training goes on (checkpoint.required=false)", reason)
                 self._journal_warned = True
 
     def _keep_journals(self) -> None:

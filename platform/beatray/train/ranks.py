@@ -1,4 +1,4 @@
-"""The few words ranks exchange, besides gradients: sums, agreement, broadcast, gather. All work alone, too.
+"""What ranks exchange besides gradients: sums, agreement, broadcast, gather. All work alone, too.
 
 They lie on the host and travel between hosts: no accelerator is waited for.
 """

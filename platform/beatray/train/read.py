@@ -2,7 +2,7 @@
 
 One read task takes a few row groups, so that what Ray Data costs for each task and block is paid seldom; with views on
 workers it makes them as well. A row group that is not what the manifest says arrives without rows and with the message:
-whether that stops a run is for the stream to say. Contract: what arrives is what was asked for, once, in that order;
+whether that stops a run is for the stream to decide. Contract: what arrives is what was asked for, once, in that order;
 closing the generator ends the execution.
 """
 

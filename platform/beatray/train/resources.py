@@ -1,7 +1,7 @@
 """Does the plan fit the cluster? A run that cannot start is refused with the arithmetic; Ray alone would wait for ever.
 
 Ray Train takes CPUs for the ranks first; the readers of Ray Data get what is left. With nothing left a run hangs
-without a word, so the sum is made here, before anything starts.
+silently, so the sum is made here, before anything starts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def check_readers_fit(settings: PretrainSettings, workers: int, total: dict[str,
 
 
 def missing_now(settings: PretrainSettings, free: dict[str, float], total: dict[str, float]) -> str | None:
-    """In words, what others use at the moment and this run must wait for; None if it can start at once."""
+    """A message on what others use at the moment and this run must wait for; None if it can start at once."""
     train = settings.train
     stages = 2 if settings.train.augment_on == "workers" else 1
     need = train.least_workers * (train.cpus_per_worker + train.cpus_per_reader * stages)

@@ -2,7 +2,7 @@
 
 Running statistics see a batch in the forward pass; the loss may turn out not to be finite afterwards. Copying each of
 hundreds of small buffers costs an accelerator more than the step's own kernels of that size, so all of one type are
-joined in one copy. `put_back` is decided by a tensor on the device, so that nobody waits to learn what it says.
+joined in one copy. `put_back` is decided by a tensor on the device, so that the host does not wait for its value.
 
 Contract: `keep`, then any number of changes in place, then at most one `put_back`; tensors never change shape, type or
 device.

@@ -1,7 +1,7 @@
 """The rows of a stream that were read and are not yet used up, in memory that is used again and again.
 
 A shuffle window keeps thousands of rows for a while, of 120 kB each. Arrays of their own would be mapped, filled and
-unmapped for every row group, and would stay whole until their last row is taken; here a row's place is free for another
+unmapped for every row group, and would stay whole until their last row is taken; here a row's slot is free for another
 as soon as the row has been taken. `RowPool` is that memory; `HeldRows` knows which unit's rows lie where, and keeps
 row groups for later epochs where the whole corpus fits. Contract: what is given out are copies; slots are valid until
 `free`.

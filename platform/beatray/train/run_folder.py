@@ -1,14 +1,14 @@
-"""Where a run keeps its files, a folder that every node sees or a place in an object store; and who owns it.
+"""Where a run keeps its files, a folder that every node sees or a path in an object store; and who owns it.
 
-Checkpoints and the encoder are written to the place itself. Journals (metrics.jsonl, ids.jsonl, ...) grow line by
+Checkpoints and the encoder are written to the store itself. Journals (metrics.jsonl, ids.jsonl, ...) grow line by
 line, which an object store cannot do: for those a process appends to a scratch copy and `push` uploads it, before each
 checkpoint, so that no checkpoint is ever ahead of the journals. On a shared folder both are the same and `push` and
 `pull` do nothing.
 
-What the first rank and the outside tell each other while a run trains goes through small files there. Outwards: which
-group of workers owns the run, and that it is alive. Inwards: a wish to stop with a checkpoint, and that another start,
-or a newer group of this start, owns the run now. Files, because they reach a rank on any node from a driver on any
-other, through shared folders and object stores alike.
+Messages between the first rank and the outside while a run trains are small files there. Outwards: which
+group of workers owns the run, and that it is alive. Inwards: a request to stop with a checkpoint, and that another
+start, or a newer group of this start, owns the run now. Files, because they reach a rank on any node from a driver on
+any other, through shared folders and object stores alike.
 """
 
 from __future__ import annotations
@@ -50,54 +50,54 @@ STOPPED = "stopped.txt"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`place` is durable and seen by all; `scratch` is where this process keeps its journals."""
+    """`store` is durable and seen by all; `scratch` is where this process keeps its journals."""
 
-    place: Store
+    store: Store
     scratch: Path
 
     @classmethod
-    def open(cls, place: Store) -> RunFolder:
-        """The run folder at `place`; for an object store with a scratch folder that goes with this process."""
-        if place.is_local:
-            place.folder.mkdir(parents=True, exist_ok=True)
-            return cls(place, place.folder)
+    def open(cls, store: Store) -> RunFolder:
+        """The run folder in `store`; for an object store with a scratch folder that goes with this process."""
+        if store.is_local:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            return cls(store, store.folder)
         scratch = tempfile.mkdtemp(prefix="beatray-run-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        return cls(place, Path(scratch))
+        return cls(store, Path(scratch))
 
     def push(self, *names: str) -> None:
         """Upload these files, where they exist."""
-        if self.place.is_local:
+        if self.store.is_local:
             return
         for name in names:
             path = self.scratch / name
             if path.is_file():
-                self.place.write(name, path.read_bytes())
+                self.store.write(name, path.read_bytes())
 
     def pull(self, *names: str) -> None:
         """Download these files, where they exist and their size has changed."""
-        if self.place.is_local:
+        if self.store.is_local:
             return
         for name in names:
             path = self.scratch / name
-            size = self.place.size(name)
+            size = self.store.size(name)
             if size is None or (path.is_file() and path.stat().st_size == size):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_suffix(".pulling")
-            aside.write_bytes(self.place.read(name))
+            aside.write_bytes(self.store.read(name))
             aside.replace(path)
 
     def pull_folder(self, name: str) -> None:
         """Download the files directly in a sub-folder."""
-        if not self.place.is_local:
-            self.pull(*(f"{name}/{file}" for file in self.place.names(name)))
+        if not self.store.is_local:
+            self.pull(*(f"{name}/{file}" for file in self.store.names(name)))
 
 
-def read_text(place: Store, name: str) -> str | None:
+def read_text(store: Store, name: str) -> str | None:
     """The text of a small file; None if it is not there."""
     try:
-        return place.read(name).decode()
+        return store.read(name).decode()
     except FileNotFoundError:
         return None
 
@@ -105,7 +105,7 @@ def read_text(place: Store, name: str) -> str | None:
 class RunLease:
     """The first rank's hold on the run: `stop` and `superseded`, kept up to date by a thread; use as a context manager.
 
-    Taking over raises SupersededError if the run belongs to another start already. `start` None: nobody else is there.
+    Taking over raises SupersededError if the run belongs to another start already. `start` None: there is no other.
     """
 
     def __init__(self, run: Store, start: str | None) -> None:

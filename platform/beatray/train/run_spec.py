@@ -133,7 +133,7 @@ def _objective_of_process(objective: str, encoder: str, statistics: str) -> Obje
 
 
 def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
-    """The arrays on a device; to a GPU they go by way of pinned memory, and nobody waits."""
+    """The arrays on a device; to a GPU they go by way of pinned memory, and no one waits for it."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
     if device.type == "cuda":
         return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
@@ -172,7 +172,7 @@ def keys_marked(settings: PretrainSettings, mark: str) -> set[str]:
 
 def of_older_run(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run wrote down, as this version would: keys renamed, and for those it did not know yet what
-    it did (`absent`, said at the field; how test recordings were dealt, `corpus.splits`)."""
+    it did (`absent`, set at the field; how test recordings were dealt, `corpus.splits`)."""
     content = renamed(stored)
     corpus = content.setdefault("corpus", {})
     alone = set(corpus.get("hashed_test_sources", ())) <= set(OWN_PATIENTS)

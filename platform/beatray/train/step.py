@@ -1,13 +1,13 @@
 """What learns, in plain torch: the objective, its optimizer, and one global step of both.
 
-On a GPU a step is one stream of work that nobody waits for. The thread that puts batches together copies the next one
-from pinned memory and makes its views on a stream of its own while the present step runs (`ready`); `launch` hands the
-step to the device and comes back; what it gave is read when the next one has been handed over (`Outcome.read`). So
-whether a step counts is decided on the device: a loss or gradient that is not finite turns the update off (`found_inf`
-of fused optimizers), and what had changed before is put back by a mask (`rollback.py`).
+On a GPU a step is one stream of work that the host does not wait for. The thread that puts batches together copies the
+next one from pinned memory and makes its views on a stream of its own while the present step runs (`ready`); `launch`
+hands the step to the device and comes back; what it gave is read when the next one has been handed over
+(`Outcome.read`). So whether a step counts is decided on the device: a loss or gradient that is not finite turns the
+update off (`found_inf` of fused optimizers), and what had changed before is put back by a mask (`rollback.py`).
 
-On a CPU views are made when they are needed and each step is read at once, by the same code. Which of the two it is,
-`train.overlap` says. Contract: both give the same numbers; a refused step leaves weights, moments, statistics, teachers
+On a CPU views are made when they are needed and each step is read at once, by the same code. `train.overlap` sets
+which of the two. Contract: both give the same numbers; a refused step leaves weights, moments, statistics, teachers
 and queues as they were.
 """
 
@@ -146,7 +146,7 @@ class Learner:
         """Forward, backward and the optimizer for global step `number`, in micro-batches of `parts`.
 
         Nothing is learned where no rows are left, or where the loss or the gradient of some rank is not finite: then
-        weights, optimizer, statistics, teachers and queues are what they were. The outcome says so.
+        weights, optimizer, statistics, teachers and queues are what they were. The outcome records it.
         """
         settings = self._run_spec.settings
         at, per_epoch = self.progress(number, epoch), steps_per_epoch(self._run_spec.rows, settings.train.batch_size)
@@ -246,7 +246,7 @@ class Learner:
         """What a refused step has changed and must give back.
 
         Read at once, that is what a forward pass changes; queues are written after a step only. On a device that
-        nobody waits for, `after_step` has run as well, and may have changed anything.
+        the host does not wait for, `after_step` has run as well, and may have changed anything.
         """
         after = self.overlaps and type(self.objective).after_step is not Objective.after_step
         buffers = [
@@ -263,7 +263,7 @@ def ahead(
 ) -> Generator[tuple[B, Ready]]:
     """Each batch of `source` with its views, which are made a step ahead in a thread where steps overlap.
 
-    `cut` says what `Learner.ready` is to be given of a batch: arrays, epoch, rows of each micro-batch.
+    `cut` names what `Learner.ready` is given of a batch: arrays, epoch, rows of each micro-batch.
     """
 
     def made() -> Generator[tuple[B, Ready]]:

@@ -31,7 +31,7 @@ class Batch:
     """A rank's share of one global step.
 
     `parts` is the plan; the arrays hold the rows that exist, in its order. They are all of them unless shards may be
-    skipped: then `dropped` says how many of the rank's rows each part lacks, and `faults` why, each message once.
+    skipped: then `dropped` is how many of the rank's rows each part lacks, and `faults` why, each message once.
     """
 
     epoch: int
@@ -87,7 +87,7 @@ def _put_together(
         targets=settings.targets,
     )
     sizes, held = settings.sizes, held_rows(settings, reading)
-    empty, told = no_rows(reading), set[str]()
+    empty, reported = no_rows(reading), set[str]()
 
     def open_chunk(count: int) -> _Chunk:
         steps, units = plan.chunk(count)
@@ -95,9 +95,9 @@ def _put_together(
         source = Prefetcher(read_units(reading, reads, settings.groups), 1, "read")
         return _Chunk(steps, {unit.number: unit for unit in units}, source, len(reads))
 
-    def arrive(chunk: _Chunk, wanted: Unit) -> Iterator[str]:
-        """Take in what was read up to and including `wanted`; yields the faults."""
-        while wanted.number not in held and not held.reuse(wanted):
+    def arrive(chunk: _Chunk, last: Unit) -> Iterator[str]:
+        """Take in what was read up to and including `last`; yields the faults."""
+        while last.number not in held and not held.reuse(last):
             packed = next(chunk.reads, None)
             if packed is None:
                 raise CorpusError("Ray Data delivered fewer row groups than were asked for")
@@ -110,8 +110,8 @@ def _put_together(
             chunk.left -= 1
             fault = packed.fault
             del packed  # it keeps a block in the object store
-            if fault and fault not in told:
-                told.add(fault)
+            if fault and fault not in reported:
+                reported.add(fault)
                 yield fault
 
     chunk, coming = open_chunk(min(settings.chunk_steps, n_steps)), None
@@ -119,8 +119,8 @@ def _put_together(
     try:
         while True:
             for step in chunk.steps:
-                wanted = [number for number in dict.fromkeys(step.unit.tolist()) if number not in held]
-                faults = tuple(fault for number in wanted for fault in arrive(chunk, chunk.units[number]))
+                missing = [number for number in dict.fromkeys(step.unit.tolist()) if number not in held]
+                faults = tuple(fault for number in missing for fault in arrive(chunk, chunk.units[number]))
                 if coming is None and planned < n_steps and chunk.left <= settings.open_ahead:
                     coming = open_chunk(min(settings.chunk_steps, n_steps - planned))
                     planned += len(coming.steps)

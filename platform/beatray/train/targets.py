@@ -1,6 +1,6 @@
-"""What recordings are to be taught: one row of targets for each recording that has any, found by its record key.
+"""The targets of recordings: one row of targets for each recording that has any, found by its record key.
 
-Labels are no columns of a corpus: they come from a label space, from marked waves or from a table of somebody's own. So
+Labels are no columns of a corpus: they come from a label space, from marked waves or from a user's own table. So
 they travel beside the stream's settings, and a reader lays them beside the rows it reads, as one more array.
 
 Contract: `keys` (n,) int64 are sorted and each occurs once; `values` (n, ...) have any type. A recording that is not in
@@ -37,9 +37,9 @@ class TargetTable:
         """The targets of the recordings with these keys: (B,) -> (B, ...)."""
         found: NDArray[Any] = np.full((len(keys), *self.values.shape[1:]), self.nothing, self.values.dtype)
         if len(self.keys):
-            place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-            there = self.keys[place] == keys
-            found[there] = self.values[place[there]]
+            position = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+            there = self.keys[position] == keys
+            found[there] = self.values[position[there]]
         return found
 
     def sha256(self) -> str:

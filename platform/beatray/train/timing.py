@@ -2,7 +2,7 @@
 
 A step is the one that trains: views, forward, backward, optimizer and what follows it, of a whole global batch of the
 corpus' own recordings, on one core. Seconds are CPU time where the step runs on the CPU, so that a machine shared with
-others tells the same as an idle one; on a GPU they are wall time. Memory is the most that the process ever held
+others gives the same as an idle one; on a GPU they are wall time. Memory is the most that the process ever held
 (resident), of which `base_mib` was there before the model: the interpreter, the libraries and the recordings.
 
 Contract: nothing is written; the weights and draws are those the run would begin with.
@@ -71,8 +71,8 @@ def processor() -> str:
 def peak_mib() -> float:
     """The most this process ever held."""
     try:
-        told = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()
-        return int(told[0]) / 1024
+        fields = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()
+        return int(fields[0]) / 1024
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -156,9 +156,9 @@ class Apart:
         found: StepCost = self._ask("cost")
         return found
 
-    def _ask(self, word: str) -> Any:
+    def _ask(self, request: str) -> Any:
         try:
-            self._connection.send(word)
+            self._connection.send(request)
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise TrainingError("the process that times a step was lost: was there too little memory?") from error
@@ -203,11 +203,11 @@ def _serve(connection: Connection, run_spec: RunSpec) -> None:
     steps: Steps | None = None
     while True:
         try:
-            word = connection.recv()
+            request = connection.recv()
         except EOFError:
             return
         try:
             steps = steps or Steps(run_spec)
-            connection.send(steps.cost() if word == "cost" else steps.step(counts=word == "step"))
+            connection.send(steps.cost() if request == "cost" else steps.step(counts=request == "step"))
         except Exception as error:
             connection.send(error)

@@ -44,7 +44,7 @@ def tracked(
         out=Path(settings.out),
         run_name=settings.run,
         folder=folder.scratch,
-        place=run_spec.run.where(),
+        shown_folder=run_spec.run.where(),
         settings=flat(as_dict(settings)),
         tags={
             "beatray.method": str(settings.objective["name"]),

@@ -1,7 +1,7 @@
-"""One row group as the stream wants it: read, checked, decoded, with views where they are made by readers. No Ray here.
+"""One row group as the stream takes it: read, checked, decoded, with views where they are made by readers. No Ray here.
 
 A row group that is not what the manifest says has no rows and the message of what is wrong: whether that stops a run is
-for the stream to say. Contract: what comes is a function of the shard, the settings and the epoch.
+for the stream to decide. Contract: what comes is a function of the shard, the settings and the epoch.
 """
 
 from __future__ import annotations

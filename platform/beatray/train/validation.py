@@ -42,10 +42,10 @@ class Validation:
             share(n_rows, batch_size, step, ranks.rank, ranks.world)[0]
             for step in range(steps_per_epoch(n_rows, batch_size))
         ]
-        wanted = order[np.concatenate([cut for cut, _ in shares])] if shares else order
+        needed = order[np.concatenate([cut for cut, _ in shares])] if shares else order
         nothing = decode(SCHEMA.empty_table(), stream.arrays, stream.clusters, stream.targets)
         held: dict[int, Arrays] = {}
-        for number in np.unique(wanted[:, 0]).tolist():
+        for number in np.unique(needed[:, 0]).tolist():
             group = stream.groups[number]
             columns = corpus_columns(stream.arrays)
             try:
@@ -70,7 +70,7 @@ class Validation:
         precision: str = "fp32",
     ) -> dict[str, float]:
         """`validation_loss`, the mean loss at that point of the run over all validation recordings, or over what the
-        objective says it is a mean of; and what it tells of its outputs as `validation_NAME`. Every rank must call it.
+        objective averages; and its scores of the outputs as `validation_NAME`. Every rank must call it.
         """
         was_training = objective.training
         objective.eval()
@@ -89,12 +89,12 @@ class Validation:
             outputs.append({name: value.float().cpu().numpy() for name, value in result.outputs.items()})
         torch.random.set_rng_state(random)
         objective.train(was_training)
-        told = {"validation_loss": float(total) / max(float(weights), 1.0)}
+        means = {"validation_loss": float(total) / max(float(weights), 1.0)}
         if outputs and outputs[0]:
             parts = [part for of_rank in self._ranks.gather(outputs) for part in of_rank]
             whole = {name: np.concatenate([part[name] for part in parts]) for name in outputs[0]}
-            told |= {f"validation_{name}": value for name, value in objective.validated(whole).items()}
-        return told
+            means |= {f"validation_{name}": value for name, value in objective.validated(whole).items()}
+        return means
 
 
 def _rows(picked: list[tuple[Arrays, int]]) -> Arrays:

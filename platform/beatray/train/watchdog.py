@@ -4,7 +4,7 @@ Two clocks per rank. A thread writes the stacks of all threads to `stalls/<start
 moment so that the other ranks, which wait for this one, write theirs, and ends the process. Should that thread not get
 to run (native code that holds Python's lock, a store that hangs), faulthandler's own timer ends the process from C
 somewhat later. Ray starts the group again after such an exit; it finds the files and ends at once, so that the user is
-told instead.
+informed instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What becomes of the workers of a run: which died and why, which left or came, and from which step the rest goes on.
+"""What becomes of the workers of a run: which died and why, which left or came, and from which step the rest continues.
 
-Ray Train's controller hears of a death, the first rank of the next group knows where that begins, and the driver talks
+Ray Train's controller learns of a death, the first rank of the next group knows where that begins, and the driver talks
 to the user; the three may be on three nodes. So each event is a small file in `workers/` of the run folder, which stays
 there as a record. `Deaths` and `note_group` write them, `WorkerNews` makes lines of them.
 """
@@ -24,8 +24,8 @@ from beatray.storage.store import Store
 log = logging.getLogger(__name__)
 
 WORKERS = "workers"
-TOLD_BY_THE_RUN = (TrainingError, CorpusError, CheckpointError)
-"""Errors that end the run for good: its last word tells them."""
+REPORTED_BY_THE_RUN = (TrainingError, CorpusError, CheckpointError)
+"""Errors that end the run for good: the run reports them itself."""
 LONGEST_REASON = 300
 
 
@@ -42,14 +42,14 @@ class Deaths(ray.train.UserCallback):  # type: ignore[misc]
 
 
 def note_group(run: Store, step: int, workers: Sequence[tuple[str, int]]) -> None:
-    """Note that a group of workers, by node and process id in the order of ranks, goes on from a step."""
+    """Note that a group of workers, by node and process id in the order of ranks, continues from a step."""
     _note(run, {"step": step, "workers": [list(worker) for worker in workers]})
 
 
 def _note(run: Store, event: dict[str, Any]) -> None:
     try:
         run.write(f"{WORKERS}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json", json.dumps(event).encode())
-    except OSError as error:  # the news must not end what they tell of
+    except OSError as error:  # the news must not end what they report on
         log.warning("the run folder does not take news of the workers: %s", error)
 
 
@@ -59,19 +59,19 @@ def reasons(errors: Mapping[int, Exception]) -> dict[int, str]:
     died = {rank: f"died: {_why_dead(cause)}" for rank, cause in causes.items() if isinstance(cause, RayActorError)}
     if died:
         return died
-    raised = {rank: cause for rank, cause in causes.items() if not isinstance(cause, TOLD_BY_THE_RUN)}
+    raised = {rank: cause for rank, cause in causes.items() if not isinstance(cause, REPORTED_BY_THE_RUN)}
     own = {rank: cause for rank, cause in raised.items() if not isinstance(cause, PeerError)}
-    told = own or raised
-    return {rank: f"failed: {type(cause).__name__}: {_first_line(str(cause))}" for rank, cause in told.items()}
+    causes_shown = own or raised
+    return {rank: f"failed: {type(cause).__name__}: {_first_line(str(cause))}" for rank, cause in causes_shown.items()}
 
 
 def _why_dead(error: RayActorError) -> str:
     """Ray's reason without its table of ids: the lines that are not indented, from the last one that begins a story."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith((" ", "\t"))]
-    told = next(
+    reason = next(
         (line for line in reversed(lines) if line.startswith("The ")), lines[-1] if lines else "Ray knows no why"
     )
-    return _first_line(told)
+    return _first_line(reason)
 
 
 def _first_line(text: str) -> str:
@@ -106,7 +106,7 @@ class WorkerNews:
         if before:
             now, was = len(self._workers), len(before)
             count = f"{now} workers" if now != 1 else "1 worker"
-            yield f"goes on from step {event['step']:,} with {count}{f' instead of {was}' if now != was else ''}" + (
+            yield f"continues from step {event['step']:,} with {count}{f' instead of {was}' if now != was else ''}" + (
                 _moves(before, self._workers)
             )
 

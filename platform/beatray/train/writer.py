@@ -88,11 +88,11 @@ class CheckpointWriter:
             writing.result()
         except OSError as error:
             self.failures += 1
-            told = describe(error, f"checkpoint could be written to {self._run.where(checkpoints.FOLDER)}")
+            reason = describe(error, f"checkpoint could be written to {self._run.where(checkpoints.FOLDER)}")
             if self._settings.required:
-                self._fault = CheckpointError(told)
+                self._fault = CheckpointError(reason)
             else:
-                log.warning("%s; training goes on (checkpoint.required=false)", told)
+                log.warning("%s; training goes on (checkpoint.required=false)", reason)
 
     def fault(self) -> CheckpointError | None:
         """The failure of a finished write; None if all is well or checkpoints are not required."""
@@ -112,7 +112,7 @@ class CheckpointWriter:
 
 
 def describe(error: OSError, what: str) -> str:
-    """In words: what could not be done, why, and the remedy where the disk is full."""
+    """A message: what could not be done, why, and the remedy where the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free some space, or lower checkpoint.keep; checkpoint.required=false trains on without"
         return f"no {what}: the disk is full. Older checkpoints are intact: {remedy}"

@@ -108,7 +108,7 @@ def _rhythms(root: Element) -> list[tuple[Element, list[Element]]]:
 
 
 def _is_meant(sequences: list[Element]) -> bool:
-    """Whether a set is a recording: it has enough leads, or so many that it is told why not when it is read."""
+    """Whether a set is a recording: it has enough leads, or so many that its reading reports why not."""
     try:
         return len(sequences) > MAX_SEQUENCES or is_enough(columns_of_leads([_code(each) for each in sequences]))
     except RecordError:

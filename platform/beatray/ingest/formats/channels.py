@@ -44,7 +44,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a file says beside its signal. `measured` may hold anything; only finite values of MEASURED are kept."""
+    """What a file holds beside its signal. `measured` may hold anything; only finite values of MEASURED are kept."""
 
     patient_id: str | None = None
     age: float | None = None
@@ -99,13 +99,13 @@ def to_record(
     (n_samples,) = lengths
     passed("length", f"{n_samples} samples, {n_samples / rate_hz:g} s")
     signal_mv = np.stack([channel.signal_mv for channel in used.values()])
-    said = list(notes)
+    all_notes = list(notes)
     invalid = None
     if any(channel.invalid is not None and bool(channel.invalid.any()) for channel in used.values()):
         none = np.zeros(n_samples, bool)
         invalid = np.stack([none if c.invalid is None else c.invalid for c in used.values()])
         signal_mv[invalid] = 0.0
-    twelve, mask = assemble(signal_mv, list(used), rate_hz, invalid, said)
+    twelve, mask = assemble(signal_mv, list(used), rate_hz, invalid, all_notes)
     passed("gaps", "none" if invalid is None else f"{int(invalid.any(axis=0).sum())} samples in at least one lead")
     return Record(
         record_id=stem_of(path),
@@ -117,7 +117,7 @@ def to_record(
         patient_is_private=about.patient_id is not None,
         age=about.age,
         sex=about.sex,
-        notes=tuple(dict.fromkeys(said)),
+        notes=tuple(dict.fromkeys(all_notes)),
         measured=_known(about.measured),
     )
 

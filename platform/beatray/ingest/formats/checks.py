@@ -1,8 +1,8 @@
-"""Lets somebody listen to what a reader finds in order, so that a refusal can be explained.
+"""Passes the checks of a reader to a listener, so that a refusal can be explained.
 
-Every reader calls `passed(what, seen)` after each of its checks. Nobody listens during an ingest and the call costs a
-look at one variable; `beatray ingest explain` listens and prints. Contract: `seen` is about the recording's technique
-(sizes, leads, units, rates, checksums), never about the person: no names, ids, dates or free text.
+Every reader calls `passed(what, seen)` after each of its checks. There is no listener during an ingest and the call
+costs a look at one variable; `beatray ingest explain` listens and prints. Contract: `seen` is about the recording's
+technique (sizes, leads, units, rates, checksums), never about the person: no names, ids, dates or free text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("beatray_checks", default=No
 
 
 def passed(what: str, seen: object) -> None:
-    """Say that a check was passed, and on which value: itself, or a function that gives it if somebody listens."""
+    """Report that a check was passed, and on which value: itself, or a function that gives it to a listener."""
     listener = _LISTENER.get()
     if listener is not None:
         listener(what, str(seen() if callable(seen) else seen))
@@ -26,7 +26,7 @@ def passed(what: str, seen: object) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Hear every check that is passed inside the block."""
+    """Pass every check made inside the block to `listener`."""
     token = _LISTENER.set(listener)
     try:
         yield

@@ -141,7 +141,7 @@ def _choose(groups: list[Group]) -> Group:
         try:
             return is_enough(columns_of_leads([channel.name for channel in group.channels]))
         except RecordError:
-            return len(groups) == 1  # the only one: let the reader say what is wrong with it
+            return len(groups) == 1  # the only one: let the reader report what is wrong with it
 
     fit = [group for group in groups if enough(group)]
     if not fit:
@@ -170,10 +170,10 @@ def _channels(group: Group, notes: list[str]) -> list[Channel]:
             Reason.FORMAT, f"samples as {shown(group.interpretation)} of {group.bits} bits: not supported"
         )
     n_channels, sample_bytes = len(group.channels), group.bits // 8
-    wanted = n_channels * group.n_samples * sample_bytes
-    if len(group.data) not in (wanted, wanted + wanted % 2):  # a value of odd length is padded to an even one
-        reason = Reason.TRUNCATED if len(group.data) < wanted else Reason.TRAILING_BYTES
-        raise RecordError(reason, f"{len(group.data)} bytes of samples, {wanted} announced")
+    expected = n_channels * group.n_samples * sample_bytes
+    if len(group.data) not in (expected, expected + expected % 2):  # a value of odd length is padded to an even one
+        reason = Reason.TRUNCATED if len(group.data) < expected else Reason.TRAILING_BYTES
+        raise RecordError(reason, f"{len(group.data)} bytes of samples, {expected} announced")
     raw = np.frombuffer(group.data, kind, n_channels * group.n_samples).reshape(group.n_samples, n_channels)
     passed("signal", f"{len(group.data)} bytes as {group.interpretation}, {group.bits} bits")
     padding = _padding(group, kind)

@@ -1,4 +1,4 @@
-"""What a DICOM data set says about its multiplex groups, channels, patient and measurements, as plain values.
+"""The multiplex groups, channels, patient and measurements of a DICOM data set, as plain values.
 
 Contract: works on a data set (or item) that pydicom parsed, by keyword only; may raise anything on odd values, which
 `formats.dicom` turns into a RecordError. Names of leads come from the channel source code, else from its meaning, else
@@ -20,7 +20,7 @@ from beatray.ingest.formats.people import age_between, age_of, sex_of
 from beatray.record import LEADS, Reason, RecordError
 
 MAX_CHANNELS = 64
-DERIVED_WORDS = ("median", "representative", "average")
+DERIVED_MARKS = ("median", "representative", "average")
 
 _LEAD_CODE = re.compile(r"(?:5\.6\.3-9-|2:)(\d{1,3})", re.ASCII)
 _MEASURED = {
@@ -39,7 +39,7 @@ _SCHEMES = ("SCPECG", "MDC", "LN", "SCP-ECG")
 
 @dataclass(frozen=True, slots=True)
 class ChannelDefinition:
-    """One channel as its definition says. `baseline` is in `unit`."""
+    """One channel by its definition. `baseline` is in `unit`."""
 
     name: str
     sensitivity: float
@@ -73,7 +73,7 @@ def group_of(item: Any) -> Group:
         raise RecordError(Reason.HEADER, f"{n_channels} channels, {len(definitions)} channel definitions")
     rate_hz = float(item.SamplingFrequency)  # checked when the group is chosen: others may be slow on purpose
     label = str(item.get("MultiplexGroupLabel") or "").lower()
-    derived = str(item.get("WaveformOriginality") or "") == "DERIVED" or any(word in label for word in DERIVED_WORDS)
+    derived = str(item.get("WaveformOriginality") or "") == "DERIVED" or any(word in label for word in DERIVED_MARKS)
     return Group(
         channels=tuple(_channel(definition, rate_hz) for definition in definitions),
         n_samples=n_samples,

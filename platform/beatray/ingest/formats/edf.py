@@ -85,17 +85,17 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     record_s = exact(_text(head, 244, 8), Reason.BAD_RATE, "duration of a data record")
     signals = _signals(tree.head(path, n_header), n_signals)
     per_record = sum(signal.n_samples for signal in signals)
-    wanted = n_header + 2 * n_records * per_record
-    if wanted > MAX_FILE_BYTES:
-        raise RecordError(Reason.ABSURD_SIZE, f"{wanted} bytes announced, limit {MAX_FILE_BYTES}")
+    expected = n_header + 2 * n_records * per_record
+    if expected > MAX_FILE_BYTES:
+        raise RecordError(Reason.ABSURD_SIZE, f"{expected} bytes announced, limit {MAX_FILE_BYTES}")
     picked = pick_leads([signal.label for signal in signals])
     rates = {Fraction(signals[number].n_samples) / record_s for number in picked.values()}
     if len(rates) != 1:
         raise RecordError(Reason.FORMAT, f"the leads have {len(rates)} different sampling rates")
     rate_hz = check_rate(float(rates.pop()))
-    data = tree.read(path, wanted, too_long=Reason.TRAILING_BYTES)
-    if len(data) != wanted:
-        raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes, the header says {wanted}")
+    data = tree.read(path, expected, too_long=Reason.TRAILING_BYTES)
+    if len(data) != expected:
+        raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes, the header says {expected}")
     written = "EDF+" if kind.startswith("EDF+") else "EDF"
     passed("EDF", f"{written}, {n_signals} signals, {n_records} data records of {float(record_s):g} s")
     table = np.frombuffer(data, "<i2", n_records * per_record, n_header).reshape(n_records, per_record)
@@ -121,8 +121,8 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
 def _check_no_gap(annotations: NDArray[np.int16], record_s: Fraction, tolerance_s: float) -> None:
     """Raise RecordError(FORMAT) unless each data record begins where the one before it ends: (records, samples)."""
     begun: Fraction | None = None
-    for number, words in enumerate(annotations):
-        found = _ONSET.match(words.tobytes())
+    for number, samples in enumerate(annotations):
+        found = _ONSET.match(samples.tobytes())
         if found is None:
             raise RecordError(
                 Reason.FORMAT,

@@ -159,14 +159,14 @@ def _band(array: Array, number: int) -> NDArray[Any]:
             *(range(0, axis, step) for axis, step in zip(array.shape[1:], array.chunk[1:], strict=True))
         )
     ]
-    places = [_place(array, corner) for corner in corners]
+    chunks = [_chunk(array, corner) for corner in corners]
     rows = min(array.chunk[0], array.shape[0] - first)
-    stored, size = sum(place[1] for place in places), rows * array.row_bytes
+    stored, size = sum(chunk[1] for chunk in chunks), rows * array.row_bytes
     if size > max(FREE_BYTES, MAX_RATIO * stored):
         raise RecordError(Reason.ABSURD_SIZE, f"{array.file.member}: {stored} bytes of chunks stand for {size}")
     band = np.empty((rows, *array.shape[1:]), array.dtype)
-    for corner, place in zip(corners, places, strict=True):
-        chunk = _unpack(array, corner, place)
+    for corner, stored_at in zip(corners, chunks, strict=True):
+        chunk = _unpack(array, corner, stored_at)
         target = tuple(
             slice(begin, min(begin + step, axis))
             for begin, step, axis in zip((0, *corner[1:]), array.chunk, band.shape, strict=True)
@@ -176,7 +176,7 @@ def _band(array: Array, number: int) -> NDArray[Any]:
     return band
 
 
-def _place(array: Array, corner: tuple[int, ...]) -> tuple[int, int, int]:
+def _chunk(array: Array, corner: tuple[int, ...]) -> tuple[int, int, int]:
     """Where a chunk lies: byte, size, and which of its filters were left out."""
     try:
         info = array.data.id.get_chunk_info_by_coord(corner)
@@ -189,9 +189,9 @@ def _place(array: Array, corner: tuple[int, ...]) -> tuple[int, int, int]:
     return int(info.byte_offset), int(info.size), int(info.filter_mask)
 
 
-def _unpack(array: Array, corner: tuple[int, ...], place: tuple[int, int, int]) -> NDArray[Any]:
+def _unpack(array: Array, corner: tuple[int, ...], chunk: tuple[int, int, int]) -> NDArray[Any]:
     """One chunk, through its filters in reverse."""
-    begin, stored, left_out = place
+    begin, stored, left_out = chunk
     size = prod(array.chunk) * array.dtype.itemsize
     if stored > 2 * size + FREE_BYTES:
         raise RecordError(Reason.ABSURD_SIZE, f"{array.file.member}: a chunk of {size} bytes is stored in {stored}")

@@ -8,7 +8,7 @@ Contract: `lead_of_name(name)` knows the spellings of devices and standards ("Le
 "ECG V1", "DII") and nothing else: a modified, inverted or derived lead ("MLII", "-aVR", "V4R") is none of the twelve.
 Sets of names are known together where one alone could be something else: C1 to C6 (IEC 60601-2-25; C3 is an electrode
 of an EEG, too) and D1, D2, D3.
-`columns_of_leads(names)` says which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
+`columns_of_leads(names)` finds which signal holds which lead; `assemble(...)` gives float64 (12, n) in the
 order of `record.LEADS`, mV, zero where a lead is absent from `lead_mask`. Raises `RecordError`: DUPLICATE_LEADS,
 LEADS_MISSING, NOT_FINITE, FLAT. Limb leads: Einthoven's and Goldberger's relations, III = II - I,
 aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2.
@@ -64,7 +64,7 @@ def _lead_of_name(name: str) -> int | None:
 
 
 def _plain(text: str) -> str:
-    """A name in lower case without what says that it is one of an ECG."""
+    """A name in lower case without what marks it as one of an ECG."""
     match = _PREFIX.match(text)
     return text[match.end() :] if match else text
 

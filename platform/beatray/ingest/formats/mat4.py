@@ -2,7 +2,7 @@
 
 The PhysioNet/CinC Challenge sets store their signals as one level 4 matrix `val` of 16-bit integers, a column per
 sample, and let the WFDB header skip the matrix header by a byte offset. Reading it for real, instead of skipping it,
-tells a matrix of another type, shape or byte order from one that only happens to have the right length.
+distinguishes a matrix of another type, shape or byte order from one that only happens to have the right length.
 
 Contract: `check_mat4(bytes, ...)` returns nothing or raises `RecordError` (FORMAT, HEADER); it reads 20 bytes and the
 name. Source: MathWorks, MAT-File Format, "Level 4 MAT-File Format"; wfdb2mat(1).
@@ -30,11 +30,11 @@ def check_mat4(data: bytes, fmt: int, byte_offset: int, n_rows: int, n_columns: 
     if len(data) < HEADER_BYTES:
         raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes are no MATLAB matrix header")
     kind, rows, columns, imaginary, name_bytes = struct.unpack_from("<5i", data)
-    wanted = PRECISION_OF_FORMAT.get(fmt)
-    if wanted is None:
+    expected = PRECISION_OF_FORMAT.get(fmt)
+    if expected is None:
         raise RecordError(Reason.FORMAT, f"storage format {fmt} does not occur in a MATLAB matrix")
-    if kind != wanted:
-        raise RecordError(Reason.FORMAT, f"MATLAB matrix type {kind}, storage format {fmt} needs {wanted}")
+    if kind != expected:
+        raise RecordError(Reason.FORMAT, f"MATLAB matrix type {kind}, storage format {fmt} needs {expected}")
     if imaginary != 0:
         raise RecordError(Reason.FORMAT, "the MATLAB matrix has an imaginary part")
     start = HEADER_BYTES + name_bytes

@@ -180,7 +180,7 @@ def _fields(cursor: _Cursor) -> dict[str, Plain]:
     return fields
 
 
-def _array(cursor: _Cursor, name: str, wanted: np.dtype[np.generic], axes: list[int]) -> NDArray[np.generic]:
+def _array(cursor: _Cursor, name: str, expected: np.dtype[np.generic], axes: list[int]) -> NDArray[np.generic]:
     kind, payload = _element(cursor)
     if kind not in _STORED:
         raise RecordError(Reason.FORMAT, f"variable {name!r} stores numbers as type {kind}")
@@ -190,12 +190,12 @@ def _array(cursor: _Cursor, name: str, wanted: np.dtype[np.generic], axes: list[
         count *= axis
     if count * stored.itemsize != len(payload):
         raise RecordError(Reason.HEADER, f"variable {name!r} of shape {axes} has {len(payload)} bytes of {stored.str}")
-    if stored != wanted:
-        cursor.room -= count * wanted.itemsize
+    if stored != expected:
+        cursor.room -= count * expected.itemsize
     if cursor.room < 0:
         raise RecordError(Reason.ABSURD_SIZE, f"variable {name!r} of shape {axes} is too large for its file")
     flat = np.frombuffer(payload, stored)
-    return flat.astype(wanted, copy=False).reshape(axes, order="F")
+    return flat.astype(expected, copy=False).reshape(axes, order="F")
 
 
 def _text(cursor: _Cursor) -> str:
@@ -210,11 +210,11 @@ def _text(cursor: _Cursor) -> str:
     return bytes(payload).decode(encoding, errors="replace")
 
 
-def _numbers(cursor: _Cursor, wanted: int, what: str) -> NDArray[np.generic]:
+def _numbers(cursor: _Cursor, expected: int, what: str) -> NDArray[np.generic]:
     kind, payload = _element(cursor)
-    if kind != wanted or len(payload) % 4 or not 4 <= len(payload) <= 4 * 2 * MAX_AXES:
+    if kind != expected or len(payload) % 4 or not 4 <= len(payload) <= 4 * 2 * MAX_AXES:
         raise RecordError(Reason.HEADER, f"{what}: {len(payload)} bytes of type {kind}")
-    return np.frombuffer(payload, np.dtype(cursor.order + _STORED[wanted]))
+    return np.frombuffer(payload, np.dtype(cursor.order + _STORED[expected]))
 
 
 def _name(element: tuple[int, memoryview]) -> str:

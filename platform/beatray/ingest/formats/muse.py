@@ -94,7 +94,7 @@ def _rhythm(root: Element) -> Element:
 
 
 def _channel(lead: Element, notes: list[str]) -> Channel | None:
-    """One lead in millivolts; None if the device says that its electrode was off."""
+    """One lead in millivolts; None if the device marks its electrode as off."""
     name = text_at(lead, "LeadID")
     what = lead_shown(name)
     if text_at(lead, "LeadOff").lower() == "true":
@@ -131,7 +131,7 @@ def _about(root: Element) -> About:
     if age is None:
         age = age_between(_iso(text_at(person, "DateofBirth")), _iso(text_at(root, "TestDemographics/AcquisitionDate")))
     taken = first(root, "RestingECGMeasurements")
-    measured = {ours: maybe(text_at(taken, theirs)) for theirs, ours in _MEASURED.items()}
+    measured = {name: maybe(text_at(taken, element)) for element, name in _MEASURED.items()}
     return About(id_of(text_at(person, "PatientID")), age, sex_of(text_at(person, "Gender")), measured)
 
 

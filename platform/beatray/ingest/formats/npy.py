@@ -4,7 +4,7 @@ The header is parsed here instead of by numpy, so that nothing in it is evaluate
 with the bytes that are there before anything is allocated. A stack of recordings is read one recording at a time where
 it lies, whatever its size.
 
-Contract: `npy_layout(file)` gives type, shape and place of the one array of an open `.npy`; `read_part(file, layout,
+Contract: `npy_layout(file)` gives type, shape and offset of the one array of an open `.npy`; `read_part(file, layout,
 row)` reads the whole array, or entry `row` of its first axis, as a numpy array of at most `MAX_PART_BYTES`.
 `npz_member(file, key)` opens one member of an `.npz` the same way: read in place where it is stored, unpacked up to
 `MAX_FILE_BYTES` and 200:1 where it is compressed. Numbers only: signed, unsigned, half, single and double. Raises
@@ -49,7 +49,7 @@ class Layout:
 
 
 def npy_layout(file: RandomFile) -> Layout:
-    """What the header of an open `.npy` says, checked against the file's size. Raises RecordError."""
+    """The header of an open `.npy`, checked against the file's size. Raises RecordError."""
     lead = file.read_at(0, 12)
     if lead[:6] != _MAGIC:
         raise RecordError(Reason.FORMAT, f"{file.member} is not a .npy file")

@@ -41,7 +41,7 @@ _LIST_OF = {
 
 
 def shown(text: str | None) -> str:
-    """A value for a message: quoted if it is a short number or a technical word, otherwise only its length."""
+    """A value for a message: quoted if it is a short number or a technical term, otherwise only its length."""
     cell = (text or "").strip()
     if not cell:
         return "nothing"
@@ -63,7 +63,7 @@ def decimal(text: str | None, reason: Reason, what: str) -> float:
 
 
 def exact(text: str | None, reason: Reason, what: str) -> Fraction:
-    """A positive number as the fraction that its decimal digits say. Raises RecordError(reason)."""
+    """A positive number as the fraction that its decimal digits give. Raises RecordError(reason)."""
     if decimal(text, reason, what) <= 0.0:
         raise RecordError(reason, f"{what} is {shown(text)}, not above zero")
     return Fraction((text or "").strip())

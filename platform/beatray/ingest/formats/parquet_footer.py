@@ -1,6 +1,6 @@
 """The few facts of a Parquet footer that decide how much memory a row group takes, read without pyarrow.
 
-pyarrow tells them as well, but some of its accessors end the whole process when a footer is damaged (an exception of
+pyarrow reads them as well, but some of its accessors end the whole process when a footer is damaged (an exception of
 C++ that nothing catches), so they are not asked before this module has seen the footer whole.
 
 Contract: `read_footer(bytes)` gives the row groups of a Thrift compact `FileMetaData`, each with its number of rows and
@@ -91,7 +91,7 @@ def _chunk(cursor: _Cursor) -> Chunk:
         else:
             _skip(cursor, kind, 0)
     if chunk is None or min(chunk.n_values, chunk.unpacked, chunk.stored) < 0:
-        raise RecordError(Reason.FORMAT, "a column chunk of the Parquet footer does not tell its size")
+        raise RecordError(Reason.FORMAT, "a column chunk of the Parquet footer gives no size")
     return chunk
 
 
@@ -161,10 +161,10 @@ def _skip_element(cursor: _Cursor, kind: int, depth: int) -> None:
         _skip(cursor, kind, depth + 1)
 
 
-def _list_of(cursor: _Cursor, wanted: int) -> int:
+def _list_of(cursor: _Cursor, expected: int) -> int:
     size, kind = _list_head(cursor)
-    if kind != wanted and size:
-        raise RecordError(Reason.FORMAT, f"the Parquet footer has a list of type {kind} where {wanted} belongs")
+    if kind != expected and size:
+        raise RecordError(Reason.FORMAT, f"the Parquet footer has a list of type {kind} where {expected} belongs")
     return size
 
 

@@ -1,8 +1,8 @@
-"""Parquet tables with one recording per row: a column of signals, and columns that say whose they are.
+"""Parquet tables with one recording per row: a column of signals, and columns that name the patient.
 
 Contract: `open_table(file)` gives a `ParquetTable` on an open `RandomFile`; its footer was bounded before it was read.
 `read_words(table, columns)` gives text of small columns for all rows, empty where a cell is null (bytes and structs are
-no words: METADATA); `read_signal(table, column, row, dtype)` the numbers of one cell as a flat array and, for a list of
+no text: METADATA); `read_signal(table, column, row, dtype)` the numbers of one cell as a flat array and, for a list of
 lists, the length of its inner lists.
 A signal is a list of numbers, a list of equally long lists, or bytes of type `dtype`. A row group is read at once and
 the last one is kept, so it may take at most `MAX_GROUP_BYTES`; what a group is to unpack to is compared with what is
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beatray.corpus.label_parquet import has_words
+from beatray.corpus.label_parquet import is_textual
 from beatray.ingest.formats.parquet_footer import Group, read_footer
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
@@ -78,17 +78,17 @@ def open_table(file: RandomFile) -> ParquetTable:
     return ParquetTable(file, parquet, n_rows, groups, firsts)
 
 
-def read_words(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
+def read_texts(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
     """The cells of small columns as text, a dictionary per row. Raises RecordError."""
     rows: list[dict[str, str]] = []
     for number in range(len(table.firsts)):
         lists: dict[str, list[str]] = {}
         for column in columns:
             values = _read(table, number, column)
-            if not has_words(values.type, lists=True):
-                what = f"{table.file.member}: the values of column {column!r} are {values.type}, no words"
+            if not is_textual(values.type, lists=True):
+                what = f"{table.file.member}: the values of column {column!r} are {values.type}, no text"
                 raise RecordError(Reason.METADATA, f"{what}: write them as text")
-            lists[column] = [_word(value) for value in values.to_pylist()]
+            lists[column] = [_text(value) for value in values.to_pylist()]
         size = len(next(iter(lists.values()), []))
         rows += [{column: cells[row] for column, cells in lists.items()} for row in range(size)]
     return rows
@@ -137,11 +137,11 @@ def _read(table: ParquetTable, number: int, column: str) -> Any:
     return read
 
 
-def _word(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ";".join(_word(part) for part in value)
+        return ";".join(_text(part) for part in value)
     if isinstance(value, float) and value.is_integer():  # beyond 2**53 two ids can be one: shown as rounded
         return str(int(value)) if abs(value) < 2**53 else f"{value:.5e}"
     return str(value)
@@ -154,7 +154,7 @@ def _numbers(table: ParquetTable, column: str, cell: Any, dtype: str | None) -> 
     kind = cell.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         if dtype is None:
-            raise RecordError(Reason.METADATA, f"{where} holds bytes: say their dtype")
+            raise RecordError(Reason.METADATA, f"{where} holds bytes: set their dtype")
         data = cell.as_py()
         if len(data) % np.dtype(dtype).itemsize:
             raise RecordError(Reason.TRUNCATED, f"{where}: {len(data)} bytes are not a whole number of {dtype}")

@@ -1,6 +1,6 @@
-"""What is said about a person, in one reading for all sources and formats: id, age in years, sex, labels.
+"""What is known of a person, in one reading for all sources and formats: id, age in years, sex, labels.
 
-A cell that says that nothing is known (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
+A cell for the unknown (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
 and no label. A whole number that a spreadsheet or a data frame wrote as 1234.0 is the id 1234; zeros in front stay,
 since they can be part of an id. Ages above 89 become 90, as in the public data sets: exact high ages point to single
 people. Dates of birth are only ever turned into ages here; a day that is no day gives None.
@@ -23,8 +23,8 @@ OLDEST = 90.0
 MASKED = 300.0
 """The age that PTB-XL publishes for people older than 89."""
 MAX_ID_CHARS = 128
-NOBODY = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
-"""Words in the place of a patient's id that are none, in lower case."""
+NO_PATIENT = frozenset((*UNKNOWN, "anonymous", "anonymized", "anonymised", "anon"))
+"""Values of a patient's id that name nobody, in lower case."""
 
 _SEXES = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _WHOLE_AS_DECIMAL = re.compile(r"(\d+)\.0+", re.ASCII)
@@ -38,7 +38,7 @@ _YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25, "h": 1 / 8766
 
 
 def is_unknown(text: Any) -> bool:
-    """Whether a cell says that nothing is known."""
+    """Whether a cell means unknown."""
     return text is None or str(text).strip().lower() in UNKNOWN
 
 
@@ -47,14 +47,14 @@ def id_of(text: Any) -> str | None:
     if problem := id_problem(text):
         raise RecordError(Reason.METADATA, problem)
     cell = "".join(ch for ch in str("" if text is None else text) if ch.isprintable()).strip()
-    if cell.lower() in NOBODY:
+    if cell.lower() in NO_PATIENT:
         return None
     whole = _WHOLE_AS_DECIMAL.fullmatch(cell)
     return whole[1] if whole else cell
 
 
 def id_problem(text: Any) -> str:
-    """Why a cell is no id that can be told from others, and the remedy; empty if nothing is wrong with it."""
+    """Why a cell is no unique id, and the remedy; empty if nothing is wrong with it."""
     cell = str("" if text is None else text).strip()
     if len(cell) > MAX_ID_CHARS:
         return f"an id of {len(cell)} characters: give one of at most {MAX_ID_CHARS}"
@@ -63,9 +63,9 @@ def id_problem(text: Any) -> str:
     return ""
 
 
-def labels_of(words: Iterable[str]) -> tuple[str, ...]:
-    """Labels in the order in which they stand, each once, without what only says that there is none."""
-    return tuple(dict.fromkeys(word.strip() for word in words if not is_unknown(word)))
+def labels_of(texts: Iterable[str]) -> tuple[str, ...]:
+    """Labels in their order, each once, without those that mean none."""
+    return tuple(dict.fromkeys(text.strip() for text in texts if not is_unknown(text)))
 
 
 def sex_of(text: str | None) -> str | None:

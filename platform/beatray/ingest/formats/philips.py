@@ -2,10 +2,10 @@
 
 Contract: `read(tree, path)` gives one Record. Signals are base64 of 16-bit samples, channel after channel, either XLI
 compressed (`philips_xli`) or plain; a plain text of numbers is refused as FORMAT, and so is any other version, since
-the same words may mean something else there. The calibration pulse that the devices append is cut off. Measurements
+the same names may mean something else there. The calibration pulse that the devices append is cut off. Measurements
 are the interpretation's (global) ones, or else those over all leads. Raises `RecordError`: HEADER, FORMAT, ABSURD_SIZE,
 BAD_RATE, BAD_GAIN, TRUNCATED, TRAILING_BYTES and as `formats.channels`.
-Source: the words of the files themselves; for XLI see `philips_xli`.
+Source: the files themselves; for XLI see `philips_xli`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     passed("document version", version)
     how = needed(root, "dataacquisition/signalcharacteristics")
     waves = needed(root, "waveforms/parsedwaveforms")
-    rate_hz = check_rate(decimal(_said(waves, how, "samplespersecond", "samplingrate"), Reason.BAD_RATE, "rate"))
-    microvolts = _said(waves, how, "resolution", "signalresolution")
+    rate_hz = check_rate(decimal(_attribute(waves, how, "samplespersecond", "samplingrate"), Reason.BAD_RATE, "rate"))
+    microvolts = _attribute(waves, how, "resolution", "signalresolution")
     gain = check_gain(decimal(microvolts, Reason.BAD_GAIN, "resolution") / 1e3, "resolution")
     passed("gain", f"{microvolts} uV per count")
     names = _lead_names(waves, how)
@@ -85,20 +85,22 @@ def read(tree: Tree, path: str) -> Iterator[Record]:
     yield to_record(path, channels, rate_hz, _about(root))
 
 
-def _said(waves: Element, how: Element, attribute: str, element: str) -> str:
+def _attribute(waves: Element, how: Element, attribute: str, element: str) -> str:
     """A value that version 1.04 writes at the waveforms and version 1.03 among the signal's characteristics."""
     return waves.get(attribute) or text_at(how, element) or text_at(how, attribute)
 
 
 def _lead_names(waves: Element, how: Element) -> list[str]:
     """Names of the stored channels, which must be the twelve leads in Philips' order."""
-    said = waves.get("leadlabels")
-    n_channels = whole(_said(waves, how, "numberofleads", "numberchannelsvalid"), Reason.HEADER, "number of channels")
+    lead_labels = waves.get("leadlabels")
+    n_channels = whole(
+        _attribute(waves, how, "numberofleads", "numberchannelsvalid"), Reason.HEADER, "number of channels"
+    )
     if not 0 < n_channels <= MAX_CHANNELS:
         raise RecordError(Reason.ABSURD_SIZE, f"{n_channels} channels, at most {MAX_CHANNELS}")
-    if said is None and text_at(how, "acquisitiontype") not in ("STD-12", "10-WIRE"):
+    if lead_labels is None and text_at(how, "acquisitiontype") not in ("STD-12", "10-WIRE"):
         raise RecordError(Reason.LEADS_MISSING, "an acquisition type whose leads are not known")
-    names = list(LEADS) if said is None else said.split()
+    names = list(LEADS) if lead_labels is None else lead_labels.split()
     if n_channels < 12 or [name.lower() for name in names[:12]] != [lead.lower() for lead in LEADS]:
         raise RecordError(Reason.LEADS_MISSING, f"{n_channels} channels that do not begin with the twelve leads")
     if len(names) < n_channels:
@@ -116,9 +118,9 @@ def _n_samples(waves: Element, rate_hz: float) -> int:
 
 def _counts(waves: Element, how: Element, n_channels: int, n_samples: int) -> NDArray[np.int64]:
     """Samples (n_channels, n_samples) in counts."""
-    bits = _said(waves, how, "bitspersample", "bitspersample")
-    signed = _said(waves, how, "signalsigned", "signalsigned")
-    offset = _said(waves, how, "signaloffset", "signaloffset")
+    bits = _attribute(waves, how, "bitspersample", "bitspersample")
+    signed = _attribute(waves, how, "signalsigned", "signalsigned")
+    offset = _attribute(waves, how, "signaloffset", "signaloffset")
     if (bits, signed.lower(), offset) != ("16", "true", "0"):
         raise RecordError(
             Reason.FORMAT, f"samples of {shown(bits)} bits, signed {shown(signed)}, offset {shown(offset)}"
@@ -130,16 +132,16 @@ def _counts(waves: Element, how: Element, n_channels: int, n_samples: int) -> ND
     if encoding != "Base64" or method.lower() not in ("xli", "none", "uncompressed"):
         raise RecordError(Reason.FORMAT, f"signals as {shown(encoding)}, compressed by {shown(method)}: not supported")
     data = base64_bytes(waves.text, "the waveforms")
-    wanted = 2 * n_channels * n_samples
+    expected = 2 * n_channels * n_samples
     # A code of ten bits stands for at most 768 bytes, so this bounds what is allocated by what is there.
-    if wanted > 800 * len(data):
+    if expected > 800 * len(data):
         raise RecordError(Reason.TRUNCATED, f"{len(data)} bytes cannot hold {n_channels} channels of {n_samples}")
     if method.lower() == "xli":
         counts = decode_xli(data, n_channels, n_samples)
         add_limb_leads(counts)
-    elif len(data) != wanted:
-        reason = Reason.TRUNCATED if len(data) < wanted else Reason.TRAILING_BYTES
-        raise RecordError(reason, f"{len(data)} bytes of signal, {wanted} announced")
+    elif len(data) != expected:
+        reason = Reason.TRUNCATED if len(data) < expected else Reason.TRAILING_BYTES
+        raise RecordError(reason, f"{len(data)} bytes of signal, {expected} announced")
     else:
         counts = np.frombuffer(data, "<i2").reshape(n_channels, n_samples).astype(np.int64)
     passed("signal", f"{n_channels} channels of {n_samples} samples from {len(data)} bytes, compression {method}")

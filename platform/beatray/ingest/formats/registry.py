@@ -3,8 +3,8 @@
 Contract: `FORMATS[name].read(tree, path)` yields the Records of one file, with `record_id` the path without its suffix
 and `source` empty (the source fills both in), or raises `RecordError`; of several recordings one that cannot be used
 costs no other (`ingest.each_record`). `format_of(tree, path)` gives the Format or
-None; a suffix that several formats share (.xml) recognises nothing by itself. What a reader checks can be heard through
-`formats.checks`. Suffixes are compared in lower case.
+None; a suffix that several formats share (.xml) recognises nothing by itself. The checks of a reader can be followed
+through `formats.checks`. Suffixes are compared in lower case.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Contract: `read(tree, path)` gives one Record. Samples are comma-separated whole
 is refused as FORMAT. The sampling rate is written as a value and an exponent; only exponent 1 is known and taken as the
 value itself. Measurements are the event's global ones; QTc by the device's own rule. Raises `RecordError`: HEADER,
 FORMAT, ABSURD_SIZE, BAD_RATE, BAD_UNITS, BAD_GAIN, TRUNCATED and as `formats.channels`.
-Source: the words of files of the Schiller SEMA export (com.xiriuz.sema.xml.schillerEDI); the vendor's manual is not
+Source: files of the Schiller SEMA export (com.xiriuz.sema.xml.schillerEDI); the vendor's manual is not
 public.
 """
 

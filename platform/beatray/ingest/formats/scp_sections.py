@@ -1,4 +1,4 @@
-"""The frame of an SCP-ECG record: its checksums, its sections, and what sections 1, 3 and 7 say.
+"""The frame of an SCP-ECG record: its checksums, its sections, and the content of sections 1, 3 and 7.
 
 Contract: `sections_of(data)` gives the bodies of the sections that are there, after the length and the CRC of the whole
 record and of each of them were found right. `leads_of` reads section 3, `about_of` sections 1 and 7. Raises
@@ -83,16 +83,18 @@ def sections_of(data: bytes) -> dict[int, Section]:
     return sections
 
 
-def _section(data: bytes, start: int, wanted: int, size: int | None) -> Section:
+def _section(data: bytes, start: int, expected: int, size: int | None) -> Section:
     if start + SECTION_HEADER.size > len(data):
-        raise RecordError(Reason.TRUNCATED, f"section {wanted} begins after the end")
+        raise RecordError(Reason.TRUNCATED, f"section {expected} begins after the end")
     checksum, section_id, length, _, protocol, _ = SECTION_HEADER.unpack_from(data, start)
-    if section_id != wanted or (size is not None and size != length):
-        raise RecordError(Reason.HEADER, f"section {wanted} of {size} bytes is section {section_id} of {length} bytes")
+    if section_id != expected or (size is not None and size != length):
+        raise RecordError(
+            Reason.HEADER, f"section {expected} of {size} bytes is section {section_id} of {length} bytes"
+        )
     if not SECTION_HEADER.size <= length <= len(data) - start:
-        raise RecordError(Reason.TRUNCATED, f"section {wanted} of {length} bytes does not fit into the record")
+        raise RecordError(Reason.TRUNCATED, f"section {expected} of {length} bytes does not fit into the record")
     if crc_hqx(data[start + 2 : start + length], 0xFFFF) != checksum:
-        raise RecordError(Reason.CHECKSUM, f"the CRC of section {wanted} is not that of its bytes")
+        raise RecordError(Reason.CHECKSUM, f"the CRC of section {expected} is not that of its bytes")
     return Section(data[start + SECTION_HEADER.size : start + length], protocol)
 
 

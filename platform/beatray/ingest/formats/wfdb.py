@@ -24,8 +24,8 @@ _NEXT_LINE = re.compile(rb"[\w.\-~]+[ \t]+\d")
 def looks_like(head: bytes) -> bool:
     """Whether the first bytes of a file are a record line and a signal or segment line."""
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
-    said = [line for line in lines if line and not line.startswith(b"#")]
-    return len(said) > 1 and bool(_RECORD_LINE.match(said[0]) and _NEXT_LINE.match(said[1]))
+    content = [line for line in lines if line and not line.startswith(b"#")]
+    return len(content) > 1 and bool(_RECORD_LINE.match(content[0]) and _NEXT_LINE.match(content[1]))
 
 
 def files_of(head: bytes) -> set[str]:

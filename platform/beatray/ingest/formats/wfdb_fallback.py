@@ -75,10 +75,10 @@ def _check_flac(data: bytes, line: SignalLine, n_channels: int, n_samples: int) 
         raise RecordError(Reason.FORMAT, f"{line.file_name} has {channels} FLAC channels, the header says {n_channels}")
     if bits > line.fmt - 500:
         raise RecordError(Reason.FORMAT, f"{line.file_name} has {bits}-bit FLAC samples, too wide for {line.fmt}")
-    wanted = n_samples + line.byte_offset  # in FLAC formats the offset counts samples
-    if stored != wanted:
-        reason = Reason.TRUNCATED if stored < wanted else Reason.TRAILING_BYTES
-        raise RecordError(reason, f"{line.file_name} holds {stored} FLAC samples, the header promises {wanted}")
-    total = wanted * n_channels
+    expected = n_samples + line.byte_offset  # in FLAC formats the offset counts samples
+    if stored != expected:
+        reason = Reason.TRUNCATED if stored < expected else Reason.TRAILING_BYTES
+        raise RecordError(reason, f"{line.file_name} holds {stored} FLAC samples, the header promises {expected}")
+    total = expected * n_channels
     if total > max(FREE_FLAC_SAMPLES, MAX_FLAC_SAMPLES_PER_BYTE * len(data)):
         raise RecordError(Reason.ABSURD_SIZE, f"{len(data)} bytes of FLAC stand for {total} samples")

@@ -139,7 +139,7 @@ def _parse_record_line(line: str, stem: str) -> tuple[str, int, float, int, tupl
         raise RecordError(Reason.BAD_RATE, f"sampling rate {rate_hz} Hz, allowed 50 to 10000")
     n_samples = _integer(fields[3], "number of samples")
     if n_samples <= 0:
-        # Zero is legal and means "as many as there are", but then a cut file cannot be told from a whole one.
+        # Zero is legal and means "as many as there are", but then a cut file looks like a whole one.
         raise RecordError(Reason.HEADER, f"number of samples {n_samples}: the length must be written")
     if n_samples > MAX_SAMPLES:
         raise RecordError(Reason.ABSURD_SIZE, f"{n_samples} samples per signal, limit {MAX_SAMPLES}")

@@ -2,8 +2,8 @@
 
 Contract: `find(tree)` lists one recording per array, per entry of a stack, or per row of a Parquet file, in the order
 of files and rows. The record id is `arrays/<id>`, or `arrays/<path without suffix>[/<row>]` where no column gives an
-id; an id that comes a second time is refused, not lost. `read` gives one Record, with what the columns say; the patient
-is marked private, since a folder of arrays is mostly somebody's own. Raises RecordError.
+id; an id that comes a second time is refused, not lost. `read` gives one Record, with the values of the columns; the
+patient is marked private, since a folder of arrays is mostly a user's own. Raises RecordError.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
 from beatray.ingest.formats.numbers import maybe_whole, shown
-from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_words
+from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_texts
 from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, labels_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.member_checks import is_one_line
@@ -47,13 +47,13 @@ Rows = list[tuple[str, int | None, dict[str, str]]]
 
 def find(tree: Tree) -> list[Item]:
     """Every recording that the plan's files hold. Raises RecordError."""
-    place = find_table(tree, FILE_NAME)
-    plan = read_plan(tree.read(place, MAX_BYTES))
-    folder = split_path(place)[0]
+    plan_path = find_table(tree, FILE_NAME)
+    plan = read_plan(tree.read(plan_path, MAX_BYTES))
+    folder = split_path(plan_path)[0]
     names = [name.removeprefix(folder) for name in tree.names() if name.startswith(folder)]
     files = sorted({name for name in names if any(_fits(name, pattern) for pattern in plan.files)})
     if not files:
-        raise RecordError(Reason.MISSING_FILE, f"{place}: no file is called {' or '.join(plan.files)}")
+        raise RecordError(Reason.MISSING_FILE, f"{plan_path}: no file is called {' or '.join(plan.files)}")
     items: list[Item] = []
     table = _table(tree, folder, plan, files)
     for file in files:
@@ -64,10 +64,10 @@ def find(tree: Tree) -> list[Item]:
             items.append(Item(file, folder + file, about))
             continue
         for row, cells in rows:
-            items.append(_item(place, folder, file, row, {**cells, **table.pop((file, row), {})}, plan))
+            items.append(_item(plan_path, folder, file, row, {**cells, **table.pop((file, row), {})}, plan))
     for (file, row), _ in table.items():
         where = file if row is None else f"{file} row {row}"
-        items.append(Item(f"table/{where}", place, {"refused": f"{plan.table} tells of {where}, which is not there"}))
+        items.append(Item(f"table/{where}", plan_path, {"refused": f"{plan.table} names {where}, which is not there"}))
     return refuse_second_names(items)
 
 
@@ -103,35 +103,35 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(stem + dot + suffix.lower(), pattern)
 
 
-def _item(place: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
+def _item(plan_path: str, folder: str, file: str, row: int | None, cells: dict[str, str], plan: ArraysPlan) -> Item:
     stem = file.rpartition(".")[0]
-    place_name = stem if row is None else f"{stem}/{row}"
+    default_name = stem if row is None else f"{stem}/{row}"
     if "refused" in cells:
-        return Item(place_name, folder + file, cells)
-    name = id_of(cells.get("id")) or place_name
+        return Item(default_name, folder + file, cells)
+    name = id_of(cells.get("id")) or default_name
     problem = name_problem(name) or ("" if is_one_line(name) and len(name) <= 200 else "its id cannot be printed")
     fold = cells.get("fold", "")
     if not is_unknown(fold) and not 0 <= (-1 if (number := maybe_whole(fold)) is None else number) <= 127:
         problem = f"fold {shown(fold)} is not 0 to 127"
     if problem:
-        return Item(place_name, folder + file, {"refused": problem})
+        return Item(default_name, folder + file, {"refused": problem})
     meta = {key: value for key, value in cells.items() if key != "id" and value}
     if row is not None:
         meta["row"] = str(row)
-    return Item(name, folder + file, {**meta, "plan": place})
+    return Item(name, folder + file, {**meta, "plan": plan_path})
 
 
 def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dict[str, str]]]:
-    """The recordings of one file by row (None: the file is one), and what it says of each itself."""
+    """The recordings of one file by row (None: the file is one), and its own columns for each."""
     with tree.open_random(path) as file:
         if path.lower().endswith(".parquet"):
             table = open_table(file)
-            wanted = {key: name for key, name in plan.columns.items() if key not in ("file", "row")}
-            if plan.table is not None or not wanted:
+            columns = {key: name for key, name in plan.columns.items() if key not in ("file", "row")}
+            if plan.table is not None or not columns:
                 return [(row, {}) for row in range(table.n_rows)]
-            words = read_words(table, list(dict.fromkeys(wanted.values())))
-            told = ({key: cells[name] for key, name in wanted.items()} for cells in words)
-            return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(told)]
+            rows = read_texts(table, list(dict.fromkeys(columns.values())))
+            named = ({key: cells[name] for key, name in columns.items()} for cells in rows)
+            return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(named)]
         if not plan.stacked:
             return [(None, {})]
         with _array_file(file, plan) as array:
@@ -142,7 +142,7 @@ def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dic
 
 
 def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[tuple[str, int | None], dict[str, str]]:
-    """What the table says, by file and row. Raises RecordError(METADATA)."""
+    """The cells of the table, by file and row. Raises RecordError(METADATA)."""
     if plan.table is None:
         return {}
     if "file" not in plan.columns and len(files) > 1:
@@ -150,57 +150,57 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
     rows = {file for file in files if plan.stacked or file.lower().endswith(".parquet")}
     if rows and len(files) > 1 and "row" not in plan.columns:
         raise RecordError(Reason.METADATA, f"{FILE_NAME}: columns.row is needed, there are {len(files)} files")
-    file_of = _by_word(files)
+    file_of = _by_name(files)
     keys = list(plan.columns)
     found: dict[tuple[str, int | None], dict[str, str]] = {}
     lines = read_columns(tree, as_spelt(tree, folder + plan.table), tuple(plan.columns.values()))
     for number, values in enumerate(lines):
         cells = {key: value.strip() for key, value in zip(keys, values, strict=True)}
-        word = cells.pop("file", files[0])
-        file, text = file_of(word), cells.pop("row", str(number))
+        name = cells.pop("file", files[0])
+        file, text = file_of(name), cells.pop("row", str(number))
         if file is None:
             raise RecordError(
-                Reason.METADATA, f"{plan.table} line {number + 1}: {word[:80]!r} may be several files: write the path"
+                Reason.METADATA, f"{plan.table} line {number + 1}: {name[:80]!r} may be several files: write the path"
             )
         row = maybe_whole(text) if file in rows else None
         if file in rows and row is None:
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1}: row {shown(text)} is no number")
         key = (file, row)
         if key in found:
-            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} tells of {word[:80]!r} a second time")
+            raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} names {name[:80]!r} a second time")
         found[key] = _with_ids(f"{plan.table} line {number + 1}", cells)
     return found
 
 
 def _with_ids(where: str, cells: dict[str, str]) -> dict[str, str]:
-    """The cells of a row; only why it is refused, where an id in it cannot be told from others."""
+    """The cells of a row; only the refusal, where an id in it is not unique."""
     for key in ("id", "patient"):
         if problem := id_problem(cells.get(key)):
             return {"refused": f"{where}, {key}: {problem}"}
     return cells
 
 
-def _by_word(files: list[str]) -> Callable[[str], str | None]:
-    """The file that a table's word means, by path or name, with or without suffix; None where it may mean several.
+def _by_name(files: list[str]) -> Callable[[str], str | None]:
+    """The file that a table's cell means, by path or name, with or without suffix; None where it may mean several.
 
     What is written exactly so goes first, then what differs in case only, as in `spelling.as_spelt`; a path goes before
-    a name. A word that no file has stands for itself.
+    a name. A name that no file has stands for itself.
     """
     forms: tuple[dict[str, str | None], ...] = ({}, {}, {}, {})
     lower: dict[str, str | None] = {}
     for file in files:
         name = file.rpartition("/")[2]
-        words = (file, file.rpartition(".")[0], name, name.rpartition(".")[0])
-        for form, word in zip(forms, words, strict=True):
-            form[word] = None if word in form else file
-        for low in {word.lower() for word in words}:
+        spellings = (file, file.rpartition(".")[0], name, name.rpartition(".")[0])
+        for form, spelling in zip(forms, spellings, strict=True):
+            form[spelling] = None if spelling in form else file
+        for low in {spelling.lower() for spelling in spellings}:
             lower[low] = None if low in lower else file
 
-    def file_of(word: str) -> str | None:
+    def file_of(name: str) -> str | None:
         for form in forms:
-            if word in form:
-                return form[word]
-        return lower.get(word.lower(), word[:80])
+            if name in form:
+                return form[name]
+        return lower.get(name.lower(), name[:80])
 
     return file_of
 
@@ -234,8 +234,8 @@ def _array_file(file: RandomFile, plan: ArraysPlan) -> RandomFile:
     return npz_member(file, plan.array or "") if file.member.lower().endswith(".npz") else file
 
 
-def _plan(tree: Tree, place: str) -> ArraysPlan:
-    return _parsed_plan(tree.read(place, MAX_BYTES))
+def _plan(tree: Tree, plan_path: str) -> ArraysPlan:
+    return _parsed_plan(tree.read(plan_path, MAX_BYTES))
 
 
 _parsed_plan = lru_cache(maxsize=4)(read_plan)

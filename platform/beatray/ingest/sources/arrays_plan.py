@@ -1,4 +1,4 @@
-"""`recordings.yaml`: what the arrays of a plain folder mean. Read strictly, so that a slip is told and not guessed at.
+"""`recordings.yaml`: what the arrays of a plain folder mean. Read strictly: a slip is reported, not guessed at.
 
     files: ["signals/*.npy"]        # one pattern or several, relative to this file; .npy, .npz or .parquet
     rate_hz: 500
@@ -11,8 +11,8 @@
     columns: {file: name, row: index, id: exam, patient: mrn, age: age, sex: sex, labels: codes, fold: fold}
     separator: ";"                  # between labels
 
-Of `columns`, all are optional but `file`, which says to which array a line of the table belongs (its path, or its name
-with or without suffix), where there are several arrays; `row` is the place in a stack, from 0.
+Of `columns`, all are optional but `file`, which names the array that a line of the table belongs to (its path, or its
+name with or without suffix), where there are several arrays; `row` is the position in a stack, from 0.
 
 Contract: `read_plan(bytes)` gives an `ArraysPlan` or raises RecordError(METADATA) whose message names the key and, for
 one that does not exist, the nearest right one. YAML is read by `safe_load`, at most 64 KiB, without aliases.
@@ -179,14 +179,14 @@ def _text(key: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value or len(value) > 200 or not is_one_line(value):
-        raise _error(f"{key}: {str(value)[:40]!r} is not a word")
+        raise _error(f"{key}: {str(value)[:40]!r} is not a text")
     return value
 
 
 def _texts(key: str, value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not 0 < len(values) <= 1000:
-        raise _error(f"{key}: it must be a word or a list of words")
+        raise _error(f"{key}: it must be a text or a list of texts")
     texts = tuple(_text(key, part) or "" for part in values)
     if "" in texts:
         raise _error(f"{key}: an entry is empty")

@@ -7,7 +7,7 @@ are mostly 2,934 and 4,096 samples). The unit is the millivolt: the set's own pa
 (tests/accuracy/test_two_formats.py). Recordings of 10.24 s come out larger than those of other sets; see the test.
 
 Contract: `find(tree)` lists the exams of `exams.csv` by part and row; a part that is missing or cannot be opened is one
-refused item that says so. The record id is `code15/<exam_id>`, the patient `code15/<patient_id>`. `read` gives one
+refused item that states it. The record id is `code15/<exam_id>`, the patient `code15/<patient_id>`. `read` gives one
 Record; labels are the columns 1dAVb, RBBB, LBBB, SB, ST, AF and normal_ecg that are true. No label does not mean
 normal. Predicted age and mortality are not read. Raises RecordError.
 Source: Ribeiro et al., Nature Communications 11:1760 (2020); Zenodo 4916206.

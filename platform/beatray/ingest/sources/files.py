@@ -51,7 +51,7 @@ def others(tree: Tree) -> list[Unlisted]:
 
 
 def read(tree: Tree, item: Item) -> Iterator[Record]:
-    """The recordings of an item, of which one of several has its number behind the name. Raises RecordError, for one
+    """The recordings of an item; one of several has its number behind the name. Raises RecordError, for one
     of several when its turn comes."""
     check_not_refused(item)
     # `map` takes a number before it asks for the record, so that one that is refused keeps its own

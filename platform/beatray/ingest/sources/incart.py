@@ -65,7 +65,9 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
             patient = match[1]
     listed = item.meta.get("patient", "")
     if patient and listed and int(patient) != int(listed):
-        raise RecordError(Reason.METADATA, f"{item.name} is of patient {patient} by its header, of {listed} by {TABLE}")
+        raise RecordError(
+            Reason.METADATA, f"{item.name} belongs to patient {patient} by its header, to {listed} by {TABLE}"
+        )
     number = patient or listed
     yield Record(
         record_id=f"{NAME}/{item.name}",

@@ -44,7 +44,7 @@ class Unlisted:
 
 
 def check_not_refused(item: Item) -> None:
-    """Raise RecordError, METADATA unless the item says otherwise, for an item that its source's table rules out."""
+    """Raise RecordError, METADATA unless the item has another reason, for an item that its source's table rules out."""
     refused = item.meta.get("refused")
     if refused:
         raise RecordError(Reason(item.meta.get("reason", Reason.METADATA.value)), f"{item.name}: {refused}")
@@ -80,9 +80,9 @@ def find_table(tree: Tree, file_name: str) -> str:
     found = [name for name in tree.names() if name.rpartition("/")[2].lower() == file_name.lower()]
     found = [name for name in found if name.rpartition("/")[2] == file_name] or found
     if not found:
-        place = Path(tree.location.removeprefix("file://"))
+        path = Path(tree.location.removeprefix("file://"))
         remedy = "is this the right data set, and is it complete?"
-        if place.is_file() and (place.parent / file_name).is_file():
+        if path.is_file() and (path.parent / file_name).is_file():
             remedy = "one lies beside it: unpack the archive, and put the table into the folder where its paths begin"
         raise RecordError(Reason.MISSING_FILE, f"no {file_name} anywhere in {tree.location}: {remedy}")
     found.sort(key=lambda name: (name.count("/"), name))
@@ -117,9 +117,9 @@ def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tu
             missing = [column for column in columns if header.count(column) != 1]
             if missing:
                 raise RecordError(Reason.METADATA, f"{path} has no column {', '.join(missing)}, or has it twice")
-            places = [header.index(column) for column in columns]
+            positions = [header.index(column) for column in columns]
             for cells in lines:
                 if cells:
-                    yield tuple(cells[place] if place < len(cells) else "" for place in places)
+                    yield tuple(cells[position] if position < len(cells) else "" for position in positions)
         except csv.Error as error:
             raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error

@@ -1,10 +1,10 @@
-"""The data sets that can be ingested, by the word a user types.
+"""The data sets that can be ingested, by the name a user types.
 
-Contract: `SOURCES[word].find(tree)` lists the recordings of a tree, sorted and the same every time;
-`SOURCES[word].read(tree, item)` yields the Records of one item or raises `RecordError` (several: `ingest.each_record`).
-`others(tree)`, where a source has it, says what else lies in the tree and why it is not listed. Where `names_are_paths`
-an item's name says where it lies below the root; otherwise it is the data set's own number of the recording. All are
-module functions, so a Source crosses process borders.
+Contract: `SOURCES[name].find(tree)` lists the recordings of a tree, sorted and the same every time;
+`SOURCES[name].read(tree, item)` yields the Records of one item or raises `RecordError` (several: `ingest.each_record`).
+`others(tree)`, where a source has it, lists what else lies in the tree and why it is not listed. Where
+`names_are_paths` an item's name is its path below the root; otherwise it is the data set's own number of the recording.
+All are module functions, so a Source crosses process borders.
 """
 
 from __future__ import annotations

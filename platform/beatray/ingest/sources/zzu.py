@@ -51,8 +51,8 @@ def find(tree: Tree) -> list[Item]:
         unnamed = bool(why) or is_unknown(name) or not name.isprintable() or not _PATIENT.fullmatch(patient)
         if unnamed:
             name, problem = f"row-{line}", f"row {line} of {INDEX}: {why or 'ECG_ID or Patient_ID cannot be used'}"
-        places = [as_spelt(tree, f"{folder}{below}{file_name}.hea") for below in ("Child_ecg/", "")]
-        path = next((place for place in places if place in tree), places[-1])
+        paths = [as_spelt(tree, f"{folder}{below}{file_name}.hea") for below in ("Child_ecg/", "")]
+        path = next((path for path in paths if path in tree), paths[-1])
         labels = [f"aha:{code}" for code in _entries(findings)] + [f"icd10:{code}" for code in _entries(diagnoses)]
         days = _DAYS.fullmatch(age)
         meta = {

@@ -9,13 +9,13 @@ from beatray.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusPlace:
+class CorpusLocation:
     """Which corpus; all its rows are read."""
 
     path: str = ""
 
 
-def refuse_inside(out: Store, said: str, place: Store, what: str) -> None:
-    """Raise SettingsError if `out` lies inside `place`, where it would be taken for a part of `what` is there."""
-    if f"{out.where()}/".startswith(f"{place.where().rstrip('/')}/"):
-        raise SettingsError(f"out={said} lies inside {what}; choose another folder")
+def refuse_inside(out: Store, given: str, other: Store, what: str) -> None:
+    """Raise SettingsError if `out` lies inside `other`, where it would be taken for a part of `what` is there."""
+    if f"{out.where()}/".startswith(f"{other.where().rstrip('/')}/"):
+        raise SettingsError(f"out={given} lies inside {what}; choose another folder")

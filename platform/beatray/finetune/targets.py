@@ -1,9 +1,9 @@
-"""What is learned of the recordings of a corpus: targets by row of its index, from the labels that the corpus holds.
+"""The targets of the recordings of a corpus, by row of its index: from the labels that the corpus holds, or a table.
 
-A `Label` lies over all rows of the index and says of which it knows anything; it may come from the codes of a label
-space (label_spaces.py), from age or sex, or from a table (own_tables.py). A `Taught` is what an objective reads: labels
+A `Label` covers all rows of the index and marks those in which it is known; it may come from the codes of a label space
+(label_spaces.py), from age or sex, or from a table (table_targets.py). `Targets` are what an objective reads: labels
 side by side, or marked waves (labels.py). Rows that are not in it, and targets of -1 (NaN for numbers), are unknown,
-which is not no: of a label space, a recording without any class of the space says nothing.
+which is not no: of a label space, a recording without any class of the space is unknown.
 
 Contract: `rows` (n,) are sorted positions in the index; `values` (n, ...) as `objectives/supervised.py` and
 `segmentation.py` read them. A space that is fitted to labels is fitted to the rows `train`. SettingsError for labels
@@ -67,7 +67,7 @@ class OwnLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
+class Targets:
     """The targets of the rows that have any."""
 
     kind: str  # multilabel, classes, numbers or waves
@@ -77,7 +77,7 @@ class Taught:
     title: str
     left_out: tuple[str, ...] = ()
     owners: list[str | None] | None = None  # of a table: whose every row of the corpus is; None: as the corpus knows
-    table: dict[str, Any] | None = None  # what a model may say of it
+    table: dict[str, Any] | None = None  # what a model may disclose of it
 
     @property
     def nothing(self) -> float:
@@ -85,7 +85,7 @@ class Taught:
         return float("nan") if self.kind == "numbers" else -1.0
 
 
-def taught_by(corpus: Corpus, settings: SupervisedSettings | SegmentationSettings, train: Index) -> Taught:
+def targets_of(corpus: Corpus, settings: SupervisedSettings | SegmentationSettings, train: Index) -> Targets:
     """The targets that the settings name."""
     if isinstance(settings, SegmentationSettings):
         return _waves(corpus, settings)
@@ -103,16 +103,16 @@ def taught_by(corpus: Corpus, settings: SupervisedSettings | SegmentationSetting
         raise SettingsError("labels=waves are learned with task=segment")
     if not labels:
         raise SettingsError(
-            f"which labels? say labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))}), or labels=PATH of a table"
+            f"which labels? set labels=NAME ({', '.join((*SPACES, *OF_PEOPLE, WAVES))}), or labels=PATH of a table"
         )
     raise SettingsError(
-        f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))} (a table is said as a path: "
+        f"there are no labels {labels!r}{nearest(labels, (*SPACES, *OF_PEOPLE, WAVES))} (a table is given as a path: "
         f"labels.csv, ./{labels})"
     )
 
 
-def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] = ()) -> Taught:
-    """Labels that one head can learn, over the rows of which one of them is known.
+def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] = ()) -> Targets:
+    """Labels that one head can learn, over the rows where one of them is known.
 
     They are all numbers, or one that chooses among classes, or any number of yes-or-no ones. SettingsError for others.
     """
@@ -122,14 +122,14 @@ def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] 
     if kinds == ["numbers"]:
         numbers = np.concatenate([label.values for label in labels], axis=1)[rows]
         values = np.where(known[rows], numbers, np.nan).astype(np.float32)
-        return Taught("numbers", tuple(label.name for label in labels), rows, values, title, left_out)
+        return Targets("numbers", tuple(label.name for label in labels), rows, values, title, left_out)
     if kinds == ["classes"] and len(labels) == 1:
         chosen = labels[0].values[rows].argmax(1).astype(np.int16)
-        return Taught("classes", labels[0].classes, rows, chosen, title, left_out)
+        return Targets("classes", labels[0].classes, rows, chosen, title, left_out)
     if not set(kinds) <= {"binary", "multilabel"}:
-        told = ", ".join(f"{label.name} ({label.kind})" for label in labels)
+        given = ", ".join(f"{label.name} ({label.kind})" for label in labels)
         raise SettingsError(
-            f"one model cannot learn {told}: choose labels of one kind (numbers, yes or no), or one of several classes"
+            f"one model cannot learn {given}: choose labels of one kind (numbers, yes or no), or one of several classes"
         )
     marks = [np.where(label.known[:, None], label.values, -1)[rows] for label in labels]
     several = sum(label.kind == "multilabel" for label in labels) > 1
@@ -138,10 +138,10 @@ def side_by_side(labels: Sequence[Label], title: str, left_out: tuple[str, ...] 
         for label in labels
         for each in label.classes
     )
-    return Taught("multilabel", names, rows, np.concatenate(marks, axis=1).astype(np.int8), title, left_out)
+    return Targets("multilabel", names, rows, np.concatenate(marks, axis=1).astype(np.int8), title, left_out)
 
 
-def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught:
+def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Targets:
     codes: list[Sequence[str]] = _column(corpus, "labels")
     names = corpus.index["record_id"].to_numpy()
     of_recordings = {recording_of(names[row]): codes[row] for row in train.tolist()}  # not of windows
@@ -159,7 +159,7 @@ def _codes(corpus: Corpus, settings: SupervisedSettings, train: Index) -> Taught
     return side_by_side([label], space.title, space.left_out)
 
 
-def _waves(corpus: Corpus, settings: SegmentationSettings) -> Taught:
+def _waves(corpus: Corpus, settings: SegmentationSettings) -> Targets:
     if settings.labels not in ("", WAVES):
         raise SettingsError(f"task=segment learns labels=waves, not labels={settings.labels}")
     marked = _column(corpus, WAVES)
@@ -167,7 +167,7 @@ def _waves(corpus: Corpus, settings: SegmentationSettings) -> Taught:
     waves = [waves_in(marked[row]) for row in rows.tolist()]
     masks = wave_masks(waves, settings.min_leads) if settings.leads == "shared" else lead_masks(waves)
     scored = (masks >= 0).reshape(len(masks), -1).any(1)
-    return Taught(WAVES, WAVE_KINDS, rows[scored], masks[scored], "P, QRS and T waves")
+    return Targets(WAVES, WAVE_KINDS, rows[scored], masks[scored], "P, QRS and T waves")
 
 
 def _column(corpus: Corpus, name: str) -> list[Any]:

@@ -1,12 +1,12 @@
-"""Targets out of a user's own table: yes or no, one of several classes, several classes, or numbers.
+"""Targets from a user's own table: yes or no, one of several classes, several classes, or numbers.
 
 One column that chooses among classes is learned by a softmax. Any other columns that are no numbers become yes-or-no
 targets, one for each class, called and read as `beatray evaluate` reads the same table (evaluate/own_labels.py); with
 task=regress all columns of numbers are learned. An empty cell is unknown, which is not no.
 
-Contract: `taught_by_table` gives a `Taught` whose `owners` are the patients that the table knows where the corpus does
-not. LabelError for a table that does not fit the corpus or shows a patient in two splits, SettingsError for a task that
-it has no column for.
+Contract: `targets_of_table` returns `Targets` whose `owners` are the patients that the table knows where the corpus
+does not. LabelError for a table that does not fit the corpus or shows a patient in two splits, SettingsError for a task
+that it has no column for.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from beatray.corpus.reader import Corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.metrics import IGNORE
 from beatray.evaluate.own_labels import table_space
-from beatray.finetune.lessons import OwnLabel, Taught, side_by_side
+from beatray.finetune.targets import OwnLabel, Targets, side_by_side
 from beatray.objectives.supervised import SupervisedSettings
 
 
-def taught_by_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray[np.int8]) -> Taught:
+def targets_of_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray[np.int8]) -> Targets:
     """The targets of `settings.table`, row by row of the corpus; `roles` are those of its splits."""
     labels = read_labels(settings.table, corpus.index, corpus.recipe)
     refuse_patients_in_two_splits(labels, corpus.index, roles)
-    title = file_name(labels.table.place)
+    title = file_name(labels.table.location)
     numbers = [column for column in labels.targets if column.kind == "numbers"]
     others = [column for column in labels.targets if column.kind != "numbers"]
     if settings.task == "regress":
         if not numbers:
             raise SettingsError(
-                f"{title} has no column of numbers ({', '.join(column.name for column in others)}): say task=classify"
+                f"{title} has no column of numbers ({', '.join(column.name for column in others)}): set task=classify"
             )
-        taught = side_by_side(numbers, title)
+        targets = side_by_side(numbers, title)
     elif not others:
         first = numbers[0].name
         raise SettingsError(
-            f"{title} has numbers alone ({', '.join(column.name for column in numbers)}): say task=regress, or make "
+            f"{title} has numbers alone ({', '.join(column.name for column in numbers)}): set task=regress, or make "
             f"yes or no of them, as 'labels.targets.low={first} < 40'"
         )
     elif settings.one_class or (len(others) == 1 and others[0].kind == "classes"):
-        taught = side_by_side([_one_of_several(labels, title)], title)
+        targets = side_by_side([_one_of_several(labels, title)], title)
     else:
         space = table_space(labels)
         rows = np.flatnonzero((space.truth != IGNORE).any(axis=1))
-        taught = Taught("multilabel", space.classes, rows, space.truth[rows], title)
+        targets = Targets("multilabel", space.classes, rows, space.truth[rows], title)
     known = corpus.index["patient_id"]
     everyone = np.arange(len(known))
     owners = labels.owners(everyone, known.where(known.notna(), None).tolist())
     left_out = tuple(f"{each.name}: {each.why}" for each in labels.left_out)
-    unused = tuple(f"{column.name}: not of this task" for column in (numbers if taught.kind != "numbers" else others))
-    return Taught(
-        taught.kind, taught.names, taught.rows, taught.values, title, (*left_out, *unused), owners, _about(labels)
+    unused = tuple(f"{column.name}: not of this task" for column in (numbers if targets.kind != "numbers" else others))
+    return Targets(
+        targets.kind, targets.names, targets.rows, targets.values, title, (*left_out, *unused), owners, _about(labels)
     )
 
 
@@ -68,7 +68,7 @@ def _one_of_several(labels: Labels, title: str) -> OwnLabel:
     if len(several) != 1:
         raise SettingsError(
             f"objective.one_class=true learns one column of several classes, and {title} has "
-            f"{len(several) or 'none'}: say labels.columns=[COLUMN], or leave one_class out"
+            f"{len(several) or 'none'}: set labels.columns=[COLUMN], or leave one_class out"
         )
     column = several[0]
     marks = column.values.astype(bool)
@@ -76,9 +76,9 @@ def _one_of_several(labels: Labels, title: str) -> OwnLabel:
 
 
 def _about(labels: Labels) -> dict[str, Any]:
-    """What a model folder says of the table it was trained on: nothing of its rows."""
+    """What a model folder discloses of the table it was trained on: nothing of its rows."""
     return {
-        "table": file_name(labels.table.place),
+        "table": file_name(labels.table.location),
         "sha256": labels.table.sha256,
         "key": labels.key,
         "key_kind": labels.key_kind,

@@ -1,13 +1,14 @@
-"""Several places of one data set: one list of recordings out of them, each under its name once.
+"""Several locations of one data set: one list of recordings out of them, each under its name once.
 
 A data set is often kept in parts: an older download and a newer one, folders by year, archives by rate. Recordings are
-known by source and name, so of a name that several places list only one is read: that of the first place that does not
-refuse the recording and whose tree has its file, since a part often comes with the table of the whole; of the first
-place where none has it. The others are counted, the first by name, as not listed. That holds for data sets that number
-their recordings; where a path is the only name, the same path in two places is refused. The same signal under two names
-stays two recordings, which the splits keep in one part (`corpus.splits`).
+known by source and name, so a name that several locations list is read once: from the first location that does not
+refuse the recording and whose tree has its file, since a part often comes with the table of the whole; from the first
+location where none has it. The others are counted, the first by name, as not listed. That holds for data sets that
+number their recordings; where a path is the only name, the same path at two locations is refused. The same signal under
+two names stays two recordings, which the splits keep in one part (`corpus.splits`).
 
-Contract: nothing here reads a recording, and nothing that is stored tells a path of the machine: places are numbered.
+Contract: nothing here reads a recording, and nothing that is stored shows a path of the machine: locations are
+numbered.
 """
 
 from __future__ import annotations
@@ -21,31 +22,31 @@ from beatray.ingest.sources.item import Item, Unlisted
 from beatray.ingest.tree import Tree
 from beatray.record import Reason
 
-Places = str | tuple[str, ...]
+Locations = str | tuple[str, ...]
 """Where one source lies: a folder, archive or URI, or several."""
 
 ELSEWHERE = (
-    "recordings are in another place of the source too and are read there (say this one first to read them here)"
+    "recordings are at another location of the source too and are read there (give this one first to read them here)"
 )
 
 NAMED = 10
 """Names that a sentence about recordings not read spells out."""
 
 
-def places_of(sources: Mapping[str, Places]) -> list[tuple[str, str]]:
+def locations_of(sources: Mapping[str, Locations]) -> list[tuple[str, str]]:
     """Every (source, location), sources by name, locations in the order given, each once."""
     found = []
-    for source, places in sorted(sources.items()):
-        each = (places,) if isinstance(places, str) else places
-        found += [(source, place) for place in dict.fromkeys(each)]
+    for source, locations in sorted(sources.items()):
+        each = (locations,) if isinstance(locations, str) else locations
+        found += [(source, location) for location in dict.fromkeys(each)]
     return found
 
 
 def each_name_once(
     listed: Sequence[tuple[Tree, Sequence[Item]]],
 ) -> list[tuple[list[Item], list[Unlisted]]]:
-    """For each place the items that are read there, and a word on those that another place gives."""
-    giver: dict[str, tuple[int, bool]] = {}  # by name: the place, and whether the recording can be read there
+    """For each location the items that are read there, and a note on those that another location gives."""
+    giver: dict[str, tuple[int, bool]] = {}  # by name: the location, and whether the recording can be read there
     for number, (tree, items) in enumerate(listed):
         for item in items:
             held = giver.get(item.name)
@@ -70,7 +71,7 @@ def each_name_once(
             else:
                 kept.append(item)
         nameless.update(item.name for item in kept if item.unnamed)
-        detail = f"place {number + 1} of {len(listed)}: {len(others):,} {ELSEWHERE}: {_some(others)}"
+        detail = f"location {number + 1} of {len(listed)}: {len(others):,} {ELSEWHERE}: {_some(others)}"
         found.append((kept, [Unlisted(Reason.METADATA, len(others), detail)] if others else []))
     return found
 
@@ -84,14 +85,15 @@ def one_holds_the_other(one: str, other: str) -> bool:
 
 
 def refuse_shared_paths(source: str, listed: Sequence[tuple[Tree, Sequence[Item]]]) -> None:
-    """For recordings that have no name but their path. Raises CorpusError where two places have the same path."""
+    """For recordings that have no name but their path. Raises CorpusError where two locations have the same path."""
     owner: dict[str, str] = {}
     for tree, items in listed:
         shared = [item.name for item in items if item.name in owner]
         if shared:
             raise CorpusError(
-                f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path in two places "
-                "need not be one recording: put both under one parent folder and say that, or make two corpora"
+                f"{source}: {owner[shared[0]]} and {tree.location} both have {_some(shared)}; one path at two "
+                "locations need not be one recording: put both under one parent folder and give that, or make two "
+                "corpora"
             )
         owner.update((item.name, tree.location) for item in items)
 

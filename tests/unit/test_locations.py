@@ -13,7 +13,7 @@ from beatray.cli import main
 from beatray.commands.ingest import settings_from
 from beatray.dsp.features import HRV_FEATURES
 from beatray.errors import CorpusError, SettingsError
-from beatray.ingest.places import each_name_once, one_holds_the_other, places_of
+from beatray.ingest.locations import each_name_once, locations_of, one_holds_the_other
 from beatray.ingest.plan import SAMPLE, IngestSettings, list_items, plan, recipe_of
 from beatray.ingest.sources import ptbxl
 from beatray.ingest.sources.item import Item
@@ -42,8 +42,8 @@ def cut(folder: Path, *, whole_tables: bool = False, overlap: int = 0, n: int = 
     return halves
 
 
-def names(listed: dict[tuple[str, str], tuple[list[Item], object]], place: Path) -> list[str]:
-    return [item.name for item in listed["ptbxl", str(place)][0]]
+def names(listed: dict[tuple[str, str], tuple[list[Item], object]], location: Path) -> list[str]:
+    return [item.name for item in listed["ptbxl", str(location)][0]]
 
 
 def test_two_folders_give_the_recordings_of_the_whole(tmp_path: Path) -> None:
@@ -67,25 +67,25 @@ def test_a_recording_in_both_is_read_once_and_that_is_said(tmp_path: Path) -> No
     a, b = cut(tmp_path / "in", overlap=3)
     listed = list_items(IngestSettings({"ptbxl": (str(b), str(a))}, ""))
     assert len(names(listed, a)) == len(names(listed, b)) == 10 and not set(names(listed, a)) & set(names(listed, b))
-    (said,) = listed["ptbxl", str(a)][1]
-    assert said.detail.startswith(
-        "place 2 of 2: 3 recordings are in another place of the source too and are read there"
+    (note,) = listed["ptbxl", str(a)][1]
+    assert note.detail.startswith(
+        "location 2 of 2: 3 recordings are at another location of the source too and are read there"
     )
-    assert "say this one first to read them here" in said.detail
-    assert said.count == 3 and all(name in said.detail for name in names(listed, b)[:3])
+    assert "give this one first to read them here" in note.detail
+    assert note.count == 3 and all(name in note.detail for name in names(listed, b)[:3])
     assert not listed["ptbxl", str(b)][1]
 
 
 def test_each_recording_comes_from_where_its_file_is_though_both_tables_name_it(tmp_path: Path) -> None:
     a, b = cut(tmp_path / "in", whole_tables=True)
     listed = list_items(IngestSettings({"ptbxl": (str(a), str(b))}, ""))
-    for place in (a, b):
-        tree = open_tree(str(place))
-        assert len(listed["ptbxl", str(place)][0]) == 10
-        assert all(item.path in tree for item in listed["ptbxl", str(place)][0])
+    for location in (a, b):
+        tree = open_tree(str(location))
+        assert len(listed["ptbxl", str(location)][0]) == 10
+        assert all(item.path in tree for item in listed["ptbxl", str(location)][0])
 
 
-def test_what_no_place_has_is_listed_once_so_that_it_is_refused_once(tmp_path: Path) -> None:
+def test_what_no_location_has_is_listed_once_so_that_it_is_refused_once(tmp_path: Path) -> None:
     a, b = cut(tmp_path / "in", whole_tables=True)
     for path in a.rglob("*.hea"):
         path.unlink()
@@ -99,18 +99,18 @@ def test_a_limit_counts_the_recordings_of_all_places(tmp_path: Path) -> None:
     assert [len(items) for items, _ in listed.values()] == [3, 3]
 
 
-def test_a_source_said_twice_has_two_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_given_twice_has_two_locations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = cut(tmp_path / "in")
     settings, _ = settings_from([f"ptbxl={a}", f"ptbxl={b}"], str(tmp_path / "c"))
-    assert places_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
+    assert locations_of(settings.sources) == [("ptbxl", str(a)), ("ptbxl", str(b))]
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(tmp_path / "c"), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert f"ptbxl={a}" in told and f"ptbxl={b}" in told and told.count("10 would be read") == 2
+    output = capsys.readouterr().out
+    assert f"ptbxl={a}" in output and f"ptbxl={b}" in output and output.count("10 would be read") == 2
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={tmp_path / 'none'}", "--out", str(tmp_path / "c"), "--dry-run"]) != 0
     assert main(["ingest", f"ptbxl={a}", f"ptbxl={b}", "--out", str(b.parent), "--dry-run"]) != 0  # b lies inside
 
 
-def test_a_part_without_a_table_says_where_one_lies(tmp_path: Path) -> None:
+def test_a_part_without_a_table_names_where_one_lies(tmp_path: Path) -> None:
     a, b = cut(tmp_path / "in")
     (b / "ptbxl_database.csv").rename(tmp_path / "in" / "ptbxl_database.csv")
     archive = tmp_path / "in" / "b.tar.xz"
@@ -124,8 +124,8 @@ def test_a_part_without_a_table_says_where_one_lies(tmp_path: Path) -> None:
 
 def test_the_same_path_in_two_plain_folders_is_no_name_for_one_recording(tmp_path: Path) -> None:
     a, b = cut(tmp_path / "in")
-    for place in (a, b):
-        next(iter(sorted(place.rglob("*.hea")))).rename(place / "r1.hea")
+    for location in (a, b):
+        next(iter(sorted(location.rglob("*.hea")))).rename(location / "r1.hea")
     with pytest.raises(CorpusError, match=r"a and .*b both have r1; .*put both under one parent folder"):
         list_items(IngestSettings({"wfdb": (str(a), str(b))}, ""))
     (b / "r1.hea").rename(b / "r2.hea")
@@ -146,12 +146,12 @@ class FakeTree:
         return name in self.paths
 
 
-def read_at(*places: tuple[FakeTree, list[Item]]) -> list[list[str]]:
+def read_at(*locations: tuple[FakeTree, list[Item]]) -> list[list[str]]:
     """The names of what is read at each place."""
-    return [[item.name for item in items] for items, _ in each_name_once(places)]  # type: ignore[arg-type]
+    return [[item.name for item in items] for items, _ in each_name_once(locations)]  # type: ignore[arg-type]
 
 
-def test_a_place_that_refuses_a_recording_does_not_hide_another_that_has_it() -> None:
+def test_a_location_that_refuses_a_recording_does_not_hide_another_that_has_it() -> None:
     first = FakeTree("p0.hdf5"), [Item("5", "p0.hdf5", {"refused": "p0.hdf5 does not hold it"}), Item("6", "p0.hdf5")]
     second = FakeTree("p0.hdf5"), [Item("5", "p0.hdf5"), Item("6", "p0.hdf5")]
     assert read_at(first, second) == [["6"], ["5"]]
@@ -164,7 +164,7 @@ def test_what_has_no_name_of_its_own_is_not_taken_for_the_same_recording() -> No
     assert read_at(first, first) == [["row-3"], ["row-3 (2)"]]
 
 
-def test_a_part_that_another_place_has_is_not_refused_where_it_is_missing() -> None:
+def test_a_part_that_another_location_has_is_not_refused_where_it_is_missing() -> None:
     missing = Item("p9.hdf5", "p9.hdf5", {"refused": "its 2 exams: it is not there"}, unnamed=True)
     first = FakeTree("exams.csv", "p0.hdf5"), [Item("1", "p0.hdf5"), missing]
     second = FakeTree("x/exams.csv", "x/p9.hdf5"), [Item("2", "x/p9.hdf5"), Item("3", "x/p9.hdf5")]
@@ -187,17 +187,17 @@ def test_a_part_that_another_place_has_is_not_refused_where_it_is_missing() -> N
         ("s3://b/x", "s3://b/xy", False),
     ],
 )
-def test_a_place_in_another_is_seen(one: str, other: str, same: bool) -> None:
+def test_a_location_in_another_is_seen(one: str, other: str, same: bool) -> None:
     assert one_holds_the_other(one, other) is same and one_holds_the_other(other, one) is same
 
 
 def test_who_finds_beats_and_waves_is_part_of_the_recipe() -> None:
     found_by = ("detector=beatray", "detector=beatray+dwt")
-    ours, theirs = (recipe_of(settings_from(["ludb=/data/ludb", each], None)[0]) for each in found_by)
-    assert {key for key in ours if ours[key] != theirs[key]} == {"detector", "dsp_version"}
-    assert ours == recipe_of(settings_from(["ludb=/data/ludb"], None)[0])
+    one, other = (recipe_of(settings_from(["ludb=/data/ludb", each], None)[0]) for each in found_by)
+    assert {key for key in one if one[key] != other[key]} == {"detector", "dsp_version"}
+    assert one == recipe_of(settings_from(["ludb=/data/ludb"], None)[0])
     more = recipe_of(settings_from(["ludb=/data/ludb", "quality=beatray+neurokit", "hrv=neurokit"], None)[0])
-    assert {k for k in more if ours.get(k) != more[k]} == {"quality", "hrv", "dsp_version", "record_features"}
-    assert more["record_features"] == [*ours["record_features"], *HRV_FEATURES]
+    assert {k for k in more if one.get(k) != more[k]} == {"quality", "hrv", "dsp_version", "record_features"}
+    assert more["record_features"] == [*one["record_features"], *HRV_FEATURES]
     with pytest.raises(SettingsError, match=r"detector='dwt' is not one of beatray, neurokit, neurokit\+dwt, beatray"):
         settings_from(["ludb=/data/ludb", "detector=dwt"], None)

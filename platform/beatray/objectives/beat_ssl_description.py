@@ -1,4 +1,4 @@
-"""What Beat-SSL says of itself in logs, reports and sweeps: its terms, their curves, and what to change.
+"""The description of Beat-SSL in logs, reports and sweeps: its terms, their curves, and what to change.
 
 Contract: pure functions of settings and means.
 """
@@ -18,7 +18,7 @@ SHARPER = {"soft_1": "exponent", "soft_2": "tau_instance", "soft_z": "z_power"}
 
 
 def described(settings: BeatSslSettings) -> str:
-    """The terms in a few words."""
+    """A phrase for the terms."""
     rhythm, beat = settings.rhythm, settings.beat
     sharpened = f"^{settings.exponent:g}" if rhythm == "soft_1" else ""
     soft = rhythm in SOFT or beat in SOFT
@@ -55,7 +55,7 @@ def curves(settings: BeatSslSettings) -> Sequence[Curve]:
 
 
 def uniform_warnings(settings: BeatSslSettings, means: Mapping[str, float]) -> dict[str, str]:
-    """A sentence for each term whose targets say nothing, with the setting to change."""
+    """A sentence for each term whose targets are uninformative, with the setting to change."""
     found = {}
     for term in uniform_targets(means):
         key = f"{term}/target_entropy"

@@ -56,11 +56,11 @@ def test_null_stays_null_and_home_is_home(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("encodr=tiny", "encoder"), ("objectve=byol", "objective"), ("copus=/c", "corpus")]
+    ("group", "meant"), [("encodr=tiny", "encoder"), ("objectve=byol", "objective"), ("copus=/c", "corpus")]
 )
-def test_a_misspelt_group_is_told_by_its_name(word: str, meant: str) -> None:
+def test_a_misspelt_group_is_refused_by_its_name(group: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=f"did you mean '{meant}'"):
-        pretrain_settings(["corpus=/c", word])
+        pretrain_settings(["corpus=/c", group])
 
 
 def test_a_printed_configuration_keeps_logins_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,24 +70,24 @@ def test_a_printed_configuration_keeps_logins_to_itself(capsys: pytest.CaptureFi
 
 
 def test_a_folder_with_an_equals_sign_is_a_place(tmp_path: Path) -> None:
-    places = [tmp_path / "lr=1", tmp_path / "lr=2"]
-    for place in places:
-        place.mkdir()
-    assert methods([str(place) for place in places]) == {"lr=1": [places[0]], "lr=2": [places[1]]}
-    assert list(methods([f"one={places[0]}", f"two={places[1]}"])) == ["one", "two"]
+    folders = [tmp_path / "lr=1", tmp_path / "lr=2"]
+    for folder in folders:
+        folder.mkdir()
+    assert methods([str(folder) for folder in folders]) == {"lr=1": [folders[0]], "lr=2": [folders[1]]}
+    assert list(methods([f"one={folders[0]}", f"two={folders[1]}"])) == ["one", "two"]
 
 
-def beatray(*words: str, **environment: str) -> subprocess.Popen[str]:
+def beatray(*args: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "beatray", *words],
+        [sys.executable, "-m", "beatray", *args],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
     )  # fmt: skip
 
 
 def test_a_terminal_that_lacks_letters_shows_their_numbers(tmp_path: Path) -> None:
     process = beatray("corpus", "show", str(tmp_path / "läufe"), PYTHONIOENCODING="ascii")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and "l\\xe4ufe: there is no manifest" in said and "Traceback" not in said
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1 and "l\\xe4ufe: there is no manifest" in error and "Traceback" not in error
 
 
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
@@ -109,7 +109,7 @@ def test_the_help_of_ingest_names_every_source(capsys: pytest.CaptureFixture[str
 def test_a_pipe_of_somebody_else_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(words: list[str] | None) -> int:
+    def broken(args: list[str] | None) -> int:
         raise BrokenPipeError(32, "Broken pipe", "/runs/fifo")
 
     monkeypatch.setattr("beatray.cli._run", broken)

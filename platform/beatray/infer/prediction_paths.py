@@ -1,6 +1,6 @@
-"""Where predictions lie, by the word `out`: a table by name, with all that belongs to it beside it under that name.
+"""Where predictions lie, by the setting `out`: a table by name, with all that belongs to it beside it under that name.
 
-    predictions.parquet      or .csv: what the model says, a row for each recording, or for each wave
+    predictions.parquet      or .csv: the outputs of the model, a row for each recording, or for each wave
     predictions.refused.csv  recordings that could not be read: source, recording, reason, detail
     predictions.json         the commit, written last: which models and recordings, counts, the table's SHA-256
     predictions.annotations/ of a model of waves: a WFDB annotation file for each recording
@@ -24,7 +24,7 @@ STEM = "predictions"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OutputPaths:
     """Names of what belongs to one table, in its store."""
 
     store: Store
@@ -56,7 +56,7 @@ class Place:
         return f"{self.stem}.html"
 
 
-def place_of(out: str, form: str = "auto") -> Place:
+def output_paths(out: str, form: str = "auto") -> OutputPaths:
     """What `out=` and `format=` mean; `out` is absolute or a URI."""
     if form not in ("auto", *FORMATS):
         raise SettingsError(f"format={form} is not one of auto, {', '.join(FORMATS)}")
@@ -66,8 +66,8 @@ def place_of(out: str, form: str = "auto") -> Place:
     if suffix in OTHER_TABLES:
         raise SettingsError(f"out={out}: predictions are written as .parquet or .csv, or into a folder")
     if suffix.removeprefix(".") not in FORMATS:
-        return Place(Store(out), STEM, "parquet" if form == "auto" else form)
+        return OutputPaths(Store(out), STEM, "parquet" if form == "auto" else form)
     if form not in ("auto", suffix.removeprefix(".")):
-        raise SettingsError(f"out={out} and format={form} say two formats: leave one of them out")
+        raise SettingsError(f"out={out} and format={form} name two formats: leave one of them out")
     folder = path.rstrip("/")[: -len(name)].rstrip("/") or "/"
-    return Place(Store(f"{folder}{mark}{options}"), name[: -len(suffix)], suffix.removeprefix("."))
+    return OutputPaths(Store(f"{folder}{mark}{options}"), name[: -len(suffix)], suffix.removeprefix("."))
