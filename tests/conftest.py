@@ -36,8 +36,8 @@ COMMANDS = "ray, in commands"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Three rows: tests that start a Ray, one after the other, for it is started once; what waits for commands; all
-    others."""
+    """Tests that start a Ray run one after the other, in two rows: the first from the start, beside all tests that need
+    none; the second, of commands, when those are through. Three rows take longer on two cores, and Rays time out."""
     from xdist.scheduler import LoadScopeScheduling
 
     class RayApart(LoadScopeScheduling):  # type: ignore[misc]
@@ -47,9 +47,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
 
         def _assign_work_unit(self, node: Any) -> None:
-            for first in (COMMANDS, "ray"):
-                if first in self.workqueue:
-                    self.workqueue.move_to_end(first, last=False)
+            if "ray" in self.workqueue:
+                self.workqueue.move_to_end("ray", last=False)
+            if COMMANDS in self.workqueue:
+                self.workqueue.move_to_end(COMMANDS)
             super()._assign_work_unit(node)
 
     return RayApart(config, log)

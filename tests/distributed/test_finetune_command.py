@@ -27,7 +27,7 @@ WRONG = [
     (("labels=snomed",), "no class has 20 recordings"),
     (("encoder=/nowhere",), "there is no exported encoder at /nowhere"),
     (("fraction=0",), "fraction must be above 0"),
-    (("objective.names=[a]",), "found in the corpus"),
+    (("objective.names=[a]",), "derived from the corpus"),
     (("fracton=0.5",), "did you mean"),
 ]
 

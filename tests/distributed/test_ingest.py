@@ -19,6 +19,7 @@ from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.corpus.reader import open_corpus, verify
 from beatray.corpus.splits import Role, SplitPolicy, assign_roles, duplicates
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.dsp.features import HRV_FEATURES, RECORD_FEATURES
 from beatray.errors import CorpusError
 from beatray.ingest import convert
@@ -281,5 +282,5 @@ def test_a_slice_reports_its_progress(tmp_path: Path) -> None:
 
     settings, store = replace(PLAN, out=str(tmp_path), limit=3), Store(str(tmp_path))
     part = next(plan(settings, recipe_of(settings), list_items(settings), set()))
-    convert_slice(store, part, "beatray", reporter=Recording())  # type: ignore[arg-type]
+    convert_slice(store, part, AnalysisSettings(), reporter=Recording())  # type: ignore[arg-type]
     assert reports == [(1, 0), (2, 0), (3, 0)]

@@ -109,7 +109,7 @@ def test_the_report_of_the_sweep(swept: list[str], capsys: pytest.CaptureFixture
     page = (folder / "report" / "report.html").read_text()
     for title in (
         "Scores of each method",
-        "The paper's findings, and those here",
+        "Findings of the paper, and those here",
         "Class by class",
         "Where recordings lie",
     ):

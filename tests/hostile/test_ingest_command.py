@@ -13,6 +13,7 @@ import pytest
 from beatray.cli import main
 from beatray.commands.ingest import remove_corpus, settings_from
 from beatray.corpus.reader import open_corpus
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.convert import convert_slice, ingest
 from beatray.ingest.plan import IngestSettings, known_items, list_items, plan, recipe_of
@@ -92,7 +93,7 @@ def test_leftovers_of_an_interrupted_ingest_never_pass_for_other_data(
         list_items(interrupted),
         known_items(Store(out), None, retry_refused=False),
     )
-    assert convert_slice(Store(out), part, "beatray").read == 2  # and then the power went
+    assert convert_slice(Store(out), part, AnalysisSettings()).read == 2  # and then the power went
     ingest(IngestSettings({"wfdb": str(second)}, out))
     alone = ingest(IngestSettings({"wfdb": str(second)}, str(tmp_path / "d")))
     rows, expected = open_corpus(out).rows(), open_corpus(str(tmp_path / "d")).rows()

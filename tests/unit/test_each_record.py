@@ -11,6 +11,7 @@ import device_files as made
 from beatray.cli import main
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.writer import QUARANTINE_SCHEMA, parquet_bytes
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.ingest.each_record import each_record
 from beatray.ingest.formats import aecg
 from beatray.ingest.plan import IngestSettings, known_items, list_items, plan, recipe_of
@@ -96,7 +97,7 @@ def test_a_file_of_which_a_later_part_is_kept_is_not_read_again(tmp_path: Path) 
     settings = IngestSettings({"files": str(tmp_path / "in")}, str(tmp_path / "c"))
     store, recipe = Store(settings.out), recipe_of(settings)
     (part,) = plan(settings, recipe, list_items(settings), set())
-    result = convert_slice(store, part, "beatray")
+    result = convert_slice(store, part, AnalysisSettings())
     assert [row["item"] for row in result.refused] == ["a", "b"]
     (shard,) = (Shard(**{**shard, "row_groups": tuple(shard["row_groups"])}) for shard in result.shards)
     store.write("quarantine-0.parquet", parquet_bytes(pa.Table.from_pylist(result.refused, schema=QUARANTINE_SCHEMA)))

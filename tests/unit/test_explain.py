@@ -16,6 +16,7 @@ import device_files as made
 from array_files import code15_part, mat, npy
 from beatray.cli import main
 from beatray.commands.explain import REMEDIES
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.ingest.plan import IngestSettings, list_items, plan, recipe_of
 from beatray.record import Reason
 from wfdb_files import ecg_counts, mat4, write_record
@@ -142,7 +143,7 @@ def test_dry_run_knows_what_the_corpus_knows(tmp_path: Path, capsys: pytest.Capt
     write_record(root, "r1", COUNTS)
     settings = IngestSettings({"wfdb": str(root)}, str(out))
     (part,) = plan(settings, recipe_of(settings), list_items(settings), set())
-    (shard,) = convert_slice(Store(str(out)), part, "beatray").shards
+    (shard,) = convert_slice(Store(str(out)), part, AnalysisSettings()).shards
     made_of = Shard(**{**shard, "row_groups": tuple(shard["row_groups"])})
     write_manifest(Store(str(out)), Manifest(0, recipe_of(settings), (made_of,), {}, {}))
     write_record(root, "r2", ecg_counts(5000, seed=2))

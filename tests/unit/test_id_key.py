@@ -18,6 +18,7 @@ from beatray.commands.ingest import settings_from
 from beatray.corpus.id_key import RECIPE_KEY, IdKey, read_id_key
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.reader import open_corpus
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.errors import CorpusError, SettingsError
 from beatray.ingest.convert import ingest
 from beatray.ingest.patients import protect
@@ -99,7 +100,7 @@ def converted(ward: Path, out: Path, id_key: IdKey | None) -> SliceResult:
     recipe = recipe_of(settings, id_key)
     (part,) = plan(settings, recipe, list_items(settings), set())
     store = Store(str(out))
-    result = convert_slice(store, part, "beatray", id_key)
+    result = convert_slice(store, part, AnalysisSettings(), id_key)
     (stored,) = result.shards
     shard = Shard(**{**stored, "row_groups": tuple(stored["row_groups"])})
     write_manifest(store, Manifest(0, recipe, (shard,), {}, {}))

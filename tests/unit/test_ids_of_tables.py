@@ -76,4 +76,4 @@ def test_ids_of_parquet_that_are_none(tmp_path: Path) -> None:
     assert [item.meta["refused"].partition(":")[0] for item in others] == ["row 1, patient", "row 2, patient"]
     assert all("has rounded an id" in item.meta["refused"] for item in others)
     (whole,) = arrays.find(arrays_copy(tmp_path, pa.array([b"1", b"2", b"3"])))
-    assert whole.meta["refused"].endswith("the values of column 'mrn' are binary, no words: write them as text")
+    assert whole.meta["refused"].endswith("the values of column 'mrn' are binary, no text: write them as text")

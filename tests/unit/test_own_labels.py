@@ -243,7 +243,9 @@ def test_classes_of_several_columns_carry_the_name_of_theirs(corpus: RowsOfCorpu
 
 def test_another_table_makes_another_evaluation_of_a_sweep(tmp_path: Path) -> None:
     """Scores that a sweep kept are of the table's content, not of its name; without one nothing is new."""
-    run_spec: Any = SimpleNamespace(manifest_hash="m", settings=SimpleNamespace(corpus=CorpusSettings()))
+    run_spec: Any = SimpleNamespace(
+        manifest_hash="m", settings=SimpleNamespace(corpus=CorpusSettings(), encoder={"name": "tiny"})
+    )
     table = written(tmp_path, "record,ill\na,1\n")
     before = _made_of(run_spec, plan(own=LabelSettings(table=str(table))), "e")
     assert before == _made_of(run_spec, plan(own=LabelSettings(table=str(table))), "e")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from array_files import code15_part, mat
+from beatray.dsp.analyse import AnalysisSettings
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.long_record import windows_of
 from beatray.ingest.plan import IngestSettings, Slice, list_items, plan, recipe_of, stamp_of
@@ -381,7 +382,7 @@ def test_a_slice_becomes_a_shard(tmp_path: Path, copy: Any) -> None:
     name = copy.__name__.removesuffix("_copy")
     settings = IngestSettings({name: tree.location}, str(tmp_path / "out"))
     slices = list(plan(settings, recipe_of(settings), list_items(settings), set()))
-    results = [convert_slice(Store(settings.out), part, "beatray") for part in slices]
+    results = [convert_slice(Store(settings.out), part, AnalysisSettings()) for part in slices]
     assert [result.refused for result in results] == [[]] * len(slices)
     assert sum(result.read for result in results) == len(SOURCES[name].find(tree))
     rows = sum(shard["rows"] for result in results for shard in result.shards)

@@ -103,7 +103,9 @@ def _claims_section(table: SweepTable) -> Section | None:
     )
     counts = {mark: sum(verdict.mark == mark for verdict in found) for mark in ("same", "mixed", "opposite")}
     counted = ", ".join(f"{count} {mark}" for mark, count in counts.items())
-    return Section(title="The paper's findings, and those here", paragraphs=[f"Of {len(found)}: {counted}."], html=html)
+    return Section(
+        title="Findings of the paper, and those here", paragraphs=[f"Of {len(found)}: {counted}."], html=html
+    )
 
 
 def _claim_cells(verdict: Verdict) -> tuple[str, ...]:

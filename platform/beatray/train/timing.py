@@ -127,7 +127,7 @@ class Steps:
             step_s=statistics.median(self._taken),
             clock=self._clock,
             steps=len(self._taken),
-            peak_mib=round(peak_mib(), 1),
+            peak_mib=round(max(peak_mib(), self._base_mib), 1),  # the system's count is a little off either way
             base_mib=round(self._base_mib, 1),
             encoder_parameters=sum(each.numel() for each in objective.exported().parameters()),
             parameters=sum(each.numel() for each in objective.parameters() if each.requires_grad),
