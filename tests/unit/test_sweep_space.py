@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -207,9 +208,8 @@ LINES = [line.strip() for line in DOCS.replace("\\\n", " ").splitlines() if not 
     "line", [line for line in LINES if line.startswith("beatray sweep sweep=") and "..." not in line]
 )
 def test_the_commands_of_the_docs_compose(line: str) -> None:
-    overrides = (
-        line.partition("#")[0].replace("encoder.weights=/data/runs/first", "encoder.weights=beatray-small").split()[2:]
-    )
+    command = line.replace("encoder.weights=/data/runs/first", "encoder.weights=beatray-small")
+    overrides = shlex.split(command, comments=True)[2:]  # quotes and comments as a shell reads them
     first = {"sweep=ablation": "01-hard", "sweep=methods": "simclr"}.get(overrides[0])
     of_one_row = [] if first is None else [f"sweep.only=[{first}]"]  # all of them take seconds
     assert plan_from([*overrides, *of_one_row]).trials
