@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from beatray.models.registry import build_encoder
-from beatray.storage.hashed_folder import clear_temporary
 from beatray.storage.store import Store
 from beatray.track.journal import read_lines
 from beatray.train import checkpoint as checkpoints
@@ -67,7 +66,7 @@ def test_death_at_every_64_kib_leaves_the_newest_whole(model: torch.nn.Module, t
         else:
             assert after_bytes >= largest and found.name == second.name
     assert killed >= largest // KIB_64
-    clear_temporary(tmp_path / "checkpoints")  # as the next start does before it writes
+    Store(str(tmp_path)).clear_temporary("checkpoints")  # as the next start does before it writes
     checkpoints.save(run, second)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [first.name, second.name]
     print(f"killed {killed} times, every 64 KiB of {largest:,} bytes")

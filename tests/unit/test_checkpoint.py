@@ -11,7 +11,6 @@ import torch
 from beatray.errors import CheckpointError
 from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
-from beatray.storage.hashed_folder import clear_temporary
 from beatray.storage.store import TEMPORARY_PREFIX, Store
 from beatray.train import checkpoint as checkpoints
 
@@ -80,7 +79,7 @@ def test_only_the_newest_are_kept_and_leftovers_go(tmp_path: Path) -> None:
     model, optimiser = trained()
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / f"{TEMPORARY_PREFIX}dead").mkdir()
-    clear_temporary(tmp_path / "checkpoints")
+    Store(str(tmp_path)).clear_temporary("checkpoints")
     for step in (1, 2, 30, 100000000):
         checkpoints.save(run, checkpoints.snapshot(checkpoints.name_of(step), {"global_step": step}, model, optimiser))
     checkpoints.keep_newest(run, 2, checkpoints.names(run)[-1])

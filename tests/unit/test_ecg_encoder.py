@@ -22,10 +22,14 @@ from sklearn.preprocessing import StandardScaler
 
 import beatray
 from beatray.commands.demo import SAMPLE
+from beatray.infer.transform import windows_of
+from beatray.ingest.canonical import to_windows
+from beatray.ingest.formats.leads import compute_limb_leads
 from beatray.ingest.sources.ludb import find, read
 from beatray.ingest.tree import open_tree
 from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
+from beatray.record import Record
 from beatray.storage.store import Store
 
 
@@ -123,6 +127,29 @@ def test_leads_and_samples_that_were_not_recorded(
         encoder.transform(decimate(ecgs, 2, axis=-1))
 
 
+def test_an_array_of_few_leads_is_read_as_a_file_of_them(path: str, ecgs: NDArray[np.float64]) -> None:
+    """NaN throughout is a lead that was not recorded, however many there are: a file would not have it at all."""
+    few = np.full_like(ecgs[:2], np.nan)
+    few[:, [0, 1, 6]] = ecgs[:2, [0, 1, 6]]  # I, II, V1
+    for recording, full in zip(few, ecgs, strict=False):
+        signal = np.zeros_like(full)
+        signal[[0, 1, 6]] = full[[0, 1, 6]]
+        mask = compute_limb_leads(signal, 0b1000011, [])
+        (as_file,) = to_windows(Record("files/a", "files", signal, 500.0, mask))
+        (as_array,) = windows_of(recording, 500.0, "a")
+        assert as_array.lead_mask == as_file.lead_mask == 0b1111111
+        np.testing.assert_array_equal(as_array.signal_uv, as_file.signal_uv)
+    with pytest.warns(UserWarning, match=r"read as zero: V2 in 2, .*V6 in 2 of 2 recordings"):
+        assert np.isfinite(beatray.EcgEncoder(path).transform(few)).all()
+
+
+def _cut(x_mv: NDArray[np.float64], leads: int) -> NDArray[np.float64]:
+    """Without the second half of the first leads."""
+    cut = x_mv.copy()
+    cut[:, :leads, 2500:] = np.nan
+    return cut
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -132,7 +159,7 @@ def test_leads_and_samples_that_were_not_recorded(
         (lambda x: [x[0], x[1, 0]], r"recording 1 must be \(12, T\)"),
         (lambda x: [x[0], x[1, :, :2400]], r"recording 1: 4\.8 s, at least 5 s are needed. Is rate_hz right\?"),
         (lambda x: np.full_like(x, np.nan), r"recording 0: it holds nothing but NaN"),
-        (lambda x: np.where(np.arange(12)[:, None] < 7, np.nan, x), r"recording 0: 7 of 12 leads have a gap"),
+        (lambda x: _cut(x, 7), r"recording 0: 7 of 12 leads have a gap"),
         (lambda x: x / 1000, r"recording 0: no lead spans 10 uV.*Are these volts\?"),
         (lambda x: x * 1000, r"Are these microvolts\?"),
         (lambda x: np.zeros_like(x), r"recording 0: no lead spans 10 uV; the largest 0 uV$"),

@@ -161,3 +161,5 @@ def test_the_command_prints_and_writes_what_was_understood(
     assert about["columns"][-1]["classes"][0]["count"] == sum(values(low, "low")) > 0
     assert main(["labels", "check", str(tmp_path / "none.csv"), "corpus=/c"]) == 1
     assert capsys.readouterr().err.startswith("beatray labels: there is no table")
+    settings, policy = command.settings_from(["s3://bucket/labels.csv?region=eu-west-1", "corpus=/c"])
+    assert settings.table == "s3://bucket/labels.csv?region=eu-west-1" and policy.path == "/c"

@@ -125,6 +125,23 @@ def test_unknown_numbers_are_known_by_their_value(tmp_path: Path) -> None:
     assert values(found, "ef")[:3] == [35.5, None, 60.0] and values(found, "low")[:3] == [True, None, False]
 
 
+@pytest.mark.parametrize("unknown", [(), ("labels.unknown=[NA,-9]",)])
+def test_thousands_in_groups_are_refused_with_a_spelling_that_is_a_number(
+    tmp_path: Path, unknown: tuple[str, ...]
+) -> None:
+    table = written(tmp_path, 'record,bnp\n00001,"1,234,567"\n00002,"12,5"\n00017,-9\n')
+    with pytest.raises(LabelError, match=r"column 'bnp': write 1234567 instead of 1,234,567$"):
+        read(table, *unknown)
+
+
+@pytest.mark.parametrize("encoding", ["auto", "utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, encoding: str) -> None:
+    table = tmp_path / "marked.csv"
+    table.write_bytes("\ufeffrecord,patient,ill\n00001,p1,1\n00002,p2,0\n".encode())
+    found = read(table, f"labels.encoding={encoding}")
+    assert found.key == "record" and values(found, "ill")[:2] == [True, False]
+
+
 def test_entries_of_lists_are_words(tmp_path: Path) -> None:
     table = written(tmp_path, "record,no,010\n00001,1,0\n00002,0,null\n00017,1,1\n")
     found = read(table, "labels.columns=[no,010]", "labels.unknown=[NA,null]")

@@ -10,9 +10,10 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 from sklearn.metrics import r2_score
 
+from beatray.commands.finetune import print_scores
 from beatray.errors import SettingsError
 from beatray.evaluate.metrics import record_dice, segment_counts
-from beatray.finetune.scores import number_scores, wave_scores_of
+from beatray.finetune.scores import class_of_scores, multilabel_scores, number_scores, wave_scores_of
 from beatray.finetune.targets import OwnLabel, side_by_side
 from beatray.models.calibration import Calibration, fitted
 from beatray.train.early_stopping import EarlyStopping
@@ -103,6 +104,35 @@ def test_r_squared_is_that_of_scikit_learn_whatever_the_size_of_the_numbers(leve
         assert scores[name]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
         assert scores[name]["r2"]["low"] < expected < scores[name]["r2"]["high"]
     assert scores["constant"]["r2"] == {"value": None, "low": None, "high": None}
+
+
+def test_one_patient_has_no_interval_and_errors_of_several_numbers_no_mean() -> None:
+    """A width of zero would pass for certainty."""
+    truth = np.array([[1.0, 3.0], [2.0, np.nan], [4.0, np.nan], [5.0, 7.0]])
+    scores = number_scores(truth + 0.25, truth, ["a", "a", "b", "a"], ["lvef", "k"])
+    assert "mae" not in scores and scores["r2"]["low"] is not None
+    assert scores["each"]["k"]["mae"] == {"value": 0.25, "low": None, "high": None}
+    assert scores["each"]["lvef"]["mae"] == {"value": 0.25, "low": 0.25, "high": 0.25}  # two patients, alike
+    alone = number_scores(truth[:, :1] + 0.25, truth[:, :1], ["a"] * 4, ["lvef"])
+    assert alone["mae"] == alone["each"]["lvef"]["mae"] == {"value": 0.25, "low": None, "high": None}
+    yes = np.array([[1], [0], [1], [0]])
+    chance = np.array([[0.9], [0.2], [0.8], [0.1]])
+    assert multilabel_scores(chance, yes, np.array([0.5]), ["a"] * 4, ["AF"])["auroc"]["low"] is None
+    assert multilabel_scores(chance, yes, np.array([0.5]), list("abcd"), ["AF"])["auroc"]["low"] == 1.0
+    both = np.hstack([1 - chance, chance])
+    assert class_of_scores(both, yes[:, 0], ["a"] * 4, ["SR", "AF"])["accuracy"] == {
+        "value": 1.0,
+        "low": None,
+        "high": None,
+    }
+
+
+def test_scores_are_printed_whatever_an_output_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    truth = np.array([[1.0], [2.0], [4.0]])
+    scores = number_scores(truth + 0.5, truth, list("abc"), ["value"])
+    records = {"train": 3, "validation": 1, "test": 3, "test_seen": 0}
+    print_scores({"records": records, "scores": {"test": scores}})
+    assert "test mae: 0.500 (0.500 to 0.500)" in capsys.readouterr().out
 
 
 def test_the_dice_of_a_recording_is_of_all_its_windows() -> None:

@@ -137,6 +137,10 @@ def test_waves_of_each_lead_keep_their_lead(ward: Path, tmp_path: Path) -> None:
     assert [(w.kind, w.lead, w.onset_s, w.peak_s, w.offset_s) for w in in_memory] == list(
         own[["wave", "lead", "onset_s", "peak_s", "offset_s"]].itertuples(index=False, name=None)
     )
+    x_mv[11] = np.nan
+    with pytest.warns(UserWarning, match="V6 in 1 of 1"):
+        (without,) = beatray.load_model(Path(model)).predict(x_mv).waves or ((),)
+    assert {wave.lead for wave in without} == {wave.lead for wave in in_memory} - {"V6"} != set()
 
 
 def test_peaks_lie_where_cardiologists_put_them() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from beatray.corpus.manifest import Manifest, Shard, latest_number, name_of, rea
 from beatray.errors import CorpusError
 from beatray.storage import remote
 from beatray.storage.remote import explain, is_remote_fault, may_pass, patiently
-from beatray.storage.store import TEMPORARY_PREFIX, Store, StoreError
+from beatray.storage.store import CLAIM_VALID_S, TEMPORARY_PREFIX, Store, StoreError
 
 
 def manifest(number: int = 0) -> Manifest:
@@ -41,8 +43,20 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / f"{TEMPORARY_PREFIX}abc").write_bytes(b"half")
     (tmp_path / "kept").write_bytes(b"whole")
     store = Store(str(tmp_path))
-    assert store.clear_temporary() == 1
+    (tmp_path / f"{TEMPORARY_PREFIX}folder").mkdir()  # of a deletion that was cut off
+    (tmp_path / f"{TEMPORARY_PREFIX}folder" / "rest").write_bytes(b"")
+    assert store.clear_temporary() == 2
     assert store.names() == ["kept"]
+
+
+def test_in_a_shared_folder_what_another_writer_is_about_to_rename_stays(tmp_path: Path) -> None:
+    young, old = (tmp_path / f"{TEMPORARY_PREFIX}{name}" for name in ("young", "old"))
+    for path in (young, old):
+        path.write_bytes(b"half")
+    before = time.time() - CLAIM_VALID_S - 1
+    os.utime(old, (before, before))
+    assert Store(str(tmp_path)).clear_temporary(shared=True) == 1
+    assert young.exists() and not old.exists()
 
 
 def test_manifest_round_trip_and_numbering(tmp_path: Path) -> None:

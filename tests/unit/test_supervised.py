@@ -332,6 +332,10 @@ def test_scores_leave_unknown_targets_out() -> None:
     assert scores == {"auroc": pytest.approx((0.75 + 0.0) / 2), "f1": pytest.approx((0.5 + 0.0) / 2)}
     scores = scores_of("numbers", output, np.array([[1.0, np.nan], [1.0, 1.0], [np.nan, 3.0], [-1.0, np.nan]]))
     assert scores["mae"] == pytest.approx((1.0 + 1.0) / 2)
+    numbers, known = np.array([[60.0, 4.0], [40.0, 5.0]]), np.array([[62.0, 5.0], [42.0, 6.0]])
+    in_percent = scores_of("numbers", numbers, known, np.array([10.0, 0.5]))
+    as_share = scores_of("numbers", numbers / [100, 1], known / [100, 1], np.array([0.1, 0.5]))
+    assert in_percent["mae"] == pytest.approx((0.2 + 2.0) / 2) and as_share == pytest.approx(in_percent)
     scores = scores_of("classes", output, np.array([0, 0, 1, -1]))
     assert scores == {"auroc": 1.0, "f1": 1.0, "accuracy": 1.0}
 

@@ -34,7 +34,7 @@ def print_scores(description: dict[str, Any]) -> None:
     if records["test_seen"]:
         say(f"  left out of the test: {records['test_seen']:,} recordings that the encoder was pretrained on")
     for name, score in description["scores"]["test"].items():
-        if isinstance(score, dict) and score.get("value") is not None:
+        if name not in ("each", "waves", "calibration") and score["value"] is not None:
             low, high = score["low"], score["high"]
             interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
             say(f"  test {name}: {score['value']:.3f}{interval}")

@@ -26,9 +26,9 @@ SPLITS = tuple(role.name.lower() for role in Role)
 
 
 def settings_from(overrides: list[str]) -> tuple[LabelSettings, CorpusSettings]:
-    """The table and the corpus that the arguments name; one argument without a sign is the table."""
-    plain = [arg for arg in overrides if "=" not in arg]
-    given, others = split_label_overrides([arg for arg in overrides if "=" in arg])
+    """The table and the corpus that the arguments name; one that sets nothing is the table."""
+    plain = [arg for arg in overrides if "=" not in arg or "://" in arg.partition("=")[0]]  # a URI may have options
+    given, others = split_label_overrides([arg for arg in overrides if arg not in plain])
     if len(plain) > 1 or (plain and "table" in given):
         raise SettingsError(f"one table at a time, not {', '.join([*plain, given.get('table', '')]).rstrip(', ')}")
     if plain:

@@ -82,10 +82,10 @@ def read_column(name: str, column: TextColumn, settings: LabelSettings, kind: st
         return NoLabel(name, f"its values are {column.other_type}, neither text nor numbers")
     set_kind = kind or settings.types.get(name)
     unknown = unknown_values(settings)
-    numbers = {_number_of(value) for value in unknown if _is_number(value)}
+    numbers = {_number_of(value) for value in unknown if _is_one_number(value)}
     is_known = np.array(
         [
-            value.lower() not in unknown and not (numbers and _is_number(value) and _number_of(value) in numbers)
+            value.lower() not in unknown and not (numbers and _is_one_number(value) and _number_of(value) in numbers)
             for value in column.distinct
         ],
         np.bool_,
@@ -212,6 +212,11 @@ def _is_number(value: str) -> bool:
     return bool(_POINT.fullmatch(value) or _COMMA.fullmatch(value) or _GROUPS.fullmatch(value))
 
 
+def _is_one_number(value: str) -> bool:
+    """A number as `_number_of` reads it: several commas separate thousands, which is refused."""
+    return _is_number(value) and value.count(",") < 2
+
+
 def _number_of(value: str) -> float:
     return float(value.replace(",", "."))
 
@@ -231,6 +236,9 @@ def _numbers(
             "of them one way"
         )
     if with_comma and (all(map(_GROUPS.fullmatch, with_comma)) or any(value.count(",") > 1 for value in with_comma)):
+        grouped = next((value for value in with_comma if value.count(",") > 1), None)
+        if grouped is not None:
+            raise LabelError(f"column {name!r}: write {grouped.replace(',', '')} instead of {grouped}")
         raise LabelError(
             f"column {name!r}: {with_comma[0]} may be a thousand or a fraction; write {with_comma[0].replace(',', '')} "
             f"or {with_comma[0].replace(',', '.')}"

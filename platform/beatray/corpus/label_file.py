@@ -214,6 +214,7 @@ def _decoded(data: bytes, location: str, encoding: str) -> str:
         ) from error
     if "\0" in text:
         raise LabelError(f"{location} is no text: a table is csv, tsv or Parquet")
+    text = text.removeprefix("\ufeff")  # only some encodings take the byte order mark for themselves
     return text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
 
 

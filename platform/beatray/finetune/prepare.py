@@ -255,6 +255,11 @@ def _label_settings(found: Assignment, own: SupervisedSettings) -> dict[str, Any
         raise SettingsError(
             f"{_labels_text(own, targets)}: no target has both values in the training part ({len(values)} recordings)"
         )
+    if targets.kind == "classes" and (counts > 0).sum() < 2:
+        raise SettingsError(
+            f"{_labels_text(own, targets)}: all {int(counts.sum())} labelled recordings of the training part have the "
+            "same class: nothing to learn"
+        )
     if own.class_weights == "balanced":
         filled["weights"] = tuple(balanced(counts).ravel().tolist())
     return filled

@@ -44,7 +44,7 @@ def multilabel_scores(
             columns.append(class_scores(outcome, truth[known, k : k + 1] > 0, weights[:, known]))
         return {name: np.concatenate([column[name] for column in columns], axis=1) for name in columns[0]}
 
-    return _with_intervals(scored, patients, names)
+    return _with_intervals(scored, patients, truth >= 0, names)
 
 
 def class_of_scores(
@@ -67,13 +67,13 @@ def class_of_scores(
                 "accuracy": (own @ hits / own.sum(1))[:, None],
             }
 
-    return _with_intervals(scored, patients, names)
+    return _with_intervals(scored, patients, np.repeat(known[:, None], len(names), axis=1), names)
 
 
 def number_scores(
     predicted: NDArray[np.float64], truth: NDArray[Any], patients: Sequence[str], names: Sequence[str]
 ) -> Scores:
-    """Mean absolute error and R squared of each number, and their means."""
+    """Mean absolute error and R squared of each number, and the mean of R squared: errors of several have no unit."""
     known = np.isfinite(truth)
     target = np.where(known, truth, 0.0).astype(np.float64)
     errors = np.where(known, predicted - target, 0.0)
@@ -86,7 +86,10 @@ def number_scores(
             square = weights @ errors**2 / count
             return {"mae": weights @ np.abs(errors) / count, "r2": np.where(spread > 0, 1 - square / spread, np.nan)}
 
-    return _with_intervals(scored, patients, names)
+    scores = _with_intervals(scored, patients, known, names)
+    if len(names) > 1:
+        scores.pop("mae", None)
+    return scores
 
 
 def _medians(truth: NDArray[Any]) -> NDArray[np.float64]:
@@ -118,16 +121,19 @@ def wave_scores_of(
     return {**means, "waves": {name: _finite(value) for name, value in by_wave.items()}}
 
 
-def _with_intervals(scored: Any, patients: Sequence[str], names: Sequence[str]) -> Scores:
-    """Macro scores and, under `each`, those of every output."""
+def _with_intervals(scored: Any, patients: Sequence[str], known: NDArray[np.bool_], names: Sequence[str]) -> Scores:
+    """Macro scores and, under `each`, those of every output, whose labels are `known` (n, C)."""
     if not len(patients):
         return {"each": {}}
+    owners = np.asarray(patients, np.str_)
+    several = [len(np.unique(owners[column])) > 1 for column in known.T]
+    together = len(np.unique(owners[known.any(axis=1)])) > 1
     plain = scored(np.ones((1, len(patients))))
     drawn = scored(patient_weights(patients, RESAMPLES, np.random.default_rng(_SEED)))
-    scores: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name])) for name in plain}
+    scores: Scores = {name: _interval(_mean(plain[name]), _mean(drawn[name]), together) for name in plain}
     scores["each"] = {
         output: {
-            name: _interval(plain[name][:, k], drawn[name][:, k])
+            name: _interval(plain[name][:, k], drawn[name][:, k], several[k])
             for name in plain
             if plain[name].shape[1] == len(names)
         }
@@ -136,8 +142,9 @@ def _with_intervals(scored: Any, patients: Sequence[str], names: Sequence[str]) 
     return scores
 
 
-def _interval(plain: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, float | None]:
-    known = drawn[np.isfinite(drawn)]
+def _interval(plain: NDArray[np.float64], drawn: NDArray[np.float64], several: bool) -> dict[str, float | None]:
+    """No interval unless there are `several` patients to draw from: a width of zero would pass for certainty."""
+    known = drawn[np.isfinite(drawn)] if several else drawn[:0]
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if known.size > 1 else (np.nan, np.nan)
     return _score(float(plain[0]), float(low), float(high))
 

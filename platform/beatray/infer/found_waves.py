@@ -2,7 +2,7 @@
 
 A wave is a run of one class of at least 20 ms (evaluate/waves.py). Its peak is where the signal lies farthest from the
 straight line between the wave's ends: in the wave's own lead, or over all leads by the root of the mean square where
-the leads share their waves; a lead that was not recorded is zero and does not count.
+the leads share their waves; a lead that was not recorded is zero, does not count and has no waves of its own.
 
 Contract: masks (M, T) int8 with 0 for none and k for the k-th of `WAVE_KINDS`, M = 1 (shared) or 12; samples at 500 Hz.
 Waves come in order of onset, then lead; a shared wave has lead -1; onset <= peak <= offset, which is its last sample.
@@ -25,6 +25,8 @@ def found_waves(mask_mt: NDArray[np.int8], signal_lt: NDArray[np.int16]) -> Wave
     for row, mask in enumerate(mask_mt):
         lead = row if len(mask_mt) > 1 else -1
         own = signal_lt[row : row + 1] if lead >= 0 else signal_lt
+        if not own.any():
+            continue
         for kind in range(len(WAVE_KINDS)):
             for onset, offset in runs_of(mask, kind + 1).tolist():
                 found.append((lead, kind, onset, onset + peak_within(own[:, onset : offset + 1]), offset))

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from beatray.preprocess import prepare
 from beatray.record import LEADS, RATE_HZ, WAVE_KINDS, WINDOW_SAMPLES, Window
 
 WINDOWS_AT_ONCE = 32
+
+StrPath = str | PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
     recordings. device: cpu or cuda. `description` is model.json of the first: thresholds, calibration, recipe, scores.
     """
 
-    def __init__(self, path: str | Sequence[str], rate_hz: float = float(RATE_HZ), device: str = "cpu") -> None:
+    def __init__(self, path: StrPath | Sequence[StrPath], rate_hz: float = float(RATE_HZ), device: str = "cpu") -> None:
         self.path = path
         self.rate_hz = rate_hz
         self.device = device
@@ -173,7 +176,8 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
 
     def load(self) -> list[LoadedModel]:
         """The members, read once for this path and device. CheckpointError for what cannot be an ensemble."""
-        paths = [self.path] if isinstance(self.path, str) else [str(path) for path in self.path]
+        one = isinstance(self.path, (str, PathLike))
+        paths = [str(self.path)] if one else [str(path) for path in self.path]  # type: ignore[union-attr]
         key = (tuple(paths), str(self.device))
         if getattr(self, "_loaded", (None, []))[0] != key:
             if not paths:

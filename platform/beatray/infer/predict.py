@@ -60,8 +60,8 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
     waiting = [part for part in plan.parts if part.name not in there]
     if waiting:
         gpu = use_gpu(plan.settings, "predict")
-        for folder in ("", paths.parts):
-            paths.store.clear_temporary(folder)
+        paths.store.clear_temporary(shared=True)  # other tables, and much else, may be written beside this one
+        paths.store.clear_temporary(paths.parts)
         done = plan.recordings - sum(part.rows for part in waiting)
         on_progress(done, plan.recordings)
         for part in _answered(plan, waiting, gpu):

@@ -162,10 +162,12 @@ def _without_gaps(signal_mv: NDArray[np.float64], rate_hz: float) -> tuple[NDArr
         return signal_mv, ALL_LEADS_MASK
     if bool(invalid.all()):
         raise RecordError(Reason.NOT_FINITE, "it holds nothing but NaN")
-    signal = signal_mv.copy()
-    notes: list[str] = []
-    dropped = close_gaps(signal, invalid, int(MAX_GAP_S * rate_hz), notes)
-    mask = ALL_LEADS_MASK & ~sum(1 << lead for lead in dropped)
+    there = np.flatnonzero(~invalid.all(axis=1))  # NaN throughout is no gap, but a lead that was not recorded
+    recorded, notes = signal_mv[there], list[str]()
+    dropped = close_gaps(recorded, invalid[there], int(MAX_GAP_S * rate_hz), notes)
+    signal = np.zeros_like(signal_mv)
+    signal[there] = recorded
+    mask = sum(1 << lead for lead in np.delete(there, dropped).tolist())
     if not mask & CHEST_MASK:
         raise RecordError(Reason.NOT_FINITE, "every chest lead has a gap of more than 20 ms")
     return signal, compute_limb_leads(signal, mask, notes)

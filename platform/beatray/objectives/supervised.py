@@ -135,8 +135,12 @@ class Supervised(LabelledObjective):
         return errors * torch.where(truth > 0, yes, no), known.to(logits.dtype)
 
     def validated(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """AUROC, F1 at the threshold of equal chances, accuracy or the mean absolute error, over known targets."""
-        return scores_of(self.settings.kind, outputs["output"].astype(np.float64), outputs["target"])
+        """AUROC, F1 at the threshold of equal chances, accuracy or the mean absolute error, over known targets.
+
+        The error of several numbers is that in standard deviations of the training part.
+        """
+        sd = np.array(self.settings.sd) if len(self.settings.sd) > 1 else None
+        return scores_of(self.settings.kind, outputs["output"].astype(np.float64), outputs["target"], sd)
 
     @classmethod
     def described(cls, settings: SupervisedSettings) -> str:
@@ -151,13 +155,18 @@ class Supervised(LabelledObjective):
         return SCORES["numbers" if settings.task == "regress" else settings.kind]
 
 
-def scores_of(kind: Kind, output_nc: NDArray[np.float64], target: NDArray[Any]) -> dict[str, float]:
-    """The scores of logits, or of numbers in their own units, over the targets that are known; macro means."""
+def scores_of(
+    kind: Kind, output_nc: NDArray[np.float64], target: NDArray[Any], sd: NDArray[np.float64] | None = None
+) -> dict[str, float]:
+    """The scores of logits, or of numbers in their own units, over the targets that are known; macro means.
+
+    Errors of several numbers are given in units of `sd` (C,), or the one in the smallest unit would decide.
+    """
     if kind == "numbers":
         known = np.isfinite(target)
         errors = np.where(known, np.abs(output_nc - np.where(known, target, 0.0)), 0.0).sum(0)
         with np.errstate(invalid="ignore"):
-            return {"mae": mean_of_known(errors / known.sum(0))}
+            return {"mae": mean_of_known(errors / known.sum(0) / (1.0 if sd is None else sd))}
     if kind == "classes":
         known = target >= 0
         truth = target[known][:, None] == np.arange(output_nc.shape[1])

@@ -13,7 +13,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 
 from beatray.errors import CheckpointError
 from beatray.full_disk import named
@@ -59,12 +58,6 @@ def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
 def _listing(hashes: Mapping[str, str]) -> bytes:
     """The one way to write files.json, so that a flipped bit shows even where JSON would not mind."""
     return json.dumps(hashes, indent=1, sort_keys=True).encode()
-
-
-def clear_temporary(folder: Path) -> None:
-    """Remove what an earlier process left half-written; for the owner of the folder, before it writes."""
-    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def read_folder(store: Store) -> dict[str, bytes]:

@@ -236,18 +236,29 @@ class Store:
         elif self._info(name).type == pafs.FileType.Directory:
             self._do(lambda fs, path: fs.delete_dir(path), name)
 
-    def clear_temporary(self, below: str = "") -> int:
-        """Remove what an interrupted write left behind; returns how many files. Young claims may be alive and stay."""
+    def clear_temporary(self, below: str = "", *, shared: bool = False) -> int:
+        """Remove the files and folders that an interrupted write left behind; returns how many.
+
+        What may be alive stays: young claims on an object store, and whatever is young in a folder into which others
+        write, too (`shared`).
+        """
+        dead = time.time_ns() - int(CLAIM_VALID_S * 1e9)
         if not self.is_local:
-            dead = time.time_ns() - int(CLAIM_VALID_S * 1e9)
             listed = [i for i in self._listed(below) if i.base_name.startswith(TEMPORARY_PREFIX) and i.mtime_ns < dead]
             for info in listed:
                 self.delete(f"{below}/{info.base_name}" if below else info.base_name)
             return len(listed)
-        left = list((self.folder / below).glob(f"{TEMPORARY_PREFIX}*"))
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
+        removed = 0
+        for path in (self.folder / below).glob(f"{TEMPORARY_PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):  # its writer has finished, or somebody else removes it
+                if shared and path.stat().st_mtime_ns >= dead:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+                removed += 1
+        return removed
 
     def check_writable(self) -> None:
         """Write, read and remove a small file; StoreError names the cause."""

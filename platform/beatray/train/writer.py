@@ -17,7 +17,6 @@ from types import TracebackType
 
 from beatray.errors import CheckpointError
 from beatray.settings import CheckpointSettings
-from beatray.storage.hashed_folder import clear_temporary
 from beatray.storage.store import Store
 from beatray.train import checkpoint as checkpoints
 from beatray.train.checkpoint import Checkpoint
@@ -37,7 +36,7 @@ class CheckpointWriter:
     ) -> None:
         self._run, self._settings, self._before, self._may_write = run, settings, before, may_write
         if run.is_local:
-            clear_temporary(run.child(checkpoints.FOLDER).folder)
+            run.clear_temporary(checkpoints.FOLDER)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="beatray-checkpoint")
         self._writing: Future[None] | None = None
         self._fault: CheckpointError | None = None

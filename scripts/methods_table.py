@@ -1,0 +1,127 @@
+"""Keep the scores of a sweep over methods in docs/results/ and write their table into docs/results.md.
+
+    python scripts/methods_table.py NAME [--report SWEEP/report] [--check]
+
+`--report` is what `beatray report SWEEP` wrote: its `scores.csv` and `costs.csv` become docs/results/NAME-scores.csv
+and NAME-costs.csv. The table is made of these two files alone and stands between the marks that carry NAME. `--check`
+writes nothing and fails where the page has another table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from beatray.evaluate.names import score_name
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE, FOLDER = DOCS / "results.md", DOCS / "results"
+
+CLASSIFY, PROBE = "classify", "linear_probe"
+COLUMNS = {
+    "LUDB F1, 10 %": score_name("segment", "frozen_decoder", 0.1, "f1"),
+    "LUDB F1": score_name("segment", "frozen_decoder", 1.0, "f1"),
+    "AUROC, 1 %": score_name(CLASSIFY, PROBE, 0.01, "auroc"),
+    "AUROC, 10 %": score_name(CLASSIFY, PROBE, 0.1, "auroc"),
+    "AUROC": score_name(CLASSIFY, PROBE, 1.0, "auroc"),
+    "AUROC, MLP": score_name(CLASSIFY, "mlp", 1.0, "auroc"),
+    "AUROC, noise 3": score_name(CLASSIFY, PROBE, 1.0, "auroc", "noise 3"),
+    "AUROC, 1 lead": score_name(CLASSIFY, PROBE, 1.0, "auroc", "1 lead"),
+}
+
+Row = Mapping[str, str]
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after the table of a sweep."""
+    return f"<!-- scripts/methods_table.py {name} -->\n", f"<!-- end {name} -->\n"
+
+
+def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
+    """The table: a line per method, each score beside that of its network with random weights, the best in bold."""
+    cost_of = {row["method"]: row for row in costs}
+    methods = list(dict.fromkeys(row["method"] for row in scores))
+    by_cell: dict[tuple[str, str], list[Row]] = {}
+    for row in scores:
+        by_cell.setdefault((row["method"], row["score"]), []).append(row)
+    best = {
+        score: max(methods, key=lambda name: _mean(by_cell.get((name, score), ()), "value"))
+        for score in COLUMNS.values()
+    }
+    header = ["recipe", "network", "epochs", *COLUMNS]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for name in methods:
+        cells = []
+        for score in COLUMNS.values():
+            found = by_cell.get((name, score), ())
+            value = _shown(_mean(found, "value"))
+            beside = _shown(_mean(found, "random"))
+            cells.append((f"**{value}**" if best[score] == name else value) + f" ({beside})" * bool(value and beside))
+        cost = cost_of[name]
+        network = cost["network"].replace("(", "").replace(")", "")
+        lines.append("| " + " | ".join([f"`{name}`", network, cost["epochs"], *cells]) + " |")
+    features = [_mean(by_cell.get((methods[0], score), ()), "features") for score in COLUMNS.values()]
+    lines.append("| " + " | ".join(["measured features", "", "", *map(_shown, features)]) + " |")
+    return "\n".join(lines).replace("|  |", "| |").replace("|  |", "| |") + "\n"
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    """Over the trials of a method; minus infinity where none has the score."""
+    values = [float(row[column]) for row in rows if row[column]]
+    return statistics.fmean(values) if values else float("-inf")
+
+
+def _shown(value: float) -> str:
+    return "" if value == float("-inf") else f"{value:.3f}"
+
+
+def read(name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The kept scores and costs."""
+    kept = []
+    for kind in ("scores", "costs"):
+        with (FOLDER / f"{name}-{kind}.csv").open(newline="", encoding="utf-8") as handle:
+            kept.append(list(csv.DictReader(handle)))
+    return kept[0], kept[1]
+
+
+def table_of(text: str, name: str) -> str:
+    """The table of a sweep as it stands in a page."""
+    begin, end = marks(name)
+    return text.partition(begin)[2].partition(end)[0]
+
+
+def main() -> int:
+    """Write, or compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    if args.report is not None:
+        FOLDER.mkdir(exist_ok=True)
+        for kind in ("scores", "costs"):
+            shutil.copyfile(args.report / f"{kind}.csv", FOLDER / f"{args.name}-{kind}.csv")
+    table = rendered(*read(args.name))
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = marks(args.name)
+    if begin not in text or end not in text:
+        print(f"{PAGE.name} has no marks for this table: write {begin}{end} where it belongs")
+        return 1
+    if args.check:
+        if table_of(text, args.name) != table:
+            print(f"{PAGE.name} has another table than {FOLDER.name}/{args.name}-scores.csv:\n{table}")
+            return 1
+        return 0
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    PAGE.write_text(before + begin + table + end + after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

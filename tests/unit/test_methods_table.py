@@ -1,0 +1,46 @@
+"""The tables of docs/results.md are those of the scores that are kept beside them."""
+
+from __future__ import annotations
+
+import methods_table
+import pytest
+
+SCORE = methods_table.COLUMNS["AUROC"]
+NAMES = sorted(path.name.removesuffix("-scores.csv") for path in methods_table.FOLDER.glob("*-scores.csv"))
+
+
+def line(method: str, trial: str, value: str, random: str = "0.5", features: str = "0.25") -> dict[str, str]:
+    return {
+        "method": method,
+        "trial": trial,
+        "score": SCORE,
+        "value": value,
+        "random": random,
+        "features": features,
+    }
+
+
+def test_a_line_has_the_mean_of_its_trials_beside_random_weights_and_the_best_is_bold() -> None:
+    scores = [line("cpc", "a", "0.8"), line("cpc", "b", "0.9", random="0.6"), line("mae", "a", "0.7")]
+    costs = [
+        {"method": "cpc", "network": "s4d (layers 2)", "epochs": "11"},
+        {"method": "mae", "network": "vit", "epochs": "4"},
+    ]
+    lines = methods_table.rendered(scores, costs).splitlines()
+    header, _, cpc, mae, features = ([cell.strip() for cell in each.split("|")[1:-1]] for each in lines)
+    at = header.index("AUROC")
+    assert cpc[:3] == ["`cpc`", "s4d layers 2", "11"] and cpc[at] == "**0.850** (0.550)"
+    assert (mae[at], mae[at + 1]) == ("0.700 (0.500)", "")
+    assert (features[0], features[at]) == ("measured features", "0.250")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_shows_what_was_kept(name: str) -> None:
+    text = methods_table.PAGE.read_text(encoding="utf-8")
+    assert methods_table.table_of(text, name) == methods_table.rendered(*methods_table.read(name))
+
+
+def test_every_table_of_the_page_has_its_scores() -> None:
+    text = methods_table.PAGE.read_text(encoding="utf-8")
+    begins = [row.split()[2] for row in text.splitlines() if row.startswith("<!-- scripts/methods_table.py")]
+    assert sorted(begins) == NAMES
