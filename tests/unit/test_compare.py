@@ -108,7 +108,12 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
         other = changed(one, tmp_path / name, **changes)
         with pytest.raises(ValueError, match=message):
             runs_of({"a": [one], "b": [other]})
-    same = changed(one, tmp_path / "same", settings={"workers": 99, "bootstraps": 1})
+    conditions = {"noise_levels": [1, 2], "leads": [1], "noise_folder": None}
+    irrelevant = {"workers": 99, "bootstraps": 1, "keep_outputs": True, "robustness": conditions}
+    same = changed(one, tmp_path / "same", settings=irrelevant)
+    noisy = changed(one, tmp_path / "noisy", settings={"robustness": {**conditions, "noise_folder": "/nstdb"}})
+    with pytest.raises(ValueError, match="different robustness"):
+        runs_of({"a": [one], "b": [noisy]})
     assert len(runs_of({"a": [one], "b": [same]})[0]) == 8
     with pytest.raises(ValueError, match="other seeds"):
         runs_of({"a": [one, one], "b": [one, result(tmp_path / "three", [0.8, 0.9, 0.7])]})
@@ -116,6 +121,20 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
         runs_of({"a": [one]}, ["random"])
     with pytest.raises(ValueError, match=r"no results\.json of beatray evaluate"):
         runs_of({"a": [tmp_path / "nowhere"]})
+
+
+def test_results_are_whole_or_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = result(tmp_path / "one", [0.8, 0.9])
+    before = path.read_text()
+
+    def full_disk(self: Path, text: str, **_: Any) -> None:
+        self.write_bytes(text[:100].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device.*results\.json"):
+        result(tmp_path / "one", [0.1, 0.2])
+    assert path.read_text() == before
 
 
 def test_missing_or_failed_runs_are_named() -> None:

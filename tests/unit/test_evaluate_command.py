@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beatray.commands import evaluate as command
 from beatray.corpus.splits import Role, assign_roles, policy_of
-from beatray.errors import CheckpointError
+from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.held_out import evaluate_encoder, refuse_seen
 from beatray.evaluate.settings import EvaluateSettings, SegmentSettings, quick
@@ -79,3 +80,10 @@ def test_folds_over_records_that_pretraining_saw_are_refused(corpus: RowsOfCorpu
         evaluate_encoder(corpus, policy, spec_of(weights), over_all)  # type: ignore[arg-type]
     settings = plan(tasks=("segment",), bootstraps=20)
     assert evaluate_encoder(corpus, policy, spec_of(weights), settings)[0].runs  # type: ignore[arg-type]
+
+
+def test_the_tasks_that_are_set_are_those_that_are_evaluated() -> None:
+    words = ["encoder=random", "corpus=/c", "out=/o"]
+    assert command.settings_from([*words, "evaluate.tasks=[segment]"]).evaluate.tasks == ("segment",)
+    with pytest.raises(SettingsError, match=r"task=classify is not among evaluate\.tasks"):
+        command.settings_from([*words, "evaluate.tasks=[segment]", "task=classify"])

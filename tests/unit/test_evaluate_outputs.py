@@ -11,7 +11,8 @@ import pytest
 from beatray.corpus.reader import Rows
 from beatray.evaluate import outputs as module
 from beatray.evaluate.encoders import EncoderSpec, build, feature_maps, pooled_features, prepared, spec_of
-from beatray.evaluate.outputs import Outputs, source_of
+from beatray.evaluate.kept_runs import RUNS_SUFFIX
+from beatray.evaluate.outputs import Outputs, remove_kept, source_of
 from beatray.evaluate.robustness import under
 from beatray.evaluate.run import evaluate, plan
 from beatray.evaluate.settings import EvaluateSettings, FitSettings, RobustnessSettings, quick
@@ -140,6 +141,8 @@ def test_a_killed_evaluation_goes_on_and_a_finished_one_leaves_nothing(
     monkeypatch.setattr(Outputs, "compute", lambda self, piece: (again.append(piece), compute(self, piece)))
     found = evaluate(rows, *split_of(rows), [encoder], asked, folder=folder, corpus="c")
     total = len(computed) + len(again)
+    assert list(folder.glob(f"*{RUNS_SUFFIX}"))  # until its caller has written the results down
+    remove_kept(folder)
     assert not folder.exists()  # also what the kill left
     again.clear()
     kept = evaluate(rows, *split_of(rows), [encoder], replace(asked, keep_outputs=True), folder=folder, corpus="c")
@@ -147,13 +150,14 @@ def test_a_killed_evaluation_goes_on_and_a_finished_one_leaves_nothing(
     assert [run.metrics for run in kept.runs] == [
         {name: pytest.approx(value, nan_ok=True) for name, value in run.metrics.items()} for run in found.runs
     ]
+    remove_kept(folder, RUNS_SUFFIX)
     again.clear()
     evaluate(rows, *split_of(rows), [encoder], replace(asked, keep_outputs=True, seeds=(0,)), folder=folder, corpus="c")
     assert again == []
     evaluate(rows, *split_of(rows), [encoder], replace(asked, keep_outputs=True), folder=folder, corpus="another")
     assert len(again) == total  # the same names in another corpus are other recordings
     (folder / "notes.txt").write_text("a user's own")
-    Outputs(folder, "c", {}, asked).remove()
+    remove_kept(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 

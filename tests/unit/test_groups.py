@@ -174,6 +174,13 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
     scaled = StandardScaler().fit(features[train]).transform(features)
     distance, position = NearestNeighbors(n_neighbors=3, metric="cosine").fit(scaled[train]).kneighbors(scaled[tested])
     assert np.array_equal(found, train[position]) and np.allclose(1 - cosines, distance, atol=1e-6)
+    without_beat = np.concatenate([features, features[:1]])  # one more training recording, without a median heartbeat
+    without_beat[-1, 3:5] = np.nan
+    near, alike = nearest(without_beat, np.append(train, 40), tested, 3)
+    filled = without_beat.copy()
+    filled[-1, 3:5] = np.median(features[train, 3:5], axis=0)
+    assert np.isfinite(alike).all()
+    assert np.array_equal(near, nearest(filled, np.append(train, 40), tested, 3)[0])
 
 
 def test_a_picture_of_each_hard_recording(rows: Rows) -> None:

@@ -124,6 +124,17 @@ def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) ->
     assert "Soft targets" not in plain.read_text()
 
 
+def test_every_score_of_validation_of_a_long_run_is_drawn() -> None:
+    """3,100 steps in epochs of 31: a picture shows a third of the steps, and all hundred validations."""
+    lines = [
+        {"step": step, "loss": 1.0} | ({"validation_loss": 0.5} if step % 31 == 30 else {}) for step in range(3100)
+    ]
+    thinned = build._thinned(lines, ["loss", "validation_loss", "absent"])
+    assert sum("validation_loss" in line for line in thinned) == 100 and len(thinned) < 1200
+    assert thinned[-1] == lines[-1] and [line["step"] for line in thinned] == sorted(line["step"] for line in thinned)
+    assert build._thinned(lines[:50], ["loss"]) == lines[:50] and build._thinned([], ["loss"]) == []
+
+
 def test_a_report_without_parts_leaves_their_sections_out(tmp_path: Path) -> None:
     text = build_report(tmp_path / "report.html", Material("empty")).read_text()
     assert checked(text).tags.count("section") == 0

@@ -138,3 +138,14 @@ def test_length_of_the_ecg_fm_convolution_stack() -> None:
     """Four convolutions of kernel and stride 2 turn 5 s at 500 Hz into 156 tokens of 32 ms, as published."""
     stack = nn.Sequential(*[nn.Conv1d(12 if layer == 0 else 4, 4, 2, stride=2) for layer in range(4)])
     assert stack(zeros(1, 12, 2500)).shape[-1] == 156
+
+
+def test_holm_decides_what_bonferroni_would_miss() -> None:
+    draw = np.random.default_rng(12)
+    level = np.full(10, 0.8)
+    scores = {name: level + 0.02 + draw.normal(0, 0.002, 10) for name in "ab"}
+    scores |= {"c": level + draw.normal(0.003, 0.004, 10), "d": level + draw.normal(0, 0.0005, 10)}
+    found = compare(scores, against="d")
+    close = next(row for row in found.comparisons if row.first == "c")
+    assert close.p_holm <= 0.05 < close.p_bonferroni and found.friedman_p is not None and found.friedman_p < 0.001
+    assert close.verdict == "better"

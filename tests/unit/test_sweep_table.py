@@ -13,11 +13,12 @@ import pytest
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.objectives.published import AUROC, F1, SEGMENT_F1
-from beatray.report import sweep_table, sweep_table_forms
+from beatray.report import sweep_encoder, sweep_table, sweep_table_forms
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_scores import compared, number_sections
 from beatray.sweep.plan import config_of
-from beatray.sweep.results import Evaluated, Method, SweepResults, mean_scores
+from beatray.sweep.record import TrialRecord
+from beatray.sweep.results import Evaluated, Method, SweepResults, by_worth, mean_scores, split_name
 
 BY_NUMBER = {row.number: row for row in TABLE_1.rows}
 
@@ -174,6 +175,17 @@ def test_the_choice_in_each_repeat_is_that_of_its_own_validation() -> None:
     assert [each.metric for each in comparisons] == ["PTB-XL AUROC", "PTB-XL F1", "LUDB F1", "LUDB F1 at 10%"]
 
 
+def test_what_repeats_a_method_is_read_from_the_changes_and_not_from_the_name() -> None:
+    short = {"objective.rhythm": "rhythm", "seed": "seed"}
+    cut = TrialRecord("rhythm-" + "x" * 104 + ".0a1b2c3d", {"objective.rhythm": "hard", "seed": 7})
+    assert split_name(cut, short)[1] == "seed-7"
+    row = TrialRecord("a0", {"objective.rhythm": "hard", "seed": 0})
+    assert split_name(row, short) == ("a0", "seed-0")
+    usual = TrialRecord("rhythm-hard__seed-1", {"objective.rhythm": "hard", "seed": 1})
+    assert split_name(usual, short) == ("rhythm-hard", "seed-1")
+    assert split_name(TrialRecord("seed-1", {"seed": 1}), short) == ("all", "seed-1")
+
+
 def test_controls_are_named_by_what_makes_their_encoders() -> None:
     one, two, three = (method_of(n, [0.8], [0.5], [0.8], seeds=(0,)) for n in (1, 9, 13))
     wide = Method("wide", {**two.changes, "encoder.channels": [48, 64, 128]}, two.trials)
@@ -181,6 +193,51 @@ def test_controls_are_named_by_what_makes_their_encoders() -> None:
     table = sweep_table.make_table(SweepResults((one, three, replace(wide, trials=(other,))), ()))
     names = ["random weights", "random weights, channels [48, 64, 128]", "measured features"]
     assert [line.name for line in table.controls] == names
+
+
+def test_a_network_has_one_line_of_random_weights_whichever_trials_its_methods_lack() -> None:
+    def of_split(method: Method, splits: tuple[int, ...]) -> Method:
+        runs = {n: {"runs": [run_of("segment", "random", {"f1": n / 10, "dice": 0.5})]} for n in splits}
+        trials = zip(method.trials, splits, strict=True)
+        return replace(
+            method, trials=tuple(replace(trial, control=f"split {n}", controls=runs[n]) for trial, n in trials)
+        )
+
+    one = of_split(method_of(1, [0.8] * 2, [0.5] * 2, [0.8] * 2, seeds=(0, 1)), (1, 2))
+    nine = of_split(method_of(9, [0.8] * 3, [0.5] * 3, [0.8] * 3), (1, 2, 3))
+    (line,) = sweep_table.make_table(SweepResults((one, nine), ())).controls
+    assert line.name == "random weights" and sorted(line.scores["LUDB F1"].tolist()) == [0.1, 0.2, 0.3]
+
+
+def test_methods_are_ordered_by_any_figure_that_the_sweep_ranks_by() -> None:
+    def of(name: str, figure: float, auroc: float) -> Method:
+        method = method_of(1, [auroc], [0.5], [0.8], seeds=(0,))
+        return replace(method, name=name, trials=(replace(method.trials[0], figures={"validation_loss": figure}),))
+
+    results = SweepResults((of("high", 2.0, 0.9), of("low", 1.0, 0.7)), ())
+    assert [method.name for method in by_worth(results, "validation_loss", "min").methods] == ["low", "high"]
+    assert [method.name for method in by_worth(results, "validation_loss", "max").methods] == ["high", "low"]
+    auroc = "eval/classify/linear_probe/100pct/auroc"
+    assert [method.name for method in by_worth(results, auroc, "max").methods] == ["high", "low"]
+
+
+def test_labels_that_are_not_known_count_for_no_class() -> None:
+    """Two of four recordings are unknown; the known ones are told apart perfectly."""
+    method = method_of(1, [1.0], [1.0], [0.8], seeds=(0,), title="echo.csv")
+    method = replace(method, trials=(replace(method.trials[0], controls={}),))
+    results = method.trials[0].results
+    results["tasks"]["classify"] |= {"truth": [[1], [None], [0], [None]], "classes": ["low"]}
+    results["runs"][0] |= {"test": {"scores": [[0.7], [0.9], [0.1], [0.2]], "thresholds": [0.5]}}
+    drawn: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sweep_encoder, "class_bars", lambda classes, scores, counts, title: drawn.update(scores, n=counts)
+        )
+        patch.setattr(sweep_encoder, "to_svg", lambda figure: b"")
+        assert sweep_encoder.classes_section(replace(method, changes={})) is not None
+    assert drawn.pop("n") == [1] and [each.tolist() for each in drawn.values()] == [[[1.0]]]
+    columns = [column.title for column in sweep_table.make_table(SweepResults((method,), ())).columns]
+    assert columns[:2] == ["echo.csv AUROC", "echo.csv F1"]
 
 
 def test_controls_stand_below_the_methods(results: SweepResults) -> None:

@@ -13,8 +13,10 @@ from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import NAMES, table_scores, write_tables
 from beatray.evaluate.held_out import HeldOut, evaluate_encoder
+from beatray.evaluate.kept_runs import RUNS_SUFFIX
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.names import of_variant
+from beatray.evaluate.outputs import remove_kept
 from beatray.evaluate.own_labels import with_table
 from beatray.evaluate.results import Evaluation
 from beatray.evaluate.settings import TASKS, EvaluateSettings
@@ -55,6 +57,8 @@ def settings_from(overrides: list[str]) -> EvaluateCommand:
     settings = build(EvaluateCommand, content)
     if settings.task not in (*TASKS, "all"):
         raise SettingsError(f"task={settings.task} is not one of {', '.join(TASKS)}, all")
+    if settings.task not in (*settings.evaluate.tasks, "all"):
+        raise SettingsError(f"task={settings.task} is not among evaluate.tasks: set one of the two")
     if (settings.encoder_path is None) == (settings.run is None):
         raise SettingsError("which encoder? set one of encoder=PATH, encoder=random, run=RUN_FOLDER")
     if not settings.corpus.path:
@@ -65,8 +69,7 @@ def settings_from(overrides: list[str]) -> EvaluateCommand:
 def run(settings: EvaluateCommand) -> Evaluation:
     """Evaluate, write results.json and the tables, and print them."""
     corpus = open_corpus(settings.corpus.path)
-    tasks = TASKS if settings.task == "all" else (settings.task,)
-    plan = replace(settings.evaluate, tasks=tasks)
+    plan = settings.evaluate if settings.task == "all" else replace(settings.evaluate, tasks=(settings.task,))
     folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
         raise SettingsError(f"{folder} holds results already; choose another out=, or set overwrite=true")
@@ -74,6 +77,7 @@ def run(settings: EvaluateCommand) -> Evaluation:
     check_default_database(settings.tracking.uri, runs)
     evaluation, held = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
     say(write_tables(evaluation, folder, held.rows))
+    remove_kept(folder / OUTPUTS, RUNS_SUFFIX if plan.keep_outputs else "")
     say(f"  results: {folder / 'results.json'}")
     tracking = tracking_for(
         settings.tracking.uri,
@@ -140,5 +144,6 @@ def _why_no_diagnoses(policy: CorpusSettings, plan: EvaluateSettings) -> str:
             f"no recording with a known label of {plan.labels.table} lies in both the training and the test part; "
             f"beatray labels check {plan.labels.table} corpus={policy.path} counts them by split"
         )
-    folds = list(policy.test_folds)
-    return f"no labelled PTB-XL record lies in corpus.test_folds={folds}; choose folds that it has"
+    folds = f"corpus.test_folds={list(policy.test_folds)}"
+    folds += f" with corpus.fold_rotation={policy.fold_rotation}" if policy.fold_rotation else ""
+    return f"no labelled PTB-XL record lies in {folds}; choose folds that it has"

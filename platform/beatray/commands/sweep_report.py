@@ -121,6 +121,7 @@ def write(
                 made.get("manifest_hash"),
                 None if opened is None else int(opened.manifest.statistics["recordings"]),
                 sum(made.get("sources", {}).values()),
+                {int(t.settings["corpus"].get("fold_rotation", 0)) for m in results.methods for t in m.trials},
             ),
             "trials": f"{len(finished)} of {len(record.trials)} finished",
             "encoder": _each(results, "encoder", "name"),
@@ -212,8 +213,9 @@ def _of_corpus(
     labelled = rows_of(corpus, whole)
     shown = next((n for n in range(len(rows)) if rows.source[n] == "ptbxl" and len(rows.r_peaks[n]) > 5), 0)
     return {
-        "overlays": _overlays(folder, trial, corpus, evaluation),
+        "overlays": [] if labelled is None else _overlays(folder, trial, corpus, evaluation),
         "min_leads": evaluation.min_leads,
+        "segment_fraction": max(evaluation.segment_fractions),
         "embeddings": _embeddings(folder, trial, rows),
         "evaluation": whole,
         "rows": labelled,

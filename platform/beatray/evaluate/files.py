@@ -30,7 +30,7 @@ def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
     """
     for name in (*NAMES, MAPS):  # of an evaluation that this one replaces
         (folder / name).unlink(missing_ok=True)
-    write_results(evaluation, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     table, by_class = make_table(evaluation), class_rows(evaluation)
     by_wave, by_group, by_code = wave_rows(evaluation), group_rows(evaluation, rows), code_rows(evaluation, rows)
     content = {
@@ -53,6 +53,7 @@ def write_tables(evaluation: Evaluation, folder: Path, rows: Rows) -> str:
     (folder / "table.md").write_text(as_markdown(table))
     text = as_text(table)
     (folder / "table.txt").write_text(text)
+    write_results(evaluation, folder)
     return text
 
 

@@ -71,6 +71,17 @@ class Piece:
         return f"{self.task} encoders read {self.condition} recordings {self.first + 1} to {self.last}"
 
 
+def remove_kept(folder: Path, suffix: str = "") -> None:
+    """Delete what an evaluation kept in its folder (what ends with `suffix`), and the folder if nothing else lies in
+    it: a user named the one above."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if KEPT_NAME.fullmatch(path.name) and path.name.endswith(suffix):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def source_of(spec: EncoderSpec, seed: int) -> Source:
     """The seed counts for random weights alone."""
     return spec, -1 if spec.weights is not None else seed
@@ -127,16 +138,6 @@ class Outputs:
         return np.concatenate([np.load(self._path(task, condition, source, first)) for first, _ in spans]).astype(
             np.float32, copy=False
         )
-
-    def remove(self, suffix: str = "") -> None:
-        """Delete what is kept here (what ends with `suffix`), and the folder if nothing else lies in it: a user named
-        the one above."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if KEPT_NAME.fullmatch(path.name) and path.name.endswith(suffix):
-                    path.unlink()
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
 
     def _spans(self, task: str, condition: str) -> list[tuple[int, int]]:
         data = self.tasks[task]

@@ -28,9 +28,11 @@ from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 
 IRRELEVANT = {
     *("tasks", "protocols", "seeds", "finetune_seeds", "segment_fractions", "classify_fractions"),
-    *("baselines", "permutations", "bootstraps", "device", "workers"),
+    *("baselines", "permutations", "bootstraps", "device", "workers", "keep_outputs"),
 }
 """Settings of an evaluation that do not change the score of a run that both have."""
+WHICH_CONDITIONS = ("noise_levels", "leads", "noise_kinds", "snr_db")
+"""Settings of `robustness` that say which conditions there are, and change none."""
 
 ONE = (
     "a run is one evaluation seed of one pretrained encoder: this compares these encoders, not the methods. For that, "
@@ -175,8 +177,16 @@ def _check_alike(one: dict[str, Any], other: dict[str, Any], one_path: Path, oth
                 raise ValueError(f"{one_path} and {other_path} cannot be paired: their {part} of {task} differ")
     for key in sorted((one["settings"].keys() | other["settings"].keys()) - IRRELEVANT):
         before, now = one["settings"].get(key), other["settings"].get(key)
+        if key == "robustness":
+            before, now = _of_conditions(before), _of_conditions(now)
         if before != now:
             raise ValueError(f"{one_path} and {other_path} were evaluated with different {key}: {before} and {now}")
+
+
+def _of_conditions(robustness: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of `robustness` that may change a score."""
+    settings = robustness or {}
+    return {key: value for key, value in settings.items() if key not in WHICH_CONDITIONS and value is not None}
 
 
 def _metric(run: Mapping[str, Any], metric: str, title: str | None) -> str:

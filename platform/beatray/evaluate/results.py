@@ -34,6 +34,7 @@ from beatray.evaluate.metrics import (
 from beatray.evaluate.recordings import positives
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.evaluate.waves import WaveCounts
+from beatray.full_disk import named
 from beatray.record import WAVE_KINDS
 from beatray.schema import build
 
@@ -153,13 +154,20 @@ def score(
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> Path:
-    """Write results.json (and predictions.npz, if a run kept any) into `folder`; returns the path of the first."""
+    """Write results.json (and predictions.npz, if a run kept any) into `folder`; returns the path of the first.
+
+    results.json, which makes the folder an evaluation, comes last, whole or not at all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "results.json"
-    path.write_text(json.dumps(plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     kept = next((run for run in evaluation.runs if run.predictions is not None), None)
     if kept is not None and kept.predictions is not None:
         np.savez_compressed(folder / MAPS, predictions=kept.predictions)
+    path = folder / "results.json"
+    aside = path.with_name(f"{path.name}.part")
+    text = json.dumps(plain(as_document(evaluation)), indent=1, allow_nan=False) + "\n"
+    with named(path):
+        aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
     return path
 
 

@@ -31,7 +31,7 @@ import torch
 
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import EncoderSpec
-from beatray.evaluate.kept_runs import RUNS_SUFFIX, KeptRuns
+from beatray.evaluate.kept_runs import KeptRuns
 from beatray.evaluate.label_spaces import TABLE
 from beatray.evaluate.outputs import Outputs, Piece
 from beatray.evaluate.own_labels import TableSpace
@@ -65,10 +65,10 @@ def evaluate(
     """Run all units and collect their runs; `progress(done, all, name)` is called after each unit, and with 0 done
     while encoders read.
 
-    `folder` keeps what the encoders give and the runs of finished units while this runs, so that an evaluation that was
-    killed continues from there, and `corpus` is the identity of the recordings (a manifest's hash), without which names
-    alone would have to do. With no folder a temporary one serves. `own` is the label space of `classify.labels=table`,
-    row by row of `rows`.
+    `folder` keeps what the encoders give and the runs of finished units, so that an evaluation that was killed
+    continues from there; whoever has written the results down calls `outputs.remove_kept`. `corpus` is the identity of
+    the recordings (a manifest's hash), without which names alone would have to do. With no folder a temporary one
+    serves. `own` is the label space of `classify.labels=table`, row by row of `rows`.
 
     `validation` are records to choose hyper-parameters and thresholds on; see `probes`. An encoder without weights
     adds its random control alone. Raises SettingsError for a GPU that is not there; ValueError if a patient is in two
@@ -129,7 +129,6 @@ def evaluate(
             kept.write(units[position], found_runs)
             runs[position] = found_runs
             report(f"{units[position].name()} seed {units[position].seed}")
-        outputs.remove(RUNS_SUFFIX if settings.keep_outputs else "")
     collected = tuple(run for position in sorted(runs) for run in runs[position])
     hashes = {spec.label: encoder_sha256(spec.weights) for spec in encoders if spec.weights is not None}
     return Evaluation(settings, parts, collected, tuple(notes), time.monotonic() - began, labels, hashes)

@@ -2,6 +2,7 @@
 
 Friedman's test asks whether any of three or more methods differs; only then Wilcoxon's signed-rank test, exact and
 two-sided, compares each pair, corrected for the number of pairs by Bonferroni and by Holm (Demsar, JMLR 7:1-30, 2006).
+Holm's p decides: it is never the larger one and keeps the same rate of errors.
 Beside every p stand two effect sizes: the matched-pairs rank-biserial correlation, from -1 (the second is always
 better) to 1 (Kerby, Comprehensive Psychology 3:1, 2014), and the Hodges-Lehmann estimate of the shift, the median of
 all means of two differences, in the units of the score (Annals of Mathematical Statistics 34:598-611, 1963).
@@ -111,7 +112,7 @@ def compare(scores: Mapping[str, ArrayLike], alpha: float = ALPHA, against: str 
         bonferroni = min(1.0, p * len(pairs))
         if smallest > alpha:
             verdict = TOO_FEW
-        elif bonferroni <= alpha and (friedman is None or friedman <= alpha):
+        elif p_holm <= alpha and (friedman is None or friedman <= alpha):
             verdict = "better" if effect > 0 else "worse"
         else:
             verdict = NOT_TOLD_APART

@@ -23,7 +23,7 @@ from beatray.evaluate.groups import code_rows, group_rows
 from beatray.evaluate.labels import wave_mask
 from beatray.evaluate.metrics import SegmentCounts, record_dice
 from beatray.evaluate.notes import TASK_TITLES
-from beatray.evaluate.results import Evaluation
+from beatray.evaluate.results import Evaluation, percent
 from beatray.evaluate.table import ResultTable, as_html, as_text, make_table
 from beatray.objectives.objective import Curve
 from beatray.objectives.terms import MAX_TARGET_ENTROPY
@@ -180,7 +180,8 @@ def learning_pictures(
 ) -> list[Picture]:
     """How a run learned, from the lines of its metrics.jsonl: the curves that its method asks for, and what soft
     targets there were. `others` are runs of the same method, drawn thin beside it."""
-    metrics, others = _thinned(metrics), [_thinned(each) for each in others]
+    keys = [curve.key for curve in (*USUAL, *method_curves)]
+    metrics, others = _thinned(metrics, keys), [_thinned(each, keys) for each in others]
     steps = [_number(line.get("step")) for line in metrics]
     curves, shown_curves = {}, {}
     for curve in (*USUAL, *method_curves):
@@ -223,10 +224,18 @@ def _column(metrics: Sequence[Mapping[str, object]], key: str) -> NDArray[np.flo
     return np.array([_number(line.get(key)) for line in metrics], np.float64)
 
 
-def _thinned(metrics: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
-    """Every so many lines of a long run, its last among them: a picture shows no more."""
-    every = -(-len(metrics) // MOST_POINTS) if metrics else 1
-    return metrics[::-1][::every][::-1]
+def _thinned(metrics: Sequence[Mapping[str, object]], keys: Sequence[str]) -> Sequence[Mapping[str, object]]:
+    """Every so many lines of a long run, its last among them: a picture shows no more.
+
+    Lines stay that have one of the `keys` which few lines have, such as the scores of validation.
+    """
+    every = -(-len(metrics) // MOST_POINTS)
+    if every <= 1:
+        return metrics
+    known = np.array([np.isfinite(_column(metrics, key)) for key in keys], np.bool_).reshape(len(keys), len(metrics))
+    kept = known[known.sum(axis=1) <= MOST_POINTS].any(axis=0)
+    kept[::-1][::every] = True
+    return [metrics[position] for position in np.flatnonzero(kept).tolist()]
 
 
 def _curve_section(material: Material) -> Section | None:
@@ -311,11 +320,12 @@ def vcg_section(example: Example, title: str | None = None) -> Section | None:
 
 
 def _segmentation_section(evaluation: Evaluation, rows: Rows) -> Section | None:
-    return segmentation_section(overlays(evaluation, rows), evaluation.settings.min_leads)
+    settings = evaluation.settings
+    return segmentation_section(overlays(evaluation, rows), settings.min_leads, max(settings.segment_fractions))
 
 
-def segmentation_section(shown: Sequence[ecg.Overlay], min_leads: int) -> Section | None:
-    """Overlays of truth and prediction; None without any."""
+def segmentation_section(shown: Sequence[ecg.Overlay], min_leads: int, fraction: float) -> Section | None:
+    """Overlays of truth and of what was predicted with this share of the labels; None without any."""
     if not shown:
         return None
     return Section(
@@ -324,9 +334,9 @@ def segmentation_section(shown: Sequence[ecg.Overlay], min_leads: int) -> Sectio
             Picture(
                 to_png(ecg.segmentation(shown, SHOWN_LEAD)),
                 alt="ECG with true and predicted P, QRS and T waves: " + "; ".join(each.title for each in shown),
-                caption="Frozen encoder, light decoder, all training labels, first seed. The truth merges the marks of "
-                f"12 leads (a wave counts where {min_leads} leads agree), so it need not fit lead {SHOWN_LEAD} to the "
-                "sample.",
+                caption=f"Frozen encoder, light decoder, {percent(fraction)} of the training labels, first seed. The "
+                f"truth merges the marks of 12 leads (a wave counts where {min_leads} leads agree), so it need not fit "
+                f"lead {SHOWN_LEAD} to the sample.",
             )
         ],
     )

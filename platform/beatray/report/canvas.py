@@ -25,6 +25,7 @@ INK = "#1c1c1c"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,  # names of classes and files may hold a $
     "text.color": INK,
     "axes.edgecolor": "#888888",
     "axes.labelcolor": INK,

@@ -29,7 +29,7 @@ def group_sections(groups: Sequence[GroupRow], codes: Sequence[CodeRow], titles:
             Section(
                 title="For whom it is worse",
                 paragraphs=[
-                    f"The frozen encoder with {percent(main[0].fraction)} of the labels on groups of the test "
+                    f"The frozen encoder ({_shares(main, titles)} of the labels) on groups of the test "
                     "recordings. Groups are small and differ in their diagnoses: the intervals (over patients and "
                     "seeds) show how little a difference may mean. "
                     f"Classes and waves by themselves: {main[0].encoder}."
@@ -92,6 +92,14 @@ def group_dots(rows: Sequence[GroupRow], titles: Mapping[str, str]) -> Figure:
             axes.set_axisbelow(True)
         figure.legend(keys.values(), keys.keys(), loc="outside upper right", ncols=len(keys), fontsize=8)
     return figure
+
+
+def _shares(rows: Sequence[GroupRow], titles: Mapping[str, str]) -> str:
+    """The share of the labels that each task was trained with; once where it is the same."""
+    found = {row.task: percent(row.fraction) for row in rows}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{titles[task]}: {share}" for task, share in found.items())
 
 
 def _group_table(rows: Sequence[GroupRow], task: str) -> str:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from beatray.evaluate.metrics import IGNORE, Truth
+from beatray.evaluate.probes import standardised
 from beatray.record import LEADS, RATE_HZ
 from beatray.report.canvas import BLUE, INK, STYLE, new_figure, to_png
 from beatray.report.ecg import MM_PER_INCH, MM_PER_S, paper
@@ -62,9 +63,12 @@ def hardest(truth: Truth, scores: NDArray[np.float64], how_many: int = HOW_MANY)
 def nearest(
     features: NDArray[np.float32], train: NDArray[np.int64], rows: NDArray[np.int64], how_many: int = NEIGHBOURS
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The training recordings most alike to each chosen one, as positions (w, k), and their cosines (w, k)."""
-    mean, sd = features[train].mean(axis=0, dtype=np.float64), features[train].std(axis=0, dtype=np.float64)
-    scaled = (features - mean) / np.where(sd > 0, sd, 1.0)
+    """The training recordings most alike to each chosen one, as positions (w, k), and their cosines (w, k).
+
+    Features are filled and scaled as the probe reads them: a recording without a beat has no median heartbeat.
+    """
+    _, as_read = standardised(features[train])
+    scaled = as_read(features)
     unit = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
     cosine = unit[rows] @ unit[train].T
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :how_many]

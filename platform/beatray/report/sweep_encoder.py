@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from beatray.evaluate.metrics import auroc
+from beatray.evaluate.metrics import IGNORE, macro_auroc
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.report.build import vcg_section
 from beatray.report.canvas import to_png, to_svg
@@ -28,7 +28,7 @@ def classes_section(best: Method) -> Section | None:
     if part is None or not part.get("truth") or not runs:
         return None
     fraction = max(run["fraction"] for run in runs)
-    truth = np.array(part["truth"], bool)
+    truth = np.array([[IGNORE if each is None else each for each in row] for row in part["truth"]], np.int8)
     classes = part["classes"] or [f"class {k}" for k in range(truth.shape[1])]
 
     def of(results: Mapping[str, Any], variant: str) -> list[Mapping[str, Any]]:
@@ -45,12 +45,12 @@ def classes_section(best: Method) -> Section | None:
         found = of(results, variant)
         if found:
             tables = [np.array(run["test"]["scores"], np.float64) for run in found]
-            scores[label] = np.array([[auroc(truth[:, k], t[:, k]) for k in range(len(classes))] for t in tables])
+            scores[label] = np.array([macro_auroc(truth, table).per_class for table in tables])
     if not scores:
         return None
     first = of(trial.results, "pretrained")[0]["test"]
     decided = np.array(first["scores"], np.float64) >= np.array(first["thresholds"], np.float64)
-    counts = truth.sum(axis=0).tolist()
+    counts = (truth == 1).sum(axis=0).tolist()
     return Section(
         title="Class by class",
         pictures=[
@@ -61,7 +61,7 @@ def classes_section(best: Method) -> Section | None:
                 share=0.7,
             ),
             Picture(
-                to_png(confusion(classes, truth, decided, "Predicted together")),
+                to_png(confusion(classes, truth == 1, decided, "Predicted together")),
                 alt="Share of the recordings of each class for which each class was predicted",
                 caption="First seed, thresholds chosen without the test recordings. A recording may have several "
                 "classes, so a row need not sum to 1.",

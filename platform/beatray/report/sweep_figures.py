@@ -41,7 +41,10 @@ def curves(
     reference_label: str = "",
     percent: bool = False,
 ) -> Figure:
-    """One panel per score, one line per method over x (log scale): means, bars one SD over trials, trials as dots."""
+    """One panel per score, one line per method over x: means, bars one SD over trials, trials as dots.
+
+    The scale of x is logarithmic unless it reaches 0.
+    """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     looks = {name: (COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, name in enumerate(names)}
     with rc_context(STYLE):
@@ -51,7 +54,7 @@ def curves(
             for name, curve in lines.items():
                 _curve(axes, name, curve, *looks[name])
             ticks = sorted({x for curve in lines.values() for x in curve.points})
-            axes.set_xscale("log")
+            axes.set_xscale("log" if ticks and ticks[0] > 0 else "linear")
             axes.set_xticks(ticks, [results.percent(x) if percent else f"{x:g}" for x in ticks])
             axes.minorticks_off()
             axes.set_title(title)

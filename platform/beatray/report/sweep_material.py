@@ -41,6 +41,7 @@ class SweepMaterial:
     ranking: str = ""
     overlays: Sequence[Overlay] = ()
     min_leads: int = 3
+    segment_fraction: float = 1.0  # of the labels, behind the overlays
     embeddings: Embeddings | None = None
     evaluation: Evaluation | None = None  # of the best method's first trial, with its controls
     rows: Rows | None = None  # that it was run on

@@ -37,7 +37,7 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
         scatter_section(material),
         classes_section(material.best),
         *error_sections(material.evaluation, material.rows, material.hard),
-        segmentation_section(material.overlays, material.min_leads),
+        segmentation_section(material.overlays, material.min_leads, material.segment_fraction),
         embedding_section(material),
         heart_section(material),
         _run_section(material),

@@ -119,7 +119,8 @@ def data_name(results: SweepResults, task: str) -> str:
     """The recordings that a task is tested on."""
     if task == "segment":
         return "LUDB"
-    return "CinC" if "SNOMED" in task_title(results, task) else "PTB-XL"
+    title = task_title(results, task)  # of a label space, or the file of a user's own table
+    return next((known for known in ("PTB-XL", "CinC") if title.startswith(known)), title)
 
 
 def task_title(results: SweepResults, task: str) -> str:
@@ -158,9 +159,12 @@ def _chosen(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
 
 def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
     """Random weights, a line for each architecture, named by its settings; and measured features, which have none."""
-    groups: dict[tuple[str, ...], Method] = {}
-    for method in results.methods:
-        groups.setdefault(tuple(sorted({trial.control for trial in method.trials})), method)
+    groups: dict[tuple[str, str], Method] = {}
+    for method in results.methods:  # a trial for each control of a network, whichever methods have it
+        network = network_of(method.trials[0]), _encoder_of(method)
+        first = groups.setdefault(network, replace(method, trials=()))
+        others = {trial.control: trial for trial in (*method.trials, *first.trials)}
+        groups[network] = replace(first, trials=tuple(others.values()))
     named = network_names(results)
     several = len({name for name in named.values() if name}) > 1
     architectures = [
@@ -172,9 +176,8 @@ def _controls(results: SweepResults, columns: Sequence[Column]) -> list[Line]:
         lines.insert(0, ("random", ", ".join([CONTROL_NAMES["random"], *([suffix] if suffix else [])]), method))
     found = []
     for variant, name, method in lines:
-        each = {trial.control: n for n, trial in enumerate(method.trials)}.values()
         scores = {
-            column.title: method.control_scores(column.score, variant)[list(each)]
+            column.title: method.control_scores(column.score, variant)
             if column.variant == "pretrained"
             else np.array([np.nan])
             for column in columns

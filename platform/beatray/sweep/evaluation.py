@@ -29,9 +29,10 @@ from beatray.errors import CheckpointError, SettingsError
 from beatray.evaluate.encoders import EncoderSpec, spec_of
 from beatray.evaluate.files import table_scores, write_tables
 from beatray.evaluate.held_out import evaluate_encoder
+from beatray.evaluate.kept_runs import RUNS_SUFFIX
 from beatray.evaluate.names import of_variant
 from beatray.evaluate.older import scores_today
-from beatray.evaluate.outputs import own_code, stamp_of
+from beatray.evaluate.outputs import own_code, remove_kept, stamp_of
 from beatray.evaluate.results import PREFIX, plain
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.models.encoder_folder import ENCODER_FOLDER
@@ -157,6 +158,8 @@ def _evaluate(
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     files[SCORES] = json.dumps({**about, "scores": scores}, indent=1).encode()
     write_folder(run, target[1], files)
+    if outputs is not None:
+        remove_kept(outputs, RUNS_SUFFIX if settings.keep_outputs else "")
     return _figures(scores)
 
 

@@ -26,7 +26,7 @@ from beatray.objectives.registry import objective_class
 from beatray.storage.store import Store
 from beatray.sweep.evaluation import SCORES, control_name, is_of_encoder
 from beatray.sweep.record import CONTROLS, SweepRecord, TrialRecord
-from beatray.sweep.space import REPEATS, short_keys, without_repeats
+from beatray.sweep.space import REPEATS, name_of, short_keys, without_repeats
 from beatray.train.composed import changes_today
 from beatray.train.run_folder import EVALUATION_FOLDER, SETTINGS
 
@@ -158,29 +158,32 @@ def _read_trial(
 
 def split_name(trial: TrialRecord, short: Mapping[str, str], repeats: Sequence[str] = REPEATS) -> tuple[str, str]:
     """(what the method is called, what the repeat is called): the parts of a trial's name that `repeats` do not make,
-    and those that they do."""
-    marks = tuple(f"{short[key]}-" for key in trial.changes if set(changes_today({key: None})) <= set(repeats))
-    parts = trial.name.split("__")
-    marked = [part for part in parts if marks and part.startswith(marks)]
-    return "__".join(part for part in parts if part not in marked) or "all", "__".join(marked) or "-"
+    and what makes the repeat, by the trial's changes: a long name is cut, and a row has its own."""
+    of_repeat = {key: value for key, value in trial.changes.items() if set(changes_today({key: None})) <= set(repeats)}
+    repeat = name_of(of_repeat, short)
+    parts = [part for part in trial.name.split("__") if part not in repeat.split("__")]
+    return "__".join(parts) or "all", repeat or "-"
 
 
 def best_method(results: SweepResults, metric: str, mode: str) -> Method:
-    """The method with the best mean of the sweep's own metric where that is a score, else of its first score."""
+    """The first of `by_worth`."""
     return by_worth(results, metric, mode).methods[0]
 
 
 def by_worth(results: SweepResults, metric: str, mode: str) -> SweepResults:
-    """The methods by their mean of the sweep's own metric where that is a score, else of the first score; best first.
+    """The methods by their mean of the sweep's own metric, a score or another figure of the trials; best first.
 
-    Those that have no such score come last.
+    Those that have none come last. Where no trial has it, the first score decides.
     """
     names = results.score_names()
-    name, sign = (metric, -1.0 if mode == "min" else 1.0) if metric in names else (names[0], 1.0)
+    known = metric in names or any(metric in trial.figures for method in results.methods for trial in method.trials)
+    name, sign = (metric, -1.0 if mode == "min" else 1.0) if known else (names[0], 1.0)
 
     def score(method: Method) -> float:
         values = method.scores(name)
-        known = values[np.isfinite(values)]
-        return sign * float(known.mean()) if known.size else -np.inf
+        if name not in names:
+            values = np.array([trial.figures.get(name, np.nan) for trial in method.trials], np.float64)
+        finite = values[np.isfinite(values)]
+        return sign * float(finite.mean()) if finite.size else -np.inf
 
     return replace(results, methods=tuple(sorted(results.methods, key=score, reverse=True)))
