@@ -19,16 +19,17 @@ for name, value in s3_server.KEYS.items():
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # some hundred child processes import the package: compile it once
 sys.dont_write_bytecode = False
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would leave its workers next to nothing beside other tests
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for each start; demo and jobs have it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many small tensors on shared cores are faster alone
 SOURCES = str(Path(__file__).resolve().parents[1] / "platform")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get("PYTHONPATH")]))  # for child processes
 
 
 STARTS_RAY = ("tests/distributed/", "tests/chaos/", "tests/accuracy/test_golden_loss.py",
-              "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py")  # fmt: skip
+              "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py",
+              "tests/unit/test_precision.py", "tests/unit/test_bundled_weights.py")  # fmt: skip
 IN_PROCESSES_OF_THEIR_OWN = ("tests/distributed/test_demo.py", "tests/distributed/test_doctor_multi_node.py",
-                             "tests/distributed/test_local_cluster.py", "tests/distributed/test_worked_examples.py",
-                             "tests/distributed/test_bench_command.py")  # fmt: skip
+                             "tests/distributed/test_local_cluster.py")  # fmt: skip
 """Of those, what mostly waits for commands that it starts: it may run beside the others. Jobs of a cluster may not:
 beside the end of the other row they were lost with their process."""
 
@@ -120,16 +121,27 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def sample_corpus(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A corpus of 60 bundled recordings of each source, in small shards, through the real ingest."""
-    from beatray.commands.demo import SAMPLE
-    from beatray.ingest.convert import ingest
-    from beatray.ingest.plan import IngestSettings
+def sample_files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of `sample_corpus`, for tests that only read it: one row makes it, with a Ray, for both."""
+    from filelock import FileLock
 
-    out = str(tmp_path_factory.mktemp("sample") / "corpus")
-    sources = {"ludb": str(SAMPLE / "ludb-sample.zip"), "ptbxl": str(SAMPLE / "ptbxl-sample.zip")}
-    ingest(IngestSettings(sources, out, items_per_shard=16, limit=60))
-    return out
+    from beatray.ingest.convert import ingest
+    from beatray.ingest.plan import SAMPLE, IngestSettings
+
+    base = tmp_path_factory.getbasetemp()  # of this row, below that of the session, where there are rows
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sample-corpus"
+    with FileLock(f"{out}.lock"):
+        if not (out / "manifest-0.json").exists():  # written last
+            request.getfixturevalue("local_ray")
+            sources = {name: str(SAMPLE / f"{name}-sample.zip") for name in ("ludb", "ptbxl")}
+            ingest(IngestSettings(sources, str(out), items_per_shard=16, limit=60))
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def sample_corpus(local_ray: None, sample_files: str) -> str:
+    """A corpus of 60 bundled recordings of each source, in small shards, through the real ingest; and a Ray."""
+    return sample_files
 
 
 @pytest.fixture(scope="session")

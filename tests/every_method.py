@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from beatray.augment.draws import Draws, record_key
-from beatray.commands.demo import SAMPLE
 from beatray.config import config_folder
 from beatray.dsp.features import BEAT_FEATURES, RECORD_FEATURES
+from beatray.ingest.plan import SAMPLE
 from beatray.objectives.objective import Objective
 from beatray.objectives.registry import objective_classes
 from beatray.objectives.statistics import FeatureStatistics

@@ -77,7 +77,7 @@ def test_a_lost_shard_ends_the_run_with_a_checkpoint_and_it_continues(
     assert same_weights(tmp_path, "run", "undisturbed")
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", count(FAULTS[:1], FAULTS), ids=lambda fault: fault.__name__)
 def test_any_fault_is_named_or_skipped_and_counted(
     fault: Callable[[Path], None], local_ray: None, corpus: Path, tmp_path: Path
 ) -> None:

@@ -62,7 +62,9 @@ def demo(installed: Path, folder: Path, *args: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) -> None:
+def test_the_whole_main_job_and_its_second_run(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = demo(installed, tmp_path, *QUICK)
     assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
     out = tmp_path / "beatray-demo"
@@ -94,8 +96,8 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     assert {"report", "evaluation", "encoder"} <= {item.path for item in client.list_artifacts(run.info.run_id)}
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and "mlflow" not in path.name}
-    second = demo(installed, tmp_path, *QUICK)
-    assert second.returncode == 0 and second.stdout.count("nothing to do") == 3
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *QUICK]) == 0 and capsys.readouterr().out.count("nothing to do") == 3
     kept = [
         path
         for path, when in before.items()
@@ -103,8 +105,9 @@ def test_the_whole_main_job_and_its_second_run(installed: Path, tmp_path: Path) 
     ]
     assert [path for path in kept if path.name != "tracking.json"] == []
 
-    other = demo(installed, tmp_path, *QUICK, "seed=1")
-    assert other.returncode == 2 and "--overwrite" in other.stderr and "seed" in other.stderr
+    assert main(["demo", *QUICK, "seed=1"]) == 2
+    error = capsys.readouterr().err
+    assert "--overwrite" in error and "seed" in error
 
 
 def test_a_folder_of_somebody_else_is_not_touched(

@@ -127,8 +127,8 @@ def doctor(cluster: Cluster, *overrides: str) -> tuple[int, list[dict[str, str]]
     return done.returncode, [item for item in found if item["subject"] == "cluster"], done.stdout + done.stderr
 
 
-def test_two_nodes_that_work(cluster: Cluster, sample_corpus: str, tmp_path: Path) -> None:
-    paths = [f"out={tmp_path}", f"corpus={sample_corpus}", "train.device=cpu"]
+def test_two_nodes_that_work(cluster: Cluster, sample_files: str, tmp_path: Path) -> None:
+    paths = [f"out={tmp_path}", f"corpus={sample_files}", "train.device=cpu"]
     code, found, printed = doctor(cluster, *paths, "--seconds", "0.5")
     findings = [item["what"] for item in found]
     assert code == 0, printed
@@ -137,7 +137,7 @@ def test_two_nodes_that_work(cluster: Cluster, sample_corpus: str, tmp_path: Pat
     assert any("all-reduce over 2 ranks (gloo), sums checked" in what and "16 MB at" in what for what in findings)
     assert any("every node sees what the others write" in what for what in findings)
     assert any(what.startswith("every node reads the corpus") for what in findings)
-    rows = open_corpus(sample_corpus).manifest.rows
+    rows = open_corpus(sample_files).manifest.rows
     assert any(what.startswith(f"Ray Data reads the corpus: {rows} rows, on 2 of 2 nodes") for what in findings), (
         findings
     )
@@ -157,14 +157,14 @@ def test_a_folder_that_the_nodes_do_not_share(cluster: Cluster) -> None:
     assert any(item["what"].startswith("Ray Data works") for item in found)
 
 
-def test_paths_on_s3(s3: S3Server, sample_corpus: str) -> None:
+def test_paths_on_s3(s3: S3Server, sample_files: str) -> None:
     bucket = s3.bucket()
     uri = s3.uri(f"{bucket}/corpus")
     assert storage.check_writable("out", uri).level is Level.OK and s3.keys(bucket) == []
     assert [f.level for f in storage.check_corpus(uri)] == [Level.WARN, Level.OK], "not there yet, but can be made"
-    for path in Path(sample_corpus).rglob("*"):
+    for path in Path(sample_files).rglob("*"):
         if path.is_file():
-            s3.client.upload_file(str(path), bucket, f"corpus/{path.relative_to(sample_corpus)}")
+            s3.client.upload_file(str(path), bucket, f"corpus/{path.relative_to(sample_files)}")
     assert [f.level for f in storage.check_corpus(uri)] == [Level.OK]
     absent = storage.check_writable("out", s3.uri("nobodys-bucket/x"))
     assert absent.level is Level.FAIL and "nobodys-bucket" in absent.what

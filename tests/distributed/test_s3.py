@@ -36,7 +36,9 @@ from beatray.track.setup import Tracking
 from beatray.track.tracker import Tracker
 from beatray.train import checkpoint as checkpoints
 from beatray.train.composed import pretrain_settings
+from beatray.train.loop import train
 from beatray.train.prepare import prepare_run
+from beatray.train.ranks import Ranks
 from beatray.train.stream import batches
 from counts import count
 from label_tables import read as read_labels_of
@@ -298,7 +300,7 @@ def test_batches_stream_from_s3_and_a_run_trains_on_them(s3: S3Server, corpus: s
     run_spec = prepare_run(pretrain_settings([*overrides, *paths]))
     opened = open_corpus(corpus)
     where = {name: n for n, name in enumerate(opened.index["record_id"])}
-    assert main(["pretrain", *overrides, *paths]) == 0
+    assert train(run_spec, Ranks())
     lines = read_lines(tmp_path / "s3" / "metrics.jsonl")
     assert len(lines) == run_spec.steps and all(np.isfinite(line["loss"]) for line in lines)
     seen = [line["record_ids"] for line in read_lines(tmp_path / "s3" / "ids.jsonl")]

@@ -26,7 +26,7 @@ from beatray.record import Reason, RecordError, Window
 from watched import mutate_bytes, mutate_text, outcome, tripwire
 from wfdb_files import ecg_counts, header_text, mat4, pack, write_record
 
-MUTATIONS = 10_000 if os.environ.get("BEATRAY_CHAOS") else 2_000
+MUTATIONS = 10_000 if os.environ.get("BEATRAY_CHAOS") else 1_000
 ADC = ecg_counts(2600)
 
 

@@ -70,8 +70,8 @@ def test_they_are_small_and_say_what_they_are(capsys: pytest.CaptureFixture[str]
     assert f"did you mean '{SMALL}'" in capsys.readouterr().err
 
 
-def test_they_were_trained_on_nothing_held_out(sample_corpus: str) -> None:
-    index = open_corpus(sample_corpus).index
+def test_they_were_trained_on_nothing_held_out(sample_files: str) -> None:
+    index = open_corpus(sample_files).index
     policy = policy_of(pretrain_settings(["corpus=/c", *bundled_weights.HELD_OUT]).corpus)
     tested = index[assign_roles(index, policy) == Role.TEST]
     trained = index[assign_roles(index, policy) == Role.TRAIN]

@@ -261,7 +261,7 @@ def effective_rank(z: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", count([f"{name}_tiny" for name in METHODS], RECIPES))
 def test_it_learns_and_the_embedding_keeps_its_rank(recipe: str, rows: tuple[Arrays, dict[str, Any]]) -> None:
     size, steps = count((16, 14), (48, 30))
     arrays = few(rows[0], size)

@@ -78,8 +78,10 @@ def test_the_bundled_recordings_are_real_and_prepared() -> None:
 
 
 def one_of_each(*cases: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """The first case of each network; all with BEATRAY_CHAOS=1, since every export takes some ten seconds."""
-    return count(list({case[0]: case for case in reversed(cases)}.values()), list(cases))
+    """The first case of some networks (attention, recurrence, state space); all with BEATRAY_CHAOS=1, since every
+    export takes some ten seconds."""
+    first = {case[0]: case for case in reversed(cases)}
+    return count([first[name] for name in ("s4d", "lstm", "wav2vec")], list(cases))
 
 
 CONVOLUTIONAL: list[tuple[str, dict[str, Any]]] = [

@@ -57,8 +57,8 @@ def test_nothing_is_lost_in_validation_or_unless_it_is_asked_for() -> None:
     assert without_leads(whole, Draws.of(whole, 0, 3), 0.0) is whole
 
 
-def test_all_views_are_made_of_what_is_left_here_and_on_workers(sample_corpus: str, tmp_path: Path) -> None:
-    run_spec = run_spec_of(sample_corpus, tmp_path, "r", "objective=simclr", "train.lead_dropout=0.5")
+def test_all_views_are_made_of_what_is_left_here_and_on_workers(sample_files: str, tmp_path: Path) -> None:
+    run_spec = run_spec_of(sample_files, tmp_path, "r", "objective=simclr", "train.lead_dropout=0.5")
     rows = read_rows(ludb=(str(SAMPLE / "ludb-sample.zip"), 6))
     arrays = {
         "signal_uv": rows.signal_uv,
@@ -92,9 +92,9 @@ def test_all_views_are_made_of_what_is_left_here_and_on_workers(sample_corpus: s
     ],
 )
 def test_a_rotated_heart_gives_no_lead_that_was_not_recorded(
-    words: tuple[str, ...], sample_corpus: str, tmp_path: Path
+    words: tuple[str, ...], sample_files: str, tmp_path: Path
 ) -> None:
-    run_spec = run_spec_of(sample_corpus, tmp_path, "r", *words)
+    run_spec = run_spec_of(sample_files, tmp_path, "r", *words)
     rows = read_rows(ludb=(str(SAMPLE / "ludb-sample.zip"), 6))
     signal_uv = rows.signal_uv.copy()
     signal_uv[0, 7] = 0
