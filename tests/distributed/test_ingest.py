@@ -148,6 +148,12 @@ def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_
     repaired = ingest(replace(plan, retry_refused=True)).manifest
     assert repaired.number == 1 and repaired.statistics["recordings"] == 3
     assert "checksum" not in repaired.statistics["quarantine_reasons"]
+    sample = {"ludb": str(SAMPLE / "ludb-sample.zip")}  # another source leaves what was said of this one
+    other = ingest(IngestSettings(sample, str(tmp_path / "c"), limit=2)).manifest
+    refused = read_quarantine(Store(str(tmp_path / "c")), other)
+    assert {(row["source"], row["item"]) for row in refused} == {
+        ("wfdb", item) for item in ("3", "4", "5", "6", "(not listed)")
+    }
 
 
 def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def test_cpus_and_memory_within_the_limits_of_a_container(tmp_path: Path) -> Non
     free, who = machine.usable_memory(cgroup=tmp_path)
     assert (free, who) == (GIB * 3 // 4, "the container's limit")
     assert level(machine.check_memory(free, who, 1, 512)) == "fail"
+    (tmp_path / "memory.stat").write_text(f"anon {GIB // 8}\ninactive_file {GIB // 8}\n")  # the kernel gives these back
+    assert machine.usable_memory(cgroup=tmp_path) == (GIB * 7 // 8, "the container's limit")
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.usable_memory(cgroup=tmp_path)[1] == "the machine"
     assert level(machine.check_memory(int(2.2 * GIB), who, 1, 512)) == "warn"
@@ -315,6 +317,8 @@ def test_tracking_servers_old_open_locked_dead_and_wrong(monkeypatch: pytest.Mon
         assert "CVE-2026-2614" in text_of(tracking.check_server(uri)) and level(tracking.check_server(uri)) == "fail"
     with answering({"/version": (200, "3.17.2"), f"{SEARCH}!": (200, "{}")}) as uri:
         assert level(tracking.check_server(uri)) == "warn" and "--allowed-hosts" in text_of(tracking.check_server(uri))
+    with answering({"/version": (200, "3.17.2"), f"{SEARCH}!": (404, "no such host")}) as uri:  # a proxy's refusal
+        assert level(tracking.check_server(uri)) == "ok"
     with answering({"/version": (401, "who?"), f"{SEARCH}!": (403, "")}) as uri:
         assert (
             "MLFLOW_TRACKING_USERNAME" in text_of(tracking.check_server(uri))

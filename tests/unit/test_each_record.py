@@ -12,6 +12,7 @@ from beatray.cli import main
 from beatray.corpus.manifest import Manifest, Shard, write_manifest
 from beatray.corpus.writer import QUARANTINE_SCHEMA, parquet_bytes
 from beatray.dsp.analyse import AnalysisSettings
+from beatray.ingest.convert import UNLISTED, _is_decided_anew
 from beatray.ingest.each_record import each_record
 from beatray.ingest.formats import aecg
 from beatray.ingest.plan import IngestSettings, known_items, list_items, plan, recipe_of
@@ -114,3 +115,14 @@ def test_explain_reports_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     output = capsys.readouterr().out
     second = output[output.index("recording 2 of the file") : output.index("recording 3 of the file")]
     assert "refused: too_short" in second and "would be kept as 2 rows" in output
+
+
+def test_refusals_go_when_what_they_are_of_is_tried_again() -> None:
+    tried, listed = {("files", "ward/a"), ("ptbxl", "7")}, {"files"}
+
+    def goes(source: str, item: str) -> bool:
+        return _is_decided_anew({"source": source, "item": item}, tried, listed)
+
+    assert goes("files", "ward/a") and goes("files", "ward/a/rhythm-2")  # the rhythms of a file are tried with it
+    assert goes("files", UNLISTED) and not goes("ptbxl", UNLISTED)
+    assert not goes("files", "ward/b") and not goes("files", "ward/a/b") and not goes("mimic", "7")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("pretrain", ["corpus=/shared/corpus"], "out= is not set"),
         ("ingest", ["ludb=/data/ludb", "--out", "corpus"], "out=corpus is relative"),
         ("ingest", ["ludb=data/ludb.zip", "--out=/shared/corpus"], "ludb=data/ludb.zip is relative"),
+        ("ingest", ["ludb=data/a", "ludb=/data/b", "out=/shared/corpus"], "ludb=data/a is relative"),
         ("evaluate", ["encoder=runs/a", "corpus=s3://bucket/corpus", "out=/shared/e"], "encoder=runs/a is relative"),
         ("report", ["runs/first"], "PLACE=runs/first is relative"),
         ("report", ["/runs/first", "--corpus=corpus"], "--corpus=corpus is relative"),

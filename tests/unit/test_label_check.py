@@ -20,7 +20,7 @@ from beatray.corpus.splits import SplitPolicy, assign_roles
 from label_tables import index_of, many, read, values, written
 
 N = 800
-POLICY = SplitPolicy(fold_sources=("mine",))
+POLICY = SplitPolicy()
 
 
 def clean() -> pd.DataFrame:

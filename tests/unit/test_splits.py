@@ -12,10 +12,13 @@ from beatray.corpus.splits import (
     SplitPolicy,
     assign_roles,
     drawn_patients,
+    duplicates,
     hashed_fifth,
     published_numbers,
     rotated,
+    tied_groups,
 )
+from beatray.record import BLANK
 
 TRAIN, VALIDATION, TEST = Role.TRAIN, Role.VALIDATION, Role.TEST
 
@@ -65,6 +68,35 @@ def test_copies_whose_fold_is_not_known_are_held_out_unless_asked_for() -> None:
     index = index_of(("cinc/HR21837", None, -1, "a"), ("cinc/HR09999", None, -1, "b"), ("cinc/JS00001", None, -1, "c"))
     assert roles_of(index) == [TEST, TEST, TRAIN]
     assert roles_of(index, SplitPolicy(train_on_unknown_copies=True)) == [TRAIN, TRAIN, TRAIN]
+
+
+def test_a_file_of_several_rhythms_is_of_one_person() -> None:
+    names = [f"files/ward/{n}{end}" for n in range(50) for end in ("", "/rhythm-2", "/rhythm-3#0", "/rhythm-3#1")]
+    index = index_of(*((name, None, -1, f"signal {n}") for n, name in enumerate(names)))
+    roles = np.array(roles_of(index, SplitPolicy(hashed_test_sources=("files",)))).reshape(50, 4)
+    assert (roles == roles[:, :1]).all() and set(roles[:, 0]) == {TRAIN, TEST}
+    kept = drawn_patients(index, 41).reshape(50, 4)
+    assert (kept == kept[:, :1]).all() and kept.sum() == 40
+    mixed = index_of(
+        ("files/a", None, -1, "x"), ("files/b/rhythm-2", None, -1, "y"), ("wfdb/a/rhythm-2", None, -1, "z")
+    )
+    assert len(set(tied_groups(mixed))) == 3
+
+
+def test_windows_without_any_voltage_tie_nobody() -> None:
+    index = index_of(*((f"files/{n}#{k}", None, -1, f"{n} {k}") for n in range(40) for k in range(4)))
+    policy = SplitPolicy(hashed_test_sources=("files",))
+    before = roles_of(index, policy)
+    blank = index["record_id"].str.endswith("#2")
+    index["content_hash"] = index["content_hash"].where(~blank, pd.Series([BLANK] * len(index)))
+    assert roles_of(index, policy) == before and 0 < before.count(TEST) < 160
+    assert duplicates(index).empty
+
+
+def test_folds_of_a_users_own_count_and_others_than_ten_train() -> None:
+    index = index_of(*((f"arrays/{fold}", None, fold, f"signal {fold}") for fold in (-1, 0, 1, 8, 9, 10, 11, 19)))
+    assert roles_of(index) == [TRAIN, TRAIN, TRAIN, TRAIN, VALIDATION, TEST, TRAIN, TRAIN]
+    assert roles_of(index, SplitPolicy(fold_rotation=1)) == [TRAIN, TRAIN, TEST, TRAIN, TRAIN, VALIDATION, TRAIN, TRAIN]
 
 
 def test_published_numbers() -> None:

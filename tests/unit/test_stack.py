@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 from beatray.corpus import schema
 from beatray.corpus.writer import FOLDER, ShardWriter, parquet_bytes
 from beatray.dsp.analyse import analyse
-from beatray.ingest.canonical import content_hash
-from beatray.record import Window
+from beatray.record import Window, content_hash
 from beatray.storage.store import Store
 
 

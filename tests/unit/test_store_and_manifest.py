@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -32,6 +33,18 @@ def test_write_replaces_and_create_refuses(tmp_path: Path) -> None:
     assert store.read("b") == b"mine"
     assert store.names() == ["a", "b"]
     assert store.size("b") == 4 and store.size("nothing") is None
+
+
+def test_a_disk_without_hard_links_still_creates_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    store = Store(str(tmp_path))
+    store.create("b", b"mine")
+    with pytest.raises(FileExistsError):
+        store.create("b", b"yours")
+    assert store.read("b") == b"mine" and store.names() == ["b"]
 
 
 def test_a_uri_and_a_path_are_the_same_folder(tmp_path: Path) -> None:

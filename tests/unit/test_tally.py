@@ -25,6 +25,11 @@ def test_merged_moments_are_those_of_all_values() -> None:
     assert merged["sd"] == pytest.approx(whole["sd"], rel=1e-9)
 
 
+def test_a_label_may_have_any_name() -> None:
+    one, other = ({"labels": {"names": count, "AF": 1}} for count in (2, 3))
+    assert merge(one, other) == {"labels": {"names": 5, "AF": 2}}
+
+
 def test_a_feature_nobody_knows_stays_unknown() -> None:
     nothing = describe(np.full((5, 1), np.nan, np.float32), ("a",))
     merged = merge({"f": nothing}, {"f": nothing})["f"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import time
@@ -14,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from beatray.track.journal import Journal
 from beatray.track.secrets import scrubbed, without_secrets
+from beatray.track.server import LOGIN, Server
 from beatray.track.setup import Tracking, default_uri
 from beatray.track.tracker import Tracker, how_to_open
 from half_made_database import half_made
@@ -218,3 +220,18 @@ def test_secrets_are_cut_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -
         "a": ["http://h", 3, None],
         "b": ("***",),
     }
+
+
+def test_the_login_of_one_server_is_not_offered_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LOGIN:
+        monkeypatch.delenv(name, raising=False)
+    assert Server("https://anna:s3cret@mlflow.example").uri == "https://mlflow.example"
+    assert [os.environ[name] for name in LOGIN] == ["anna", "s3cret"]
+    Server("http://other.example:5000")
+    assert not any(name in os.environ for name in LOGIN)
+    monkeypatch.setenv(LOGIN[0], "own")
+    monkeypatch.setenv(LOGIN[1], "word")
+    Server("https://anna:s3cret@mlflow.example")
+    Server("https://berta:other@mlflow.example")
+    Server("http://other.example:5000")
+    assert [os.environ[name] for name in LOGIN] == ["own", "word"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from beatray.commands.ingest import split_overrides
 from beatray.errors import CorpusError
 from beatray.ingest import folder_tree, tar_tree
 from beatray.ingest.member_checks import Cause, is_plain_path, passed_over_text
@@ -51,6 +52,17 @@ def reason_of(tree: Tree, name: str, max_bytes: int = 1 << 20) -> Reason:
     with pytest.raises(RecordError) as caught:
         tree.read(name, max_bytes)
     return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_uri_is_the_path_it_names(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data set"
+    folder.mkdir()
+    path = build(folder, kind)
+    for location in (Path(path).as_uri(), f"file://{path}"):
+        assert open_tree(location).read("top/a.hea") == b"alpha"
+        given, _ = split_overrides([f"files={location}"])
+        assert given == {"files": path}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,10 +18,14 @@ from beatray.ingest.lock import only_ingest
 from beatray.ingest.plan import IngestSettings, id_key_for, list_items
 from beatray.ingest.slices import STAGING
 from beatray.ingest.sources.registry import SOURCES
+from beatray.ingest.tree import is_remote, local_path
 from beatray.ray_session import RaySettings, session
 from beatray.schema import as_dict, build, warn_renamed
 from beatray.settings import ClusterSettings
 from beatray.storage.store import Store
+
+OWN_FILE = re.compile(r"manifest-\d+\.json|quarantine-\d+(-[0-9a-f]{8})?\.parquet")
+"""Names of the files of a corpus beside its shards."""
 
 
 def split_overrides(overrides: list[str]) -> tuple[dict[str, Locations], list[str]]:
@@ -31,7 +35,7 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Locations], list[st
     for override in overrides:
         key, sign, value = override.partition("=")
         if sign and key in SOURCES:
-            location = value if "://" in value else str(_folder(f"{key}=", value))
+            location = value if is_remote(value) else str(_folder(f"{key}=", local_path(value)))
             for other in found.setdefault(key, []):
                 if one_holds_the_other(location, other):
                     raise SettingsError(
@@ -138,7 +142,7 @@ def remove_corpus(store: Store) -> None:
     Raises CorpusError for a folder that holds other things and no corpus.
     """
     names, folders = store.names(), store.folders()
-    files = [name for name in names if re.fullmatch(r"(manifest-\d+\.json|quarantine-\d+\.parquet)", name)]
+    files = [name for name in names if OWN_FILE.fullmatch(name)]
     if (names or folders) and not files and STAGING not in folders:
         raise CorpusError(
             f"{store.where()} is not empty and holds no corpus; --overwrite leaves it alone. Choose another --out."

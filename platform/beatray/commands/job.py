@@ -38,15 +38,14 @@ def main(command: str, argv: list[str]) -> int:
     """
     from beatray.cli import main as run
 
-    given = _of_report(argv) if command == "report" else dict(_pairs(argv))
-    for key in PATH_KEYS[command]:
-        value = given.get(key)
-        if value is None or value in NOT_PATHS or _names_labels(command, key, value):
+    given = list(_of_report(argv).items()) if command == "report" else _pairs(argv)
+    for key, value in given:  # a source may be given several times
+        if key not in PATH_KEYS[command] or value in NOT_PATHS or _names_labels(command, key, value):
             continue
         each = value.strip("[]").split(",") if key == "model" else [value]
         if not all(path.startswith("/") or "://" in path for path in each):
             return _refuse(command, f"{key}={value} is relative")
-    if NEEDED not in given and command != "report" and "--help" not in argv:
+    if NEEDED not in dict(given) and command != "report" and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not set")
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])

@@ -1,16 +1,17 @@
 """Which rows may be trained on: splits by patient, never by recording.
 
-Published folds decide where a source has them (PTB-XL: 1-8 train, 9 validation, 10 test; Strodthoff et al. 2021,
-doi:10.1109/JBHI.2020.3022989). LUDB publishes none: two fifths of its records, chosen by a hash of the record's name,
-are the test set for good. Of other sources without folds two fifths of the patients are, by a hash of the patient's id;
-of recordings without one, two fifths of the recordings. Version 0.1 hashed every recording and then held out all of a
-patient of whom one was chosen: 64 % of the patients with two recordings, 99 % of those with ten. `hashed_test_by` can
-ask for that again, to go on with its runs and to evaluate its encoders; for LUDB both are the same.
+Folds decide where a source has them (PTB-XL: 1-8 train, 9 validation, 10 test; Strodthoff et al. 2021,
+doi:10.1109/JBHI.2020.3022989; a user's own arrays may have theirs, 1 to 10). LUDB has none: two fifths of its records,
+chosen by a hash of the record's name, are the test set for good. Of other sources without folds two fifths of the
+patients are, by a hash of the patient's id; of recordings without one, two fifths of the recordings. Version 0.1
+hashed every recording and then held out all of a patient of whom one was chosen: 64 % of the patients with two
+recordings, 99 % of those with ten. `hashed_test_by` can ask for that again, to go on with its runs and to evaluate its
+encoders; for LUDB both are the same.
 
-Rows tied together, by patient, by the same signal in another source or by a published number, always share the
-strictest role among them, so a test recording that comes in twice never leaks into training. The Challenge sets hold
-all of PTB-XL again, `HR00001` being record 1: where the corpus does not hold that record too, its fold is not known
-here, and the copy is held out.
+Rows tied together, by patient, by the same signal in another source, by a published number or by one file that holds
+several rhythms, always share the strictest role among them, so a test recording that comes in twice never leaks into
+training. The Challenge sets hold all of PTB-XL again, `HR00001` being record 1: where the corpus does not hold that
+record too, its fold is not known here, and the copy is held out.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from beatray.record import BLANK
 from beatray.settings import CorpusSettings
 
+RHYTHM = r"^(files/.+)/rhythm-\d+$"
+"""Further rhythms of one file (HL7 aECG): recordings of their own, of the same person."""
 PTBXL_NUMBER = r"^(?:ptbxl/|cinc/HR)0*(\d{1,6})(?:#\d+)?$"
 """Record ids of PTB-XL and of its copies in the PhysioNet/CinC Challenge sets."""
 
@@ -48,11 +52,10 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SplitPolicy:
-    """Which published folds are kept out of training, and how much of a source without folds is its test set."""
+    """Which folds are kept out of training, and how much of a source without folds is its test set."""
 
     validation_folds: tuple[int, ...] = (9,)
     test_folds: tuple[int, ...] = (10,)
-    fold_sources: tuple[str, ...] = ("ptbxl",)
     hashed_test_sources: tuple[str, ...] = ("ludb",)
     hashed_test_fifths: int = 2
     hashed_test_by: str = "patient"  # or "recording", as version 0.1 did
@@ -79,17 +82,19 @@ def hashed_fifth(name: str, rotation: int = 0) -> int:
 
 
 def rotated(fold: NDArray[np.int16], rotation: int) -> NDArray[np.int16]:
-    """The ten published folds, numbered anew from fold 1 + rotation on: ten splits, each with other test folds."""
-    return np.where(fold > 0, (fold - 1 - rotation) % FOLDS + 1, fold).astype(np.int16)
+    """The ten folds, numbered anew from fold 1 + rotation on: ten splits, each with other test folds."""
+    return np.where((fold > 0) & (fold <= FOLDS), (fold - 1 - rotation) % FOLDS + 1, fold).astype(np.int16)
 
 
 def assign_roles(index: pd.DataFrame, policy: SplitPolicy) -> NDArray[np.int8]:
-    """Role of every row of `index` (columns record_id, patient_id, source, fold, content_hash)."""
+    """Role of every row of `index` (columns record_id, patient_id, source, fold, content_hash).
+
+    Folds count where a source has them: those that PTB-XL publishes, and those of a user's own arrays.
+    """
     source, fold = index["source"].to_numpy(), rotated(index["fold"].to_numpy(np.int16), policy.fold_rotation)
     roles = np.zeros(len(index), np.int8)
-    by_fold = np.isin(source, policy.fold_sources)
-    roles[by_fold & np.isin(fold, policy.validation_folds)] = Role.VALIDATION
-    roles[by_fold & np.isin(fold, policy.test_folds)] = Role.TEST
+    roles[np.isin(fold, policy.validation_folds)] = Role.VALIDATION
+    roles[np.isin(fold, policy.test_folds)] = Role.TEST
     hashed = np.isin(source, policy.hashed_test_sources)
     number, names = pd.factorize(_dealt_by(index[hashed], policy))
     chosen = [hashed_fifth(str(name), policy.fold_rotation) < policy.hashed_test_fifths for name in names]
@@ -109,8 +114,7 @@ def drawn_patients(index: pd.DataFrame, most: int, rotation: int = 0) -> NDArray
     id (of the recording's name without one), until the next does not fit. So a larger `most` keeps all that a
     smaller one does.
     """
-    recording = index["record_id"].str.partition("#")[0]
-    owner = index["patient_id"].where(index["patient_id"].notna(), "recording:" + recording)
+    owner = index["patient_id"].where(index["patient_id"].notna(), "recording:" + of_one_person(index["record_id"]))
     numbers, owners = pd.factorize(owner)
     counts = np.bincount(numbers, minlength=len(owners))
     digests = [hashlib.blake2b(f"{rotation}/{name}".encode(), digest_size=8).digest() for name in owners]
@@ -124,10 +128,17 @@ def drawn_patients(index: pd.DataFrame, most: int, rotation: int = 0) -> NDArray
 
 def _dealt_by(rows: pd.DataFrame, policy: SplitPolicy) -> pd.Series[str]:
     """What decides the part of each row: the patient where the source knows one, else the recording."""
-    recording = rows["record_id"].str.replace("#.*", "", regex=True)  # partition has no columns where there is no row
     if policy.hashed_test_by == "recording":
-        return recording
+        return rows["record_id"].str.replace("#.*", "", regex=True)
+    recording = of_one_person(rows["record_id"])
     return recording.where(rows["patient_id"].isna() | rows["source"].isin(OWN_PATIENTS), rows["patient_id"])
+
+
+def of_one_person(record_ids: pd.Series[str]) -> pd.Series[str]:
+    """The name that stands for the person of each row where no patient is known: that of the recording, or of the file
+    that several rhythms are from."""
+    recording = record_ids.str.replace("#.*", "", regex=True)  # partition has no columns where there is no row
+    return recording.str.replace(RHYTHM, r"\1", regex=True)
 
 
 def tied_groups(index: pd.DataFrame) -> NDArray[np.int64]:
@@ -138,16 +149,16 @@ def tied_groups(index: pd.DataFrame) -> NDArray[np.int64]:
     n = len(index)
     if n == 0:
         return np.empty(0, np.int64)
-    recording = index["record_id"].str.partition("#")[0]
-    owner = index["patient_id"].where(index["patient_id"].notna(), "recording:" + recording)
+    owner = index["patient_id"].where(index["patient_id"].notna(), "recording:" + of_one_person(index["record_id"]))
     patient = pd.factorize(owner)[0]
     signal = pd.factorize(index["content_hash"])[0] + patient.max() + 1
     rows = np.arange(n)
+    with_signal = np.flatnonzero(index["content_hash"] != BLANK)
     numbers = published_numbers(index["record_id"])
     copies = np.flatnonzero(numbers >= 0)
-    keys = np.concatenate([patient, signal, numbers[copies] + signal.max() + 1])
+    keys = np.concatenate([patient, signal[with_signal], numbers[copies] + signal.max() + 1])
     size = n + int(keys.max()) + 1
-    from_rows = np.concatenate([rows, rows, copies])
+    from_rows = np.concatenate([rows, with_signal, copies])
     graph = coo_array((np.ones(len(keys), np.int8), (from_rows, n + keys)), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1][:n], np.int64)
 
@@ -160,5 +171,5 @@ def published_numbers(record_ids: pd.Series[str]) -> NDArray[np.int64]:
 
 def duplicates(index: pd.DataFrame) -> pd.DataFrame:
     """Rows whose signal occurs more than once, ordered by signal."""
-    repeated = index[index.duplicated("content_hash", keep=False)]
+    repeated = index[index.duplicated("content_hash", keep=False) & (index["content_hash"] != BLANK)]
     return repeated.sort_values(["content_hash", "record_id"])

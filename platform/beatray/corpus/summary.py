@@ -11,15 +11,17 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from beatray.corpus.clusters import fit_clusters
 from beatray.corpus.manifest import Manifest
 from beatray.corpus.reader import Corpus
 from beatray.corpus.schema import beat_features_of
+from beatray.corpus.splits import of_one_person
 from beatray.corpus.tally import Tally
 from beatray.dsp.features import BEAT_FEATURES
-from beatray.record import RATE_HZ
+from beatray.record import BLANK, RATE_HZ
 
 CLUSTER_GROUPS = 128
 """Row groups, evenly spaced over the corpus, whose beats the clusters are fitted on."""
@@ -59,10 +61,11 @@ def _identities(corpus: Corpus) -> dict[str, int]:
     signals: list[NDArray[np.uint64]] = []
     for shard in corpus.manifest.shards:
         table = corpus.columns(shard, ["record_id", "patient_id", "content_hash"])
-        names = zip(table["patient_id"].to_pylist(), table["record_id"].to_pylist(), strict=True)
-        digests = {_digest(patient or record.partition("#")[0]) for patient, record in names}
+        people = of_one_person(pd.Series(table["record_id"].to_pylist(), dtype=object))
+        names = zip(table["patient_id"].to_pylist(), people, strict=True)
+        digests = {_digest(patient or person) for patient, person in names}
         patients.append(np.fromiter(digests, np.uint64, len(digests)))
-        hashes = b"".join(table["content_hash"].to_pylist())
+        hashes = b"".join(each for each in table["content_hash"].to_pylist() if each != BLANK)
         signals.append(np.frombuffer(hashes, "<u8").reshape(-1, 2)[:, 0])
     if not patients:
         return {"patients": 0, "duplicates": 0}

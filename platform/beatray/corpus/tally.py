@@ -70,7 +70,8 @@ def merge(one: Tally, other: Tally) -> Tally:
         if a is None or b is None:
             merged[key] = b if a is None else a
         elif isinstance(a, dict):
-            merged[key] = _merge_features(a, b) if "names" in a else merge(a, b)
+            is_table = isinstance(a.get("names"), list)  # "names" may also be a label, with its count
+            merged[key] = _merge_features(a, b) if is_table else merge(a, b)
         else:
             merged[key] = a + b
     return merged

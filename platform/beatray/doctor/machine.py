@@ -54,10 +54,20 @@ def usable_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/s
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:
         limit = (cgroup / "memory.max").read_text().strip()
-        left = int(limit) - int((cgroup / "memory.current").read_text()) if limit != "max" else free
+        left = int(limit) - _held(cgroup) if limit != "max" else free
     except (OSError, ValueError):
         left = free
     return (left, "the container's limit") if left < free else (free, "the machine")
+
+
+def _held(cgroup: Path) -> int:
+    """Bytes that a container holds, without those of files that the kernel would give back."""
+    held = int((cgroup / "memory.current").read_text())
+    try:
+        lines = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return held
+    return max(0, held - int(lines.get("inactive_file", 0)))
 
 
 def check_plan(settings: PretrainSettings, cpus: float, gpus: int) -> Finding:

@@ -3,8 +3,9 @@
 Contract: `to_windows(record)` gives one Window per 10 s. A recording of 5 to 10 s is zero-padded; a longer one is cut
 into consecutive windows `<id>#0`, `<id>#1`, ..., where a remainder of at least 5 s becomes a padded window of its own
 and a shorter one is dropped (flag TAIL_DROPPED on the last window). Voltages are rounded half to even, at most 0.5 uV
-off; up to 0.1 % of a lead's samples may saturate at the int16 limits (flag SATURATED), more are refused. Nothing is
-filtered but by the anti-aliasing of a rate change.
+off; up to 0.1 % of a lead's samples may saturate at the int16 limits (flag SATURATED), more are refused. A window of a
+longer recording in which no lead moves (electrodes off) is left out: its number is missing, and the others carry the
+flag PARTS_DROPPED. Nothing is filtered but by the anti-aliasing of a rate change.
 Raises `RecordError`: BAD_RATE, LEADS_MISSING, TOO_SHORT, NOT_FINITE, AMPLITUDE, FLAT.
 Resampling, in `pieces`: polyphase FIR, Kaiser window (beta 5, ten zero crossings of the slower rate on each side),
 the recording continued beyond its ends by a straight line; Oppenheim & Schafer, Discrete-Time Signal Processing, 4.7.
@@ -14,10 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import IntFlag
 from fractions import Fraction
 from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from beatray.record import (
     RecordError,
     Wave,
     Window,
+    content_hash,
 )
 
 MIN_SAMPLES = WINDOW_SAMPLES // 2
@@ -71,6 +73,7 @@ MEANINGS = {
     WindowFlag.LEADS_COMPUTED: "Limb leads that were not recorded were computed from I and II.",
     WindowFlag.HEADER_IRREGULAR: "The header deviates from the standard in a way that changes no voltage.",
     WindowFlag.PTBXL_OVERLAP: "A PTB-XL recording published under another name.",
+    WindowFlag.PARTS_DROPPED: "Other windows of the same long recording were not usable, such as flat ones.",
 }
 """The meaning of each bit, for those who look at a corpus."""
 
@@ -105,12 +108,12 @@ def to_windows(record: Record) -> list[Window]:
             number, stop = (first + start) // WINDOW_SAMPLES, min(start + WINDOW_SAMPLES, signal_uv.shape[1])
             if stop - start < MIN_SAMPLES:
                 break
+            if len(starts) > 1 and _is_flat(signal_uv[:, start:stop]):
+                continue
             uv = _padded(signal_uv[:, start:stop])
             own = flags
             if beyond is not None and bool(beyond[:, start:stop].any()):
                 own |= WindowFlag.SATURATED
-            if number == len(starts) - 1 and first + stop < n_total:
-                own |= WindowFlag.TAIL_DROPPED
             windows.append(
                 Window(
                     record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
@@ -131,7 +134,18 @@ def to_windows(record: Record) -> list[Window]:
             )
     if float(n_beyond.max() / n_total) > 1.0 - AMPLITUDE_PERCENTILE / 100.0:
         raise RecordError(Reason.AMPLITUDE, "a lead lies outside +-32.767 mV: its offset or its gain must be wrong")
+    if not windows:
+        raise RecordError(Reason.FLAT, f"in no window does a lead span {FLAT_MV * 1000:g} uV")
+    if len(windows) < len(starts):
+        windows = [replace(window, flags=int(window.flags | WindowFlag.PARTS_DROPPED)) for window in windows]
+    if starts[-1] + WINDOW_SAMPLES < n_total:
+        windows[-1] = replace(windows[-1], flags=int(windows[-1].flags | WindowFlag.TAIL_DROPPED))
     return windows
+
+
+def _is_flat(signal_uv: NDArray[np.int16]) -> bool:
+    spread = signal_uv.max(axis=1).astype(np.int32) - signal_uv.min(axis=1)
+    return int(spread.max()) < FLAT_MV * 1000
 
 
 def _in_microvolts(
@@ -189,14 +203,6 @@ def quantise(signal_mv: NDArray[np.float64]) -> tuple[NDArray[np.int16], NDArray
         beyond = (uv > 32767.0) | (uv < -32768.0)
         np.clip(uv, -32768.0, 32767.0, out=uv)
     return uv.astype(np.int16), beyond
-
-
-def content_hash(signal_uv: NDArray[np.int16]) -> bytes:
-    """16 bytes that are equal for equal microvolts in I, II and V1 to V6, whatever file they came from."""
-    leads = np.ascontiguousarray(signal_uv, dtype="<i2")
-    digest = blake2b(leads[:2].data, digest_size=16)  # INDEPENDENT_LEADS, without a copy
-    digest.update(leads[6:].data)
-    return digest.digest()
 
 
 def scale_samples(samples: NDArray[np.int64], ratio: Fraction) -> NDArray[np.int64]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,8 @@ def _ingest(
     results = _run(store, slices, settings.analysis(), id_key, on_progress)
     unlisted = [(source, other) for (source, _), (_, others) in listed.items() for other in others]
     ids_dropped = sum(result.ids_dropped for result in results.values())
-    return Ingested(_commit(store, before, recipe, slices, results, unlisted), n_known, ids_dropped)
+    sources = {source for source, _ in listed}
+    return Ingested(_commit(store, before, recipe, slices, results, unlisted, sources), n_known, ids_dropped)
 
 
 def _run(
@@ -167,6 +169,7 @@ def _commit(
     slices: list[Slice],
     results: dict[str, SliceResult],
     unlisted: Sequence[tuple[str, Unlisted]],
+    listed: Collection[str],
 ) -> Manifest:
     number = before.number + 1 if before else 0
     fresh = [
@@ -182,7 +185,7 @@ def _commit(
         raise CorpusError(f"every recording was refused, there is no corpus; of {len(rows)}, for example:\n{examples}")
     tried = {(part.source, item.name) for part in slices for item in part.items}
     earlier = read_quarantine(store, before) if before else []
-    refused = [row for row in earlier if (row["source"], row["item"]) not in tried and row["item"] != UNLISTED]
+    refused = [row for row in earlier if not _is_decided_anew(row, tried, listed)]
     refused += [row for part in slices for row in results[part.name].refused]
     refused += [
         {"source": source, "item": UNLISTED, "reason": other.reason.value, "detail": other.detail}
@@ -191,9 +194,10 @@ def _commit(
     quarantine: dict[str, Any] = {}
     if refused:
         data = parquet_bytes(pa.Table.from_pylist(refused, schema=QUARANTINE_SCHEMA))
-        name = f"quarantine-{number}.parquet"  # one per manifest: an older snapshot keeps its own
+        sha256 = hashlib.sha256(data).hexdigest()
+        name = f"quarantine-{number}-{sha256[:8]}.parquet"  # of this manifest alone, also where two are made at once
         store.write(name, data)
-        quarantine = {"name": name, "rows": len(refused), "sha256": hashlib.sha256(data).hexdigest()}
+        quarantine = {"name": name, "rows": len(refused), "sha256": sha256}
     draft = Manifest(number, recipe, shards, quarantine, {})
     tallies = [tally_of(before)] if before else []
     tally = merge_all([*tallies, *(results[part.name].tally for part in slices)])
@@ -207,6 +211,15 @@ def _commit(
         raise CorpusError("another ingest committed meanwhile; run the same command again") from error
     _clear_staging(store, slices)
     return manifest
+
+
+def _is_decided_anew(row: Mapping[str, str], tried: Collection[tuple[str, str]], listed: Collection[str]) -> bool:
+    """Whether an earlier refusal is of what this ingest has tried (or of another rhythm of that file), or counts what
+    was not listed of a source that has been listed again."""
+    if row["item"] == UNLISTED:
+        return row["source"] in listed
+    file = re.sub(r"/rhythm-\d+$", "", row["item"])
+    return (row["source"], row["item"]) in tried or (row["source"], file) in tried
 
 
 def _clear_committed(store: Store, manifest: Manifest) -> None:

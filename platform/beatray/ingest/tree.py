@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
 from beatray.ingest.folder_tree import FolderTree
 from beatray.ingest.member_checks import MAX_FILE_BYTES, Cause
@@ -59,7 +60,8 @@ def open_tree(location: str) -> Tree:
     """
     if is_remote(location):
         return _open_remote(location)
-    path = Path(location.removeprefix("file://"))
+    location = local_path(location)
+    path = Path(location)
     if path.is_dir():
         return FolderTree(location)
     if not path.exists():
@@ -67,6 +69,11 @@ def open_tree(location: str) -> Tree:
     if path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES):
         return ZipTree(location) if path.name.lower().endswith(".zip") else TarTree(location)
     raise ValueError(f"{location}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+
+
+def local_path(location: str) -> str:
+    """The path that a file:// URI names; a path as it is."""
+    return unquote(location.removeprefix("file://")) if location.startswith("file://") else location
 
 
 def is_remote(location: str) -> bool:

@@ -21,6 +21,7 @@ from torch import nn
 from beatray.errors import CheckpointError
 from beatray.models.bundled import location_of
 from beatray.models.registry import build_encoder
+from beatray.record import BLANK
 from beatray.storage.hashed_folder import read_folder, write_folder
 from beatray.storage.store import Store
 
@@ -56,9 +57,9 @@ def trained_on(path: str) -> NDArray[np.uint64]:
 
 
 def seen_by(path: str, content_hashes: Iterable[bytes]) -> NDArray[np.bool_]:
-    """Of recordings with these content hashes, which ones an exported encoder was trained on."""
+    """Of recordings with these content hashes, which ones an exported encoder was trained on; blank ones never."""
     hashes = np.frombuffer(b"".join(value[:8] for value in content_hashes), "<u8")
-    return np.isin(hashes, trained_on(path))
+    return np.isin(hashes, trained_on(path)) & (hashes != np.frombuffer(BLANK[:8], "<u8"))
 
 
 def encoder_sha256(path: str, *, listed: bool = False) -> str:

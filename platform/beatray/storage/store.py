@@ -14,6 +14,7 @@ S3: keys come from the environment, a profile or the machine's role, the server 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -214,7 +215,7 @@ class Store:
             if replace:
                 aside.replace(target)
             else:
-                os.link(aside, target)  # fails if the name exists, where rename would replace it
+                _link(aside, target)
         finally:
             aside.unlink(missing_ok=True)
         sync_folder(target.parent)
@@ -273,6 +274,22 @@ class Store:
             raise StoreError(f"{self.where()} cannot be written to: {error}") from error
         if not whole:
             raise StoreError(f"{self.where()} gives back other bytes than were written to it")
+
+
+def _link(aside: Path, target: Path) -> None:
+    """Give the file its name unless that exists, where a rename would replace what has it.
+
+    Disks without hard links (vfat, exFAT, some network ones) leave a moment between the look and the rename; an ingest
+    holds a lock of its own meanwhile.
+    """
+    try:
+        os.link(aside, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "File exists", str(target)) from error
+        aside.rename(target)
 
 
 def absolute(path: str) -> str:

@@ -47,6 +47,29 @@ class Trouble(Enum):
     GONE = "the run does not exist there"
 
 
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_offered: dict[str, tuple[str, str | None]] = {}
+"""What stands in the environment for the sake of a URI's login, and what stood there before it."""
+
+
+def _offer(login: tuple[str, str] | None) -> None:
+    """Let MLflow, which reads the environment, log in with this; without a login, with what the user has set there.
+
+    So the password of one server is not offered to the next.
+    """
+    for name, (ours, before) in _offered.items():
+        if os.environ.get(name) != ours:
+            continue  # somebody else has set it since
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    _offered.clear()
+    for name, value in zip(LOGIN, login or (), strict=False):
+        _offered[name] = value, os.environ.get(name)
+        os.environ[name] = value
+
+
 class Server:
     """One tracking server or database, spoken to about one run."""
 
@@ -58,8 +81,8 @@ class Server:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         login = login_of(uri)
+        _offer(login)
         if login is not None:
-            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = login
             self.uri = self.clean_uri
         for chatty in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)

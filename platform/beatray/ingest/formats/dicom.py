@@ -135,7 +135,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _choose(groups: list[Group]) -> Group:
-    """The longest original group with enough leads; a derived one (a median beat) only for want of any other."""
+    """The longest original group with enough leads; a derived one (a median beat) is refused."""
 
     def enough(group: Group) -> bool:
         try:
