@@ -59,7 +59,8 @@ def trained_on(path: str) -> NDArray[np.uint64]:
 def seen_by(path: str, content_hashes: Iterable[bytes]) -> NDArray[np.bool_]:
     """Of recordings with these content hashes, which ones an exported encoder was trained on; blank ones never."""
     hashes = np.frombuffer(b"".join(value[:8] for value in content_hashes), "<u8")
-    return np.isin(hashes, trained_on(path)) & (hashes != np.frombuffer(BLANK[:8], "<u8"))
+    seen: NDArray[np.bool_] = np.isin(hashes, trained_on(path)) & (hashes != np.frombuffer(BLANK[:8], "<u8")[0])
+    return seen
 
 
 def encoder_sha256(path: str, *, listed: bool = False) -> str:
