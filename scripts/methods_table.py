@@ -1,17 +1,17 @@
 """Keep the scores of a sweep over methods in docs/results/ and write their table into docs/results.md.
 
-    python scripts/methods_table.py NAME [--report SWEEP/report] [--check]
+    python scripts/methods_table.py NAME [--report SWEEP/report ...] [--check]
 
-`--report` is what `beatray report SWEEP` wrote: its `scores.csv` and `costs.csv` become docs/results/NAME-scores.csv
-and NAME-costs.csv. The table is made of these two files alone and stands between the marks that carry NAME. `--check`
-writes nothing and fails where the page has another table.
+`--report` is what `beatray report SWEEP` wrote, several where a sweep was run in parts (`sweep.only=`): `scores.csv` and
+`costs.csv` become docs/results/NAME-scores.csv and NAME-costs.csv, a trial of a later part in place of an earlier one.
+The table is made of these two files alone and stands between the marks that carry NAME. `--check` writes nothing and
+fails where the page has another table.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -89,6 +89,30 @@ def read(name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     return kept[0], kept[1]
 
 
+def joined(parts: Sequence[Sequence[Row]], key: str) -> list[Row]:
+    """The rows of several parts; those of a later part with the same `key` take the place of earlier ones."""
+    rows: list[Row] = []
+    for part in parts:
+        fresh = {row[key] for row in part}
+        rows = [row for row in rows if row[key] not in fresh] + list(part)
+    return rows
+
+
+def keep(name: str, reports: Sequence[Path]) -> None:
+    """Write the scores and costs of the parts of a sweep into docs/results/."""
+    FOLDER.mkdir(exist_ok=True)
+    for kind, key in (("scores", "trial"), ("costs", "method")):
+        parts = []
+        for report in reports:
+            with (report / f"{kind}.csv").open(newline="", encoding="utf-8") as handle:
+                parts.append(list(csv.DictReader(handle)))
+        rows = joined(parts, key)
+        with (FOLDER / f"{name}-{kind}.csv").open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 def table_of(text: str, name: str) -> str:
     """The table of a sweep as it stands in a page."""
     begin, end = marks(name)
@@ -99,13 +123,11 @@ def main() -> int:
     """Write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
-    parser.add_argument("--report", type=Path)
+    parser.add_argument("--report", type=Path, nargs="+")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.report is not None:
-        FOLDER.mkdir(exist_ok=True)
-        for kind in ("scores", "costs"):
-            shutil.copyfile(args.report / f"{kind}.csv", FOLDER / f"{args.name}-{kind}.csv")
+        keep(args.name, args.report)
     table = rendered(*read(args.name))
     text = PAGE.read_text(encoding="utf-8")
     begin, end = marks(args.name)

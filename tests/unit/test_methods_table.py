@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import methods_table
 import pytest
 
@@ -32,6 +34,25 @@ def test_a_line_has_the_mean_of_its_trials_beside_random_weights_and_the_best_is
     assert cpc[:3] == ["`cpc`", "s4d layers 2", "11"] and cpc[at] == "**0.850** (0.550)"
     assert (mae[at], mae[at + 1]) == ("0.700 (0.500)", "")
     assert (features[0], features[at]) == ("measured features", "0.250")
+
+
+def test_a_sweep_may_be_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods_table, "FOLDER", tmp_path / "kept")
+    for part, scores in (("a", {"cpc": "0.8", "mae": "0.7"}), ("b", {"mae": "0.75", "vicreg": "0.6"})):
+        (tmp_path / part).mkdir()
+        for kind, header in (
+            ("scores", "method,trial,score,value,random,features"),
+            ("costs", "method,network,epochs"),
+        ):
+            lines = [
+                f"{name},{name}__seed-0,{SCORE},{value},0.5,0.2" if kind == "scores" else f"{name},tiny,4"
+                for name, value in scores.items()
+            ]
+            (tmp_path / part / f"{kind}.csv").write_text("\n".join([header, *lines]) + "\n")
+    methods_table.keep("x", [tmp_path / "a", tmp_path / "b"])
+    scores, costs = methods_table.read("x")
+    assert {row["method"]: row["value"] for row in scores} == {"cpc": "0.8", "mae": "0.75", "vicreg": "0.6"}
+    assert [row["method"] for row in costs] == ["cpc", "mae", "vicreg"]
 
 
 @pytest.mark.parametrize("name", NAMES)
