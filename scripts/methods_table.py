@@ -2,7 +2,7 @@
 
     python scripts/methods_table.py NAME [--report SWEEP/report ...] [--check]
 
-`--report` is what `beatray report SWEEP` wrote, several where a sweep was run in parts (`sweep.only=`): `scores.csv` and
+`--report` is what `beatray report SWEEP` wrote, several where a sweep ran in parts (`sweep.only=`): `scores.csv` and
 `costs.csv` become docs/results/NAME-scores.csv and NAME-costs.csv, a trial of a later part in place of an earlier one.
 The table is made of these two files alone and stands between the marks that carry NAME. `--check` writes nothing and
 fails where the page has another table.
