@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from beatray.ingest.plan import SAMPLE, IngestSettings, recipe_of
-from beatray.models.batch_norm import BatchNorm
 from beatray.models.labelled_heads import OF_SAMPLES, LabelledModel, build_head
 from beatray.models.model_folder import write_model
 from beatray.models.registry import build_encoder
@@ -34,10 +33,8 @@ def made_model(folder: Path, kind: str, *, seed: int = 0, leads: str = "shared",
         head = {"name": "conv", "outputs": 4 * (12 if leads == "per_lead" else 1), "depth": 1, "hidden": 8, "kernel": 5}
     model = LabelledModel(encoder, build_head(encoder, head), head["name"] in OF_SAMPLES)
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, BatchNorm):
-                module.momentum = 1 - 0.9**20  # one batch that counts as twenty would
-        model.train()(_ecgs())  # the means and deviations that batch norms keep, of real recordings
+        for _ in range(20):  # the means and deviations that batch norms keep, of real recordings
+            model.train()(_ecgs())
         for matrix in model.head.parameters():
             matrix.mul_(4.0 if matrix.ndim > 1 else 1.0)  # answers that differ from recording to recording
     draw = np.random.default_rng(seed)
