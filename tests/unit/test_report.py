@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from beatray.objectives.soft_targets import QUANTILES
 from beatray.objectives.terms import MAX_TARGET_ENTROPY
 from beatray.record import LEADS
-from beatray.report import build, ecg, loops, pictures
+from beatray.report import ecg, learning, loops, pictures
 from beatray.report.build import Example, Material, build_report
 from beatray.report.canvas import to_png, to_svg
 from beatray.report.html import Picture, Section, page, write_report
@@ -98,7 +98,10 @@ def test_pictures_are_the_bytes_given() -> None:
 
 
 def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) -> None:
-    assert (build.QUANTILES, build.MAX_TARGET_ENTROPY) == (QUANTILES, MAX_TARGET_ENTROPY)  # as training writes them
+    assert (learning.QUANTILES, learning.MAX_TARGET_ENTROPY) == (
+        QUANTILES,
+        MAX_TARGET_ENTROPY,
+    )  # as training writes them
     lines: list[dict[str, object]] = [
         {"step": step, "loss": 1.0, "record/target_entropy": 0.6, "record/positive_mass": 0.5}
         | {f"record/raw_similarity_q{level:02d}": 0.9 + level / 1000 for level in QUANTILES}
@@ -106,7 +109,7 @@ def test_the_course_of_soft_targets_is_drawn_from_the_metrics(tmp_path: Path) ->
         for step in range(20)
     ]
     lines[3] |= {f"record/raw_similarity_q{level:02d}": None for level in QUANTILES}
-    course = build._target_course(lines)
+    course = learning._target_course(lines)
     assert list(course) == ["record"] and course["record"]["raw"].shape == (20, 5)
     assert np.isnan(course["record"]["raw"][3]).all() and course["record"]["sharp"][3, 2] == 0.5
     figure = pictures.target_course(range(20), course, 0.9)
@@ -129,10 +132,10 @@ def test_every_score_of_validation_of_a_long_run_is_drawn() -> None:
     lines = [
         {"step": step, "loss": 1.0} | ({"validation_loss": 0.5} if step % 31 == 30 else {}) for step in range(3100)
     ]
-    thinned = build._thinned(lines, ["loss", "validation_loss", "absent"])
+    thinned = learning._thinned(lines, ["loss", "validation_loss", "absent"])
     assert sum("validation_loss" in line for line in thinned) == 100 and len(thinned) < 1200
     assert thinned[-1] == lines[-1] and [line["step"] for line in thinned] == sorted(line["step"] for line in thinned)
-    assert build._thinned(lines[:50], ["loss"]) == lines[:50] and build._thinned([], ["loss"]) == []
+    assert learning._thinned(lines[:50], ["loss"]) == lines[:50] and learning._thinned([], ["loss"]) == []
 
 
 def test_a_report_without_parts_leaves_their_sections_out(tmp_path: Path) -> None:

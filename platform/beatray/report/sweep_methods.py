@@ -16,8 +16,8 @@ import numpy as np
 from beatray.evaluate.names import parts_of
 from beatray.objectives.objective import Objective, Progress
 from beatray.objectives.registry import objective_class, objective_settings
-from beatray.report.build import learning_pictures
 from beatray.report.html import Section, plain_table
+from beatray.report.learning import learning_pictures
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_table import Line, mean_sd, network_names, network_of, shown
 from beatray.sweep.ranking import CORE_MINUTES
