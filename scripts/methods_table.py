@@ -128,6 +128,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.report is not None:
         keep(args.name, args.report)
+    if not (FOLDER / f"{args.name}-scores.csv").is_file():
+        print(f"no scores of {args.name} are kept in {FOLDER}: give --report SWEEP/report")
+        return 1
     table = rendered(*read(args.name))
     text = PAGE.read_text(encoding="utf-8")
     begin, end = marks(args.name)
