@@ -15,6 +15,7 @@ from beatray.cli import main
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
+from beatray.finetune.card import model_card
 from beatray.finetune.settings import finetune_settings
 from beatray.ingest.plan import SAMPLE
 from beatray.models import bundled
@@ -53,6 +54,14 @@ def test_they_read_ecgs() -> None:
         known = [peak / 500.0 for peak in peaks]
         near = [min(abs(peak - mark) for mark in marked) < 0.05 for peak in known[1:-1]]
         assert np.mean(near) > 0.9  # the network and the detector agree where beats are
+
+
+def test_their_cards_are_what_is_written_today() -> None:
+    for name in bundled.names():
+        folder = Path(bundled.__file__).parents[1] / "weights" / name
+        about = json.loads((folder / bundled.ABOUT).read_text())
+        assert (folder / bundled.CARD).read_text() == bundled_weights.card(name, about)
+    assert model_files(WAVES)["README.md"].decode() == model_card(describe_model(WAVES))
 
 
 def test_they_are_small_and_say_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         + _calibration(d["scores"]),
         LIMITS,
         "## Which recordings it may have seen\n\nSplits are by patient.\n\n```yaml\n"
-        f"{yaml.safe_dump(_plain(d['corpus_settings']), sort_keys=False)}```",
+        f"{yaml.safe_dump(_plain(d['corpus_settings']))}```",
     ]
     return "\n\n".join(parts) + "\n"
 
