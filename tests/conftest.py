@@ -28,30 +28,28 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCES, os.environ.get
 STARTS_RAY = ("tests/distributed/", "tests/chaos/", "tests/accuracy/test_golden_loss.py",
               "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py",
               "tests/unit/test_precision.py", "tests/unit/test_bundled_weights.py")  # fmt: skip
-IN_PROCESSES_OF_THEIR_OWN = ("tests/distributed/test_demo.py", "tests/distributed/test_doctor_multi_node.py",
-                             "tests/distributed/test_local_cluster.py")  # fmt: skip
-"""Of those, what mostly waits for commands that it starts: it may run beside the others. Jobs of a cluster may not:
+SECOND_ROW = ("tests/distributed/test_demo.py", "tests/distributed/test_doctor_multi_node.py",
+              "tests/distributed/test_examples.py", "tests/distributed/test_local_cluster.py")  # fmt: skip
+"""Of those, what has a Ray of its own, mostly of commands: it may run beside the others. Jobs of a cluster may not:
 beside the end of the other row they were lost with their process."""
-
-COMMANDS = "ray, in commands"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests that start a Ray run one after the other, in two rows: the first from the start, beside all tests that need
-    none; the second, of commands, when those are through. Three rows take longer on two cores, and Rays time out."""
+    none; the second when those are through. Three rows take longer on two cores, and Rays time out."""
     from xdist.scheduler import LoadScopeScheduling
 
     class RayApart(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith(IN_PROCESSES_OF_THEIR_OWN):
-                return COMMANDS
+            if nodeid.startswith(SECOND_ROW):
+                return "ray, second row"
             return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
 
         def _assign_work_unit(self, node: Any) -> None:
             if "ray" in self.workqueue:
                 self.workqueue.move_to_end("ray", last=False)
-            if COMMANDS in self.workqueue:
-                self.workqueue.move_to_end(COMMANDS)
+            if "ray, second row" in self.workqueue:
+                self.workqueue.move_to_end("ray, second row")
             super()._assign_work_unit(node)
 
     return RayApart(config, log)

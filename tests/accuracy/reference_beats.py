@@ -10,6 +10,7 @@ import os
 import sys
 import tarfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +55,21 @@ class Matches:
 
 def read_ludb(folder: Path, lead: int = LEADS.index("II")) -> Ludb:
     """All 200 records of the unpacked LUDB folder, with the annotations of one lead."""
-    signals, boundaries, r_peaks, extent = [], [], [], []
+    boundaries, r_peaks, extent = [], [], []
     for number in range(1, 201):
-        name = str(folder / "data" / str(number))
-        signals.append(_canonical(wfdb.rdrecord(name)))
-        annotation = wfdb.rdann(name, extension=LEADS[lead].lower())
+        annotation = wfdb.rdann(str(folder / "data" / str(number)), extension=LEADS[lead].lower())
         found, first, last = _boundaries(np.asarray(annotation.sample), list(annotation.symbol))
         boundaries.append(found)
         r_peaks.append(found["qrs_peak"].astype(np.int32))
         extent.append((first, last))
-    return Ludb(np.stack(signals), boundaries, r_peaks, extent)
+    return Ludb(_ludb_signals(folder), boundaries, r_peaks, extent)
+
+
+@lru_cache(maxsize=1)
+def _ludb_signals(folder: Path) -> NDArray[np.float32]:
+    signals = np.stack([_canonical(wfdb.rdrecord(str(folder / "data" / str(number)))) for number in range(1, 201)])
+    signals.flags.writeable = False
+    return signals
 
 
 def read_ptbxl(folder: Path) -> tuple[pd.DataFrame, NDArray[np.float32], NDArray[np.bool_]]:

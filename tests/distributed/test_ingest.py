@@ -32,6 +32,7 @@ from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.storage.store import Store
 from beatray.train.blocks import decode
+from source_copies import code15_copy
 from wfdb_files import ecg_counts
 
 pytestmark = pytest.mark.ray
@@ -154,6 +155,19 @@ def test_refused_recordings_are_quarantined_with_their_reason_and_the_rest_goes_
     assert {(row["source"], row["item"]) for row in refused} == {
         ("wfdb", item) for item in ("3", "4", "5", "6", "(not listed)")
     }
+
+
+def test_a_file_of_many_recordings_is_no_longer_refused_once_it_is_there(local_ray: None, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    code15_copy(tmp_path / "in")
+    store, late = Store(str(tmp_path / "c")), tmp_path / "in" / "exams_part2.hdf5"
+    late.rename(tmp_path / late.name)
+    before = ingest(IngestSettings({"code15": str(tmp_path / "in")}, str(tmp_path / "c"))).manifest
+    assert [row["item"] for row in read_quarantine(store, before)] == [late.name]
+    (tmp_path / late.name).rename(late)
+    after = ingest(IngestSettings({"code15": str(tmp_path / "in")}, str(tmp_path / "c"))).manifest
+    assert (before.statistics["recordings"], after.statistics["recordings"]) == (2, 4)
+    assert read_quarantine(store, after) == []
 
 
 def test_withdrawn_recordings_are_refused_by_name(local_ray: None, ptbxl_dir: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_stack_with_a_table_in_row_order_and_by_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lead_major", [True, False])
 def test_parquet_is_its_own_table(tmp_path: Path, column: str, lead_major: bool) -> None:
     stack = STACK if lead_major else STACK.transpose(0, 2, 1)
-    people = {"mrn": [5, 5, 6, None], "years": [61.0, 62.5, None, 300.0], "codes": [["A", "B"], [], ["C"], None]}
+    people = {"mrn": [5, 5, 6, None], "years": [61.0, 62.5, None, 300.0], "codes": [["A", "B;b"], [], ["C;c"], None]}
     table = ecg_table(stack)
     for name, values in people.items():
         table = table.append_column(name, pa.array(values))
@@ -128,7 +128,7 @@ def test_parquet_is_its_own_table(tmp_path: Path, column: str, lead_major: bool)
     assert [record.record_id for record in records] == [f"arrays/r{number}" for number in range(4)]
     assert [record.patient_id for record in records] == ["arrays/5", "arrays/5", "arrays/6", None]
     assert [record.age for record in records] == [61.0, 62.5, None, 90.0]
-    assert [record.labels for record in records] == [("A", "B"), (), ("C",), ()]
+    assert [record.labels for record in records] == [("A", "B;b"), (), ("C;c",), ()]
 
 
 def test_units_leads_and_a_subfolder(tmp_path: Path) -> None:

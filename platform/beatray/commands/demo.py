@@ -25,8 +25,9 @@ from beatray.evaluate.encoders import spec_of
 from beatray.evaluate.files import write_tables
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.ingest.plan import SAMPLE, IngestSettings
+from beatray.ray_session import RaySettings, session
 from beatray.report.build import build_report
-from beatray.schema import build
+from beatray.schema import as_dict, build
 from beatray.settings import (
     CheckpointSettings,
     ClusterSettings,
@@ -92,9 +93,10 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     folder = Path(settings.out).absolute()
     settings = _open_folder(replace(settings, out=str(folder)), folder, overwrite=overwrite)
     say(f"[1/4] ingest the bundled recordings (licences: {SAMPLE / 'ATTRIBUTION.md'})")
-    _ingest(settings, folder / "corpus")
-    say("[2/4] pretrain")
-    result = pretrain.run(_pretrain_settings(settings, folder))
+    with session(RaySettings(**as_dict(settings.cluster))):  # one for both stages
+        _ingest(settings, folder / "corpus")
+        say("[2/4] pretrain")
+        result = pretrain.run(_pretrain_settings(settings, folder))
     if not result.finished:
         return result.exit_code
     say("[3/4] evaluate on recordings that pretraining never saw")
@@ -132,8 +134,6 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
 
 
 def _identity(settings: DemoSettings) -> dict[str, Any]:
-    from beatray.schema import as_dict
-
     content = as_dict(settings)
     for key in ("out", "cluster", "tracking"):
         content.pop(key)

@@ -42,7 +42,6 @@ from beatray.ingest.plan import (
 )
 from beatray.ingest.progress_board import ProgressReader
 from beatray.ingest.slices import STAGING, SliceResult, convert_slice
-from beatray.ingest.sources.registry import Unlisted
 from beatray.storage.store import Store
 
 UNLISTED = "(not listed)"
@@ -109,10 +108,8 @@ def _ingest(
             raise CorpusError("the sources hold no recordings; nothing was written")
         return Ingested(before, n_known)
     results = _run(store, slices, settings.analysis(), id_key, on_progress)
-    unlisted = [(source, other) for (source, _), (_, others) in listed.items() for other in others]
     ids_dropped = sum(result.ids_dropped for result in results.values())
-    sources = {source for source, _ in listed}
-    return Ingested(_commit(store, before, recipe, slices, results, unlisted, sources), n_known, ids_dropped)
+    return Ingested(_commit(store, before, recipe, slices, results, listed), n_known, ids_dropped)
 
 
 def _run(
@@ -168,8 +165,7 @@ def _commit(
     recipe: dict[str, Any],
     slices: list[Slice],
     results: dict[str, SliceResult],
-    unlisted: Sequence[tuple[str, Unlisted]],
-    listed: Collection[str],
+    listed: Listed,
 ) -> Manifest:
     number = before.number + 1 if before else 0
     fresh = [
@@ -185,11 +181,14 @@ def _commit(
         raise CorpusError(f"every recording was refused, there is no corpus; of {len(rows)}, for example:\n{examples}")
     tried = {(part.source, item.name) for part in slices for item in part.items}
     earlier = read_quarantine(store, before) if before else []
-    refused = [row for row in earlier if not _is_decided_anew(row, tried, listed)]
+    tried |= _files_that_open(earlier, listed)
+    sources = {source for source, _ in listed}
+    refused = [row for row in earlier if not _is_decided_anew(row, tried, sources)]
     refused += [row for part in slices for row in results[part.name].refused]
     refused += [
         {"source": source, "item": UNLISTED, "reason": other.reason.value, "detail": other.detail}
-        for source, other in unlisted
+        for (source, _), (_, others) in listed.items()
+        for other in others
     ]
     quarantine: dict[str, Any] = {}
     if refused:
@@ -211,6 +210,25 @@ def _commit(
         raise CorpusError("another ingest committed meanwhile; run the same command again") from error
     _clear_staging(store, slices)
     return manifest
+
+
+def _files_that_open(refused: Sequence[Mapping[str, str]], listed: Listed) -> set[tuple[str, str]]:
+    """Of what was refused earlier, by source, the files that give recordings now: such a file had one refusal for all
+    it holds, and its recordings have names of their own."""
+    names = {(source, item.name) for (source, _), (items, _) in listed.items() for item in items}
+    files = {(row["source"], row["item"]) for row in refused} - names
+    last_parts = {(source, name.rpartition("/")[2]) for source, name in files}
+    paths = {
+        (source, item.path)
+        for (source, _), (items, _) in listed.items()
+        for item in items
+        if "refused" not in item.meta and (source, item.path.rpartition("/")[2]) in last_parts
+    }
+    return {
+        (source, name)
+        for source, name in files
+        if any(of == source and f"/{path}".endswith(f"/{name}") for of, path in paths)
+    }
 
 
 def _is_decided_anew(row: Mapping[str, str], tried: Collection[tuple[str, str]], listed: Collection[str]) -> bool:

@@ -105,8 +105,9 @@ class Tracker:
             self._memory.save()
 
     def finish(self, status: str | None, patience_s: float = 30.0) -> bool:
-        """Send what is left and end the MLflow run; False if that was not possible within `patience_s`.
+        """Send what is left and end the MLflow run; False if the server takes no more after `patience_s`.
 
+        One that answers, however slowly, is sent everything: what was begun is not cut off.
         Without a status the run stays as it is known to be: its process was killed, or is at work elsewhere.
         """
         self._stop.set()

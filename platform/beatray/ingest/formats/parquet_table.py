@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beatray.corpus.label_parquet import is_textual
+from beatray.corpus.label_parquet import IN_LISTS, is_textual
 from beatray.ingest.formats.parquet_footer import Group, read_footer
 from beatray.ingest.random_file import RandomFile
 from beatray.record import Reason, RecordError
@@ -79,7 +79,7 @@ def open_table(file: RandomFile) -> ParquetTable:
 
 
 def read_texts(table: ParquetTable, columns: list[str]) -> list[dict[str, str]]:
-    """The cells of small columns as text, a dictionary per row. Raises RecordError."""
+    """The cells of small columns as text, by row; IN_LISTS ends each entry of a list. Raises RecordError."""
     rows: list[dict[str, str]] = []
     for number in range(len(table.firsts)):
         lists: dict[str, list[str]] = {}
@@ -141,7 +141,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ";".join(_text(part) for part in value)
+        return "".join(f"{_text(part)}{IN_LISTS}" for part in value)
     if isinstance(value, float) and value.is_integer():  # beyond 2**53 two ids can be one: shown as rounded
         return str(int(value)) if abs(value) < 2**53 else f"{value:.5e}"
     return str(value)

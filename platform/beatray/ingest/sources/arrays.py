@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.corpus.label_parquet import IN_LISTS
 from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
 from beatray.ingest.formats.numbers import maybe_whole, shown
@@ -89,7 +90,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         lead_mask=mask,
         patient_id=None if patient is None else f"{NAME}/{patient}",
         fold=maybe_whole(about.get("fold")),
-        labels=labels_of(about.get("labels", "").split(plan.separator)),
+        labels=labels_of(_entries(about.get("labels", ""), plan.separator)),
         age=age_in(about.get("age", "")),
         sex=sex_of(about.get("sex", "")),
         notes=tuple(dict.fromkeys(notes)),
@@ -130,7 +131,7 @@ def _rows(tree: Tree, path: str, plan: ArraysPlan) -> list[tuple[int | None, dic
             if plan.table is not None or not columns:
                 return [(row, {}) for row in range(table.n_rows)]
             rows = read_texts(table, list(dict.fromkeys(columns.values())))
-            named = ({key: cells[name] for key, name in columns.items()} for cells in rows)
+            named = ({key: _cell(key, cells[name]) for key, name in columns.items()} for cells in rows)
             return [(row, _with_ids(f"row {row}", cells)) for row, cells in enumerate(named)]
         if not plan.stacked:
             return [(None, {})]
@@ -170,6 +171,16 @@ def _table(tree: Tree, folder: str, plan: ArraysPlan, files: list[str]) -> dict[
             raise RecordError(Reason.METADATA, f"{plan.table} line {number + 1} names {name[:80]!r} a second time")
         found[key] = _with_ids(f"{plan.table} line {number + 1}", cells)
     return found
+
+
+def _cell(key: str, text: str) -> str:
+    """What a row says of `key`: several entries only where they are labels."""
+    return text if key == "labels" else text.removesuffix(IN_LISTS).replace(IN_LISTS, ";")
+
+
+def _entries(labels: str, separator: str) -> list[str]:
+    """The labels of a cell; those of a list are whole, whatever stands in them."""
+    return labels.split(IN_LISTS if IN_LISTS in labels else separator)
 
 
 def _with_ids(where: str, cells: dict[str, str]) -> dict[str, str]:
