@@ -63,6 +63,7 @@ CASES: dict[int, list[tuple[str, dict[str, Any], list[int], list[int]]]] = {
         ("beat_ssl", {"loss": "sigmoid", "sigmoid_bias": -2.0}, [0, 0, 7], [3]),
     ],
 }
+WORLDS = sorted(CASES)
 
 
 def global_batch(without_beats: list[int]) -> dict[str, Tensor]:
@@ -122,15 +123,19 @@ def run_case(
     return result | {f"log/{key}": value.numpy() for key, value in (step.means | step.counts).items()}
 
 
-def rank_main(rank: int, world: int, folder: str) -> None:
+def rank_main(rank: int, processes: int, above: str) -> None:
+    """The same processes are two ranks and then three: starting them takes longer than what they do."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    for number, case in enumerate(CASES[world]):
-        np.savez(Path(folder) / f"case-{number}-rank-{rank}.npz", **run_case(*case, rank, parallel=True))
-    np.savez(Path(folder) / f"norm-rank-{rank}.npz", **normalise_part(rank, world))
-    (Path(folder) / f"gather-rank-{rank}.json").write_text(json.dumps(gather_part(rank, world)))
-    dist.barrier()
-    dist.destroy_process_group()
+    for world in WORLDS:
+        if rank < world:
+            folder = Path(above) / str(world)
+            dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+            for number, case in enumerate(CASES[world]):
+                np.savez(folder / f"case-{number}-rank-{rank}.npz", **run_case(*case, rank, parallel=True))
+            np.savez(folder / f"norm-rank-{rank}.npz", **normalise_part(rank, world))
+            (folder / f"gather-rank-{rank}.json").write_text(json.dumps(gather_part(rank, world)))
+            dist.barrier()
+            dist.destroy_process_group()
     # All is written. Left to itself the tear-down of the interpreter aborts now and then ("terminate called without an
     # active exception", about 1 in 12 on a busy machine) when DistributedDataParallel left threads behind.
     os._exit(0)
@@ -186,12 +191,20 @@ def gather_part(rank: int, world: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
-    """World size and the folder with what every rank wrote."""
-    folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
-    mp.spawn(rank_main, args=(request.param, str(folder)), nprocs=request.param)
-    return request.param, folder
+@pytest.fixture(scope="module")
+def of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each world size with what every rank wrote."""
+    above = tmp_path_factory.mktemp("ranks")
+    for world in WORLDS:
+        (above / str(world)).mkdir()
+    mp.spawn(rank_main, args=(max(WORLDS), str(above)), nprocs=max(WORLDS))
+    return above
+
+
+@pytest.fixture(params=WORLDS)
+def ranks(request: pytest.FixtureRequest, of_all: Path) -> tuple[int, Path]:
+    """World size and its folder."""
+    return request.param, of_all / str(request.param)
 
 
 def test_gradient_loss_and_statistics_are_those_of_one_rank(ranks: tuple[int, Path]) -> None:
