@@ -40,7 +40,7 @@ def compare(folder_of_ludb: Path, part: slice) -> None:
     x, r = ludb.signal_mv, ludb.r_peaks
     methods: dict[str, Callable[[], Waves]] = {
         "beatray, 8 leads shared": lambda: find_waves(x, 500, r),
-        "beatray, lead II": lambda: find_waves(x, 500, r, lead=1),
+        "beatray, lead II": lambda: find_waves(x[:, 1:2], 500, r),
         "neurokit2 prominence, lead II": lambda: neurokit.find_waves(x, 500, r, lead_mask=2),
         "neurokit2 dwt, lead II": lambda: neurokit.find_waves(x, 500, r, lead_mask=2, method="dwt"),
     }
@@ -64,13 +64,13 @@ def compare(folder_of_ludb: Path, part: slice) -> None:
 
 
 def every_lead(folder: Path, part: slice) -> None:
-    """Each of the twelve leads by itself, against its own annotations and with its own annotated R-peaks."""
+    """Each of the twelve leads alone, against its own annotations and with its own annotated R-peaks."""
     found: list[tuple[Ludb, Waves]] = []
     theirs: list[tuple[Ludb, Waves]] = []
     for lead in range(len(LEADS)):
         whole = read_ludb(folder, lead)
         ludb = Ludb(whole.signal_mv[part], whole.boundaries[part], whole.r_peaks[part], whole.extent[part])
-        found.append((ludb, find_waves(ludb.signal_mv, 500, ludb.r_peaks, lead=lead)))
+        found.append((ludb, find_waves(ludb.signal_mv[:, lead : lead + 1], 500, ludb.r_peaks)))
         theirs.append((ludb, neurokit.find_waves(ludb.signal_mv, 500, ludb.r_peaks, lead_mask=1 << lead)))
         show(f"beatray, lead {LEADS[lead]}", found[-1:])
     show("beatray, all 12 leads, each by itself", found)

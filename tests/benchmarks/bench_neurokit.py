@@ -42,7 +42,7 @@ def beats(folder: Path) -> None:
     x, r = ludb.signal_mv, ludb.r_peaks
     waves = {
         "beatray": find_waves(x, 500, r),
-        "beatray, lead II": find_waves(x, 500, r, lead=1),
+        "beatray, lead II": find_waves(x[:, 1:2], 500, r),
         "NeuroKit2 `prominence`": neurokit.find_waves(x, 500, r, lead_mask=2),
         "NeuroKit2 `dwt`": neurokit.find_waves(x, 500, r, lead_mask=2, method="dwt"),
     }

@@ -147,6 +147,16 @@ def test_own_pairs_hold_the_mass_that_was_asked_for(positive_mass: float) -> Non
         assert logs[f"{level}/skipped"] == 0
 
 
+@pytest.mark.parametrize("loss", ["softclt", "sigmoid"])
+def test_other_forms_of_the_loss_take_the_similarities_as_they_are(loss: str) -> None:
+    def value(**settings: Any) -> float:
+        objective = build({"rhythm": "soft_1", "beat": "soft_1", "loss": loss, **settings})
+        return float(step_of(objective, BATCH, epoch=0).loss)
+
+    assert value() == value(positive_mass=None) == value(positive_mass=0.1)
+    assert value() != value(exponent=1.0)
+
+
 def test_it_reads_what_it_needs() -> None:
     always = {"signal_uv", "n_samples", "record_key"}
     assert set(build({"rhythm": "hard", "beat": "none"}).reads) == always
@@ -265,7 +275,8 @@ def test_wrong_settings_say_what_is_right() -> None:
         ({"rhythm": "soft"}, "objective.rhythm=.soft. is not one of"),
         ({"rhythm": "none", "beat": "none"}, "nothing to learn"),
         ({"positive_mass": 1.5}, "positive_mass"),
-        ({"positive_mass": 0.0, "loss": "sigmoid"}, "push the two views"),
+        ({"positive_mass": 0.0, "loss": "sigmoid"}, "is of loss=soft_cross_entropy"),
+        ({"positive_mass": 0.0, "loss": "softclt"}, "is of loss=soft_cross_entropy"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"augment": {"mode": "project", "transform": "kors"}}, "mode=residual"),
         ({"augment": {"crop_seconds": 0.01}}, "crop_seconds"),

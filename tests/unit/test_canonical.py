@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from beatray.dsp.quality import Flag
 from beatray.ingest.canonical import WindowFlag, quantise, rate_ratio, scale_samples, to_windows
+from beatray.ingest.long_record import windows_of
 from beatray.record import BLANK, INDEPENDENT_LEADS, Reason, Record, RecordError, Wave, content_hash
 
 
@@ -111,6 +113,22 @@ def test_saturation_is_flagged_where_it_happens() -> None:
     assert second.flags & WindowFlag.SATURATED
     assert second.signal_uv[3, 2000] == 32767
     assert second.signal_uv[4, 2000] == -32768
+
+
+@pytest.mark.parametrize("rate_hz", [100.0, 250.0, 257.0, 360.0, 1000.0])
+def test_clipping_is_seen_at_the_rate_of_the_recording(rate_hz: float) -> None:
+    n = round(25 * rate_hz)
+    wave = 0.8 * np.sin(2 * np.pi * 2.5 * np.arange(n) / rate_hz)  # rounded tops: 30 ms within 1 % of the highest
+    signal_mv = np.tile(np.round(wave, 3), (12, 1))
+    assert [window.flags & Flag.CLIPPED for window in to_windows(record(signal_mv, rate_hz))] == [0, 0, 0]
+    second = slice(round(10 * rate_hz), round(20 * rate_hz))
+    signal_mv[7, second] = signal_mv[7, second].clip(-0.6, 0.6)  # 90 ms at the highest
+    found = [window.flags & Flag.CLIPPED for window in to_windows(record(signal_mv, rate_hz))]
+    assert found == [0, Flag.CLIPPED, 0]
+    gaps = np.zeros(signal_mv.shape, np.bool_)
+    gaps[8, : round(rate_hz)] = True  # the second window is whole
+    found = [window.flags & Flag.CLIPPED for window in windows_of(record(signal_mv, rate_hz, gaps=gaps))]
+    assert found == [0, Flag.CLIPPED, 0]
 
 
 def test_amplitude_gate_looks_past_single_spikes_and_offsets() -> None:

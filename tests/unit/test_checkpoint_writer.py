@@ -96,6 +96,23 @@ def test_a_best_that_was_not_marked_in_time_is_marked_at_the_next_start(model: t
     assert checkpoints.best(run) == (checkpoints.name_of(1), 0.3)
 
 
+def test_a_best_that_is_damaged_is_made_again_when_its_step_is_replayed(
+    model: torch.nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, name = Store(str(tmp_path)), checkpoints.name_of(4)
+    with writer(run, CheckpointSettings()) as to:
+        to.submit(snapshot(model, 2), 0.5)
+        to.submit(snapshot(model, 4), 0.3)
+    path = tmp_path / "checkpoints" / name / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with caplog.at_level(logging.WARNING), writer(run, CheckpointSettings()) as to:  # goes on from step 2
+        assert "the best checkpoint is forgotten" in caplog.text and checkpoints.best(run) is None
+        to.mark_if_best(checkpoints.name_of(2), 0.5)
+        assert to.improves(0.3)
+        to.submit(snapshot(model, 4), 0.3)
+    assert checkpoints.best(run) == (name, 0.3) and checkpoints.load(run, name).state["global_step"] == 4
+
+
 def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(model: torch.nn.Module, tmp_path: Path) -> None:
     """A run that passed over damaged checkpoints goes on below their numbers; what it writes there must stay."""
     run = Store(str(tmp_path))

@@ -179,6 +179,8 @@ def test_collapse_is_told() -> None:
     assert "collapsed" in collapse_warnings(fine | {"record/embedding_std": 0.1}, late)["record/embedding_std"]
     assert collapse_warnings(fine | {"record/embedding_std": 0.1}, Progress(5, 100)) == {}
     assert collapse_warnings({"beat/embedding_std": 0.0, "beat/rows": 0.0}, late) == {}
+    flat = {"records": 1.0, "record/embedding_std": 0.0, "record/rows": 2.0}  # two views of the last recording
+    assert collapse_warnings(flat, late) == {} and collapse_warnings(flat | {"records": 2.0}, late)
     assert float(columns_std(torch.ones(5, 3))) == 0.0
 
 

@@ -170,10 +170,28 @@ def test_normalised_targets_are_those_of_the_oracle_and_finite_where_nothing_mov
     objective = built(contrast_weight=0.0, normalise_patches=True)
     made = views(objective, 2)
     made["view_1"][0, :, 100:200] = 0.0
-    target, _ = objective._targets(made["view_1"], made["n_valid"])
+    target, counts = objective._targets(made["view_1"], made["n_valid"])
     plain = patches_of(objective.encoder.lead_scale(made["view_1"]), PATCH).numpy()
-    np.testing.assert_allclose(target.numpy(), normalise_patches(plain), atol=1e-9)
+    whole = counts.all(-1).numpy()  # the others lie at the end, partly behind it
+    assert whole.sum(1).tolist() == [39, 39]
+    np.testing.assert_allclose(target.numpy()[whole], normalise_patches(plain)[whole], atol=1e-9)
     assert torch.isfinite(target).all()
+
+
+def test_normalised_targets_have_mean_0_and_variance_1_over_what_counts() -> None:
+    objective = built(contrast_weight=0.0, normalise_patches=True)
+    made = views(objective, 2)
+    made["n_valid"] = torch.tensor([1000, 610])
+    made["view_1"][1, :, 610:] = 0.0
+    made["view_1"][0, 3:] = 0.0  # three leads are there
+    target, counts = objective._targets(made["view_1"], made["n_valid"])
+    n = counts.sum(-1)
+    there = n > 0
+    assert (n[1][there[1]] < counts.shape[-1]).sum() > 0  # a patch that the signal ends in
+    mean, square = ((target.pow(power) * counts).sum(-1)[there] / n[there] for power in (1, 2))
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-6, rtol=0)
+    torch.testing.assert_close(square, torch.ones_like(square), atol=1e-3, rtol=0)
+    assert not (target * (1 - counts)).any()
 
 
 def test_a_network_that_cannot_leave_tokens_out_is_refused() -> None:

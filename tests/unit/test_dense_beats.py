@@ -257,7 +257,12 @@ def test_it_describes_its_terms() -> None:
         "token/embedding_std",
     ]
     row = {"objective.rhythm": "none", "objective.beat": "hard", "objective.prediction_weight": 0.3}
-    assert BeatSsl.variant(row) == ("- / hard + 0.3 moments", {})
-    assert BeatSsl.variant({**row, "objective.prediction_weight": 0}) == ("- / hard", {})
+    assert BeatSsl.variant(row, {}) == ("- / hard + 0.3 moments", {})
+    assert BeatSsl.variant({**row, "objective.prediction_weight": 0}, {}) == ("- / hard", {})
+    soft = {"objective.rhythm": "soft_1", "objective.beat": "hard"}
+    assert BeatSsl.variant(soft, {}) == ("soft_1^50 / hard", {})
+    assert BeatSsl.variant(soft, {"exponent": 2.0}) == ("soft_1^2 / hard", {})
+    assert BeatSsl.variant({**soft, "objective.exponent": 1}, {"exponent": 50.0}) == ("soft_1 / hard", {})
+    assert BeatSsl.variant(soft, {"exponent": None}) == ("soft_1 / hard", {})
     collapsed = BeatSsl.warnings(settings, {"token/embedding_std": 0.1}, Progress(50, 100))
     assert "token embeddings have nearly collapsed" in collapsed["token/embedding_std"]

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import nn
 
-from beatray.models.encoder_folder import encoder_sha256
-from beatray.storage.store import absolute
+from beatray.models.encoder_folder import encoder_sha256, export_encoder, load_encoder
+from beatray.models.registry import build_encoder
+from beatray.models.tiny import Tiny, TinySettings
+from beatray.storage.store import Store, absolute
 
 OLD_ENCODERS = Path(__file__).parents[1] / "data" / "encoders-0.1"
+
+
+class WithTrunk(Tiny):
+    """A network with a part of the name below which version 0.1 kept the weights of every network."""
+
+    names: ClassVar[dict[str, dict[str, Any]]] = {"with_trunk": {}}
+
+    def __init__(self, settings: TinySettings) -> None:
+        super().__init__(settings)
+        self.trunk = nn.Sequential(nn.Conv1d(64, 64, 1))
 
 
 @pytest.mark.parametrize(
@@ -46,3 +61,12 @@ def test_a_path_is_from_the_root_or_a_uri(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert absolute("file:///d/a%20b") == "/d/a b" and absolute("s3://b/a?region=x") == "s3://b/a?region=x"
     assert absolute("beatray://beatray-small") == "beatray://beatray-small"
+
+
+def test_a_network_may_have_a_part_called_trunk(tmp_path: Path) -> None:
+    encoder = build_encoder(f"{__name__}:WithTrunk")
+    export_encoder(Store(str(tmp_path)), encoder, {"name": f"{__name__}:WithTrunk", "settings": {}})
+    loaded = load_encoder(str(tmp_path)).state_dict()
+    assert "trunk.0.weight" in loaded
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(loaded[key], value), key

@@ -16,6 +16,7 @@ from torch import nn
 import beatray
 from beatray.cli import main
 from beatray.export import programs
+from beatray.export.card import model_card
 from beatray.export.folder import export_folder, real_recordings
 from beatray.export.programs import ExportError, to_programs
 from beatray.models import encoder_folder
@@ -148,6 +149,44 @@ def test_networks_with_context_are_exported_without_a_loop_or_fft(
     else:  # a kernel that ends too early would be wrong in silence
         with pytest.raises(Exception, match="Add"):
             session.run(["embedding"], {"x_mv": too_long})
+
+
+def card_of(results: dict[str, Any] | None, sha256: str = "mine", **description: Any) -> str:
+    made = programs.Programs(b"", None, True, {"model.pt2": 1e-6})
+    return model_card({"name": "tiny", **description}, made, 1, results, "8 recordings", sha256)
+
+
+def run_of(value: float, **changes: Any) -> dict[str, Any]:
+    about = {"task": "classify", "protocol": "linear_probe", "fraction": 1.0, "variant": "pretrained", "encoder": "a"}
+    return {**about, "architecture": "tiny", "condition": "clean", "metrics": {"auroc": value}, **changes}
+
+
+def test_a_card_has_the_scores_of_its_encoder_on_recordings_as_they_are() -> None:
+    random = {"variant": "random", "encoder": "random"}
+    results = {
+        "tasks": {"classify": {"test_ids": ["x"], "title": "superclasses"}},
+        "encoder_sha256": {"a": "mine", "b": "another"},
+        "runs": [
+            *(run_of(0.9), run_of(0.5, condition="noise 3"), run_of(0.4, condition="1 lead")),
+            run_of(0.7, encoder="b", architecture="wide"),
+            *(run_of(0.6, **random), run_of(0.1, **random | {"architecture": "wide"})),
+            run_of(0.8, variant="features", encoder="features", architecture=""),
+        ],
+    }
+    assert "| AUROC | 0.900 | 0.600 | 0.800 |" in card_of(results)
+    assert "| AUROC | 0.700 | 0.100 | 0.800 |" in card_of(results, "another")
+    with pytest.raises(ExportError, match=r"of other encoders \(a, b\)"):
+        card_of(results, "a third")
+    with pytest.raises(ExportError, match="of other encoders"):  # two of them, and nobody knows which
+        card_of({**results, "encoder_sha256": {}})
+
+
+def test_a_card_names_what_its_training_went_on_from() -> None:
+    own = {"sources": {"ludb": 20}}
+    assert "went on from" not in card_of(None, **own, started_from=None)
+    card = card_of(None, **own, started_from="f" * 64, earlier_sources={"ptbxl": 5147, "ludb": 126})
+    assert f"an encoder (SHA-256 {'f' * 16}) that was trained on recordings of: ludb 126, ptbxl 5,147." in card
+    assert "recordings of: not recorded." in card_of(None, **own, started_from="f" * 64, earlier_sources=None)
 
 
 def test_a_folder_for_others(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,17 @@ ROOT = Path(__file__).resolve().parents[2]
         ("report", ["runs/first"], "PLACE=runs/first is relative"),
         ("report", ["/runs/first", "--corpus=corpus"], "--corpus=corpus is relative"),
         ("report", ["0123456789abcdef" * 2, "--results", "results.json"], "--results=results.json is relative"),
+        (
+            "pretrain",
+            ["tracking.uri=sqlite:///mlflow.db", "out=/shared"],
+            "tracking.uri=sqlite:///mlflow.db is relative",
+        ),
+        ("finetune", ["tracking.uri=mlruns", "out=/shared"], "tracking.uri=mlruns is relative"),
+        ("evaluate", ["tracking.uri=file:mlruns", "out=/shared"], "tracking.uri=file:mlruns is relative"),
+        ("pretrain", ["objective.beat_classifier=beats", "out=/shared"], "objective.beat_classifier=beats is relative"),
+        ("sweep", ["objective.beat_classifier=beats", "out=/shared"], "objective.beat_classifier=beats is relative"),
+        ("sweep", ["labels=mine.csv", "out=/shared"], "labels=mine.csv is relative"),
+        ("evaluate", ["labels=mine", "out=/shared"], "labels=mine is relative"),
         ("embed", ["encoder=/runs/a", "corpus=corpus", "out=s3://bucket/e"], "corpus=corpus is relative"),
     ],
 )
@@ -32,6 +43,31 @@ def test_relative_paths_are_refused_by_name(
     assert main(command, overrides) == 2
     error = capsys.readouterr().err
     assert named in error and "absolute path" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides"),
+    [
+        ("sweep", "labels=superdiagnostic"),
+        ("finetune", "labels=superdiagnostic encoder=random"),
+        ("pretrain", "objective.beat_classifier=null"),
+        *(
+            ("pretrain", f"tracking.uri={uri}")
+            for uri in (
+                *("auto", "null", "databricks", "databricks://mine", "http://mlflow:5000", "/shared/mlruns"),
+                *("sqlite:////shared/mlflow.db", "postgresql://mlflow@host/mlflow", "file:/shared/mlruns"),
+            )
+        ),
+    ],
+)
+def test_what_outlives_the_job_is_not_refused(
+    command: str, overrides: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command itself gets the overrides, and refuses one that no command has."""
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # the job sets it where it is not
+    assert main(command, [*overrides.split(), "corpus=/c", "out=/shared", "no_such_key=1"]) == 2
+    error = capsys.readouterr().err
+    assert "is relative" not in error and "no_such_key" in error
 
 
 def test_a_report_of_an_absolute_path_is_tried(

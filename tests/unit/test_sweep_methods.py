@@ -157,6 +157,19 @@ def test_without_a_budget_only_what_is_asked_for_is_timed(plan: SweepPlan) -> No
     assert {trial.settings.train.epochs for trial in timed.trials} == {60} and len(timed.costs) == 4
 
 
+def test_a_step_of_fewer_recordings_than_a_batch_is_timed_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some_of_a_corpus(settings: PretrainSettings) -> Any:
+        return SimpleNamespace(settings=settings, rows=settings.corpus.most_recordings, manifest_hash="abc")
+
+    monkeypatch.setattr(budget, "prepare_run", some_of_a_corpus)
+    space = ["sweep.space.corpus.most_recordings=[20,40,68,422]", "train.batch_size=68", "sweep.time_steps=true"]
+    timed = Timed({"simclr": 0.5})
+    made = budgeted(plan_from(["corpus=/c", f"out={tmp_path}", "recipe=simclr_tiny", *space]), lambda text: None, timed)
+    assert len(made.costs) == 4 and len(timed.asked) == 3  # one measurement of whole batches
+
+
 def test_a_step_is_timed_as_it_is_trained(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     arrays, statistics = rows_of(6)
     settings = settings_of("simclr_tiny", "encoder.channels=[4,4,8]")

@@ -45,6 +45,27 @@ def test_project_without_movement_is_the_dipole_part() -> None:
     torch.testing.assert_close(y, vcg_to_ecg(ecg_to_vcg(x)))
 
 
+@pytest.mark.parametrize("kept", [["I", "II"], ["I", "II", "V2"], ["I", "II", "V1", "V3", "V5"], list(LEADS[:11])])
+def test_a_dipole_without_some_leads_is_turned_as_what_is_there_tells(kept: list[str]) -> None:
+    x = vcg_to_ecg(torch.randn(4, 3, 300, dtype=torch.float64))
+    limbs = {"III", "aVR", "aVL", "aVF"} if {"I", "II"} <= set(kept) else set()
+    absent = [k for k, lead in enumerate(LEADS) if lead not in {*kept, *limbs}]
+    cut = x.clone()
+    cut[:, absent] = 0
+    draws = draw_heart(Draws(KEYS[:4], 0, 0), 1)
+    still = three_kg(cut, draws, angle_deg=0.0, scale=1.0, mode="project")
+    torch.testing.assert_close(still, cut)  # as measured zeros they would have shrunk it
+    for mode in ("project", "residual"):
+        turned = three_kg(cut, draws, mode=mode)
+        assert not turned[:, absent].any()
+        if len(kept) > 3:  # the dipole is known: the leads that are there move as in the whole record
+            expected = three_kg(x, draws, mode=mode)
+            expected[:, absent] = 0
+            torch.testing.assert_close(turned, expected, atol=2e-3 * float(x.abs().max()), rtol=0)
+    one = three_kg(cut[1:2], draw_heart(Draws(KEYS[1:2], 0, 0), 1))
+    torch.testing.assert_close(one[0], three_kg(cut, draws)[1])
+
+
 def test_three_thirds_of_a_turn_are_none() -> None:
     turn = axis_rotations(np.full((1, 3), np.deg2rad(120.0)))[0]
     for axis in range(3):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from beatray.models.encoder import cells_of
 from beatray.models.registry import build_encoder
 from beatray.models.wav2vec import PositionalConv, PostNormBlock, TimeNorm, Wav2Vec, Wav2VecSettings
 
@@ -133,6 +134,28 @@ def test_a_padded_record_is_the_record_alone(half_rate: bool) -> None:
     for fmap, same in zip(maps, encoder.forward_stages(changed, n_samples), strict=True):
         assert torch.equal(fmap, same)
     assert torch.isfinite(encoder(x, torch.tensor([0, 1]))).all()
+
+
+@pytest.mark.parametrize("half_rate", [False, True])
+def test_a_record_of_any_length_is_itself_behind_its_padding(half_rate: bool) -> None:
+    """Also where the filter that halves the rate, or a cell, reaches from the last samples into the padding."""
+    encoder = network(half_rate=half_rate).requires_grad_(False)
+    for n in range(100, 164):
+        x, n_samples = signal(1, 12, n), torch.tensor([n])
+        padded = encoder.forward_stages(nn.functional.pad(x, (0, 300 - n)), n_samples)
+        for fmap, alone in zip(padded, encoder.forward_stages(x, n_samples), strict=True):
+            cells = alone.shape[-1] if fmap is not padded[-1] else int(cells_of(n_samples, encoder.token_stage, 99))
+            torch.testing.assert_close(fmap[..., :cells], alone[..., :cells], msg=f"{n} samples")
+
+
+@pytest.mark.parametrize("half_rate", [False, True])
+def test_without_n_samples_a_partly_filled_last_cell_counts(half_rate: bool) -> None:
+    encoder = network(half_rate=half_rate).requires_grad_(False)
+    for n in range(100, 164):
+        x, n_samples = signal(1, 12, n), torch.tensor([n])
+        stages = (encoder._first_stage, encoder.token_stage)
+        all_count = all(int(cells_of(n_samples, stage, 99)) == -(-n // stage.stride) for stage in stages)
+        assert torch.allclose(encoder(x), encoder(x, n_samples), atol=1e-9, rtol=0) == all_count, n
 
 
 def test_tokens_encode_their_positions_by_their_neighbours() -> None:

@@ -13,7 +13,8 @@ All of it is linear and the same at every sample, so the product of the matrices
 - `residual` (default): x' = x + D (M - I) V x. Identity, bit for bit, for M = I.
 
 D is Dower's matrix, V its published inverse or Kors' regression (`vcg.py`). Kors with `project` is refused: D does not
-invert Kors, so even M = I would turn and shrink the heart.
+invert Kors, so even M = I would turn and shrink the heart. Of a record without some of the eight independent leads V
+is what the others tell of the dipole (`vcg.vcg_of_some_leads`): zeros in their place would be measured as such.
 
 Contract: x_mv (B, 12, T), canonical leads on one scale. Derived limb leads follow I and II: in `project` they are
 computed from them, in `residual` their change is, so that a record which obeys Einthoven still does, to rounding.
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from beatray.augment.draws import Draws
-from beatray.augment.vcg import DOWER, LEADS_FROM_EIGHT, Transform, vcg_matrix
+from beatray.augment.vcg import DOWER, LEADS_FROM_EIGHT, Transform, vcg_matrix, vcg_of_some_leads
 from beatray.record import INDEPENDENT_LEADS, LEADS
 
 Mode = Literal["residual", "project"]
@@ -86,11 +87,20 @@ def heart_matrices(draws: HeartDraws, angle_deg: float, scale: float) -> NDArray
     return rotated
 
 
-def lead_matrices(heart: NDArray[np.float64], mode: Mode, transform: Transform) -> NDArray[np.float64]:
-    """From heart matrices (B, 3, 3) to (B, 12, 12) matrices on canonical leads.
+@dataclass(frozen=True, slots=True)
+class LeadMatrices:
+    """Products that act on the leads of each record: D M V (B, 12, 12) where all leads are there, D M (B, 12, 3) for
+    another V. Columns of the derived limb leads are zero."""
 
-    `project`: the view itself. `residual`: the change D (M - I) V to add to the record. Columns of the derived limb
-    leads are zero. Raises ValueError for another mode and for `project` with `kors`.
+    whole: NDArray[np.float64]
+    of_dipole: NDArray[np.float64]
+
+
+def lead_matrices(heart: NDArray[np.float64], mode: Mode, transform: Transform) -> LeadMatrices:
+    """From heart matrices (B, 3, 3) to matrices on canonical leads.
+
+    `project`: the view itself. `residual`: the change D (M - I) V to add to the record. Raises ValueError for another
+    mode and for `project` with `kors`.
     """
     if mode not in ("residual", "project"):
         raise ValueError(f"mode must be 'residual' or 'project', not {mode!r}")
@@ -98,17 +108,27 @@ def lead_matrices(heart: NDArray[np.float64], mode: Mode, transform: Transform) 
         raise ValueError("mode=project needs transform=dower: Dower's matrix does not invert Kors'; use mode=residual")
     moved = heart - np.eye(3) if mode == "residual" else heart
     matrices = np.zeros((len(heart), len(LEADS), len(LEADS)))
-    matrices[:, :, list(INDEPENDENT_LEADS)] = LEADS_FROM_EIGHT @ DOWER @ moved @ vcg_matrix(transform)
-    return matrices
+    of_dipole = LEADS_FROM_EIGHT @ DOWER @ moved
+    matrices[:, :, list(INDEPENDENT_LEADS)] = of_dipole @ vcg_matrix(transform)
+    return LeadMatrices(matrices, of_dipole)
 
 
-def apply_leads(x_mv: Tensor, matrices: NDArray[np.float64], mode: Mode) -> Tensor:
-    """One batched product: (B, 12, T) and (B, 12, 12) -> a new tensor (B, 12, T), same type and device.
+def apply_leads(x_mv: Tensor, matrices: LeadMatrices, mode: Mode) -> Tensor:
+    """One batched product: (B, 12, T) and the matrices of each record -> a new tensor (B, 12, T), same type and device.
 
-    A lead that is zero throughout stays so.
+    A lead that is zero throughout stays so, and says nothing of the dipole.
     """
-    lead_by_lead = torch.as_tensor(matrices, dtype=x_mv.dtype).to(x_mv.device, non_blocking=True)
-    lead_by_lead = lead_by_lead * (x_mv != 0).any(-1)[..., None]  # what was not recorded is not made up from the rest
+
+    def there_as(values: NDArray[np.float64]) -> Tensor:
+        return torch.as_tensor(values, dtype=x_mv.dtype).to(x_mv.device, non_blocking=True)
+
+    there = (x_mv != 0).any(-1)
+    eight = there[:, list(INDEPENDENT_LEADS)]
+    bits = (eight * (1 << torch.arange(len(INDEPENDENT_LEADS), device=x_mv.device))).sum(1)
+    of_some = torch.zeros_like(lead_by_lead := there_as(matrices.whole))
+    of_some[:, :, list(INDEPENDENT_LEADS)] = there_as(matrices.of_dipole) @ there_as(vcg_of_some_leads())[bits]
+    lead_by_lead = torch.where(eight.all(1)[:, None, None], lead_by_lead, of_some)
+    lead_by_lead = lead_by_lead * there[..., None]  # what was not recorded is not made up from the rest
     if mode == "residual":
         return torch.baddbmm(x_mv, lead_by_lead, x_mv)
     return torch.bmm(lead_by_lead, x_mv)

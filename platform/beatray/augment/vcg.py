@@ -16,6 +16,7 @@ each lead the geometry is lost. Limb leads obey III = II - I, aVR = -(I + II)/2,
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -77,6 +78,18 @@ def vcg_matrix(method: Transform) -> NDArray[np.float64]:
     if method == "kors":
         return KORS
     raise ValueError(f"transform must be 'dower' or 'kors', not {method!r}")
+
+
+@cache
+def vcg_of_some_leads() -> NDArray[np.float64]:
+    """(256, 3, 8): X, Y, Z from those of I, II, V1..V6 that are there: bit k of the first index is lead k.
+
+    The smallest dipole that fits them best, by the pseudo-inverse of their rows of `DOWER`: with three leads or fewer
+    one that gives them back exactly. Columns of absent leads are zero.
+    """
+    there = (np.arange(1 << len(DOWER))[:, None] >> np.arange(len(DOWER)) & 1).astype(bool)
+    inverse: NDArray[np.float64] = np.linalg.pinv(DOWER * there[:, :, None]) * there[:, None, :]
+    return inverse
 
 
 def ecg_to_vcg(ecg: Tensor, method: Transform = "dower") -> Tensor:

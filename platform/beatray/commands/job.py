@@ -14,18 +14,27 @@ from beatray.models import bundled
 
 _TABLE = ("labels", "labels.table", "labels.id_key_file", "objective.table.table", "objective.table.id_key_file")
 _EVALUATED = ("evaluate.labels.table", "evaluate.labels.id_key_file", "evaluate.robustness.noise_folder")
+_TRACKED = "tracking.uri"
+_BEATS = "objective.beat_classifier"
 
 PATH_KEYS = {
     "ingest": (*SOURCES, "out", "id_key_file", "id-key-file", "salt_file", "salt-file"),
-    "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out"),
-    "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", *_TABLE),
-    "sweep": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out", *_TABLE, *_EVALUATED),
-    "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out", *_TABLE, *_EVALUATED),
+    "pretrain": ("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out", _TRACKED, _BEATS),
+    "finetune": ("corpus", "corpus.path", "encoder", "encoder.weights", "encoder_weights", "out", _TRACKED, *_TABLE),
+    "sweep": (
+        *("corpus", "corpus.path", "encoder.weights", "encoder_weights", "out", _TRACKED, _BEATS),
+        *(*_TABLE, *_EVALUATED),
+    ),
+    "evaluate": ("corpus", "corpus.path", "encoder", "encoder_path", "run", "out", _TRACKED, *_TABLE, *_EVALUATED),
     "predict": ("corpus", "corpus.path", "files", "model", "out"),
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
     "report": ("PLACE", "--corpus", "--results"),
 }
 NOT_PATHS = ("random", "null", *bundled.names())
+NOT_FOLDERS = ("auto", "databricks", "databricks-uc")
+"""What `tracking.uri` may be beside an address."""
+DATABASE_FILE = re.compile(r"sqlite(?:\+\w+)?:///(?!/)")
+"""How the address of a database begins whose file is relative: an absolute path is a fourth stroke."""
 NEEDED = "out"
 MLFLOW_ID = r"[0-9a-f]{32}"
 """What `beatray report` takes in place of a folder."""
@@ -43,7 +52,8 @@ def main(command: str, argv: list[str]) -> int:
         if key not in PATH_KEYS[command] or value in NOT_PATHS or _names_labels(command, key, value):
             continue
         each = value.strip("[]").split(",") if key == "model" else [value]
-        if not all(path.startswith("/") or "://" in path for path in each):
+        stays = _outlives if key == _TRACKED else _is_absolute
+        if not all(map(stays, each)):
             return _refuse(command, f"{key}={value} is relative")
     if NEEDED not in dict(given) and command != "report" and "--help" not in argv:
         return _refuse(command, f"{NEEDED}= is not set")
@@ -51,9 +61,19 @@ def main(command: str, argv: list[str]) -> int:
     return run([command, *argv])
 
 
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/") or "://" in path
+
+
+def _outlives(uri: str) -> bool:
+    """Whether what is tracked there outlives the job's folder."""
+    known = uri in NOT_FOLDERS or uri.startswith("file:/")
+    return known or (_is_absolute(uri) and not DATABASE_FILE.match(uri))
+
+
 def _names_labels(command: str, key: str, value: str) -> bool:
     """Whether the value is the name of labels that the corpus has, and no path at all."""
-    return command == "finetune" and key == "labels" and not is_path(value)
+    return command in ("finetune", "sweep") and key == "labels" and not is_path(value)
 
 
 def _of_report(argv: list[str]) -> dict[str, str]:

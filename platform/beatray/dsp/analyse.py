@@ -21,7 +21,7 @@ from beatray.dsp.peaks import find_r_peaks
 from beatray.dsp.quality import Flag, assess
 from beatray.record import LEADS, RATE_HZ
 
-VERSION = "dsp-3"
+VERSION = "dsp-4"
 """Changes whenever any number that `analyse` gives for some recording would change; part of every corpus recipe."""
 
 Detector = Literal["beatray", "neurokit", "neurokit+dwt", "beatray+prominence", "beatray+dwt"]

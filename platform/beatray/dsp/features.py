@@ -36,7 +36,7 @@ BEAT_FEATURES: tuple[str, ...] = (
     "rr_previous_s",
     "rr_next_s",
     "rr_ratio",  # previous over next: below 1 for an early beat
-    "p_present",  # 0 or 1
+    "p_present",  # 0 or 1; NaN where a P wave could not be seen
     "p_s",
     "pr_s",
     "qrs_s",
@@ -49,7 +49,7 @@ RECORD_FEATURES: tuple[str, ...] = (
     "rr_mean_s",
     "rr_sd_s",
     "rr_rmssd_s",
-    "p_fraction",  # share of beats with a P wave
+    "p_fraction",  # share with a P wave, of the beats where one could be seen
     "p_s",
     "pr_s",
     "qrs_s",
@@ -73,6 +73,9 @@ cent). Its measures of minutes and hours (SDANN, SDNNI, HTI, TINN, spectra) say 
 BASE_S = 0.02
 QRS_LIMIT_S = 0.2
 ST_AFTER_S = 0.06
+P_BEFORE_QRS_S = 0.25
+"""More than a normal PR interval: with less of the recording before its first QRS it cannot be known whether there was
+a P wave."""
 AXIS_CUT_DEG = -120.0
 CHUNK = 32
 
@@ -139,11 +142,13 @@ def _intervals(flat: NDArray[np.void], owner: NDArray[np.int64], rate_hz: float)
     rr = np.where(new_record, np.nan, np.diff(flat["r_peak"]) / rate_hz)
     previous, following = np.append(np.nan, rr), np.append(rr, np.nan)
     ratio = np.divide(previous, following, out=np.full_like(previous, np.nan), where=following > 0)
+    has_p, of_first = flat["p_peak"] >= 0, np.append(True, new_record)
+    unseen = (flat["qrs_onset"] < 0) | (of_first & (flat["qrs_onset"] < P_BEFORE_QRS_S * rate_hz))
     return {
         "rr_previous_s": previous,
         "rr_next_s": following,
         "rr_ratio": ratio,
-        "p_present": (flat["p_peak"] >= 0).astype(np.float64),
+        "p_present": np.where(has_p | ~unseen, has_p.astype(np.float64), np.nan),
         "p_s": between("p_onset", "p_offset"),
         "pr_s": between("p_onset", "qrs_onset"),
         "qrs_s": between("qrs_onset", "qrs_offset"),
@@ -228,8 +233,7 @@ def _record_features(
     rows["rr_mean_s"], rows["rr_sd_s"], rows["rr_rmssd_s"] = _rr_statistics(columns["rr_next_s"], owner, n_records)
     rows["heart_rate_per_10s"] = 10 / rows["rr_mean_s"]
     rows["qtc_fridericia_s"] = rows["qt_s"] / np.cbrt(rows["rr_mean_s"])
-    present = np.bincount(owner, weights=columns["p_present"], minlength=n_records)
-    rows["p_fraction"] = np.where(counts > 0, present / np.maximum(counts, 1), np.nan)
+    rows["p_fraction"] = _mean_of_known(columns["p_present"], owner, n_records)[0]
     rows["qrs_axis_half_turns"] = _axis(medians["qrs_i_mv"], medians["qrs_ii_mv"])
     rows["t_axis_half_turns"] = _axis(medians["t_i_mv"], medians["t_ii_mv"])
     features = np.stack([rows[name] for name in RECORD_FEATURES], axis=1)
@@ -239,20 +243,25 @@ def _record_features(
 def _rr_statistics(
     rr: NDArray[np.floating], owner: NDArray[np.int64], n_records: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean, SD and RMSSD of each record's RR intervals; NaN where there are too few.
+    """Mean, SD and RMSSD of each record's RR intervals; NaN where there are too few: one has no SD."""
+    average, count = _mean_of_known(rr, owner, n_records)
+    variance, _ = _mean_of_known((rr - average[owner]) ** 2, owner, n_records)
+    change = np.append(np.diff(rr), np.nan)  # across two records it is NaN: the last RR of a record is
+    squared_change, _ = _mean_of_known(change**2, owner, n_records)
+    return average, np.sqrt(np.where(count > 1, variance, np.nan)), np.sqrt(squared_change)
+
+
+def _mean_of_known(
+    values: NDArray[np.floating], owner: NDArray[np.int64], n_records: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean over each record's finite values, NaN where there is none, and their count.
 
     Summed one by one in order (`bincount`), so that the last bit does not depend on other records.
     """
-
-    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        known = np.isfinite(values)
-        count = np.bincount(owner[known], minlength=n_records)
-        total = np.bincount(owner[known], weights=values[known], minlength=n_records)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-    average = mean(rr)
-    change = np.append(np.diff(rr), np.nan)  # across two records it is NaN: the last RR of a record is
-    return average, np.sqrt(mean((rr - average[owner]) ** 2)), np.sqrt(mean(change**2))
+    known = np.isfinite(values)
+    count = np.bincount(owner[known], minlength=n_records)
+    total = np.bincount(owner[known], weights=values[known], minlength=n_records)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
 
 
 def _medians(table: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,9 +16,9 @@ Method, all in float32 and in chunks that stay in the cache, with no recursive f
    is not to be relied on.
 
 Contract: `x_mv_blt` is (B, L, T) in millivolts, any numeric dtype, at 100 to 1,000 Hz; L = 12 in canonical order, or
-any other number, in which case all leads count alike. Answers are sample positions at `rate_hz`, int32, increasing. A
-lead that is flat, masked, or more than half invalid weighs nothing; shorter runs of invalid samples are bridged by a
-straight line, which the slope filter does not see. No usable lead, or no activity: an empty array.
+any other number, in which case all are taken for independent leads. Answers are sample positions at `rate_hz`, int32,
+increasing. A lead that is flat, masked, or more than half invalid weighs nothing; shorter runs of invalid samples are
+bridged by a straight line, which the slope filter does not see. No usable lead, or no activity: an empty array.
 
 Honesty: window, clip, threshold and refinement were chosen on LUDB (200 recordings), on which the accuracy test also
 measures; among settings that did equally well there, agreement with another detector on PTB-XL decided.

@@ -13,6 +13,7 @@ its first `n_samples` only. Total: no content raises.
 from __future__ import annotations
 
 from enum import IntFlag
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from beatray.dsp.clean import WORKING_RATE_HZ, decimate, repair
 from beatray.dsp.delineate import joined
 from beatray.record import ALL_LEADS_MASK, LEAD_INDEX, LEADS, RATE_HZ
+
+F = TypeVar("F", bound=np.floating)
 
 
 class Flag(IntFlag):
@@ -44,6 +47,8 @@ FLAT_MV = 0.01
 STILL_SHARE = 0.8
 CLIPPED_S, EDGE_S = 0.024, 0.2
 CLIPPED_RANGE_MV = 1.0
+CLIPPED_SAMPLES = 6
+"""At low rates so many samples are more than CLIPPED_S: a few that are equal are no stay."""
 NOISY_MV = 0.06
 WANDER_MV = 1.5
 EINTHOVEN_MV = 0.03
@@ -193,13 +198,26 @@ def _clipped(
     return clipped
 
 
-def _without_edges(leads: NDArray[np.float32], rate_hz: float) -> NDArray[np.float32]:
+def clipped_leads(signal_mv_lt: NDArray[np.floating], rate_hz: float) -> NDArray[np.bool_]:
+    """Which leads of a recording (L, T), at the rate at which it was recorded, stay at an end of their range: (L,).
+
+    `assess` sees CLIPPED at that rate only: of what was resampled, filters ripple where the recording stood still.
+    """
+    body = _without_edges(signal_mv_lt, rate_hz)
+    if body.shape[-1] == 0:
+        return np.zeros(len(body), np.bool_)
+    long = max(round(CLIPPED_S * rate_hz), CLIPPED_SAMPLES)
+    wide = body.max(axis=-1) - body.min(axis=-1) > CLIPPED_RANGE_MV
+    return np.array([bool(large) and _stays(lead, long) for large, lead in zip(wide, body, strict=True)], np.bool_)
+
+
+def _without_edges(leads: NDArray[F], rate_hz: float) -> NDArray[F]:
     """The leads (n, T) but for the first and last 0.2 s, which some recorders fill by repeating a sample."""
     edge = round(EDGE_S * rate_hz)
     return leads[:, edge:-edge] if leads.shape[-1] > 4 * edge else leads
 
 
-def _stays(lead: NDArray[np.float32], long: int) -> bool:
+def _stays(lead: NDArray[np.floating], long: int) -> bool:
     """Whether a lead (T,) spends `long` samples on end exactly at its highest or at its lowest value."""
     for extreme in (lead.max(), lead.min()):
         at = np.flatnonzero(lead == extreme)

@@ -20,12 +20,14 @@ from beatray.evaluate.notes import TASK_TITLES
 from beatray.evaluate.recordings import count_text
 from beatray.evaluate.results import METRICS, percent
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
-from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, Programs
+from beatray.export.programs import INPUT, INSTALL, OUTPUTS, TOLERANCE, ExportError, Programs
 from beatray.ingest.sources.registry import SOURCES
 from beatray.preprocess import CLIP_MV, CUTOFF_HZ
 from beatray.record import LEADS, RATE_HZ, WINDOW_SAMPLES
 
 UNKNOWN = "not recorded"
+OF_WEIGHTS = ("pretrained", "encoder_features")
+"""Variants of an evaluation that read the encoder's own weights."""
 
 LICENCES = (
     "Recordings are windows of up to 10 s. The licences of the sources ask for attribution where they say CC BY or "
@@ -48,7 +50,7 @@ cluster analysis that is trained and tested on your own labelled data.
 - Pretraining left out the test recordings that the settings above name, unless `pretrain_sees_test` is true. Other data
   sets may hold copies of recordings it was trained on; `trained_on.bin` holds the first 8 bytes of each training
   recording's content hash to find them. It also lets the owner of a recording find out that it was among them.
-- It reads {", ".join(LEADS)} in this order. Leads that were not recorded are zeros; it was not tried with one lead."""
+- It reads {", ".join(LEADS)} in this order. Leads that were not recorded are zeros."""
 
 
 def model_card(
@@ -57,8 +59,12 @@ def model_card(
     parameters: int,
     results: Mapping[str, Any] | None = None,
     proven_on: str = "",
+    sha256: str = "",
 ) -> str:
-    """The README.md of an exported encoder; `results` is a parsed results.json."""
+    """The README.md of an exported encoder; `results` is a parsed results.json, `sha256` that of the encoder.
+
+    Raises ExportError for results of other encoders alone.
+    """
     name = str(description["name"])
     objective = dict(description.get("objective") or {})
     method = objective.get("name", UNKNOWN)
@@ -74,7 +80,7 @@ def model_card(
         _data(description),
         _recipe(description),
         _usage(shape, programs, proven_on),
-        _metrics(results),
+        _metrics(results, sha256),
         _use("trained on labels, last of all," if description.get("supervised") else "pretrained without labels"),
         "## Settings\n\n"
         + _block({"encoder": {"name": name, **dict(description.get("settings") or {})}, "objective": objective}),
@@ -93,6 +99,14 @@ def _data(description: Mapping[str, Any]) -> str:
         lines += ["", LICENCES]
     else:
         lines.append(f"Sources and their licences: {UNKNOWN} in this encoder (it was trained by an earlier version).")
+    if description.get("started_from"):
+        before = description.get("earlier_sources")
+        named = ", ".join(f"{source} {count:,}" for source, count in sorted(before.items())) if before else UNKNOWN
+        lines += [
+            "",
+            f"Its training went on from an encoder (SHA-256 {description['started_from'][:16]}) that was trained on "
+            f"recordings of: {named}. Their licences hold, too.",
+        ]
     lines += ["", f"Corpus manifest: `{description.get('manifest_hash') or UNKNOWN}`."]
     policy = {key: value for key, value in dict(description.get("corpus_settings") or {}).items() if key != "path"}
     if policy:
@@ -126,12 +140,13 @@ value). A .pt2 file can hold code: open only those you trust. safetensors and ON
 `{INSTALL}`."""
 
 
-def _metrics(results: Mapping[str, Any] | None) -> str:
+def _metrics(results: Mapping[str, Any] | None, sha256: str) -> str:
     head = "## Scores\n\n"
     if results is None:
         return head + "Not evaluated: no results were given to this export."
+    runs = _of_encoder(results, sha256)
     cells: dict[tuple[str, str, float, str, str], list[float]] = {}
-    for run in results["runs"]:
+    for run in runs:
         for metric in METRICS[run["task"]]:
             value = run["metrics"].get(metric)
             if value is not None and math.isfinite(value):
@@ -159,6 +174,23 @@ def _metrics(results: Mapping[str, Any] | None) -> str:
         f"{count_text(part['test_ids'], 'test')} of {_title(results, t)}" for t, part in results["tasks"].items()
     )
     return head + "\n".join(lines) + f"\n\nMean +- SD over the seeds of one evaluation, on {tests}; as given at export."
+
+
+def _of_encoder(results: Mapping[str, Any], sha256: str) -> list[Mapping[str, Any]]:
+    """The runs on recordings as they are: of this encoder, and of what stands beside it. Raises ExportError."""
+    runs = [run for run in results["runs"] if run.get("condition", "clean") == "clean"]
+    hashes = results.get("encoder_sha256") or {}
+    of_weights = [run for run in runs if run["variant"] in OF_WEIGHTS]
+    labels = {str(run.get("encoder", "")) for run in of_weights}
+    mine = {label for label, known in hashes.items() if known == sha256} if hashes else labels
+    if (hashes and not mine) or len(mine) > 1:
+        raise ExportError(
+            f"the results are of other encoders ({', '.join(sorted(labels))}): evaluate this one, or omit --results"
+        )
+    own = [run for run in of_weights if str(run.get("encoder", "")) in mine]
+    networks = {run.get("architecture") for run in own}
+    beside = [run for run in runs if run["variant"] not in OF_WEIGHTS]
+    return own + [run for run in beside if run["variant"] != "random" or run.get("architecture") in networks]
 
 
 def _title(results: Mapping[str, Any], task: str) -> str:

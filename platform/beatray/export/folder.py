@@ -25,7 +25,7 @@ from beatray.ingest.canonical import to_windows
 from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.tree import open_tree
 from beatray.models.encoder import Encoder
-from beatray.models.encoder_folder import encoder_files, load_encoder
+from beatray.models.encoder_folder import encoder_files, encoder_sha256, load_encoder
 from beatray.preprocess import prepare
 from beatray.record import RATE_HZ, WINDOW_SAMPLES
 from beatray.storage.hashed_folder import write_folder
@@ -49,7 +49,7 @@ def export_folder(
     description = without_path(json.loads(files["encoder.json"]))
     proven_on = f"{len(x_mv)} recordings of PTB-XL and LUDB"
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    card = model_card(description, programs, parameters, results, proven_on)
+    card = model_card(description, programs, parameters, results, proven_on, encoder_sha256(encoder_path))
     files |= {
         "encoder.json": json.dumps(description, indent=1, sort_keys=True).encode(),
         "README.md": card.encode(),

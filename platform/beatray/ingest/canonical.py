@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from beatray.dsp.quality import Flag, clipped_leads
 from beatray.ingest.pieces import pieces
 from beatray.record import (
     ALL_LEADS_MASK,
@@ -51,7 +52,8 @@ FLAT_MV = 0.010
 
 
 class WindowFlag(IntFlag):
-    """Bits of `Window.flags` that reading sets; the lower 16 bits belong to the quality measures."""
+    """Bits of `Window.flags` that reading sets. The lower 16 bits belong to the quality measures, of which CLIPPED is
+    set here for recordings of other rates."""
 
     SATURATED = 1 << 16  # voltages beyond +-32.767 mV were cut
     TAIL_DROPPED = 1 << 17  # less than 5 s at the recording's end are in no window
@@ -114,6 +116,7 @@ def to_windows(record: Record) -> list[Window]:
             own = flags
             if beyond is not None and bool(beyond[:, start:stop].any()):
                 own |= WindowFlag.SATURATED
+            clipped = clipped_before(record.signal_mv, first + start, first + stop, record.rate_hz)
             windows.append(
                 Window(
                     record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
@@ -128,7 +131,7 @@ def to_windows(record: Record) -> list[Window]:
                     waves=_waves_within(waves, first + start, first + stop),
                     age=record.age,
                     sex=record.sex,
-                    flags=int(own),
+                    flags=int(own) | clipped,
                     frank_uv=None if frank_uv is None else _padded(frank_uv[:, start:stop]),
                 )
             )
@@ -141,6 +144,15 @@ def to_windows(record: Record) -> list[Window]:
     if starts[-1] + WINDOW_SAMPLES < n_total:
         windows[-1] = replace(windows[-1], flags=int(windows[-1].flags | WindowFlag.TAIL_DROPPED))
     return windows
+
+
+def clipped_before(signal_mv: NDArray[np.floating], start: int, stop: int, rate_hz: float) -> int:
+    """CLIPPED or 0, of what lies at `rate_hz` between two samples of 500 Hz; 0 at 500 Hz, where `assess` sees it."""
+    if rate_hz == RATE_HZ:
+        return 0
+    ratio = rate_ratio(rate_hz)
+    own = signal_mv[:, math.floor(start / ratio) : math.ceil(stop / ratio)]
+    return int(Flag.CLIPPED) if bool(clipped_leads(own, rate_hz).any()) else 0
 
 
 def _is_flat(signal_uv: NDArray[np.int16]) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from beatray.ingest.canonical import MIN_SAMPLES, WindowFlag, rate_ratio, to_windows
+from beatray.ingest.canonical import MIN_SAMPLES, WindowFlag, clipped_before, rate_ratio, to_windows
 from beatray.ingest.formats.leads import CHEST_MASK, compute_limb_leads
 from beatray.ingest.pieces import pieces
 from beatray.record import RATE_HZ, WINDOW_SAMPLES, Reason, Record, RecordError, Window
@@ -56,8 +56,10 @@ def windows_of(record: Record) -> list[Window]:
                 gaps=None,
                 frank_mv=None if frank_mv is None else frank_mv[:, start - first : stop - first],
             )
+            clipped = clipped_before(record.signal_mv, start, stop, record.rate_hz)
             try:
-                windows += to_windows(_without_leads(window, bad))
+                made = to_windows(_without_leads(window, bad))
+                windows += [replace(each, flags=each.flags | clipped) for each in made]
             except RecordError as error:
                 refusals.append(error)
     if not windows:

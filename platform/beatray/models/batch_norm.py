@@ -10,6 +10,8 @@ Contract: input (N, C) or (N, C, T), N may be zero on some ranks or on all. With
 this is `torch.nn.BatchNorm1d`. Parameter and buffer names are those of `torch.nn.BatchNorm1d`. In training every rank
 must call every layer in the same order; in evaluation nothing is communicated.
 
+The alternatives of `build_norm` are here too: they need no other record, and so no other rank.
+
 Where the device wants maps channels last (`layout.py`) all of it is worked out on the view (N, C, 1, T) in that layout.
 What the operations do with it on CUDA (aten/src/ATen/native/cuda/Normalization.cu and .cuh of torch 2.13): statistics,
 normalisation and both halves of the backward pass have kernels of their own for it, chosen by
@@ -20,6 +22,7 @@ where it has it, as it has behind a ReLU. float32 goes to cuDNN on one rank, whi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
 
+from beatray.models.encoder import Stage, at_least_float32, cells_of
 from beatray.models.layout import as_image, as_map, wants_channels_last
 
 Norm = Literal["global_batch", "group"]
@@ -97,17 +101,67 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-def build_norm(norm: str, channels: int, *, per_step: bool = False) -> nn.Module:
+class SignalGroupNorm(nn.GroupNorm):
+    """GroupNorm of maps (N, C, T') that leaves padding out: cell j of them stands for sample j * stride + offset.
+
+    With n_samples (N,), valid input samples, statistics are over the cells that stand for one of them (`cells_of`), and
+    the others become zero: what a convolution finds beyond the end of a recording that comes without padding. A record
+    that fills all cells gives to the bit what it gives without n_samples, and so does a batch of no others.
+    """
+
+    def __init__(self, groups: int, channels: int, stride: int, offset: float = 0.0) -> None:
+        super().__init__(groups, channels)
+        self.stage = Stage(channels, stride, offset)
+
+    def forward(self, input: Tensor, n_samples: Tensor | None = None) -> Tensor:
+        plain = super().forward(input)
+        if n_samples is None:
+            return plain
+        cells = cells_of(n_samples, self.stage, input.shape[-1])
+        # on other devices the answer would have to be waited for
+        if cells.device.type == "cpu" and bool((cells == input.shape[-1]).all()):
+            return plain
+        cells = cells.to(input.device)[:, None, None]
+        of_signal = self._over(input, torch.arange(input.shape[-1], device=input.device) < cells, cells)
+        return torch.where(cells == input.shape[-1], plain, of_signal.to(plain.dtype))
+
+    def _over(self, x: Tensor, valid: Tensor, cells: Tensor) -> Tensor:
+        """The norm over the valid cells (N, 1, T'), counted in `cells` (N, 1, 1), and zero elsewhere."""
+        grouped, there = at_least_float32(x).unflatten(1, (self.num_groups, -1)), valid[:, None]
+        count = cells[:, None] * grouped.shape[2]
+        mean = grouped.masked_fill(~there, 0.0).sum((2, 3), keepdim=True) / count
+        centred = (grouped - mean).masked_fill(~there, 0.0)
+        variance = centred.square().sum((2, 3), keepdim=True) / count
+        normed = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+        out: Tensor = (normed * self.weight[:, None] + self.bias[:, None]).masked_fill(~valid, 0.0)
+        return out
+
+
+def build_norm(
+    norm: str, channels: int, *, per_step: bool = False, stride: int | None = None, offset: float = 0.0
+) -> nn.Module:
     """`global_batch`: this module's layer; `group`: GroupNorm (8 groups), which needs no other record or rank.
 
     GroupNorm takes its statistics over time too, so that every cell knows of all others. Where that is not allowed, as
-    in causal networks, `per_step` makes `group` a `ChannelNorm`. Raises ValueError for another name.
+    in causal networks, `per_step` makes `group` a `ChannelNorm`. With `stride`, input samples per cell of the maps, and
+    the `offset` of cell 0, it is a `SignalGroupNorm`, which `through` tells of n_samples; without, padding counts.
+    Raises ValueError for another name.
     """
     if norm == "global_batch":
         return GlobalBatchNorm1d(channels)
-    if norm == "group":
-        return ChannelNorm(channels) if per_step else nn.GroupNorm(min(8, channels), channels)
-    raise ValueError(f"norm must be global_batch or group, not {norm!r}")
+    if norm != "group":
+        raise ValueError(f"norm must be global_batch or group, not {norm!r}")
+    if per_step:
+        return ChannelNorm(channels)
+    groups = min(8, channels)
+    return nn.GroupNorm(groups, channels) if stride is None else SignalGroupNorm(groups, channels, stride, offset)
+
+
+def through(layers: Iterable[nn.Module], x: Tensor, n_samples: Tensor | None) -> Tensor:
+    """One layer after the other; those that normalise over time learn which part of each record is signal."""
+    for layer in layers:
+        x = layer(x, n_samples) if isinstance(layer, SignalGroupNorm) else layer(x)
+    return x
 
 
 def _world_size() -> int:

@@ -1,9 +1,10 @@
 """The layers of any encoder in the order of depth: what is frozen, and what learns slowly, when it is fine-tuned.
 
 Networks register their parts in the order in which a signal passes them, so the order can be read off the module tree:
-a list of blocks is as many layers; a part without a matrix of its own (a norm) belongs to the layer before it. Parts
-that stand side by side (one recurrence for each direction, one network for each group of leads) are gone through
-together, their first layers being one layer: a network names them in `side_by_side`.
+a list of blocks is as many layers; a part without a matrix of its own (a norm) belongs to the layer before it, or to
+that of the part for which a network names it in `acts_after`. Parts that stand side by side (one recurrence for each
+direction, one network for each group of leads, towers) are gone through together, their first layers being one layer: a
+network, or a part of it that stands side by side with others, names them in `side_by_side`.
 
 Contract: every parameter of the encoder is in exactly one layer; layer 0 reads the signal. Parameters that belong to no
 part (a class token, positions) are in layer 0.
@@ -23,12 +24,15 @@ Layer = tuple[list[nn.Module], list[nn.Parameter]]
 
 def layers_of(encoder: Encoder) -> list[Layer]:
     """The layers, the one that reads the signal first."""
-    return _layers(encoder, encoder.side_by_side)
+    return _layers(encoder)
 
 
-def _layers(module: nn.Module, side_by_side: tuple[str, ...] = ()) -> list[Layer]:
-    layers: list[Layer] = [([], list(module.parameters(recurse=False)))]
+def _layers(module: nn.Module) -> list[Layer]:
+    side_by_side, acts_after = getattr(module, "side_by_side", ()), getattr(module, "acts_after", {})
+    layers: list[Layer] = [([], [])]
     for name, child in module.named_children():
+        if name in acts_after:
+            continue
         if name in side_by_side:
             lanes = [_layers(lane) for lane in child.children()]
             found = [_joined(level) for level in zip(*lanes, strict=True)]
@@ -40,7 +44,15 @@ def _layers(module: nn.Module, side_by_side: tuple[str, ...] = ()) -> list[Layer
             else:
                 layers[-1][0].extend(modules)
                 layers[-1][1].extend(parameters)
-    return _merged_head(layers)
+    layers = _merged_head(layers)
+    for name, before in acts_after.items():
+        child, first = module.get_submodule(name), next(module.get_submodule(before).parameters())
+        modules, parameters = next(layer for layer in layers if any(each is first for each in layer[1]))
+        modules.append(child)
+        parameters.extend(child.parameters())
+    # after the head was merged: a token is a matrix too, but it reads no signal
+    layers[0][1][:0] = module.parameters(recurse=False)
+    return layers
 
 
 def _joined(layers: Sequence[Layer]) -> Layer:

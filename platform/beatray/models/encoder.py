@@ -47,7 +47,10 @@ class Encoder(nn.Module):
     """Registry name -> the settings that this name fixes."""
 
     side_by_side: ClassVar[tuple[str, ...]] = ()
-    """Lists of parts that do not follow each other: together they are one layer (depth.py)."""
+    """Lists of parts that do not follow each other: together they are one layer (depth.py). Parts may name theirs."""
+
+    acts_after: ClassVar[Mapping[str, str]] = {}
+    """A part -> the one it acts after, where others are registered between them: they are one layer (depth.py)."""
 
     def __init__(self, settings: Any, stages: Sequence[Stage], embed_dim: int | None = None) -> None:
         super().__init__()
@@ -219,7 +222,12 @@ def pool_over_time(fmap: Tensor, pooling: str, stage: Stage, n_samples: Tensor |
 
 
 def _drop_trunk(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Folders and checkpoints of before 0.2 hold the weights of a network below `trunk.`, xresnet's in `stages`."""
+    """Folders and checkpoints of before 0.2 hold the weights of a network below `trunk.`, xresnet's in `stages`.
+
+    A network that has a part of this name is none of those: its weights stay where they are.
+    """
+    if isinstance(getattr(module, "trunk", None), nn.Module):
+        return
     old = f"{prefix}trunk."
     for key in [key for key in state if key.startswith(old)]:
         name = key.removeprefix(old)

@@ -110,11 +110,12 @@ def _encoder_store(path: str) -> Store:
 def check_recipe(made_for: dict[str, Any], corpus: dict[str, Any], what: str) -> None:
     """Raise CheckpointError naming every line in which a corpus differs from the recipe a model was made for.
 
-    How patient ids were hashed changes no number in a row, so that line may differ.
+    Two lines may differ: how patient ids were hashed changes no number in a row, and a later version of the signal
+    analysis no signal, which is what a model reads.
     """
     differing = [
         f"{key}: {made_for.get(key)!r} against {corpus.get(key)!r}"
-        for key in sorted({*made_for, *corpus} - {"patient_salt"})
+        for key in sorted({*made_for, *corpus} - {"patient_salt", "dsp_version"})
         if made_for.get(key) != corpus.get(key)
     ]
     if differing:

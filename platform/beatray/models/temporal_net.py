@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from beatray.fields import check, setting
-from beatray.models.batch_norm import Norm, build_norm
+from beatray.models.batch_norm import Norm, build_norm, through
 from beatray.models.encoder import Encoder, Pooling, Stage, lead_rows, pool_over_time
 from beatray.models.layout import Conv1d, MaxPool1d, cat
 from beatray.record import INDEPENDENT_LEADS
@@ -76,13 +76,13 @@ class TemporalNet(Encoder):
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Means over leads of the maps of each lead."""
-        of_streams = [[fmap.mean(1) for fmap in maps] for maps in self._lead_maps(x_mv)]
+        of_streams = [[fmap.mean(1) for fmap in maps] for maps in self._lead_maps(x_mv, n_samples)]
         return [torch.stack(same_scale).mean(0) for same_scale in zip(*of_streams, strict=True)]
 
     def forward_leads(self, x_mv: Tensor, n_samples: Tensor | None = None) -> Tensor:
         """(B, 12, T) mV -> (B, 8, lead_dim), the pooled map of each of `leads`."""
         pooled = []
-        for maps in self._lead_maps(x_mv):
+        for maps in self._lead_maps(x_mv, n_samples):
             records, leads = maps[-1].shape[:2]
             valid = None if n_samples is None else n_samples.repeat_interleave(leads)
             flat = pool_over_time(maps[-1].flatten(0, 1), self.pooling, self.stages[-1], valid)
@@ -90,65 +90,78 @@ class TemporalNet(Encoder):
         where = {lead: position for position, lead in enumerate(lead for group in self.lead_groups for lead in group)}
         return lead_rows(torch.cat(pooled, 1), [where[lead] for lead in sorted(where)])
 
-    def _lead_maps(self, x_mv: Tensor) -> list[list[Tensor]]:
+    def _lead_maps(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[list[Tensor]]:
         """For each stream the maps (B, leads, C, T') of its leads, finest first."""
         x = self.lead_scale(x_mv)
         found = []
         for group, stream in zip(self.lead_groups, self.streams, strict=True):
             # all leads are one batch, so that they share the statistics of the norms as they share the weights
             rows = lead_rows(x, [self.leads[lead] for lead in group]).flatten(0, 1)[:, None]
-            found.append([fmap.unflatten(0, (-1, len(group))) for fmap in stream(rows)])
+            valid = None if n_samples is None else n_samples.repeat_interleave(len(group))
+            found.append([fmap.unflatten(0, (-1, len(group))) for fmap in stream(rows, valid)])
         return found
 
 
 class LeadNet(nn.Module):
     """One lead (N, 1, T) to its maps: the stem, the output of both towers at each coarser scale, the output."""
 
+    side_by_side = ("towers",)
+
     def __init__(self, settings: TemporalNetSettings) -> None:
         super().__init__()
         norm, out = settings.norm, 2 * settings.widths[-1]
+        strides = [_STEM_STRIDE * settings.block_stride**number for number in range(1, len(settings.widths) + 1)]
         self.every_scale = settings.block_stride > 1
         self.stem = Conv1d(1, settings.stem, _STEM_KERNEL, settings.stem_stride, _STEM_KERNEL // 2, bias=False)
-        self.stem_norm = build_norm(norm, settings.stem)
+        self.stem_norm = build_norm(norm, settings.stem, stride=settings.stem_stride)
         pooled = _STEM_STRIDE // settings.stem_stride
         self.pool = MaxPool1d(pooled + 1, pooled, padding=pooled // 2)
         self.towers = nn.ModuleList(
             nn.ModuleList(
-                TemporalBlock(before, width, kernel, settings)
-                for before, width in zip((settings.stem, *settings.widths), settings.widths, strict=False)
+                TemporalBlock(before, width, kernel, settings, samples)
+                for before, width, samples in zip(
+                    (settings.stem, *settings.widths[:-1]), settings.widths, strides, strict=True
+                )
             )
             for kernel in settings.kernels
         )
         self.join = Conv1d(out, out, 3, padding=1, bias=False)
-        self.join_norm = build_norm(norm, out)
+        self.join_norm = build_norm(norm, out, stride=strides[-1])
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        stem = torch.relu(self.pool(self.stem_norm(self.stem(x))))  # the same as pooling last, on a quarter
+    def forward(self, x: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
+        stem = through((self.stem, self.stem_norm, self.pool), x, n_samples)
+        stem = torch.relu(stem)  # the same as pooling last, on a quarter
         maps, towers = [stem], [stem, stem]
         for blocks in zip(*self.towers, strict=True):  # type: ignore[call-overload]
-            towers = [block(tower) for block, tower in zip(blocks, towers, strict=True)]
+            towers = [block(tower, n_samples) for block, tower in zip(blocks, towers, strict=True)]
             maps.append(cat(towers, 1))
-        out = torch.relu(self.dropout(self.join_norm(self.join(maps[-1]))))
+        out = torch.relu(through((self.join, self.join_norm, self.dropout), maps[-1], n_samples))
         return [*(maps[:-1] if self.every_scale else maps[:1]), out]
 
 
 class TemporalBlock(nn.Module):
-    """conv, norm, ReLU, conv, norm, dropout; added to the input, through a 1x1 convolution if shapes differ; ReLU."""
+    """conv, norm, ReLU, conv, norm, dropout; added to the input, through a 1x1 convolution if shapes differ; ReLU.
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, settings: TemporalNetSettings) -> None:
+    `samples` is how many of the encoder's input one cell of the result stands for.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, settings: TemporalNetSettings, samples: int
+    ) -> None:
         super().__init__()
         norm, stride = settings.norm, settings.block_stride
         self.conv_1 = Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
-        self.norm_1 = build_norm(norm, channels_out)
+        self.norm_1 = build_norm(norm, channels_out, stride=samples)
         self.conv_2 = Conv1d(channels_out, channels_out, kernel, 1, kernel // 2, bias=False)
-        self.norm_2 = build_norm(norm, channels_out)
+        self.norm_2 = build_norm(norm, channels_out, stride=samples)
         self.dropout = nn.Dropout(settings.dropout)
-        self.project: nn.Module = nn.Identity()
+        self.project = nn.Sequential()
         if stride > 1 or channels_in != channels_out:
             shortcut = Conv1d(channels_in, channels_out, 1, stride, bias=False)
-            self.project = nn.Sequential(shortcut, build_norm(norm, channels_out))
+            self.project = nn.Sequential(shortcut, build_norm(norm, channels_out, stride=samples))
 
-    def forward(self, x: Tensor) -> Tensor:
-        inner = self.norm_2(self.conv_2(torch.relu(self.norm_1(self.conv_1(x)))))
-        return torch.relu(self.dropout(inner) + self.project(x))
+    def forward(self, x: Tensor, n_samples: Tensor | None = None) -> Tensor:
+        inner = torch.relu(through((self.conv_1, self.norm_1), x, n_samples))
+        inner = through((self.conv_2, self.norm_2, self.dropout), inner, n_samples)
+        return torch.relu(inner + through(self.project, x, n_samples))

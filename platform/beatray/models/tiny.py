@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from beatray.fields import check, setting
-from beatray.models.batch_norm import Norm, build_norm
+from beatray.models.batch_norm import Norm, build_norm, through
 from beatray.models.encoder import Encoder, Pooling, Stage, check_odd
 from beatray.models.layout import Conv1d
 
@@ -49,32 +49,36 @@ class Tiny(Encoder):
         super().__init__(settings, [Stage(stem, 4), Stage(middle, 8), Stage(out, 16)])
         norm, kernel, wide = settings.norm, settings.kernel, settings.stem_kernel
         self.stem = Conv1d(12, stem, wide, stride=2, padding=wide // 2, bias=False)
-        self.stem_norm = build_norm(norm, stem)
-        self.block_1 = ResidualBlock(stem, middle, kernel, 2, norm)
-        self.block_2 = ResidualBlock(middle, out, kernel, 2, norm)
-        self.block_3 = ResidualBlock(out, out, kernel, 1, norm)
+        self.stem_norm = build_norm(norm, stem, stride=4)
+        self.block_1 = ResidualBlock(stem, middle, kernel, 2, norm, 8)
+        self.block_2 = ResidualBlock(middle, out, kernel, 2, norm, 16)
+        self.block_3 = ResidualBlock(out, out, kernel, 1, norm, 16)
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps at strides 4, 8 and 16."""
-        stem = torch.relu(self.stem_norm(self.stem(halve_rate(self.lead_scale(x_mv)))))
-        eighth = self.block_1(stem)
-        return [stem, eighth, self.block_3(self.block_2(eighth))]
+        stem = torch.relu(through((self.stem, self.stem_norm), halve_rate(self.lead_scale(x_mv)), n_samples))
+        eighth = self.block_1(stem, n_samples)
+        return [stem, eighth, self.block_3(self.block_2(eighth, n_samples), n_samples)]
 
 
 class ResidualBlock(nn.Module):
-    """conv, norm, ReLU, conv, norm; added to the input, through a strided 1x1 convolution where shapes differ; ReLU."""
+    """conv, norm, ReLU, conv, norm; added to the input, through a strided 1x1 convolution where shapes differ; ReLU.
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, norm: str) -> None:
+    `samples` is how many of the encoder's input one cell of the result stands for.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, norm: str, samples: int) -> None:
         super().__init__()
         self.conv_1 = Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
-        self.norm_1 = build_norm(norm, channels_out)
+        self.norm_1 = build_norm(norm, channels_out, stride=samples)
         self.conv_2 = Conv1d(channels_out, channels_out, kernel, 1, kernel // 2, bias=False)
-        self.norm_2 = build_norm(norm, channels_out)
+        self.norm_2 = build_norm(norm, channels_out, stride=samples)
         same = stride == 1 and channels_in == channels_out
         self.project = nn.Identity() if same else Conv1d(channels_in, channels_out, 1, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        inner = self.norm_2(self.conv_2(torch.relu(self.norm_1(self.conv_1(x)))))
+    def forward(self, x: Tensor, n_samples: Tensor | None = None) -> Tensor:
+        inner = torch.relu(through((self.conv_1, self.norm_1), x, n_samples))
+        inner = through((self.conv_2, self.norm_2), inner, n_samples)
         return torch.relu(inner + self.project(x))
 
 

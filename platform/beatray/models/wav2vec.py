@@ -12,7 +12,8 @@ and the context. A convolution of kernel and stride 2 has no middle sample: afte
 stands for j 2^n + (2^n - 1) / 2. With `half_rate` the steps are those of 250 Hz (tiny.halve_rate). An odd length is
 filled up with one zero before each convolution. With n_samples, samples beyond it are zero, the norm over time counts
 the cells of the signal alone, and tokens beyond it are zero for the positions and no key of the attention: a padded
-recording gives what it gives alone.
+recording gives what it gives alone with its n_samples. Without n_samples every cell counts: a last one that is partly
+filled too, which n_samples leave out where its middle lies beyond the signal (of 10 s with half_rate, token 157).
 
 Differences: layers are never dropped (the released settings drop none either); a norm over time counts no padding.
 """
@@ -66,6 +67,7 @@ class Wav2Vec(Encoder):
 
     Settings = Wav2VecSettings
     names: ClassVar[dict[str, dict[str, Any]]] = {"wav2vec": {}}
+    acts_after: ClassVar[dict[str, str]] = {"conv_norm": "convs.0"}
     directions: tuple[str, ...] = ()
     drops_tokens: bool = False
 
@@ -117,11 +119,12 @@ class Wav2Vec(Encoder):
         """The map of every convolution; zero where no sample of the signal is."""
         if n_samples is not None:
             n_samples = n_samples.to(x_mv.device)
-            beyond = torch.arange(x_mv.shape[-1], device=x_mv.device) >= n_samples[:, None]
-            x_mv = x_mv.masked_fill(beyond[:, None], 0.0)
+            x_mv = _silent_after(x_mv, n_samples)
         x = self.lead_scale(x_mv)
         if self.half_rate:
             x = halve_rate(x)
+            if n_samples is not None:  # the filter carries the last samples one step on
+                x = _silent_after(x, (n_samples + 1) // 2)
         maps: list[Tensor] = []
         for conv in self.convs:
             x = conv(pad(x, 0, 1))  # of an even length the convolution leaves the zero out again
@@ -141,6 +144,11 @@ class Wav2Vec(Encoder):
         if cells.device.type == "cpu" and bool((cells == tokens.shape[1]).all()):
             return None
         return torch.arange(tokens.shape[1], device=tokens.device) < cells.to(tokens.device)[:, None]
+
+
+def _silent_after(x: Tensor, steps: Tensor) -> Tensor:
+    """x (B, C, T) with zeros after the first `steps` (B,) of each record."""
+    return x.masked_fill((torch.arange(x.shape[-1], device=x.device) >= steps[:, None])[:, None], 0.0)
 
 
 class TimeNorm(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from beatray.fields import check, setting
-from beatray.models.batch_norm import Norm, build_norm
+from beatray.models.batch_norm import Norm, build_norm, through
 from beatray.models.encoder import Encoder, Pooling, Stage, check_odd
 from beatray.models.layout import AvgPool1d, Conv1d, MaxPool1d
 
@@ -62,11 +62,11 @@ class XResNet(Encoder):
         channels_of = (64, *(width * expansion for width in widths))
         super().__init__(settings, [Stage(*each) for each in zip(channels_of, strides, strict=True)])
         self.stem = nn.Sequential(
-            *_conv_norm(12, 32, kernel, 2, norm),
+            *_conv_norm(12, 32, kernel, 2, norm, 2),
             nn.ReLU(),
-            *_conv_norm(32, 32, kernel, 1, norm),
+            *_conv_norm(32, 32, kernel, 1, norm, 2),
             nn.ReLU(),
-            *_conv_norm(32, 64, kernel, 1, norm),
+            *_conv_norm(32, 64, kernel, 1, norm, 2),
             nn.ReLU(),
         )
         self.max_pool = MaxPool1d(3, pool_stride, padding=1)
@@ -76,7 +76,7 @@ class XResNet(Encoder):
             layers = []
             for position in range(count):
                 stride = 2 if number > 0 and position == 0 else 1
-                layers.append(XResBlock(channels, width, expansion, kernel, stride, norm))
+                layers.append(XResBlock(channels, width, expansion, kernel, stride, norm, strides[number + 1]))
                 channels = width * expansion
             blocks_of_stage.append(nn.Sequential(*layers))
         self.residual_stages = nn.ModuleList(blocks_of_stage)
@@ -86,27 +86,33 @@ class XResNet(Encoder):
 
     def forward_stages(self, x_mv: Tensor, n_samples: Tensor | None = None) -> list[Tensor]:
         """Maps of the stem and of stages 1 to 4."""
-        maps = [self.stem(self.lead_scale(x_mv))]
+        maps = [through(self.stem, self.lead_scale(x_mv), n_samples)]
         x = self.max_pool(maps[0])
         for stage in self.residual_stages:
-            x = stage(x)
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, n_samples)
             maps.append(x)
         return maps
 
 
 class XResBlock(nn.Module):
-    """Two convolutions, or a bottleneck of three when `expansion` exceeds 1, and a pooled, projected shortcut."""
+    """Two convolutions, or a bottleneck of three when `expansion` exceeds 1, and a pooled, projected shortcut.
 
-    def __init__(self, channels_in: int, width: int, expansion: int, kernel: int, stride: int, norm: str) -> None:
+    `samples` is how many of the encoder's input one cell of the result stands for.
+    """
+
+    def __init__(
+        self, channels_in: int, width: int, expansion: int, kernel: int, stride: int, norm: str, samples: int
+    ) -> None:
         super().__init__()
         channels_out = width * expansion
         if expansion == 1:
-            layers = [*_conv_norm(channels_in, width, kernel, stride, norm), nn.ReLU()]
-            layers += _conv_norm(width, channels_out, kernel, 1, norm)
+            layers = [*_conv_norm(channels_in, width, kernel, stride, norm, samples), nn.ReLU()]
+            layers += _conv_norm(width, channels_out, kernel, 1, norm, samples)
         else:
-            layers = [*_conv_norm(channels_in, width, 1, 1, norm), nn.ReLU()]
-            layers += [*_conv_norm(width, width, kernel, stride, norm), nn.ReLU()]
-            layers += _conv_norm(width, channels_out, 1, 1, norm)
+            layers = [*_conv_norm(channels_in, width, 1, 1, norm, samples // stride), nn.ReLU()]
+            layers += [*_conv_norm(width, width, kernel, stride, norm, samples), nn.ReLU()]
+            layers += _conv_norm(width, channels_out, 1, 1, norm, samples)
         last_weight = layers[-1].weight
         assert isinstance(last_weight, torch.Tensor)
         nn.init.zeros_(last_weight)  # the block starts as its shortcut
@@ -115,13 +121,15 @@ class XResBlock(nn.Module):
         if stride != 1:
             shortcut.append(AvgPool1d(stride, ceil_mode=True))
         if channels_in != channels_out:
-            shortcut += _conv_norm(channels_in, channels_out, 1, 1, norm)
+            shortcut += _conv_norm(channels_in, channels_out, 1, 1, norm, samples)
         self.shortcut = nn.Sequential(*shortcut)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.inner(x) + self.shortcut(x))
+    def forward(self, x: Tensor, n_samples: Tensor | None = None) -> Tensor:
+        return torch.relu(through(self.inner, x, n_samples) + through(self.shortcut, x, n_samples))
 
 
-def _conv_norm(channels_in: int, channels_out: int, kernel: int, stride: int, norm: str) -> list[nn.Module]:
+def _conv_norm(
+    channels_in: int, channels_out: int, kernel: int, stride: int, norm: str, samples: int
+) -> list[nn.Module]:
     conv = Conv1d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
-    return [conv, build_norm(norm, channels_out)]
+    return [conv, build_norm(norm, channels_out, stride=samples)]

@@ -170,9 +170,9 @@ class BeatSsl(Objective):
         return described(settings)
 
     @classmethod
-    def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    def variant(cls, changes: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """What recordings and heartbeats are contrasted with: `soft_1^50 / hard`."""
-        return variant(changes)
+        return variant(changes, settings)
 
     @classmethod
     def beat_box(cls, settings: BeatSslSettings) -> BeatBox | None:

@@ -21,7 +21,7 @@ def described(settings: BeatSslSettings) -> str:
     """A phrase for the terms."""
     rhythm, beat = settings.rhythm, settings.beat
     sharpened = f"^{settings.exponent:g}" if rhythm == "soft_1" else ""
-    soft = rhythm in SOFT or beat in SOFT
+    soft = (rhythm in SOFT or beat in SOFT) and settings.loss == "soft_cross_entropy"
     mass = f", positive mass {settings.positive_mass}" if soft and settings.positive_mass is not None else ""
     kind = f" ({settings.beat_positives})" if beat == "hard" else ""
     features = f", measured features (weight {settings.feature_weight:g})" if settings.feature_weight else ""
@@ -30,13 +30,16 @@ def described(settings: BeatSslSettings) -> str:
     return f"Beat-SSL, rhythm {rhythm}{sharpened}, beats {beat}{kind}{mass}{features}{moments}"
 
 
-def variant(changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """What is contrasted, and what the prediction weighs: `soft_1^50 / hard + 0.3 moments`; the settings left over."""
+def variant(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """What is contrasted, and what the prediction weighs: `soft_1^50 / hard + 0.3 moments`; the settings left over.
+
+    An exponent of None in `settings` is not to be named.
+    """
     left = dict(changes)
     if not {"objective.rhythm", "objective.beat"} <= left.keys():
         return None
-    exponent = left.pop("objective.exponent", 1)
-    sharpened = f"^{exponent:g}" if exponent != 1 else ""
+    exponent = left.pop("objective.exponent", settings.get("exponent", BeatSslSettings().exponent))
+    sharpened = f"^{exponent:g}" if exponent not in (1, None) else ""
     targets = (str(left.pop("objective.rhythm")), str(left.pop("objective.beat")))
     weight = left.pop("objective.prediction_weight", 0)
     moments = f" + {weight:g} moments" if weight else ""
@@ -73,6 +76,6 @@ def _remedy(kind: str, settings: BeatSslSettings) -> str:
         return "nearly all beats count as alike; choose objective.beat_positives=same_record, or a larger batch"
     sharper = SHARPER[kind]
     advice = f"raise objective.{sharper} (now {getattr(settings, sharper)})"
-    if not settings.positive_mass:
+    if not settings.positive_mass and settings.loss == "soft_cross_entropy":
         advice += f", or set objective.positive_mass=0.5 (now {settings.positive_mass})"
     return advice

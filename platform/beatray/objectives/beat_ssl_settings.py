@@ -37,7 +37,8 @@ class BeatSslSettings:
     exponent: float = setting(50.0, "sharpens soft_1", above=0.0, searchable=True)
     positive_mass: float | None = setting(
         0.5,
-        "part of a soft target that positive pairs hold; null: the plain target; 0: nothing, only others draw",
+        "of soft_cross_entropy: part of a soft target that positive pairs hold; null: the plain target; 0: nothing, "
+        "only others draw",
         at_least=0.0,
         below=1.0,
         was="pos_mass",
@@ -49,7 +50,7 @@ class BeatSslSettings:
     temperature: float = setting(0.1, above=0.0, searchable=True)
     loss: Form = setting(
         "soft_cross_entropy",
-        "soft_cross_entropy, softclt (weights as they are) or sigmoid (pairwise)",
+        "soft_cross_entropy, softclt or sigmoid (pairwise); the last two take the similarities as they are",
         was="form",
         was_values={"rownorm": "soft_cross_entropy", "bce": "sigmoid"},
     )
@@ -90,11 +91,8 @@ class BeatSslSettings:
                 "rhythm and beat are both none: there is nothing to learn from, unless feature_weight or "
                 "prediction_weight is above 0"
             )
-        if self.positive_mass == 0.0 and self.loss == "sigmoid":
-            raise ValueError(
-                "positive_mass=0 with loss=sigmoid would push the two views of a record apart; "
-                "choose soft_cross_entropy"
-            )
+        if self.positive_mass == 0.0 and self.loss != "soft_cross_entropy":
+            raise ValueError(f"positive_mass=0 is of loss=soft_cross_entropy, not of {self.loss}")
 
     OLDER: ClassVar[tuple[str, ...]] = ("hard_beat", "beat_labels", "beat_similarity")
     """Three keys of before 0.2 that are one now: beat_positives."""

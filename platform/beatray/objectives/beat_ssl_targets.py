@@ -38,7 +38,8 @@ def soft_of(
     def of_rows(index: Tensor) -> RowTargets:
         own, similarity = own_of(index), similarity_of(index)
         soft = similarity.targets(own, every.dtype)
-        return RowTargets(fix_positive_mass(soft, own, index, settings.positive_mass, there), own, similarity)
+        mass = settings.positive_mass if settings.loss == "soft_cross_entropy" else None
+        return RowTargets(fix_positive_mass(soft, own, index, mass, there), own, similarity)
 
     return of_rows
 

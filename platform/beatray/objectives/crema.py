@@ -156,11 +156,11 @@ class Crema(Objective):
         """Scaled patches (B, T', 12 P), and which of their values count."""
         exact = at_least_float32(x_mv)
         target = patches_of(self.encoder.lead_scale(exact), self.stage.stride)
-        if self.settings.normalise_patches:
-            target = functional.layer_norm(target, target.shape[-1:], eps=1e-6)
         there = torch.arange(x_mv.shape[-1], device=x_mv.device) < n_valid[:, None]
-        counts = there[:, None, :] & (x_mv != 0).any(-1, keepdim=True)
-        return target, patches_of(counts.to(target.dtype), self.stage.stride)
+        counts = patches_of((there[:, None, :] & (x_mv != 0).any(-1, keepdim=True)).to(target.dtype), self.stage.stride)
+        if self.settings.normalise_patches:
+            target = normalised(target, counts)
+        return target, counts
 
 
 class PatchDecoder(nn.Module):
@@ -206,6 +206,13 @@ def patches_of(x: Tensor, patch: int) -> Tensor:
     padded = functional.pad(x, (left, max(count * patch - left - x.shape[-1], 0)))[..., : count * patch]
     patches: Tensor = padded.unflatten(-1, (count, patch)).transpose(1, 2).flatten(2)
     return patches
+
+
+def normalised(patches: Tensor, counts: Tensor) -> Tensor:
+    """Each patch with mean 0 and variance 1 over the values of it that count, the others 0: (B, T', V) twice."""
+    n = counts.sum(-1, keepdim=True).clamp_min(1.0)
+    away = (patches - (patches * counts).sum(-1, keepdim=True) / n) * counts
+    return away / (away.square().sum(-1, keepdim=True) / n + 1e-6).sqrt()
 
 
 def masked_errors(drawn: Tensor, target: Tensor, counts: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:

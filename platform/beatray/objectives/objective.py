@@ -206,8 +206,8 @@ class Objective(nn.Module):
         return cls.title
 
     @classmethod
-    def variant(cls, changes: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """The method's own name for a row of a sweep with these dotted settings.
+    def variant(cls, changes: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """The method's own name for a row of a sweep with these dotted settings; `settings` are all of the objective.
 
         With it the settings that the name leaves out. None where the method has no name for them.
         """
@@ -259,7 +259,8 @@ def collapse_warnings(means: Mapping[str, float], at: Progress, remedy: str = Ob
     found = {}
     for key, value in means.items():
         term, _, what = key.partition("/")
-        if what != "embedding_std" or at.part <= 0.1 or means.get(f"{term}/rows", 2.0) < 2.0:
+        few = means.get("records", 2.0) < 2.0 or means.get(f"{term}/rows", 2.0) < 2.0  # one recording spreads nowhere
+        if what != "embedding_std" or at.part <= 0.1 or few:
             continue
         if value < MIN_EMBEDDING_STD:
             found[key] = (

@@ -108,7 +108,8 @@ def _is_number(value: object) -> bool:
 def _without(key: str, method: Method) -> str:
     """What a method is called but for this setting."""
     changes = {other: value for other, value in method.changes.items() if other != key}
-    variant = method.objective.variant(changes)
+    settings = {**method.trials[0].settings.get("objective", {}), key.removeprefix("objective."): None}
+    variant = method.objective.variant(changes, settings)
     if variant is not None:
         return full_name(*variant)
     return ", ".join(f"{other}={value}" for other, value in changes.items()) or "all"

@@ -276,7 +276,7 @@ def network_names(results: SweepResults) -> dict[str, str]:
 
 def name_of(method: Method) -> str:
     """The method's short name by its objective, with the settings that it leaves out; else the trial's own name."""
-    variant = method.objective.variant(method.changes)
+    variant = method.objective.variant(method.changes, method.trials[0].settings.get("objective", {}))
     return method.name if variant is None else full_name(*variant)
 
 

@@ -76,12 +76,14 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
         self._replay(trial, trial.config["trial"])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        """`result` is flat, as Tune hands it over: `report/step`, `report/loss`, ..."""
+        """`result` is flat, as Tune hands it over: `report/step`, `report/loss`, ... and, in `report/earlier`, those of
+        the epochs before: each fills its own rung."""
         report = {name.removeprefix("report/"): value for name, value in result.items() if name.startswith("report/")}
         name = trial.config["trial"]
-        if name not in self._fallen and self._on_report(trial, name, report) == TrialScheduler.STOP:
-            self._fallen.add(name)
-            self._fall(name)
+        for each in (*report.pop("earlier", ()), report):
+            if name not in self._fallen and self._on_report(trial, name, each) == TrialScheduler.STOP:
+                self._fallen.add(name)
+                self._fall(name)
         return str(TrialScheduler.CONTINUE)
 
     def _on_report(self, trial: Any, name: str, report: Mapping[str, Any]) -> str:

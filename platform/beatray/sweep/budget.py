@@ -142,12 +142,14 @@ def _measured(
 
 
 def _digest(run_spec: RunSpec) -> str:
+    """Of what the time of a step depends on; the number of recordings where they are fewer than a batch."""
     settings = asdict(run_spec.settings)
     about = {
         "objective": settings["objective"],
         "encoder": settings["encoder"],
         "train": {key: settings["train"][key] for key in TRAINED_WITH},
         "corpus": run_spec.manifest_hash,
+        **({"rows": run_spec.rows} if run_spec.rows < run_spec.settings.train.batch_size else {}),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

@@ -94,10 +94,13 @@ class SweepCallback(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         name = trial.config["trial"]
         if "report" in result:
-            report = {key: value for key, value in result["report"].items() if isinstance(value, (int, float))}
-            reports = tuple(old for old in self._record[name].reports if old["step"] < report["step"])
-            steps, seconds = int(report["step"]) + 1, self._seconds(name)
-            self._record.change(name, steps=steps, seconds=seconds, reports=(*reports, report))
+            reports = [
+                {key: value for key, value in each.items() if isinstance(value, (int, float))}
+                for each in (*result["report"].get("earlier", ()), result["report"])
+            ]
+            before = [old for old in self._record[name].reports if old["step"] < reports[0]["step"]]
+            steps, seconds = int(reports[-1]["step"]) + 1, self._seconds(name)
+            self._record.change(name, steps=steps, seconds=seconds, reports=(*before, *reports))
         for lost in result.get("lost", ()):
             self._notify(f"  {name}: {lost}; it continues from its newest checkpoint")
         if "error" in result:

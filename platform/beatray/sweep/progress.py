@@ -146,7 +146,8 @@ def _refuse_others(plan: SweepPlan, known: Mapping[str, TrialRecord]) -> None:
 
 def _finished(before: TrialRecord, run_spec: RunSpec, scores: Mapping[str, float]) -> TrialRecord:
     figures = {**before.figures, **figures_of(run_spec), **scores}
-    return replace(before, status="finished", steps=run_spec.steps, figures=figures, error=None)
+    steps = ended_at(run_spec) or run_spec.steps
+    return replace(before, status="finished", steps=steps, figures=figures, error=None)
 
 
 def _unfinished(before: TrialRecord, sweep: SweepSettings) -> TrialRecord:

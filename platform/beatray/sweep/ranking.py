@@ -30,7 +30,9 @@ from beatray.train import checkpoint as checkpoints
 from beatray.train.run_folder import METRICS
 from beatray.train.run_spec import RunSpec
 
-VALIDATION_LOSS = "validation_loss"
+VALIDATION = "validation_"
+"""How the columns of a validation begin."""
+VALIDATION_LOSS = f"{VALIDATION}loss"
 REPORTED = ("loss", VALIDATION_LOSS)
 """What the ranks report while they train."""
 COLUMNS = (
@@ -114,7 +116,7 @@ def check_metric(run_spec: RunSpec, sweep: SweepSettings) -> None:
 
 
 def figures_of(run_spec: RunSpec) -> dict[str, float]:
-    """The last figures of a run, from its folder; the validation loss is that of the exported weights."""
+    """The last figures of a run, from its folder; those of its validation are of the weights that it exports."""
     try:
         text = run_spec.run.read(METRICS).decode()
     except FileNotFoundError:
@@ -124,7 +126,12 @@ def figures_of(run_spec: RunSpec) -> dict[str, float]:
     if any(CORE_S in line for line in lines):  # not in the journal of an older version
         figures[CORE_MINUTES] = sum(line.get(CORE_S) or 0.0 for line in lines) / 60.0
     best = checkpoints.best(run_spec.run) if run_spec.settings.checkpoint.export == "best" else None
-    return figures if best is None else {**figures, VALIDATION_LOSS: best[1]}
+    of_best = [] if best is None else [line for line in lines if checkpoints.name_of(line["step"] + 1) == best[0]]
+    if not of_best:
+        return figures
+    others = {name: value for name, value in figures.items() if not name.startswith(VALIDATION)}
+    validated = {name: value for name, value in last_figures(of_best).items() if name.startswith(VALIDATION)}
+    return {**others, **validated}  # from the journal: best.json holds what was selected by, which need not be the loss
 
 
 def _today(line: Mapping[str, Any]) -> dict[str, Any]:

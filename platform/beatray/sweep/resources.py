@@ -16,8 +16,7 @@ DRIVER_CPUS = 0.05
 def cpus_of(settings: PretrainSettings) -> float:
     """CPUs of one trial with all its readers at work: then no trial waits for another's."""
     train = settings.train
-    stages = 2 if settings.train.augment_on == "workers" else 1
-    readers = train.readers_per_worker * train.cpus_per_reader * stages
+    readers = train.readers_per_worker * train.cpus_per_reader
     return train.least_workers * (train.cpus_per_worker + readers) + DRIVER_CPUS
 
 

@@ -31,7 +31,7 @@ from beatray.sweep.evaluation import evaluate_controls
 from beatray.sweep.population import exploits, score_at, stopped_after, targets
 from beatray.sweep.progress import Prepared, run_spec_of, with_copies
 from beatray.sweep.ranking import tables
-from beatray.sweep.record import ENDED, SweepRecord
+from beatray.sweep.record import ENDED, RunningSweep, SweepRecord
 from beatray.sweep.resources import DRIVER_CPUS, at_a_time, check_trial
 from beatray.sweep.space import shown
 from beatray.sweep.starts import note_start
@@ -156,10 +156,15 @@ def _rounds(prepared: Prepared, at_once: int, callback: SweepCallback, notify: N
         }
         if due:
             _tune(prepared, due, at_once, callback.until(None if last else end))
-        going = [name for name in run_specs if record[name].status != "failed"]
-        if last or callback.stopping or any(newest_step(run_specs[name].run) < end for name in going):
+        if last or callback.stopping or not reached(record, run_specs, end):
             return
         _exploit(prepared, number, end, notify)
+
+
+def reached(record: RunningSweep, run_specs: Mapping[str, RunSpec], end: int) -> bool:
+    """Whether every trial that goes on is at the end of the round: not those that have failed, or ended before it."""
+    going = [name for name in run_specs if record[name].status not in (*ENDED, "failed")]
+    return all(newest_step(run_specs[name].run) >= end for name in going)
 
 
 def _exploit(prepared: Prepared, number: int, end: int, notify: Notify) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Hooks:
     """What surrounds a rank; the defaults are those of a rank alone."""
 
     start: str | None = None  # the id of this start of the run
-    report: Callable[[dict[str, Any]], None] = lambda metrics: None  # called by all ranks at the same steps
+    report: Callable[[dict[str, Any]], None] = lambda metrics: None  # by all ranks at the same steps (report_now)
     preempted: Callable[[], bool] = lambda: False  # likewise: is a node about to be taken away?
     begin: Callable[[int], None] = lambda step: None  # likewise, once, with the step before the first
 
@@ -63,7 +63,7 @@ class Training:
     under_way: UnderWay | None = None  # the step that the device works at, not read yet
     read_s: float = 0.0  # when the newest step was read
     strikes: int = 0
-    unreported: dict[str, Any] | None = None  # the newest report that Ray has not got yet
+    unreported: list[dict[str, Any]] = field(default_factory=list)  # what Ray has not got yet, the newest last
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,7 @@ def account(t: Training, step: UnderWay) -> None:
         "loss": None,  # of a refused step
         "learning_rate": step.learning_rate,
         "gradient_norm": _finite_or_none(norm),
+        "records": rows,
         "records_per_s": rows / (seconds + step.waited),
         "data_wait_s": step.waited,
         "step_s": seconds,
@@ -149,13 +150,20 @@ def account(t: Training, step: UnderWay) -> None:
             _save(t, number + 1, selection)
     if scores is not None or ends or (epoch_ends and t.validation is None):
         logged = {name: line.get(name) for name in ("step", "epoch", "loss", *(scores or ("validation_loss",)))}
-        t.unreported = {**(t.unreported or {}), **{name: value for name, value in logged.items() if value is not None}}
+        t.unreported.append({name: value for name, value in logged.items() if value is not None})
     if verdict.look:
         if t.hooks.preempted():
             checkpoint_now(t, number + 1)
-        if t.unreported is not None:
-            t.hooks.report(t.unreported)
-            t.unreported = None
+        report_now(t)
+
+
+def report_now(t: Training) -> None:
+    """Report the newest epoch, with those since the last report as `earlier`: a search compares trials epoch by epoch,
+    and Ray takes reports less often than short epochs end."""
+    if t.unreported:
+        *earlier, newest = t.unreported
+        t.hooks.report({**newest, "earlier": earlier})
+        t.unreported = []
 
 
 def checkpoint_now(t: Training, done: int) -> None:

@@ -29,6 +29,7 @@ from beatray.train.account import (
     Verdict,
     account,
     checkpoint_now,
+    report_now,
     rows_here,
     settle,
     worked_s,
@@ -103,8 +104,7 @@ def train(run_spec: RunSpec, ranks: Ranks, hooks: Hooks | None = None) -> bool:
             else:
                 _one_step(t, number, fed, waited, verdict)
                 watchdog.step()
-        if t.unreported is not None:
-            hooks.report(t.unreported)
+        report_now(t)
         if first is not None:
             first.settle()
             _raise(first.fault())

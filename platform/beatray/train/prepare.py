@@ -125,6 +125,8 @@ def prepare_run(
         if settings.corpus.most_recordings is not None:
             why += f", or corpus.most_recordings={settings.corpus.most_recordings} holds no whole patient"
         raise SettingsError(f"no recording of {settings.corpus.path} may be trained on: {why}")
+    if held_out.empty:
+        refuse_without_validation(settings)
     settings = resolved(settings)
     statistics = feature_statistics(corpus)
     arrays = _reads(settings, statistics)
@@ -165,7 +167,33 @@ def prepare_run(
         trained_on=_with_earlier(hashes_of(chosen), settings.first_weights),
         key_sum=key_sum(record_key(name) for name in chosen["record_id"]),
         sources={str(name): int(count) for name, count in sorted(chosen["source"].value_counts().items())},
+        earlier_sources=_sources_of(settings.first_weights),
     )
+
+
+def _sources_of(weights: str | None) -> dict[str, int] | None:
+    """What the encoder that training starts from was trained on by source; None where that, or a part, is not known."""
+    if weights is None:
+        return None
+    description = describe_encoder(weights)
+    own, earlier = description.get("sources"), description.get("earlier_sources")
+    if not own or (description.get("started_from") and not earlier):
+        return None
+    return {name: max(own.get(name, 0), (earlier or {}).get(name, 0)) for name in sorted({*own, *(earlier or {})})}
+
+
+def refuse_without_validation(settings: PretrainSettings) -> None:
+    """SettingsError if something is set that follows from validations, for a run that has none."""
+    for name, is_set, off in (
+        ("checkpoint.export=best", settings.checkpoint.export == "best", "checkpoint.export=last"),
+        (f"train.patience={settings.train.patience}", settings.train.patience is not None, "train.patience=null"),
+    ):
+        if is_set:
+            raise SettingsError(
+                f"{name} needs a validation, and no recording of {settings.corpus.path} is held out for one: choose "
+                "corpus.validation_folds that the corpus has, with corpus.pretrain_sees_test=false (sources without "
+                f"folds have none), or set {off}"
+            )
 
 
 def _with_earlier(hashes: bytes, weights: str | None) -> bytes:

@@ -190,6 +190,8 @@ class RankZero:
             "supervised": objective.supervised,
             "manifest_hash": run_spec.manifest_hash,
             "sources": run_spec.sources,
+            "started_from": run_spec.settings.encoder_weights_sha256 if run_spec.settings.first_weights else None,
+            "earlier_sources": run_spec.earlier_sources,
             "corpus_settings": as_dict(run_spec.settings)["corpus"],
             "steps": done,
             "run_steps": run_spec.steps,

@@ -17,9 +17,8 @@ def check_resources(settings: PretrainSettings, total: dict[str, float]) -> None
     """
     train = settings.train
     workers = train.least_workers
-    stages = 2 if settings.train.augment_on == "workers" else 1
     for_ranks = workers * train.cpus_per_worker
-    for_readers = workers * train.cpus_per_reader * stages
+    for_readers = workers * train.cpus_per_reader
     have = total.get("CPU", 0.0)
     if for_ranks + for_readers > have:
         raise SettingsError(
@@ -37,8 +36,7 @@ def check_resources(settings: PretrainSettings, total: dict[str, float]) -> None
 def check_readers_fit(settings: PretrainSettings, workers: int, total: dict[str, float]) -> None:
     """For a group that runs already: TrainingError if it has left its readers no CPUs, as an elastic one can."""
     train = settings.train
-    stages = 2 if settings.train.augment_on == "workers" else 1
-    need = workers * (train.cpus_per_worker + train.cpus_per_reader * stages)
+    need = workers * (train.cpus_per_worker + train.cpus_per_reader)
     have = total.get("CPU", 0.0)
     if need > have:
         raise TrainingError(
@@ -50,8 +48,7 @@ def check_readers_fit(settings: PretrainSettings, workers: int, total: dict[str,
 def missing_now(settings: PretrainSettings, free: dict[str, float], total: dict[str, float]) -> str | None:
     """A message on what others use at the moment and this run must wait for; None if it can start at once."""
     train = settings.train
-    stages = 2 if settings.train.augment_on == "workers" else 1
-    need = train.least_workers * (train.cpus_per_worker + train.cpus_per_reader * stages)
+    need = train.least_workers * (train.cpus_per_worker + train.cpus_per_reader)
     if need > free.get("CPU", 0.0):
         return f"{need:g} CPUs are needed and {free.get('CPU', 0.0):g} are free"
     if use_gpu(settings, total) and free.get("GPU", 0.0) < train.least_workers:

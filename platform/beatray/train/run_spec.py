@@ -55,6 +55,7 @@ class RunSpec:
     trained_on: bytes  # sorted 8-byte content hashes of the training rows, exported with the encoder
     key_sum: int  # of the training rows' record keys: epoch_audit.py
     sources: dict[str, int] = field(default_factory=dict)  # training rows by source, exported with the encoder
+    earlier_sources: dict[str, int] | None = None  # the same of the encoder that training starts from, if known
     test_targets: str = ""  # SHA-256 of the targets that a model is scored by, where the objective learns from labels
 
     @property

@@ -40,7 +40,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="beatray-checkpoint")
         self._writing: Future[None] | None = None
         self._fault: CheckpointError | None = None
-        self._best = checkpoints.best(run)
+        self._best = self._whole_best()
         self._last_at = time.monotonic()
         self.failures = 0
 
@@ -98,6 +98,18 @@ class CheckpointWriter:
         if self._writing is not None and self._writing.done():
             self.wait()
         return self._fault
+
+    def _whole_best(self) -> tuple[str, float] | None:
+        """The best so far. One that is damaged is forgotten: a replay of its step gives an equal value, not a less."""
+        best = checkpoints.best(self._run)
+        if best is not None:
+            try:
+                checkpoints.load(self._run, best[0])
+            except CheckpointError as error:
+                log.warning("the best checkpoint is forgotten; the next validation decides anew: %s", error)
+                self._run.child(checkpoints.FOLDER).delete(checkpoints.BEST)
+                return None
+        return best
 
     def _write(self, checkpoint: Checkpoint, validation_loss: float | None) -> None:
         if not self._may_write():
