@@ -29,9 +29,9 @@ STARTS_RAY = ("tests/distributed/", "tests/chaos/", "tests/accuracy/test_golden_
               "tests/hostile/test_ingest_command.py", "tests/unit/test_ray_session.py",
               "tests/unit/test_precision.py", "tests/unit/test_bundled_weights.py")  # fmt: skip
 SECOND_ROW = ("tests/distributed/test_demo.py", "tests/distributed/test_doctor_multi_node.py",
-              "tests/distributed/test_examples.py", "tests/distributed/test_local_cluster.py")  # fmt: skip
-"""Of those, what has a Ray of its own, mostly of commands: it may run beside the others. Jobs of a cluster may not:
-beside the end of the other row they were lost with their process."""
+              "tests/distributed/test_local_cluster.py")  # fmt: skip
+"""Of those, what mostly waits for commands that it starts: it may run beside the others. Jobs of a cluster, and a Ray
+in the process of the tests, may not: beside the end of the other row they were lost."""
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import methods_table
@@ -65,3 +66,13 @@ def test_every_table_of_the_page_has_its_scores() -> None:
     text = methods_table.PAGE.read_text(encoding="utf-8")
     begins = [row.split()[2] for row in text.splitlines() if row.startswith("<!-- scripts/methods_table.py")]
     assert sorted(begins) == NAMES
+
+
+def test_the_table_of_label_efficiency_is_that_of_its_scores() -> None:
+    with (methods_table.FOLDER / "label-efficiency-sex.csv").open() as file:
+        scores = [row for row in csv.DictReader(file) if row["score"] == "auroc"]
+    page = methods_table.PAGE.read_text()
+    for method in ("pretrained_frozen", "pretrained_finetuned", "random_frozen", "random_finetuned"):
+        weights, _, trained = method.replace("finetuned", "fine-tuned").partition("_")
+        values = [f"{float(row['value']):.3f}" for row in scores if row["method"] == method]
+        assert len(values) == 5 and f"| {weights}, {trained} | {' | '.join(values)} |" in page
