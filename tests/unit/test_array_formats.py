@@ -24,6 +24,7 @@ from array_files import (
     npz,
     parquet,
 )
+from beatray.corpus.label_parquet import IN_LISTS
 from beatray.ingest.formats import hdf5
 from beatray.ingest.formats.hdf5 import open_hdf5, plain_array, read_rows
 from beatray.ingest.formats.mat5 import read_mat5
@@ -290,7 +291,7 @@ def test_parquet_cells_that_are_no_signal() -> None:
     values, _ = read_signal(table, "gap", 0, None)
     np.testing.assert_array_equal(values, [1.0, np.nan, 3.0])
     assert read_texts(table, ["null", "text", "words", "number"]) == [
-        {"null": "", "text": "x", "words": "a;b", "number": "1.5"}
+        {"null": "", "text": "x", "words": f"a{IN_LISTS}b{IN_LISTS}", "number": "1.5"}
     ]
 
 

@@ -116,7 +116,7 @@ def to_windows(record: Record) -> list[Window]:
             own = flags
             if beyond is not None and bool(beyond[:, start:stop].any()):
                 own |= WindowFlag.SATURATED
-            clipped = clipped_before(record.signal_mv, first + start, first + stop, record.rate_hz)
+            clipped = clipped_before(record, first + start, first + stop)
             windows.append(
                 Window(
                     record_id=record.record_id if len(starts) == 1 else f"{record.record_id}#{number}",
@@ -146,13 +146,13 @@ def to_windows(record: Record) -> list[Window]:
     return windows
 
 
-def clipped_before(signal_mv: NDArray[np.floating], start: int, stop: int, rate_hz: float) -> int:
-    """CLIPPED or 0, of what lies at `rate_hz` between two samples of 500 Hz; 0 at 500 Hz, where `assess` sees it."""
-    if rate_hz == RATE_HZ:
+def clipped_before(record: Record, start: int, stop: int) -> int:
+    """CLIPPED or 0, of what lies in the recording between two samples of 500 Hz; 0 at that rate, where `assess` sees it."""
+    if record.rate_hz == RATE_HZ:
         return 0
-    ratio = rate_ratio(rate_hz)
-    own = signal_mv[:, math.floor(start / ratio) : math.ceil(stop / ratio)]
-    return int(Flag.CLIPPED) if bool(clipped_leads(own, rate_hz).any()) else 0
+    ratio = rate_ratio(record.rate_hz)
+    own = record.signal_mv[:, math.floor(start / ratio) : math.ceil(stop / ratio)]
+    return int(Flag.CLIPPED) if bool(clipped_leads(own, record.rate_hz).any()) else 0
 
 
 def _is_flat(signal_uv: NDArray[np.int16]) -> bool:

@@ -56,7 +56,7 @@ def windows_of(record: Record) -> list[Window]:
                 gaps=None,
                 frank_mv=None if frank_mv is None else frank_mv[:, start - first : stop - first],
             )
-            clipped = clipped_before(record.signal_mv, start, stop, record.rate_hz)
+            clipped = clipped_before(record, start, stop)
             try:
                 made = to_windows(_without_leads(window, bad))
                 windows += [replace(each, flags=each.flags | clipped) for each in made]
