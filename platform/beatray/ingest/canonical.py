@@ -147,7 +147,7 @@ def to_windows(record: Record) -> list[Window]:
 
 
 def clipped_before(record: Record, start: int, stop: int) -> int:
-    """CLIPPED or 0, of what lies in the recording between two samples of 500 Hz; 0 at that rate, where `assess` sees it."""
+    """CLIPPED or 0, of what lies between two samples of 500 Hz; 0 of a recording at 500 Hz, which `assess` judges."""
     if record.rate_hz == RATE_HZ:
         return 0
     ratio = rate_ratio(record.rate_hz)
