@@ -1,6 +1,6 @@
 """All that is to be known of steps on one accelerator, in one line and under eight minutes.
 
-Run: PYTHONPATH=platform python tests/benchmarks/bench_gpu.py [--out FOLDER] [--device cuda|cpu] [--seconds N] [--smoke]
+Run: PYTHONPATH=platform python tests/benchmarks/bench_gpu.py [--out FOLDER] [--corpus PATH] [--seconds N] [--smoke]
 
 It needs torch, numpy, pandas, pyarrow, scipy, safetensors and PyYAML; no Ray, no Hydra, no MLflow. It prints a line for
 each row and writes bench_gpu.json after each, so that what ended early has left what it had; kernels of the step as it
@@ -66,7 +66,8 @@ class Bench:
         self.only: str | None = asked.only
         self.ends = time.perf_counter() + asked.seconds
         self.steps, self.seconds, self.least = (50, 4.0, 20) if not asked.smoke else (3, 0.1, 2)
-        self.corpus = write_large_corpus(folder / "corpus", 64 if self.smoke else 2048, 16 if self.smoke else 64)
+        sizes = (64, 16) if self.smoke else (2048, 64)
+        self.corpus = asked.corpus or write_large_corpus(folder / "corpus", *sizes)
         self.readers = max(1, min(cores() - 2, 12))
         self.found: dict[str, Row] = {}
         self.roof: dict[str, float] = {}
@@ -319,6 +320,7 @@ def feed(bench: Bench, spec: RunSpec) -> Row:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
+    parser.add_argument("--corpus", help="one there is; else copies of the bundled recordings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
     parser.add_argument("--seconds", type=float, default=450.0, help="no row begins after so many")
     parser.add_argument("--ranks", type=int, default=min(torch.cuda.device_count(), 2), help="2: two ranks against one")

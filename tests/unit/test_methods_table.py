@@ -68,11 +68,12 @@ def test_every_table_of_the_page_has_its_scores() -> None:
     assert sorted(begins) == NAMES
 
 
-def test_the_table_of_label_efficiency_is_that_of_its_scores() -> None:
-    with (methods_table.FOLDER / "label-efficiency-sex.csv").open() as file:
-        scores = [row for row in csv.DictReader(file) if row["score"] == "auroc"]
+@pytest.mark.parametrize(("labels", "score", "digits"), [("sex", "auroc", 3), ("age", "mae", 2)])
+def test_the_table_of_label_efficiency_is_that_of_its_scores(labels: str, score: str, digits: int) -> None:
+    with (methods_table.FOLDER / f"label-efficiency-{labels}.csv").open() as file:
+        scores = [row for row in csv.DictReader(file) if row["score"] == score]
     page = methods_table.PAGE.read_text()
     for method in ("pretrained_frozen", "pretrained_finetuned", "random_frozen", "random_finetuned"):
         weights, _, trained = method.replace("finetuned", "fine-tuned").partition("_")
-        values = [f"{float(row['value']):.3f}" for row in scores if row["method"] == method]
+        values = [f"{float(row['value']):.{digits}f}" for row in scores if row["method"] == method]
         assert len(values) == 5 and f"| {weights}, {trained} | {' | '.join(values)} |" in page

@@ -84,7 +84,9 @@ def _views_of(run_spec: RunSpec) -> MakeViews | None:
 
 def _put_together(run_spec: RunSpec, n_steps: int, readers: int) -> Generator[Fed]:
     settings = run_spec.stream
-    reading = ReadSettings(settings.store, settings.arrays, settings.clusters, _views_of(run_spec))
+    reading = ReadSettings(
+        settings.store, settings.arrays, settings.clusters, _views_of(run_spec), targets=settings.targets
+    )
     plan = StepSequence(settings.sizes, settings.order, 0, 1)
     held, planned = held_rows(settings, reading), 0
     steps: deque[Step] = deque()
