@@ -77,3 +77,14 @@ def test_the_table_of_label_efficiency_is_that_of_its_scores(labels: str, score:
         weights, _, trained = method.replace("finetuned", "fine-tuned").partition("_")
         values = [f"{float(row['value']):.{digits}f}" for row in scores if row["method"] == method]
         assert len(values) == 5 and f"| {weights}, {trained} | {' | '.join(values)} |" in page
+
+
+def test_the_table_of_leads_left_out_is_that_of_its_scores() -> None:
+    page, leads = methods_table.PAGE.read_text(), ["", *(f"{n}_leads/" for n in (8, 6, 3, 2)), "1_lead/"]
+    for kept, name in (("large-scores", "`{}`"), ("lead-dropout", "`{}`, `train.lead_dropout=0.5`")):
+        with (methods_table.FOLDER / f"{kept}.csv").open() as file:
+            found = {(row["method"], row["score"]): row["value"] for row in csv.DictReader(file)}
+        for method in ("beat_ssl", "cpc"):
+            scores = [found[method, f"eval/classify/linear_probe/100pct/{some}auroc"] for some in leads]
+            row = " | ".join(f"{float(value):.3f}" for value in scores)
+            assert f"| {name.format(method)} | {row} |" in page

@@ -14,7 +14,6 @@ import os
 import tempfile
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 
 from beatray.storage.store import Store
@@ -35,7 +34,7 @@ class Watchdog:
         self._last = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="beatray-watchdog", daemon=True)
-        self._file = tempfile.NamedTemporaryFile("w+", prefix="beatray-stacks-", suffix=".txt", delete=False)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115  no name: a process that is killed leaves nothing behind
 
     def __enter__(self) -> Watchdog:
         self.step()
@@ -49,7 +48,6 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
-        Path(self._file.name).unlink(missing_ok=True)
 
     def step(self) -> None:
         """Something has ended: the clocks start again."""
@@ -66,7 +64,8 @@ class Watchdog:
         self._file.write(f"{self._name}: no step ended for {waited:.0f} s; the stacks of all threads:\n")
         self._file.flush()
         faulthandler.dump_traceback(file=self._file, all_threads=True)
-        self._run.child(STALLS).write(self._name, Path(self._file.name).read_bytes())
+        self._file.seek(0)
+        self._run.child(STALLS).write(self._name, self._file.read().encode())
         self._end.wait(GRACE_S)
         if self._end.is_set() or time.monotonic() - self._last < self._seconds:
             self._run.child(STALLS).delete(self._name)  # a step ended after all
