@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from beatray.finetune.prepare import prepare_run
+from beatray.finetune.prepare import Assignment, prepared
 from beatray.finetune.settings import finetune_settings
 from beatray.train.run_spec import RunSpec
 
@@ -21,6 +21,13 @@ VARIED = ("augment.noise_mv=0.01",)
 
 def spec_of(corpus: str, out: Path, run: str, *overrides: str) -> RunSpec:
     """A small job on the superclasses, unless the words say otherwise; later words win."""
+    return prepared_of(corpus, out, run, *overrides)[0]
+
+
+def prepared_of(corpus: str, out: Path, run: str, *overrides: str) -> tuple[RunSpec, Assignment]:
+    """The same, with what its model is made of, as the commands hand it on."""
     paths = [f"corpus={corpus}", f"out={out}", f"run={run}", *SPLIT, *SMALL, "train.readers_per_worker=1"]
     encoder = [] if any(override.startswith("encoder=") for override in overrides) else ["encoder=random"]
-    return prepare_run(finetune_settings([*paths, *encoder, "labels=superdiagnostic", *overrides]))
+    run_spec, found = prepared(finetune_settings([*paths, *encoder, "labels=superdiagnostic", *overrides]))
+    assert found is not None
+    return run_spec, found

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import beatray
 from beatray.cli import main
 from beatray.commands.demo import SAMPLE
 from beatray.commands.embed import settings_from
+from beatray.corpus.manifest import write_manifest
 from beatray.corpus.reader import Corpus, open_corpus
 from beatray.errors import SettingsError
 from beatray.infer.files import EmbeddingsError, read_listing
@@ -235,6 +237,9 @@ def test_mistakes_are_reported_before_anything_starts(
     for name in ("a/recording/mine.parquet", "b/staging/mine.json", "c/beat/2020/mine.csv"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("{}")
+    manifest = open_corpus(sample_corpus).manifest
+    shards = tuple(replace(shard, name=f"elsewhere-{shard.name}") for shard in manifest.shards)
+    write_manifest(Store(str(tmp_path / "elsewhere")), replace(manifest, shards=shards))
     for overrides, code, message in (
         ((given[1],), 2, "which encoder?"),
         ((given[0],), 2, "of which corpus?"),
@@ -248,6 +253,7 @@ def test_mistakes_are_reported_before_anything_starts(
         ((f"encoder={foreign}", given[1]), 1, "rate_hz: 250 against 500"),
         ((f"encoder={other}", given[1], f"out={both}", "level=both"), 2, "made otherwise (different: encoder)"),
         ((*given, f"out={both}"), 2, "(different: beats, levels)"),
+        ((given[0], f"corpus={tmp_path / 'elsewhere'}", f"out={both}", "level=both"), 2, "of another corpus"),
         *(
             ((*given, f"out={tmp_path / each}"), 2, f"{name} is there, and no embeddings.json")
             for each, name in (("a", "mine.parquet"), ("b", "mine.json"), ("c", "2020/mine.csv"))

@@ -24,7 +24,7 @@ from beatray.train.launch import pretrain
 from beatray.train.loop import train
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
-from finetuning import VARIED, spec_of
+from finetuning import VARIED, prepared_of, spec_of
 
 pytestmark = pytest.mark.ray
 
@@ -122,9 +122,9 @@ def test_waves_numbers_and_one_class_go_the_same_way(sample_corpus: str, tmp_pat
     }
     x_mv = open_corpus(sample_corpus).rows([0, 1]).signal_uv / 1000.0
     for run, overrides in cases.items():
-        spec = spec_of(sample_corpus, tmp_path, run, *short, *overrides)
+        spec, prepared = prepared_of(sample_corpus, tmp_path, run, *short, *overrides)
         assert train(spec, Ranks())
-        make_model(spec)
+        make_model(spec, prepared)
         description = describe_model(spec.run.location)
         found = beatray.load_model(spec.run.location).predict(x_mv)
         if run == "waves":

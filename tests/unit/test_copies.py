@@ -13,6 +13,7 @@ from beatray.corpus.splits import tied_groups
 from beatray.evaluate.held_out import one_owner
 from beatray.evaluate.probes import inner_folds
 from beatray.finetune.targets import targets_of
+from beatray.objectives.segmentation import SegmentationSettings
 from beatray.objectives.supervised import SupervisedSettings
 
 
@@ -28,6 +29,17 @@ def test_copies_of_a_signal_are_in_one_inner_fold() -> None:
     for seed in range(10):
         for fit_on, held in inner_folds([o or n for o, n in zip(owners, names, strict=True)], np.arange(40), 5, seed):
             assert not {3, 25} & set(fit_on.tolist()) or not {3, 25} & set(held.tolist())
+
+
+def test_a_corpus_without_marked_waves_has_no_targets() -> None:
+    corpus: Any = SimpleNamespace(
+        index=pd.DataFrame({"record_id": ["ptbxl/1", "ptbxl/2"]}),
+        manifest=SimpleNamespace(shards=[0]),
+        columns=lambda shard, wanted: {"waves": pa.array([None, []], pa.list_(pa.int8()))},
+    )
+    for leads in ("shared", "per_lead"):
+        found = targets_of(corpus, SegmentationSettings(leads=leads), np.arange(2))  # type: ignore[arg-type]
+        assert len(found.rows) == len(found.values) == 0
 
 
 def test_a_class_needs_so_many_recordings_not_windows() -> None:

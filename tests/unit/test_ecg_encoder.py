@@ -22,14 +22,14 @@ from sklearn.preprocessing import StandardScaler
 
 import beatray
 from beatray.commands.demo import SAMPLE
-from beatray.infer.transform import windows_of
+from beatray.infer.transform import window_number, windows_of
 from beatray.ingest.canonical import to_windows
 from beatray.ingest.formats.leads import compute_limb_leads
 from beatray.ingest.sources.ludb import find, read
 from beatray.ingest.tree import open_tree
 from beatray.models import encoder_folder
 from beatray.models.registry import build_encoder
-from beatray.record import Record
+from beatray.record import ALL_LEADS_MASK, Record
 from beatray.storage.store import Store
 
 
@@ -141,6 +141,21 @@ def test_an_array_of_few_leads_is_read_as_a_file_of_them(path: str, ecgs: NDArra
         np.testing.assert_array_equal(as_array.signal_uv, as_file.signal_uv)
     with pytest.warns(UserWarning, match=r"read as zero: V2 in 2, .*V6 in 2 of 2 recordings"):
         assert np.isfinite(beatray.EcgEncoder(path).transform(few)).all()
+
+
+def test_a_long_recording_is_judged_window_by_window(tmp_path: Path, ecgs: NDArray[np.float64]) -> None:
+    """As the ingest does it: an electrode that falls off for a second costs the lead in those 10 s alone."""
+    three = np.concatenate(list(ecgs[:3]), axis=1)
+    three[6, 5500:6000] = np.nan
+    masks = [window.lead_mask for window in windows_of(three, 500.0, "r")]
+    assert masks == [ALL_LEADS_MASK, ALL_LEADS_MASK & ~(1 << 6), ALL_LEADS_MASK]
+    three[6:, 5500:6000] = np.nan  # without a chest lead a window is none
+    left = windows_of(three, 500.0, "r")
+    assert [window_number(window) for window in left] == [0, 2]
+    whole = [windows_of(ecgs[k], 500.0, "r")[0].signal_uv for k in (0, 2)]
+    np.testing.assert_array_equal([window.signal_uv for window in left], whole)
+    three[3] = np.nan  # never recorded: computed from I and II
+    assert [window.lead_mask for window in windows_of(three, 500.0, "r")] == [ALL_LEADS_MASK] * 2
 
 
 def _cut(x_mv: NDArray[np.float64], leads: int) -> NDArray[np.float64]:

@@ -45,6 +45,12 @@ def table_of(folder: Path, **columns: Any) -> Path:
     return folder / "t.parquet"
 
 
+def test_an_entry_of_null_in_a_list_is_refused(tmp_path: Path) -> None:
+    """Neither is the rest of the list lost without a word, nor is what is unknown taken for no."""
+    with pytest.raises(LabelError, match="1 lists with an entry of null"):
+        read(table_of(tmp_path, codes=pa.array([["a", None], ["a", "b"], None])))
+
+
 def test_values_of_every_type(tmp_path: Path) -> None:
     sites = pa.array(["a", "b", None])
     table = table_of(

@@ -213,6 +213,7 @@ def test_keys_of_no_telling_name_that_fit_both_are_refused(tmp_path: Path) -> No
         (("AF", "SR", "AF"), "classes", [{"AF"}, {"SR"}, {"AF"}]),
         (("MI|STTC", "NORM", "|"), "multilabel", [{"MI", "STTC"}, {"NORM"}, set()]),
         (("MI; STTC ;", "NORM", "null"), "multilabel", [{"MI", "STTC"}, {"NORM"}, None]),
+        (("1", "2", "1;2"), "multilabel", [{"1"}, {"2"}, {"1", "2"}]),
     ],
 )
 def test_types_are_read_off_the_cells(tmp_path: Path, cells: tuple[str, ...], kind: str, found: list[object]) -> None:
@@ -236,6 +237,9 @@ def test_types_separators_and_unknown_values_can_be_set(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"'valve' has classes and the value none.*labels\.unknown"):
         read(table)
     assert read(table, "labels.columns=[grade]").targets[0].kind == "numbers"
+    commas = written(tmp_path, "record;codes\n00001;1,2\n00002;3\n00017;2,3\n", "commas.csv")
+    assert values(read(commas), "codes")[:3] == [1.2, 3.0, 2.3]
+    assert values(read(commas, "labels.separator=,"), "codes")[:3] == [{"1", "2"}, {"3"}, {"2", "3"}]
 
 
 def test_ids_dates_and_text_are_no_labels(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,18 @@ def test_an_ensemble_answers_with_means_and_spread(
         beatray.load_model([models["waves"], models["classes"]])
     with pytest.raises(CheckpointError, match="no model is named"):
         beatray.load_model([])
+
+
+def test_a_window_that_is_left_out_moves_no_wave(models: dict[str, str], ecgs: NDArray[np.float64]) -> None:
+    """Thirty seconds whose second ten are flat: what follows keeps its time."""
+    model = beatray.load_model(models["waves"])
+    alone = model.predict([ecgs[0], ecgs[1]]).waves
+    flat = np.concatenate([ecgs[0], np.zeros_like(ecgs[0]), ecgs[1]], axis=1)
+    found = model.predict([flat]).waves
+    assert alone is not None and found is not None and alone[0] and alone[1]
+    moved = [replace(w, onset_s=w.onset_s + 20, peak_s=w.peak_s + 20, offset_s=w.offset_s + 20) for w in alone[1]]
+    assert len(found[0]) == len(alone[0]) + len(moved)
+    for wave, expected in zip(found[0], [*alone[0], *moved], strict=True):
+        assert (wave.kind, wave.lead) == (expected.kind, expected.lead)
+        times = (wave.onset_s, wave.peak_s, wave.offset_s)
+        assert times == pytest.approx((expected.onset_s, expected.peak_s, expected.offset_s))

@@ -203,6 +203,14 @@ def test_fine_tuning_does_not_learn_from_what_is_unknown() -> None:
         assert np.array_equal(now[1], then[1]) and not np.array_equal(now[0], then[0])
 
 
+def test_two_classes_of_one_name_are_refused(corpus: RowsOfCorpus, tmp_path: Path) -> None:
+    names = corpus.rows(np.arange(len(corpus.index))).record_id
+    rows = [f"{name},{k % 2},{'AF' if k % 3 else 'SR'},{k % 2}" for k, name in enumerate(names)]
+    table = written(tmp_path, "record,rhythm=AF,rhythm,b\n" + "\n".join(rows))
+    with pytest.raises(LabelError, match="two classes called 'rhythm=AF': rename a column"):
+        evaluated(corpus, plan(own=LabelSettings(table=str(table))))
+
+
 def test_numbers_and_conditions(corpus: RowsOfCorpus, tmp_path: Path) -> None:
     rows = corpus.rows(np.arange(len(corpus.index)))
     ages = [f"{r},{'' if np.isnan(a) else a:}" for r, a in zip(rows.record_id, rows.age.tolist(), strict=True)]

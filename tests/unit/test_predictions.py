@@ -192,6 +192,8 @@ def test_files_of_the_users_own_are_neither_replaced_nor_deleted(waves: str, war
     plan = prepare_plan(settings_from([f"model={waves}", f"files={ward / 'ludb'}", f"out={tmp_path / 'b.csv'}"]))
     with pytest.raises(SettingsError, match=r"b\.annotations/ is there"):
         predict(plan)
+    with pytest.raises(SettingsError, match=r"b\.parquet was made otherwise \(different: format\)"):
+        again("b.parquet", "predict.annotations=false")  # b.json is that of b.csv
     (tmp_path / "b.annotations").rmdir()
     again("b.csv")
     again("b.csv")  # what beatray wrote, it replaces
@@ -205,7 +207,9 @@ def test_a_table_is_made_again_unless_all_that_belongs_to_it_is_there(waves: str
     (folder / "notes.txt").write_text("nothing to read")
     plan = predicted(waves, folder, tmp_path / "w.csv")
     files = {path: path.read_bytes() for path in sorted(tmp_path.glob("w.*")) if path.is_file()}
-    assert predict(plan).computed == 0  # and no Ray is needed
+    (tmp_path / "w.parts").mkdir()  # as a kill between the listing and the end leaves it
+    assert predict(plan).computed == 0 and not (tmp_path / "w.parts").exists()  # and no Ray is needed
+    (tmp_path / "w.html").write_text("a page of these answers")
     one_of_many = next(path for path in tmp_path.rglob("*.waves"))
     for lost in (tmp_path / "w.refused.csv", one_of_many):
         lost.unlink()
@@ -213,6 +217,7 @@ def test_a_table_is_made_again_unless_all_that_belongs_to_it_is_there(waves: str
         assert lost.is_file() and all(path.read_bytes() == content for path, content in files.items())
     (folder / "more.txt").write_text("nothing to read either")
     predicted(waves, folder, tmp_path / "w.csv")
+    assert not (tmp_path / "w.html").exists()
     (detail,) = pd.read_csv(tmp_path / "w.refused.csv")["detail"]
     assert detail.startswith("2 files are of no known format")
 

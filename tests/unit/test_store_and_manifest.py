@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -152,13 +153,45 @@ def test_locations_that_cannot_be_opened_are_refused_with_how_to_write_them() ->
     ],
 )
 def test_what_an_object_store_refuses_is_told_apart(aws: str, passes: bool, message: str | None) -> None:
-    error = OSError(f"When reading key 'k' in bucket 'b': AWS Error {aws} during GetObject operation: text")
+    _check_refusal(
+        f"When reading key 'k' in bucket 'b': AWS Error {aws} during GetObject operation: text", passes, message
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "passes", "message"),
+    [
+        ("UNAVAILABLE", True, "does not answer"),
+        ("RESOURCE_EXHAUSTED", True, "does not answer"),
+        ("PERMISSION_DENIED", False, "Give keys that may .*GOOGLE_APPLICATION_CREDENTIALS"),
+        ("UNAUTHENTICATED", False, "the keys are refused"),
+        ("FAILED_PRECONDITION", False, "it refuses the request"),
+        ("NOT_FOUND", False, None),
+    ],
+)
+def test_what_google_refuses_is_told_apart(status: str, passes: bool, message: str | None) -> None:
+    _check_refusal(f"google::cloud::Status({status}: Retry policy exhausted in GetObjectMetadata)", passes, message)
+
+
+def _check_refusal(text: str, passes: bool, message: str | None) -> None:
+    error = OSError(text)
     assert may_pass(error) == passes and is_remote_fault(error) == (message is not None)
     explained = explain(error, "s3://b/k")
     if message is None:
         assert explained is error  # it speaks of the file: the reader of the file judges
     else:
-        assert isinstance(explained, StoreError) and message in str(explained) and "s3://b/k" in str(explained)
+        assert isinstance(explained, StoreError) and "s3://b/k" in str(explained)
+        assert re.search(message, str(explained))
+
+
+def test_a_store_without_times_of_files_can_be_written_again() -> None:
+    store = Store("memory://bucket/x")
+    store.write(f"{TEMPORARY_PREFIX}m-1.json-another", b"")
+    assert store.clear_temporary() == 0  # it may be alive
+    with pytest.raises(FileExistsError, match="another process"):
+        store.create("m-1.json", b"mine")
+    store.create("m-2.json", b"mine")
+    assert store.read("m-2.json") == b"mine"
 
 
 def test_what_passes_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,8 @@ def whole_number(value: str) -> str:
 def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings) -> str | NoLabel:
     if all(_truth(value) is not None for value in seen):
         return "binary"
+    if settings.separator and any(settings.separator in value for value in seen):
+        return "multilabel"  # before numbers: 1,2 is none where the comma was said to separate labels
     numbers = [value for value in seen if _is_number(value)]
     separators = (settings.separator,) if settings.separator else SEPARATORS
     if len(numbers) == len(seen):
@@ -149,6 +151,9 @@ def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings
         return NoLabel(name, "dates")
     if 2 * len(numbers) > len(seen):
         wrong = [value for value in seen if not _is_number(value)]
+        for mark in (IN_LISTS, *separators):
+            if all(mark in value and all(map(_is_number, _parts(value, mark))) for value in wrong):
+                return "multilabel"  # codes, some rows with several
         raise LabelError(
             f"column {name!r} holds numbers and {_some(wrong)}: make these empty where they mean unknown, or set "
             f"labels.types.{name}=classes if the numbers are codes"
@@ -156,7 +161,7 @@ def _guess(name: str, seen: Sequence[str], n_known: int, settings: LabelSettings
     for mark in (IN_LISTS, *separators):
         if any(mark in value for value in seen):
             parts = {part for value in seen for part in _parts(value, mark)}
-            if settings.separator or mark == IN_LISTS or not _is_text(len(parts), n_known):
+            if mark == IN_LISTS or not _is_text(len(parts), n_known):
                 return "multilabel"
     if _is_text(len(seen), n_known):
         return NoLabel(

@@ -76,6 +76,12 @@ def _as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
             f"{where} holds a value that its type {column.type} does not allow, such as text that is no UTF-8: write "
             "the table again, with text in UTF-8"
         ) from error
+    without = int(pc.sum(pc.is_null(pc.binary_join(entries, IN_LISTS))).as_py() or 0) - entries.null_count
+    if without:
+        raise LabelError(
+            f"{where} has {without} lists with an entry of null: leave such entries out, or make the whole list null "
+            "where nothing is known"
+        )
     joined = pc.binary_join(entries, IN_LISTS)
     nothing = pc.fill_null(pc.equal(pc.list_value_length(entries), 0), False)
     return pc.fill_null(pc.if_else(nothing, IN_LISTS, joined), "")

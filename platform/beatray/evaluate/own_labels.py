@@ -10,6 +10,7 @@ Raises LabelError for a table without a class.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,12 @@ def table_space(labels: Labels) -> TableSpace:
         )
     several = len(columns) > 1
     classes = [_called(column, name, several) for column in columns for name in column.classes]
+    doubled = sorted(name for name, times in Counter(classes).items() if times > 1)
+    if doubled:
+        raise LabelError(
+            f"{labels.table.location} makes two classes called {doubled[0]!r}: rename a column, or leave one out "
+            "(labels.columns=[...])"
+        )
     truth = np.concatenate([_truth(column) for column in columns], axis=1)
     title = file_name(labels.table.location)
     notes = [

@@ -106,16 +106,19 @@ def _use(d: Mapping[str, Any]) -> str:
 def _table(scores: Mapping[str, Any]) -> str:
     lines = ["| score | output | validation | test |", "|---|---|---|---|"]
     for name, title in NAMES.items():
-        if name in scores["validation"] or name in scores["test"]:
-            whole = [_cell(scores[part].get(name)) for part in ("validation", "test")]
-            lines.append(f"| {title} | all | {' | '.join(whole)} |")
-            each = [scores[part].get("each", {}) for part in ("validation", "test")]
-            outputs = dict.fromkeys(output for part in each for output in part if name in part[output])
-            if len(outputs) > 1:
-                lines += [
-                    f"| | {output} | {' | '.join(_cell(part.get(output, {}).get(name)) for part in each)} |"
-                    for output in outputs
-                ]
+        both = [scores[part] for part in ("validation", "test")]
+        each = [part.get("each", {}) for part in both]
+        outputs = list(dict.fromkeys(output for part in each for output in part if name in part[output]))
+        rows = []
+        if any(name in part for part in both):
+            rows.append(("all", [part.get(name) for part in both]))
+        if len(outputs) > 1:  # errors of several numbers have units of their own, and no common value
+            rows += [(output, [part.get(output, {}).get(name) for part in each]) for output in outputs]
+        heads = [title] + [""] * len(rows)
+        lines += [
+            f"| {head} | {output} | {' | '.join(map(_cell, values))} |".replace("|  |", "| |")
+            for head, (output, values) in zip(heads, rows, strict=False)
+        ]
     for name in WAVE_NAMES if "waves" in scores["test"] else ():
         for kind in WAVE_KINDS:
             found = [scores[part]["waves"].get(f"{name}_{kind.lower()}") for part in ("validation", "test")]

@@ -130,7 +130,7 @@ def prepared(settings: PretrainSettings) -> tuple[RunSpec, Assignment | None]:
     settings = replace(found.settings, objective={"name": settings.objective["name"], **asdict(own)})
     labelled = LabelledParts(found.parts.train, found.parts.validation, table)
     run_spec = pretraining.prepare_run(settings, found.corpus, labelled)
-    return replace(run_spec, test_targets=found.table(found.parts.test).sha256()), found
+    return replace(run_spec, test_targets=found.table(found.parts.test).sha256()), replace(found, settings=settings)
 
 
 def settings_of(settings: PretrainSettings) -> SupervisedSettings | SegmentationSettings:

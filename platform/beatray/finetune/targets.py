@@ -166,7 +166,7 @@ def _waves(corpus: Corpus, settings: SegmentationSettings) -> Targets:
     rows = np.array([row for row, waves in enumerate(marked) if waves], np.int64)
     waves = [waves_in(marked[row]) for row in rows.tolist()]
     masks = wave_masks(waves, settings.min_leads) if settings.leads == "shared" else lead_masks(waves)
-    scored = (masks >= 0).reshape(len(masks), -1).any(1)
+    scored = (masks >= 0).any(axis=tuple(range(1, masks.ndim)))
     return Targets(WAVES, WAVE_KINDS, rows[scored], masks[scored], "P, QRS and T waves")
 
 

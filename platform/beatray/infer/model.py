@@ -26,7 +26,7 @@ from sklearn.base import BaseEstimator
 from beatray.corpus.id_key import RECIPE_KEY
 from beatray.errors import CheckpointError
 from beatray.infer.found_waves import Waves, found_waves
-from beatray.infer.transform import missing_leads, recordings_of, warn_of_doubts, windows_of
+from beatray.infer.transform import missing_leads, recordings_of, warn_of_doubts, window_number, windows_of
 from beatray.models.calibration import Calibration, window_means
 from beatray.models.model_folder import LoadedModel, read_model
 from beatray.models.segmentation import CLASSES
@@ -125,7 +125,8 @@ class EcgModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no ty
         starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         if self.kind == "waves":
             each = self.waves(signal_uv, n_samples)
-            several = [seconds_of(each[a:b], np.arange(b - a)) for a, b in pairwise(starts.tolist())]
+            numbers = np.array([window_number(window) for window in windows], np.int64)
+            several = [seconds_of(each[a:b], numbers[a:b]) for a, b in pairwise(starts.tolist())]
             return Prediction(self.names, waves=tuple(several))
         return self.prediction_of(window_means(self.values(signal_uv, n_samples), starts[:-1]))
 

@@ -203,6 +203,12 @@ def finished_parts(plan: EmbedPlan) -> dict[str, tuple[VectorFile, ...]]:
                 f"out={store.where()} holds embeddings made otherwise (different: {', '.join(differing)}). Choose "
                 "another out=, or set overwrite=true"
             )
+        there = {shard.name for shard in plan.corpus.manifest.shards}
+        if listing.parts and not any(part.shard in there for part in listing.parts):
+            raise SettingsError(
+                f"out={store.where()} holds embeddings of another corpus than {plan.corpus.store.where()}. Choose "
+                "another out=, or set overwrite=true"
+            )
         for part in listing.parts:
             listed.setdefault(part.shard, []).append(part)
     else:

@@ -55,6 +55,7 @@ def predict(plan: PredictPlan, on_progress: OnProgress = lambda done, total: Non
     paths, inputs = plan.paths, _digest_of_inputs(plan)
     listing = there_already(plan)
     if listing is not None and listing["inputs"] == inputs and _is_whole(plan, listing):
+        paths.store.delete_folder(paths.parts)  # of a run that was killed when all but this was done
         return Predicted(listing, 0, len(plan.parts))
     there = {part.name for part in plan.parts if _read(plan, part) is not None}
     waiting = [part for part in plan.parts if part.name not in there]
@@ -111,6 +112,7 @@ def remove(paths: OutputPaths) -> None:
 def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:
     differing = [key for key in plan.made_by if listing["made_by"].get(key) != plan.made_by[key]]
     differing += ["recordings"] if listing["of"] != plan.of else []
+    differing += ["format"] if listing.get("form", plan.paths.form) != plan.paths.form else []
     if differing:
         raise SettingsError(
             f"{plan.paths.store.where(plan.paths.table)} was made otherwise (different: {', '.join(differing)}). "
@@ -185,6 +187,8 @@ def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
         raise CorpusError(f"no recording could be read; of {len(refused)} refused, for example {examples}")
     table = prediction_table(whole.answers, plan.model)
     data = table_bytes(table, paths.form)
+    if paths.store.size(paths.page) is not None:
+        paths.store.delete(paths.page)  # it shows the answers of the table before
     paths.store.write(paths.table, data)
     paths.store.write(paths.refused, table_bytes(pa.Table.from_pylist(refused, schema=REFUSED), "csv"))
     paths.store.delete_folder(paths.annotations)
@@ -193,6 +197,7 @@ def _finish(plan: PredictPlan, inputs: str) -> dict[str, Any]:
         "format": FORMAT,
         "made_by": plan.made_by,
         "of": plan.of,
+        "form": paths.form,
         "inputs": inputs,
         "recordings": len(recording_starts(whole.answers)[0]),
         "windows": len(whole.answers),

@@ -1,10 +1,11 @@
 """`beatray.EcgEncoder`: recordings in, vectors out, as a scikit-learn transformer.
 
-A recording is prepared as by `beatray ingest`: gaps of up to 20 ms are interpolated, leads with longer ones
-are left out (NaN in a whole lead means: not recorded), missing limb leads are computed, another rate is resampled with
-the ingest's own filter, voltages become whole microvolts and the signal is cut into windows of 10 s. So its vector is
-that of `beatray embed` on the same recording; of one longer than 10 s it is the mean over the windows. Contract: row i
-depends on recording i alone; a recording that the ingest would refuse raises ValueError that names it and the cause.
+A recording is prepared as by `beatray ingest`: gaps of up to 20 ms are interpolated, leads with longer ones are left
+out (NaN in a whole lead means: not recorded; in a recording of 15 s or more only of the windows that the gap touches),
+missing limb leads are computed, another rate is resampled with the ingest's own filter, voltages become whole
+microvolts and the signal is cut into windows of 10 s. So its vector is that of `beatray embed` on the same recording;
+of one longer than 10 s it is the mean over the windows. Contract: row i depends on recording i alone; a recording that
+the ingest would refuse raises ValueError that names it and the cause.
 """
 
 from __future__ import annotations
@@ -20,8 +21,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from beatray.infer.vectors import embed_rows
-from beatray.ingest.canonical import to_windows
-from beatray.ingest.formats.leads import CHEST_MASK, MAX_GAP_S, close_gaps, compute_limb_leads
+from beatray.ingest import long_record
+from beatray.ingest.formats.leads import (
+    CHEST_MASK,
+    LONG_S,
+    MAX_GAP_S,
+    close_gaps,
+    compute_limb_leads,
+    gaps_of_twelve,
+    mark_gaps,
+)
 from beatray.ingest.rate_check import CHECKED, rate_doubt
 from beatray.models.encoder_folder import load_encoder
 from beatray.record import ALL_LEADS_MASK, LEADS, RATE_HZ, Reason, Record, RecordError, Window
@@ -117,9 +126,8 @@ class EcgEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
 def windows_of(signal_mv: NDArray[np.float64], rate_hz: float, name: str) -> list[Window]:
     """The corpus windows of one recording (12, T) in mV; ValueError begins with `name`."""
     try:
-        signal, mask = _without_gaps(signal_mv, rate_hz)
-        record = Record(f"array/{name}", "array", signal, rate_hz, mask)
-        windows = to_windows(record)
+        signal, mask, gaps = _without_gaps(signal_mv, rate_hz)
+        windows = long_record.windows_of(Record(f"array/{name}", "array", signal, rate_hz, mask, gaps=gaps))
     except RecordError as error:
         raise ValueError(f"{name}: {error.detail}{_hint(error.reason, signal_mv)}") from error
     spread = float(np.ptp(signal[[lead for lead in range(12) if mask >> lead & 1]], axis=1).max())
@@ -128,6 +136,11 @@ def windows_of(signal_mv: NDArray[np.float64], rate_hz: float, name: str) -> lis
             f"{name} spans only {spread:.3g} mV. Are these volts? Then multiply by 1000.", UserWarning, stacklevel=3
         )
     return windows
+
+
+def window_number(window: Window) -> int:
+    """Which 10 s of its recording: windows that cannot be used are left out, and the others keep their numbers."""
+    return int(window.record_id.rpartition("#")[2]) if "#" in window.record_id else 0
 
 
 def missing_leads(window: Window) -> list[int]:
@@ -155,22 +168,33 @@ def _missing_leads(missing: Counter[int], recordings: int) -> str:
     )
 
 
-def _without_gaps(signal_mv: NDArray[np.float64], rate_hz: float) -> tuple[NDArray[np.float64], int]:
-    """A copy without NaN, and the mask of the leads that are left, by the ingest's own rules."""
+def _without_gaps(
+    signal_mv: NDArray[np.float64], rate_hz: float
+) -> tuple[NDArray[np.float64], int, NDArray[np.bool_] | None]:
+    """A copy without NaN, the mask of the leads that are left, and long gaps, by the ingest's own rules.
+
+    A recording of several windows is judged window by window: gaps (12, T), or None where there are none.
+    """
     invalid = ~np.isfinite(signal_mv)
     if not invalid.any():
-        return signal_mv, ALL_LEADS_MASK
+        return signal_mv, ALL_LEADS_MASK, None
     if bool(invalid.all()):
         raise RecordError(Reason.NOT_FINITE, "it holds nothing but NaN")
     there = np.flatnonzero(~invalid.all(axis=1))  # NaN throughout is no gap, but a lead that was not recorded
     recorded, notes = signal_mv[there], list[str]()
-    dropped = close_gaps(recorded, invalid[there], int(MAX_GAP_S * rate_hz), notes)
+    most = int(MAX_GAP_S * rate_hz)
     signal = np.zeros_like(signal_mv)
+    if signal_mv.shape[1] >= LONG_S * rate_hz:
+        marked = mark_gaps(recorded, invalid[there], most, notes)
+        signal[there] = recorded
+        mask = compute_limb_leads(signal, sum(1 << lead for lead in there.tolist()), notes)
+        return signal, mask, None if marked is None else gaps_of_twelve(marked, there.tolist())
+    dropped = close_gaps(recorded, invalid[there], most, notes)
     signal[there] = recorded
     mask = sum(1 << lead for lead in np.delete(there, dropped).tolist())
     if not mask & CHEST_MASK:
         raise RecordError(Reason.NOT_FINITE, "every chest lead has a gap of more than 20 ms")
-    return signal, compute_limb_leads(signal, mask, notes)
+    return signal, compute_limb_leads(signal, mask, notes), None
 
 
 def _hint(reason: Reason, signal_mv: NDArray[np.float64]) -> str:

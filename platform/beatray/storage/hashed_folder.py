@@ -46,7 +46,11 @@ def write_folder(parent: Store, name: str, files: Mapping[str, bytes]) -> None:
         if target.exists():
             replaced = parent.folder / f"{TEMPORARY_PREFIX}old-{uuid.uuid4().hex}"
             target.replace(replaced)
-            aside.replace(target)
+            try:
+                aside.replace(target)
+            except OSError:
+                replaced.replace(target)
+                raise
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             aside.replace(target)

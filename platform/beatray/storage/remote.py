@@ -1,10 +1,10 @@
 """What an object store answers when it does not do as asked: what may pass is tried again, the rest gets a remedy.
 
 pyarrow hands every refusal of S3 on as an OSError whose message names the AWS error (`AWS Error ACCESS_DENIED during
-...`). It tries a lost connection again for about six seconds by itself; `patiently` goes on for a minute more, so that
-a restarted server or a short storm of "slow down" costs time and no run. Contract: a fault of the network or of the
-rights is a `StoreError`, never taken for damage of a file; errors that are about the file itself (not there, cut short)
-stay as they are.
+...`), and of gs:// the status (`google::cloud::Status(UNAVAILABLE: ...`). It tries a lost connection again for about
+six seconds by itself; `patiently` goes on for a minute more, so that a restarted server or a short storm of "slow down"
+costs time and no run. Contract: a fault of the network or of the rights is a `StoreError`, never taken for damage of a
+file; errors that are about the file itself (not there, cut short) stay as they are.
 """
 
 from __future__ import annotations
@@ -41,11 +41,25 @@ REFUSED_KEYS = (
     "REQUEST_EXPIRED",
 )
 KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine"
+GOOGLE_KEYS = "GOOGLE_APPLICATION_CREDENTIALS, or the account of the machine"
 
 OF_THE_FILE = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 OF_THE_FILE_STATUS = ("404", "416")
 
+GOOGLE = {
+    "UNAVAILABLE": "NETWORK_CONNECTION",
+    "DEADLINE_EXCEEDED": "REQUEST_TIMEOUT",
+    "RESOURCE_EXHAUSTED": "SLOW_DOWN",
+    "INTERNAL": "INTERNAL_FAILURE",
+    "PERMISSION_DENIED": "ACCESS_DENIED",
+    "UNAUTHENTICATED": "MISSING_AUTHENTICATION_TOKEN",
+    "NOT_FOUND": "RESOURCE_NOT_FOUND",
+    "OUT_OF_RANGE": "RESOURCE_NOT_FOUND",
+}
+"""Codes of gs:// by the name that S3 has for the same."""
+
 _AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
+_GOOGLE_ERROR = re.compile(r"google::cloud::Status\((\w+)")
 
 
 class StoreError(OSError):
@@ -56,28 +70,37 @@ def is_remote_fault(error: BaseException) -> bool:
     """True if the error speaks of the way to the file or of the right to use it, not of the file."""
     if not isinstance(error, OSError) or isinstance(error, StoreError):
         return isinstance(error, StoreError)
+    code, status = _code_of(error)
+    return code != "" and code not in OF_THE_FILE and status not in OF_THE_FILE_STATUS
+
+
+def _code_of(error: BaseException) -> tuple[str, str]:
+    """Code and HTTP status of an object store's error, or empty."""
     found = _AWS_ERROR.search(str(error))
-    return found is not None and found[1] not in OF_THE_FILE and (found[2] or "") not in OF_THE_FILE_STATUS
+    if found:
+        return found[1], found[2] or ""
+    found = _GOOGLE_ERROR.search(str(error))
+    return (GOOGLE.get(found[1], found[1]), "") if found else ("", "")
 
 
 def may_pass(error: BaseException) -> bool:
     """True for a lost connection, a busy or a failing server: another attempt may succeed."""
-    found = _AWS_ERROR.search(str(error)) if isinstance(error, OSError) else None
-    return found is not None and (found[1] in PASSING or (found[2] or "").startswith("5"))
+    code, status = _code_of(error) if isinstance(error, OSError) else ("", "")
+    return code in PASSING or status.startswith("5")
 
 
 def explain(error: OSError, where: str) -> OSError:
     """The error as a StoreError that names the location and the remedy; the error itself if it is no refusal."""
     if not is_remote_fault(error) or isinstance(error, StoreError):
         return error
-    found = _AWS_ERROR.search(str(error))
-    code, status = (found[1], found[2] or "") if found else ("", "")
+    code, status = _code_of(error)
+    keys = GOOGLE_KEYS if _GOOGLE_ERROR.search(str(error)) else KEYS
     if code == "NO_SUCH_BUCKET":
         reason = "there is no such bucket. Create it first (buckets have owners, regions and costs; none is made here)."
     elif code == "ACCESS_DENIED" or status == "403":
-        reason = f"access denied. Give keys that may list, read and write there: {KEYS}."
+        reason = f"access denied. Give keys that may list, read and write there: {keys}."
     elif code in REFUSED_KEYS:
-        reason = f"the keys are refused ({code}): wrong, expired or for another server. See {KEYS}."
+        reason = f"the keys are refused ({code}): wrong, expired or for another server. See {keys}."
     elif code == "REQUEST_TIME_TOO_SKEWED":
         reason = "the clock of this machine differs too much from the server's. Set it right."
     elif status in ("301", "307", "400"):

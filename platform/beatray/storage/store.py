@@ -201,7 +201,7 @@ class Store:
         """Claims on `name` besides this process's that are young enough to count, by the server's clock."""
         claims = [i for i in self._listed() if i.base_name.startswith(f"{TEMPORARY_PREFIX}{name}-")]
         mine = next(i.mtime_ns for i in claims if i.base_name == claim)
-        return sum(i.base_name != claim and mine - i.mtime_ns < CLAIM_VALID_S * 1e9 for i in claims)
+        return sum(i.base_name != claim and (mine or 0) - (i.mtime_ns or 0) < CLAIM_VALID_S * 1e9 for i in claims)
 
     def _put_local(self, name: str, data: bytes, *, replace: bool) -> None:
         target = self.folder / name
@@ -245,7 +245,8 @@ class Store:
         """
         dead = time.time_ns() - int(CLAIM_VALID_S * 1e9)
         if not self.is_local:
-            listed = [i for i in self._listed(below) if i.base_name.startswith(TEMPORARY_PREFIX) and i.mtime_ns < dead]
+            claims = [i for i in self._listed(below) if i.base_name.startswith(TEMPORARY_PREFIX)]
+            listed = [i for i in claims if i.mtime_ns is not None and i.mtime_ns < dead]  # some stores have no times
             for info in listed:
                 self.delete(f"{below}/{info.base_name}" if below else info.base_name)
             return len(listed)

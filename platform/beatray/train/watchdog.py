@@ -61,6 +61,8 @@ class Watchdog:
                 self._bark(waited)
 
     def _bark(self, waited: float) -> None:
+        self._file.seek(0)
+        self._file.truncate()  # of a stall before, which ended after all
         self._file.write(f"{self._name}: no step ended for {waited:.0f} s; the stacks of all threads:\n")
         self._file.flush()
         faulthandler.dump_traceback(file=self._file, all_threads=True)

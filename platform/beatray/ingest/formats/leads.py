@@ -27,6 +27,8 @@ from beatray.ingest.formats.channel_names import is_known
 from beatray.record import ALL_LEADS_MASK, LEAD_INDEX, LEADS, Reason, RecordError
 
 MAX_GAP_S = 0.020
+LONG_S = 15.0
+"""From this length on a recording gives more than one window."""
 FEW_SAMPLES = 64
 """Samples after which a recording nearly always shows that it is not constant."""
 LIMB_WEIGHTS = {2: (-1.0, 1.0), 3: (-0.5, -0.5), 4: (1.0, -0.5), 5: (-0.5, 1.0)}
@@ -188,6 +190,16 @@ def mark_gaps(
         for start, stop in zip(edges[0::2][long].tolist(), edges[1::2][long].tolist(), strict=True):
             gaps = np.zeros(invalid.shape, bool) if gaps is None else gaps
             gaps[row, start:stop] = True
+    return gaps
+
+
+def gaps_of_twelve(marked: NDArray[np.bool_], present: Sequence[int]) -> NDArray[np.bool_]:
+    """Gaps by canonical lead; a limb lead that is computed has those of I and II."""
+    gaps = np.zeros((12, marked.shape[1]), bool)
+    gaps[list(present)] = marked
+    for lead in LIMB_WEIGHTS:
+        if lead not in present:
+            gaps[lead] = gaps[0] | gaps[1]
     return gaps
 
 

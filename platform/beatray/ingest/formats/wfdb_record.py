@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from beatray.ingest.formats.channels import MV_PER_UNIT
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import (
-    LIMB_WEIGHTS,
+    LONG_S,
     MAX_GAP_S,
     assemble,
     check_enough,
     check_not_constant,
     columns_of_leads,
+    gaps_of_twelve,
     is_enough,
     mark_gaps,
 )
@@ -49,8 +50,6 @@ NOTES = {
 }
 
 USUAL_UNITS = ("mV", "uV", "\u00b5V", "\u03bcV", "V")
-LONG_S = 15.0
-"""From this length on a recording gives more than one window."""
 UV_GAIN = 1000.0
 """Counts per millivolt where a count is a microvolt."""
 FULL_SCALE = (1 << 15) - 1
@@ -132,7 +131,7 @@ def read_twelve_leads(tree: Tree, path: str, *, by_window: bool = False) -> Twel
         if both:
             intact = False
             marked = mark_gaps(physical, np.logical_or.reduce(both), int(MAX_GAP_S * header.rate_hz), notes)
-            gaps = None if marked is None else _twelve_gaps(marked, present)
+            gaps = None if marked is None else gaps_of_twelve(marked, present)
         invalid = None
     signal_mv, mask = assemble(physical, present, header.rate_hz, invalid, notes)
     frank_mv = _frank(header, signals)
@@ -161,16 +160,6 @@ def _frank(header: Header, signals: Signals) -> NDArray[np.float64] | None:
         if gaps is not None:
             return None
     return frank_mv
-
-
-def _twelve_gaps(marked: NDArray[np.bool_], present: list[int]) -> NDArray[np.bool_]:
-    """Gaps by canonical lead; a limb lead that is computed has those of I and II."""
-    gaps = np.zeros((12, marked.shape[1]), bool)
-    gaps[present] = marked
-    for lead in LIMB_WEIGHTS:
-        if lead not in present:
-            gaps[lead] = gaps[0] | gaps[1]
-    return gaps
 
 
 def split_path(path: str) -> tuple[str, str]:
