@@ -3,12 +3,12 @@
 Run: PYTHONPATH=platform python scripts/train_alone.py RUN.yaml [RUN.yaml ...] [--seconds S]
 
 RUN.yaml is what `beatray pretrain ... --print-config` or `beatray finetune ... --print-config` printed. It needs torch,
-numpy, pandas, pyarrow, scipy, scikit-learn, safetensors and PyYAML. Each run leaves its folder: metrics.jsonl, the last
-checkpoint, encoder/, and model/ with its scores if it learned from labels. A run learns what it would learn under Ray
-with one worker: the same batches, views and steps. It does not validate on its way, so that the last weights are
-exported and nothing ends it early, and it is not continued. With --seconds a run that learns without labels gets as
-many epochs as fit into that time: some steps are timed first, then it begins. Where it turns out slower it ends early,
-a fifth later than asked at most, and its encoder says so.
+numpy, pandas, pyarrow, scipy, scikit-learn, safetensors and PyYAML. Each run leaves its folder: settings.yaml,
+metrics.jsonl, the last checkpoint, encoder/, and model/ with its scores if it learned from labels. A run learns what it
+would learn under Ray with one worker: the same batches, views and steps. It does not validate on its way, so that the
+last weights are exported and nothing ends it early, and it is not continued. With --seconds a run that learns without
+labels gets as many epochs as fit into that time: some steps are timed first, then it begins. Where it turns out slower
+it ends early, a fifth later than asked at most, and its encoder says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ from beatray.finetune.prepare import prepare_run, prepared
 from beatray.models.encoder_folder import describe_encoder
 from beatray.objectives.registry import objective_class
 from beatray.schema import build
-from beatray.settings import PretrainSettings
+from beatray.settings import PretrainSettings, lasting
 from beatray.train.blocks import Arrays
 from beatray.train.composed import NAMED
 from beatray.train.order import steps_per_epoch
 from beatray.train.rank_zero import RankZero
 from beatray.train.ranks import Ranks
-from beatray.train.run_spec import RunSpec
+from beatray.train.run_folder import SETTINGS
+from beatray.train.run_spec import RunSpec, shown_settings
 from beatray.train.step import Learner, Outcome, ahead
 
 WARM_UP, TIMED = 5, 25
@@ -86,16 +87,22 @@ class Step:
     number: int
     fed: Fed
     learning_rate: float
+    waited_s: float
     outcome: Outcome
 
-    def line(self) -> dict[str, Any]:
-        """Of metrics.jsonl, once the step is through."""
+    def line(self, read_s: float) -> dict[str, Any]:
+        """Of metrics.jsonl, once the step is through; the one before was at `read_s`."""
         logs, norm = self.outcome.read()
+        passed_s = time.perf_counter() - read_s
         scores = {"gradient_norm": norm, **(logs or {})}
         return {
             "step": self.number,
             "epoch": self.fed.epoch,
             "records": self.fed.rows,
+            "records_per_s": self.fed.rows / passed_s,
+            "data_wait_s": min(self.waited_s, passed_s),
+            "step_s": max(passed_s - self.waited_s, 0.0),
+            "workers": 1,
             "learning_rate": self.learning_rate,
             "loss": None,  # of a refused step
             **{name: value if math.isfinite(value) else None for name, value in scores.items()},
@@ -110,20 +117,23 @@ def train(run_spec: RunSpec, at_most: float = math.inf) -> dict[str, Any]:
     handed_over: deque[Step] = deque()
     line: dict[str, Any] = {}
     done, began = 0, time.perf_counter()
-    told = began
+    told = read = asked = began
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(RankZero(run_spec, 0, None, None, learner.precision))
         feed = direct(run_spec, run_spec.steps, readers())
         for fed, ready in stack.enter_context(contextlib.closing(ahead(learner, feed, _cut))):
+            waited_s = time.perf_counter() - asked
             outcome = learner.launch(done, fed.epoch, ready, fed.parts)
-            handed_over.append(Step(done, fed, learner.learning_rate, outcome))
+            handed_over.append(Step(done, fed, learner.learning_rate, waited_s, outcome))
             done += 1
             over = done == run_spec.steps or time.perf_counter() - began > at_most
             while len(handed_over) > (learner.overlaps and not over):
-                line = handed_over.popleft().line() | {"clock_s": time.perf_counter() - began}
+                line = handed_over.popleft().line(read)
+                read = time.perf_counter()
                 first.log_metrics(line)
+            asked = time.perf_counter()
             if over:
                 break
             if time.perf_counter() - told > LOG_EVERY_S:
@@ -168,11 +178,11 @@ def main() -> int:
         at_most = math.inf
         if asked.seconds is not None and not objective_class(settings.objective["name"]).supervised:
             at_most = AT_MOST * asked.seconds
-            epochs = epochs_in(settings, asked.seconds)
-            settings = replace(settings, train=replace(settings.train, epochs=epochs))
+            settings = lasting(settings, epochs_in(settings, asked.seconds))
         run_spec, found = prepared(settings)
         if run_spec.run.names():
             parser.error(f"{path}: there is something at {run_spec.run.where()} already; choose another run=")
+        run_spec.run.write(SETTINGS, yaml.safe_dump(shown_settings(run_spec.settings), sort_keys=True).encode())
         print(train(run_spec, at_most) | make_model(run_spec, found), flush=True)
     return 0
 

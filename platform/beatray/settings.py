@@ -8,7 +8,7 @@ against a corpus or a cluster is checked there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from beatray.errors import SettingsError
@@ -267,3 +267,10 @@ def check_run_name(run: str) -> None:
     """Raise SettingsError for a run that is not the name of a folder."""
     if not re.fullmatch(r"[\w.-]+", run) or not run.strip("."):
         raise SettingsError(f"run={run!r} must be the name of a folder: letters, digits, '.', '_' and '-'")
+
+
+def lasting(settings: PretrainSettings, epochs: int) -> PretrainSettings:
+    """The settings with so many epochs, the warm-up the same part of them as before."""
+    train = settings.train
+    warmup = round(train.warmup_epochs * epochs / train.epochs, 6)
+    return replace(settings, train=replace(train, epochs=epochs, warmup_epochs=warmup))

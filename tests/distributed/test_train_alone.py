@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from beatray.cli import main
 from beatray.finetune.finish import make_model
 from beatray.finetune.settings import finetune_settings
 from beatray.models.encoder_folder import describe_encoder, encoder_files
 from beatray.models.model_folder import describe_model
 from beatray.schema import as_dict
 from beatray.settings import PretrainSettings
+from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
 from finetuning import SMALL, SPLIT, VARIED, spec_of
 from pretraining import OVERRIDES, losses
@@ -64,5 +66,12 @@ def test_the_runs_are_those_of_ray_train(sample_corpus: str, pretrained: Path, t
 def test_a_run_gets_the_epochs_that_fit_into_its_time(sample_corpus: str, tmp_path: Path) -> None:
     paths = [f"corpus={sample_corpus}", f"out={tmp_path}", *SPLIT]
     alone(tmp_path, {"run": pretrain_settings([*paths, "run=run", *OVERRIDES, "objective=simclr"])}, "--seconds", "4")
-    described, steps = describe_encoder(str(tmp_path / "run")), len(losses(tmp_path, "run"))
-    assert described["steps"] == steps <= described["run_steps"] and steps > 0
+    described, lines = describe_encoder(str(tmp_path / "run")), read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert described["steps"] == len(lines) <= described["run_steps"] and lines
+    assert main(["report", str(tmp_path / "run"), "--corpus", sample_corpus]) == 0
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert f"{len(lines)} of " in page and "time training" in page
+    again = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "run.yaml")], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2 and "choose another run=" in again.stderr

@@ -21,7 +21,7 @@ from typing import Any
 
 from beatray.errors import SettingsError, TrainingError
 from beatray.finetune.prepare import prepare_run
-from beatray.settings import PretrainSettings
+from beatray.settings import PretrainSettings, lasting
 from beatray.storage.store import Store
 from beatray.sweep.plan import SweepPlan, Trial, settings_with
 from beatray.sweep.record import COSTS
@@ -93,7 +93,7 @@ def budgeted(plan: SweepPlan, notify: Notify, timed: Callable[[RunSpec], StepCos
             epochs = epochs_within(cost, sweep.core_minutes, run_spec.rows, group[0].settings.train.batch_size)
             notify(f"  {name}: {epochs} epochs in {sweep.core_minutes:g} core-minutes")
         for trial in group:
-            trials[trial.name] = trial if epochs is None else replace(trial, settings=_lasting(trial.settings, epochs))
+            trials[trial.name] = trial if epochs is None else replace(trial, settings=lasting(trial.settings, epochs))
             of_trial[trial.name] = cost
             budgets[trial.name] = {
                 "step": digest,
@@ -113,13 +113,6 @@ def budgeted(plan: SweepPlan, notify: Notify, timed: Callable[[RunSpec], StepCos
 def epochs_within(cost: StepCost, core_minutes: float, rows: int, batch_size: int) -> int:
     """How many epochs of so many recordings fit; at least one."""
     return max(1, math.floor(60.0 * core_minutes / (cost.step_s * steps_per_epoch(rows, batch_size))))
-
-
-def _lasting(settings: PretrainSettings, epochs: int) -> PretrainSettings:
-    """The settings with so many epochs, the warm-up the same part of them as before."""
-    train = settings.train
-    warmup = round(train.warmup_epochs * epochs / train.epochs, 6)
-    return replace(settings, train=replace(train, epochs=epochs, warmup_epochs=warmup))
 
 
 def _measured(
