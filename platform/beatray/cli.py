@@ -1,7 +1,8 @@
 """The command line. Light on purpose: help, version and errors need neither torch nor ray nor mlflow.
 
-Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense, 141
-when the reader of the output went away.
+Exit codes: 0 when all is done, 1 when the work failed or is unfinished, 2 when the overrides do not make sense, 75 of
+pretrain, finetune, sweep and demo when they were asked to stop and the same command continues, 141 when the reader of
+the output went away.
 """
 
 from __future__ import annotations
@@ -138,14 +139,18 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         if args.overrides and args.action != "splits":
             raise SettingsError(f"corpus {args.action} takes no settings: {args.overrides[0]}")
-        if args.html and args.action == "show":
+        if args.html and args.action != "show":
+            raise SettingsError(f"--html is for corpus show, and corpus {args.action} has no page")
+        if args.html and args.json:
+            raise SettingsError("--html writes a page and --json prints: give one of the two")
+        if args.html:
             return corpus.write_html(args.path, args.html)
         if args.action == "show":
             return corpus.show_corpus(args.path, args.json)
         if args.action == "refused":
             return corpus.show_refused(args.path, args.json)
         if args.action == "verify":
-            return corpus.verify_corpus(args.path)
+            return corpus.verify_corpus(args.path, args.json)
         return corpus.show_splits(args.path, args.json, args.overrides)
     if args.command == "labels":
         from beatray.commands import labels

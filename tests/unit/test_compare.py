@@ -160,3 +160,11 @@ def test_names_of_methods(tmp_path: Path) -> None:
     assert methods(["h=1", "s=2", "h=3"]) == {"h": [Path("1"), Path("3")], "s": [Path("2")]}
     with pytest.raises(SettingsError, match="given twice"):
         methods(["x", "x"])
+
+
+def test_results_join_a_method_once_and_only_where_they_are_named_so() -> None:
+    with pytest.raises(SettingsError, match=r"given twice for hard: e/h0/results\.json"):
+        methods(["hard=e/h0", "soft=e/s0", "hard=e/h0/results.json"])
+    with pytest.raises(SettingsError, match=r"e/hard has no name .* write hard=e/hard to pool"):
+        methods(["hard=e/h0", "e/hard", "soft=e/s0"])
+    assert list(methods(["hard=e/h0", "e/soft", "f/h0"])) == ["hard", "soft", "h0"]

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("sweep", ["objective.beat_classifier=beats", "out=/shared"], "objective.beat_classifier=beats is relative"),
         ("sweep", ["labels=mine.csv", "out=/shared"], "labels=mine.csv is relative"),
         ("evaluate", ["labels=mine", "out=/shared"], "labels=mine is relative"),
+        ("predict", ["model=[/runs/a, runs/b]", "out=/shared/p"], "model=[/runs/a, runs/b] is relative"),
         ("embed", ["encoder=/runs/a", "corpus=corpus", "out=s3://bucket/e"], "corpus=corpus is relative"),
     ],
 )
@@ -51,6 +52,7 @@ def test_relative_paths_are_refused_by_name(
         ("sweep", "labels=superdiagnostic"),
         ("finetune", "labels=superdiagnostic encoder=random"),
         ("pretrain", "objective.beat_classifier=null"),
+        ("predict", "model=beatray-waves,/runs/a files=/data"),
         *(
             ("pretrain", f"tracking.uri={uri}")
             for uri in (
@@ -68,6 +70,27 @@ def test_what_outlives_the_job_is_not_refused(
     assert main(command, [*overrides.split(), "corpus=/c", "out=/shared", "no_such_key=1"]) == 2
     error = capsys.readouterr().err
     assert "is relative" not in error and "no_such_key" in error
+
+
+def test_a_list_of_absolute_models_may_hold_blanks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert main("predict", ["model=[/runs/a, '/runs/b']", "files=/data", "out=/shared", "no_such_key=1"]) == 2
+    error = capsys.readouterr().err
+    assert "is relative" not in error and "no_such_key" in error
+
+
+def test_a_uri_is_no_remedy_where_the_command_takes_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert main("evaluate", ["encoder=random", "corpus=/c", "out=eval"]) == 2
+    assert "or a URI" not in capsys.readouterr().err
+    assert main("evaluate", ["encoder=random", "corpus=c", "out=/shared/eval"]) == 2
+    assert "every node sees, or a URI." in capsys.readouterr().err
+    assert main("evaluate", ["encoder=random", "corpus=/c", "out=s3://bucket/eval"]) == 2
+    assert "is not on a local disk" in capsys.readouterr().err
 
 
 def test_a_report_of_an_absolute_path_is_tried(

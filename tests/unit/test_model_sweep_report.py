@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from beatray.cli import main
+from beatray.corpus.manifest import Manifest, write_manifest
+from beatray.corpus.schema import VERSION
 from beatray.models.model_folder import describe_model, read_model, write_model
 from beatray.report.model_sweep import gains_of, table_of
 from beatray.storage.store import Store
@@ -93,6 +95,17 @@ def test_the_command_writes_the_page_and_the_tables(sweep: Path, capsys: pytest.
     assert float(lines[0]["value"]) == pytest.approx(0.81) and float(lines[0]["low"]) == pytest.approx(0.76)
     assert main(["report", str(sweep), "--against", "random"]) == 2
     assert "over labels" in capsys.readouterr().err
+
+
+def test_a_corpus_that_has_moved_is_found(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(
+        Store(str(tmp_path / "corpus")), Manifest(0, {"schema_version": VERSION}, (), {}, {"recordings": 1234})
+    )
+    assert main(["report", str(sweep), "--corpus", str(tmp_path / "corpus")]) == 0
+    assert "manifest 0000000000000000, 1,234 recordings" in (sweep / "report" / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["report", str(sweep), "--corpus", str(tmp_path / "nowhere")]) == 0
+    assert "without the number of recordings: " in capsys.readouterr().out
 
 
 def test_of_errors_less_is_better(sweep: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wfdb
 
 from beatray.commands.predict import settings_from
 from beatray.commands.predicted_page import page_lead, page_title, recordings_shown
@@ -16,6 +17,7 @@ from beatray.infer.attribution import attribution, need_captum
 from beatray.infer.model import EcgModel
 from beatray.infer.predict_plan import PredictPlan, prepare_plan
 from beatray.preprocess import prepare
+from beatray.record import LEADS
 from beatray.report.prediction_page import BIN_SAMPLES, bins_of, prediction_page
 from evaluation_rows import read_rows
 from made_models import CLASSES, SAMPLE, made_model
@@ -38,6 +40,22 @@ def test_waves_are_drawn_for_recordings_from_all_over(tmp_path: Path) -> None:
     assert all(each.waves is not None and each.shares is None for each in shown)
     page = prediction_page(page_title(plan), page_lead(plan), shown)
     assert page.count("<img") == 3 and all(title in page for title in titles) and "Not a medical device" in page
+
+
+def test_a_recording_that_begins_flat_is_shown_from_its_first_window(tmp_path: Path) -> None:
+    """Its window #0 is left out when it is read."""
+    paths = tmp_path / "files"
+    paths.mkdir()
+    for number, flat_s in enumerate((10, 0)):
+        x_mv = np.cumsum(np.random.default_rng(number).normal(0, 0.006, (12, 12500)), axis=1)
+        x_mv[:, : flat_s * 500] = 0.0
+        wfdb.wrsamp(
+            f"r{number}", fs=500, units=["mV"] * 12, sig_name=list(LEADS), p_signal=x_mv.T, fmt=["16"] * 12,
+            adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(paths),
+        )  # fmt: skip
+    model = made_model(tmp_path / "model", "waves", seed=4)
+    plan = prepare_plan(settings_from([f"model={model}", f"files={paths}", f"out={tmp_path / 'out'}"]))
+    assert [each.title for each in recordings_shown(plan, 2)] == ["files/r0#1", "files/r1#0"]
 
 
 @pytest.mark.skipif(WITH_CAPTUM, reason="captum is installed")

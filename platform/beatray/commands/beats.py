@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from beatray.beat_classifier.annotations import SYMBOLS_OF, AnnotatedBeats, read_beats
@@ -11,6 +9,7 @@ from beatray.beat_classifier.fit import FitSettings, fit
 from beatray.beat_classifier.folder import digest_of, write
 from beatray.beat_classifier.network import CLASSES
 from beatray.commands.console import say
+from beatray.commands.local import local_folder
 from beatray.errors import SettingsError
 from beatray.ingest.spelling import paths_with
 from beatray.ingest.tree import open_tree
@@ -24,7 +23,8 @@ def train(path: str, out: str, *, leads: str = "II", epochs: int | None = None, 
         raise SettingsError(f"--leads {leads}: one or two of {', '.join(LEADS)}")
     if epochs is not None and epochs < 1:
         raise SettingsError(f"--epochs {epochs}: at least 1")
-    if Path(out).exists():
+    folder = local_folder("--out ", out)
+    if folder.exists():
         raise SettingsError(f"{out} exists already; choose another --out")
     recordings = read_folder_of(path, chosen)
     settings = FitSettings(seed=seed) if epochs is None else FitSettings(seed=seed, epochs=epochs)
@@ -33,7 +33,7 @@ def train(path: str, out: str, *, leads: str = "II", epochs: int | None = None, 
         labels, report = fit(recordings, chosen, settings)
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from error
-    write(Path(out), labels, {**report, "symbols": {name: list(symbols) for name, symbols in SYMBOLS_OF.items()}})
+    write(folder, labels, {**report, "symbols": {name: list(symbols) for name, symbols in SYMBOLS_OF.items()}})
     say(f"  learnt from {sum(report['train_beats'].values()):,} beats, held out {sum(report['test_beats'].values()):,}")
     say("  true\\found " + "".join(name.rjust(7) for name in CLASSES))
     for name, row in zip(CLASSES, report["confusion"], strict=True):

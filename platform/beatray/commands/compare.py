@@ -56,17 +56,32 @@ def methods(folders: Sequence[str]) -> dict[str, list[Path]]:
     """Results files by method; one without a name is called by the part of its path that sets it apart."""
     named = [["", arg] if Path(arg).exists() or "=" not in arg else arg.split("=", 1) for arg in folders]
     bare = [Path(path) for name, path in named if not name]
+    seen = set()
+    for name, location in named:
+        key = name, _folder(Path(location)).resolve()
+        if key in seen:
+            raise SettingsError(f"the same results are given twice{f' for {name}' if name else ''}: {location}")
+        seen.add(key)
     short = dict(zip(bare, _short_names(bare), strict=True))
-    if len(short) < len(bare):
-        raise SettingsError("the same results are given twice; name them (A=FILE) to pool files of one method")
+    for path, name in short.items():
+        if any(name == other for other, _ in named):
+            raise SettingsError(
+                f"{path} has no name and would be called {name}, as the results that {name}=FILE names: write "
+                f"{name}={path} to pool them, or give it another name"
+            )
     found: dict[str, list[Path]] = {}
-    for name, path in named:
-        found.setdefault(name or short[Path(path)], []).append(Path(path))
+    for name, location in named:
+        found.setdefault(name or short[Path(location)], []).append(Path(location))
     return found
 
 
+def _folder(path: Path) -> Path:
+    """The folder of a results file; a folder itself."""
+    return path.parent if path.name == "results.json" else path
+
+
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    parts = [(path.parent if path.name == "results.json" else path).parts for path in paths]
+    parts = [_folder(path).parts for path in paths]
     for depth in range(1, max((len(each) for each in parts), default=0) + 1):
         names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):

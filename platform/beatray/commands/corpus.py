@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from beatray.commands.console import print_table, say
@@ -57,7 +58,8 @@ def _by_source(sources: dict[str, Any]) -> Table:
         more = len(about["labels"]) - len(common)
         leads = lead_counts(about["leads"], about["rows"])
         counts = (f"{about[key]:,}" for key in ("recordings", "rows", "beats"))
-        table.add_row(source, *counts, rates, leads, flags, labels + (f" and {more} more" if more else ""))
+        cells = (source, *counts, rates, leads, flags, labels + (f" and {more} more" if more else ""))
+        table.add_row(*(escape(cell) for cell in cells))  # labels are the user's own words
     return table
 
 
@@ -89,10 +91,18 @@ def write_html(uri: str, path: str) -> int:
     return 0
 
 
-def verify_corpus(uri: str) -> int:
+def verify_corpus(uri: str, as_json: bool) -> int:
     """Check every byte against the manifest; exit code 1 if anything differs."""
     corpus = open_corpus(uri)
     faults = list(verify(corpus))
+    if as_json:
+        about = {
+            "manifest": corpus.manifest.number,
+            "shards": len(corpus.manifest.shards),
+            "rows": corpus.manifest.rows,
+        }
+        say(json.dumps({**about, "faults": faults}, indent=1))
+        return 1 if faults else 0
     for fault in faults:
         say(fault)
     if faults:

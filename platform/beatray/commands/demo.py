@@ -6,8 +6,8 @@ the demo did not make is left alone. Test records (PTB-XL folds 8 and 9, two fif
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import time
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -17,12 +17,14 @@ from typing import Any
 from beatray.commands import ingest, pretrain
 from beatray.commands.console import say
 from beatray.commands.evaluate import evaluated, track_results
+from beatray.commands.local import local_folder
 from beatray.commands.report import run_material
 from beatray.config import NO_RECIPE, config_folder
 from beatray.corpus.reader import open_corpus
 from beatray.errors import SettingsError
 from beatray.evaluate.encoders import spec_of
-from beatray.evaluate.files import write_tables
+from beatray.evaluate.files import NAMES, write_tables
+from beatray.evaluate.results import MAPS
 from beatray.evaluate.settings import EvaluateSettings
 from beatray.ingest.plan import SAMPLE, IngestSettings
 from beatray.ray_session import RaySettings, session
@@ -36,11 +38,13 @@ from beatray.settings import (
     TrackingSettings,
     TrainSettings,
 )
+from beatray.storage.store import Store
 from beatray.track.setup import tracking_for
 from beatray.track.tracker import Tracker, how_to_open
 from beatray.train.composed import pretrain_content
 
 MARK = "demo.json"
+REPORT = "report.html"
 ITEMS_PER_SHARD = 64
 
 
@@ -90,7 +94,7 @@ def _with_recipe(override: str) -> list[str]:
 def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     """All stages; returns the exit code."""
     began = time.monotonic()
-    folder = Path(settings.out).absolute()
+    folder = local_folder("--out ", settings.out)
     settings = _open_folder(replace(settings, out=str(folder)), folder, overwrite=overwrite)
     say(f"[1/4] ingest the bundled recordings (licences: {SAMPLE / 'ATTRIBUTION.md'})")
     with session(RaySettings(**as_dict(settings.cluster))):  # one for both stages
@@ -102,7 +106,7 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     say("[3/4] evaluate on recordings that pretraining never saw")
     _evaluate(settings, folder, Path(result.folder))
     say("[4/4] done")
-    say(f"  report   {folder / 'report.html'}  (open it in a browser)")
+    say(f"  report   {folder / REPORT}  (open it in a browser)")
     for line in _where(Path(result.folder)):
         say(f"  {line}")
     say(f"  a model  {_finetune(settings, folder, result.folder)}")
@@ -115,8 +119,9 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
     mark = folder / MARK
     identity = json.loads(json.dumps(_identity(settings)))
     if overwrite and mark.exists():
-        shutil.rmtree(folder)
-    if mark.exists():
+        _remove(folder, settings.run)
+        Store(str(folder)).write(MARK, json.dumps(identity, indent=1).encode())
+    elif mark.exists():
         found = json.loads(mark.read_text())
         if found != identity:
             changed = ", ".join(key for key in identity if found.get(key) != identity[key])
@@ -131,6 +136,18 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(json.dumps(identity, indent=1))
     return settings
+
+
+def _remove(folder: Path, run: str) -> None:
+    """Delete what a demo made in its folder, apart from its mark: a model that the user fine-tuned into runs/, and the
+    MLflow database that tracks it, too, stay. `run` is the name of the run for a mark that is damaged."""
+    store = Store(str(folder))
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        run = str(json.loads(store.read(MARK))["run"])
+    for name in (REPORT, *NAMES, MAPS):  # results first: what is left of an interrupted removal is no finished demo
+        store.delete(name)
+    store.child("runs").delete_folder(run)
+    store.delete_folder("corpus")
 
 
 def _identity(settings: DemoSettings) -> dict[str, Any]:
@@ -163,7 +180,7 @@ def _pretrain_settings(settings: DemoSettings, folder: Path) -> PretrainSettings
 
 
 def _evaluate(settings: DemoSettings, folder: Path, run_folder: Path) -> None:
-    results, table_file, report = folder / "results.json", folder / "table.txt", folder / "report.html"
+    results, table_file, report = folder / "results.json", folder / "table.txt", folder / REPORT
     if results.exists() and report.exists():
         say(f"  nothing to do: {results.name} and {report.name} exist")
         say(table_file.read_text())

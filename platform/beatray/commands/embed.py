@@ -7,6 +7,7 @@ from beatray.config import compose
 from beatray.infer.files import LEVELS, LISTING, STAGING, Listing
 from beatray.infer.plan import EmbedCommand, prepare_plan
 from beatray.infer.run import embed
+from beatray.infer.stream import use_gpu
 from beatray.ray_session import RaySettings, session
 from beatray.schema import as_dict, build
 from beatray.storage.store import Store
@@ -23,12 +24,13 @@ def settings_from(overrides: list[str]) -> EmbedCommand:
 def run(command: EmbedCommand) -> Listing:
     """Embed and print a summary."""
     plan = prepare_plan(command)
-    if command.overwrite:
-        remove_embeddings(plan.out)
     manifest = plan.corpus.manifest
     say(f"embed {manifest.rows:,} recordings ({' and '.join(plan.levels)} level), into {plan.out.where()}")
     cluster = RaySettings(**as_dict(command.cluster))
     with session(cluster), progress("embed", "recordings") as update:
+        if command.overwrite:
+            use_gpu(plan.settings, "embed")  # a run that cannot start leaves what is there
+            remove_embeddings(plan.out)
         done = embed(plan, lambda rows, total: update(rows, total, ""))
     if done.computed == 0:
         say("  nothing to do: all of them are embedded already")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from beatray.commands.console import progress, say
+from beatray.commands.local import local_folder
 from beatray.config import compose
 from beatray.corpus.label_settings import split_label_overrides
 from beatray.corpus.reader import Corpus, open_corpus
@@ -32,6 +33,8 @@ SHORT = {"encoder": "encoder_path"}
 
 OUTPUTS = "outputs"
 """Where what the encoders give lies while the evaluation runs, below `out`."""
+ELSEWHERE = "encoder= takes the same URI; then `beatray report RUN --results OUT` finds the results"
+"""What to do about a run on an object store: its MLflow run could not be continued from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,13 @@ def settings_from(overrides: list[str]) -> EvaluateCommand:
 
 def run(settings: EvaluateCommand) -> Evaluation:
     """Evaluate, write results.json and the tables, and print them."""
+    folder = local_folder("out=", settings.out)
+    run_folder = local_folder("run=", settings.run, ELSEWHERE) if settings.run else None
     corpus = open_corpus(settings.corpus.path)
     plan = settings.evaluate if settings.task == "all" else replace(settings.evaluate, tasks=(settings.task,))
-    folder = Path(settings.out).absolute()
     if (folder / "results.json").exists() and not settings.overwrite:
         raise SettingsError(f"{folder} holds results already; choose another out=, or set overwrite=true")
-    runs = Path(settings.run).absolute().parent if settings.run else folder
+    runs = run_folder.parent if run_folder else folder
     check_default_database(settings.tracking.uri, runs)
     evaluation, held = evaluated(corpus, settings.corpus, spec(settings), plan, folder / OUTPUTS)
     say(write_tables(evaluation, folder, held.rows))
@@ -84,7 +88,7 @@ def run(settings: EvaluateCommand) -> Evaluation:
         settings.tracking.experiment,
         out=runs,
         run_name=f"evaluate {settings.encoder_path}",
-        folder=Path(settings.run).absolute() if settings.run else folder,  # a run remembers its MLflow run
+        folder=run_folder or folder,  # a run remembers its MLflow run
         settings={} if settings.run else flat(as_dict(settings)),
         tags={} if settings.run else {"beatray.manifest": corpus.manifest.hash},
         dataset={"name": "corpus", "digest": corpus.manifest.hash[:32], "source": settings.corpus.path},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from beatray.commands.console import say
+from beatray.commands.local import local_folder
 from beatray.errors import SettingsError
 from beatray.evaluate.older import results_today
 from beatray.export.folder import export_folder
@@ -17,15 +18,16 @@ from beatray.models.model_folder import is_model
 
 def run(encoder: str, out: str, *, results: str | None = None, onnx: bool = True) -> int:
     """Export, and report what was measured; SettingsError where an argument is wrong or the export is not equal."""
+    folder = local_folder("--out ", out)
     kind = "model" if is_model(encoder) else "encoder"
     if kind == "model" and results is not None:
         raise SettingsError(f"--results is for an encoder, and {encoder} holds a model, whose card has its scores")
     known = None if results is None else read_results(results)
     try:
         if kind == "model":
-            programs = export_model(encoder, Path(out), with_onnx=onnx)
+            programs = export_model(encoder, folder, with_onnx=onnx)
         else:
-            programs = export_folder(encoder, Path(out), known, with_onnx=onnx)
+            programs = export_folder(encoder, folder, known, with_onnx=onnx)
     except ExportError as error:
         raise SettingsError(str(error)) from error
     for name, difference in programs.difference.items():

@@ -103,13 +103,13 @@ def run(settings: IngestSettings, cluster: ClusterSettings, *, overwrite: bool =
     listed = list_items(settings)  # a wrong path or id key must be reported before anything is started or removed
     number = latest_number(store)
     id_key_for(settings, read_manifest(store) if number is not None and not overwrite else None)
-    if overwrite:
-        with only_ingest(store):
-            remove_corpus(store)
-        number = None
-    if number is not None:
+    if number is not None and not overwrite:
         say(f"a corpus exists at {settings.out} (manifest {number}); only recordings it does not know are read")
     with session(RaySettings(**as_dict(cluster))), progress("ingest", "recordings") as update:
+        if overwrite:  # no earlier: a Ray that cannot be reached costs no corpus
+            with only_ingest(store):
+                remove_corpus(store)
+            number = None
         done = ingest(settings, lambda p: update(p.done, p.total, f"{p.refused} refused" if p.refused else ""), listed)
     manifest = done.manifest
     if done.known:

@@ -30,6 +30,8 @@ PATH_KEYS = {
     "embed": ("corpus", "corpus.path", "encoder", "encoder_path", "out"),
     "report": ("PLACE", "--corpus", "--results"),
 }
+LOCAL_KEYS = {"evaluate": ("run", "out"), "report": ("--results",)}
+"""Of these, what may not be the URI of an object store."""
 NOT_PATHS = ("random", "null", *bundled.names())
 NOT_FOLDERS = ("auto", "databricks", "databricks-uc")
 """What `tracking.uri` may be beside an address."""
@@ -49,16 +51,23 @@ def main(command: str, argv: list[str]) -> int:
 
     given = list(_of_report(argv).items()) if command == "report" else _pairs(argv)
     for key, value in given:  # a source may be given several times
-        if key not in PATH_KEYS[command] or value in NOT_PATHS or _names_labels(command, key, value):
+        if key not in PATH_KEYS[command] or _names_labels(command, key, value):
             continue
-        each = value.strip("[]").split(",") if key == "model" else [value]
+        each = _models(value) if key == "model" else [value]
         stays = _outlives if key == _TRACKED else _is_absolute
-        if not all(map(stays, each)):
-            return _refuse(command, f"{key}={value} is relative")
+        if not all(path in NOT_PATHS or stays(path) for path in each):
+            return _refuse(command, f"{key}={value} is relative", key)
     if NEEDED not in dict(given) and command != "report" and "--help" not in argv:
-        return _refuse(command, f"{NEEDED}= is not set")
+        return _refuse(command, f"{NEEDED}= is not set", NEEDED)
     os.environ.setdefault("RAY_ADDRESS", "auto")
     return run([command, *argv])
+
+
+def _models(value: str) -> list[str]:
+    """The models of an ensemble, as `beatray predict` reads them."""
+    from beatray.infer.predict_plan import paths_in  # imports torch
+
+    return paths_in(value)
 
 
 def _is_absolute(path: str) -> bool:
@@ -89,10 +98,11 @@ def _pairs(argv: list[str]) -> list[tuple[str, str]]:
     return [(key.lstrip("-"), value) for key, value in pairs]
 
 
-def _refuse(command: str, why: str) -> int:
+def _refuse(command: str, why: str, key: str) -> int:
+    or_uri = "" if key in LOCAL_KEYS.get(command, ()) else ", or a URI"
     print(
         f"jobs/{command}.py: {why}. A job runs in a temporary copy of the tree that is lost with it: give an absolute "
-        "path that every node sees, or a URI.",
+        f"path that every node sees{or_uri}.",
         file=sys.stderr,
     )
     return 2

@@ -32,8 +32,10 @@ PATH_KEYS = ("out", "run", "tracking", "cluster", "corpus.path", "encoder_weight
 """Settings that are paths, and do not change what was done."""
 
 
-def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) -> list[Path]:
-    """report.html and the tables into `out`; prints the main one."""
+def write(
+    folder: Store, record: SweepRecord, results: ModelResults, out: Path, corpus: str | None = None
+) -> list[Path]:
+    """report.html and the tables into `out`; prints the main one. `corpus` is where the corpus lies now."""
     first = results.methods[0].trials[0]
     description = first.description
     finished = [each for each in record.trials if each.status == "finished"]
@@ -44,7 +46,7 @@ def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) 
         what=f"{learned} ({', '.join(description['names'][:5])}{', ...' if len(description['names']) > 5 else ''})",
         results=results,
         facts={
-            **what_ran(folder, settings, description["manifest_hash"], _recordings(settings)),
+            **what_ran(folder, settings, description["manifest_hash"], _recordings(settings, corpus)),
             "trials": f"{len(finished)} of {len(record.trials)} finished",
             "labels": learned,
             "network": description["encoder"]["name"],
@@ -64,11 +66,13 @@ def write(folder: Store, record: SweepRecord, results: ModelResults, out: Path) 
     return [build_model_sweep_report(out / "report.html", material), *(out / name for name in texts)]
 
 
-def _recordings(settings: Mapping[str, Any]) -> int | None:
+def _recordings(settings: Mapping[str, Any], moved_to: str | None) -> int | None:
     """Of the whole corpus; None where it is not there any more."""
     try:
-        return int(open_corpus(settings["corpus"]["path"]).manifest.statistics["recordings"])
-    except (OSError, CorpusError):
+        return int(open_corpus(moved_to or settings["corpus"]["path"]).manifest.statistics["recordings"])
+    except (OSError, CorpusError) as error:
+        if moved_to is not None:
+            say(f"  without the number of recordings: {error}")
         return None
 
 

@@ -11,6 +11,7 @@ from beatray.errors import SettingsError
 from beatray.infer.attribution import need_captum
 from beatray.infer.predict import predict, remove, there_already
 from beatray.infer.predict_plan import PredictCommand, PredictPlan, PredictSettings, prepare_plan
+from beatray.infer.stream import use_gpu
 from beatray.ray_session import RaySettings, session
 from beatray.report.prediction_page import prediction_page
 from beatray.schema import as_dict, build
@@ -34,12 +35,14 @@ def run(command: PredictCommand, show: int = 0) -> dict[str, Any]:
     paths = plan.paths
     if show and plan.model.kind != "waves":
         need_captum()
-    if command.overwrite:
-        remove(paths)
-    there_already(plan)  # what must not be replaced is refused before anything starts
+    if not command.overwrite:
+        there_already(plan)  # what must not be replaced is refused before anything starts
     what = "rows of the corpus" if "corpus" in plan.of else "recordings"
     say(f"predict {', '.join(plan.model.names)} of {plan.recordings:,} {what}, into {paths.store.where(paths.table)}")
     with session(RaySettings(**as_dict(command.cluster))), progress("predict", "recordings") as update:
+        if command.overwrite:
+            use_gpu(plan.settings, "predict")  # a run that cannot start leaves what is there
+            remove(paths)
         done = predict(plan, lambda rows, total: update(rows, total, ""))
     if not done.computed:
         say("  nothing to do: all of them are answered already")

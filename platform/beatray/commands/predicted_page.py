@@ -13,6 +13,7 @@ from beatray.corpus.schema import signals_of
 from beatray.infer.attribution import attribution
 from beatray.infer.model import Prediction
 from beatray.infer.predict_plan import PredictPlan
+from beatray.infer.prediction_table import recording_starts
 from beatray.report.prediction_page import Shown
 
 
@@ -47,7 +48,8 @@ def page_lead(plan: PredictPlan) -> list[str]:
 
 
 def _windows(plan: PredictPlan, count: int) -> Iterator[pa.Table]:
-    """Tables of one window each, the first of its recording."""
+    """Tables of one window each, the first of its recording that the unit has."""
+    seen: set[str] = set()  # the windows of a long recording may lie in several units
     units = [unit for part in plan.parts for unit in part.units]
     counts = np.bincount(np.linspace(0, len(units) - 1, count).round().astype(int), minlength=len(units))
     for unit, here in zip(units, counts.tolist(), strict=True):
@@ -55,9 +57,11 @@ def _windows(plan: PredictPlan, count: int) -> Iterator[pa.Table]:
             continue
         (table,) = unit.read()
         table = table.filter(pc.is_valid(table["signal"])).combine_chunks()
-        first = [n for n, name in enumerate(table["record_id"].to_pylist()) if "#" not in name or name.endswith("#0")]
+        first, _, names, _ = recording_starts(table)  # not window #0: one of a flat stretch is left out
         for row in np.unique(np.linspace(0, len(first) - 1, min(here, len(first))).round().astype(int)).tolist():
-            yield table.slice(first[row], 1)
+            if names[row] not in seen:
+                seen.add(names[row])
+                yield table.slice(first[row], 1)
 
 
 def _shown(plan: PredictPlan, record_id: str, signal_uv: NDArray[np.int16], n_samples: int) -> Shown:

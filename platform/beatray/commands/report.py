@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def run_material(
             "objective": described(settings["objective"]),
             "encoder": settings["encoder"]["name"],
             "steps": f"{steps} of {train['batch_size']} recordings on {train['workers']} workers",
-            "time training": f"{sum(line['step_s'] + line['data_wait_s'] for line in lines):.0f} s",
+            "time training": time_training(lines),
             "code": code_revision(),
         },
         settings=yaml.safe_dump(settings, sort_keys=True),
@@ -85,6 +86,15 @@ def run_material(
         hard=hard,
         tracking=tracking,
     )
+
+
+def time_training(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds of all steps. Where the journal has every N-th step alone (`train.log_every_steps`), a line stands for
+    the steps since the line before, and the text says "about"."""
+    steps = [-1, *(int(line["step"]) for line in lines)]
+    spans = [after - before for before, after in pairwise(steps)]
+    seconds = sum(n * (line["step_s"] + line["data_wait_s"]) for n, line in zip(spans, lines, strict=True))
+    return f"{'about ' if any(n > 1 for n in spans) else ''}{seconds:.0f} s"
 
 
 def rows_of(corpus: Corpus, evaluation: Evaluation) -> Rows | None:

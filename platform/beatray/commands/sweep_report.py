@@ -80,7 +80,7 @@ def run(parent: str, corpus: str | None = None, against: str | None = None, resu
             if models.methods:
                 if against is not None:
                     raise SettingsError("--against is for a sweep over ways to pretrain; this one is over labels")
-                written = model_sweep_report.write(folder, record, models, out)
+                written = model_sweep_report.write(folder, record, models, out, corpus)
             else:
                 written = write(folder, record, read_results(folder, record), out, corpus, against)
         if not folder.is_local:

@@ -1,0 +1,99 @@
+"""What is replaced on request is deleted when the work that replaces it can begin, and no more than that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+
+from beatray.bench.corpus import write_large_corpus
+from beatray.cli import main
+from beatray.commands.demo import MARK
+from beatray.corpus.reader import open_corpus
+from beatray.models.encoder_folder import export_encoder
+from beatray.models.registry import build_encoder
+from beatray.storage.store import Store
+from made_models import SAMPLE, made_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NOWHERE = "cluster.address=127.0.0.1:9"
+"""Where no Ray listens."""
+
+
+def written(folder: Path, *names: str) -> set[str]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("finished")
+    return set(names)
+
+
+def there(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster with one CPU, as far as anybody asks."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+
+
+def predict_command(folder: Path) -> tuple[list[str], set[str]]:
+    model = made_model(folder / "model", "waves")
+    out = folder / "out"
+    words = ["predict", f"model={model}", f"files={SAMPLE / 'ludb-sample.zip'}", "source=ludb", f"out={out}"]
+    return words, written(out, "predictions.parquet", "predictions.json", "predictions.annotations/ludb/1.waves")
+
+
+def embed_command(folder: Path) -> tuple[list[str], set[str]]:
+    corpus = write_large_corpus(folder / "corpus", 4, bundled=2)
+    description = {"name": "tiny", "settings": {}, "recipe": open_corpus(corpus).recipe}
+    export_encoder(Store(str(folder / "encoder")), build_encoder("tiny"), description, b"")
+    words = ["embed", f"encoder={folder / 'encoder'}", f"corpus={corpus}", f"out={folder / 'out'}"]
+    return words, written(folder / "out", "embeddings.json", "recording/a.parquet")
+
+
+@pytest.mark.parametrize("command", [predict_command, embed_command])
+def test_results_outlast_a_start_that_cannot_be(
+    command: Callable[[Path], tuple[list[str], set[str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    words, names = command(tmp_path)
+    assert main([*words, "overwrite=true", NOWHERE]) == 1
+    assert "no Ray answers" in capsys.readouterr().err and there(tmp_path / "out") == names
+    request.getfixturevalue("one_cpu")
+    assert main([*words, "overwrite=true", f"{words[0]}.workers=3"]) == 2
+    assert "3 workers need" in capsys.readouterr().err and there(tmp_path / "out") == names
+
+
+def test_a_corpus_outlasts_a_ray_that_cannot_be_reached(tmp_path: Path) -> None:
+    corpus = write_large_corpus(tmp_path / "corpus", 4, bundled=2)
+    before = there(tmp_path / "corpus")
+    words = ["ingest", f"ludb={SAMPLE / 'ludb-sample.zip'}", "--out", corpus, "--overwrite"]
+    assert main([*words, NOWHERE]) == 1 and there(tmp_path / "corpus") == before
+
+
+def test_a_demo_anew_leaves_what_it_did_not_make(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    made = {"corpus/manifest-0.json", "runs/mine/encoder/weights", "results.json", "table.md", "report.html"}
+    own = {"runs/superdiagnostic/model/weights", "runs/mlflow.db", "thesis.txt"}
+    written(folder, *made, *own)
+    (folder / MARK).write_text(json.dumps({"run": "mine", "seed": 7}))
+    assert main(["demo", "--out", str(folder), "--overwrite", "seed=3", NOWHERE]) == 1
+    assert there(folder) == {*own, MARK}
+    known = json.loads((folder / MARK).read_text())
+    assert known["seed"] == 3 and known["run"] == "pretrain"
+
+
+@pytest.mark.parametrize("mark", ["{", "[]", "{}"])
+def test_a_damaged_mark_is_replaced(mark: str, tmp_path: Path) -> None:
+    written(tmp_path, "runs/pretrain/settings.yaml", "runs/mine/settings.yaml")
+    (tmp_path / MARK).write_text(mark)
+    assert main(["demo", "--out", str(tmp_path), "--overwrite", NOWHERE]) == 1
+    assert there(tmp_path) == {"runs/mine/settings.yaml", MARK}
+    assert json.loads((tmp_path / MARK).read_text())["run"] == "pretrain"
