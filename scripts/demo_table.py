@@ -2,8 +2,8 @@
 
     python scripts/demo_table.py DEMO_FOLDER --took SECONDS [--check]
 
-DEMO_FOLDER is what the demo made, SECONDS what its last line says. The processor and the date are those of this machine
-and of the demo's results. `--check` writes nothing and fails where README has another table.
+DEMO_FOLDER is what the demo made, SECONDS what its last line says. The processor, its cores and the date are those of
+this machine and of the demo's results. `--check` writes nothing and fails where README has another table.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from beatray.bench.run import cores
 from beatray.evaluate.table import METRIC_NAMES, PROTOCOL_NAMES
 from beatray.train.timing import processor
 
@@ -25,11 +26,12 @@ MAIN = {"segment": "f1", "classify": "auroc"}
 HEADER = ("task", "protocol", "labelled records", "score", "pretrained", "random", "difference, 95 % interval")
 
 
-def rendered(table: Mapping[str, Any], took_s: float, cpu: str, day: str) -> str:
-    """The block of README."""
+def rendered(table: Mapping[str, Any], took_s: float, cpu: str, count: int, day: str, seeds: int) -> str:
+    """The block of README: the demo took so long on `count` cores of that processor, and was evaluated by `seeds`."""
+    on = {1: "one core", 2: "two cores"}.get(count, f"{count} cores")
+    over = f"Means ± SD over {seeds} seeds" if seeds > 1 else "Of one seed"
     head = (
-        f"`beatray demo` took {took_s:.0f} s on two cores of an {cpu} on {day}. Means ± SD over 3 seeds of everything\n"
-        "after pretraining:\n"
+        f"`beatray demo` took {took_s:.0f} s on {on} of an {cpu} on {day}. {over} of everything\nafter pretraining:\n"
     )
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
     before = ("", "")
@@ -44,7 +46,7 @@ def rendered(table: Mapping[str, Any], took_s: float, cpu: str, day: str) -> str
             protocol if (row["task"], protocol) != before else "",
             labels.replace("%", " %"),
             METRIC_NAMES[row["metric"]],
-            *(f"{row[name][0]:.3f} ± {_short(row[name][1])}" for name in ("pretrained", "random")),
+            *(f"{row[name][0]:.3f}" + f" ± {_short(row[name][1])}" * (seeds > 1) for name in ("pretrained", "random")),
             f"{gap['value']:+.3f} ({_short(gap['low'], '+')} to {_short(gap['high'], '+')})",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -57,17 +59,18 @@ def _short(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}".replace("0.", ".", 1)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--took", type=float, required=True)
     parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     file = args.folder / "table.json"
     day = datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
     cpu = processor().replace("(R)", "").replace(" Processor", "")
-    block = rendered(json.loads(file.read_text()), args.took, cpu, day)
+    seeds = len(json.loads((args.folder / "results.json").read_text())["settings"]["seeds"])
+    block = rendered(json.loads(file.read_text()), args.took, cpu, cores(), day, seeds)
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     old, _, after = rest.partition(END)

@@ -4,14 +4,16 @@
 
 `--report` is what `beatray report SWEEP` wrote, several where a sweep ran in parts (`sweep.only=`): `scores.csv` and
 `costs.csv` become docs/results/NAME-scores.csv and NAME-costs.csv, a trial of a later part in place of an earlier one.
-The table is made of these two files alone and stands between the marks that carry NAME. `--check` writes nothing and
-fails where the page has another table.
+A method whose trials come from several parts is refused: its costs would be those of one of them. The table is made of
+these two files alone and stands between the marks that carry NAME. `--check` writes nothing and fails where the page
+has another table.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -61,10 +63,11 @@ def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
             found = by_cell.get((name, score), ())
             value = _shown(_mean(found, "value"))
             beside = _shown(_mean(found, "random"))
-            cells.append((f"**{value}**" if best[score] == name else value) + f" ({beside})" * bool(value and beside))
-        cost = cost_of[name]
-        network = cost["network"].replace("(", "").replace(")", "")
-        lines.append("| " + " | ".join([f"`{name}`", network, cost["epochs"], *cells]) + " |")
+            shown = f"**{value}**" if value and best[score] == name else value
+            cells.append(shown + f" ({beside})" * bool(value and beside))
+        cost = cost_of.get(name, {})  # blank where the costs do not name it
+        network = cost.get("network", "").replace("(", "").replace(")", "")
+        lines.append("| " + " | ".join([f"`{name}`", network, cost.get("epochs", ""), *cells]) + " |")
     features = [_mean(by_cell.get((methods[0], score), ()), "features") for score in COLUMNS.values()]
     lines.append("| " + " | ".join(["measured features", "", "", *map(_shown, features)]) + " |")
     return "\n".join(lines).replace("|  |", "| |").replace("|  |", "| |") + "\n"
@@ -99,18 +102,47 @@ def joined(parts: Sequence[Sequence[Row]], key: str) -> list[Row]:
 
 
 def keep(name: str, reports: Sequence[Path]) -> None:
-    """Write the scores and costs of the parts of a sweep into docs/results/."""
-    FOLDER.mkdir(exist_ok=True)
+    """Write the scores and costs of the parts of a sweep into docs/results/, both or none.
+
+    Raises ValueError if there is nothing to keep or a method's trials come from several parts; OSError for a report
+    that lacks a file.
+    """
+    texts = {}
     for kind, key in (("scores", "trial"), ("costs", "method")):
         parts = []
         for report in reports:
             with (report / f"{kind}.csv").open(newline="", encoding="utf-8") as handle:
                 parts.append(list(csv.DictReader(handle)))
         rows = joined(parts, key)
-        with (FOLDER / f"{name}-{kind}.csv").open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        if not rows:
+            raise ValueError(f"{kind}.csv of {', '.join(map(str, reports))} has no rows: was the sweep evaluated?")
+        if kind == "scores":
+            refuse_mixed(parts, reports)
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        texts[kind] = out.getvalue()
+    FOLDER.mkdir(exist_ok=True)
+    for kind, text in texts.items():
+        (FOLDER / f"{name}-{kind}.csv.part").write_text(text, encoding="utf-8")
+    for kind in texts:
+        (FOLDER / f"{name}-{kind}.csv.part").replace(FOLDER / f"{name}-{kind}.csv")
+
+
+def refuse_mixed(parts: Sequence[Sequence[Row]], reports: Sequence[Path]) -> None:
+    """Raise ValueError if the trials of a method that are kept come from more than one part."""
+    part_of = {row["trial"]: number for number, part in enumerate(parts) for row in part}  # the last one has it
+    parts_of: dict[str, set[int]] = {}
+    for row in (row for part in parts for row in part):
+        parts_of.setdefault(row["method"], set()).add(part_of[row["trial"]])
+    for method, numbers in parts_of.items():
+        if len(numbers) > 1:
+            where = " and ".join(str(reports[number]) for number in sorted(numbers))
+            raise ValueError(
+                f"the trials of {method} come from {where}, and its costs would be those of the last alone: "
+                "report all trials of a method in one part"
+            )
 
 
 def table_of(text: str, name: str) -> str:
@@ -119,24 +151,30 @@ def table_of(text: str, name: str) -> str:
     return text.partition(begin)[2].partition(end)[0]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--report", type=Path, nargs="+")
     parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
-    if args.report is not None:
-        keep(args.name, args.report)
-    if not (FOLDER / f"{args.name}-scores.csv").is_file():
-        print(f"no scores of {args.name} are kept in {FOLDER}: give --report SWEEP/report")
-        return 1
-    table = rendered(*read(args.name))
+    args = parser.parse_args(argv)
+    if args.report is not None and args.check:
+        parser.error("--check writes nothing, and --report keeps scores: give one of them")
     text = PAGE.read_text(encoding="utf-8")
     begin, end = marks(args.name)
     if begin not in text or end not in text:
         print(f"{PAGE.name} has no marks for this table: write {begin}{end} where it belongs")
         return 1
+    if args.report is not None:
+        try:
+            keep(args.name, args.report)
+        except (OSError, ValueError) as error:
+            print(f"nothing was kept: {error}")
+            return 1
+    if not (FOLDER / f"{args.name}-scores.csv").is_file():
+        print(f"no scores of {args.name} are kept in {FOLDER}: give --report SWEEP/report")
+        return 1
+    table = rendered(*read(args.name))
     if args.check:
         if table_of(text, args.name) != table:
             print(f"{PAGE.name} has another table than {FOLDER.name}/{args.name}-scores.csv:\n{table}")

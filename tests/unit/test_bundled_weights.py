@@ -8,10 +8,12 @@ from pathlib import Path
 
 import bundled_weights
 import numpy as np
+import pandas as pd
 import pytest
 
 import beatray
 from beatray.cli import main
+from beatray.commands.evaluate import settings_from
 from beatray.corpus.reader import open_corpus
 from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import SettingsError
@@ -92,6 +94,28 @@ def test_they_were_trained_on_nothing_held_out(sample_files: str) -> None:
     assert not np.isin(hashes, taught_waves).any()
     assert seen_by(SMALL, trained["content_hash"]).mean() > 0.95
     assert len(trained_on(SMALL)) > 5000
+
+
+def test_fold_10_is_neither_trained_on_nor_tested_whatever_data_are_given() -> None:
+    """Inner validation leaves out what has the role of validation (`held_out.labelled_rows`)."""
+    index = pd.DataFrame(
+        {
+            "record_id": [f"ptbxl/{number}" for number in range(1, 21)],
+            "patient_id": [f"ptbxl/{number}" for number in range(1, 21)],
+            "source": "ptbxl",
+            "fold": np.tile(np.arange(1, 11), 2),
+            "content_hash": [bytes([number]) * 32 for number in range(1, 21)],
+        }
+    )
+    trained = pretrain_settings(["corpus=/c", *bundled_weights.PRETRAINING]).corpus
+    tested = settings_from([f"encoder={SMALL}", "corpus=/c", *bundled_weights.EVALUATING])
+    assert tested.evaluate.classify.validation == "inner"
+    used = {
+        role: sorted(set(index["fold"][assign_roles(index, policy_of(corpus)) == role]))
+        for corpus, role in ((trained, Role.TRAIN), (tested.corpus, Role.TEST))
+    }
+    assert used == {Role.TRAIN: list(range(1, 9)), Role.TEST: [9]}
+    assert set(index["fold"][assign_roles(index, policy_of(tested.corpus)) == Role.TRAIN]) == set(range(1, 9))
 
 
 def test_the_committed_command_made_them(sample_corpus: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from beatray.evaluate.groups import code_rows, codes_markdown, group_rows, group
 from beatray.evaluate.metrics import IGNORE, SegmentCounts
 from beatray.evaluate.results import Decisions, Evaluation, Run, TaskPart, evaluation_of, score, write_results
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.evaluate.table import make_table
 from beatray.record import WAVE_DTYPE
 from beatray.report.group_scores import group_sections
 from beatray.report.hard_recordings import Hard, Strip, hard_section, hardest, nearest
@@ -68,6 +69,7 @@ def evaluation(rows: Rows) -> Evaluation:
             found = SegmentCounts(counts // draw.integers(1, 4), counts, counts)
             runs.append(_run("segment", "frozen_decoder", variant, seed, found, score(found, None)))
     runs.append(replace(runs[0], fraction=0.1))
+    runs = [replace(run, architecture="tiny") for run in runs]
     settings = EvaluateSettings(bootstraps=30)
     return Evaluation(settings, {"classify": part, "segment": waves}, tuple(runs), encoders=("pretrained",))
 
@@ -137,16 +139,49 @@ def test_an_evaluation_comes_back_from_its_file(evaluation: Evaluation, rows: Ro
         assert np.array_equal(back.parts["classify"].truth, truth) and back.parts["classify"].truth.dtype == truth.dtype
         assert back.parts["segment"] == given.parts["segment"]
         for one, other in zip(given.runs, back.runs, strict=True):
-            assert (one.task, one.protocol, one.variant, one.seed) == (
-                other.task,
-                other.protocol,
-                other.variant,
-                other.seed,
-            )
+            same = ("task", "protocol", "variant", "seed", "architecture")
+            assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
             assert one.metrics == other.metrics and one.train_positives == other.train_positives
             for name in one.outcome.__dataclass_fields__:
                 assert np.array_equal(getattr(one.outcome, name), getattr(other.outcome, name))
         assert group_rows(given, rows) == group_rows(back, rows)
+
+
+def test_each_encoder_stands_beside_random_weights_of_its_own_architecture(
+    rows: Rows, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    """In the tables and by group, also when read back; of results without architectures all are taken as one."""
+    other = [
+        replace(run, architecture="wide", encoder=run.encoder.replace("pretrained", "mine"), outcome=worse(run))
+        for run in evaluation.runs
+    ]
+    truth = evaluation.parts["classify"].truth
+    other = [replace(run, metrics=score(run.outcome, None if run.task == "segment" else truth)) for run in other]
+    given = replace(evaluation, runs=(*evaluation.runs, *other))
+    document = json.loads(write_results(given, tmp_path).read_text())
+    back = evaluation_of(document)
+    table = [(row.encoder, row.metric, row.random) for row in make_table(back).rows]
+    assert table == [(row.encoder, row.metric, row.random) for row in make_table(given).rows]
+    assert len({cell for _, metric, cell in table if metric == "auroc"}) == 3  # two encoders; none at 10 % of labels
+    found = group_rows(back, rows)
+    named = {row.encoder for row in found}
+    assert named == {"pretrained", "mine", "random (pretrained)", "random (mine)"} and found == group_rows(given, rows)
+    alone = {(row.task, row.group): row.macro for row in group_rows(evaluation, rows) if row.variant == "random"}
+    assert {(row.task, row.group): row.macro for row in found if row.encoder == "random (pretrained)"} == alone
+    for run in document["runs"]:
+        del run["architecture"]  # as it was before
+    older = evaluation_of(document)
+    assert {run.architecture for run in older.runs} == {""} and len(make_table(older).rows) == len(table)
+    before = replace(evaluation, runs=tuple(replace(run, architecture="") for run in evaluation.runs[:4]))
+    mixed = replace(before, runs=(*before.runs, *(run for run in evaluation.runs if run.variant == "random")))
+    assert all(row.random for row in make_table(mixed).rows)  # scores of before, controls of today
+
+
+def worse(run: Run) -> Decisions | SegmentCounts:
+    """The outcome of a run with some of what it found lost."""
+    if isinstance(run.outcome, SegmentCounts):
+        return replace(run.outcome, both=run.outcome.both // 2)
+    return replace(run.outcome, scores=run.outcome.scores[:, ::-1])
 
 
 def test_the_sections_name_every_group_and_code(rows: Rows, evaluation: Evaluation) -> None:

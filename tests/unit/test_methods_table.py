@@ -37,23 +37,65 @@ def test_a_line_has_the_mean_of_its_trials_beside_random_weights_and_the_best_is
     assert (features[0], features[at]) == ("measured features", "0.250")
 
 
-def test_a_sweep_may_be_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_method_has_stays_blank() -> None:
+    header, _, cpc, *_ = methods_table.rendered([line("cpc", "a", "0.8")], []).splitlines()
+    cells = dict(zip(header.split("|"), cpc.split("|"), strict=True))
+    assert cells[" AUROC "] == " **0.800** (0.500) " and "****" not in cpc
+    assert cells[" network "].strip() == cells[" epochs "].strip() == cells[" LUDB F1 "].strip() == ""
+
+
+def report_of(folder: Path, scores: dict[str, str]) -> Path:
+    """A report with one score of each trial METHOD__seed-N and the costs of its methods."""
+    folder.mkdir()
+    rows = [f"{trial.partition('__')[0]},{trial},{SCORE},{value},0.5,0.2" for trial, value in scores.items()]
+    costs = [f"{method},tiny,4" for method in dict.fromkeys(trial.partition("__")[0] for trial in scores)]
+    (folder / "scores.csv").write_text("\n".join(["method,trial,score,value,random,features", *rows]) + "\n")
+    (folder / "costs.csv").write_text("\n".join(["method,network,epochs", *costs]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of kept scores, and beside it a page with the marks of table `x`."""
     monkeypatch.setattr(methods_table, "FOLDER", tmp_path / "kept")
-    for part, scores in (("a", {"cpc": "0.8", "mae": "0.7"}), ("b", {"mae": "0.75", "vicreg": "0.6"})):
-        (tmp_path / part).mkdir()
-        for kind, header in (
-            ("scores", "method,trial,score,value,random,features"),
-            ("costs", "method,network,epochs"),
-        ):
-            lines = [
-                f"{name},{name}__seed-0,{SCORE},{value},0.5,0.2" if kind == "scores" else f"{name},tiny,4"
-                for name, value in scores.items()
-            ]
-            (tmp_path / part / f"{kind}.csv").write_text("\n".join([header, *lines]) + "\n")
-    methods_table.keep("x", [tmp_path / "a", tmp_path / "b"])
+    monkeypatch.setattr(methods_table, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("".join(methods_table.marks("x")))
+    return tmp_path / "kept"
+
+
+def test_a_sweep_may_be_run_in_parts(tmp_path: Path, kept: Path) -> None:
+    one = report_of(tmp_path / "a", {"cpc__seed-0": "0.8", "mae__seed-0": "0.7"})
+    two = report_of(tmp_path / "b", {"mae__seed-0": "0.75", "vicreg__seed-0": "0.6"})
+    assert methods_table.main(["x", "--report", str(one), str(two)]) == 0
     scores, costs = methods_table.read("x")
     assert {row["method"]: row["value"] for row in scores} == {"cpc": "0.8", "mae": "0.75", "vicreg": "0.6"}
     assert [row["method"] for row in costs] == ["cpc", "mae", "vicreg"]
+    assert sorted(path.name for path in kept.iterdir()) == ["x-costs.csv", "x-scores.csv"]
+    assert methods_table.main(["x", "--check"]) == 0 and "**0.800**" in (tmp_path / "page.md").read_text()
+
+
+def test_a_method_of_two_parts_is_refused(tmp_path: Path, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = report_of(tmp_path / "a", {"mae__seed-0": "0.7", "mae__seed-1": "0.6"})
+    two = report_of(tmp_path / "b", {"mae__seed-1": "0.75"})
+    assert methods_table.main(["x", "--report", str(one), str(two)]) == 1
+    assert f"the trials of mae come from {one} and {two}" in capsys.readouterr().out and not kept.exists()
+
+
+def test_what_cannot_be_kept_leaves_all_as_it_was(
+    tmp_path: Path, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert methods_table.main(["x", "--report", str(report_of(tmp_path / "a", {"mae__seed-0": "0.7"}))]) == 0
+    before = {path: path.read_text() for path in (*kept.iterdir(), tmp_path / "page.md")}
+    lacking = report_of(tmp_path / "b", {"mae__seed-0": "0.9"})
+    (lacking / "costs.csv").unlink()
+    empty = report_of(tmp_path / "c", {})
+    assert methods_table.main(["x", "--report", str(lacking)]) == 1
+    assert methods_table.main(["x", "--report", str(empty)]) == 1
+    assert "costs.csv" in (told := capsys.readouterr().out) and "has no rows" in told
+    assert methods_table.main(["y", "--report", str(tmp_path / "a")]) == 1  # no marks in the page
+    with pytest.raises(SystemExit):
+        methods_table.main(["x", "--report", str(tmp_path / "a"), "--check"])
+    assert {path: path.read_text() for path in (*kept.iterdir(), tmp_path / "page.md")} == before
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,7 +18,7 @@ from beatray.errors import SettingsError, TrainingError
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.objectives.registry import objective_classes
 from beatray.report.sweep_material import SweepMaterial
-from beatray.report.sweep_methods import cost_rows, costs_csv, watch
+from beatray.report.sweep_methods import cost_rows, costs_csv, method_sections, watch
 from beatray.report.sweep_page import build_sweep_report
 from beatray.report.sweep_scores import compared
 from beatray.report.sweep_table import make_table
@@ -305,7 +305,11 @@ def test_a_collapse_is_reported_with_the_steps_at_which_it_held(material: SweepM
     calm, collapsed = (watch(trial, material.journals[trial.trial]) for trial in byol.trials)
     assert calm == []
     assert len(collapsed) == 1 and collapsed[0].startswith(
-        "byol__seed-1, from step 43 of 420, to the end (378 steps): "
+        "byol__seed-1, from step 43 of 420, to the end (378 of 420 logged steps): "
+    )
+    every_tenth = material.journals["byol__seed-1"][9::10]  # train.log_every_steps=10
+    assert watch(byol.trials[1], every_tenth)[0].startswith(
+        "byol__seed-1, from step 50 of 420, to the end (38 of 42 logged steps): "
     )
 
 
@@ -320,6 +324,46 @@ def test_every_method_has_a_page_that_the_table_leads_to(page: str) -> None:
     assert targets <= set(anchors) and len(anchors) == len(set(anchors))
     assert {"method-simclr", "method-byol", "method-cpc"} <= targets
     assert page.count('class="page"') == 3 and page.count("Collapse watch: nothing in 2 trials.") == 2
+
+
+def test_where_a_journal_is_gone_the_watch_does_not_say_that_all_was_well(material: SweepMaterial) -> None:
+    gone = {"simclr__seed-0": (), "simclr__seed-1": (), "cpc__seed-1": (), "byol__seed-0": ()}
+    some = replace(material, journals={**material.journals, **gone})
+    sections = {section.title: section for section in method_sections(some)}
+    told = {title: section.paragraphs for title, section in sections.items()}
+    assert not sections["simclr"].pictures and sections["byol"].small_print == ["Curves of trial byol__seed-1."]
+    assert told["simclr"] == ["Collapse watch: no journal of 2 trials: of these nothing is known."]
+    assert told["cpc"] == [
+        "Collapse watch: nothing in 1 trial.",
+        "Collapse watch: no journal of 1 trial: of these nothing is known.",
+    ]
+    collapsed, unseen = told["byol"]
+    assert collapsed.startswith("Collapse watch: byol__seed-1") and "no journal of 1 trial" in unseen
+
+
+def test_the_page_names_the_controls_and_readers_that_there_are(page: str, tmp_path: Path) -> None:
+    assert "beside the same encoder with random weights (fine-tuned, that is training from scratch) and beside" in page
+    assert "a linear probe and fine-tuning for the classes" in page and "Training never saw it" not in page
+    assert page.count("What reads the encoders was trained on clean recordings.") == 2
+    made = method_of("simclr", "simclr_tiny", 0.8)
+    trials = tuple(
+        replace(
+            trial,
+            results={"tasks": {}, "runs": [{**run, "protocol": "mlp"} for run in classified(trial.results["runs"])]},
+            controls={"runs": []},  # evaluate.baselines=false
+        )
+        for trial in made.trials
+    )
+    results = SweepResults((replace(made, trials=trials),), ())
+    alone = SweepMaterial("one", make_table(results), results, results.methods[0])
+    text = build_sweep_report(tmp_path / "report.html", alone).read_text()
+    assert "on recordings it never saw." in text and "hand-made features" not in text
+    assert "an MLP probe for the classes" in text
+    assert "a linear probe" not in text and "a frozen decoder" not in text
+
+
+def classified(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [run for run in runs if (run["task"], run["protocol"]) == ("classify", "linear_probe")]
 
 
 def test_every_method_names_its_paper_and_bold_is_explained(page: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from beatray.evaluate.settings import MAIN_PROTOCOL
 from beatray.objectives.beat_ssl_table import TABLE_1
 from beatray.objectives.published import AUROC, F1, SEGMENT_F1
-from beatray.report import sweep_encoder, sweep_table, sweep_table_forms
+from beatray.report import sweep_encoder, sweep_page, sweep_table, sweep_table_forms
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_scores import compared, number_sections
 from beatray.sweep.plan import config_of
@@ -106,6 +107,23 @@ def test_directions_need_every_trial(results: SweepResults) -> None:
         ((9, 1), "PTB-XL F1"): "same",
         ((9, 1), "LUDB F1"): "opposite",
     }
+
+
+def test_a_trial_without_a_difference_is_no_opposite(tmp_path: Path) -> None:
+    """Row 9 beats row 1 in the paper; here it is as good in one trial and worse in the other."""
+    methods = (method_of(1, [0.8] * 2, [0.5] * 2, [0.8] * 2), method_of(9, [0.8, 0.7], [0.5] * 2, [0.9] * 2))
+    objective = {"name": "beat_ssl"}
+    methods = tuple(
+        replace(each, trials=tuple(replace(trial, settings={"objective": objective}) for trial in each.trials))
+        for each in methods
+    )
+    results = SweepResults(methods, ())
+    table = sweep_table.make_table(results)
+    assert (table.lines[1].marks or {})["PTB-XL AUROC"] == "mixed"
+    page = sweep_page.build_sweep_report(
+        tmp_path / "report.html", SweepMaterial("two", table, results, methods[0])
+    ).read_text()
+    assert "the other sign in every trial (opposite), or neither (mixed)" in page
 
 
 def test_columns_say_what_was_classified_and_keep_small_fractions_apart() -> None:
@@ -263,6 +281,7 @@ def test_all_forms_hold_the_same_figures(results: SweepResults) -> None:
     assert latex.count(r"\\") == 1 + 2 + 2 and r"\midrule" in latex
     long = list(csv.DictReader(io.StringIO(sweep_table_forms.long_csv(results))))
     assert len(long) == 2 * 3 * 6 and {row["repeat"] for row in long} == {"seed-0", "seed-1", "seed-2"}
+    assert {row["method"] for row in long} == {line.name for line in table.lines}  # as table.csv and costs.csv say
 
 
 def test_a_score_is_the_mean_over_the_seeds_of_the_evaluation() -> None:

@@ -210,7 +210,16 @@ def test_secrets_are_cut_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -
         "failed: API request to https://u:p@h/api and http://h/b": "failed: API request to https://h/api and http://h/b",
         "postgresql://user:pw@db/mlflow?sslmode=require": "postgresql://db/mlflow?sslmode=require",
         "s3://KEY:secret@bucket/p?region=eu&secret_key=abc&x=1": "s3://bucket/p?region=eu&secret_key=***&x=1",
+        "postgresql://user:pa/ss@host/db": "postgresql://host/db",
+        "mysql+pymysql://user:12/3?#4@host:3306/db": "mysql+pymysql://host:3306/db",
+        "postgresql://u:p@host:5432/db?options=a@b": "postgresql://b",  # what SQLAlchemy reads in the cleaned one
+        "s3://KEY:/se/cret@bucket/p": "s3://bucket/p",
+        "http://user:pa/ss@host": "http://host",
+        "https://acc.blob.core.windows.net/c?sv=2022&sig=ABC%3D": "https://acc.blob.core.windows.net/c?sv=2022&sig=***",
+        "https://h/c?SIG=ABC&design=1": "https://h/c?SIG=***&design=1",
         "use tulip-bulb or wJalr/XUtn; it is true": "use *** or ***; it is true",
+        "https://example.com?mail=a@b.c and https://example.com#a@b": None,
+        "http://host:5000/x@y http://[::1]:5000/x@y hdfs://node:8020/user/a@REALM http://h:80,http://h:81/a@b": None,
         "someone@example.org and /data/a@b and sqlite:////data/mlflow.db": None,
     }
     for text, clean in cases.items():

@@ -16,7 +16,7 @@ recordings has no row; a class without both answers in a group has NaN.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -196,10 +196,21 @@ def _recordings(part: TaskPart, inside: NDArray[np.bool_]) -> int:
 
 
 def _compared(evaluation: Evaluation, task: str) -> Iterator[list[Run]]:
-    """The runs of one variant, a seed each, of the protocols that are compared."""
+    """The runs of one variant, a seed each, of the protocols that are compared.
+
+    Where random weights of several architectures were tried, the encoder of each says whose control it is.
+    """
     fractions = [run.fraction for run in evaluation.runs if run.task == task]
+    several = len({run.architecture for run in evaluation.runs if run.variant == "random"}) > 1
+    labels: dict[str, dict[str, None]] = {}  # of the encoders, by architecture
+    for run in evaluation.runs:
+        if run.variant == "pretrained":
+            labels.setdefault(run.architecture, {})[run.encoder] = None
     found: dict[tuple[str, str, str], list[Run]] = {}
     for run in evaluation.runs:
+        if several and run.variant == "random":
+            whose = ", ".join(labels.get(run.architecture, ())) or run.architecture
+            run = replace(run, encoder=f"{run.encoder} ({whose})")
         if (
             run.task == task
             and run.fraction == max(fractions)

@@ -77,7 +77,8 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One trained model on one set of labels. `encoder` is its label, `architecture` ties an encoder to its control."""
+    """One trained model on one set of labels. `encoder` is its label, `architecture` ties an encoder to its control
+    (empty where that is not known, as from files that lack it, and for measured features)."""
 
     task: str
     protocol: str
@@ -205,8 +206,8 @@ def _run_document(run: Run) -> dict[str, Any]:
     plain = {
         name: getattr(run, name)
         for name in (
-            "task", "protocol", "variant", "encoder", "fraction", "train_records", "seed", "seconds", "metrics",
-            "condition", "train_positives", "fold_scores",
+            "task", "protocol", "variant", "encoder", "architecture", "fraction", "train_records", "seed", "seconds",
+            "metrics", "condition", "train_positives", "fold_scores",
         )
     }  # fmt: skip
     waves = {} if run.waves is None else {"waves": asdict(run.waves)}
@@ -218,8 +219,7 @@ def _counts(counts: SegmentCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def evaluation_of(document: Mapping[str, Any]) -> Evaluation:
-    """The evaluation that a results.json of this version holds, but for label maps, counts of waves, folds and
-    architectures."""
+    """The evaluation that a results.json of this version holds, but for label maps, counts of waves and folds."""
     parts = {}
     for name, part in document["tasks"].items():
         truth = part["truth"]
@@ -249,7 +249,7 @@ def _run_of(document: Mapping[str, Any]) -> Run:
     positives = tuple(document["train_positives"])
     return Run(
         **{name: document[name] for name in same},
-        architecture="",
+        architecture=str(document.get("architecture", "")),
         outcome=outcome,
         metrics=metrics,
         train_positives=positives,

@@ -155,11 +155,12 @@ def cells_of(row: Row) -> tuple[str, ...]:
 
 
 def _variants(runs: Iterable[Run], encoder: str, architecture: str | None) -> dict[str, dict[int, Run]]:
-    """Runs by variant and seed; the random control is that of the encoder's own architecture."""
+    """Runs by variant and seed; the random control is that of the encoder's own architecture, where it is known."""
     variants: dict[str, dict[int, Run]] = {variant: {} for variant in VARIANTS}
     for run in runs:
         other_encoder = run.variant in ("pretrained", "encoder_features") and run.encoder != encoder
-        other_control = run.variant == "random" and architecture is not None and run.architecture != architecture
+        known = bool(architecture and run.architecture)
+        other_control = run.variant == "random" and known and run.architecture != architecture
         if not other_encoder and not other_control:
             variants[run.variant][run.seed] = run
     return variants

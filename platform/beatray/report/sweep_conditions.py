@@ -92,9 +92,8 @@ def robustness_sections(material: SweepMaterial) -> list[Section]:
                 rows.setdefault(line.name, [line.name]).extend(map(_number, means))
         if pictures:
             table = plain_table(header, list(rows.values()))
-            sections.append(
-                Section(title=title, paragraphs=[f"{sentence} Training never saw it."], html=table, pictures=pictures)
-            )
+            taught = "What reads the encoders was trained on clean recordings."
+            sections.append(Section(title=title, paragraphs=[f"{sentence} {taught}"], html=table, pictures=pictures))
     return sections
 
 

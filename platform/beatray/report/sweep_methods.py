@@ -177,15 +177,17 @@ def _method_section(
             facts[column.title] = f"{shown(line.scores[column.title])} ({beside})"
     found = [sentence for trial, lines in zip(method.trials, journals, strict=True) for sentence in watch(trial, lines)]
     trials = f"{len(method.trials)} trial{'s' if len(method.trials) > 1 else ''}"
-    paragraphs = [f"Collapse watch: {sentence}" for sentence in found] or [f"Collapse watch: nothing in {trials}."]
-    pictures = learning_pictures(journals[0], kind.curves(settings), journals[1:]) if journals[0] else []
-    beside = f", the others of its {trials} in grey" if len(journals) > 1 else ""
+    paragraphs = [f"Collapse watch: {sentence}" for sentence in (*found, *_quiet(journals, len(found) > 0))]
+    known = {trial.trial: lines for trial, lines in zip(method.trials, journals, strict=True) if lines}
+    drawn, *others = known or {"": ()}
+    pictures = learning_pictures(known[drawn], kind.curves(settings), [known[each] for each in others]) if known else []
+    beside = f", the others of its {trials} in grey" if others else ""
     return Section(
         title=line.name,
         paragraphs=paragraphs,
         facts=facts,
         pictures=pictures,
-        small_print=[f"Curves of trial {first.trial}{beside}."] if pictures else [],
+        small_print=[f"Curves of trial {drawn}{beside}."] if pictures else [],
         anchor=anchor,
         of=PAGES,
     )
@@ -197,8 +199,19 @@ def papers(material: SweepMaterial) -> list[str]:
     return list(dict.fromkeys(kind.paper for kind in kinds if kind.paper))
 
 
+def _quiet(journals: Sequence[Sequence[object]], warned: bool) -> list[str]:
+    """What the watch says where it has no warning to give: nothing found, or no journal to look at."""
+    seen, unseen = sum(map(bool, journals)), sum(not lines for lines in journals)
+    texts = []
+    if seen and not warned:
+        texts.append(f"nothing in {seen} trial{'s' if seen > 1 else ''}.")
+    if unseen:
+        texts.append(f"no journal of {unseen} trial{'s' if unseen > 1 else ''}: of these nothing is known.")
+    return texts
+
+
 def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The method's warnings on a trial: each once, with the steps at which it held."""
+    """The method's warnings on a trial: each once, with the steps at which it held, of those that were logged."""
     if not lines:
         return []
     kind, settings = _objective(trial)
@@ -213,7 +226,8 @@ def watch(trial: Evaluated, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     for found in held.values():
         (first, sentence), last = found[0], found[-1][0]
         until = "to the end" if last == steps else f"last at step {last}"
-        texts.append(f"{trial.trial}, from step {first} of {steps}, {until} ({len(found)} steps): {sentence}.")
+        logged = f"{len(found)} of {len(lines)} logged steps"
+        texts.append(f"{trial.trial}, from step {first} of {steps}, {until} ({logged}): {sentence}.")
     return texts
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from beatray.evaluate.names import parts_of
 from beatray.report.build import error_sections, segmentation_section
 from beatray.report.html import Section, write_report
 from beatray.report.sweep_conditions import few_labels_section, robustness_sections
@@ -16,13 +17,17 @@ from beatray.report.sweep_encoder import classes_section, embedding_section, hea
 from beatray.report.sweep_material import SweepMaterial
 from beatray.report.sweep_methods import anchors, cost_section, method_sections, papers
 from beatray.report.sweep_scores import labels_section, number_sections, scatter_section
-from beatray.report.sweep_table import GAIN, SweepTable, Verdict, shown, task_title, verdicts
+from beatray.report.sweep_table import CONTROL_NAMES, GAIN, SweepTable, Verdict, shown, task_title, verdicts
 from beatray.report.sweep_table_forms import as_html
 
-HOW_TESTED = {
-    "classify": "a linear probe for the classes",
-    "segment": "a frozen decoder for P, QRS and T, macro F1 of samples 500 to 4499",
+READ_BY = {
+    "linear_probe": "a linear probe",
+    "frozen_decoder": "a frozen decoder",
+    "mlp": "an MLP probe",
+    "knn": "k-NN (cosine)",
+    "finetune": "fine-tuning",
 }
+READ_FOR = {"classify": "for the classes", "segment": "for P, QRS and T, macro F1 of samples 500 to 4499"}
 
 
 def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
@@ -43,13 +48,35 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
         _run_section(material),
         *method_sections(material),
     ]
-    scratch = any(name.endswith("finetune") for name in _protocols(material)) and material.results.methods
     lead = [
         f"{len(material.results.methods)} ways to pretrain an encoder for 12-lead ECGs without labels, each tried on "
-        "recordings it never saw, beside the same encoder with random weights"
-        f"{' (fine-tuned, that is training from scratch)' if scratch else ''} and beside hand-made features."
+        f"recordings it never saw{_beside(material)}."
     ]
     return write_report(path, material.title, lead, [section for section in candidates if section is not None])
+
+
+def _beside(material: SweepMaterial) -> str:
+    """The controls that the table holds, as the end of a sentence; empty without any."""
+    names = [line.name for line in material.table.controls]
+    scratch = any(name.endswith("finetune") for name in _protocols(material))
+    random = "the same encoder with random weights"
+    texts = {
+        CONTROL_NAMES["random"]: random + " (fine-tuned, that is training from scratch)" * scratch,
+        CONTROL_NAMES["features"]: "hand-made features",
+    }
+    found = [f"beside {text}" for of, text in texts.items() if any(name.startswith(of) for name in names)]
+    return f", {' and '.join(found)}" if found else ""
+
+
+def _how_tested(material: SweepMaterial) -> str:
+    """What reads the encoder in the columns of each task, a sentence for each."""
+    sentences = []
+    for task in material.results.tasks:
+        found = {parts_of(column.score)[1] for column in material.table.columns if parts_of(column.score)[0] == task}
+        if found:
+            readers = " and ".join(name for protocol, name in READ_BY.items() if protocol in found)
+            sentences.append(f"{task_title(material.results, task)}: {readers} {READ_FOR[task]}.")
+    return " ".join(sentences)
 
 
 def _table_section(material: SweepMaterial) -> Section:
@@ -59,7 +86,7 @@ def _table_section(material: SweepMaterial) -> Section:
     trials_text = f"{'up to ' if uneven else ''}{trials} trial{'s' if trials > 1 else ''}"
     paragraphs = [
         f"Mean ± SD over {trials_text} of each method, the encoder frozen unless a column says otherwise. "
-        + " ".join(f"{task_title(material.results, task)}: {HOW_TESTED[task]}." for task in material.results.tasks)
+        + _how_tested(material)
     ]
     if len(table.lines) > 1:
         paragraphs.append("Bold is the highest mean of the methods in a column; it is no test.")
@@ -76,8 +103,8 @@ def _table_section(material: SweepMaterial) -> Section:
     if table.of_paper:
         paragraphs.append(
             "Beside the paper's rows stand its own figures (other data, encoder and labels: only directions can be "
-            "compared) and whether our difference from row 1 has the paper's sign: in every trial (same), in none "
-            "(opposite), or in some (mixed). No mark is a test."
+            "compared) and whether our difference from row 1 has the paper's sign in every trial (same), the other "
+            "sign in every trial (opposite), or neither (mixed). No mark is a test."
         )
     missing = [f"Not in the table, since not finished or not evaluated: {', '.join(material.results.missing)}."]
     return Section(

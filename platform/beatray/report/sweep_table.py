@@ -1,8 +1,8 @@
 """The table of a sweep: a line for each method, means and SDs over its trials, beside the paper's figures.
 
 Where a method is a row of the table that its objective has published, its difference from the first row is marked:
-`same` if it has the paper's sign in every trial (paired by what repeats them), `opposite` if in none, `mixed`
-otherwise. A mark is no test: with three trials, two of eight coin tosses come out alike.
+`same` if it has the paper's sign in every trial (paired by what repeats them), `opposite` if it has the other sign in
+every trial, `mixed` otherwise. A mark is no test: with three trials, two of eight coin tosses come out alike.
 
 How it is written down is for `sweep_table_forms`.
 """

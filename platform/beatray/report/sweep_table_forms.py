@@ -13,7 +13,7 @@ from html import escape
 
 import numpy as np
 
-from beatray.report.sweep_table import Line, SweepTable, mean_sd, shown
+from beatray.report.sweep_table import Line, SweepTable, mean_sd, names_of, shown
 from beatray.sweep.results import SweepResults
 
 
@@ -96,7 +96,7 @@ def long_csv(results: SweepResults) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", "trial", "repeat", "score", "value", "random", "features", "encoder+features"])
     for name in results.score_names():
-        for method in results.methods:
+        for method, called in zip(results.methods, names_of(results), strict=True):  # as in the table and the costs
             values = (
                 method.scores(name),
                 method.control_scores(name, "random"),
@@ -104,7 +104,7 @@ def long_csv(results: SweepResults) -> str:
                 method.scores(name, "encoder_features"),
             )
             for trial, *cells in zip(method.trials, *values, strict=True):
-                writer.writerow([method.name, trial.trial, trial.repeat, name, *(_number(value, 6) for value in cells)])
+                writer.writerow([called, trial.trial, trial.repeat, name, *(_number(value, 6) for value in cells)])
     return out.getvalue()
 
 

@@ -12,8 +12,18 @@ import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"<>]*@")
-QUERY = re.compile(r"([?&][\w.-]*(?:password|passwd|secret|token|signature|key)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE)
+ENDS = r"\s'\"<>"
+USERINFO = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^:/?#\[@{ENDS}]*:(?!\d+[/?#,;])[^@{ENDS}]*@|[^/?#@{ENDS}]*@)+")
+"""A password may hold `/`, as keys of object stores do; digits before one are a port."""
+DATABASE = re.compile(
+    rf"((?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?://)(?:[^:/@{ENDS}]*:[^@{ENDS}]*@|[^/?#@{ENDS}]*@)+",
+    re.IGNORECASE,
+)
+"""SQLAlchemy takes whatever stands between `:` and the first `@` for the password, digits and `/` as well."""
+QUERY = re.compile(
+    r"([?&](?:[\w.-]*(?:password|passwd|secret|token|signature|key)[\w.-]*|sig)=)[^&\s'\"]+", re.IGNORECASE
+)
+"""`sig` is the signature of a shared access signature (Azure)."""
 NAMES = re.compile(r"(PASSWORD|PASSWD|TOKEN|API_?KEY|CREDENTIALS?)$|SECRET", re.IGNORECASE)
 SHORTEST = 6
 """Shorter values of the environment are left alone: `1` or `true` is a switch, and hiding it would garble lines."""
@@ -22,7 +32,9 @@ HIDDEN = "***"
 
 def without_secrets(text: str) -> str:
     """The text without logins in URIs and without secret values of the environment."""
-    text = QUERY.sub(rf"\1{HIDDEN}", USERINFO.sub(r"\1", text))
+    for login in (DATABASE, USERINFO):
+        text = login.sub(r"\1", text)
+    text = QUERY.sub(rf"\1{HIDDEN}", text)
     for value in _secret_values():
         text = text.replace(value, HIDDEN)
     return text
