@@ -1,8 +1,9 @@
 """What is done to test recordings to see how much a trained model takes: noise, and leads that are missing.
 
 A condition has a name, which is its row in the tables: `noise 3` (modelled, level 3), `EM 6 dB` (real electrode
-motion), `3 leads`. What reads an encoder is trained without any. Noise is added in millivolts to the stored signal, before the filter that
-every signal passes; leads are set to zero after it. The same recording has the same noise in every variant and seed.
+motion), `3 leads`. What reads an encoder is trained without any. Noise is added in millivolts to the stored signal,
+before the filter that every signal passes; leads are set to zero after it. The same recording has the same noise in
+every variant and seed.
 
 Missing leads: 8 keeps the independent ones, 6 the limb leads, 3 keeps I, II and V2, 2 keeps I and II, 1 keeps I (12, 6,
 3 and 2 as in the PhysioNet/CinC Challenge 2021). Of 8, nothing is lost that could not be computed back; whether a model
