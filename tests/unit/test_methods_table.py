@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import methods_table
@@ -130,3 +131,30 @@ def test_the_table_of_leads_left_out_is_that_of_its_scores() -> None:
             scores = [found[method, f"eval/classify/linear_probe/100pct/{some}auroc"] for some in leads]
             row = " | ".join(f"{float(value):.3f}" for value in scores)
             assert f"| {name.format(method)} | {row} |" in page
+
+
+def test_the_table_of_larger_networks_is_that_of_its_scores() -> None:
+    with (methods_table.FOLDER / "one-gpu.csv").open() as file:
+        found = {(row["run"], row["score"]): float(row["value"]) for row in csv.DictReader(file)}
+    _, text = methods_table.PAGE.read_text().split("### Larger networks on a GPU")
+    names = {"beats": "| `beat_ssl`", "cpc": "| `cpc`", "jepa": "| `jepa`", "dense": "| `dense_beats`"}
+    scores = [
+        *(f"eval/segment/frozen_decoder/{part}/f1" for part in ("10pct", "100pct")),
+        *(f"eval/classify/linear_probe/{part}/auroc" for part in ("10pct", "100pct")),
+        *(f"finetune/{part}/auroc" for part in ("10pct", "100pct")),
+    ]
+    for run, begin in names.items():
+        row = next(line for line in text.splitlines() if line.startswith(begin))
+        expected = [f"{found[run, score]:.3f}" if (run, score) in found else "-" for score in scores]
+        assert [cell.strip() for cell in row.split("|")[4:-1]] == expected
+
+
+def test_the_table_of_scaling_is_that_of_its_scores() -> None:
+    with (methods_table.FOLDER / "scaling.csv").open() as file:
+        found = {(row["method"], row["score"]): float(row["value"]) for row in csv.DictReader(file)}
+    scores = [f"eval/segment/frozen_decoder/{part}/f1" for part in ("10pct", "100pct")]
+    scores += [f"eval/classify/linear_probe/{part}/auroc" for part in ("10pct", "100pct")]
+    page = methods_table.PAGE.read_text()
+    for count in (250, 500, 1000, 2500, 5000):
+        row = " | ".join(f"{found[f'most_recordings-{count}', score]:.3f}" for score in scores)
+        assert re.search(rf"^\| {count:,} \| \d+ \| {re.escape(row)} \|$", page, re.MULTILINE)
