@@ -15,16 +15,20 @@ from beatray.corpus.reader import open_corpus
 from beatray.errors import CheckpointError, TrainingError
 from beatray.evaluate.label_spaces import superclass_targets
 from beatray.evaluate.metrics import best_thresholds, macro_auroc
+from beatray.export.model_folder import export_model
 from beatray.finetune.finish import figures, is_made, make_model, trained_model
 from beatray.finetune.outputs import logits_of
 from beatray.finetune.prepare import assignment
 from beatray.models.calibration import Calibration, fitted
 from beatray.models.model_folder import describe_model
+from beatray.preprocess import prepare
 from beatray.train.launch import pretrain
 from beatray.train.loop import train
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
+from fewer_leads import fewer_leads, present_with
 from finetuning import VARIED, prepared_of, spec_of
+from pretraining import losses
 
 pytestmark = pytest.mark.ray
 
@@ -69,6 +73,40 @@ def test_the_model_folder_is_the_model_in_memory(made: tuple[RunSpec, dict[str, 
         loaded.predict(whole[0].T)
 
 
+def test_the_exported_model_gives_its_answers(
+    made: tuple[RunSpec, dict[str, Any]], sample_corpus: str, tmp_path: Path
+) -> None:
+    spec, description = made
+    rows = open_corpus(sample_corpus).rows(assignment(spec.settings).parts.test[:4])
+    expected = beatray.load_model(spec.run.location).predict(rows.signal_uv / 1000.0)
+    assert max(export_model(spec.run.location, tmp_path / "out").difference.values()) < 1e-4
+    x_mv = prepare(torch.from_numpy(rows.signal_uv.copy()), 500.0, torch.from_numpy(rows.n_samples.astype(np.int64)))
+    (found,) = torch.export.load(tmp_path / "out" / "model.pt2").module()(x_mv)
+    assert expected.probabilities is not None and rows.n_samples.min() == 5000
+    np.testing.assert_allclose(found.detach().numpy(), expected.probabilities, atol=1e-4)
+    again = beatray.load_model(str(tmp_path / "out"))
+    assert again.names == tuple(description["names"])
+    np.testing.assert_array_equal(again.predict_proba(rows.signal_uv / 1000.0), expected.probabilities)
+
+
+@pytest.mark.filterwarnings("ignore:leads are NaN")
+@pytest.mark.parametrize("leads", [[0, 1, *range(6, 12)], [0, 1, 7], [7]])
+def test_a_corpus_of_few_leads_is_learned_from(leads: list[int], sample_corpus: str, tmp_path: Path) -> None:
+    """The masks come from the corpus; what was not recorded is NaN in an array and 0 for the network."""
+    few = fewer_leads(sample_corpus, tmp_path / "few", leads)
+    spec, found = prepared_of(few, tmp_path, "run", "train.epochs=2", "augment.lead_dropout=0.3")
+    assert train(spec, Ranks())
+    make_model(spec, found)
+    assert all(np.isfinite(losses(tmp_path, "run")))
+    test = found.parts.test[:3]
+    x_mv = open_corpus(sample_corpus).rows(test).signal_uv / 1000.0
+    x_mv[:, [lead for lead in range(12) if lead not in present_with(leads)]] = np.nan
+    logits = logits_of(trained_model(spec)[0], open_corpus(few), test, torch.device("cpu"))
+    calibration = Calibration.from_dict(describe_model(spec.run.location)["calibration"])
+    answers = beatray.load_model(spec.run.location).predict_proba(x_mv)
+    np.testing.assert_allclose(answers, calibration.probabilities(logits), atol=1e-6)
+
+
 def test_thresholds_and_calibration_are_those_of_validation_alone(
     made: tuple[RunSpec, dict[str, Any]], sample_corpus: str
 ) -> None:
@@ -88,6 +126,12 @@ def test_thresholds_and_calibration_are_those_of_validation_alone(
     assert records == {"train": spec.rows, "validation": len(rows), "test": len(found.parts.test), "test_seen": 0}
     card = (Path(spec.run.location) / "model" / "README.md").read_text()
     assert "Not a medical device" in card and "AUROC" in card and description["manifest_hash"] in card
+    of_test = description["scores"]["test"]["calibration"]
+    said = ", ".join(
+        f"{part} {errors['error']:.3f} ({errors['error_before']:.3f} before)"
+        for part, errors in (("validation", of_model), ("test", of_test))
+    )
+    assert f"Expected calibration error: {said}." in card
 
 
 def test_a_finished_run_without_its_checkpoints_is_left_alone(

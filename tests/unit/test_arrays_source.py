@@ -62,6 +62,18 @@ def test_one_npy_per_recording_with_a_table(tmp_path: Path) -> None:
     assert "Doe" not in repr(records)
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_table_as_a_spreadsheet_writes_it(tmp_path: Path, mark: str) -> None:
+    """Where a comma is a decimal, cells are separated otherwise."""
+    plan = PLAN + "files: signals/*.npy\naxes: [leads, samples]\ntable: people.csv\n"
+    plan += "columns: {file: name, patient: mrn, age: years}\n"
+    table = f'name{mark}"mrn"{mark}years\r\ne0{mark}77{mark}61\r\ne1{mark}7,8{mark}\r\n'
+    signals = {f"signals--e{k}__npy": npy(STACK[k].astype("<i2")) for k in (0, 1)}
+    first, second = records_of(folder(tmp_path, plan, people__csv=table, **signals))
+    assert (first.patient_id, first.age) == ("arrays/77", 61.0)
+    assert (second.patient_id, second.age) == ("arrays/7,8", None)
+
+
 def test_one_person_however_a_table_writes_the_id_and_nobody_where_it_says_so(tmp_path: Path) -> None:
     plan = PLAN + "files: all.npy\naxes: [recordings, leads, samples]\ntable: t.csv\n"
     plan += "columns: {id: id, patient: mrn, age: age, sex: sex, labels: codes}\n"

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from beatray.cli import main
+from beatray.errors import CheckpointError
 from beatray.models.encoder_folder import encoder_sha256, export_encoder, load_encoder
 from beatray.models.registry import build_encoder
 from beatray.models.tiny import Tiny, TinySettings
@@ -70,3 +72,22 @@ def test_a_network_may_have_a_part_called_trunk(tmp_path: Path) -> None:
     assert "trunk.0.weight" in loaded
     for key, value in encoder.state_dict().items():
         assert torch.equal(loaded[key], value), key
+
+
+def test_where_no_encoder_lies_is_told_from_a_run_that_has_not_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for name, words in (
+        ("run", "is a run that has not ended, and has no encoder yet"),
+        ("no", "no exported encoder at"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            load_encoder(str(tmp_path / name))
+        assert main(["export", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert words in error and "rrno" not in error and error.count("\n") == 1
+    export_encoder(Store(str(tmp_path / "run")), build_encoder("tiny"), {"name": "tiny", "settings": {}, "recipe": {}})
+    (tmp_path / "run" / "encoder" / "trained_on.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"encoder is not complete: trained_on\.bin is missing"):
+        load_encoder(str(tmp_path / "run"))

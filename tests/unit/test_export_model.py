@@ -41,6 +41,20 @@ def test_answers_are_calibrated_and_in_the_units_of_the_labels(
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_programs_of_answers_give_the_answers_of_the_model(
+    kind: str, signal_uv: NDArray[np.int16], tmp_path: Path
+) -> None:
+    made = made_model(tmp_path / "made", kind)
+    export_model(made, tmp_path / "out")
+    x_mv = prepare(torch.from_numpy(signal_uv.copy()))
+    (found,) = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx").run(None, {"x_mv": x_mv.numpy()})
+    predicted = beatray.load_model(made).predict(signal_uv / 1000.0)
+    np.testing.assert_allclose(
+        found, predicted.numbers if kind == "numbers" else predicted.probabilities, rtol=1e-3, atol=1e-4
+    )
+
+
 def test_programs_of_waves_give_the_waves_of_the_model(signal_uv: NDArray[np.int16], tmp_path: Path) -> None:
     out = tmp_path / "out"
     programs = export_model(made_model(tmp_path / "made", "waves", seed=4), out)

@@ -16,7 +16,7 @@ from beatray.ingest.sources.registry import SOURCES
 from beatray.ingest.spelling import as_spelt
 from beatray.ingest.tree import Tree, open_tree
 from beatray.record import LEADS, Reason, RecordError
-from wfdb_files import ecg_counts, header_text, pack, write_record
+from wfdb_files import ecg_counts, header_text, mat4, pack, write_record
 
 COUNTS = ecg_counts(3000)
 
@@ -41,6 +41,16 @@ def test_a_record_in_capitals_is_read_like_any_other(tmp_path: Path, source: str
         np.testing.assert_array_equal(np.rint(record.signal_mv * 1000), COUNTS.T)
         assert ("record_name_case" in record.notes) == (item.name.endswith("A1") and named == "a1")
     assert SOURCES[source].others is None or not files.others(tree)  # A1.DAT belongs to A1.HEA
+
+
+@pytest.mark.parametrize("source", ["wfdb", "cinc", "files"])
+def test_a_matlab_signal_in_capitals_is_read_like_any_other(tmp_path: Path, source: str) -> None:
+    (tmp_path / "A1.HEA").write_text(header_text("a1", COUNTS, storage="16+24", file_name="a1.mat"))
+    (tmp_path / "A1.MAT").write_bytes(mat4(COUNTS))
+    tree = open_tree(str(tmp_path))
+    (item,) = SOURCES[source].find(tree)
+    (record,) = SOURCES[source].read(tree, item)
+    np.testing.assert_array_equal(np.rint(record.signal_mv * 1000), COUNTS.T)
 
 
 def test_tables_find_files_in_capitals(tmp_path: Path) -> None:

@@ -80,6 +80,49 @@ def test_other_rates_give_the_same_answers_within_bounds(
         assert wrong is not None and np.abs(wrong - expected).max() > 2 * worst
 
 
+@pytest.mark.parametrize(("rate_hz", "agree"), [(1000, 1.0), (360, 1.0), (250, 0.98), (100, 0.98)])
+def test_waves_and_numbers_at_other_rates(
+    rate_hz: int, agree: float, models: dict[str, str], ecgs: NDArray[np.float64]
+) -> None:
+    """Waves of the bundled model whose ends lie within 20 ms of those at 500 Hz; numbers within a tenth of their SD."""
+    other = resample_poly(ecgs, rate_hz, 500, axis=-1, padtype="line")
+    model = beatray.load_model("beatray-waves")
+    expected, found = model.predict(ecgs).waves, model.predict(other, rate_hz=rate_hz).waves
+    assert expected is not None and found is not None
+    near = [
+        any(w.kind == v.kind and max(abs(w.onset_s - v.onset_s), abs(w.offset_s - v.offset_s)) <= 0.02 for v in there)
+        for here, there in zip(expected, found, strict=True)
+        for w in here
+    ]
+    assert len(near) > 200 and np.mean(near) >= agree
+    assert abs(sum(map(len, found)) - len(near)) <= (1 - agree + 0.01) * len(near)
+    numbers = beatray.load_model(models["numbers"])
+    at_500, there = numbers.predict(ecgs).numbers, numbers.predict(other, rate_hz=rate_hz).numbers
+    assert at_500 is not None and there is not None
+    assert np.abs(there - at_500).max() < 0.1 * np.array(numbers.description["sd"]).max()
+
+
+@pytest.mark.filterwarnings("ignore:leads are NaN")
+@pytest.mark.parametrize("leads", [[0, 1, *range(6, 12)], [0, 1, *range(6, 10)], [0, 1, 7], [7, 8], [7]])
+def test_recordings_of_few_leads_have_answers(
+    leads: list[int], models: dict[str, str], ecgs: NDArray[np.float64]
+) -> None:
+    few = np.full_like(ecgs, np.nan)
+    few[:, leads] = ecgs[:, leads]
+    with_limbs = set(leads) | ({2, 3, 4, 5} if {0, 1} <= set(leads) else set())
+    for kind, path in models.items():
+        found, whole = beatray.load_model(path).predict(few), beatray.load_model(path).predict(ecgs)
+        for name in ("probabilities", "numbers"):
+            here, there = getattr(found, name), getattr(whole, name)
+            assert (here is None) == (there is None)
+            if here is not None:
+                assert np.isfinite(here).all() and (len(leads) == 8 or not np.array_equal(here, there))
+        if found.waves is not None:
+            assert {w.lead for each in found.waves for w in each} <= {None, *(LEADS[lead] for lead in with_limbs)}, kind
+    waves = beatray.load_model("beatray-waves").predict(few).waves
+    assert waves is not None and sum(w.kind == "QRS" for each in waves for w in each) > 60
+
+
 def test_what_cannot_be_read_is_named(models: dict[str, str], ecgs: NDArray[np.float64], tmp_path: Path) -> None:
     model = beatray.load_model(models["classes"])
     for x_mv, rate_hz, message in (

@@ -42,18 +42,18 @@ def export_encoder(run: Store, encoder: nn.Module, description: dict[str, Any], 
 
 def encoder_files(path: str) -> dict[str, bytes]:
     """What `export_encoder` wrote, every hash checked: model.safetensors, encoder.json and trained_on.bin."""
-    files = read_folder(_encoder_store(path))
+    files = _read(path)
     return {name: files[name] for name in ("model.safetensors", "encoder.json", "trained_on.bin")}
 
 
 def describe_encoder(path: str) -> dict[str, Any]:
     """encoder.json of an exported encoder: `path` is the run folder or its encoder/ folder."""
-    return dict(json.loads(read_folder(_encoder_store(path))["encoder.json"]))
+    return dict(json.loads(_read(path)["encoder.json"]))
 
 
 def trained_on(path: str) -> NDArray[np.uint64]:
     """Content hashes (first 8 bytes, little endian, sorted) of the recordings an exported encoder was trained on."""
-    return np.frombuffer(read_folder(_encoder_store(path))["trained_on.bin"], "<u8")
+    return np.frombuffer(_read(path)["trained_on.bin"], "<u8")
 
 
 def seen_by(path: str, content_hashes: Iterable[bytes]) -> NDArray[np.bool_]:
@@ -83,7 +83,7 @@ def load_encoder(path: str) -> nn.Module:
     Its `description` attribute is encoder.json: name, settings and the recipe its input must follow. Raises
     CheckpointError when the folder is not there, is damaged or does not fit this version.
     """
-    files = read_folder(_encoder_store(path))
+    files = _read(path)
     description = json.loads(files["encoder.json"])
     try:
         encoder = build_encoder(description["name"], **description["settings"])
@@ -100,6 +100,18 @@ def load_encoder(path: str) -> nn.Module:
 def is_encoder(path: str) -> bool:
     """Whether an exported encoder lies at `path`: a run folder, its encoder/ folder, or the name of a bundled one."""
     return _encoder_store(path).size("encoder.json") is not None
+
+
+def _read(path: str) -> dict[str, bytes]:
+    """The files of an exported encoder; CheckpointError where none is there, or none yet."""
+    store = _encoder_store(path)
+    if not store.names():
+        if Store(location_of(str(path))).exists("checkpoints"):
+            raise CheckpointError(
+                f"{path} is a run that has not ended, and has no encoder yet; the command that began it continues it"
+            )
+        raise CheckpointError(f"there is no exported encoder at {path} (a run folder, or its encoder/ folder)")
+    return read_folder(store)
 
 
 def _encoder_store(path: str) -> Store:

@@ -69,14 +69,18 @@ def read_folder(store: Store) -> dict[str, bytes]:
 
     OSError when the disk or the store does not answer: that is not about the folder.
     """
+    missing = FILES
     try:
         listing = store.read(FILES)
         hashes = json.loads(listing)
         if not isinstance(hashes, dict) or listing != _listing(hashes):
             raise ValueError("it is not as it was written")
-        files = {file: store.read(file) for file in hashes}
+        files = {}
+        for file in hashes:
+            missing = file
+            files[file] = store.read(file)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{store.where()} is not complete: {error}") from error
+        raise CheckpointError(f"{store.where()} is not complete: {missing} is missing") from error
     except ValueError as error:
         raise CheckpointError(f"{store.where(FILES)} is damaged: {error}") from error
     for file, data in files.items():

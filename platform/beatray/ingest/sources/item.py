@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +96,22 @@ def read_table(tree: Tree, path: str, columns: tuple[str, ...]) -> list[dict[str
     """The rows of a CSV file with a header line, which must have `columns`. Raises RecordError(METADATA)."""
     text = tree.read(path, MAX_TABLE_BYTES).decode("utf-8-sig", errors="replace")
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=_delimiter(text, columns))
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
             raise RecordError(Reason.METADATA, f"{path} has no column {', '.join(missing)}")
         return list(reader)
     except csv.Error as error:
         raise RecordError(Reason.METADATA, f"{path} is not a CSV table: {error}") from error
+
+
+def _delimiter(text: str, columns: tuple[str, ...]) -> str:
+    """What separates the cells: a comma, or what a spreadsheet writes where that stands in numbers."""
+    first = text.partition("\n")[0].rstrip("\r")
+    for mark in (",", ";", "\t"):
+        if set(columns) <= {name.strip('"') for name in first.split(mark)}:
+            return mark
+    return ","
 
 
 def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -112,7 +122,9 @@ def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tu
     with tree.open_random(path) as file:
         text = io.TextIOWrapper(io.BufferedReader(file, 1 << 16), "utf-8-sig", errors="replace", newline="")
         try:
-            lines = csv.reader(text)
+            first = text.readline()
+            delimiter = _delimiter(first, columns)
+            lines = csv.reader(itertools.chain([first], text), delimiter=delimiter)
             header = next(lines, [])
             missing = [column for column in columns if header.count(column) != 1]
             if missing:
