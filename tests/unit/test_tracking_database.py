@@ -32,6 +32,22 @@ opened("sqlite:///" + sys.argv[1], make)
 """
 
 
+TRACKS_A_RUN = """
+import json, sys
+from pathlib import Path
+from beatray.track.setup import Tracking, default_uri
+from beatray.track.tracker import Tracker
+out, name = Path(sys.argv[1]), sys.argv[2]
+uri, artifacts = default_uri(out)
+folder = out / name
+folder.mkdir(parents=True)
+(folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, "time_ms": 1}) + "\\n")
+with Tracker(Tracking(uri=uri, experiment="e", run_name=name, folder=folder, artifact_location=artifacts)) as tracker:
+    pass
+print(tracker.run_id)
+"""
+
+
 def rows_of(path: Path, table: str) -> int:
     with closing(sqlite3.connect(path)) as database:
         return int(database.execute(f"select count(*) from {table}").fetchone()[0])
@@ -44,6 +60,27 @@ def test_processes_that_begin_together_make_one_database(tmp_path: Path) -> None
     errors = [process.communicate()[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert rows_of(path, "experiments") == 1
+
+
+def test_two_runs_that_begin_together_on_a_new_folder_are_both_recorded(tmp_path: Path) -> None:
+    """With MLflow itself, whose migrations of one new database by two processes would destroy it."""
+    out = tmp_path / "runs"
+    out.mkdir()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRACKS_A_RUN, str(out), name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    found = [process.communicate() for process in both]
+    ids = {output.strip() for output, _ in found}
+    assert [process.returncode for process in both] == [0, 0] and len(ids) == 2, found
+    with closing(sqlite3.connect(out / "mlflow.db")) as database:
+        assert {row[0] for row in database.execute("select run_uuid from runs")} == ids
+        assert database.execute("select count(*) from metrics where key = 'train/loss'").fetchone()[0] == 2
 
 
 def test_a_database_that_is_being_made_or_holds_something_is_left_alone(
