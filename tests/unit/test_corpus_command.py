@@ -61,3 +61,26 @@ def test_an_option_that_would_do_nothing_is_refused(
     action, *options = words.split()
     assert main(["corpus", action, str(corpus), *options, str(tmp_path / "page.html")]) == 2
     assert named in capsys.readouterr().err and not (tmp_path / "page.html").exists()
+
+
+def test_splits_are_those_of_the_policy_that_is_given(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*words: str) -> str:
+        assert main(["corpus", "splits", str(corpus), *words]) == 0
+        return capsys.readouterr().out
+
+    assert "train 4, validation 0, test 0" in shown()
+    held_out = shown("corpus.hashed_test_sources=[large]", "corpus.hashed_test_by=recording")
+    assert "train 4," not in held_out and held_out == shown(
+        "corpus.hashed_test_by=recording", "corpus.hashed_test_sources=[large]"
+    )
+    assert main(["corpus", "splits", str(corpus), "train.epochs=3"]) == 2
+    assert "takes settings of the corpus policy" in capsys.readouterr().err
+
+
+def test_a_corpus_on_which_nothing_can_be_evaluated_is_one_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "encoder=random", f"corpus={corpus}", f"out={tmp_path / 'out'}"]) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith("beatray evaluate: nothing to evaluate: segment:") and error.count("\n") == 1
+    assert "labels=TABLE takes your own" in error

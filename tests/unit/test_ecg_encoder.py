@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.signal import decimate
+from scipy.signal import decimate, resample_poly
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -104,6 +104,15 @@ def test_other_rates_are_resampled_and_must_be_told(
     )
     doubled = np.concatenate([slow, slow], axis=-1)  # the same samples, taken for 500 Hz
     assert distance(beatray.EcgEncoder(path).transform(doubled)) > 5 * difference
+
+
+def test_a_third_of_a_kilohertz_may_be_given_as_any_of_its_decimals(path: str, ecgs: NDArray[np.float64]) -> None:
+    """1000/3 Hz is no decimal: three samples are 9 ms, whatever digits stand for it."""
+    slow = resample_poly(ecgs[:2], 2, 3, axis=-1, padtype="line")
+    encoder = beatray.EcgEncoder(path)
+    exact = encoder.transform(slow, rate_hz=1000 / 3)
+    for rate_hz in (333.333, 333.3333333):
+        np.testing.assert_array_equal(encoder.transform(slow, rate_hz=rate_hz), exact)
 
 
 def test_leads_and_samples_that_were_not_recorded(
