@@ -158,3 +158,14 @@ def test_the_table_of_scaling_is_that_of_its_scores() -> None:
     for count in (250, 500, 1000, 2500, 5000):
         row = " | ".join(f"{found[f'most_recordings-{count}', score]:.3f}" for score in scores)
         assert re.search(rf"^\| {count:,} \| \d+ \| {re.escape(row)} \|$", page, re.MULTILINE)
+
+
+def test_the_table_of_statements_is_that_of_its_scores() -> None:
+    page = methods_table.PAGE.read_text().replace("`", "")
+    with (methods_table.FOLDER / "statements.csv").open() as file:
+        for row in csv.DictReader(file):
+            begin, value = (
+                re.escape(f"| {row['encoder']} | {row['network']} |"),
+                re.escape(f"{float(row['auroc']):.3f}"),
+            )
+            assert re.search(rf"^{begin} [^|]+ \| {value} \|", page, re.MULTILINE), row
