@@ -34,6 +34,12 @@ def there(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is joined that an earlier test of this process has left open."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.fixture
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster with one CPU, as far as anybody asks."""
