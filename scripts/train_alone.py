@@ -174,14 +174,17 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for path in asked.runs:
-        settings = settings_of(path)
+        try:
+            settings = settings_of(path)
+            run_spec, found = prepared(settings)
+        except (OSError, AttributeError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
+            parser.error(f"{path}, which should hold what --print-config printed: {error}")
+        if run_spec.run.names():
+            parser.error(f"{path}: there is something at {run_spec.run.where()} already; choose another run=")
         at_most = math.inf
         if asked.seconds is not None and not objective_class(settings.objective["name"]).supervised:
             at_most = AT_MOST * asked.seconds
-            settings = lasting(settings, epochs_in(settings, asked.seconds))
-        run_spec, found = prepared(settings)
-        if run_spec.run.names():
-            parser.error(f"{path}: there is something at {run_spec.run.where()} already; choose another run=")
+            run_spec, found = prepared(lasting(settings, epochs_in(settings, asked.seconds)))
         run_spec.run.write(SETTINGS, yaml.safe_dump(shown_settings(run_spec.settings), sort_keys=True).encode())
         print(train(run_spec, at_most) | make_model(run_spec, found), flush=True)
     return 0

@@ -264,6 +264,9 @@ def test_mistakes_are_reported_before_anything_starts(
         assert main(["embed", *overrides]) == code, overrides
         assert message in capsys.readouterr().err, overrides
     assert not (tmp_path / "out").exists()
+    before = files_of(both)
+    assert main(["embed", *given, f"out={both}", "level=both", "overwrite=true", "embed.workers=50"]) == 2
+    assert files_of(both) == before
 
 
 def test_a_worker_gets_a_gpu_where_there_is_one(encoder: str, sample_corpus: str) -> None:

@@ -163,6 +163,10 @@ def test_mistakes_are_reported_before_anything_starts(
         error = capsys.readouterr().err
         assert message in error and len(error.strip().splitlines()) == 1, error
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.parquet").write_text("finished")
+    assert main(["predict", out, model, corpus, "overwrite=true", "predict.workers=50"]) == 2
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["finished"]
     assert job("predict", [model + ",runs/b", corpus, out]) == 2
     assert "is relative" in capsys.readouterr().err
 

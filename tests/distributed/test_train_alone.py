@@ -75,3 +75,11 @@ def test_a_run_gets_the_epochs_that_fit_into_its_time(sample_corpus: str, tmp_pa
         [sys.executable, str(SCRIPT), str(tmp_path / "run.yaml")], capture_output=True, text=True, check=False
     )
     assert again.returncode == 2 and "choose another run=" in again.stderr
+
+
+def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
+    for name, text in (("none.yaml", None), ("list.yaml", "- 1"), ("odd.yaml", "{train: {}, checkpoint: {}, outt: x}")):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / name)], capture_output=True, text=True)
+        assert done.returncode == 2 and "should hold what --print-config printed" in done.stderr.splitlines()[-1]

@@ -40,13 +40,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
-@pytest.fixture
-def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster with one CPU, as far as anybody asks."""
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
-
-
 def predict_command(folder: Path) -> tuple[list[str], set[str]]:
     model = made_model(folder / "model", "waves")
     out = folder / "out"
@@ -67,14 +60,11 @@ def test_results_outlast_a_start_that_cannot_be(
     command: Callable[[Path], tuple[list[str], set[str]]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
 ) -> None:
+    """Too few CPUs: tests/distributed/test_embed.py and test_predict.py, with a Ray."""
     words, names = command(tmp_path)
     assert main([*words, "overwrite=true", NOWHERE]) == 1
     assert "no Ray answers" in capsys.readouterr().err and there(tmp_path / "out") == names
-    request.getfixturevalue("one_cpu")
-    assert main([*words, "overwrite=true", f"{words[0]}.workers=3"]) == 2
-    assert "3 workers need" in capsys.readouterr().err and there(tmp_path / "out") == names
 
 
 def test_a_corpus_outlasts_a_ray_that_cannot_be_reached(tmp_path: Path) -> None:
