@@ -25,5 +25,8 @@ class RowsOfCorpus:
             }
         )  # fmt: skip
 
+    def acquired(self) -> np.ndarray:
+        return np.full(len(self._rows), "NaT", "datetime64[s]")
+
     def rows(self, positions: np.ndarray) -> Rows:
         return self._rows.take(positions)

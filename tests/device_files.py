@@ -65,7 +65,8 @@ def muse_xml(
         f"<PatientDemographics><PatientID>{PERSON['id']}</PatientID><PatientAge>59</PatientAge>"
         f"<AgeUnits>YEARS</AgeUnits><DateofBirth>11-03-1964</DateofBirth><Gender>FEMALE</Gender>"
         f"<PatientLastName>{PERSON['name']}</PatientLastName></PatientDemographics>"
-        "<TestDemographics><AcquisitionDate>02-17-2024</AcquisitionDate></TestDemographics>"
+        "<TestDemographics><AcquisitionDate>02-17-2024</AcquisitionDate><AcquisitionTime>10:15:00</AcquisitionTime>"
+        "</TestDemographics>"
         "<RestingECGMeasurements><VentricularRate>60</VentricularRate><PRInterval>160</PRInterval>"
         "<QRSDuration>90</QRSDuration><QTInterval>400</QTInterval><QTCorrected>400</QTCorrected><PAxis>40</PAxis>"
         "<RAxis>30</RAxis><TAxis>20</TAxis></RestingECGMeasurements>"
@@ -137,7 +138,8 @@ def schiller_xml(counts: Counts) -> bytes:
     return (
         f'<?xml version="1.0" encoding="UTF-8"?><{root}><patdata><id>{PERSON["id"]}</id>'
         f"<lastname>{PERSON['name']}</lastname><birthdate>{PERSON['born']}</birthdate><gender>FEMALE</gender></patdata>"
-        f"<examdescript><startdatetime><date>{PERSON['taken']}</date></startdatetime></examdescript>"
+        f"<examdescript><startdatetime><date>{PERSON['taken']}</date><time>101500000</time></startdatetime>"
+        "</examdescript>"
         f"<eventdata><event>{waves('ECG_AVERAGES', counts[:500])}{waves('ECG_RHYTHMS', counts)}"
         "<annotation_global><name>HR</name><value>60</value></annotation_global>"
         "<annotation_global><name>PQ</name><value>160</value></annotation_global></event></eventdata>"
@@ -196,7 +198,8 @@ def philips_xml(
     return (
         f'<?xml version="1.0" encoding="utf-16"?><restingecgdata xmlns="http://www3.medical.philips.com">'
         f"<documentinfo><documentname>{PERSON['name']}.xml</documentname><documentversion>{version}</documentversion>"
-        f'</documentinfo><dataacquisition date="2024-02-17"><signalcharacteristics><samplingrate>500</samplingrate>'
+        '</documentinfo><dataacquisition date="2024-02-17" time="10:15:00">'
+        f"<signalcharacteristics><samplingrate>500</samplingrate>"
         f"<resolution>{resolution}</resolution><acquisitiontype>10-WIRE</acquisitiontype>"
         "<bitspersample>16</bitspersample><signaloffset>0</signaloffset><signalsigned>True</signalsigned>"
         "<numberchannelsvalid>12</numberchannelsvalid></signalcharacteristics></dataacquisition>"
@@ -251,6 +254,7 @@ def scp_patient() -> bytes:
         + tag(5, day(PERSON["born"]))
         + tag(8, b"\x02")
         + tag(25, day(PERSON["taken"]))
+        + tag(26, bytes((10, 15, 0)))
         + tag(255, b"")
     )
 

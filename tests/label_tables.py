@@ -48,12 +48,18 @@ def written(folder: Path, content: str | bytes, name: str = "labels.csv") -> Pat
 
 
 def read(
-    table: Path | str, *overrides: str, index: pd.DataFrame | None = None, recipe: dict[str, Any] | None = None
+    table: Path | str,
+    *overrides: str,
+    index: pd.DataFrame | None = None,
+    recipe: dict[str, Any] | None = None,
+    acquired: Sequence[str] | None = None,
 ) -> Labels:
-    """The labels that a command line with these words reads."""
+    """The labels that a command line with these words reads; `acquired` are the times of the rows of the index."""
     given, others = split_label_overrides([f"labels={table}", *overrides])
     assert not others
-    return read_labels(label_settings(given), index_of() if index is None else index, recipe or {})
+    index = index_of() if index is None else index
+    times = np.array(["NaT"] * len(index) if acquired is None else list(acquired), "datetime64[s]")
+    return read_labels(label_settings(given), index, recipe or {}, lambda: times)
 
 
 def values(labels: Labels, name: str) -> list[Any]:

@@ -12,6 +12,7 @@ quarantine row and goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,8 @@ class Record(InMillivolts):
     otherwise there holds no signal for long (an electrode off, an amplifier at its limit); the signal is finite there
     but means nothing, and a window that such a gap touches goes without that lead. `signal_uv` is for files whose
     counts are whole microvolts: int16 (12, n), exactly `signal_mv` * 1000 rounded, so that it need not be computed
-    again; with it `signal_mv` may be `MADE_LATER`.
+    again; with it `signal_mv` may be `MADE_LATER`. `acquired` is when the recording began, by the clock where it was
+    taken; it goes wherever `patient_id` goes, and is as private.
     """
 
     record_id: str
@@ -167,6 +169,7 @@ class Record(InMillivolts):
     measured: dict[str, float] = field(default_factory=dict)
     gaps: NDArray[np.bool_] | None = None
     signal_uv: NDArray[np.int16] | None = None
+    acquired: datetime | None = None
 
 
 MEASURED = ("rate_bpm", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_axis_deg", "qrs_axis_deg", "t_axis_deg")
@@ -196,6 +199,7 @@ class Window:
     waves: NDArray[np.void] = field(default_factory=lambda: np.empty(0, WAVE_DTYPE))
     age: float | None = None
     sex: str | None = None
+    acquired: datetime | None = None  # when the recording began, for each of its windows
     flags: int = 0
     frank_uv: NDArray[np.int16] | None = None  # (3, 5000), X, Y, Z
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def refusal(folder: Path, name: str, data: bytes) -> Reason:
 def check_person(record: Record, age: float | None = 59.0) -> None:
     assert (record.patient_id, record.patient_is_private) == (made.PERSON["id"], True)
     assert (record.age, record.sex) == (age, "F")
+    assert record.acquired == datetime(2024, 2, 17, 10, 15)
 
 
 def same(record: Record, wanted_mv: np.ndarray, *, atol: float = 1e-9) -> None:

@@ -115,13 +115,18 @@ def test_no_byte_of_a_corpus_is_personal(ward: Path, tmp_path: Path, id_key: IdK
     rows = open_corpus(str(tmp_path / "corpus")).rows()
     patients = set(open_corpus(str(tmp_path / "corpus")).index["patient_id"])
     assert len(rows) == 7
+    times = open_corpus(str(tmp_path / "corpus")).acquired()
+    taken = np.datetime64("2024-02-17T10:15:00")
     if id_key:
         assert len(patients) == 1  # one person, whatever the format
+        moved_by_s = id_key.moved_by_s(patients.pop().partition("/")[2])
+        assert moved_by_s != 0 and set(times) == {taken + np.timedelta64(moved_by_s, "s")}
     else:
-        assert patients == {None}
+        assert patients == {None} and np.isnat(times).all()
     texts = [made.PERSON[key] for key in ("name", "first", "id")]
     texts += ["19641103", "1964-11-03", "03-NOV-1964", "11-03-1964", "20240217", "2024-02-17", "17.02.24"]
     forbidden = [text.encode(code) for text in texts for code in ("utf-8", "utf-16-le")]
+    forbidden += [taken.astype(f"datetime64[{unit}]").astype("<i8").tobytes() for unit in ("s", "ms", "us", "ns")]
     forbidden += [text.encode().hex().encode() for text in texts] + [ID_KEY.secret, ID_KEY.secret.hex().encode()]
     written = [path for path in (tmp_path / "corpus").rglob("*") if path.is_file()]
     assert len(written) == 3  # shard, note, manifest

@@ -139,7 +139,7 @@ def test_the_command_prints_and_writes_what_was_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = many(N, "ptbxl")
-    monkeypatch.setattr(command, "open_corpus", lambda path: SimpleNamespace(index=index, recipe={}))
+    monkeypatch.setattr(command, "open_corpus", lambda path: SimpleNamespace(index=index, recipe={}, acquired=None))
     table = written(tmp_path, clean().assign(same="x").to_csv(index=False))
     overrides = [
         "labels",

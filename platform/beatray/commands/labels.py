@@ -45,7 +45,7 @@ def check(overrides: list[str], json_file: str | None = None) -> int:
     """Read the table, print what was understood and what is odd."""
     settings, policy = settings_from(overrides)
     corpus = open_corpus(policy.path)
-    labels = read_labels(settings, corpus.index, corpus.recipe)
+    labels = read_labels(settings, corpus.index, corpus.recipe, corpus.acquired)
     found = summary(labels, corpus.index, assign_roles(corpus.index, policy_of(policy)))
     print_summary(found)
     if json_file is not None:
@@ -60,6 +60,9 @@ def print_summary(found: dict[str, Any]) -> None:
     say(f"{found['table']}: {found['rows']:,} rows, read as labels of {found['key_kind']}s by column {found['key']!r}")
     others = [f"{found[key]:,} {what}" for key, what in _OTHER_ROWS if found[key]]
     say(f"  {found['rows_matched']:,} rows match{''.join(f', {each}' for each in others)}")
+    if found["times"] is not None:
+        for line in _times_lines(found["times"]):
+            say(f"  {line}")
     there, recordings = found["recordings_in_table"], found["recordings"]
     say(f"  {there:,} of the corpus' {recordings:,} recordings are in it; the others are unknown")
     table = Table(*("column", "type", "class, or quartiles", "known", *SPLITS))
@@ -80,6 +83,21 @@ def print_summary(found: dict[str, Any]) -> None:
 
 
 _OTHER_ROWS = (("rows_unmatched", "match nothing"), ("rows_repeated", "repeat another one"))
+
+
+def _times_lines(times: dict[str, Any]) -> list[str]:
+    """How rows were chosen by time."""
+    when = " to ".join(repr(name) for name in times["columns"])
+    reach = [f"{times[side] / 3600:g} h {words}" for side, words in (("before_s", "before"), ("after_s", "after"))]
+    lines = [f"by time, {when}: the nearest row with a value, at most {' and '.join(reach)} a recording"]
+    lines.append(
+        f"{times['recordings_labelled']:,} of these patients' {times['recordings']:,} recordings have such a row; "
+        f"{times['recordings_without_time']:,} have no time in the corpus"
+    )
+    lines.append(
+        f"{times['rows_near_none']:,} rows are the nearest of none, {times['rows_without_time']:,} have no time"
+    )
+    return lines
 
 
 def _lines(column: dict[str, Any]) -> list[tuple[str, ...]]:

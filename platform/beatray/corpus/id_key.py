@@ -1,7 +1,9 @@
 """The id key of a hospital: the secret that its patient ids are hashed with, and the hash.
 
 A hashed id is 32 hex digits, the first 16 bytes of HMAC-SHA256 of the id: the same patient gives the same id under the
-same key, and without the key no ids can be tried out. The key is read by a command, goes to tasks in memory and is
+same key, and without the key no ids can be tried out. The times of a patient's recordings are all moved by one span of
+up to ten years either way, to the second, which follows from the hashed id and the key: how they lie to each other
+stays, and day, season and time of day say nothing. The key is read by a command, goes to tasks in memory and is
 written nowhere; what is kept is a fingerprint that tells two keys apart.
 
 Contract: `read_id_key` raises CorpusError; nothing here prints or raises with an id or the id key.
@@ -18,6 +20,7 @@ from beatray.errors import CorpusError
 
 MIN_KEY_BYTES = 16
 MAX_KEY_BYTES = 4096
+MOVED_AT_MOST_S = 10 * 365 * 86_400
 ID_BYTES = 16
 FINGERPRINT_BYTES = 4
 RECIPE_KEY = "patient_salt"
@@ -38,6 +41,11 @@ class IdKey:
     def hashed(self, plain: str) -> str:
         """The id that is stored in place of a patient's own, without the source before it."""
         return _digest(self.secret, plain.encode(), ID_BYTES)
+
+    def moved_by_s(self, hashed: str) -> int:
+        """Seconds that the times of a patient are moved by, of a hashed id without the source before it."""
+        number = int(_digest(self.secret, f"beatray: times of {hashed}".encode(), ID_BYTES), 16)
+        return number % (2 * MOVED_AT_MOST_S + 1) - MOVED_AT_MOST_S
 
 
 def read_id_key(path: str, setting: str = "--id-key-file ") -> IdKey:

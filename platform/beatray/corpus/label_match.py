@@ -6,7 +6,7 @@ so that no label lands on the wrong recording in silence. Where patient ids are 
 rows instead of keys that may be ids.
 
 Contract: `matched` gives the units of the corpus (`label_keys.Units`), the unit of each row of the table, and its key;
-`refuse_bad_keys` gives how many rows repeat another one. LabelError and SettingsError name the remedy.
+`repeated_rows` gives how many rows repeat another one. LabelError and SettingsError name the remedy.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from beatray.errors import LabelError, SettingsError
 
 SHOWN = 3
 TIMES = (
-    "a corpus keeps no dates of recordings, so rows of one patient cannot be told apart by time: choose the value for "
-    "each recording in the table (for example the one nearest to it) and use the recordings as keys"
+    "if these are values of different times, labels.time=COLUMN and labels.window=30d choose the row nearest to each "
+    "recording; else keep one row of each"
 )
 
 
@@ -55,7 +55,7 @@ def matched(
     column = table.columns[key]
     private = is_private(settings, index, recipe)
     by_name = kind_by_name(key)
-    named = settings.key_kind if settings.key_kind != "auto" else by_name
+    named = settings.key_kind if settings.key_kind != "auto" else by_name or ("patient" if settings.time else "")
     kinds = (named,) if named else ("recording", "patient")
     fits: list[tuple[Units, NDArray[np.int64], int]] = []
     for kind in kinds:
@@ -63,7 +63,7 @@ def matched(
         if kind == "patient" and named:
             _check_patients(units, settings, recipe)
         hidden = _row_of(column) if _hides(private, kind, key) else None
-        id_key = _id_key(settings, recipe) if kind == "patient" else None
+        id_key = id_key_of(settings, recipe) if kind == "patient" else None
         found = match(column.distinct, units, id_key, hidden)[column.codes]
         fits.append((units, found, int((found != NOTHING).sum())))
     fits.sort(key=lambda fit: -fit[2])
@@ -117,7 +117,8 @@ def is_private(settings: LabelSettings, index: pd.DataFrame, recipe: dict[str, A
     return hashed or bool(index["patient_id"].isna().all())
 
 
-def _id_key(settings: LabelSettings, recipe: dict[str, Any]) -> IdKey | None:
+def id_key_of(settings: LabelSettings, recipe: dict[str, Any]) -> IdKey | None:
+    """The id key that the settings name, if it is the one of the corpus."""
     if settings.id_key_file is None:
         return None
     id_key, made_with = read_id_key(settings.id_key_file, "labels.id_key_file="), recipe.get(RECIPE_KEY)
@@ -134,25 +135,18 @@ def _id_key(settings: LabelSettings, recipe: dict[str, Any]) -> IdKey | None:
 def refuse_bad_keys(
     table: Table,
     key: str,
-    columns: Sequence[Column],
     settings: LabelSettings,
     private: bool,
     units: Units,
     found: NDArray[np.int64],
     keys: Sequence[str],
-) -> int:
-    """How many rows repeat another one; raises LabelError for keys that no choice can be made for.
+) -> None:
+    """Raise LabelError for keys that no choice can be made for.
 
     `private`: the corpus does not show whose its recordings are, so no message may show what could be a patient's id.
     """
     hide = _hides(private, units.kind, key)
-
-    def some(rows: NDArray[np.int64]) -> str:
-        if hide:
-            return f"in rows {', '.join(str(row + 1) for row in rows[:SHOWN])}"
-        shown = list(dict.fromkeys(keys[row] or "an empty one" for row in rows[: 50 * SHOWN]))[:SHOWN]
-        return ", ".join(shown)
-
+    some = _some(hide, keys)
     lost, several = np.flatnonzero(found == NOTHING), np.flatnonzero(found == SEVERAL)
     look = "" if hide else f", such as {examples(units)}"
     kind = f"{table.location}: column {key!r} was read as the key of {units.kind}s"
@@ -174,11 +168,32 @@ def refuse_bad_keys(
             f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing in the corpus (e.g. {some(lost)}); if "
             "these are not in it on purpose, set labels.unmatched=ignore"
         )
-    return _repeated(columns, kind, units, found, some)
 
 
-def _repeated(columns: Sequence[Column], kind: str, units: Units, found: NDArray[np.int64], some: Any) -> int:
+def _some(hide: bool, keys: Sequence[str]) -> Callable[[NDArray[np.int64]], str]:
+    """What names a few rows in a message: their keys, or their numbers."""
+
+    def some(rows: NDArray[np.int64]) -> str:
+        if hide:
+            return f"in rows {', '.join(str(row + 1) for row in rows[:SHOWN])}"
+        shown = list(dict.fromkeys(keys[row] or "an empty one" for row in rows[: 50 * SHOWN]))[:SHOWN]
+        return ", ".join(shown)
+
+    return some
+
+
+def repeated_rows(
+    table: Table,
+    key: str,
+    columns: Sequence[Column],
+    private: bool,
+    units: Units,
+    found: NDArray[np.int64],
+    keys: Sequence[str],
+) -> int:
     """How many rows repeat the values of an earlier row of the same unit; LabelError where their values differ."""
+    some = _some(_hides(private, units.kind, key), keys)
+    kind = f"{table.location}: column {key!r} was read as the key of {units.kind}s"
     matched = np.flatnonzero(found >= 0)
     order = matched[np.argsort(found[matched], kind="stable")]
     again = np.flatnonzero(np.diff(found[order]) == 0)

@@ -10,6 +10,7 @@ Contract: values are checked where the dataclass is made; whether a column exist
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
@@ -26,6 +27,8 @@ KEY_KINDS = ("auto", "recording", "patient")
 UNKNOWN = ("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "unknown")
 
 _BY_NAME = ("types", "targets")
+_SPAN = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(min|h|d)", re.ASCII)
+_SECONDS = {"min": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,13 @@ class LabelSettings:
     unknown: tuple[str, ...] = setting(UNKNOWN, "values of a cell that mean: not known; upper and lower case are one")
     targets: dict[str, str] = setting({}, "by name: a condition on numbers, as lvef < 40 or age >= 18 and lvef < 40")
     patient: str = setting("", "a column that names the patient, to be checked against the splits")
+    time: tuple[str, ...] = setting(
+        (), "with patients as keys: the column with the time of each row, or two, from and to; only recordings near it"
+    )
+    window: tuple[str, ...] = setting(
+        (), "how near: 90min, 24h or 30d; two for a row before the recording and one after it, as [7d,30d]"
+    )
+    time_format: str = setting("", "how times are written, as %d.%m.%Y %H:%M; empty: 2024-02-17, or with 10:15:00")
     unmatched: str = setting(
         "refuse", "rows of the table that match nothing; ignore counts them", choices=("refuse", "ignore")
     )
@@ -59,8 +69,23 @@ class LabelSettings:
                 raise SettingsError(f"types.{column} must be one of {', '.join(KINDS)}, not {kind!r}")
         if len(self.separator) > 1:
             raise SettingsError(f"separator must be one character, not {self.separator!r}")
+        if len(self.time) > 2:
+            raise SettingsError(f"time must name one column, or two (from and to), not {len(self.time)}")
+        if len(self.window) > 2:
+            raise SettingsError(f"window must have one span, or two (before and after), not {len(self.window)}")
+        for text in self.window:
+            if not _SPAN.fullmatch(text.strip()):
+                raise SettingsError(f"window must be as 90min, 24h or 30d, not {text!r}")
         if self.separator.isalnum():
             raise SettingsError(f"separator must not be a letter or a digit, not {self.separator!r}")
+
+
+def reach_of(settings: LabelSettings) -> tuple[float, float]:
+    """How many seconds a row may lie before a recording, and after it."""
+    spans = [
+        float(found[1]) * _SECONDS[found[2]] for text in settings.window if (found := _SPAN.fullmatch(text.strip()))
+    ]
+    return (spans[0], spans[-1]) if spans else (0.0, 0.0)
 
 
 def is_path(text: str) -> bool:

@@ -5,6 +5,7 @@ Contract: `summary` is plain JSON without NaN and without ids, one count per rec
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def summary(labels: Labels, index: pd.DataFrame, roles: NDArray[np.int8]) -> dic
         "rows_matched": labels.table.rows - labels.unmatched,
         "rows_unmatched": labels.unmatched,
         "rows_repeated": labels.repeated,
+        "times": None if labels.times is None else asdict(labels.times),
         "recordings": len(rows),
         "recordings_in_table": int((of_table >= 0).sum()),
         "columns": [_column(column.take(rows), labels, roles[first]) for column in labels.targets],

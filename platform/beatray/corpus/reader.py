@@ -95,6 +95,12 @@ class Corpus:
             return pd.DataFrame(columns=[*INDEX_COLUMNS, "shard", "group", "row"])
         return pd.concat(parts, ignore_index=True)
 
+    def acquired(self) -> NDArray[np.datetime64]:
+        """When the recording of each row of `index` began, in seconds; NaT where that is not known."""
+        columns = [self.columns(shard, [schema.ACQUIRED])[schema.ACQUIRED] for shard in self.manifest.shards]
+        times = np.concatenate([np.empty(0, "datetime64[ms]"), *(column.to_numpy() for column in columns)])
+        return times.astype("datetime64[s]")
+
     def rows(self, positions: Sequence[int] | NDArray[Any] | None = None) -> Rows:
         """Load rows by their position in `index` (default: all), in the order asked for."""
         index = self.index
@@ -165,13 +171,21 @@ def _read(store: Store, shard: Shard, groups: Sequence[int], columns: Sequence[s
                 raise CorpusError(f"shard {shard.name} {what}. Restore it from a copy or ingest again.")
             with store.open_input(f"{FOLDER}/{shard.name}") as source:
                 layout = _layout(source, shard)
-                return pa.concat_tables([read_chunks(source, layout, group, columns) for group in groups])
+                there = [name for name in columns if name in layout.columns or name != schema.ACQUIRED]
+                found = pa.concat_tables([read_chunks(source, layout, group, there or ["source"]) for group in groups])
+                return found if len(there) == len(columns) else _with_no_times(found, columns)
 
     table = patiently(read, store.where(f"{FOLDER}/{shard.name}"))
     rows = sum(shard.row_groups[group] for group in groups)
     if table.num_rows != rows:
         raise CorpusError(f"shard {shard.name} has {table.num_rows} rows where the manifest has {rows}")
     return table
+
+
+def _with_no_times(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The columns of a shard of before times were kept."""
+    none = pa.nulls(table.num_rows, schema.SCHEMA.field(schema.ACQUIRED).type)
+    return table.append_column(schema.SCHEMA.field(schema.ACQUIRED), none).select(list(columns))
 
 
 def _layout(source: Any, shard: Shard) -> Layout:

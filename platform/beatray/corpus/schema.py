@@ -34,6 +34,10 @@ WAVE_TYPE = pa.struct(
     ]
 )
 
+ACQUIRED = "acquired"
+"""When the recording began, beside a patient alone: what a label of a patient at some time is found by. Where ids are
+hashed, all times of a patient are moved by one span that the id key knows (`id_key`). Corpora of before lack it."""
+
 RECORD_FEATURE_NAMES = b"beatray.record_features"
 
 SCHEMA = pa.schema(
@@ -54,6 +58,7 @@ SCHEMA = pa.schema(
         pa.field("waves", pa.list_(WAVE_TYPE)),
         pa.field("age", pa.float32()),
         pa.field("sex", pa.string()),
+        pa.field(ACQUIRED, pa.timestamp("ms")),
         pa.field("content_hash", pa.binary(16), nullable=False),
         pa.field("frank", pa.binary(FRANK_BYTES)),
     ],
@@ -112,6 +117,7 @@ def to_table(windows: Sequence[Window], analysis: Analysis, signals: NDArray[np.
         "waves": _waves_column([w.waves for w in windows]),
         "age": [w.age for w in windows],
         "sex": [w.sex for w in windows],
+        ACQUIRED: [w.acquired for w in windows],
         "content_hash": [w.content_hash for w in windows],
         "frank": [None if w.frank_uv is None else np.ascontiguousarray(w.frank_uv, "<i2").tobytes() for w in windows],
     }

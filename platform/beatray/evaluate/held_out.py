@@ -54,7 +54,7 @@ def labelled_rows(corpus: Corpus, policy: CorpusSettings, plan: EvaluateSettings
     own: TableSpace | None = None
     labels: Labels | None = None
     if plan.classify.labels == TABLE and "classify" in plan.tasks:
-        labels = read_labels(plan.labels, corpus.index, corpus.recipe)
+        labels = read_labels(plan.labels, corpus.index, corpus.recipe, corpus.acquired)
         refuse_patients_in_two_splits(labels, corpus.index, roles)
         own = table_space(labels)
         with_waves = (corpus.index["source"] == "ludb").to_numpy() & ("segment" in plan.tasks)

@@ -11,6 +11,7 @@ that it has no column for.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from beatray.objectives.supervised import SupervisedSettings
 
 def targets_of_table(corpus: Corpus, settings: SupervisedSettings, roles: NDArray[np.int8]) -> Targets:
     """The targets of `settings.table`, row by row of the corpus; `roles` are those of its splits."""
-    labels = read_labels(settings.table, corpus.index, corpus.recipe)
+    labels = read_labels(settings.table, corpus.index, corpus.recipe, corpus.acquired)
     refuse_patients_in_two_splits(labels, corpus.index, roles)
     title = file_name(labels.table.location)
     numbers = [column for column in labels.targets if column.kind == "numbers"]
@@ -84,4 +85,5 @@ def _about(labels: Labels) -> dict[str, Any]:
         "key_kind": labels.key_kind,
         "columns": {column.name: column.kind for column in labels.targets},
         "conditions": {name: condition.text for name, condition in labels.conditions.items()},
+        "times": None if labels.times is None else asdict(labels.times),
     }

@@ -131,6 +131,7 @@ def to_windows(record: Record) -> list[Window]:
                     waves=_waves_within(waves, first + start, first + stop),
                     age=record.age,
                     sex=record.sex,
+                    acquired=record.acquired,
                     flags=int(own) | clipped,
                     frank_uv=None if frank_uv is None else _padded(frank_uv[:, start:stop]),
                 )

@@ -11,6 +11,7 @@ Contract: nothing here prints or raises with an id or the id key.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from beatray.corpus.id_key import IdKey
 from beatray.record import Record
@@ -27,13 +28,20 @@ def other_id_key(out: str, made_with: str | None, id_key: IdKey | None) -> str:
 
 
 def protect(record: Record, id_key: IdKey | None) -> tuple[Record, bool]:
-    """The record with an id that may be stored, and whether an id had to be dropped."""
+    """The record with an id and a time that may be stored, and whether an id had to be dropped.
+
+    A time is kept beside an id alone; with an id key it is moved by the patient's own span.
+    """
     if record.patient_id is None:
-        return record, False
+        return (record if record.acquired is None else _with(record, None, None)), False
     if id_key is not None:
-        plain = record.patient_id.removeprefix(f"{record.source}/")
-        hashed = f"{record.source}/{id_key.hashed(plain)}"
-        return replace(record, signal_mv=record.given_mv, patient_id=hashed), False
+        hashed = id_key.hashed(record.patient_id.removeprefix(f"{record.source}/"))
+        acquired = None if record.acquired is None else record.acquired + timedelta(seconds=id_key.moved_by_s(hashed))
+        return _with(record, f"{record.source}/{hashed}", acquired), False
     if record.patient_is_private:
-        return replace(record, signal_mv=record.given_mv, patient_id=None), True
+        return _with(record, None, None), True
     return record, False
+
+
+def _with(record: Record, patient_id: str | None, acquired: datetime | None) -> Record:
+    return replace(record, signal_mv=record.given_mv, patient_id=patient_id, acquired=acquired)

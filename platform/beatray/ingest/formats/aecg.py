@@ -24,7 +24,7 @@ from beatray.ingest.formats.channels import About, Channel, check_gain, lead_sho
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import columns_of_leads, is_enough, lead_of_name
 from beatray.ingest.formats.numbers import decimal, exact, maybe, shown, whole_numbers
-from beatray.ingest.formats.people import age_between, age_of, id_of, sex_of
+from beatray.ingest.formats.people import age_between, age_of, id_of, moment_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, every, named, needed, parse_xml, root_of, text_at, value_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -158,15 +158,17 @@ def _about(root: Element, series: Element) -> About:
         for element in every(root, "relatedObservation")
         if _code(element) == AGE_CODE
     ]
-    taken = (value_at(root, f"effectiveTime/{name}", "value") for name in ("center", "low"))
+    written = (value_at(root, f"effectiveTime/{name}", "value") for name in ("center", "low"))
+    taken = next((time for time in written if time), "")
     age = next((age for age in reported if age is not None), None)
     if age is None:
-        age = age_between(born, next((time for time in taken if time), ""))
+        age = age_between(born, taken)
     return About(
         id_of(value_at(person, "id", "extension")),
         age,
         sex_of(value_at(person, "subjectDemographicPerson/administrativeGenderCode", "code")),
         _measured(series),
+        moment_of(taken),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,7 @@ class About:
     age: float | None = None
     sex: str | None = None
     measured: dict[str, float | None] = field(default_factory=dict)
+    acquired: datetime | None = None
 
 
 def mv_per_unit(unit: str, what: str) -> float:
@@ -119,6 +121,7 @@ def to_record(
         sex=about.sex,
         notes=tuple(dict.fromkeys(all_notes)),
         measured=_known(about.measured),
+        acquired=about.acquired,
     )
 
 

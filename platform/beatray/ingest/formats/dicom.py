@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def _take(dataset: Any) -> tuple[list[Group], About]:
         reason = Reason.ABSURD_SIZE if len(items) else Reason.HEADER
         raise RecordError(reason, f"{len(items)} multiplex groups, allowed 1 to {MAX_GROUPS}")
     person = about_patient(dataset)
-    about = About(id_of(dataset.get("PatientID")), person.age, person.sex, person.measured)
+    about = replace(person, patient_id=id_of(dataset.get("PatientID")))
     return [group_of(item) for item in items], about
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from beatray.ingest.formats.channels import About
 from beatray.ingest.formats.leads import LEAD_OF_CODE, lead_of_name
 from beatray.ingest.formats.numbers import MAX_COUNT, maybe
-from beatray.ingest.formats.people import age_between, age_of, sex_of
+from beatray.ingest.formats.people import age_between, age_of, moment_of, sex_of
 from beatray.record import LEADS, Reason, RecordError
 
 MAX_CHANNELS = 64
@@ -87,13 +88,22 @@ def group_of(item: Any) -> Group:
 
 
 def about_patient(dataset: Any) -> About:
-    """Age, sex and measurements; the id is the caller's."""
+    """Age, sex, measurements and time; the id is the caller's."""
     text = str(dataset.get("PatientAge") or "")
     age = age_of(maybe(text[:-1]), text[-1:]) if text[-1:] in tuple("DWMY") else None
     if age is None:
         taken = dataset.get("AcquisitionDateTime") or dataset.get("AcquisitionDate") or dataset.get("StudyDate")
         age = age_between(str(dataset.get("PatientBirthDate") or ""), str(taken or ""))
-    return About(None, age, sex_of(str(dataset.get("PatientSex") or "")), _measured(dataset))
+    sex = sex_of(str(dataset.get("PatientSex") or ""))
+    return About(None, age, sex, _measured(dataset), _acquired(dataset))
+
+
+def _acquired(dataset: Any) -> datetime | None:
+    """When the recording was taken; else when its content, or the study, was begun."""
+    written = [str(dataset.get("AcquisitionDateTime") or "")]
+    for what in ("Acquisition", "Content", "Study"):
+        written.append(f"{dataset.get(f'{what}Date') or ''} {dataset.get(f'{what}Time') or ''}")
+    return next((moment for text in written if (moment := moment_of(text))), None)
 
 
 def _channel(definition: Any, rate_hz: float) -> ChannelDefinition:

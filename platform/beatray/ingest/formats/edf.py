@@ -31,7 +31,7 @@ from beatray.ingest.formats.channels import (
 )
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, exact, shown, whole
-from beatray.ingest.formats.people import age_between, id_of, sex_of
+from beatray.ingest.formats.people import age_between, id_of, moment_of, sex_of
 from beatray.ingest.member_checks import MAX_FILE_BYTES
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -188,7 +188,9 @@ def _about(head: bytes, kind: str) -> About:
     code, sex, born = fields[:3]
     started = head[88:168].decode("latin-1").split()
     taken = started[1] if len(started) > 1 and started[0] == "Startdate" else ""
-    return About(id_of(code) if code != "X" else None, age_between(_iso(born), _iso(taken)), sex_of(sex))
+    acquired = moment_of(f"{_iso(taken)} {head[176:184].decode('latin-1').strip().replace('.', ':')}")
+    age = age_between(_iso(born), _iso(taken))
+    return About(id_of(code) if code != "X" else None, age, sex_of(sex), acquired=acquired)
 
 
 def _iso(text: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from beatray.ingest.formats.channels import About, Channel, check_gain, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, shown, whole
-from beatray.ingest.formats.people import age_between, age_of, id_of, sex_of
+from beatray.ingest.formats.people import age_between, age_of, id_of, moment_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, base64_bytes, first, named, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -128,11 +128,13 @@ def _channel(lead: Element, notes: list[str]) -> Channel | None:
 def _about(root: Element) -> About:
     person = first(root, "PatientDemographics")
     age = age_of(maybe(text_at(person, "PatientAge")), text_at(person, "AgeUnits") or "years")
+    day = _iso(text_at(root, "TestDemographics/AcquisitionDate"))
     if age is None:
-        age = age_between(_iso(text_at(person, "DateofBirth")), _iso(text_at(root, "TestDemographics/AcquisitionDate")))
-    taken = first(root, "RestingECGMeasurements")
-    measured = {name: maybe(text_at(taken, element)) for element, name in _MEASURED.items()}
-    return About(id_of(text_at(person, "PatientID")), age, sex_of(text_at(person, "Gender")), measured)
+        age = age_between(_iso(text_at(person, "DateofBirth")), day)
+    table = first(root, "RestingECGMeasurements")
+    measured = {name: maybe(text_at(table, element)) for element, name in _MEASURED.items()}
+    acquired = moment_of(f"{day} {text_at(root, 'TestDemographics/AcquisitionTime')}")
+    return About(id_of(text_at(person, "PatientID")), age, sex_of(text_at(person, "Gender")), measured, acquired)
 
 
 def _iso(text: str) -> str:

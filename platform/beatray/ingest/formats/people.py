@@ -1,9 +1,11 @@
-"""What is known of a person, in one reading for all sources and formats: id, age in years, sex, labels.
+"""What is known of a person, in one reading for all sources and formats: id, age in years, sex, labels, and when.
 
 A cell for the unknown (empty, NA, nan, None, unknown ...) gives nothing: it is no id that people share
 and no label. A whole number that a spreadsheet or a data frame wrote as 1234.0 is the id 1234; zeros in front stay,
 since they can be part of an id. Ages above 89 become 90, as in the public data sets: exact high ages point to single
-people. Dates of birth are only ever turned into ages here; a day that is no day gives None.
+people. Dates of birth are only ever turned into ages here; a day that is no day gives None. A time is that of the clock
+where it was taken, in whole seconds; a day alone is no time, since it may be a day off, and neither is the first second
+of 1900 or 1970, which clocks show that nobody has set.
 
 Contract: only `id_of` raises, RecordError(METADATA), for an id that a spreadsheet has rounded or that is too long: cut
 short, either would stand for several people. Nothing in this file quotes what it was given.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from beatray.corpus.label_settings import UNKNOWN
@@ -34,6 +36,10 @@ _AGE = re.compile(
     r"(\d{1,6}(?:\.\d*)?|\.\d+)\s*(y|yr|yrs|year|years|m|month|months|w|week|weeks|d|day|days)?", re.ASCII
 )
 _OVER_89 = re.compile(r">\s*89|>=\s*90|(89|90)\s*\+", re.ASCII)
+_MOMENT = re.compile(
+    r"(\d{4})([-./]?)(\d\d)\2(\d\d)[T ]?(\d\d):?(\d\d)(?::?(\d\d)(?:\d{3}|[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?", re.ASCII
+)
+_NEVER_SET = (datetime(1900, 1, 1), datetime(1970, 1, 1))
 _YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25, "h": 1 / 8766}
 
 
@@ -108,6 +114,19 @@ def age_between(born: str | None, taken: str | None) -> float | None:
         return None
     years = second.year - first.year - ((second.month, second.day) < (first.month, first.day))
     return age_of(float(years))
+
+
+def moment_of(text: str | None) -> datetime | None:
+    """The time that devices and tables write as 20240217101500, 2024-02-17 10:15:00 or the like; without its zone."""
+    found = _MOMENT.fullmatch((text or "").strip())
+    if not found:
+        return None
+    year, _, month, day, hour, minute, second = found.groups("0")
+    try:
+        moment = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
+    except ValueError:
+        return None
+    return None if moment in _NEVER_SET or moment.year < _NEVER_SET[0].year else moment
 
 
 def _day(text: str | None) -> date | None:

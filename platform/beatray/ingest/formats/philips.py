@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from beatray.ingest.formats.channels import About, Channel, check_gain, check_rate, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, shown, whole
-from beatray.ingest.formats.people import age_between, age_of, id_of, sex_of
+from beatray.ingest.formats.people import age_between, age_of, id_of, moment_of, sex_of
 from beatray.ingest.formats.philips_xli import add_limb_leads, decode_xli
 from beatray.ingest.formats.safe_xml import (
     MAX_XML_BYTES,
@@ -30,6 +30,7 @@ from beatray.ingest.formats.safe_xml import (
     parse_xml,
     root_of,
     text_at,
+    value_at,
 )
 from beatray.ingest.tree import Tree
 from beatray.record import LEADS, Reason, Record, RecordError
@@ -159,8 +160,8 @@ def _without_calibration(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _about(root: Element) -> About:
     person = first(root, "patient/generalpatientdata")
-    taken = first(root, "dataacquisition")
-    age = age_between(text_at(person, "age/dateofbirth"), taken.get("date") if taken is not None else None)
+    day, clock = (value_at(root, "dataacquisition", name) for name in ("date", "time"))
+    age = age_between(text_at(person, "age/dateofbirth"), day)
     if age is None:
         age = age_of(maybe(text_at(person, "age/years")))
     measured: dict[str, float | None] = {}
@@ -171,4 +172,5 @@ def _about(root: Element) -> About:
                 value = maybe(child.text)
                 if name is not None and value is not None:
                     measured[name] = value
-    return About(id_of(text_at(person, "patientid")), age, sex_of(text_at(person, "sex")), measured)
+    sex = sex_of(text_at(person, "sex"))
+    return About(id_of(text_at(person, "patientid")), age, sex, measured, moment_of(f"{day} {clock}"))

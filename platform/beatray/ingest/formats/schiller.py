@@ -18,7 +18,7 @@ import numpy as np
 from beatray.ingest.formats.channels import About, Channel, check_gain, lead_shown, mv_per_unit, to_record
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.numbers import decimal, maybe, shown, whole, whole_numbers
-from beatray.ingest.formats.people import age_between, id_of, sex_of
+from beatray.ingest.formats.people import age_between, id_of, moment_of, sex_of
 from beatray.ingest.formats.safe_xml import MAX_XML_BYTES, named, needed, parse_xml, root_of, text_at
 from beatray.ingest.tree import Tree
 from beatray.record import Reason, Record, RecordError
@@ -103,4 +103,5 @@ def _about(root: Element, event: Element) -> About:
     }
     taken = text_at(root, "examdescript/startdatetime/date")
     age = age_between(text_at(root, "patdata/birthdate"), taken)
-    return About(id_of(text_at(root, "patdata/id")), age, sex_of(text_at(root, "patdata/gender")), measured)
+    acquired = moment_of(f"{taken} {text_at(root, 'examdescript/startdatetime/time')}")
+    return About(id_of(text_at(root, "patdata/id")), age, sex_of(text_at(root, "patdata/gender")), measured, acquired)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from beatray.ingest.formats.channels import About
 from beatray.ingest.formats.checks import passed
 from beatray.ingest.formats.leads import LEAD_OF_CODE
-from beatray.ingest.formats.people import age_between, age_of, id_of
+from beatray.ingest.formats.people import age_between, age_of, id_of, moment_of
 from beatray.record import LEADS, Reason, RecordError
 
 RECORD_HEADER = struct.Struct("<HI")
@@ -129,7 +129,9 @@ def about_of(sections: dict[int, Section]) -> About:
     if age is None:
         age = age_between(_day(tags.get(5, b"")), _day(tags.get(25, b"")))
     patient = tags.get(2, b"").split(b"\0")[0].decode("latin-1")
-    return About(id_of(patient), age, sex, _measured(sections[7].body) if 7 in sections else {})
+    clock = ":".join(f"{part:02d}" for part in tags.get(26, b""))
+    acquired = moment_of(f"{_day(tags.get(25, b''))} {clock}")
+    return About(id_of(patient), age, sex, _measured(sections[7].body) if 7 in sections else {}, acquired)
 
 
 def _tags(body: bytes) -> dict[int, bytes]:

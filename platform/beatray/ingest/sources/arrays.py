@@ -22,7 +22,7 @@ from beatray.ingest.formats.named_leads import twelve_from_array
 from beatray.ingest.formats.npy import npy_layout, npz_member, read_part
 from beatray.ingest.formats.numbers import maybe_whole, shown
 from beatray.ingest.formats.parquet_table import ParquetTable, open_table, read_signal, read_texts
-from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, labels_of, sex_of
+from beatray.ingest.formats.people import age_in, id_of, id_problem, is_unknown, labels_of, moment_of, sex_of
 from beatray.ingest.formats.wfdb_record import split_path
 from beatray.ingest.member_checks import is_one_line
 from beatray.ingest.random_file import RandomFile
@@ -95,6 +95,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         sex=sex_of(about.get("sex", "")),
         notes=tuple(dict.fromkeys(notes)),
         patient_is_private=True,
+        acquired=moment_of(about.get("time")),
     )
 
 

@@ -8,11 +8,13 @@
     array: ecg                      # the key in an .npz, the column in a .parquet
     dtype: int16                    # only for a .parquet column of bytes
     table: people.csv               # optional: a line per recording (.npy, .npz); a .parquet is its own table
-    columns: {file: name, row: index, id: exam, patient: mrn, age: age, sex: sex, labels: codes, fold: fold}
+    columns: {file: name, row: index, id: exam, patient: mrn, age: age, sex: sex, labels: codes, fold: fold,
+              time: taken}
     separator: ";"                  # between labels
 
 Of `columns`, all are optional but `file`, which names the array that a line of the table belongs to (its path, or its
-name with or without suffix), where there are several arrays; `row` is the position in a stack, from 0.
+name with or without suffix), where there are several arrays; `row` is the position in a stack, from 0. `time` is when
+the recording began, as 2024-02-17 10:15:00.
 
 Contract: `read_plan(bytes)` gives an `ArraysPlan` or raises RecordError(METADATA) whose message names the key and, for
 one that does not exist, the nearest right one. YAML is read by `safe_load`, at most 64 KiB, without aliases.
@@ -38,7 +40,7 @@ MAX_BYTES = 64 * 1024
 DEEPEST = 16
 SUFFIXES = (".npy", ".npz", ".parquet")
 KEYS = ("files", "rate_hz", "leads", "units", "axes", "array", "dtype", "table", "columns", "separator")
-COLUMNS = ("file", "row", "id", "patient", "age", "sex", "labels", "fold")
+COLUMNS = ("file", "row", "id", "patient", "age", "sex", "labels", "fold", "time")
 DTYPES = ("int8", "int16", "int32", "float16", "float32", "float64")
 _AXES = ("recordings", "leads", "samples")
 

@@ -19,6 +19,8 @@ from beatray.ingest.tree import Tree
 from beatray.record import Reason, RecordError
 
 MAX_TABLE_BYTES = 256 * 1024 * 1024
+NOWHERE = 1 << 30
+"""The position of a column that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,13 @@ def _delimiter(text: str, columns: tuple[str, ...]) -> str:
     return ","
 
 
-def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def read_columns(
+    tree: Tree, path: str, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
     """The named cells of each line of a CSV file with a header line, a line at a time: for tables of many columns.
 
-    A table of a folder may have any size. Raises RecordError(METADATA).
+    Those of an `optional` column come behind the others, empty where there is no such column. A table of a folder may
+    have any size. Raises RecordError(METADATA).
     """
     with tree.open_random(path) as file:
         text = io.TextIOWrapper(io.BufferedReader(file, 1 << 16), "utf-8-sig", errors="replace", newline="")
@@ -130,6 +135,7 @@ def read_columns(tree: Tree, path: str, columns: tuple[str, ...]) -> Iterator[tu
             if missing:
                 raise RecordError(Reason.METADATA, f"{path} has no column {', '.join(missing)}, or has it twice")
             positions = [header.index(column) for column in columns]
+            positions += [header.index(column) if column in header else NOWHERE for column in optional]
             for cells in lines:
                 if cells:
                     yield tuple(cells[position] if position < len(cells) else "" for position in positions)

@@ -3,10 +3,11 @@
 Leads are taken by name, as everywhere: this set stores aVF before aVL.
 
 Contract: `find(tree)` lists every row of `record_list.csv` in the order of `study_id`; the record id is
-`mimic/<study_id>`, the patient `mimic/<subject_id>`. `read` gives one Record without labels, age or sex (they are in
-other modules of MIMIC-IV); header comments, which repeat the subject, and report lines are not read. Intervals and axes
-of `machine_measurements.csv`, where it is there, go to `measured`; its codes for "could not be measured" (29999,
-32767, -32768, 65535) and values that no heart has are left out. Raises RecordError.
+`mimic/<study_id>`, the patient `mimic/<subject_id>`, the time `ecg_time`, which the authors moved. `read` gives one
+Record without labels, age or sex (they are in other modules of MIMIC-IV); header comments, which repeat the subject,
+and report lines are not read. Intervals and axes of `machine_measurements.csv`, where it is there, go to `measured`;
+its codes for "could not be measured" (29999, 32767, -32768, 65535) and values that no heart has are left out. Raises
+RecordError.
 Source: Gow et al., MIMIC-IV-ECG 1.0, PhysioNet (2023), doi:10.13026/4nqg-sb35.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from beatray.ingest.formats.numbers import maybe_whole
-from beatray.ingest.formats.people import id_problem
+from beatray.ingest.formats.people import id_problem, moment_of
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_columns
 from beatray.ingest.spelling import as_spelt
@@ -27,6 +28,7 @@ LICENCE = "PhysioNet Credentialed Health Data 1.5.0"
 INDEX = "record_list.csv"
 MEASUREMENTS = "machine_measurements.csv"
 _COLUMNS = ("study_id", "subject_id", "path")
+_TIME = "ecg_time"
 _MEASURED = ("rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis")
 _TIMES_MS = (0.0, 5000.0)
 _LIMITS = {
@@ -45,7 +47,8 @@ def find(tree: Tree) -> list[Item]:
     measured = _measurements(tree, folder)
     items: dict[int, Item] = {}
     unusable: list[Item] = []
-    for line, (study, subject, path) in enumerate(read_columns(tree, index, _COLUMNS), start=1):
+    rows = read_columns(tree, index, _COLUMNS, (_TIME,))
+    for line, (study, subject, path, acquired) in enumerate(rows, start=1):
         number, patient = maybe_whole(study), maybe_whole(subject)
         problem = ""
         if number is None or patient is None:
@@ -56,7 +59,7 @@ def find(tree: Tree) -> list[Item]:
         if problem or number is None:
             unusable.append(Item(f"row-{line}", index, {"refused": problem}, unnamed=True))
             continue
-        meta = {"patient": f"{NAME}/{patient}", "measured": measured.get(number, "")}
+        meta = {"patient": f"{NAME}/{patient}", "measured": measured.get(number, ""), "acquired": acquired}
         items[number] = Item(str(number), as_spelt(tree, f"{folder}{path.strip().removesuffix('.hea')}.hea"), meta)
     return [*(items[number] for number in sorted(items)), *unusable]
 
@@ -75,6 +78,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         patient_id=item.meta["patient"],
         notes=leads.notes,
         measured=parse_measurements(item.meta["measured"]),
+        acquired=moment_of(item.meta["acquired"]),
     )
 
 

@@ -3,7 +3,8 @@
 Contract: `find(tree)` lists every row of `ptbxl_database.csv` in the order of `ecg_id`, with the 500 Hz file where the
 tree has it and the 100 Hz file otherwise. `read` gives one Record: labels are all SCP codes of the row in published
 order (a likelihood of 0 means unknown, so it counts as present, as in the benchmark), fold is `strat_fold`, patient is
-`ptbxl/<number>`. Ages of 300 (older than 89, masked for privacy) become 90. Raises RecordError.
+`ptbxl/<number>`, and the time is `recording_date`, which the authors moved. Ages of 300 (older than 89, masked for
+privacy) become 90. Raises RecordError.
 Source: Wagner et al., Scientific Data 7:154 (2020); Strodthoff et al., IEEE JBHI 25(5):1519 (2021).
 """
 
@@ -13,7 +14,7 @@ import ast
 from collections.abc import Iterator
 
 from beatray.ingest.formats.numbers import maybe_whole, shown
-from beatray.ingest.formats.people import age_in, id_problem
+from beatray.ingest.formats.people import age_in, id_problem, moment_of
 from beatray.ingest.formats.wfdb_record import read_twelve_leads, split_path
 from beatray.ingest.sources.item import Item, check_not_refused, find_table, read_table
 from beatray.ingest.spelling import as_spelt
@@ -80,6 +81,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         labels=tuple(meta["labels"].split()),
         age=age_in(meta["age"]),
         sex=meta["sex"] or None,
+        acquired=moment_of(meta["acquired"]),
         notes=leads.notes,
     )
 
@@ -97,7 +99,7 @@ def _row_meta(row: dict[str, str]) -> tuple[dict[str, str], str]:
         return {}, f"scp_codes, {shown(row['scp_codes'])}, is not a table of codes"
     sex = {"0": "M", "1": "F", "0.0": "M", "1.0": "F"}.get(row["sex"].strip(), "")
     meta = {"patient": f"{NAME}/{patient}", "fold": str(fold), "labels": " ".join(codes), "age": row["age"], "sex": sex}
-    return meta, ""
+    return meta | {"acquired": row.get("recording_date", "")}, ""
 
 
 def _no_number(column: str, row: dict[str, str]) -> str:
