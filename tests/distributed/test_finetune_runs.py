@@ -17,14 +17,14 @@ from beatray.models.encoder_folder import describe_encoder
 from beatray.objectives.objective import Progress
 from beatray.track.journal import read_lines
 from beatray.train.composed import pretrain_settings
-from beatray.train.launch import ended_at
+from beatray.train.launch import ended_at, pretrain
 from beatray.train.loop import train
 from beatray.train.ranks import Ranks
 from beatray.train.step import Learner
 from beatray.train.validation import Validation
 from finetuning import SPLIT, VARIED, spec_of
 from label_tables import written
-from pretraining import OVERRIDES, losses, same_weights
+from pretraining import OVERRIDES, kill_a_rank, losses, same_weights, strikes_at
 
 pytestmark = pytest.mark.ray
 
@@ -50,6 +50,17 @@ def test_an_interrupted_run_goes_on_to_the_bit(tuned: Path, sample_corpus: str, 
     on_workers = ("train.augment_on=workers", "train.stop_after_steps=4")
     assert not train(spec_of(sample_corpus, tuned, "workers", *overrides, *on_workers), Ranks())
     assert losses(tuned, "workers") == losses(tuned, "all")[:4]  # targets travel with the views
+
+
+def test_a_killed_worker_changes_nothing(tuned: Path, sample_corpus: str, pretrained: Path) -> None:
+    """SIGKILL in the middle: losses and weights are those of the run that nothing disturbed."""
+    overrides = (f"encoder={pretrained}", *VARIED, "train.max_failures=5", "train.checkpoint_every_steps=2")
+    spec = spec_of(sample_corpus, tuned, "killed", *overrides)
+    with strikes_at(tuned / "killed" / "metrics.jsonl", [6], kill_a_rank) as struck:
+        assert pretrain(spec).finished
+    assert struck
+    assert losses(tuned, "killed") == losses(tuned, "all")
+    assert same_weights(tuned, "killed", "all")
 
 
 def test_random_labels_are_learned_by_heart_and_give_chance(

@@ -137,7 +137,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 def test_every_stage_as_a_job(head: Head) -> None:
-    """Ingest, pretrain, sweep, evaluate and embed, each as a job of the clone; the job names its MLflow run."""
+    """Ingest, pretrain, embed, fine-tune, predict, sweep, evaluate as jobs of the clone; a job names its MLflow run."""
     corpus, runs = head.folder / "corpus", head.folder / "runs"
     sources = [f"ludb={SAMPLE / 'ludb-sample.zip'}", f"ptbxl={SAMPLE / 'ptbxl-sample.zip'}"]
     head.submit("ingest", *sources, f"--out={corpus}", "limit=60", "items_per_shard=16")
@@ -150,23 +150,30 @@ def test_every_stage_as_a_job(head: Head) -> None:
     assert about["metadata"]["mlflow_run_id"] and about["metadata"]["mlflow_run_id"] in json.dumps(memory)
     encoder, small = f"encoder={runs / 'job'}", (*SMALL, "train.workers=1")
     embedding = ("embed", encoder, f"corpus={corpus}", f"out={head.folder / 'embeddings'}", "level=both")
+    learning = (
+        "finetune", encoder, *paths, "run=model", "labels=superdiagnostic", "trained=head", "train.workers=1",
+        "train.epochs=1", "train.warmup_epochs=0.5", "train.batch_size=8", "corpus.validation_folds=[1,2,3]",
+        "tracking.uri=null",
+    )  # fmt: skip
+    head.submit_all(embedding, learning)
+    assert list((head.folder / "embeddings").rglob("*.parquet"))
+    assert (runs / "model" / "model" / "model.json").is_file()
     if not count(0, 1):
-        head.submit(*embedding)
-        assert list((head.folder / "embeddings").rglob("*.parquet"))
-        return  # a sweep and an evaluation take minutes more: they run with BEATRAY_CHAOS=1
+        return  # the rest takes minutes more: it runs with BEATRAY_CHAOS=1
+    answers = head.folder / "answers.csv"
+    head.submit(
+        "predict", f"model={runs / 'model'}", f"files={SAMPLE / 'ptbxl-sample.zip'}", f"out={answers}", "--show", "2"
+    )
+    assert len(answers.read_text().splitlines()) > 60
+    assert answers.with_suffix(".html").read_text().count("coloured by their shares") == 2
     evaluation = (
         "evaluate", encoder, f"corpus={corpus}", f"out={head.folder / 'proof'}", "task=segment", "evaluate.seeds=[0]",
         "evaluate.protocols=[segment/linear_probe]",
         "evaluate.decoder.steps=5", "tracking.uri=null", "evaluate.workers=1",
     )  # fmt: skip
-    head.submit_all(
-        ("sweep", *paths, "run=space", "sweep=small", *small, "sweep.fixed={train.epochs: 1}"),
-        evaluation,
-        embedding,
-    )
+    head.submit_all(("sweep", *paths, "run=space", "sweep=small", *small, "sweep.fixed={train.epochs: 1}"), evaluation)
     assert len(list((runs / "space").glob("*/encoder/encoder.json"))) == 2
     assert (head.folder / "proof" / "results.json").is_file()
-    assert list((head.folder / "embeddings").rglob("*.parquet"))
 
 
 @pytest.mark.skipif(count(0, 1) == 0, reason="minutes: runs with BEATRAY_CHAOS=1")
