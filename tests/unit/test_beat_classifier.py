@@ -22,6 +22,8 @@ from beatray.errors import CheckpointError, SettingsError
 from beatray.ingest.formats.wfdb_annotation import SYMBOLS
 from beatray.ingest.tree import open_tree
 from beatray.models.registry import build_encoder
+from beatray.objectives.beat_ssl import BeatSsl
+from beatray.objectives.beat_ssl_settings import BeatSslSettings
 from beatray.objectives.registry import build_objective
 from beatray.preprocess import prepare
 from beatray.train.composed import pretrain_settings
@@ -228,3 +230,9 @@ def test_wrong_arguments_are_answered(mitdb: Path, tmp_path: Path, capsys: pytes
     ):
         assert main(["beats", "train", *overrides]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_classifier_that_is_not_used_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    settings = BeatSslSettings(beat="hard", beat_positives="same_record", beat_classifier="/beats")
+    assert BeatSsl.resolved(settings) == settings
+    assert "objective.beat_classifier is not used: beat_positives is same_record" in caplog.text

@@ -95,9 +95,13 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     """All stages; returns the exit code."""
     began = time.monotonic()
     folder = local_folder("--out ", settings.out)
-    settings = _open_folder(replace(settings, out=str(folder)), folder, overwrite=overwrite)
+    settings = replace(settings, out=str(folder))
+    start_anew = _open_folder(settings, folder, overwrite=overwrite)
     say(f"[1/4] ingest the bundled recordings (licences: {SAMPLE / 'ATTRIBUTION.md'})")
     with session(RaySettings(**as_dict(settings.cluster))):  # one for both stages
+        if start_anew:  # only now that the work which replaces it can begin
+            _remove(folder, settings.run)
+            Store(str(folder)).write(MARK, _mark(settings))
         _ingest(settings, folder / "corpus")
         say("[2/4] pretrain")
         result = pretrain.run(_pretrain_settings(settings, folder))
@@ -114,14 +118,14 @@ def run(settings: DemoSettings, *, overwrite: bool = False) -> int:
     return 0
 
 
-def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> DemoSettings:
-    """Make the demo's folder, or accept the one an earlier demo with the same settings made."""
+def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> bool:
+    """Make the demo's folder, or accept the one an earlier demo with the same settings made; whether what that one
+    made is to be removed."""
     mark = folder / MARK
-    identity = json.loads(json.dumps(_identity(settings)))
+    identity = json.loads(_mark(settings))
     if overwrite and mark.exists():
-        _remove(folder, settings.run)
-        Store(str(folder)).write(MARK, json.dumps(identity, indent=1).encode())
-    elif mark.exists():
+        return True
+    if mark.exists():
         found = json.loads(mark.read_text())
         if found != identity:
             changed = ", ".join(key for key in identity if found.get(key) != identity[key])
@@ -134,8 +138,8 @@ def _open_folder(settings: DemoSettings, folder: Path, *, overwrite: bool) -> De
         raise SettingsError(f"{folder} is not empty and was not made by beatray demo; choose another --out")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps(identity, indent=1))
-    return settings
+        mark.write_bytes(_mark(settings))
+    return False
 
 
 def _remove(folder: Path, run: str) -> None:
@@ -148,6 +152,11 @@ def _remove(folder: Path, run: str) -> None:
         store.delete(name)
     store.child("runs").delete_folder(run)
     store.delete_folder("corpus")
+
+
+def _mark(settings: DemoSettings) -> bytes:
+    """What the mark of a demo with these settings holds."""
+    return json.dumps(_identity(settings), indent=1).encode()
 
 
 def _identity(settings: DemoSettings) -> dict[str, Any]:

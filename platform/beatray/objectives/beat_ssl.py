@@ -20,6 +20,7 @@ what the records hold: slots without a beat are columns that no row sees, and ro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -52,6 +53,8 @@ from beatray.objectives.statistics import FeatureStatistics, FeatureTable
 from beatray.objectives.terms import LossSettings, Term, combine_terms, contrast_term
 from beatray.record import RATE_HZ
 from beatray.storage.store import absolute
+
+log = logging.getLogger(__name__)
 
 
 class Slots(NamedTuple):
@@ -156,6 +159,8 @@ class BeatSsl(Objective):
     def resolved(cls, settings: BeatSslSettings) -> BeatSslSettings:
         """With the path and the digest of the beat classifier, where there is one."""
         if settings.beat_positives != "aami":
+            if settings.beat_classifier:
+                log.warning("objective.beat_classifier is not used: beat_positives is %s", settings.beat_positives)
             return settings
         path = absolute(str(settings.beat_classifier))
         try:
