@@ -19,7 +19,7 @@ from beatray.dsp.peaks import find_r_peaks
 RATE_HZ = 250
 WIDTH = 10 * RATE_HZ
 BEYOND_MARKS = 6
-"""Samples, 24 ms, beyond a mark at which the line begins and ends: a cardiologist's begin 26 ms before the program's."""
+"""Samples, 24 ms, by which the line is longer: a cardiologist's marks begin 26 ms before the program's."""
 
 Spans = NDArray[np.int64]
 
