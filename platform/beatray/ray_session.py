@@ -29,11 +29,12 @@ from urllib.parse import urlsplit
 import ray
 
 PACKAGE = Path(__file__).parent
+BACKEND_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 QUIET = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",  # of its C++ processes; set it to debug to see what they do
+    BACKEND_LOG_LEVEL: "error",  # of its C++ processes; set it to debug to see what they do
 }
 LOOPBACK = "127.0.0.1"
 LISTENING = "0A"
@@ -83,7 +84,10 @@ def session(settings: RaySettings) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": _runtime_env(address)}
     for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = value
+            if name == BACKEND_LOG_LEVEL:
+                os.unsetenv(name)  # what is started inherits it; this process' own C++ would print that it has read it
     if address:
         setting = "cluster.address" if settings.address else "RAY_ADDRESS"
         refuse_silent_address(address, setting)

@@ -86,6 +86,9 @@ def test_the_whole_main_job_and_its_second_run(
     for phrase in ("CC BY 4.0", "ODC-By", "Beat-SSL"):
         assert phrase in page
     assert "mlflow ui --backend-store-uri sqlite:" in first.stdout and "report.html" in first.stdout
+    assert re.search(r"127\.0\.0\.1:5000/#/experiments/\d+/runs/[0-9a-f]{32}", first.stdout)
+    of_ray = [line for line in first.stderr.splitlines() if re.search(r"raylet|gcs|\w+\.cc:\d+|\(pid=", line)]
+    assert not of_ray, of_ray
 
     from mlflow.tracking import MlflowClient
 

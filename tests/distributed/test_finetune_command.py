@@ -78,6 +78,8 @@ def test_the_command_makes_a_model_and_leaves_it_alone(
     assert result.finished
     output = capsys.readouterr().out
     assert "test auroc" in output and "beatray.load_model" in output
+    assert f"MLflow: mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in output  # as pretrain prints it
+    assert "/#/experiments/" in output
     before = (tmp_path / "dx" / "model" / "model.json").read_bytes()
     assert command.run(command.settings_from(overrides)).finished
     assert (tmp_path / "dx" / "model" / "model.json").read_bytes() == before
