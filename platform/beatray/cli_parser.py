@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
         help="what is understood of a table of your own labels, and what is odd about it",
         description="check: read a table (csv, tsv, parquet) against a corpus: keys that match, what each column is, "
         "how often each class is there by split, and what looks wrong. labels.KEY=VALUE sets what cannot be inferred: "
-        "key, key_kind, source, columns, types.COLUMN, separator, unknown, targets.NAME, patient, unmatched, "
-        "id_key_file, encoding. "
+        "key, key_kind, source, columns, types.COLUMN, separator, unknown, targets.NAME, patient, time, "
+        "window, time_format, unmatched, id_key_file, encoding. "
         "Example: beatray labels check labels.csv corpus=/data/corpus 'labels.targets.low=lvef < 40'",
     )
     labels.add_argument("action", choices=("check",))

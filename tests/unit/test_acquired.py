@@ -27,7 +27,9 @@ from beatray.ingest.sources import arrays, mimic
 from beatray.ingest.tree import open_tree
 from beatray.record import Record
 from beatray.storage.store import Store
+from device_files import aecg_xml
 from source_copies import mimic_copy
+from wfdb_files import ecg_counts
 
 ID_KEY = IdKey(b"0123456789abcdef-secret")
 TAKEN = datetime(2024, 2, 17, 10, 15)
@@ -50,6 +52,7 @@ TAKEN = datetime(2024, 2, 17, 10, 15)
         ("19700101 000000000", None),  # of a clock that nobody set
         ("19000101000000", None),
         ("00000000000000", None),
+        ("9999-12-31 23:59:59", None),
         ("", None),
         (None, None),
     ],
@@ -73,6 +76,22 @@ def test_times_of_real_files(data_dir: Path, path: str, moment: datetime | None)
     found = format_of(tree, name)
     assert found is not None
     assert next(iter(found.read(tree, name))).acquired == moment
+
+
+def test_each_rhythm_series_of_an_aecg_has_its_own_time(tmp_path: Path) -> None:
+    text = aecg_xml(ecg_counts(3000)).decode()
+    head, _, rest = text.partition("<component><series>")
+    series = "<component><series>" + rest.removesuffix("</AnnotatedECG>")
+    began = '<code code="RHYTHM"/><effectiveTime><low value="20240217131500"/></effectiveTime>'
+    later = series.replace('<code code="RHYTHM"/>', began)
+    absolute = series.replace("TIME_RELATIVE", "TIME_ABSOLUTE").replace("GLIST_PQ", "GLIST_TS")
+    absolute = absolute.replace('<head value="0" unit="s"/>', '<head value="20240217160000.000"/>')
+    (tmp_path / "a.xml").write_text(head + series + later + absolute + "</AnnotatedECG>")
+    tree = open_tree(str(tmp_path))
+    found = format_of(tree, "a.xml")
+    assert found is not None
+    hours = [each.acquired.hour for each in found.read(tree, "a.xml") if each.acquired is not None]
+    assert hours == [10, 13, 16]
 
 
 def record(patient: str | None, *, private: bool = True, source: str = "files") -> Record:
@@ -116,10 +135,11 @@ def test_tables_of_public_data_and_of_arrays(tmp_path: Path) -> None:
         "files: '*.npy'\nrate_hz: 500\nunits: mV\nleads: [I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6]\n"
         "table: t.csv\ncolumns: {file: f, patient: mrn, time: taken}\n"
     )
-    (folder / "t.csv").write_text("f,mrn,taken\na,7,2024-02-17 10:15:00\nb,7,17.2.2024\n")
-    plain = open_tree(str(folder))
-    one, other = (next(iter(arrays.read(plain, item))) for item in arrays.find(plain))
-    assert (one.acquired, other.acquired) == (TAKEN, None)
+    for second in ("17.2.2024", "2024-02-17 10:15:00+00:00", "2024-02-17T10:15:00Z"):  # the clock there is not known
+        (folder / "t.csv").write_text(f"f,mrn,taken\na,7,2024-02-17 10:15:00\nb,7,{second}\n")
+        plain = open_tree(str(folder))
+        one, other = (next(iter(arrays.read(plain, item))) for item in arrays.find(plain))
+        assert (one.acquired, other.acquired) == (TAKEN, None)
 
 
 def mimic_corpus(folder: Path, out: Path) -> Store:

@@ -73,6 +73,21 @@ def test_a_date_is_a_whole_day_and_a_recording_before_midnight_is_on_it(tmp_path
     assert values(labels_of(tmp_path, midnights, "labels.window=0d"), "ill")[2] is True
 
 
+def test_fractions_of_a_second_are_left_out_on_both_sides(tmp_path: Path) -> None:
+    """A device that wrote 08:00:00.700 is kept as 08:00:00, and a table may have all of it."""
+    table = "patient,time,k\np1,2024-03-01 08:00:00.700,5\n"
+    assert values(labels_of(tmp_path, table, "labels.window=0min"), "k")[0] == 5
+
+
+def test_a_row_without_a_value_labels_nothing(tmp_path: Path) -> None:
+    table = "patient,time,k,ill\np1,2024-03-01 08:00:00,,\np1,2024-03-10 08:00:00,4,\n"
+    found = labels_of(tmp_path, table, WINDOW, "labels.columns=[k]")
+    assert found.times is not None and found.times.recordings_labelled == 1
+    nothing = "patient,time,k\np1,2024-03-01 08:00:00,\np1,2020-03-10 08:00:00,4\n"
+    with pytest.raises(LabelError, match=r"no row of .* with a label lies near"):
+        labels_of(tmp_path, nothing, WINDOW)
+
+
 def test_of_two_as_near_the_one_before_the_recording(tmp_path: Path) -> None:
     table = "patient,time,k\np1,2024-03-01 09:00:00,5\np1,2024-03-01 07:00:00,4\n"
     assert values(labels_of(tmp_path, table, WINDOW), "k")[0] == 4
@@ -96,8 +111,8 @@ def test_periods(tmp_path: Path) -> None:
 def test_rows_of_one_time_must_agree(tmp_path: Path) -> None:
     same = "patient,time,k,ill\np1,2024-03-01 08:00:00,4,1\np1,2024-03-01 08:00:00,4,\n"
     assert values(labels_of(tmp_path, same, WINDOW), "ill")[0] is True
-    with pytest.raises(LabelError, match="k in rows 1 and 2"):
-        labels_of(tmp_path, same.replace("4,\n", "5,\n"), WINDOW)
+    with pytest.raises(LabelError, match=r"1 recordings have two rows .*k in rows 1 and 2"):
+        labels_of(tmp_path, same.replace("4,\n", "5,0\n"), WINDOW)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +141,10 @@ def test_a_window_without_times_and_three_times_are_refused(tmp_path: Path) -> N
     path = written(tmp_path, "patient,k\np1,4\n")
     with pytest.raises(SettingsError, match=r"labels\.window needs labels.time=COLUMN"):
         read(path, WINDOW, index=index_of(RECORDS, PATIENTS))
+    with pytest.raises(SettingsError, match=r"labels\.time_format needs labels\.time=COLUMN"):
+        read(path, "labels.time_format=%d.%m.%Y", index=index_of(RECORDS, PATIENTS))
+    with pytest.raises(SettingsError, match="must have no zone"):
+        read(path, "labels.time=k", "labels.time_format=%Y %Z", index=index_of(RECORDS, PATIENTS))
     with pytest.raises(SettingsError, match="one column, or two"):
         read(path, "labels.time=[a,b,c]", index=index_of(RECORDS, PATIENTS))
 

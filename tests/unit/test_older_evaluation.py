@@ -87,6 +87,11 @@ def old_settings() -> dict[str, Any]:
 def test_stored_results_are_read_under_the_names_of_today() -> None:
     now = plain(as_dict(EvaluateSettings()))
     assert settings_today(old_settings()) == now == settings_today(now)
+    untimed = {key: value for key, value in now["labels"].items() if key not in ("time", "window", "time_format")}
+    assert settings_today({**now, "labels": {**untimed, "table": "t.csv"}})["labels"] == {
+        **now["labels"],
+        "table": "t.csv",
+    }
 
     def run(task: str, protocol: str, key: str, variant: str, encoder: str) -> dict[str, Any]:
         return {"task": task, "protocol": protocol, key: variant, "encoder": encoder, "metrics": {"f1": 0.5}}

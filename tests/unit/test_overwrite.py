@@ -121,7 +121,7 @@ def test_a_damaged_mark_is_replaced(mark: str, begun: None, tmp_path: Path) -> N
 
 
 def test_what_is_removed_of_a_table_is_all_that_has_its_names(tmp_path: Path) -> None:
-    """Also a file where a folder of its own would be; nothing else."""
-    written(tmp_path, "p.csv", "p.annotations", "p.parts/0.part", "p.json", "mine.csv")
-    remove(output_paths(str(tmp_path / "p.csv")))
-    assert there(tmp_path) == {"mine.csv"}
+    """Also a file where a folder of its own would be, but no folder of the user's with the name of a file."""
+    written(tmp_path, "p.parquet/0", "p.annotations", "p.parts/0.part", "p.json", "p.html/x", "mine.csv")
+    remove(output_paths(str(tmp_path / "p.parquet")))
+    assert there(tmp_path) == {"mine.csv", "p.parquet/0", "p.html/x"}

@@ -76,6 +76,10 @@ class LabelSettings:
         for text in self.window:
             if not _SPAN.fullmatch(text.strip()):
                 raise SettingsError(f"window must be as 90min, 24h or 30d, not {text!r}")
+        if re.search("%[zZ]", self.time_format):
+            raise SettingsError(
+                f"time_format must have no zone (%z, %Z), not {self.time_format!r}: recordings have none"
+            )
         if self.separator.isalnum():
             raise SettingsError(f"separator must not be a letter or a digit, not {self.separator!r}")
 

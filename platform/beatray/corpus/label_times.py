@@ -30,6 +30,8 @@ PAIRS_AT_ONCE = 1 << 21
 """Rows and recordings that are compared in memory at a time."""
 
 Numbers = NDArray[np.int64]
+Clash = tuple[int, int, int, int]
+"""A recording, the position of a label, and two rows of the table that are as near as each other and differ in it."""
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -103,7 +105,8 @@ def _moments(table: Table, name: str, settings: LabelSettings) -> tuple[Numbers,
                 f"{table.location}: column {name!r} has times with a zone, and recordings have those of the clock "
                 "where they were made: write them as local times, without a zone"
             )
-        at[position] = round((moment - _EPOCH).total_seconds()), DAY_S - 1 if is_day else 0
+        whole = moment.replace(microsecond=0)  # as recordings have them
+        at[position] = round((whole - _EPOCH).total_seconds()), DAY_S - 1 if is_day else 0
     if known.any() and not (at[known, 0] % DAY_S).any():
         at[known, 1] = DAY_S - 1  # days that a spreadsheet or a data frame wrote with 00:00:00
     return at[column.codes, 0], at[column.codes, 1], known[column.codes]
@@ -133,14 +136,14 @@ def near_rows(
     if not timed.any():
         raise LabelError(
             f"no recording of the patients in {table.location} has a time in the corpus: times are kept beside patient "
-            "ids (--id-key-file), since version 0.2, where files or tables have day and time of day; ingest again, or "
-            "use recordings as keys"
+            "ids (--id-key-file), since version 0.2, where files or tables have day and time of day. Ingest it anew "
+            "(--overwrite, or another --out), or use recordings as keys"
         )
     recordings, rows = np.flatnonzero(timed), np.flatnonzero((patient_of_row >= 0) & spans.known)
     rows = rows[np.lexsort((spans.start[rows], patient_of_row[rows]))]
     labels = (*columns, None)
     best = np.full((len(labels), len(acquired)), -1, np.int64)
-    clashes: list[tuple[int, int, int]] = []
+    clashes: list[Clash] = []
     for some, first, count in _reachable(
         patient_of_row[rows],
         spans.start[rows],
@@ -172,11 +175,11 @@ def near_rows(
         len(rows) - len(np.intersect1d(rows, best)),
         int(own.sum()),
         int((own & ~timed).sum()),
-        int((best[-1] >= 0).sum()),
+        int((best[:-1] >= 0).any(axis=0).sum()),
     )
     if not counts.recordings_labelled:
         raise LabelError(
-            f"no row of {table.location} lies near a recording of its patient: labels.window reaches "
+            f"no row of {table.location} with a label lies near a recording of its patient: labels.window reaches "
             f"{before_s / DAY_S:g} days before a recording and {after_s / DAY_S:g} after it. Are both times of one "
             "clock, and neither moved?"
         )
@@ -207,30 +210,33 @@ def _reachable(
     return [(some, first[some], count[some]) for some in groups]
 
 
-def _clashes(number: int, column: Column, of: Numbers, rank: Numbers, row: Numbers) -> list[tuple[int, int, int]]:
-    """Label and two rows, for each recording whose nearest rows differ; pairs come by recording and rank."""
+def _clashes(number: int, column: Column, of: Numbers, rank: Numbers, row: Numbers) -> list[Clash]:
+    """For each recording whose nearest rows differ; pairs come by recording and rank."""
     begins = np.flatnonzero(np.diff(of, prepend=-1))
     nearest = np.repeat(begins, np.diff(begins, append=len(of)))
     as_near = np.flatnonzero(rank == rank[nearest])
     one, other = row[nearest[as_near]], row[as_near]
     differ = (column.values[one] != column.values[other]).any(axis=1)
     found, firsts = np.unique(of[as_near[differ]], return_index=True)
-    return [(number, int(one[differ][k]), int(other[differ][k])) for k in firsts.tolist()] if len(found) else []
+    rows = zip(found.tolist(), one[differ][firsts].tolist(), other[differ][firsts].tolist(), strict=True)
+    return [(recording, number, first, second) for recording, first, second in rows]
 
 
-def _clash(table: Table, columns: Sequence[Column], clashes: Sequence[tuple[int, int, int]]) -> LabelError:
-    number, one, other = clashes[0]
+def _clash(table: Table, columns: Sequence[Column], clashes: Sequence[Clash]) -> LabelError:
+    _, number, one, other = clashes[0]
+    recordings = len({clash[0] for clash in clashes})
     return LabelError(
-        f"{table.location}: {len(clashes):,} recordings have two rows as near as each other with different values "
-        f"(e.g. {columns[number].name} in rows {one + 1} and {other + 1}): keep one row of a patient for each time, "
-        "and periods that do not overlap"
+        f"{table.location}: {recordings:,} recordings have two rows as near as each other with different values (e.g. "
+        f"{columns[number].name} in rows {one + 1} and {other + 1}): keep one row of a patient for each time, and "
+        "periods that do not overlap"
     )
 
 
 def refuse_missing_window(settings: LabelSettings) -> None:
     """Raise SettingsError where times cannot be compared for want of a setting."""
-    if settings.window and not settings.time:
-        raise SettingsError("labels.window needs labels.time=COLUMN, the column with the time of each row")
+    for name in ("window", "time_format"):
+        if getattr(settings, name) and not settings.time:
+            raise SettingsError(f"labels.{name} needs labels.time=COLUMN, the column with the time of each row")
     if len(settings.time) == 1 and not settings.window:
         raise SettingsError(
             f"labels.time={settings.time[0]}: how near must a row be to a recording? Set labels.window=24h or 30d, or "

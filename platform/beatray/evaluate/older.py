@@ -42,8 +42,8 @@ def settings_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     content = _renamed(EvaluateSettings, stored)
     if "protocols" in content:
         content["protocols"] = protocols_today(content["protocols"])
-    if "classify" in content:  # before there were tables none was read
-        content.setdefault("labels", plain(dataclasses.asdict(LabelSettings())))
+    if "classify" in content:  # before there were tables none was read, and then none by time
+        content["labels"] = plain(dataclasses.asdict(LabelSettings())) | content.get("labels", {})
     return content
 
 

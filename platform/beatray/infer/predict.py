@@ -103,10 +103,9 @@ def read_listing(paths: OutputPaths) -> dict[str, Any] | None:
 def remove(paths: OutputPaths) -> None:
     """All that belongs to a table; nothing else in its folder."""
     for name in (paths.listing, paths.table, paths.refused, paths.page, paths.annotations, paths.parts):
-        if paths.store.size(name) is not None:
-            paths.store.delete(name)
-        else:
-            paths.store.delete_folder(name)
+        paths.store.delete(name)
+    for folder in (paths.annotations, paths.parts):
+        paths.store.delete_folder(folder)
 
 
 def _refuse_other(plan: PredictPlan, listing: dict[str, Any]) -> None:

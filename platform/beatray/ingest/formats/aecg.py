@@ -13,6 +13,7 @@ and its example file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 from itertools import starmap
 from statistics import median
@@ -75,7 +76,7 @@ def _record(path: str, root: Element, series: Element, sequences: list[Element])
     scales = (f"{value_at(s, 'value/scale', 'value')} {value_at(s, 'value/scale', 'unit')}" for s in leads)
     passed("signal", f"{len(channels)} leads as lists of whole numbers")
     passed("gain", ", ".join(dict.fromkeys(scales)) + " per count")
-    return to_record(path, channels, rate_hz, _about(root, series))
+    return to_record(path, channels, rate_hz, _about(root, series, _began(root, series, sequences)))
 
 
 def _code(element: Element) -> str:
@@ -150,7 +151,16 @@ def _quantity(value: Element, which: str, reason: Reason, lead: str) -> tuple[fl
     return number, mv_per_unit(element.get("unit", ""), f"{which} of {lead}")
 
 
-def _about(root: Element, series: Element) -> About:
+def _began(root: Element, series: Element, sequences: list[Element]) -> datetime | None:
+    """When a set of sequences begins: by its own times, else by its series', else by the document's."""
+    absolute = [sequence for sequence in sequences if _code(sequence) == "TIME_ABSOLUTE"]
+    written = [value_at(sequence, "value/head", "value") for sequence in absolute]
+    for element in (series, root):
+        written += [value_at(element, f"effectiveTime/{name}", "value") for name in ("low", "center")]
+    return next((moment for text in written if (moment := moment_of(text))), None)
+
+
+def _about(root: Element, series: Element, began: datetime | None) -> About:
     person = next(every(root, "trialSubject"), None)
     born = value_at(person, "subjectDemographicPerson/birthTime", "value")
     reported = [
@@ -158,17 +168,16 @@ def _about(root: Element, series: Element) -> About:
         for element in every(root, "relatedObservation")
         if _code(element) == AGE_CODE
     ]
-    written = (value_at(root, f"effectiveTime/{name}", "value") for name in ("center", "low"))
-    taken = next((time for time in written if time), "")
+    taken = (value_at(root, f"effectiveTime/{name}", "value") for name in ("center", "low"))
     age = next((age for age in reported if age is not None), None)
     if age is None:
-        age = age_between(born, taken)
+        age = age_between(born, next((time for time in taken if time), ""))
     return About(
         id_of(value_at(person, "id", "extension")),
         age,
         sex_of(value_at(person, "subjectDemographicPerson/administrativeGenderCode", "code")),
         _measured(series),
-        moment_of(taken),
+        began,
     )
 
 

@@ -5,7 +5,7 @@ and no label. A whole number that a spreadsheet or a data frame wrote as 1234.0 
 since they can be part of an id. Ages above 89 become 90, as in the public data sets: exact high ages point to single
 people. Dates of birth are only ever turned into ages here; a day that is no day gives None. A time is that of the clock
 where it was taken, in whole seconds; a day alone is no time, since it may be a day off, and neither is the first second
-of 1900 or 1970, which clocks show that nobody has set.
+of 1900 or 1970, which clocks show that nobody has set, or a year in which nothing was recorded.
 
 Contract: only `id_of` raises, RecordError(METADATA), for an id that a spreadsheet has rounded or that is too long: cut
 short, either would stand for several people. Nothing in this file quotes what it was given.
@@ -37,9 +37,13 @@ _AGE = re.compile(
 )
 _OVER_89 = re.compile(r">\s*89|>=\s*90|(89|90)\s*\+", re.ASCII)
 _MOMENT = re.compile(
-    r"(\d{4})([-./]?)(\d\d)\2(\d\d)[T ]?(\d\d):?(\d\d)(?::?(\d\d)(?:\d{3}|[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?", re.ASCII
+    r"(\d{4})([-./]?)(\d\d)\2(\d\d)[T ]?(\d\d):?(\d\d)(?::?(\d\d)(?:\d{3}|[.,]\d+)?)?"
+    r"(?P<zone>Z|[+-]\d\d:?\d\d)?",
+    re.ASCII,
 )
 _NEVER_SET = (datetime(1900, 1, 1), datetime(1970, 1, 1))
+_YEARS_OF_ECGS = range(1900, 2400)
+"""MIMIC has moved its recordings to the years from 2100 on; 9999 stands for none."""
 _YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25, "h": 1 / 8766}
 
 
@@ -116,17 +120,21 @@ def age_between(born: str | None, taken: str | None) -> float | None:
     return age_of(float(years))
 
 
-def moment_of(text: str | None) -> datetime | None:
-    """The time that devices and tables write as 20240217101500, 2024-02-17 10:15:00 or the like; without its zone."""
+def moment_of(text: str | None, *, with_zone: bool = True) -> datetime | None:
+    """The time that devices and tables write as 20240217101500, 2024-02-17 10:15:00 or the like.
+
+    A device writes the clock where it stands and how far that is from UTC, which is left out. Without `with_zone`, a
+    time with a zone is none: what tables and data frames write is often that of UTC.
+    """
     found = _MOMENT.fullmatch((text or "").strip())
-    if not found:
+    if not found or (found["zone"] and not with_zone):
         return None
-    year, _, month, day, hour, minute, second = found.groups("0")
+    year, _, month, day, hour, minute, second, _ = found.groups("0")
     try:
         moment = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
     except ValueError:
         return None
-    return None if moment in _NEVER_SET or moment.year < _NEVER_SET[0].year else moment
+    return None if moment in _NEVER_SET or moment.year not in _YEARS_OF_ECGS else moment
 
 
 def _day(text: str | None) -> date | None:

@@ -95,7 +95,7 @@ def read(tree: Tree, item: Item) -> Iterator[Record]:
         sex=sex_of(about.get("sex", "")),
         notes=tuple(dict.fromkeys(notes)),
         patient_is_private=True,
-        acquired=moment_of(about.get("time")),
+        acquired=moment_of(about.get("time"), with_zone=False),
     )
 
 

@@ -14,7 +14,7 @@
 
 Of `columns`, all are optional but `file`, which names the array that a line of the table belongs to (its path, or its
 name with or without suffix), where there are several arrays; `row` is the position in a stack, from 0. `time` is when
-the recording began, as 2024-02-17 10:15:00.
+the recording began by the clock where it was made, as 2024-02-17 10:15:00; one with a zone is left out.
 
 Contract: `read_plan(bytes)` gives an `ArraysPlan` or raises RecordError(METADATA) whose message names the key and, for
 one that does not exist, the nearest right one. YAML is read by `safe_load`, at most 64 KiB, without aliases.
