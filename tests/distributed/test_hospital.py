@@ -4,6 +4,7 @@ answers on new files."""
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,25 +52,42 @@ def test_from_the_files_of_a_hospital_to_answers_on_new_ones(
     archive, ward = tmp_path / "archive", tmp_path / "ward"
     archive.mkdir()
     ward.mkdir()
-    lines = ["file;normal"]
+    lines, visits = ["file;normal"], ["mrn;seen;normal"]
     for number in range(KNOWN):
         name = f"ecg-{number:03}.{'dcm' if number % 2 else 'xml'}"
         (archive / name).write_bytes(file_of(counts[number], number, name.partition(".")[2]))
         lines.append(f"{name};{int(normal[number]) if number % 10 else ''}")  # of a tenth nobody knows
+        visits.append(f"PAT-{number:04};17.02.2024 09:40;{int(normal[number]) if number % 10 else ''}")
+        visits.append(f"PAT-{number:04};27.02.2024 11:00;{int(not normal[number])}")  # ten days later all is different
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "visits.csv").write_text("\n".join(visits) + "\n")
+    (tmp_path / "id-key").write_text("a secret of the hospital, kept elsewhere")
     for number in range(KNOWN, KNOWN + NEW):
         (ward / f"new-{number}.xml").write_bytes(file_of(counts[number], number, "philips.xml"))
     (ward / "letter.txt").write_text("Dear colleague")
 
     corpus, runs = f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'runs'}"
-    labels = f"labels={tmp_path / 'labels.csv'}"
-    assert main(["ingest", f"files={archive}", "--out", str(tmp_path / "corpus")]) == 0
-    assert main(["labels", "check", str(tmp_path / "labels.csv"), corpus, *SPLIT]) == 0
+    id_key = str(tmp_path / "id-key")
+    by_time = (
+        "labels.time=seen",
+        "labels.time_format=%d.%m.%Y %H:%M",
+        "labels.window=2d",
+        f"labels.id_key_file={id_key}",
+    )
+    assert main(["ingest", f"files={archive}", "--id-key-file", id_key, "--out", str(tmp_path / "corpus")]) == 0
+    found = []
+    for table, more in (("labels", ()), ("visits", by_time)):
+        written = ("--json", str(tmp_path / "found.json"))
+        assert main(["labels", "check", str(tmp_path / f"{table}.csv"), corpus, *SPLIT, *more, *written]) == 0
+        found.append(json.loads((tmp_path / "found.json").read_text()))
+    assert found[0]["rows_matched"] == KNOWN and found[1]["times"]["recordings_labelled"] == KNOWN - KNOWN // 10
+    assert found[0]["columns"] == found[1]["columns"]  # by patient and time as by name, split by split
     output = capsys.readouterr().out
-    assert f"{KNOWN} rows match" in output and PERSON["name"] not in output
+    assert all(text not in output for text in (PERSON["name"], "PAT-0", "2024"))
 
+    labels = (f"labels={tmp_path / 'visits.csv'}", *by_time)
     small = ("trained=head", "train.epochs=4", "train.batch_size=16", "train.workers=1", "tracking.uri=null")
-    assert main(["finetune", "encoder=beatray-small", corpus, runs, "run=normal", labels, *small, *SPLIT]) == 0
+    assert main(["finetune", "encoder=beatray-small", corpus, runs, "run=normal", *labels, *small, *SPLIT]) == 0
     output = capsys.readouterr().out
     assert "recordings trained" in output and "test auroc" in output
 
