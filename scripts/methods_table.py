@@ -45,7 +45,8 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
-    """The table: a line per method, each score beside that of its network with random weights, the best in bold."""
+    """The table: a line per method, each score (mean ± SD of several trials) beside that of its network with random
+    weights, the best in bold."""
     cost_of = {row["method"]: row for row in costs}
     methods = list(dict.fromkeys(row["method"] for row in scores))
     by_cell: dict[tuple[str, str], list[Row]] = {}
@@ -64,6 +65,7 @@ def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
             value = _shown(_mean(found, "value"))
             beside = _shown(_mean(found, "random"))
             shown = f"**{value}**" if value and best[score] == name else value
+            shown += _spread(found)
             cells.append(shown + f" ({beside})" * bool(value and beside))
         cost = cost_of.get(name, {})  # blank where the costs do not name it
         network = cost.get("network", "").replace("(", "").replace(")", "")
@@ -77,6 +79,12 @@ def _mean(rows: Sequence[Row], column: str) -> float:
     """Over the trials of a method; minus infinity where none has the score."""
     values = [float(row[column]) for row in rows if row[column]]
     return statistics.fmean(values) if values else float("-inf")
+
+
+def _spread(rows: Sequence[Row]) -> str:
+    """The SD over the trials of a method, where there are several."""
+    values = [float(row["value"]) for row in rows if row["value"]]
+    return f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
 
 
 def _shown(value: float) -> str:

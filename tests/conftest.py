@@ -169,3 +169,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_address_stays() -> Iterator[None]:
+    """A job sets RAY_ADDRESS=auto for its process: in this one, a later test would join any Ray of the machine."""
+    before = os.environ.get("RAY_ADDRESS")
+    yield
+    if before is None:
+        os.environ.pop("RAY_ADDRESS", None)

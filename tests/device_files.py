@@ -198,7 +198,7 @@ def philips_xml(
     return (
         f'<?xml version="1.0" encoding="utf-16"?><restingecgdata xmlns="http://www3.medical.philips.com">'
         f"<documentinfo><documentname>{PERSON['name']}.xml</documentname><documentversion>{version}</documentversion>"
-        '</documentinfo><dataacquisition date="2024-02-17" time="10:15:00">'
+        '</documentinfo><dataacquisition time="10:15:00" date="2024-02-17">'
         f"<signalcharacteristics><samplingrate>500</samplingrate>"
         f"<resolution>{resolution}</resolution><acquisitiontype>10-WIRE</acquisitiontype>"
         "<bitspersample>16</bitspersample><signaloffset>0</signaloffset><signalsigned>True</signalsigned>"

@@ -78,7 +78,7 @@ BAD = {
     "doubled, one unknown": ("record,k\n00001,1.5\nptbxl/00001,\n", "k is 1.5 in row 1 and unknown in row 2"),
     "visits": (
         "patient_id,day,k\n15709,2020-01-01,1.5\n15709,2021-01-01,2.5\n",
-        r"1 patient has rows .*keeps no dates of recordings.*use the recordings as keys",
+        r"1 patient has rows .*values of different times.*labels\.time=COLUMN and labels\.window=30d",
     ),
     "binary junk": (b"\x00\x01\x02\x00record,ill", "is no text"),
     "workbook": (b"PK\x03\x04rest", "is a workbook"),

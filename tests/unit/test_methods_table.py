@@ -33,7 +33,7 @@ def test_a_line_has_the_mean_of_its_trials_beside_random_weights_and_the_best_is
     lines = methods_table.rendered(scores, costs).splitlines()
     header, _, cpc, mae, features = ([cell.strip() for cell in each.split("|")[1:-1]] for each in lines)
     at = header.index("AUROC")
-    assert cpc[:3] == ["`cpc`", "s4d layers 2", "11"] and cpc[at] == "**0.850** (0.550)"
+    assert cpc[:3] == ["`cpc`", "s4d layers 2", "11"] and cpc[at] == "**0.850** ± 0.071 (0.550)"
     assert (mae[at], mae[at + 1]) == ("0.700 (0.500)", "")
     assert (features[0], features[at]) == ("measured features", "0.250")
 

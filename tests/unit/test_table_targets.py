@@ -38,7 +38,7 @@ def targets_from(
     given, others = split_label_overrides([f"labels={written(folder, chr(10).join(rows))}", *overrides])
     changes: dict[str, Any] = dict(override.split("=") for override in others)
     settings = SupervisedSettings(labels="table", table=label_settings(given), **changes)
-    corpus: Any = SimpleNamespace(index=many(6) if index is None else index, recipe={})
+    corpus: Any = SimpleNamespace(index=many(6) if index is None else index, recipe={}, acquired=None)
     return targets_of_table(corpus, settings, ROLES)
 
 
