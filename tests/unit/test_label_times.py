@@ -259,3 +259,35 @@ def test_the_summary_says_how_rows_were_chosen(tmp_path: Path) -> None:
     lines = _times_lines(about["times"])
     assert "at most 168 h before and 24 h after a recording" in lines[0]
     assert "1 of these patients' 3 recordings have such a row; 1 have no time" in lines[1]
+
+
+def test_names_are_no_labels_and_no_row_is_shown(tmp_path: Path) -> None:
+    """A column with one value for each patient in all of her rows is left out unless it is asked for."""
+    records = [f"mine/r{k}" for k in range(24)]
+    index = index_of(records, [f"mine/p{k // 2}" for k in range(24)])
+    rows = "".join(f"p{k // 2},Name{k // 2},{k % 3},{k % 2}\n" for k in range(24))
+    path = written(tmp_path, "record,name,grade,ill\n" + "".join(f"r{k},Name{k // 2},{k % 3},1\n" for k in range(24)))
+    assert [each.name for each in read(path, index=index).left_out] == []  # one row for each key says nothing
+    times = [f"2024-03-{k + 1:02}T08:00" for k in range(24)]
+    lines = "".join(f"{row.rstrip()},2024-03-{k + 1:02}\n" for k, row in enumerate(rows.splitlines()))
+    path = written(tmp_path, "patient,name,grade,ill,time\n" + lines)
+    found = read(path, "labels.time=time", "labels.window=0d", index=index, acquired=times)
+    assert [each.name for each in found.left_out] == ["name"] and len(found.targets) == 2
+    broken = written(tmp_path, "patient,k\np1,5\np2,Huber,2024-03-01,5,0\n")
+    with pytest.raises(LabelError, match="Expected 2 columns, got 5") as caught:
+        read(broken, index=index)
+    assert "Huber" not in str(caught.value)
+
+
+def test_zeros_in_front_of_a_hashed_id_are_part_of_it(tmp_path: Path) -> None:
+    key_file = tmp_path / "id-key"
+    key_file.write_bytes(ID_KEY.secret)
+    index = index_of(["files/a"], [f"files/{ID_KEY.hashed('57')}"])
+    recipe, words = {RECIPE_KEY: ID_KEY.fingerprint}, (f"labels.id_key_file={key_file}", "labels.unmatched=ignore")
+    for written_id, label in (("57", True), ("57.0", True), ("057", None)):
+        path = written(tmp_path, f"mrn,ill\n{written_id},1\n99,0\n")
+        if label is None:
+            with pytest.raises(LabelError, match="match nothing"):
+                read(path, *words, index=index, recipe=recipe)
+        else:
+            assert values(read(path, *words, index=index, recipe=recipe), "ill") == [label]

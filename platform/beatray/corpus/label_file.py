@@ -16,6 +16,7 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -172,9 +173,10 @@ def _text_table(data: bytes, location: str, encoding: str) -> pa.Table:
             ),
         ).rename_columns(names)
     except (pa.ArrowException, csv.Error) as error:
+        found = re.search(r"Expected \d+ columns, got \d+", str(error))  # what follows is the row itself
         raise LabelError(
-            f"{location} is no table with {delimiter!r} between its columns: {str(error).splitlines()[0]}. Put quotes "
-            "around cells that hold it"
+            f"{location} is no table with {delimiter!r} between its columns: "
+            f"{found[0] if found else 'a row cannot be read'}. Put quotes around cells that hold it"
         ) from error
 
 

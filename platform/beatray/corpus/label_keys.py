@@ -32,6 +32,8 @@ SUFFIX = re.compile(
 )
 """Of files of recordings. Any other end behind a dot is a part of the name: 12.7, smith.2024, 1.2.840.1.17."""
 
+_DECIMAL = re.compile(r"^(\d+)\.0+$", re.ASCII)
+
 RECORDING_NAMES = (
     *("record_id", "recording_id", "record", "recording", "ecg_id", "exam_id", "ecg"),
     *("file_name", "filename", "file", "path"),
@@ -96,10 +98,11 @@ def match(
     forms = _forms(units)
     sources = {name.partition("/")[0] for name in units.names}
     if units.kind == "patient":
-        candidates = (_written(key) for key in keys)
-        if id_key is not None:
-            candidates = (tuple(_hashed(each, sources, id_key) for each in some) for some in candidates)
-        return _looked_up(candidates, forms)
+        if id_key is None:
+            return _looked_up((_written(key) for key in keys), forms)
+        # zeros in front stay: that the corpus also has such an id would not be seen behind the hashes
+        plain = ((key, _DECIMAL.sub(r"\1", key)) for key in keys)
+        return _looked_up((tuple(_hashed(each, sources, id_key) for each in some) for some in plain), forms)
     by_last: dict[str, list[int]] = {}
     folders: dict[str, tuple[str, int]] = {}  # by source: what stood in front of the first file, and its position
     found = np.empty(len(keys), np.int64)

@@ -35,6 +35,7 @@ from beatray.corpus.label_settings import LabelSettings
 from beatray.errors import LabelError, SettingsError
 
 SHOWN = 3
+ZEROS = " (zeros in front of an id, which spreadsheets drop, are part of it)"
 TIMES = (
     "if these are values of different times, labels.time=COLUMN and labels.window=30d choose the row nearest to each "
     "recording; else keep one row of each"
@@ -159,6 +160,8 @@ def refuse_bad_keys(
         remedy = "set labels.key=COLUMN, or labels.key_kind=recording or patient"
         if units.kind == "patient" or settings.key_kind == "auto":
             remedy += "; patient ids that were dropped or hashed at ingest need labels.id_key_file or another key"
+        if len(lost) < table.rows:
+            remedy += "; where most are not in the corpus on purpose, labels.unmatched=ignore"
         raise LabelError(
             f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing (e.g. {some(lost)}), where the corpus has "
             f"{len(units.names):,} {units.kind}s{look}: {remedy}"
@@ -167,6 +170,7 @@ def refuse_bad_keys(
         raise LabelError(
             f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing in the corpus (e.g. {some(lost)}); if "
             "these are not in it on purpose, set labels.unmatched=ignore"
+            f"{ZEROS if units.kind == 'patient' else ''}"
         )
 
 

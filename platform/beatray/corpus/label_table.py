@@ -34,6 +34,8 @@ from beatray.corpus.label_times import TimeCounts, moved, near_rows, read_spans,
 from beatray.errors import LabelError, SettingsError
 from beatray.schema import nearest_to
 
+NAMES = 10
+"""So many classes, each of one key alone, may be names."""
 OF_TABLE = "table/"
 """How the name of a patient begins whom the table alone knows."""
 
@@ -191,6 +193,8 @@ def _columns(
         if name in selected:
             raise SettingsError(f"labels.columns names {name!r}, which is the time of the rows: leave it out of one")
     found = [read_column(name, table.columns[name], settings) for name in selected]
+    if not settings.columns:
+        found = [_unless_a_name(each, table, key) for each in found]
     labels = [each for each in found if isinstance(each, Column)]
     left_out = [each for each in found if isinstance(each, NoLabel)]
     left_out += [NoLabel(name, "an id by its name (labels.columns names labels)") for name in ids]
@@ -212,6 +216,17 @@ def _columns(
         why = "; ".join(f"{each.name}: {each.why}" for each in left_out)
         raise LabelError(f"{table.location} has no column that is a label ({why})")
     return labels, left_out, conditions
+
+
+def _unless_a_name(column: Column | NoLabel, table: Table, key: str) -> Column | NoLabel:
+    """The column, unless each key has one class of its own in all its rows, as names and second ids have."""
+    if isinstance(column, NoLabel) or column.kind != "classes" or len(column.classes) < NAMES:
+        return column
+    keys, values = table.columns[key].codes[column.known], column.values[column.known].argmax(axis=1)
+    pairs = len(np.unique(np.stack([keys, values]), axis=1).T)
+    if len(keys) > pairs == len(np.unique(keys)) == len(np.unique(values)):
+        return NoLabel(column.name, "a value of its own for each key, as names have (labels.columns names labels)")
+    return column
 
 
 def _owners(column: TextColumn, settings: LabelSettings) -> NDArray[np.int64]:

@@ -107,8 +107,9 @@ def _moments(table: Table, name: str, settings: LabelSettings) -> tuple[Numbers,
             )
         whole = moment.replace(microsecond=0)  # as recordings have them
         at[position] = round((whole - _EPOCH).total_seconds()), DAY_S - 1 if is_day else 0
-    if known.any() and not (at[known, 0] % DAY_S).any():
-        at[known, 1] = DAY_S - 1  # days that a spreadsheet or a data frame wrote with 00:00:00
+    midnight = known & (at[:, 0] % DAY_S == 0)
+    if 2 * midnight.sum() > known.sum():
+        at[midnight, 1] = DAY_S - 1  # days that a spreadsheet or a data frame wrote with 00:00:00
     return at[column.codes, 0], at[column.codes, 1], known[column.codes]
 
 
