@@ -71,6 +71,8 @@ def test_a_date_is_a_whole_day_and_a_recording_before_midnight_is_on_it(tmp_path
     assert values(labels_of(tmp_path, table, "labels.window=9h"), "ill")[1] is True
     midnights = table.replace(",yes", " 00:00:00,yes").replace(",no", " 00:00:00,no")  # as a data frame writes days
     assert values(labels_of(tmp_path, midnights, "labels.window=0d"), "ill")[2] is True
+    one_moment = midnights.replace("03-09 00:00:00", "03-10 08:00:00")  # most are midnights: these stay days
+    assert values(labels_of(tmp_path, one_moment, "labels.window=0d"), "ill")[1:3] == [True, True]
 
 
 def test_fractions_of_a_second_are_left_out_on_both_sides(tmp_path: Path) -> None:
