@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from beatray.cli import main
+from beatray.commands.demo import MARK
 from beatray.corpus.reader import open_corpus
 from beatray.evaluate.settings import MAIN_PROTOCOL
 
@@ -123,3 +124,20 @@ def test_a_folder_of_somebody_else_is_not_touched(
         assert main(["demo", *args]) == 2
         assert "was not made by beatray demo" in capsys.readouterr().err
     assert (tmp_path / "beatray-demo" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mark", ['{"run": "mine", "seed": 7}', "{"])
+def test_a_demo_anew_leaves_what_it_did_not_make(mark: str, local_ray: None, tmp_path: Path) -> None:
+    """Up to the first step of the pretraining. A damaged mark names the run `pretrain`."""
+    run = "mine" if "mine" in mark else "pretrain"
+    made = {"corpus/manifest-9.json", f"runs/{run}/encoder/weights", "results.json", "table.md", "report.html"}
+    own = {"runs/superdiagnostic/model/weights", "runs/mlflow.db", "thesis.txt"}
+    for name in made | own:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("finished")
+    (tmp_path / MARK).write_text(mark)
+    words = ["demo", "--out", str(tmp_path), "--overwrite", "records=6", "seed=3", "tracking.uri=null"]
+    main([*words, "train.batch_size=4", "train.stop_after_steps=1"])
+    there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert own <= there and not made & there and open_corpus(str(tmp_path / "corpus")).manifest.rows == 12
+    assert json.loads((tmp_path / MARK).read_text())["seed"] == 3

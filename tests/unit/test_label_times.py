@@ -291,5 +291,8 @@ def test_zeros_in_front_of_a_hashed_id_are_part_of_it(tmp_path: Path) -> None:
         if label is None:
             with pytest.raises(LabelError, match="match nothing"):
                 read(path, *words, index=index, recipe=recipe)
+            path = written(tmp_path, "mrn,ill\n57,1\n57,1\n057,1\n")
+            with pytest.raises(LabelError, match=r"1 of 3 rows match nothing .*zeros in front of an id"):
+                read(path, words[0], index=index, recipe=recipe)
         else:
             assert values(read(path, *words, index=index, recipe=recipe), "ill") == [label]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import ray
 
 from beatray.bench.corpus import write_large_corpus
 from beatray.cli import main
-from beatray.commands import demo
 from beatray.commands.demo import MARK
 from beatray.corpus.reader import open_corpus
 from beatray.infer.predict import remove
@@ -78,46 +76,12 @@ def test_a_corpus_outlasts_a_ray_that_cannot_be_reached(tmp_path: Path) -> None:
     assert main([*words, NOWHERE]) == 1 and there(tmp_path / "corpus") == before
 
 
-class Begun(BaseException):
-    """Raised in place of a demo's first stage."""
-
-
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demo ends where ingest would begin; no Ray is started for so little."""
-
-    def first_stage(*_: object) -> None:
-        raise Begun
-
-    monkeypatch.setattr(demo, "_ingest", first_stage)
-    session = demo.session
-    monkeypatch.setattr(demo, "session", lambda ray: session(ray) if ray.address else nullcontext())
-
-
-def test_a_demo_anew_leaves_what_it_did_not_make(begun: None, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    made = {"corpus/manifest-0.json", "runs/mine/encoder/weights", "results.json", "table.md", "report.html"}
-    own = {"runs/superdiagnostic/model/weights", "runs/mlflow.db", "thesis.txt"}
-    written(folder, *made, *own)
-    (folder / MARK).write_text(json.dumps({"run": "mine", "seed": 7}))
-    words = ["demo", "--out", str(folder), "--overwrite", "seed=3"]
-    assert main([*words, NOWHERE]) == 1
-    assert there(folder) == {*made, *own, MARK} and json.loads((folder / MARK).read_text())["seed"] == 7
-    with pytest.raises(Begun):
-        main(words)
-    assert there(folder) == {*own, MARK}
-    known = json.loads((folder / MARK).read_text())
-    assert known["seed"] == 3 and known["run"] == "pretrain"
-
-
-@pytest.mark.parametrize("mark", ["{", "[]", "{}"])
-def test_a_damaged_mark_is_replaced(mark: str, begun: None, tmp_path: Path) -> None:
-    written(tmp_path, "runs/pretrain/settings.yaml", "runs/mine/settings.yaml")
-    (tmp_path / MARK).write_text(mark)
-    with pytest.raises(Begun):
-        main(["demo", "--out", str(tmp_path), "--overwrite"])
-    assert there(tmp_path) == {"runs/mine/settings.yaml", MARK}
-    assert json.loads((tmp_path / MARK).read_text())["run"] == "pretrain"
+def test_a_demo_outlasts_a_ray_that_cannot_be_reached(tmp_path: Path) -> None:
+    """What goes when one can: tests/distributed/test_demo.py."""
+    made = written(tmp_path, "corpus/manifest-0.json", "runs/mine/encoder/weights", "results.json", "thesis.txt")
+    (tmp_path / MARK).write_text(json.dumps({"run": "mine", "seed": 7}))
+    assert main(["demo", "--out", str(tmp_path), "--overwrite", "seed=3", NOWHERE]) == 1
+    assert there(tmp_path) == {*made, MARK} and json.loads((tmp_path / MARK).read_text())["seed"] == 7
 
 
 def test_what_is_removed_of_a_table_is_all_that_has_its_names(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 A recording may be written as its id (`ptbxl/00001`), as the name after the source, or as the file it came from, with
 or without folders and suffix, also with backslashes. A patient may be written with or without the source before the
 id; where a corpus has hashed ids, those of the table are hashed in the same way. Whole numbers are one key however a
-spreadsheet writes them (1234, 1234.0, 01234), unless the corpus has two such names. A key that could mean two is not
+spreadsheet writes them (1234, 1234.0, 01234), unless the corpus has two such names; zeros in front of an id that is
+hashed are a part of it, since nobody could see the other id behind the hashes. A key that could mean two is not
 guessed. Windows of a long recording (`name#0`, `name#1`) share the key `name`.
 
 Contract: `match` gives for every distinct key the number of its recording or patient in the corpus, `NOTHING` or
@@ -100,7 +101,6 @@ def match(
     if units.kind == "patient":
         if id_key is None:
             return _looked_up((_written(key) for key in keys), forms)
-        # zeros in front stay: that the corpus also has such an id would not be seen behind the hashes
         plain = ((key, _DECIMAL.sub(r"\1", key)) for key in keys)
         return _looked_up((tuple(_hashed(each, sources, id_key) for each in some) for some in plain), forms)
     by_last: dict[str, list[int]] = {}

@@ -170,7 +170,7 @@ def refuse_bad_keys(
         raise LabelError(
             f"{kind}, and {len(lost):,} of {table.rows:,} rows match nothing in the corpus (e.g. {some(lost)}); if "
             "these are not in it on purpose, set labels.unmatched=ignore"
-            f"{ZEROS if units.kind == 'patient' else ''}"
+            f"{ZEROS if units.kind == 'patient' and settings.id_key_file else ''}"
         )
 
 
