@@ -5,8 +5,8 @@
 `--report` is what `beatray report SWEEP` wrote, several where a sweep ran in parts (`sweep.only=`): `scores.csv` and
 `costs.csv` become docs/results/NAME-scores.csv and NAME-costs.csv, a trial of a later part in place of an earlier one.
 A method whose trials come from several parts is refused: its costs would be those of one of them. The table is made of
-these two files alone and stands between the marks that carry NAME. `--check` writes nothing and fails where the page
-has another table.
+these two files, and of docs/results/NAME-fine-tuned.csv where there is one (asked_together.py writes it with `--each`);
+it stands between the marks that carry NAME. `--check` writes nothing and fails where the page has another table.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ COLUMNS = {
     "AUROC, 1 lead": score_name(CLASSIFY, PROBE, 1.0, "auroc", "1 lead"),
 }
 
+FINE_TUNED = {"AUROC, fine-tuned, 10 %": "0.1", "AUROC, fine-tuned": "1"}
+"""Columns of models fine-tuned from the encoders, and their share of the labels."""
+
 Row = Mapping[str, str]
 
 
@@ -44,9 +47,12 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- scripts/methods_table.py {name} -->\n", f"<!-- end {name} -->\n"
 
 
-def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
+def rendered(scores: Sequence[Row], costs: Sequence[Row], fine_tuned: Sequence[Row] = ()) -> str:
     """The table: a line per method, each score (mean ± SD of several trials) beside that of its network with random
-    weights, the best in bold."""
+    weights, the best in bold; behind them the scores of its fine-tuned models."""
+    of_model = {(row["method"], row["labels"]): float(row["auroc"]) for row in fine_tuned}
+    best_model = {share: max((v for (_, s), v in of_model.items() if s == share), default=0.0) for _, share in of_model}
+    models = {column: share for column, share in FINE_TUNED.items() if share in best_model}
     cost_of = {row["method"]: row for row in costs}
     methods = list(dict.fromkeys(row["method"] for row in scores))
     by_cell: dict[tuple[str, str], list[Row]] = {}
@@ -56,7 +62,7 @@ def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
         score: max(methods, key=lambda name: _mean(by_cell.get((name, score), ()), "value"))
         for score in COLUMNS.values()
     }
-    header = ["recipe", "network", "epochs", *COLUMNS]
+    header = ["recipe", "network", "epochs", *COLUMNS, *models]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name in methods:
         cells = []
@@ -67,11 +73,14 @@ def rendered(scores: Sequence[Row], costs: Sequence[Row]) -> str:
             shown = f"**{value}**" if value and best[score] == name else value
             shown += _spread(found)
             cells.append(shown + f" ({beside})" * bool(value and beside))
+        for share in models.values():
+            reached = of_model.get((name, share), float("-inf"))
+            cells.append(f"**{_shown(reached)}**" if reached == best_model[share] else _shown(reached))
         cost = cost_of.get(name, {})  # blank where the costs do not name it
         network = cost.get("network", "").replace("(", "").replace(")", "")
         lines.append("| " + " | ".join([f"`{name}`", network, cost.get("epochs", ""), *cells]) + " |")
     features = [_mean(by_cell.get((methods[0], score), ()), "features") for score in COLUMNS.values()]
-    lines.append("| " + " | ".join(["measured features", "", "", *map(_shown, features)]) + " |")
+    lines.append("| " + " | ".join(["measured features", "", "", *map(_shown, features), *[""] * len(models)]) + " |")
     return "\n".join(lines).replace("|  |", "| |").replace("|  |", "| |") + "\n"
 
 
@@ -91,13 +100,17 @@ def _shown(value: float) -> str:
     return "" if value == float("-inf") else f"{value:.3f}"
 
 
-def read(name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The kept scores and costs."""
-    kept = []
-    for kind in ("scores", "costs"):
-        with (FOLDER / f"{name}-{kind}.csv").open(newline="", encoding="utf-8") as handle:
+def read(name: str) -> tuple[list[dict[str, str]], list[dict[str, str]], list[dict[str, str]]]:
+    """The kept scores and costs, and what is kept of fine-tuned models."""
+    kept: list[list[dict[str, str]]] = []
+    for kind in ("scores", "costs", "fine-tuned"):
+        path = FOLDER / f"{name}-{kind}.csv"
+        if kind == "fine-tuned" and not path.is_file():
+            kept.append([])
+            continue
+        with path.open(newline="", encoding="utf-8") as handle:
             kept.append(list(csv.DictReader(handle)))
-    return kept[0], kept[1]
+    return kept[0], kept[1], kept[2]
 
 
 def joined(parts: Sequence[Sequence[Row]], key: str) -> list[Row]:

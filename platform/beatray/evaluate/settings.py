@@ -169,7 +169,7 @@ class EvaluateSettings:
     )
     inner_folds: int = setting(5, "of the cross-validation inside the training part", at_least=2)
     C: tuple[float, ...] = setting(
-        (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0),
         "inverse penalties of the logistic probe to choose from, as scikit-learn's C",
         above=0.0,
         not_empty=True,
