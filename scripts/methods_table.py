@@ -37,7 +37,7 @@ COLUMNS = {
 }
 
 FINE_TUNED = {"AUROC, fine-tuned, 10 %": "0.1", "AUROC, fine-tuned": "1"}
-"""Columns of models fine-tuned from the encoders, and their share of the labels."""
+"""Columns of models fine-tuned from the encoders, and their share of the labels: those of the runs METHOD-SHARE."""
 
 Row = Mapping[str, str]
 
@@ -50,9 +50,7 @@ def marks(name: str) -> tuple[str, str]:
 def rendered(scores: Sequence[Row], costs: Sequence[Row], fine_tuned: Sequence[Row] = ()) -> str:
     """The table: a line per method, each score (mean ± SD of several trials) beside that of its network with random
     weights, the best in bold; behind them the scores of its fine-tuned models."""
-    of_model = {(row["method"], row["labels"]): float(row["auroc"]) for row in fine_tuned}
-    best_model = {share: max((v for (_, s), v in of_model.items() if s == share), default=0.0) for _, share in of_model}
-    models = {column: share for column, share in FINE_TUNED.items() if share in best_model}
+    runs = {row["run"]: float(row["auroc"]) for row in fine_tuned}
     cost_of = {row["method"]: row for row in costs}
     methods = list(dict.fromkeys(row["method"] for row in scores))
     by_cell: dict[tuple[str, str], list[Row]] = {}
@@ -62,6 +60,10 @@ def rendered(scores: Sequence[Row], costs: Sequence[Row], fine_tuned: Sequence[R
         score: max(methods, key=lambda name: _mean(by_cell.get((name, score), ()), "value"))
         for score in COLUMNS.values()
     }
+    best_run = {
+        share: max((runs.get(f"{name}-{share}", 0.0) for name in methods), default=0.0) for share in FINE_TUNED.values()
+    }
+    models = {column: share for column, share in FINE_TUNED.items() if best_run[share]}
     header = ["recipe", "network", "epochs", *COLUMNS, *models]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name in methods:
@@ -74,8 +76,8 @@ def rendered(scores: Sequence[Row], costs: Sequence[Row], fine_tuned: Sequence[R
             shown += _spread(found)
             cells.append(shown + f" ({beside})" * bool(value and beside))
         for share in models.values():
-            reached = of_model.get((name, share), float("-inf"))
-            cells.append(f"**{_shown(reached)}**" if reached == best_model[share] else _shown(reached))
+            reached = runs.get(f"{name}-{share}", float("-inf"))
+            cells.append(f"**{_shown(reached)}**" if reached == best_run[share] else _shown(reached))
         cost = cost_of.get(name, {})  # blank where the costs do not name it
         network = cost.get("network", "").replace("(", "").replace(")", "")
         lines.append("| " + " | ".join([f"`{name}`", network, cost.get("epochs", ""), *cells]) + " |")

@@ -46,8 +46,8 @@ def test_what_no_method_has_stays_blank() -> None:
 
 
 def test_scores_of_fine_tuned_models_stand_behind_the_others() -> None:
-    kept = (("cpc", "1", "0.9"), ("mae", "1", "0.92"), ("cpc", "0.1", "0.88"), ("mae", "0.01", "0.7"))
-    tuned = [dict(zip(("method", "labels", "auroc"), each, strict=True)) for each in kept]
+    kept = {"cpc-1": "0.9", "mae-1": "0.92", "cpc-0.1": "0.88", "mae-0.01": "0.7", "scratch-1": "0.99"}
+    tuned = [{"run": run, "auroc": value} for run, value in kept.items()]
     lines = methods_table.rendered([line("cpc", "a", "0.8"), line("mae", "a", "0.7")], [], tuned).splitlines()
     header, _, cpc, mae, features = ([cell.strip() for cell in each.split("|")[1:-1]] for each in lines)
     assert header[-2:] == ["AUROC, fine-tuned, 10 %", "AUROC, fine-tuned"]
@@ -77,7 +77,11 @@ def test_a_sweep_may_be_run_in_parts(tmp_path: Path, kept: Path) -> None:
     one = report_of(tmp_path / "a", {"cpc__seed-0": "0.8", "mae__seed-0": "0.7"})
     two = report_of(tmp_path / "b", {"mae__seed-0": "0.75", "vicreg__seed-0": "0.6"})
     assert methods_table.main(["x", "--report", str(one), str(two)]) == 0
-    scores, costs, _ = methods_table.read("x")
+    scores, costs, tuned = methods_table.read("x")
+    assert tuned == []
+    (kept / "x-fine-tuned.csv").write_text("run,auroc\ncpc-1,0.9\n")
+    assert methods_table.read("x")[2] == [{"run": "cpc-1", "auroc": "0.9"}]
+    (kept / "x-fine-tuned.csv").unlink()
     assert {row["method"]: row["value"] for row in scores} == {"cpc": "0.8", "mae": "0.75", "vicreg": "0.6"}
     assert [row["method"] for row in costs] == ["cpc", "mae", "vicreg"]
     assert sorted(path.name for path in kept.iterdir()) == ["x-costs.csv", "x-scores.csv"]

@@ -3,60 +3,97 @@
 from __future__ import annotations
 
 import csv
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sure_labels
 
+from beatray.evaluate.label_spaces import label_space
 from beatray.evaluate.metrics import macro_auroc
 from beatray.evaluate.results import VALIDATION_AUROC, Decisions, Evaluation, Run, TaskPart, write_results
 from beatray.evaluate.settings import EvaluateSettings
+from beatray.ingest.plan import SAMPLE
 
 
-def evaluated(ptbxl_dir: Path, folder: Path, noise: float) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """results.json of an encoder on every recording of PTB-XL here that has a superclass."""
-    sure = sure_labels.likelihoods([ptbxl_dir / "ptbxl_database.csv"], ptbxl_dir / "scp_statements.csv")
-    ids = sorted(sure)
-    truth = np.random.default_rng(1).random((len(ids), 2)) < 0.5
-    odds = (2 * truth - 1) + np.random.default_rng(int(10 * noise)).normal(0, noise, truth.shape)
-    outcome = Decisions(1 / (1 + np.exp(-odds)), np.full(2, 0.5))
-    part = TaskPart("classify", (), tuple(ids), tuple(ids), truth, "dx", ("A", "B"))
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """ptbxl_database.csv of the bundled recordings."""
+    with zipfile.ZipFile(SAMPLE / "ptbxl-sample.zip") as bundle:
+        name = next(name for name in bundle.namelist() if name.endswith("ptbxl_database.csv"))
+        return Path(bundle.extract(name, tmp_path))
+
+
+def evaluation(ids: list[str], seed: int, classes: tuple[str, ...]) -> Evaluation:
+    """An encoder that tells the truth with noise of its own."""
+    truth = np.random.default_rng(1).random((len(ids), len(classes))) < 0.5
+    odds = (2 * truth - 1) + np.random.default_rng(seed).normal(0, 1 + seed, truth.shape)
+    part = TaskPart("classify", (), tuple(ids), tuple(ids), truth, "dx", classes)
     about = ("classify", "linear_probe", "pretrained", "e", "", 1.0, 10, 0, 0.0)
-    run = Run(*about, outcome, {VALIDATION_AUROC: 0.7})
+    run = Run(*about, Decisions(1 / (1 + np.exp(-odds)), np.full(len(classes), 0.5)), {VALIDATION_AUROC: 0.7})
+    return Evaluation(EvaluateSettings(), {"classify": part}, (run,))
+
+
+def written(folder: Path, made: Evaluation) -> str:
     folder.mkdir()
-    write_results(Evaluation(EvaluateSettings(), {"classify": part}, (run,)), folder)
-    return ids, truth, odds
+    write_results(made, folder)
+    return str(folder)
 
 
-def test_the_bands_are_those_of_the_least_sure_diagnostic_statement(ptbxl_dir: Path, tmp_path: Path) -> None:
-    found = [evaluated(ptbxl_dir, tmp_path / name, noise) for name, noise in (("a", 1.0), ("b", 2.0))]
-    given = ["--ptbxl", str(ptbxl_dir / "ptbxl_database.csv"), "--statements", str(ptbxl_dir / "scp_statements.csv")]
+SUPERCLASSES = label_space("superdiagnostic", (), 1).classes
+
+
+def test_the_bands_are_those_of_the_least_sure_diagnostic_statement(database: Path, tmp_path: Path) -> None:
+    sure = sure_labels.likelihoods([database])
+    # by eye: 7 is NORM 100 (SR 0 is a rhythm), 8 IMI 35 (ABQRS 0 is a form), 39 IMI 15 and others, 17 AFLT, a rhythm
+    assert [sure.get(f"ptbxl/{number:05d}") for number in (7, 8, 39, 17)] == [100.0, 35.0, 15.0, None]
+    ids = sorted(sure)
+    made = [evaluation(ids, seed, SUPERCLASSES) for seed in range(3)]
+    made[2] = replace(made[2], runs=tuple(replace(run, variant="random") for run in made[2].runs))
+    folders = [written(tmp_path / str(k), each) for k, each in enumerate(made)]
     out = tmp_path / "t.csv"
-    assert sure_labels.main([str(tmp_path / "a"), str(tmp_path / "b"), *given, "--csv", str(out)]) == 0
+    given = [*folders[:2], "--random", folders[2], "--ptbxl", str(database), "--csv", str(out)]
+    assert sure_labels.main(given) == 0
     rows = list(csv.DictReader(out.open()))
-    assert [row["likelihood"] for row in rows] == ["all", "100 %", "50 to 99 %", "below 50 %"]
-    assert {row["asked"] for row in rows} == {"linear_probe, 2"}
-    ids, truth, _ = found[0]
-    odds = np.mean([each[2] for each in found], axis=0)
-    # read off the database by eye: 1 is NORM 100 (LVOLT is a form), 2 is NORM 80, 8 is IMI 35 (ABQRS is a form)
-    sure = sure_labels.likelihoods([ptbxl_dir / "ptbxl_database.csv"], ptbxl_dir / "scp_statements.csv")
-    assert (sure["ptbxl/00001"], sure["ptbxl/00002"], sure["ptbxl/00008"]) == (100.0, 80.0, 35.0)
+    assert [row["likelihood"] for row in rows[::2]] == ["all", "100 %", "50 to 99 %", "below 50 %"]
+    assert [row["asked"] for row in rows[:2]] == ["random weights, 1", "linear_probe, 2"]
+    truth = made[0].parts["classify"].truth
+    assert truth is not None
+    scores = [run.outcome.scores for each in made[:2] for run in each.runs]  # type: ignore[union-attr]
+    odds = np.mean([np.log(p / (1 - p)) for p in scores], axis=0)
     values = np.array([sure[each] for each in ids])
     bands = (values >= 0, values == 100, (values >= 50) & (values < 100), (values > 0) & (values < 50))
-    for row, here in zip(rows, bands, strict=True):
-        assert int(row["recordings"]) == here.sum() > 5
-        assert float(row["auroc"]) == pytest.approx(macro_auroc(truth[here], odds[here]).value, abs=1e-4)
+    for row, here in zip(rows[1::2], bands, strict=True):
+        score = macro_auroc(truth[here], odds[here])
+        assert (int(row["recordings"]), int(row["classes"])) == (here.sum(), score.counted)
+        assert float(row["auroc"]) == pytest.approx(score.value, abs=1e-5)
 
 
-def test_recordings_of_no_database_are_refused(ptbxl_dir: Path, tmp_path: Path) -> None:
-    for name in "ab":
-        evaluated(ptbxl_dir, tmp_path / name, 1.0)
-    lines = (ptbxl_dir / "ptbxl_database.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "few.csv").write_text("".join(lines[:20]))
-    given = ["--ptbxl", str(tmp_path / "few.csv"), "--statements", str(ptbxl_dir / "scp_statements.csv")]
-    with pytest.raises(SystemExit, match="recordings are in no database, as ptbxl/0"):
-        sure_labels.main([str(tmp_path / "a"), str(tmp_path / "b"), *given])
-    given[1] = str(tmp_path / "none.csv")
-    with pytest.raises(SystemExit, match=r"none\.csv"):
-        sure_labels.main([str(tmp_path / "a"), str(tmp_path / "b"), *given])
+def test_a_band_without_recordings_has_no_row_and_a_class_of_one_answer_is_not_counted() -> None:
+    truth = np.array([[1, 0], [0, 1], [1, 1], [0, 1]], bool)
+    part = TaskPart("classify", (), tuple("abcd"), tuple("abcd"), truth, "dx", ("A", "B"))
+    shown = {"all of them": Decisions(np.array([[0.9, 0.2], [0.1, 0.9], [0.8, 0.7], [0.3, 0.6]]), np.full(2, 0.5))}
+    rows = sure_labels.rows(shown, part, np.array([100.0, 100.0, 60.0, 60.0]))
+    assert [(row["likelihood"], row["recordings"], row["classes"]) for row in rows] == [
+        ("all", "4", "2"), ("100 %", "2", "2"), ("50 to 99 %", "2", "1")
+    ]  # fmt: skip
+
+
+def test_other_classes_recordings_and_files_are_refused(database: Path, tmp_path: Path) -> None:
+    ids = sorted(sure_labels.likelihoods([database]))
+    pair = [written(tmp_path / f"s{k}", evaluation(ids, k, SUPERCLASSES)) for k in range(2)]
+    others = [written(tmp_path / f"o{k}", evaluation(ids, k, ("SR", "AF"))) for k in range(2)]
+    few = tmp_path / "few.csv"
+    few.write_text("".join(database.read_text().splitlines(keepends=True)[:20]))
+    no_database = tmp_path / "n.csv"
+    no_database.write_text("a,b\n1,2\n")
+    for folders, file, message in (
+        (others, database, "are of SR, AF, not of PTB-XL's superclasses"),
+        (pair, few, "recordings have no diagnostic statement in the databases that are given, as ptbxl/0"),
+        (pair, no_database, r"n\.csv is not PTB-XL's ptbxl_database\.csv \(KeyError\('scp_codes'\)\)"),
+        (pair, tmp_path / "none.csv", r"none\.csv is not PTB-XL's"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            sure_labels.main([*folders, "--ptbxl", str(file)])
