@@ -225,9 +225,12 @@ def test_other_recordings_and_no_results_are_refused_in_one_line(tmp_path: Path)
 
 def test_the_table_of_the_docs_is_that_of_its_file() -> None:
     with (methods_table.FOLDER / "asked-together.csv").open() as file:
-        found = [row for row in csv.DictReader(file) if row["asked"] == "linear_probe"]
+        found = {(row["asked"], row["labels"]): row for row in csv.DictReader(file)}
     page = methods_table.PAGE.read_text()
-    assert len(found) == 5
-    for row in found:
-        begin = f"| {100 * float(row['labels']):g} % | {float(row['best_auroc']):.3f} | {float(row['auroc']):.3f} |"
-        assert begin in page, begin
+    for labels in ("0.01", "0.05", "0.1", "0.5", "1"):
+        cells = [f"{100 * float(labels):g} %", f"{float(found['random weights', labels]['auroc']):.3f}"]
+        for who in ("linear_probe", "fine-tuned"):
+            row = found.get((who, labels))
+            numbers = [f"{float(row[key]):.3f}" for key in ("best_auroc", "auroc", "low", "high")] if row else []
+            cells += [*numbers[:2], f"{numbers[2]} to {numbers[3]}"] if row else ["-"] * 3
+        assert f"| {' | '.join(cells)} |" in page, cells

@@ -182,3 +182,14 @@ def test_the_table_of_statements_is_that_of_its_scores() -> None:
                 re.escape(f"{float(row['auroc']):.3f}"),
             )
             assert re.search(rf"^{begin} [^|]+ \| {value} \|", page, re.MULTILINE), row
+
+
+def test_the_table_of_encoder_rates_is_that_of_its_scores() -> None:
+    with (methods_table.FOLDER / "encoder-rates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["recipe"], row["train_records"], row["encoder_lr"]): row["validation_auroc"] for row in rows}
+    page = methods_table.PAGE.read_text()
+    for recipe, records, epochs in {(row["recipe"], row["train_records"], row["epochs"]) for row in rows}:
+        values = (found.get((recipe, records, rate)) for rate in ("0.1", "0.3", "1", "from scratch"))
+        cells = " | ".join(f"{float(value):.3f}" if value else "-" for value in values)
+        assert f"| `{recipe}` | {int(records):,}, {epochs} epochs | {cells} |" in page

@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import methods_table
 import numpy as np
 import pytest
 import sure_labels
@@ -97,3 +98,14 @@ def test_other_classes_recordings_and_files_are_refused(database: Path, tmp_path
     ):
         with pytest.raises(SystemExit, match=message):
             sure_labels.main([*folders, "--ptbxl", str(file)])
+
+
+def test_the_table_of_the_docs_is_that_of_its_file() -> None:
+    with (methods_table.FOLDER / "sure-labels.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert {row["classes"] for row in found} == {"5"}
+    page = methods_table.PAGE.read_text()
+    for band in ("all", "100 %", "50 to 99 %", "below 50 %"):
+        here = [row for row in found if row["likelihood"] == band and not row["asked"].startswith("both")]
+        values = [f"{float(r['auroc']):.3f} ({float(r['low']):.3f} to {float(r['high']):.3f})" for r in here]
+        assert f"| {band} | {here[0]['recordings']} | {' | '.join(values)} |" in page
