@@ -14,7 +14,7 @@ from beatray.corpus.splits import Role, assign_roles, policy_of
 from beatray.errors import CheckpointError, LabelError, SettingsError, TrainingError
 from beatray.evaluate.label_spaces import superclass_targets
 from beatray.finetune.finish import is_made, make_model, refuse_changed
-from beatray.finetune.prepare import assignment, without_test
+from beatray.finetune.prepare import assignment, doubts
 from beatray.models.encoder_folder import trained_on
 from beatray.models.model_folder import describe_model
 from beatray.train.loop import train
@@ -174,7 +174,16 @@ def test_numbers_and_conditions_of_a_table_become_models(sample_corpus: str, tmp
 
 def test_a_model_that_nothing_will_test_is_warned_of(sample_corpus: str, tmp_path: Path) -> None:
     tested = assignment(spec_of(sample_corpus, tmp_path, "r").settings)
-    assert without_test(tested) is None
+    assert doubts(tested) == []
     overrides = ("corpus.test_folds=[]", "corpus.hashed_test_sources=[]")
-    warning = without_test(assignment(spec_of(sample_corpus, tmp_path, "r", *overrides).settings))
-    assert warning is not None and "corpus.hashed_test_sources=[ptbxl] holds out" in warning
+    (warning,) = doubts(assignment(spec_of(sample_corpus, tmp_path, "r", *overrides).settings))
+    assert "corpus.hashed_test_sources=[ptbxl] holds out" in warning
+
+
+def test_an_absolute_rate_in_place_of_a_part_is_warned_of(sample_corpus: str, tmp_path: Path) -> None:
+    overrides = ("train.learning_rate=0.004", "objective.encoder_lr=0.001")
+    (warning,) = doubts(assignment(spec_of(sample_corpus, tmp_path, "r", *overrides).settings))
+    assert "is a part of train.learning_rate=0.004, so the encoder learns at 4e-06" in warning
+    assert warning.endswith("set objective.encoder_lr=0.25")
+    for part in ("0.01", "1"):
+        assert doubts(assignment(spec_of(sample_corpus, tmp_path, "r", f"objective.encoder_lr={part}").settings)) == []

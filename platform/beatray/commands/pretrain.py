@@ -11,7 +11,7 @@ from typing import Any
 
 from beatray.commands.console import progress, say, warn
 from beatray.finetune.finish import make_model
-from beatray.finetune.prepare import prepared, without_test
+from beatray.finetune.prepare import doubts, prepared
 from beatray.objectives.objective import Progress
 from beatray.objectives.registry import objective_class, objective_settings
 from beatray.ray_session import RaySettings, session
@@ -38,7 +38,7 @@ def run(settings: PretrainSettings, command: str = "pretrain") -> RunResult:
     location = run_spec.run.location
     what = f"{run_spec.rows:,} recordings, {run_spec.steps:,} steps"
     say(f"{command} {run_spec.settings.objective['name']} on {what}, into {location}")
-    if found is not None and (doubt := without_test(found)) is not None:
+    for doubt in doubts(found) if found is not None else ():
         say(f"  warning: {doubt}")
     with session(RaySettings(**as_dict(settings.cluster))):
         check(run_spec)  # before tracking: a start that is refused must not touch the run's record

@@ -42,6 +42,8 @@ LEAST_VALIDATION = 8
 """Patients that validate at least, where training patients do."""
 PRETRAINED_RATE, RANDOM_RATE = 0.1, 1.0
 """The encoder's learning rate as a part of the head's: each start gets the rate that suits it."""
+HARDLY = 0.01
+"""A smaller part is more likely a rate that was meant as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +187,24 @@ def assignment(settings: PretrainSettings) -> Assignment:
     return Assignment(corpus, settings, targets, Parts(chosen, validation, test))
 
 
-def without_test(found: Assignment) -> str | None:
-    """The warning where no labelled recording is held out to test the model on; None where some are."""
-    if len(found.parts.test):
-        return None
-    sources = sorted(set(found.corpus.index["source"].iloc[found.parts.train]))
-    held = sorted({*found.settings.corpus.hashed_test_sources, *sources})
-    return (
-        "no labelled recording is held out, so nothing will test the model: corpus.hashed_test_sources="
-        f"[{','.join(held)}] holds out two fifths of the patients of sources without published folds, "
-        "corpus.test_folds=[N,...] published folds"
-    )
+def doubts(found: Assignment) -> list[str]:
+    """Warnings: no labelled recording is held out to test the model on; an encoder that will hardly learn."""
+    warnings = []
+    if not len(found.parts.test):
+        sources = sorted(set(found.corpus.index["source"].iloc[found.parts.train]))
+        held = sorted({*found.settings.corpus.hashed_test_sources, *sources})
+        warnings.append(
+            "no labelled recording is held out, so nothing will test the model: corpus.hashed_test_sources="
+            f"[{','.join(held)}] holds out two fifths of the patients of sources without published folds, "
+            "corpus.test_folds=[N,...] published folds"
+        )
+    part, rate = settings_of(found.settings).encoder_lr, found.settings.train.learning_rate
+    if part is not None and part < HARDLY:
+        warnings.append(
+            f"objective.encoder_lr={part:g} is a part of train.learning_rate={rate:g}, so the encoder learns at "
+            f"{part * rate:.3g}: if {part:g} is the rate that is meant, set objective.encoder_lr={part / rate:.3g}"
+        )
+    return warnings
 
 
 def refuse_seen_tests(found: Assignment) -> None:
