@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", help="some alone (default: every *_tiny)")
     parser.add_argument("--full", action="store_true", help="the recipes as published")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--longest", type=float, default=60.0, help="seconds of the longest step that is waited for")
     parser.add_argument("--corpus", help="a corpus made earlier; its recordings are the batch")
     asked = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
                 ingest(IngestSettings(sources, corpus, items_per_shard=64))
         reference = run_spec_of(REFERENCE, corpus)
         print(f"{processor()}, {os.cpu_count()} cores, one of them used; {datetime.date.today():%d %B %Y}")
-        print(f"one training step, median of {asked.steps}, turn by turn with {REFERENCE}\n")
+        print(f"one training step, mean of {asked.steps}, turn by turn with {REFERENCE}\n")
         print(
             f"{'recipe':<18} {'network':<14} {'batch':>5} {'encoder':>9} {'trained':>9} {'s':>7} {'times':>6} "
             f"{'MiB':>6} {'times':>6} {'process MiB':>11}"

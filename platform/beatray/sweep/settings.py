@@ -81,7 +81,7 @@ class SweepSettings:
     )
     core_minutes: float = setting(10.0, "of each trial's training, with budget=core_minutes", above=0.0)
     time_steps: bool = setting(
-        False, "one step of each method is timed before anything trains, as budget=core_minutes does in any case"
+        False, "a step of each method is timed before anything trains, as budget=core_minutes does in any case"
     )
     time_reference: str | None = setting(None, "the row whose step counts as 1 in the report, run or not")
 

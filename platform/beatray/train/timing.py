@@ -1,9 +1,11 @@
 """What one step of a run costs: seconds, memory and parameters, measured in a process of its own.
 
 A step is the one that trains: views, forward, backward, optimizer and what follows it, of a whole global batch of the
-corpus' own recordings, on one core. Seconds are CPU time where the step runs on the CPU, so that a machine shared with
-others gives the same as an idle one; on a GPU they are wall time. Memory is the most that the process ever held
-(resident), of which `base_mib` was there before the model: the interpreter, the libraries and the recordings.
+corpus' own recordings, on one core. Each is of another epoch, for what is drawn once an epoch can change what a step
+costs (the parts of TS2Vec: fourfold), and their mean counts. Seconds are CPU time where the step runs on the CPU, so
+that a machine shared with others gives the same as an idle one; on a GPU they are wall time. Memory is the most that
+the process ever held (resident), of which `base_mib` was there before the model: the interpreter, the libraries and the
+recordings.
 
 Contract: nothing is written; the weights and draws are those the run would begin with.
 """
@@ -28,20 +30,20 @@ import torch
 from beatray.corpus.reader import read_row_group
 from beatray.errors import TrainingError
 from beatray.train.blocks import Arrays, corpus_columns, decode
-from beatray.train.order import MicroBatch, share
+from beatray.train.order import MicroBatch, share, steps_per_epoch
 from beatray.train.ranks import Ranks
 from beatray.train.run_spec import RunSpec
 from beatray.train.step import Learner
 
 WARM_UP = 1
-STEPS = 5
+STEPS = 8
 LONGEST_S = 20.0
-"""Of the steps that are measured: a step of minutes is not waited for five times."""
+"""Of the steps that are measured: a step of minutes is not waited for eight times."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """One step of a run: median seconds by `clock` (cpu, wall), memory in MiB, and what is trained."""
+    """One step of a run: mean seconds by `clock` (cpu, wall), memory in MiB, and what is trained."""
 
     step_s: float
     clock: str
@@ -91,7 +93,7 @@ def first_rows(run_spec: RunSpec, count: int) -> Arrays:
 
 
 class Steps:
-    """Steps of a run in this process, one after the other; `cost` of those since the warm-up."""
+    """Steps of a run in this process, each the first of its epoch; `cost` of those since the warm-up."""
 
     def __init__(self, run_spec: RunSpec) -> None:
         settings = run_spec.settings
@@ -108,14 +110,15 @@ class Steps:
         self._base_mib = peak_mib()
         self._learner = Learner(self._run_spec, Ranks(device=torch.device("cuda" if gpu else "cpu")))
         self._taken: list[float] = []
-        self._number = 0
 
     def step(self, *, counts: bool = True) -> float:
-        """One step more; its seconds."""
+        """One step of the next epoch, if it counts, else of the epoch before that; its seconds."""
+        train = self._run_spec.settings.train
+        epoch = len(self._taken) % train.epochs
+        number = epoch * steps_per_epoch(self._run_spec.rows, train.batch_size)
         began = self._now()
-        self._learner.step(self._number, self._arrays, 0, self._parts)
+        self._learner.step(number, self._arrays, epoch, self._parts)
         seconds = self._now() - began
-        self._number = min(self._number + 1, self._run_spec.steps - 1)
         if counts:
             self._taken.append(seconds)
         return seconds
@@ -124,7 +127,7 @@ class Steps:
         """What the counted steps cost."""
         objective = self._learner.objective
         return StepCost(
-            step_s=statistics.median(self._taken),
+            step_s=statistics.fmean(self._taken),
             clock=self._clock,
             steps=len(self._taken),
             peak_mib=round(max(peak_mib(), self._base_mib), 1),  # the system's count is a little off either way
@@ -186,7 +189,7 @@ def apart(run_spec: RunSpec) -> Iterator[Apart]:
 
 
 def time_step(run_spec: RunSpec) -> StepCost:
-    """The cost of a step: a warm-up, then the median of a few, in a fresh process."""
+    """The cost of a step: a warm-up, then the mean of a few, in a fresh process."""
     with apart(run_spec) as steps:
         for _ in range(WARM_UP):
             steps.step(counts=False)
