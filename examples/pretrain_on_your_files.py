@@ -1,7 +1,7 @@
 """Pretrain a small encoder on a folder of recordings without labels, and see whether it knows a recording again.
 
 python examples/pretrain_on_your_files.py WORK                          # recordings that come with beatray
-python examples/pretrain_on_your_files.py WORK --recordings /data/ward --epochs 160
+python examples/pretrain_on_your_files.py WORK2 --recordings /data/ward --epochs 160
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
     first, second = (normalize(encoder.transform(half)) for half in np.split(whole, 2, axis=-1))
     known = np.mean((first @ second.T).argmax(axis=1) == np.arange(len(whole)))
     print(f"of {known:.0%} of {len(whole)} recordings, the first 5 s lie nearest to their own last 5 s")
-    print(f"its scores beside baselines: beatray evaluate encoder={run} corpus=... (docs/evaluation.md)")
+    print("its scores beside baselines, on labelled recordings that it has not seen: docs/evaluation.md")
 
 
 if __name__ == "__main__":
