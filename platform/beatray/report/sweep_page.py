@@ -48,8 +48,10 @@ def build_sweep_report(path: Path, material: SweepMaterial) -> Path:
         _run_section(material),
         *method_sections(material),
     ]
+    count = len(material.results.methods)
+    ways = f"{count} ways" if count > 1 else "One way"
     lead = [
-        f"{len(material.results.methods)} ways to pretrain an encoder for 12-lead ECGs without labels, each tried on "
+        f"{ways} to pretrain an encoder for 12-lead ECGs without labels, {'each ' if count > 1 else ''}tried on "
         f"recordings it never saw{_beside(material)}."
     ]
     return write_report(path, material.title, lead, [section for section in candidates if section is not None])
