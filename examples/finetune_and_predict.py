@@ -1,6 +1,6 @@
 """Labels of your own, a model that learns them, and its answers on files that it has never seen.
 
-python examples/finetune_and_predict.py WORK                    # bundled recordings; the label is: older than 65
+python examples/finetune_and_predict.py WORK                     # bundled recordings; the label is: older than 65
 python examples/finetune_and_predict.py WORK2 --files /data/ward  # answers on your own files
 """
 

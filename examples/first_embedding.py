@@ -1,6 +1,6 @@
 """A folder of recordings into a corpus, a vector for each recording, and which recordings lie near each other.
 
-python examples/first_embedding.py WORK                          # recordings that come with beatray
+python examples/first_embedding.py WORK                           # recordings that come with beatray
 python examples/first_embedding.py WORK2 --recordings /data/ward  # yours: WFDB, DICOM, SCP-ECG, EDF, XML, mixed
 """
 

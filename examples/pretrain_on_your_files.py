@@ -1,6 +1,6 @@
 """Pretrain a small encoder on a folder of recordings without labels, and see whether it knows a recording again.
 
-python examples/pretrain_on_your_files.py WORK                          # recordings that come with beatray
+python examples/pretrain_on_your_files.py WORK                           # recordings that come with beatray
 python examples/pretrain_on_your_files.py WORK2 --recordings /data/ward --epochs 160
 """
 

@@ -112,7 +112,7 @@ class Steps:
         self._taken: list[float] = []
 
     def step(self, *, counts: bool = True) -> float:
-        """One step of the next epoch, if it counts, else of the epoch before that; its seconds."""
+        """One step, of the first epoch that none has counted of; its seconds."""
         train = self._run_spec.settings.train
         epoch = len(self._taken) % train.epochs
         number = epoch * steps_per_epoch(self._run_spec.rows, train.batch_size)
